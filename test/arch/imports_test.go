@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package arch holds the rules of the tree that a compiler does not check:
+// who may import whom, which third party is confined where, and what every
+// file must carry. They fail the build, because rules in prose drift.
+package arch
+
+import (
+	"maps"
+	"path"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// imports is the import table of the mesh. "a, b < c < d": c may import a and
+// b; d may import c and, as in go/build/deps_test.go, all that c may import.
+// "dir/*" is every package below dir. An unlisted edge is forbidden: imports
+// follow the packet, so an edge that points up the path is a design change.
+const imports = `
+	NONE < identity, identity/identityv1, cni/enroll;
+	NONE < ztunnel/netns, ztunnel/metrics, ztunnel/admin, ztunnel/hbone/aead;
+	NONE < test/env, test/arch, test/count;
+
+	identity < ztunnel/workload < ztunnel/policy;
+	ztunnel/workload, ztunnel/policy < ztunnel/source < ztunnel/source/*;
+
+	ztunnel/hbone/aead < ztunnel/hbone/record < ztunnel/hbone;
+	identity < ztunnel/hbone;
+	identity, identity/identityv1 < ztunnel/certs;
+	ztunnel/netns < ztunnel/redirect;
+	ztunnel/workload, ztunnel/policy, ztunnel/hbone, ztunnel/metrics < ztunnel/proxy;
+
+	ztunnel/*, cni/enroll < ztunnel < cmd/ztunnel;
+
+	# Never ztunnel/*: the plugin is on kubelet's critical path.
+	cni/enroll < cni;
+	cni, cni/install < cmd/culvert-cni;
+
+	identity < identity/ca;
+	identity/ca, identity/identityv1 < identity/server;
+	identity/server, ztunnel/source, ztunnel/source/* < cmd/culvert-identity;
+
+	identity, identity/ca, ztunnel/policy, ztunnel/source, ztunnel/source/* < cli < cmd/culvert;
+
+	identity, identity/*, cni, cni/*, ztunnel, ztunnel/*, cli, test/env < test/lab;
+	test/lab < test/e2e, test/demo, bench, bench/*;
+`
+
+// private packages are parts of one other package: being reachable through
+// it gives nobody else a right to import them.
+var private = map[string]string{
+	"ztunnel/hbone/aead":   "ztunnel/hbone/record",
+	"ztunnel/hbone/record": "ztunnel/hbone",
+}
+
+// inTests may be imported by any _test.go file.
+var inTests = []string{"identity/ca", "test/env"}
+
+func TestImportsFollowThePacket(t *testing.T) {
+	packages := listPackages(t)
+	table := parseTable(t, imports, slices.Collect(maps.Keys(packages)))
+	for name, p := range packages {
+		if !table.has(name) && !isFake(name) {
+			t.Errorf("package %s is not in the import table of test/arch: say what it may import and who may import it", name)
+			continue
+		}
+		for _, to := range within(p.Imports) {
+			if why := table.refuse(name, to); why != "" {
+				t.Errorf("%s imports %s: %s", name, to, why)
+			}
+		}
+		for _, to := range within(p.TestImports, p.XTestImports) {
+			if to == name || slices.Contains(inTests, to) || isFake(to) {
+				continue
+			}
+			if why := table.refuse(name, to); why != "" {
+				t.Errorf("a test of %s imports %s: %s; a _test.go file may add only %s and fakes named ...test",
+					name, to, why, strings.Join(inTests, ", "))
+			}
+		}
+	}
+}
+
+func TestTheTableRefusesWhatItDoesNotList(t *testing.T) {
+	table := parseTable(t, imports, []string{"ztunnel/policy", "ztunnel/source/file", "cni"})
+	for _, tc := range []struct {
+		from, to string
+		ok       bool
+	}{
+		{"ztunnel/policy", "ztunnel/workload", true},
+		{"ztunnel/policy", "identity", true}, // through workload
+		{"ztunnel/policy", "ztunnel/hbone", false},
+		{"ztunnel/workload", "ztunnel/policy", false},
+		{"ztunnel/source/file", "ztunnel/source", true},
+		{"ztunnel/source/file", "ztunnel/source/kube", false},
+		{"ztunnel", "ztunnel/source/file", true},
+		{"ztunnel/proxy", "ztunnel/hbone", true},
+		{"ztunnel/proxy", "ztunnel/hbone/record", false},
+		{"cni", "ztunnel/netns", false},
+		{"identity", "identity/ca", false},
+		{"test/e2e", "ztunnel", true},
+		{"ztunnel", "test/lab", false},
+		{"ztunnel/certs/certstest", "ztunnel/certs", true},
+		{"ztunnel/certs/certstest", "identity/ca", true},
+		{"ztunnel/certs/certstest", "ztunnel/hbone", false},
+		{"ztunnel", "ztunnel/certs/certstest", false},
+	} {
+		if why := table.refuse(tc.from, tc.to); (why == "") != tc.ok {
+			t.Errorf("%s imports %s: refuse says %q, want allowed=%v", tc.from, tc.to, why, tc.ok)
+		}
+	}
+}
+
+// table maps a package to all it may import.
+type table map[string]map[string]bool
+
+func (tb table) has(name string) bool { _, ok := tb[name]; return ok }
+
+// refuse says why from must not import to, or "".
+func (tb table) refuse(from, to string) string {
+	if owner, ok := private[to]; ok && from != owner && !strings.HasPrefix(from, "test/") {
+		return to + " is a part of " + owner + ", which alone may import it"
+	}
+	if isFake(to) {
+		return "a fake is for _test.go files"
+	}
+	may := tb[from]
+	if isFake(from) {
+		may = maps.Clone(tb[path.Dir(from)])
+		if may == nil {
+			may = make(map[string]bool)
+		}
+		may[path.Dir(from)] = true
+		for _, name := range inTests {
+			may[name] = true
+		}
+	}
+	if may[to] {
+		return ""
+	}
+	if len(may) == 0 {
+		return "the table in test/arch lets it import no package of this module"
+	}
+	return "the table in test/arch lets it import only " + strings.Join(slices.Sorted(maps.Keys(may)), ", ")
+}
+
+// isFake reports whether name is a package of fakes, beside what it fakes.
+func isFake(name string) bool {
+	return strings.Count(name, "/") >= 1 && strings.HasSuffix(name, "test") && path.Base(name) == path.Base(path.Dir(name))+"test"
+}
+
+// parseTable reads text for the names in it and the packages that exist.
+func parseTable(t *testing.T, text string, packages []string) table {
+	t.Helper()
+	known := make(map[string]bool)
+	for _, name := range packages {
+		known[name] = true
+	}
+	rules := readRules(text)
+	for _, rule := range rules {
+		for _, group := range rule {
+			for _, name := range group {
+				if name != "NONE" && !strings.HasSuffix(name, "/*") {
+					known[name] = true
+				}
+			}
+		}
+	}
+	direct := make(table)
+	for _, rule := range rules {
+		for i := 1; i < len(rule); i++ {
+			for _, from := range expand(rule[i], known) {
+				if direct[from] == nil {
+					direct[from] = make(map[string]bool)
+				}
+				for _, to := range expand(rule[i-1], known) {
+					direct[from][to] = true
+				}
+			}
+		}
+	}
+	return direct.closure(t)
+}
+
+// readRules returns, for each rule, its groups from left to right.
+func readRules(text string) [][][]string {
+	var clean strings.Builder
+	for line := range strings.Lines(text) {
+		line, _, _ = strings.Cut(line, "#")
+		clean.WriteString(line)
+	}
+	var rules [][][]string
+	for rule := range strings.SplitSeq(clean.String(), ";") {
+		if strings.TrimSpace(rule) == "" {
+			continue
+		}
+		var groups [][]string
+		for group := range strings.SplitSeq(rule, "<") {
+			var names []string
+			for name := range strings.SplitSeq(group, ",") {
+				names = append(names, strings.TrimSpace(name))
+			}
+			groups = append(groups, names)
+		}
+		rules = append(rules, groups)
+	}
+	return rules
+}
+
+// expand resolves "NONE" and "dir/*".
+func expand(group []string, known map[string]bool) []string {
+	var names []string
+	for _, pattern := range group {
+		dir, wild := strings.CutSuffix(pattern, "/*")
+		switch {
+		case pattern == "NONE":
+		case !wild:
+			names = append(names, pattern)
+		default:
+			for name := range known {
+				if strings.HasPrefix(name, dir+"/") && !isFake(name) {
+					names = append(names, name)
+				}
+			}
+		}
+	}
+	return names
+}
+
+// closure adds what is reachable, and fails on a cycle.
+func (tb table) closure(t *testing.T) table {
+	t.Helper()
+	closed := make(table)
+	for name := range tb {
+		seen := make(map[string]bool)
+		var walk func(string)
+		walk = func(at string) {
+			for to := range tb[at] {
+				if !seen[to] {
+					seen[to] = true
+					walk(to)
+				}
+			}
+		}
+		walk(name)
+		if seen[name] {
+			t.Errorf("the import table has a cycle through %s", name)
+		}
+		closed[name] = seen
+	}
+	return closed
+}

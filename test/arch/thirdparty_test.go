@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package arch
+
+import (
+	"slices"
+	"strings"
+	"testing"
+)
+
+// anywhere lets a third party be imported by every package.
+const anywhere = "*"
+
+// thirdParties says which packages may import what is not ours; the longest
+// matching path decides, "dir/*" is every package below dir. Tests are free,
+// but a module that only tests need is listed with no package.
+var thirdParties = []struct {
+	path    string
+	allowed []string
+	why     string
+}{
+	{"github.com/cilium/ebpf", []string{"ztunnel/redirect"},
+		"redirect is the one Go twin of bpf/"},
+	{"golang.org/x/net", []string{"ztunnel/hbone", "ztunnel/hbone/*"},
+		"the engine needs hpack; http2.Transport and Server are not for the data path"},
+	{"google.golang.org/grpc", []string{"identity/server", "identity/identityv1", "ztunnel/certs", "ztunnel/source/xds"},
+		"gRPC is how certificates are asked for, and nothing else"},
+	{"google.golang.org/protobuf", []string{"identity/server", "identity/identityv1", "ztunnel/certs", "ztunnel/source/xds"},
+		"protobuf comes with gRPC"},
+	{"github.com/spiffe/go-spiffe/v2/spiffeid", []string{anywhere}, ""},
+	{"github.com/spiffe/go-spiffe/v2", []string{"ztunnel/certs", "identity/ca"},
+		"only spiffeid is vocabulary; SVIDs and bundles are verified in certs and made in identity/ca"},
+	{"k8s.io/client-go", []string{"ztunnel/source/kube", "identity/server"},
+		"a Kubernetes client is for who watches the cluster or reviews tokens"},
+	{"k8s.io/api", []string{"ztunnel/source", "ztunnel/source/*", "identity/server", "test/lab"},
+		"Kubernetes types stop at the source"},
+	{"k8s.io/apimachinery", []string{"ztunnel/source", "ztunnel/source/*", "identity/server", "test/lab"},
+		"Kubernetes types stop at the source"},
+	{"sigs.k8s.io/yaml", []string{"ztunnel/source", "ztunnel/source/*", "identity/server", "test/lab"},
+		"YAML is read by sources and written by the lab"},
+	{"github.com/go-jose/go-jose/v4", []string{"identity/server", "test/lab"},
+		"tokens are verified by the CA and minted by the lab"},
+	{"github.com/vishvananda/netlink", []string{"ztunnel/redirect", "test/lab"},
+		"pods' rules and routes are redirect's"},
+	{"github.com/containernetworking/cni", []string{"cni", "cni/install", "test/lab"},
+		"the plugin speaks CNI, the lab calls it"},
+	{"github.com/prometheus/client_golang", []string{"ztunnel/metrics", "identity/server"},
+		"leaf packages expose Stats; metrics turns them into series"},
+	{"github.com/prometheus/client_model", nil, "only tests read metrics back"},
+	{"github.com/fsnotify/fsnotify", []string{"ztunnel/source/file", "identity/ca", "identity/server", "cni/install"},
+		"no hot reload but of files named in a Config"},
+	{"golang.org/x/sys", []string{anywhere}, ""},
+	{"golang.org/x/sync", []string{anywhere}, ""},
+	{"github.com/google/go-cmp", nil, "only tests compare with go-cmp"},
+	{"github.com/rogpeppe/go-internal", nil, "only tests use testscript"},
+}
+
+func TestThirdPartiesAreConfined(t *testing.T) {
+	for name, p := range listPackages(t) {
+		for _, path := range outside(p.Imports) {
+			if why := confined(name, path); why != "" {
+				t.Errorf("%s imports %s: %s", name, path, why)
+			}
+		}
+	}
+}
+
+func TestConfinementIsByTheLongestPath(t *testing.T) {
+	for _, tc := range []struct {
+		name, path string
+		ok         bool
+	}{
+		{"ztunnel/redirect", "github.com/cilium/ebpf/link", true},
+		{"ztunnel", "github.com/cilium/ebpf", false},
+		{"ztunnel/policy", "github.com/spiffe/go-spiffe/v2/spiffeid", true},
+		{"ztunnel/policy", "github.com/spiffe/go-spiffe/v2/svid/x509svid", false},
+		{"ztunnel/source/file", "sigs.k8s.io/yaml", true},
+		{"ztunnel", "example.com/unheard/of", false},
+		{"ztunnel", "github.com/google/go-cmp/cmp", false},
+	} {
+		if why := confined(tc.name, tc.path); (why == "") != tc.ok {
+			t.Errorf("%s imports %s: %q, want allowed=%v", tc.name, tc.path, why, tc.ok)
+		}
+	}
+}
+
+// confined says why name must not import path, or "".
+func confined(name, path string) string {
+	best := -1
+	for i, third := range thirdParties {
+		if path != third.path && !strings.HasPrefix(path, third.path+"/") {
+			continue
+		}
+		if best < 0 || len(third.path) > len(thirdParties[best].path) {
+			best = i
+		}
+	}
+	if best < 0 {
+		return "a new dependency: list it in test/arch and give the reason in the commit"
+	}
+	third := thirdParties[best]
+	for _, pattern := range third.allowed {
+		dir, wild := strings.CutSuffix(pattern, "/*")
+		if pattern == anywhere || pattern == name || wild && strings.HasPrefix(name, dir+"/") {
+			return ""
+		}
+	}
+	if len(third.allowed) == 0 {
+		return third.why
+	}
+	return third.why + " (allowed in " + strings.Join(slices.Sorted(slices.Values(third.allowed)), ", ") + ")"
+}
