@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package metrics
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// events are counted when they happen.
+type events struct {
+	linksRepaired *prometheus.CounterVec
+	sourceErrors  prometheus.Counter
+	generation    prometheus.Gauge
+	applied       prometheus.Gauge
+}
+
+func (e *events) init(r *prometheus.Registry) {
+	e.linksRepaired = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "culvert_bpf_links_repaired_total",
+		Help: "BPF links that had gone and were attached again. Anything but zero is an alarm.",
+	}, []string{"link"})
+	e.sourceErrors = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "culvert_source_errors_total",
+		Help: "States of workloads and policies that could not be read; the last good one stays in force.",
+	})
+	e.generation = prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "culvert_source_generation",
+		Help: "Version of the workloads and policies in force.",
+	})
+	e.applied = prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "culvert_source_applied_timestamp_seconds",
+		Help: "When the workloads and policies in force were applied.",
+	})
+	r.MustRegister(e.linksRepaired, e.sourceErrors, e.generation, e.applied)
+}
+
+// LinkRepaired counts a BPF link that was found missing and attached again.
+func (m *Metrics) LinkRepaired(link string) {
+	m.events.linksRepaired.WithLabelValues(known(link)).Inc()
+}
+
+// SourceError counts a state that the source could not read.
+func (m *Metrics) SourceError() { m.events.sourceErrors.Inc() }
+
+// SourceApplied says which version of workloads and policies is in force.
+func (m *Metrics) SourceApplied(version uint64) {
+	m.events.generation.Set(float64(version))
+	m.events.applied.SetToCurrentTime()
+}
+
+// BPF publishes the kernel side's counters by reason.
+func (m *Metrics) BPF(f func() map[string]uint64) {
+	m.CounterFunc("culvert_bpf_events_total", "What the BPF programs steered, passed and refused, by reason.", "reason", f)
+}
+
+// Certificates publishes when each identity's certificate expires.
+func (m *Metrics) Certificates(f func() map[string]time.Time) {
+	m.GaugeFunc("culvert_certificate_expiry_timestamp_seconds",
+		"When the certificate of an identity expires.", "identity", func() map[string]float64 {
+			expiry := make(map[string]float64)
+			for id, at := range f() {
+				expiry[id] = float64(at.Unix())
+			}
+			return expiry
+		})
+}
+
+// Enrollment says how many pods of the node are how far.
+type Enrollment struct {
+	Intended int // labels say they belong in the mesh
+	Enrolled int // steered and listening, as this process believes
+	Verified int // the same, as the kernel last confirmed
+}
+
+// pods are the workload_manager families of Istio's ztunnel.
+type pods struct {
+	started, stopped prometheus.Counter
+}
+
+func (p *pods) init(r *prometheus.Registry) {
+	p.started = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "workload_manager_proxies_started_total", Help: "Pods that this process began to proxy.",
+	})
+	p.stopped = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "workload_manager_proxies_stopped_total", Help: "Pods that this process ceased to proxy.",
+	})
+	r.MustRegister(p.started, p.stopped)
+}
+
+// PodStarted counts a pod sandbox that is proxied from now on.
+func (m *Metrics) PodStarted() { m.pods.started.Inc() }
+
+// PodStopped counts a pod sandbox that is proxied no more.
+func (m *Metrics) PodStopped() { m.pods.stopped.Inc() }
+
+// Pods publishes the state of enrollment, by f, which is asked at each scrape.
+func (m *Metrics) Pods(f func() Enrollment) {
+	m.GaugeFunc("culvert_enrolled_pods",
+		"Pods of this node by how far their enrollment got; all three are equal when all is well.", "state",
+		func() map[string]float64 {
+			e := f()
+			return map[string]float64{
+				"intended": float64(e.Intended), "enrolled": float64(e.Enrolled), "verified": float64(e.Verified),
+			}
+		})
+	gauge := func(name, help string, read func(Enrollment) int) prometheus.Collector {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help},
+			func() float64 { return float64(read(f())) })
+	}
+	m.registry.MustRegister(
+		gauge("workload_manager_active_proxy_count", "Pods that are proxied.",
+			func(e Enrollment) int { return e.Enrolled }),
+		gauge("workload_manager_pending_proxy_count", "Pods that should be proxied and are not.",
+			func(e Enrollment) int { return max(0, e.Intended-e.Enrolled) }))
+}
