@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package identityv1 is the wire between ztunnel and a certificate authority:
+// gRPC istio.v1.auth.IstioCertificateService, generated from certificate.proto.
+package identityv1
+
+//go:generate ./generate.sh
+
+// ImpersonatedIdentity is the key of IstioCertificateRequest.metadata that
+// holds the SPIFFE ID asked for.
+const ImpersonatedIdentity = "ImpersonatedIdentity"
