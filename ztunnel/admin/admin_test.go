@@ -1,0 +1,327 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package admin
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/culvert-mesh/culvert/test/env"
+)
+
+func TestMain(m *testing.M) { os.Exit(env.CheckLeaks(m)) }
+
+// running is a served Config, with what its functions do at hand.
+type running struct {
+	*Server
+	t       *testing.T
+	socket  string
+	level   *slog.LevelVar
+	quit    atomic.Bool
+	pending atomic.Pointer[[]string]
+}
+
+func start(t *testing.T) *running {
+	t.Helper()
+	r := &running{t: t, socket: filepath.Join(t.TempDir(), "state", "admin.sock"), level: new(slog.LevelVar)}
+	r.pending.Store(&[]string{})
+	server, err := Open(Config{
+		MetricsAddress: "127.0.0.1:0", ReadyAddress: "127.0.0.1:0", AdminAddress: "127.0.0.1:0", Socket: r.socket,
+		Metrics: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "a 1\n") }),
+		Pending: func() []string { return *r.pending.Load() },
+		Dumps: map[string]func() any{
+			"workloads": func() any { return []string{"shop/web"} },
+			"version":   func() any { return "v1" },
+		},
+		Quit:  func() { r.quit.Store(true) },
+		Level: r.level,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Server = server
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- server.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	})
+	return r
+}
+
+// ask sends one request to an endpoint and returns status and body.
+func (r *running) ask(endpoint, method, path string, header ...string) (int, string) {
+	r.t.Helper()
+	addr := r.Addr(endpoint)
+	transport := &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, addr.Network(), addr.String())
+		},
+	}
+	host := "localhost"
+	if len(header) > 0 {
+		host = header[0]
+	}
+	request, err := http.NewRequestWithContext(r.t.Context(), method, "http://"+host+path, nil)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	response, err := transport.RoundTrip(request)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return response.StatusCode, string(body)
+}
+
+func TestMetricsAreServedOnBothOfTheirPaths(t *testing.T) {
+	r := start(t)
+	for _, path := range []string{"/metrics", "/stats/prometheus"} {
+		if code, body := r.ask("metrics", "GET", path); code != 200 || body != "a 1\n" {
+			t.Errorf("%s: %d %q", path, code, body)
+		}
+	}
+}
+
+func TestReadinessNamesWhatIsPending(t *testing.T) {
+	r := start(t)
+	if code, body := r.ask("readiness", "GET", "/healthz/ready"); code != 200 || body != "ready\n" {
+		t.Errorf("nothing pending: %d %q", code, body)
+	}
+	r.pending.Store(&[]string{"bpf self-test", "ca"})
+	if code, body := r.ask("readiness", "GET", "/healthz/ready"); code != 500 || body != "not ready, pending: bpf self-test, ca\n" {
+		t.Errorf("two pending: %d %q", code, body)
+	}
+}
+
+func TestTheConfigurationDumpHasAKeyPerDump(t *testing.T) {
+	r := start(t)
+	code, body := r.ask("admin", "GET", "/config_dump")
+	var dump map[string]any
+	if err := json.Unmarshal([]byte(body), &dump); err != nil || code != 200 {
+		t.Fatalf("%d %v: %s", code, err, body)
+	}
+	if len(dump) != 2 || dump["version"] != "v1" || dump["workloads"].([]any)[0] != "shop/web" {
+		t.Errorf("got %v", dump)
+	}
+}
+
+func TestTheTCPEndpointsChangeNothing(t *testing.T) {
+	r := start(t)
+	for _, endpoint := range []string{"admin", "metrics", "readiness"} {
+		for _, path := range []string{"/logging?level=debug", "/quitquitquit", "/debug/pprof/heap", "/debug/pprof/"} {
+			for _, method := range []string{"GET", "POST", "PUT"} {
+				if code, _ := r.ask(endpoint, method, path); code != 404 && code != 405 {
+					t.Errorf("%s %s on %s: status %d", method, path, endpoint, code)
+				}
+			}
+		}
+	}
+	if code, _ := r.ask("admin", "POST", "/config_dump"); code != 405 {
+		t.Errorf("POST /config_dump: status %d, want 405", code)
+	}
+	if r.quit.Load() || r.level.Level() != slog.LevelInfo {
+		t.Error("a TCP endpoint changed state")
+	}
+}
+
+func TestARebondHostNameIsRefused(t *testing.T) {
+	r := start(t)
+	for host, want := range map[string]int{"localhost": 200, "127.0.0.1:15000": 200, "[::1]:15000": 200, "evil.example": 421, "10.0.0.1": 421} {
+		if code, _ := r.ask("admin", "GET", "/config_dump", host); code != want {
+			t.Errorf("host %s: status %d, want %d", host, code, want)
+		}
+	}
+}
+
+func TestTheLogLevelIsSetAndResetOnTheSocket(t *testing.T) {
+	r := start(t)
+	for _, step := range []struct {
+		query, body string
+		code        int
+	}{
+		{"?level=debug", "level debug\n", 200},
+		{"", "level debug\n", 200},
+		{"?level=loud", "level \"loud\": want debug, info, warn or error\n", 400},
+		{"?level=ERROR", "level error\n", 200},
+		{"?reset", "level info\n", 200},
+	} {
+		if code, body := r.ask("admin socket", "POST", "/logging"+step.query); code != step.code || body != step.body {
+			t.Errorf("%s: %d %q, want %d %q", step.query, code, body, step.code, step.body)
+		}
+	}
+	if code, _ := r.ask("admin socket", "GET", "/logging?level=debug"); code != 405 {
+		t.Errorf("GET /logging: status %d, want 405", code)
+	}
+}
+
+func TestQuitAndProfilesAreOnTheSocket(t *testing.T) {
+	r := start(t)
+	if code, body := r.ask("admin socket", "GET", "/debug/pprof/goroutine?debug=1"); code != 200 || !strings.Contains(body, "goroutine profile") {
+		t.Errorf("pprof: %d %.80q", code, body)
+	}
+	if code, _ := r.ask("admin socket", "POST", "/quitquitquit"); code != 200 || !r.quit.Load() {
+		t.Errorf("quit: status %d, asked %v", code, r.quit.Load())
+	}
+}
+
+func TestTheSocketIsItsOwnersAlone(t *testing.T) {
+	r := start(t)
+	for path, want := range map[string]os.FileMode{r.socket: 0o600, filepath.Dir(r.socket): 0o700} {
+		stat, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := stat.Mode().Perm(); got != want {
+			t.Errorf("%s has mode %#o, want %#o", path, got, want)
+		}
+	}
+}
+
+func TestASocketInADirectoryOpenToOthersIsRefused(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if ln, err := listenRoot(filepath.Join(dir, "admin.sock")); err == nil {
+		ln.Close()
+		t.Error("no error")
+	} else if !strings.Contains(err.Error(), "chmod 0700") {
+		t.Errorf("the error does not say what to do: %v", err)
+	}
+}
+
+func TestTheSocketOfAYoungerProcessStays(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state", "admin.sock")
+	older, err := listenRoot(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	younger, err := listenRoot(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	older.Close()
+	conn, err := net.Dial("unix", path)
+	if err != nil {
+		t.Fatalf("the younger socket is gone: %v", err)
+	}
+	conn.Close()
+	younger.Close()
+	if _, err := os.Stat(path); !os.IsNotExist(err) {
+		t.Errorf("the last one left its socket behind: %v", err)
+	}
+}
+
+func TestOnlyLoopbackAddressesServeTheAdminEndpoint(t *testing.T) {
+	for _, address := range []string{":15000", "0.0.0.0:0", "10.0.0.1:0", "localhost:0", "[::]:0"} {
+		s := &Server{}
+		if err := s.openLoopback("admin", address, "", nil); err == nil {
+			s.Close()
+			t.Errorf("%s: no error", address)
+		}
+	}
+}
+
+func TestAPortThatIsTakenIsKnownAtStart(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	_, err = Open(Config{
+		MetricsAddress: taken.Addr().String(), ReadyAddress: "127.0.0.1:0", AdminAddress: "127.0.0.1:0",
+		Socket: filepath.Join(t.TempDir(), "state", "admin.sock"), Level: new(slog.LevelVar), Metrics: http.NotFoundHandler(),
+	})
+	if err == nil || !strings.HasPrefix(err.Error(), "metrics: ") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestOversizedHeadersAreRefused(t *testing.T) {
+	r := start(t)
+	conn, err := net.Dial("tcp", r.Addr("readiness").String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(5 * time.Second))
+	io.WriteString(conn, "GET /healthz/ready HTTP/1.1\r\nHost: localhost\r\nX: "+strings.Repeat("x", 64<<10)+"\r\n\r\n")
+	response, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if response.StatusCode != http.StatusRequestHeaderFieldsTooLarge {
+		t.Errorf("status %d", response.StatusCode)
+	}
+}
+
+func TestAClientThatSendsNoHeaderIsCutOff(t *testing.T) {
+	r := start(t)
+	conn, err := net.Dial("tcp", r.Addr("admin").String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(headerTimeout + 5*time.Second))
+	io.WriteString(conn, "GET / HT")
+	if _, err := io.ReadAll(conn); err != nil && !strings.Contains(err.Error(), "reset") {
+		t.Errorf("still open after the header timeout: %v", err)
+	}
+}
+
+func TestConnectionsOverTheLimitWait(t *testing.T) {
+	inner, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln := limit(inner, 1)
+	accepted := make(chan net.Conn, 2)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			accepted <- conn
+		}
+	}()
+	for range 2 {
+		conn, err := net.Dial("tcp", inner.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+	}
+	first := <-accepted
+	if len(ln.(*limited).slots) != 1 {
+		t.Errorf("%d slots taken", len(ln.(*limited).slots))
+	}
+	first.Close()
+	second := <-accepted
+	ln.Close() // while it waits for a slot
+	second.Close()
+	<-done
+}

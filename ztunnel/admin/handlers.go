@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package admin
+
+import (
+	"encoding/json"
+	"fmt"
+	"html"
+	"log/slog"
+	"maps"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+func metricsHandler(cfg Config) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", cfg.Metrics)
+	mux.Handle("GET /stats/prometheus", cfg.Metrics)
+	return mux
+}
+
+// readyHandler answers as Istio's ztunnel does: 500 until nothing is pending.
+func readyHandler(cfg Config) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz/ready", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		if pending := cfg.Pending(); len(pending) > 0 {
+			w.WriteHeader(http.StatusInternalServerError)
+			fmt.Fprintf(w, "not ready, pending: %s\n", strings.Join(pending, ", "))
+			return
+		}
+		fmt.Fprintln(w, "ready")
+	})
+	return mux
+}
+
+// readHandler is what any process in ztunnel's network namespace may read.
+func readHandler(cfg Config) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /{$}", index("/config_dump"))
+	mux.HandleFunc("GET /config_dump", func(w http.ResponseWriter, _ *http.Request) {
+		dump := make(map[string]any, len(cfg.Dumps))
+		for _, key := range slices.Sorted(maps.Keys(cfg.Dumps)) {
+			dump[key] = cfg.Dumps[key]()
+		}
+		body, err := json.MarshalIndent(dump, "", "  ")
+		if err != nil {
+			http.Error(w, "encode the configuration: "+err.Error(), http.StatusInternalServerError)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		w.Write(append(body, '\n'))
+	})
+	return local(mux)
+}
+
+// changeHandler is for root.
+func changeHandler(cfg Config) http.Handler {
+	initial := cfg.Level.Level()
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /{$}", index("/logging", "/quitquitquit", "/debug/pprof/"))
+	mux.HandleFunc("POST /logging", func(w http.ResponseWriter, r *http.Request) {
+		query := r.URL.Query()
+		switch {
+		case query.Has("reset"):
+			cfg.Level.Set(initial)
+		case query.Has("level"):
+			var level slog.Level
+			if err := level.UnmarshalText([]byte(query.Get("level"))); err != nil {
+				http.Error(w, fmt.Sprintf("level %q: want debug, info, warn or error", query.Get("level")), http.StatusBadRequest)
+				return
+			}
+			cfg.Level.Set(level)
+		}
+		fmt.Fprintf(w, "level %s\n", strings.ToLower(cfg.Level.Level().String()))
+	})
+	mux.HandleFunc("POST /quitquitquit", func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprintln(w, "shutting down")
+		cfg.Quit()
+	})
+	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	return mux
+}
+
+func index(paths ...string) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		fmt.Fprintln(w, "<!doctype html><title>ztunnel</title><h1>ztunnel</h1><ul>")
+		for _, p := range paths {
+			fmt.Fprintf(w, "<li><a href=%q>%s</a></li>\n", html.EscapeString(p), html.EscapeString(p))
+		}
+		fmt.Fprintln(w, "</ul>")
+	}
+}
+
+// local refuses requests for other host names than this machine's own: a web
+// page whose name was rebound to 127.0.0.1 must not read the configuration.
+func local(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		host := r.Host
+		if h, _, err := net.SplitHostPort(host); err == nil {
+			host = h
+		}
+		addr, err := netip.ParseAddr(strings.Trim(host, "[]"))
+		if host != "localhost" && (err != nil || !addr.IsLoopback()) {
+			http.Error(w, "this address answers for localhost only", http.StatusMisdirectedRequest)
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
+}
