@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package policy
+
+import (
+	"cmp"
+	"time"
+)
+
+// Mode is a PeerAuthentication's mTLS mode.
+type Mode uint8
+
+// What a port expects of those who connect to it.
+const (
+	Unset      Mode = iota // as the next wider scope says
+	Permissive             // plaintext and mutual TLS
+	Strict                 // mutual TLS only
+	Disable                // as Permissive: a tunnel cannot be without TLS
+)
+
+// String returns the mode as it is written in a PeerAuthentication.
+func (m Mode) String() string {
+	switch m {
+	case Permissive:
+		return "PERMISSIVE"
+	case Strict:
+		return "STRICT"
+	case Disable:
+		return "DISABLE"
+	}
+	return "UNSET"
+}
+
+// ParseMode is String's inverse; the empty string is UNSET.
+func ParseMode(s string) (Mode, bool) {
+	for _, m := range []Mode{Unset, Permissive, Strict, Disable} {
+		if s == m.String() {
+			return m, true
+		}
+	}
+	return Unset, s == ""
+}
+
+// Plaintext reports whether connections without mutual TLS are accepted.
+func (m Mode) Plaintext() bool { return m != Strict }
+
+// Objects are all policies of one snapshot.
+type Objects struct {
+	RootNamespace         string // where mesh-wide ones stand
+	PeerAuthentications   []PeerAuthentication
+	AuthorizationPolicies []AuthorizationPolicy
+}
+
+// Object is what every policy has.
+type Object struct {
+	Namespace string
+	Name      string
+	Created   time.Time
+	Selector  Selector
+}
+
+// PeerAuthentication says whether plaintext is accepted.
+type PeerAuthentication struct {
+	Object
+	Mode Mode
+	// Ports are modes for single ports of the pod, never of a service. Only
+	// with a selector.
+	Ports map[uint16]Mode
+}
+
+// String returns "PeerAuthentication namespace/name".
+func (p PeerAuthentication) String() string {
+	return "PeerAuthentication " + p.Namespace + "/" + p.Name
+}
+
+// AuthorizationPolicy says who may connect. This version does not understand
+// its rules, and refuses everyone where one applies.
+type AuthorizationPolicy struct {
+	Object
+	// TargetRefs: it is attached to a waypoint or service, not to workloads.
+	TargetRefs bool
+}
+
+// String returns "AuthorizationPolicy namespace/name".
+func (p AuthorizationPolicy) String() string {
+	return "AuthorizationPolicy " + p.Namespace + "/" + p.Name
+}
+
+// Selector is the labels that a workload must have. The empty one is no
+// selector: the policy is for its whole namespace.
+type Selector map[string]string
+
+// Matches reports whether a workload with these labels is selected.
+func (s Selector) Matches(labels map[string]string) bool {
+	for k, want := range s {
+		if got, ok := labels[k]; !ok || got != want {
+			return false
+		}
+	}
+	return true
+}
+
+// older orders policies by precedence: the oldest wins, then the first by name.
+func older(a, b Object) int {
+	return cmp.Or(a.Created.Compare(b.Created), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+}

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package workload
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+)
+
+// index is one snapshot, arranged for look-ups. It is never written after
+// buildIndex returned.
+type index struct {
+	mesh    Mesh
+	byUID   map[string]*Workload
+	byAddr  map[netip.Addr]*Workload
+	byNode  map[string][]*Workload
+	vips    map[netip.Addr]*virtual
+	lbs     map[netip.Addr]*virtual
+	hosts   map[netip.Addr]struct{}
+	changed chan struct{} // closed once this index is no longer in force
+}
+
+// virtual is one virtual address of a service.
+type virtual struct {
+	service *Service
+	ports   map[uint16][]endpoint
+}
+
+type endpoint struct {
+	addr netip.AddrPort
+	peer *Workload // nil: nobody of the mesh
+}
+
+// buildIndex arranges a snapshot; inside says whether an address must be known.
+func buildIndex(mesh Mesh, inside func(netip.Addr) bool) *index {
+	idx := &index{
+		mesh:    mesh,
+		byUID:   make(map[string]*Workload, len(mesh.Workloads)),
+		byAddr:  make(map[netip.Addr]*Workload, len(mesh.Workloads)),
+		byNode:  map[string][]*Workload{},
+		vips:    make(map[netip.Addr]*virtual, len(mesh.Services)),
+		lbs:     map[netip.Addr]*virtual{},
+		hosts:   map[netip.Addr]struct{}{},
+		changed: make(chan struct{}),
+	}
+	for _, addr := range mesh.Hosts {
+		idx.hosts[addr.Unmap()] = struct{}{}
+	}
+	for i := range mesh.Workloads {
+		idx.addWorkload(&mesh.Workloads[i])
+	}
+	for _, local := range idx.byNode {
+		slices.SortFunc(local, byName)
+	}
+	services := make([]*Service, len(mesh.Services))
+	for i := range mesh.Services {
+		services[i] = &mesh.Services[i]
+	}
+	// The oldest service keeps a disputed address.
+	slices.SortStableFunc(services, func(a, b *Service) int {
+		return cmp.Or(a.Created.Compare(b.Created), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+	})
+	for _, s := range services {
+		idx.addService(s, s.VIPs, idx.vips, inside)
+		idx.addService(s, s.LoadBalancerIPs, idx.lbs, inside)
+	}
+	return idx
+}
+
+func (idx *index) addWorkload(w *Workload) {
+	if old := idx.byUID[w.UID]; old == nil || newer(w, old) {
+		idx.byUID[w.UID] = w
+	}
+	if w.Terminated {
+		return
+	}
+	if w.HostNetwork {
+		for _, addr := range w.Addrs {
+			idx.hosts[addr.Unmap()] = struct{}{}
+		}
+		return
+	}
+	if w.Node != "" {
+		idx.byNode[w.Node] = append(idx.byNode[w.Node], w)
+	}
+	for _, addr := range w.Addrs {
+		addr = addr.Unmap()
+		if old := idx.byAddr[addr]; old == nil || newer(w, old) {
+			idx.byAddr[addr] = w
+		}
+	}
+}
+
+// addService needs all workloads added. Endpoints that a client could not
+// resolve by their own address are left out: a stale slice must not draw
+// connections which would all be refused.
+func (idx *index) addService(s *Service, addrs []netip.Addr, into map[netip.Addr]*virtual, inside func(netip.Addr) bool) {
+	for _, vip := range addrs {
+		vip = vip.Unmap()
+		if _, taken := into[vip]; taken {
+			continue
+		}
+		v := &virtual{service: s, ports: make(map[uint16][]endpoint, len(s.Ports))}
+		for _, port := range s.Ports {
+			v.ports[port.Port] = idx.endpoints(port.Endpoints, vip.Is4(), inside)
+		}
+		into[vip] = v
+	}
+}
+
+func (idx *index) endpoints(addrs []netip.AddrPort, v4 bool, inside func(netip.Addr) bool) []endpoint {
+	var out []endpoint
+	for _, ap := range addrs {
+		ap = netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+		if ap.Addr().Is4() != v4 {
+			continue
+		}
+		peer := idx.byAddr[ap.Addr()]
+		_, host := idx.hosts[ap.Addr()]
+		if peer == nil && !host && inside(ap.Addr()) {
+			continue
+		}
+		out = append(out, endpoint{addr: ap, peer: peer})
+	}
+	return out
+}
+
+// newer reports whether a takes over an address or UID from b: a pod's address
+// is handed on before its object is gone, so the newest creation has it.
+func newer(a, b *Workload) bool {
+	return cmp.Or(a.Created.Compare(b.Created), -byName(a, b)) > 0
+}
+
+func byName(a, b *Workload) int {
+	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name), cmp.Compare(a.UID, b.UID))
+}

@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package workload
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+)
+
+var (
+	// ErrUnknownPeer: the address is inside the mesh CIDRs and nobody known
+	// has it. Such a connection is refused, never tried in plaintext.
+	ErrUnknownPeer = errors.New("unknown peer")
+	// ErrNoEndpoint: the address is a service's, which has no such port or
+	// nobody ready behind it.
+	ErrNoEndpoint = errors.New("no endpoint")
+)
+
+// Registry answers who is at an address. Readers load one immutable index;
+// there is no lock, and nothing is called while the index is exchanged.
+type Registry struct {
+	meshCIDRs []netip.Prefix
+	index     atomic.Pointer[index]
+
+	syncOnce sync.Once
+	synced   chan struct{} // closed by the first Replace
+}
+
+// NewRegistry returns an empty registry, which refuses everything until its
+// first snapshot. Addresses inside meshCIDRs must be known to be reached.
+func NewRegistry(meshCIDRs []netip.Prefix) *Registry {
+	r := &Registry{synced: make(chan struct{})}
+	for _, cidr := range meshCIDRs {
+		r.meshCIDRs = append(r.meshCIDRs, unmapPrefix(cidr))
+	}
+	r.index.Store(&index{changed: make(chan struct{})})
+	return r
+}
+
+// Replace puts a snapshot in force. The registry owns mesh from here on.
+func (r *Registry) Replace(mesh Mesh) {
+	old := r.index.Swap(buildIndex(mesh, r.inside))
+	r.syncOnce.Do(func() { close(r.synced) })
+	// Last: who wakes up finds the new index.
+	close(old.changed)
+}
+
+// Synced reports whether there was a first snapshot.
+func (r *Registry) Synced() bool {
+	select {
+	case <-r.synced:
+		return true
+	default:
+		return false
+	}
+}
+
+// WaitSynced waits for the first snapshot.
+func (r *Registry) WaitSynced(ctx context.Context) error {
+	select {
+	case <-r.synced:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait for the first snapshot of workloads: %w", context.Cause(ctx))
+	}
+}
+
+// Changed returns a channel that is closed by the next Replace. To miss
+// nothing, take the channel first and look second.
+func (r *Registry) Changed() <-chan struct{} { return r.index.Load().changed }
+
+// ByUID returns the pod of that UID.
+func (r *Registry) ByUID(uid string) (Workload, bool) {
+	return value(r.index.Load().byUID[uid])
+}
+
+// ByAddr returns the pod which has that address. Pods in the node's network
+// namespace and terminated ones have none of their own.
+func (r *Registry) ByAddr(addr netip.Addr) (Workload, bool) {
+	return value(r.index.Load().byAddr[addr.Unmap()])
+}
+
+// Local returns the pods of a node which could be enrolled: they live, and
+// have a network namespace of their own. Sorted by namespace, name and UID.
+func (r *Registry) Local(node string) []Workload {
+	local := r.index.Load().byNode[node]
+	out := make([]Workload, len(local))
+	for i, w := range local {
+		out[i] = *w
+	}
+	return out
+}
+
+// Namespace returns what is known of a namespace.
+func (r *Registry) Namespace(name string) (Namespace, bool) {
+	ns, ok := r.index.Load().mesh.Namespaces[name]
+	return ns, ok
+}
+
+// All returns the snapshot in force; the caller must not write to it.
+func (r *Registry) All() Mesh { return r.index.Load().mesh }
+
+// Destination is what a connection's original destination stands for.
+type Destination struct {
+	// Peer is the workload to talk to; its UID is empty if the destination is
+	// no workload's.
+	Peer Workload
+	// Target is the address to reach, with any service resolved.
+	Target netip.AddrPort
+	// Service is the one that was addressed; nil if none was.
+	Service *Service
+}
+
+// Resolve says what a connection to dst means. In order: a service's cluster
+// IP, a pod, a service's load balancer address, a node, then either an error
+// (inside the mesh CIDRs) or a destination without peer (outside).
+func (r *Registry) Resolve(dst netip.AddrPort) (Destination, error) {
+	dst = netip.AddrPortFrom(dst.Addr().Unmap(), dst.Port())
+	if !r.Synced() {
+		return Destination{}, fmt.Errorf("%w at %v: workloads are not known yet", ErrUnknownPeer, dst)
+	}
+	idx := r.index.Load()
+	if vip, ok := idx.vips[dst.Addr()]; ok {
+		return vip.pick(dst)
+	}
+	if peer, ok := idx.byAddr[dst.Addr()]; ok {
+		return Destination{Peer: *peer, Target: dst}, nil
+	}
+	if vip, ok := idx.lbs[dst.Addr()]; ok {
+		return vip.pick(dst)
+	}
+	if _, ok := idx.hosts[dst.Addr()]; !ok && r.inside(dst.Addr()) {
+		return Destination{}, fmt.Errorf("%w at %v: no pod or service has this address", ErrUnknownPeer, dst)
+	}
+	return Destination{Target: dst}, nil
+}
+
+func (r *Registry) inside(addr netip.Addr) bool {
+	addr = addr.WithZone("")
+	return slices.ContainsFunc(r.meshCIDRs, func(p netip.Prefix) bool { return p.Contains(addr) })
+}
+
+// pick chooses one of the endpoints at random.
+func (v *virtual) pick(dst netip.AddrPort) (Destination, error) {
+	endpoints, ok := v.ports[dst.Port()]
+	if !ok {
+		return Destination{}, fmt.Errorf("%w: service %s/%s has no TCP port %d",
+			ErrNoEndpoint, v.service.Namespace, v.service.Name, dst.Port())
+	}
+	if len(endpoints) == 0 {
+		return Destination{}, fmt.Errorf("%w: no ready pod behind %v of service %s/%s",
+			ErrNoEndpoint, dst, v.service.Namespace, v.service.Name)
+	}
+	e := endpoints[rand.IntN(len(endpoints))]
+	peer, _ := value(e.peer)
+	return Destination{Peer: peer, Target: e.addr, Service: v.service}, nil
+}
+
+func value(w *Workload) (Workload, bool) {
+	if w == nil {
+		return Workload{}, false
+	}
+	return *w, true
+}
+
+// unmapPrefix turns ::ffff:10.0.0.0/104 into 10.0.0.0/8.
+func unmapPrefix(p netip.Prefix) netip.Prefix {
+	if p.Addr().Is4In6() && p.Bits() >= 96 {
+		p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
+	}
+	return p.Masked()
+}

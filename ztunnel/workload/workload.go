@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package workload knows who is at an address: the pods and services of the
+// mesh as one immutable snapshot, and what a connection to an address or to a
+// service's virtual address means.
+//
+// A workload is in the mesh by its label, never by its momentary state, so
+// that a peer which is restarting is not mistaken for one outside. What stands
+// inside the mesh CIDRs and is not known here is refused by Resolve.
+package workload
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/culvert-mesh/culvert/identity"
+)
+
+// HBONEPort is where a meshed workload accepts tunnels.
+const HBONEPort = 15008
+
+// Workload is one pod. It is a value; its maps and slices are shared by all
+// copies and are never written after the snapshot was handed over.
+type Workload struct {
+	UID       string
+	Namespace string
+	Name      string
+	Node      string
+	Created   time.Time
+
+	ServiceAccount string
+	ID             spiffeid.ID
+
+	Addrs  []netip.Addr
+	Labels map[string]string
+
+	// Meshed: labels put it in the mesh, so it is reached by HBONE and in no
+	// other way. Never true of a pod in the node's own network namespace.
+	Meshed      bool
+	HostNetwork bool
+	Ready       bool
+	// Terminated: all its containers ended for good; its addresses may be
+	// another pod's by now.
+	Terminated bool
+
+	// Ports are the named container ports.
+	Ports map[string]uint16
+	// ProbePorts are the ports that the kubelet connects to for probes and
+	// lifecycle handlers, sorted.
+	ProbePorts []uint16
+
+	// Names for logs and metrics, as Istio derives them.
+	Owner             string // Deployment, StatefulSet, ... or the pod's own name
+	CanonicalName     string
+	CanonicalRevision string
+	App               string
+	Version           string
+}
+
+// HBONE returns where tunnels to the workload end if it is reached at addr, or
+// the zero AddrPort if the workload is not in the mesh.
+func (w Workload) HBONE(addr netip.Addr) netip.AddrPort {
+	if !w.Meshed {
+		return netip.AddrPort{}
+	}
+	return netip.AddrPortFrom(addr, HBONEPort)
+}
+
+// String returns "namespace/name".
+func (w Workload) String() string { return w.Namespace + "/" + w.Name }
+
+// Identity returns the SPIFFE ID of a ServiceAccount.
+func Identity(td spiffeid.TrustDomain, namespace, serviceAccount string) (spiffeid.ID, error) {
+	return identity.ServiceAccount{Namespace: namespace, Name: serviceAccount}.ID(td)
+}
+
+// Service is a virtual address with endpoints behind it.
+type Service struct {
+	Namespace string
+	Name      string
+	Created   time.Time
+
+	// VIPs are the cluster IPs; empty for a headless service, whose clients
+	// connect to the pods themselves.
+	VIPs []netip.Addr
+	// LoadBalancerIPs are addresses outside the cluster that lead to the
+	// service; the node would short-cut them past us if we did not.
+	LoadBalancerIPs []netip.Addr
+	Headless        bool
+	Ports           []ServicePort
+}
+
+// ServicePort is one TCP port of a service.
+type ServicePort struct {
+	Name string
+	Port uint16
+	// Endpoints are the ones that may get connections, of both families, with
+	// the target port resolved.
+	Endpoints []netip.AddrPort
+}
+
+// Hostname returns the service's name in the cluster's DNS.
+func (s Service) Hostname() string { return s.Name + "." + s.Namespace + ".svc.cluster.local" }
+
+// Namespace is what the mesh needs to know of a namespace.
+type Namespace struct {
+	Meshed bool
+	Labels map[string]string
+}
+
+// Mesh is one full snapshot.
+type Mesh struct {
+	Workloads  []Workload
+	Services   []Service
+	Namespaces map[string]Namespace
+	// Hosts are the nodes' own addresses: known, and never in the mesh.
+	Hosts []netip.Addr
+}
