@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package source
+
+import (
+	"cmp"
+	"net/netip"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"github.com/culvert-mesh/culvert/ztunnel/workload"
+)
+
+// The labels which put a namespace or a pod into the mesh.
+const (
+	MeshLabel     = "culvert.dev/mesh" // enabled, disabled
+	MeshEnabled   = "enabled"
+	MeshDisabled  = "disabled"
+	IstioLabel    = "istio.io/dataplane-mode" // ambient, none
+	istioAmbient  = "ambient"
+	istioNone     = "none"
+	istioSidecar  = "sidecar.istio.io/status" // annotation: it has a proxy of its own
+	defaultSA     = "default"
+	latestVersion = "latest"
+)
+
+func podWorkload(pod *corev1.Pod, namespace map[string]string, o Options) (workload.Workload, error) {
+	sa := cmp.Or(pod.Spec.ServiceAccountName, defaultSA)
+	id, err := workload.Identity(o.TrustDomain, pod.Namespace, sa)
+	if err != nil {
+		return workload.Workload{}, err
+	}
+	w := workload.Workload{
+		UID:            string(pod.UID),
+		Namespace:      pod.Namespace,
+		Name:           pod.Name,
+		Node:           pod.Spec.NodeName,
+		Created:        pod.CreationTimestamp.Time,
+		ServiceAccount: sa,
+		ID:             id,
+		Addrs:          podAddrs(pod),
+		Labels:         pod.Labels,
+		HostNetwork:    pod.Spec.HostNetwork,
+		Ready:          podServes(pod) && pod.DeletionTimestamp == nil,
+		Terminated:     terminated(pod),
+		Ports:          namedPorts(pod),
+		ProbePorts:     probePorts(pod),
+		Owner:          owner(pod),
+	}
+	_, sidecar := pod.Annotations[istioSidecar]
+	w.Meshed = !w.HostNetwork && !sidecar && meshed(namespace, pod.Labels, o)
+	w.CanonicalName = firstLabel(pod.Labels, w.Owner, "service.istio.io/canonical-name", "app.kubernetes.io/name", "app")
+	w.CanonicalRevision = firstLabel(pod.Labels, latestVersion, "service.istio.io/canonical-revision", "app.kubernetes.io/version", "version")
+	// As ztunnel reports them: app and version are the canonical ones.
+	w.App, w.Version = w.CanonicalName, w.CanonicalRevision
+	return w, nil
+}
+
+// meshed decides by labels: what the pod says counts before what its namespace
+// says, and on the same object our label before Istio's. A value that neither
+// defines says nothing.
+func meshed(namespace, pod map[string]string, o Options) bool {
+	for _, labels := range []map[string]string{pod, namespace} {
+		switch labels[MeshLabel] {
+		case MeshEnabled:
+			return true
+		case MeshDisabled:
+			return false
+		}
+		if o.IgnoreIstioLabels {
+			continue
+		}
+		switch labels[IstioLabel] {
+		case istioAmbient:
+			return true
+		case istioNone:
+			return false
+		}
+	}
+	return false
+}
+
+func podAddrs(pod *corev1.Pod) []netip.Addr {
+	texts := []string{pod.Status.PodIP}
+	for _, ip := range pod.Status.PodIPs {
+		texts = append(texts, ip.IP)
+	}
+	return parseAddrs(texts)
+}
+
+func hostAddrs(pod *corev1.Pod) []netip.Addr {
+	texts := []string{pod.Status.HostIP}
+	for _, ip := range pod.Status.HostIPs {
+		texts = append(texts, ip.IP)
+	}
+	return parseAddrs(texts)
+}
+
+// parseAddrs leaves out what is empty or no address, and duplicates.
+func parseAddrs(texts []string) []netip.Addr {
+	var out []netip.Addr
+	for _, text := range texts {
+		addr, err := netip.ParseAddr(text)
+		if addr = addr.Unmap(); err == nil && !slices.Contains(out, addr) {
+			out = append(out, addr)
+		}
+	}
+	return out
+}
+
+func terminated(pod *corev1.Pod) bool {
+	return pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
+}
+
+// podServes reports whether the pod can take connections, leaving or not.
+// Without a Ready condition, which the kubelet writes as soon as it knows the
+// pod, only a Pending one is taken for unready: a directory of YAML has no kubelet.
+func podServes(pod *corev1.Pod) bool {
+	if terminated(pod) {
+		return false
+	}
+	for _, c := range pod.Status.Conditions {
+		if c.Type == corev1.PodReady {
+			return c.Status == corev1.ConditionTrue
+		}
+	}
+	return pod.Status.Phase != corev1.PodPending && pod.Status.Phase != corev1.PodUnknown
+}
+
+// longRunning returns the containers that live as long as the pod, in the
+// order in which Kubernetes looks for a port's name.
+func longRunning(pod *corev1.Pod) []*corev1.Container {
+	var out []*corev1.Container
+	for i := range pod.Spec.Containers {
+		out = append(out, &pod.Spec.Containers[i])
+	}
+	for i := range pod.Spec.InitContainers {
+		c := &pod.Spec.InitContainers[i]
+		if c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+func namedPorts(pod *corev1.Pod) map[string]uint16 {
+	out := map[string]uint16{}
+	for _, c := range longRunning(pod) {
+		for _, p := range c.Ports {
+			port, ok := portNumber(p.ContainerPort)
+			if _, taken := out[p.Name]; ok && !taken && p.Name != "" && isTCP(p.Protocol) {
+				out[p.Name] = port
+			}
+		}
+	}
+	return out
+}
+
+// probePorts are the ports that the kubelet itself connects to.
+func probePorts(pod *corev1.Pod) []uint16 {
+	var out []uint16
+	for _, c := range longRunning(pod) {
+		for _, target := range probeTargets(c) {
+			if port, ok := containerPort(c, target); ok && !slices.Contains(out, port) {
+				out = append(out, port)
+			}
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+func probeTargets(c *corev1.Container) []intstr.IntOrString {
+	var out []intstr.IntOrString
+	http := func(h *corev1.HTTPGetAction) {
+		// With a host, the kubelet goes there and not to the pod.
+		if h != nil && h.Host == "" {
+			out = append(out, h.Port)
+		}
+	}
+	tcp := func(t *corev1.TCPSocketAction) {
+		if t != nil && t.Host == "" {
+			out = append(out, t.Port)
+		}
+	}
+	for _, probe := range []*corev1.Probe{c.LivenessProbe, c.ReadinessProbe, c.StartupProbe} {
+		if probe == nil {
+			continue
+		}
+		http(probe.HTTPGet)
+		tcp(probe.TCPSocket)
+		if probe.GRPC != nil {
+			out = append(out, intstr.FromInt32(probe.GRPC.Port))
+		}
+	}
+	if c.Lifecycle == nil {
+		return out
+	}
+	for _, handler := range []*corev1.LifecycleHandler{c.Lifecycle.PostStart, c.Lifecycle.PreStop} {
+		if handler != nil {
+			http(handler.HTTPGet)
+			tcp(handler.TCPSocket)
+		}
+	}
+	return out
+}
+
+// containerPort resolves a probe's port; a name is one of the same container.
+func containerPort(c *corev1.Container, target intstr.IntOrString) (uint16, bool) {
+	if target.Type == intstr.Int {
+		return portNumber(target.IntVal)
+	}
+	for _, p := range c.Ports {
+		if p.Name == target.StrVal {
+			return portNumber(p.ContainerPort)
+		}
+	}
+	// The kubelet takes a number in quotes for a number.
+	n, err := strconv.ParseInt(target.StrVal, 10, 32)
+	if err != nil {
+		return 0, false
+	}
+	return portNumber(int32(n))
+}
+
+func portNumber(n int32) (uint16, bool) { return uint16(n), n > 0 && n < 1<<16 }
+
+func isTCP(p corev1.Protocol) bool { return p == "" || p == corev1.ProtocolTCP }
+
+// cronJob is the name of a Job which a CronJob made: the CronJob's and a time.
+var cronJob = regexp.MustCompile(`^(.+)-\d{8,10}$`)
+
+// owner names what the pod belongs to, as Istio does: the Deployment of its
+// ReplicaSet, the CronJob of its Job, else the controller, else the pod.
+func owner(pod *corev1.Pod) string {
+	ref := metav1.GetControllerOfNoCopy(pod)
+	if ref == nil {
+		return pod.Name
+	}
+	switch hash := pod.Labels["pod-template-hash"]; {
+	case ref.Kind == "ReplicaSet" && hash != "":
+		return cmp.Or(strings.TrimSuffix(ref.Name, "-"+hash), ref.Name)
+	case ref.Kind == "ReplicationController" && pod.Labels["deploymentconfig"] != "":
+		return pod.Labels["deploymentconfig"]
+	case ref.Kind == "Job":
+		if m := cronJob.FindStringSubmatch(ref.Name); m != nil {
+			return m[1]
+		}
+	}
+	return cmp.Or(ref.Name, pod.Name)
+}
+
+func firstLabel(labels map[string]string, otherwise string, keys ...string) string {
+	for _, key := range keys {
+		if v := labels[key]; v != "" {
+			return v
+		}
+	}
+	return otherwise
+}

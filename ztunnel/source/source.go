@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package source says where workloads and policies come from: a Source
+// delivers one full snapshot after another, and Build makes a snapshot of
+// Kubernetes objects, wherever they were read.
+package source
+
+import (
+	"context"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/culvert-mesh/culvert/ztunnel/policy"
+	"github.com/culvert-mesh/culvert/ztunnel/workload"
+)
+
+// Snapshot is everything known at one moment. Put Policies in force before
+// Mesh: a workload must not be seen before the policy that restricts it.
+type Snapshot struct {
+	Version  uint64 // grows by one with each snapshot of a source
+	Policies policy.Objects
+	Mesh     workload.Mesh
+}
+
+// Sink takes one snapshot after another, in order, and owns them.
+type Sink func(Snapshot)
+
+// Source delivers snapshots until ctx ends; then Run returns nil. It delivers
+// nothing that it could not read whole: the last good snapshot stays in force.
+type Source interface {
+	Run(ctx context.Context, sink Sink) error
+}
+
+// Options is how objects are read.
+type Options struct {
+	TrustDomain   spiffeid.TrustDomain // required
+	RootNamespace string               // istio-system
+	// IgnoreIstioLabels: istio.io/dataplane-mode puts nothing into the mesh. false
+	IgnoreIstioLabels bool
+}
+
+// Objects are what a snapshot is built from. Build does not write to them, and
+// the snapshot shares their label maps.
+type Objects struct {
+	Namespaces            []*corev1.Namespace
+	Pods                  []*corev1.Pod
+	Services              []*corev1.Service
+	EndpointSlices        []*discoveryv1.EndpointSlice
+	PeerAuthentications   []*PeerAuthentication
+	AuthorizationPolicies []*AuthorizationPolicy
+}
