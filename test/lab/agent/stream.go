@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"net/netip"
+	"time"
+)
+
+type writeArgs struct {
+	ID      uint64        `json:"id"`
+	Data    []byte        `json:"data"`
+	Timeout time.Duration `json:"timeout,omitempty"`
+}
+
+func (s *server) write(ctx context.Context, a writeArgs) (n int, err error) {
+	sock, err := s.socket(a.ID)
+	if err != nil {
+		return 0, err
+	}
+	ctx, cancel := limit(ctx, a.Timeout, defaultTimeout)
+	defer cancel()
+	defer sock.until(ctx, sock.file.SetWriteDeadline)()
+	return sock.file.Write(a.Data)
+}
+
+type readArgs struct {
+	ID      uint64        `json:"id"`
+	Max     int           `json:"max"`
+	Full    bool          `json:"full,omitempty"` // exactly Max bytes
+	Timeout time.Duration `json:"timeout,omitempty"`
+}
+
+func (s *server) read(ctx context.Context, a readArgs) ([]byte, error) {
+	sock, err := s.socket(a.ID)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := limit(ctx, a.Timeout, defaultTimeout)
+	defer cancel()
+	defer sock.until(ctx, sock.file.SetReadDeadline)()
+	buf := make([]byte, min(a.Max, maxLine/2))
+	var n int
+	if a.Full {
+		n, err = io.ReadFull(sock.file, buf)
+	} else {
+		n, err = sock.file.Read(buf)
+	}
+	return buf[:n], err
+}
+
+type transferArgs struct {
+	ID uint64 `json:"id"`
+	Transfer
+}
+
+func (s *server) transfer(ctx context.Context, a transferArgs) (Transferred, error) {
+	sock, err := s.socket(a.ID)
+	if err != nil {
+		return Transferred{}, err
+	}
+	ctx, cancel := limit(ctx, a.Timeout, 5*time.Minute)
+	defer cancel()
+	defer sock.until(ctx, sock.file.SetDeadline)()
+	start := time.Now()
+	var t Transferred
+	sent := make(chan error, 1)
+	go func() {
+		var err error
+		t.Sent, t.SentHash, err = sendStream(sock.file, a.Send, a.Seed)
+		if err == nil && a.Send > 0 && !a.Open {
+			err = sock.closeWrite()
+		}
+		sent <- err
+	}()
+	var rerr error
+	t.Received, t.ReceivedHash, rerr = receive(sock.file, a.Receive, a.Rate)
+	serr := <-sent
+	t.Elapsed = time.Since(start)
+	return t, errors.Join(serr, rerr)
+}
+
+// Stream is the endless pseudo-random byte stream that seed names, so that
+// both ends know what 1 GiB should look like without sending it twice.
+func Stream(seed uint64) io.Reader {
+	var key [32]byte
+	binary.LittleEndian.PutUint64(key[:], seed)
+	return rand.NewChaCha8(key)
+}
+
+// StreamHash is the SHA-256 of the first size bytes of a Stream, in hex.
+func StreamHash(seed uint64, size int64) string {
+	h := sha256.New()
+	_, _ = io.CopyN(h, Stream(seed), size)
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+func sendStream(w io.Writer, size int64, seed uint64) (sent int64, hash string, err error) {
+	stream, h := Stream(seed), sha256.New()
+	buf := make([]byte, 64<<10)
+	for sent < size && err == nil {
+		chunk := buf[:min(int64(len(buf)), size-sent)]
+		_, _ = io.ReadFull(stream, chunk)
+		var n int
+		n, err = w.Write(chunk)
+		h.Write(chunk[:n])
+		sent += int64(n)
+	}
+	return sent, hex.EncodeToString(h.Sum(nil)), err
+}
+
+// receive reads want bytes, or to the end if want is negative, at most at rate.
+func receive(r io.Reader, want, rate int64) (received int64, hash string, err error) {
+	h := sha256.New()
+	buf := make([]byte, 64<<10)
+	if rate > 0 {
+		buf = buf[:min(int64(len(buf)), max(rate/100, 1))]
+	}
+	start := time.Now()
+	for want < 0 || received < want {
+		chunk := buf
+		if want >= 0 {
+			chunk = buf[:min(int64(len(buf)), want-received)]
+		}
+		var n int
+		n, err = r.Read(chunk)
+		h.Write(chunk[:n])
+		received += int64(n)
+		if err != nil {
+			break
+		}
+		if rate > 0 {
+			due := time.Duration(float64(received) / float64(rate) * float64(time.Second))
+			time.Sleep(due - time.Since(start))
+		}
+	}
+	switch {
+	case errors.Is(err, io.EOF) && want < 0:
+		err = nil
+	case errors.Is(err, io.EOF):
+		err = io.ErrUnexpectedEOF
+	}
+	return received, hex.EncodeToString(h.Sum(nil)), err
+}
+
+// Send is what the smallest client does: connect, send text, half-close, and
+// copy what comes back to w. connected is told the socket's names.
+func Send(ctx context.Context, to netip.AddrPort, text string, connected func(Names), w io.Writer) error {
+	sock, err := dialSocket(ctx, Socket{Network: "tcp"}, Connect{To: to})
+	if err != nil {
+		return err
+	}
+	defer sock.file.Close()
+	defer sock.until(ctx, sock.file.SetDeadline)()
+	connected(sock.names())
+	if _, err := io.WriteString(sock.file, text); err != nil {
+		return err
+	}
+	if err := sock.closeWrite(); err != nil {
+		return err
+	}
+	_, err = io.Copy(w, sock.file)
+	return err
+}
