@@ -3,11 +3,13 @@
 package source
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/culvert-mesh/culvert/ztunnel/policy"
 )
@@ -201,4 +203,23 @@ func checkSelector(s *Selector) error {
 		}
 	}
 	return nil
+}
+
+// DeepCopyObject makes it a runtime.Object.
+func (p *PeerAuthentication) DeepCopyObject() runtime.Object { return deepCopy(p) }
+
+// DeepCopyObject makes it a runtime.Object.
+func (p *AuthorizationPolicy) DeepCopyObject() runtime.Object { return deepCopy(p) }
+
+// deepCopy goes through JSON: every field of these types has one.
+func deepCopy[T any](in *T) *T {
+	out := new(T)
+	data, err := json.Marshal(in)
+	if err == nil {
+		err = json.Unmarshal(data, out)
+	}
+	if err != nil {
+		panic(fmt.Sprintf("copy a %T: %v", in, err))
+	}
+	return out
 }

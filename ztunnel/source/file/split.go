@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package file
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"path"
+	"unicode/utf8"
+)
+
+// document is one of a file's objects, as text.
+type document struct {
+	text []byte
+	line int // of the file, from 0
+	json bool
+}
+
+// split cuts a file into its documents; those without content are left out.
+func split(name string, data []byte) ([]document, error) {
+	// A byte order mark would hide the first marker, and in UTF-16 all of them.
+	data = bytes.TrimPrefix(data, []byte("\ufeff"))
+	switch {
+	case len(bytes.TrimSpace(data)) == 0:
+		// Most likely somebody is about to write it: must not look like a deletion.
+		return nil, errors.New("empty; delete the file to delete its objects")
+	case !utf8.Valid(data):
+		return nil, errors.New("not UTF-8")
+	case path.Ext(name) == ".json":
+		return splitJSON(data)
+	}
+	return splitYAML(data), nil
+}
+
+// splitJSON takes one value after another.
+func splitJSON(data []byte) ([]document, error) {
+	var docs []document
+	for dec := json.NewDecoder(bytes.NewReader(data)); ; {
+		var text json.RawMessage
+		if err := dec.Decode(&text); errors.Is(err, io.EOF) {
+			return docs, nil
+		} else if err != nil {
+			return nil, err
+		}
+		docs = append(docs, document{text: text, json: true})
+	}
+}
+
+// splitYAML cuts at the markers "---" and "...", which are only such at the
+// start of a line. The parser reads one document and drops all that follow it,
+// so a marker that is missed here would lose objects in silence.
+func splitYAML(data []byte) []document {
+	var docs []document
+	add := func(text []byte, line int) {
+		if hasContent(text) {
+			docs = append(docs, document{text: text, line: line})
+		}
+	}
+	start, startLine := 0, 0
+	for pos, line := 0, 0; pos < len(data); line++ {
+		if marker(data[pos:]) {
+			add(data[start:pos], startLine)
+			start, startLine = pos+len("---"), line
+		}
+		pos += lineLength(data[pos:])
+	}
+	add(data[start:], startLine)
+	return docs
+}
+
+func marker(line []byte) bool {
+	if !bytes.HasPrefix(line, []byte("---")) && !bytes.HasPrefix(line, []byte("...")) {
+		return false
+	}
+	return len(line) == 3 || line[3] == ' ' || line[3] == '\t' || lineBreak(line[3:]) > 0
+}
+
+// lineLength returns how long the first line is, with its end.
+func lineLength(data []byte) int {
+	for i := range data {
+		if n := lineBreak(data[i:]); n > 0 {
+			return i + n
+		}
+	}
+	return len(data)
+}
+
+// lineBreak returns the length of what ends a line in YAML 1.1, or 0.
+func lineBreak(data []byte) int {
+	switch {
+	case bytes.HasPrefix(data, []byte("\r\n")):
+		return 2
+	case data[0] == '\n' || data[0] == '\r':
+		return 1
+	case data[0] == 0xc2 && bytes.HasPrefix(data, []byte("\u0085")):
+		return 2
+	case data[0] == 0xe2 && (bytes.HasPrefix(data, []byte("\u2028")) || bytes.HasPrefix(data, []byte("\u2029"))):
+		return 3
+	}
+	return 0
+}
+
+// hasContent reports whether there is more than blanks, comments and directives.
+func hasContent(text []byte) bool {
+	for len(text) > 0 {
+		n := lineLength(text)
+		line := bytes.TrimSpace(text[:n])
+		if len(line) > 0 && line[0] != '#' && text[0] != '%' {
+			return true
+		}
+		text = text[n:]
+	}
+	return false
+}
