@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package certs holds the node's X509-SVIDs: one key and leaf per
+// ServiceAccount in use here, fetched when its first pod is enrolled, renewed
+// long before they expire, forgotten with the last pod. From them it makes the
+// two sides of a tunnel's TLS.
+//
+//	Hold -> schedule (Run) -> Issuer -> check what came back -> serve
+//	                              Server, Client: own key, peer verified
+package certs
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/culvert-mesh/culvert/identity"
+)
+
+// ErrNoIdentity is wrapped when there is no SVID to prove oneself with: the CA
+// has not given one yet, or nothing on this node holds the identity.
+var ErrNoIdentity = errors.New("no SVID")
+
+// ErrExpired is wrapped when there was an SVID, but it expired and the CA has
+// not given another.
+var ErrExpired = errors.New("SVID has expired")
+
+// Issuer signs for the node. The CSR is PEM; its key is new each time.
+type Issuer interface {
+	Issue(ctx context.Context, id spiffeid.ID, csr []byte, ttl time.Duration) (Issued, error)
+}
+
+// Issued is what an Issuer gives: leaf and intermediates, and the trust
+// bundle that peers are verified by.
+type Issued struct{ Chain, Roots []*x509.Certificate }
+
+// Config says whose SVIDs a Store holds.
+type Config struct {
+	TrustDomain spiffeid.TrustDomain // required
+	Issuer      Issuer               // required
+	TTL         time.Duration        // lifetime to ask for; 1 h
+	Log         *slog.Logger         // slog.Default()
+	OnRotate    func(id spiffeid.ID) // called after id got another SVID or another bundle, with no lock held; none
+}
+
+// Validate returns all that is wrong with the Config.
+func (c Config) Validate() error {
+	var problems []error
+	if c.TrustDomain.IsZero() {
+		problems = append(problems, errors.New("TrustDomain is required"))
+	}
+	if c.Issuer == nil {
+		problems = append(problems, errors.New("Issuer is required"))
+	}
+	if c.TTL < 0 {
+		problems = append(problems, fmt.Errorf("TTL is %v", c.TTL))
+	}
+	return errors.Join(problems...)
+}
+
+func (c Config) withDefaults() Config {
+	if c.TTL == 0 {
+		c.TTL = time.Hour
+	}
+	if c.Log == nil {
+		c.Log = slog.Default()
+	}
+	if c.OnRotate == nil {
+		c.OnRotate = func(spiffeid.ID) {}
+	}
+	return c
+}
+
+// checkID reports whether id may be held at all.
+func (c Config) checkID(id spiffeid.ID) error {
+	if !id.MemberOf(c.TrustDomain) {
+		return fmt.Errorf("%v is not of the trust domain %v", id, c.TrustDomain)
+	}
+	_, err := identity.Parse(id)
+	return err
+}

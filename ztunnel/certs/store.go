@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package certs
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+)
+
+// maxWait is how long Server and Client wait for an SVID. An app's connect
+// hangs for that long at worst.
+const maxWait = 5 * time.Second
+
+// Store holds one SVID per identity in use on this node. It is safe for
+// concurrent use; Run keeps its SVIDs alive.
+type Store struct {
+	cfg  Config
+	wake chan struct{} // holds one: the schedule has changed
+
+	mu       sync.Mutex // guards what follows; nothing is called under it
+	entries  map[spiffeid.ID]*entry
+	bundle   *bundle // nil until the first answer; then the last good one
+	inFlight int
+	answered bool
+	issued   uint64
+	failed   uint64
+}
+
+// entry is an identity that is held. Its fields are guarded by Store.mu.
+type entry struct {
+	id       spiffeid.ID
+	holds    int
+	current  *svid
+	previous *privateKey   // of the SVID before: handshakes may still sign with it
+	changed  chan struct{} // closed and replaced after each attempt
+	waiting  int           // how many Server and Client calls wait
+
+	due       time.Time // of the next attempt
+	attempted time.Time
+	failures  int                // since the last success
+	err       error              // of the last attempt
+	stop      context.CancelFunc // of the attempt under way, or nil
+}
+
+// New returns a Store in which nothing is held yet.
+func New(cfg Config) *Store {
+	return &Store{
+		cfg:     cfg.withDefaults(),
+		wake:    make(chan struct{}, 1),
+		entries: make(map[spiffeid.ID]*entry),
+	}
+}
+
+// Hold says that a pod of id lives on this node. The first Hold of an id has
+// its SVID fetched; the last release overwrites its key. Release once; more do
+// nothing.
+func (s *Store) Hold(id spiffeid.ID) (release func()) {
+	s.mu.Lock()
+	e := s.entries[id]
+	if e == nil {
+		e = &entry{id: id, due: time.Now(), changed: make(chan struct{})}
+		s.entries[id] = e
+	}
+	e.holds++
+	s.mu.Unlock()
+	s.poke()
+	return sync.OnceFunc(func() { s.release(e) })
+}
+
+func (s *Store) release(e *entry) {
+	if s.drop(e) {
+		s.cfg.Log.Info("identity forgotten", logIdentity, e.id.String())
+	}
+}
+
+// drop reports whether that was the last hold.
+func (s *Store) drop(e *entry) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e.holds--; e.holds > 0 {
+		return false
+	}
+	delete(s.entries, e.id)
+	if e.stop != nil {
+		e.stop()
+	}
+	if e.current != nil {
+		e.current.key.forget()
+	}
+	e.previous.forget()
+	close(e.changed)
+	return true
+}
+
+// acquire returns the valid SVID of a held identity, or waits for it.
+func (s *Store) acquire(ctx context.Context, id spiffeid.ID) (*svid, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.entries[id]
+	if e == nil {
+		return nil, fmt.Errorf("%w for %v: no pod of it is enrolled here", ErrNoIdentity, id)
+	}
+	if e.current.valid(time.Now()) {
+		return e.current, nil
+	}
+	return s.await(ctx, e)
+}
+
+// await returns the SVID of e as soon as it has a valid one. s.mu is held on
+// entry and on return.
+func (s *Store) await(ctx context.Context, e *entry) (*svid, error) {
+	limit := time.NewTimer(maxWait)
+	defer limit.Stop()
+	e.waiting++
+	defer func() { e.waiting-- }()
+	for {
+		e.hurry(time.Now())
+		changed := e.changed
+		s.mu.Unlock()
+		s.poke()
+		var late error
+		select {
+		case <-changed:
+		case <-limit.C:
+			late = fmt.Errorf("none within %v", maxWait)
+		case <-ctx.Done():
+			late = context.Cause(ctx)
+		}
+		s.mu.Lock()
+		switch {
+		case s.entries[e.id] != e:
+			return nil, fmt.Errorf("%w for %v: its last pod is gone", ErrNoIdentity, e.id)
+		case e.current.valid(time.Now()):
+			return e.current, nil
+		case late != nil:
+			return nil, e.without(late)
+		}
+	}
+}
+
+// without is why there is no valid SVID: the last attempt's error, if any.
+func (e *entry) without(late error) error {
+	why := late
+	if e.err != nil {
+		why = e.err
+	}
+	if e.current != nil {
+		return fmt.Errorf("%w: %v: not renewed: %v", ErrExpired, e.id, why)
+	}
+	return fmt.Errorf("%w for %v: %v", ErrNoIdentity, e.id, why)
+}
+
+// Answered reports whether the CA has answered once. A refusal is an answer.
+func (s *Store) Answered() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.answered
+}
+
+func (s *Store) roots() *bundle {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.bundle
+}
+
+func (s *Store) poke() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package certs
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+)
+
+// alpn is the one protocol spoken in a tunnel.
+const alpn = "h2"
+
+// Server is the inbound side of a tunnel to a pod of id: it proves id and
+// admits any workload of the trust domain. The Config is for one handshake or
+// a few: it keeps this SVID while the Store moves on. The second result is when
+// a connection made with it ends to be proved: the earliest expiry of the own
+// leaf, the peer's, and what either hangs on.
+//
+// Without a valid SVID it waits for one, 5 s or until ctx ends.
+func (s *Store) Server(ctx context.Context, id spiffeid.ID) (*tls.Config, func(tls.ConnectionState) time.Time, error) {
+	own, err := s.acquire(ctx, id)
+	if err != nil {
+		return nil, nil, err
+	}
+	p := &pair{store: s, own: own, usage: x509.ExtKeyUsageClientAuth, match: matchDomain(s.cfg.TrustDomain)}
+	config := p.config()
+	config.Certificates = []tls.Certificate{own.tls}
+	// Any, not Verify: the verification is VerifyConnection's.
+	config.ClientAuth = tls.RequireAnyClientCert
+	return config, p.until, nil
+}
+
+// Client is the outbound side of a tunnel from a pod of id: it proves id and
+// admits exactly peer. See Server.
+func (s *Store) Client(ctx context.Context, id, peer spiffeid.ID) (*tls.Config, func(tls.ConnectionState) time.Time, error) {
+	if err := s.cfg.checkID(peer); err != nil {
+		return nil, nil, fmt.Errorf("expect peer %v", err)
+	}
+	own, err := s.acquire(ctx, id)
+	if err != nil {
+		return nil, nil, err
+	}
+	p := &pair{store: s, own: own, usage: x509.ExtKeyUsageServerAuth, match: matchPeer(peer)}
+	config := p.config()
+	// Not Certificates: crypto/tls would leave ours out if the server hints at
+	// authorities that it does not find in our chain.
+	config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &own.tls, nil }
+	return config, p.until, nil
+}
+
+// pair is one SVID and whom it is shown to.
+type pair struct {
+	store *Store
+	own   *svid
+	usage x509.ExtKeyUsage // that the peer's leaf must allow
+	match func(*x509.Certificate) error
+	last  atomic.Pointer[verified]
+}
+
+// verified remembers the last verification, for until.
+type verified struct {
+	leaf  *x509.Certificate
+	until time.Time
+}
+
+func (p *pair) config() *tls.Config {
+	return &tls.Config{
+		MinVersion:       tls.VersionTLS13,
+		MaxVersion:       tls.VersionTLS13,
+		CurvePreferences: []tls.CurveID{tls.X25519MLKEM768, tls.X25519, tls.CurveP256},
+		NextProtos:       []string{alpn},
+		// A resumed session would be proved by what was valid then.
+		SessionTicketsDisabled: true,
+		// Off are only names and chain by crypto/tls; verify does it all, in the
+		// one hook that also runs on resumption (CVE-2025-68121).
+		InsecureSkipVerify: true,
+		VerifyConnection:   p.verify,
+	}
+}
+
+func (p *pair) verify(state tls.ConnectionState) error {
+	switch {
+	case state.Version != tls.VersionTLS13:
+		return fmt.Errorf("%s is spoken, want TLS 1.3", tls.VersionName(state.Version))
+	case state.DidResume:
+		return errors.New("the session was resumed")
+	case state.NegotiatedProtocol != alpn:
+		return fmt.Errorf("the protocol %q is spoken, want %q", state.NegotiatedProtocol, alpn)
+	case state.CipherSuite != tls.TLS_AES_128_GCM_SHA256 && state.CipherSuite != tls.TLS_AES_256_GCM_SHA384:
+		return fmt.Errorf("%s is not AES-GCM", tls.CipherSuiteName(state.CipherSuite))
+	}
+	chains, err := p.verifyPeer(state.PeerCertificates)
+	if err != nil {
+		return fmt.Errorf("verify peer: %v", err)
+	}
+	p.last.Store(&verified{state.PeerCertificates[0], chainsUntil(chains)})
+	return nil
+}
+
+// verifyPeer asks the current bundle, not the one of when the SVID came.
+func (p *pair) verifyPeer(certs []*x509.Certificate) ([][]*x509.Certificate, error) {
+	chains, err := verifyChain(certs, p.store.roots(), p.usage, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	return chains, p.match(certs[0])
+}
+
+// until needs no second verification for the peer it verified last, which is
+// nearly always the one it is asked about.
+func (p *pair) until(state tls.ConnectionState) time.Time {
+	if len(state.PeerCertificates) == 0 {
+		return time.Time{}
+	}
+	peer := p.last.Load()
+	if peer == nil || peer.leaf != state.PeerCertificates[0] {
+		chains, err := p.verifyPeer(state.PeerCertificates)
+		if err != nil {
+			return time.Time{} // no longer proved: over at once
+		}
+		peer = &verified{state.PeerCertificates[0], chainsUntil(chains)}
+	}
+	if p.own.until.Before(peer.until) {
+		return p.own.until
+	}
+	return peer.until
+}
