@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cni
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/containernetworking/cni/pkg/skel"
+	"github.com/containernetworking/cni/pkg/types"
+	current "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/containernetworking/cni/pkg/types/create"
+
+	"github.com/culvert-mesh/culvert/cni/enroll"
+)
+
+const defaultSocket = "/run/culvert/enroll.sock"
+
+// config is the plugin's entry of the network's plugin list. Keys we do not
+// know are the runtime's and of no concern.
+type config struct {
+	CNIVersion string `json:"cniVersion"` // the list's; default 0.1.0, by the specification
+	Name       string `json:"name"`       // the network's; required
+
+	Socket       string `json:"socket"`       // ztunnel's enroll socket; default /run/culvert/enroll.sock
+	Snapshot     string `json:"snapshot"`     // ztunnel's snapshot; default snapshot.json beside the socket
+	OwnPod       string `json:"ownPod"`       // ztunnel's pod, "namespace/name" or "namespace/prefix-"; default none
+	LogFile      string `json:"logFile"`      // JSON lines of what was decided; default none
+	StatusStrict bool   `json:"statusStrict"` // STATUS fails without ztunnel; default false
+
+	Raw   json.RawMessage       `json:"prevResult"`
+	Valid *[]types.GCAttachment `json:"cni.dev/valid-attachments"` // of GC only
+
+	prevResult types.Result
+}
+
+// parseConfig reads the config that the runtime wrote to stdin. Errors open
+// with the field.
+func parseConfig(stdin []byte) (config, error) {
+	var c config
+	if err := json.Unmarshal(stdin, &c); err != nil {
+		var wrongType *json.UnmarshalTypeError
+		if errors.As(err, &wrongType) && wrongType.Field != "" {
+			err = fmt.Errorf("%s: want %v, got %s", wrongType.Field, wrongType.Type, wrongType.Value)
+		}
+		return config{}, types.NewError(types.ErrDecodingFailure, err.Error(), "")
+	}
+	if c.Socket == "" {
+		c.Socket = defaultSocket
+	}
+	if c.Snapshot == "" {
+		c.Snapshot = filepath.Join(filepath.Dir(c.Socket), "snapshot.json")
+	}
+	if err := c.validate(); err != nil {
+		return config{}, types.NewError(types.ErrInvalidNetworkConfig, strings.ReplaceAll(err.Error(), "\n", "; "), "")
+	}
+	if len(c.Raw) == 0 || bytes.Equal(c.Raw, []byte("null")) {
+		return c, nil
+	}
+	result, err := create.Create(c.CNIVersion, c.versioned())
+	if err != nil {
+		return config{}, types.NewError(types.ErrDecodingFailure, fmt.Sprintf("prevResult: %v", err), "")
+	}
+	c.prevResult = result
+	return c, nil
+}
+
+func (c config) validate() error {
+	var errs []error
+	for _, f := range []struct{ field, path string }{
+		{"socket", c.Socket}, {"snapshot", c.Snapshot}, {"logFile", c.LogFile},
+	} {
+		if f.path != "" && !filepath.IsAbs(f.path) {
+			errs = append(errs, fmt.Errorf("%s: want an absolute path, got %q", f.field, f.path))
+		}
+	}
+	namespace, name, ok := strings.Cut(c.OwnPod, "/")
+	if c.OwnPod != "" && (!ok || namespace == "" || name == "" || strings.Contains(name, "/")) {
+		errs = append(errs, fmt.Errorf("ownPod: want namespace/name or namespace/prefix-, got %q", c.OwnPod))
+	}
+	return errors.Join(errs...)
+}
+
+// versioned is prevResult with the config's version if it names none, as
+// results from before CNI 1.0 may.
+func (c config) versioned() []byte {
+	var result map[string]json.RawMessage
+	if err := json.Unmarshal(c.Raw, &result); err != nil {
+		return c.Raw
+	}
+	if _, ok := result["cniVersion"]; ok || result == nil {
+		return c.Raw
+	}
+	result["cniVersion"], _ = json.Marshal(c.CNIVersion)
+	whole, err := json.Marshal(result)
+	if err != nil {
+		return c.Raw
+	}
+	return whole
+}
+
+// pass prints prevResult byte for byte: a round trip through the types of this
+// version of libcni would lose the fields it does not know.
+func (c config) pass(stdout io.Writer) error {
+	_, err := stdout.Write(append(c.versioned(), '\n'))
+	return err
+}
+
+func (c config) client() enroll.Client { return enroll.Client{Socket: c.Socket} }
+
+// read returns the config, and the sandbox as environment and config describe
+// it. A sandbox of no Kubernetes pod has no PodName.
+func read(verb string, args *skel.CmdArgs) (config, enroll.Request, error) {
+	conf, err := parseConfig(args.StdinData)
+	if err != nil {
+		return config{}, enroll.Request{}, err
+	}
+	pod, err := parseArgs(args.Args)
+	if err != nil {
+		return config{}, enroll.Request{}, err
+	}
+	req := enroll.Request{
+		Network:       conf.Name,
+		ContainerID:   args.ContainerID,
+		IfName:        args.IfName,
+		Netns:         args.Netns,
+		PodNamespace:  pod.Namespace,
+		PodName:       pod.Name,
+		PodUID:        pod.UID,
+		IPs:           conf.addrs(),
+		BootID:        bootID(),
+		PluginVersion: Version(),
+	}
+	if req.PodName == "" {
+		return conf, req, nil
+	}
+	if err := req.Validate(verb); err != nil {
+		return config{}, enroll.Request{}, types.NewError(types.ErrInvalidEnvironmentVariables,
+			strings.ReplaceAll(err.Error(), "\n", "; "), "")
+	}
+	return conf, req, nil
+}
+
+// addrs are the sandbox's addresses that the plugins before us report.
+func (c config) addrs() []netip.Addr {
+	if c.prevResult == nil {
+		return nil
+	}
+	result, err := current.NewResultFromResult(c.prevResult)
+	if err != nil {
+		return nil
+	}
+	var addrs []netip.Addr
+	for _, ip := range result.IPs {
+		if addr, ok := netip.AddrFromSlice(ip.Address.IP); ok {
+			addrs = append(addrs, addr.Unmap())
+		}
+	}
+	return addrs
+}
+
+// parseArgs reads CNI_ARGS, "K=V;K=V". Keys that are not ours belong to other
+// plugins of the chain. A pod without a UID has no more to offer than its name:
+// the plugin cannot ask the API server, and ztunnel looks the name up.
+func parseArgs(args string) (enroll.Pod, error) {
+	var pod enroll.Pod
+	for pair := range strings.SplitSeq(args, ";") {
+		key, value, _ := strings.Cut(pair, "=")
+		switch key {
+		case "K8S_POD_NAMESPACE":
+			pod.Namespace = value
+		case "K8S_POD_NAME":
+			pod.Name = value
+		case "K8S_POD_UID":
+			pod.UID = value
+		}
+	}
+	if pod != (enroll.Pod{}) && (pod.Namespace == "" || pod.Name == "") {
+		return enroll.Pod{}, types.NewError(types.ErrInvalidEnvironmentVariables,
+			fmt.Sprintf("CNI_ARGS: want K8S_POD_NAMESPACE and K8S_POD_NAME or no K8S_POD_ at all, got %.200q", args), "")
+	}
+	return pod, nil
+}
+
+// bootID tells sandboxes of this boot from those of the one before.
+func bootID() string {
+	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(id))
+}
