@@ -43,7 +43,9 @@ const imports = `
 
 	identity, identity/ca, ztunnel/policy, ztunnel/source, ztunnel/source/* < cli < cmd/culvert;
 
-	identity, identity/*, cni, cni/*, ztunnel, ztunnel/*, cli, test/env < test/lab/* < test/lab;
+	identity, identity/*, cni, cni/*, ztunnel, ztunnel/*, cli, test/env < test/lab, test/lab/*;
+	test/lab/agent < test/lab/app;
+	test/lab/* < test/lab;
 	test/lab < test/e2e, test/demo, bench, bench/*;
 `
 
