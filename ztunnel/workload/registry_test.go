@@ -1,0 +1,402 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package workload
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+)
+
+var (
+	addr   = netip.MustParseAddr
+	ap     = netip.MustParseAddrPort
+	prefix = netip.MustParsePrefix
+)
+
+func pod(name, uid string, addrs ...string) Workload {
+	td := spiffeid.RequireTrustDomainFromString("cluster.local")
+	id, err := Identity(td, "shop", name)
+	if err != nil {
+		panic(err)
+	}
+	w := Workload{UID: uid, Namespace: "shop", Name: name, Node: "node-1", ServiceAccount: name, ID: id, Meshed: true, Ready: true}
+	for _, a := range addrs {
+		w.Addrs = append(w.Addrs, addr(a))
+	}
+	return w
+}
+
+func registry(t *testing.T, mesh Mesh) *Registry {
+	t.Helper()
+	r := NewRegistry([]netip.Prefix{prefix("10.0.0.0/8"), prefix("fd00::/16")})
+	r.Replace(mesh)
+	return r
+}
+
+func resolve(t *testing.T, r *Registry, dst string) Destination {
+	t.Helper()
+	d, err := r.Resolve(ap(dst))
+	if err != nil {
+		t.Fatalf("Resolve(%s): %v", dst, err)
+	}
+	return d
+}
+
+func refused(t *testing.T, r *Registry, dst string, want error, says string) {
+	t.Helper()
+	d, err := r.Resolve(ap(dst))
+	if !errors.Is(err, want) || !strings.Contains(err.Error(), says) {
+		t.Errorf("Resolve(%s) = %+v, %v; want %v that says %q", dst, d, err, want, says)
+	}
+}
+
+func TestAPodIsReachedAtItsOwnAddress(t *testing.T) {
+	web := pod("web", "u1", "10.1.0.2", "fd00::2")
+	r := registry(t, Mesh{Workloads: []Workload{web}})
+	for _, dst := range []string{"10.1.0.2:8080", "[fd00::2]:8080", "[::ffff:10.1.0.2]:8080"} {
+		d := resolve(t, r, dst)
+		want := netip.AddrPortFrom(ap(dst).Addr().Unmap(), 8080)
+		if d.Peer.UID != "u1" || d.Target != want || d.Service != nil {
+			t.Errorf("Resolve(%s) = %v at %v, service %v", dst, d.Peer, d.Target, d.Service)
+		}
+		if got := d.Peer.HBONE(d.Target.Addr()); got != netip.AddrPortFrom(want.Addr(), 15008) {
+			t.Errorf("tunnels to %s end at %v", dst, got)
+		}
+	}
+	if d := resolve(t, r, "10.1.0.2:8080"); d.Peer.ID.String() != "spiffe://cluster.local/ns/shop/sa/web" {
+		t.Errorf("identity %v", d.Peer.ID)
+	}
+}
+
+func TestAWorkloadOutsideTheMeshHasNoTunnelAddress(t *testing.T) {
+	w := pod("web", "u1", "10.1.0.2")
+	w.Meshed = false
+	if got := w.HBONE(w.Addrs[0]); got.IsValid() {
+		t.Errorf("tunnels end at %v", got)
+	}
+}
+
+func TestUnknownAddressesAreRefusedInsideTheMeshAndPassOutside(t *testing.T) {
+	r := registry(t, Mesh{Hosts: []netip.Addr{addr("10.200.0.1")}})
+	refused(t, r, "10.9.9.9:80", ErrUnknownPeer, "10.9.9.9:80")
+	refused(t, r, "[fd00::9]:80", ErrUnknownPeer, "[fd00::9]:80")
+	refused(t, r, "[::ffff:10.9.9.9]:80", ErrUnknownPeer, "10.9.9.9:80")
+	for _, dst := range []string{"192.0.2.1:443", "[2001:db8::1]:443", "10.200.0.1:30080"} {
+		if d := resolve(t, r, dst); d.Peer.UID != "" || d.Target != ap(dst) || d.Service != nil {
+			t.Errorf("Resolve(%s) = %+v, want a destination outside the mesh", dst, d)
+		}
+	}
+}
+
+func TestMeshCIDRsMayBeWrittenAsMappedPrefixes(t *testing.T) {
+	r := NewRegistry([]netip.Prefix{prefix("::ffff:10.0.0.0/104"), prefix("10.64.3.4/10")})
+	r.Replace(Mesh{})
+	refused(t, r, "10.0.0.1:80", ErrUnknownPeer, "")
+	refused(t, r, "10.65.0.1:80", ErrUnknownPeer, "")
+}
+
+func TestBeforeTheFirstSnapshotEverythingIsRefused(t *testing.T) {
+	r := NewRegistry(nil)
+	refused(t, r, "192.0.2.1:443", ErrUnknownPeer, "not known yet")
+	if r.Synced() {
+		t.Error("synced without a snapshot")
+	}
+	if _, ok := r.ByUID(""); ok {
+		t.Error("the empty UID is somebody's")
+	}
+	r.Replace(Mesh{})
+	if !r.Synced() {
+		t.Error("not synced after a snapshot")
+	}
+	resolve(t, r, "192.0.2.1:443")
+}
+
+// shop is a service of two families in front of two pods.
+func shop() Mesh {
+	return Mesh{
+		Workloads: []Workload{
+			pod("a", "ua", "10.1.0.2", "fd00::2"),
+			pod("b", "ub", "10.1.0.3", "fd00::3"),
+		},
+		Services: []Service{{
+			Namespace: "shop", Name: "web", VIPs: []netip.Addr{addr("10.96.0.5"), addr("fd00:96::5")},
+			LoadBalancerIPs: []netip.Addr{addr("203.0.113.5")},
+			Ports: []ServicePort{
+				{Name: "http", Port: 80, Endpoints: []netip.AddrPort{
+					ap("10.1.0.2:8080"), ap("10.1.0.3:8081"), ap("[fd00::2]:8080"), ap("[fd00::3]:8081"),
+				}},
+				{Name: "admin", Port: 81},
+			},
+		}},
+	}
+}
+
+func TestAServiceLeadsToEachOfItsEndpointsOfTheFamilyThatWasAsked(t *testing.T) {
+	r := registry(t, shop())
+	for dst, want := range map[string][]string{
+		"10.96.0.5:80":    {"ua 10.1.0.2:8080", "ub 10.1.0.3:8081"},
+		"[fd00:96::5]:80": {"ua [fd00::2]:8080", "ub [fd00::3]:8081"},
+		"203.0.113.5:80":  {"ua 10.1.0.2:8080", "ub 10.1.0.3:8081"},
+	} {
+		seen := map[string]int{}
+		for range 400 {
+			d := resolve(t, r, dst)
+			seen[fmt.Sprint(d.Peer.UID, " ", d.Target)]++
+			if d.Service == nil || d.Service.Hostname() != "web.shop.svc.cluster.local" {
+				t.Fatalf("Resolve(%s) is of service %+v", dst, d.Service)
+			}
+		}
+		for _, w := range want {
+			// 400 tosses of a coin: 100 is ten standard deviations away.
+			if seen[w] < 100 {
+				t.Errorf("Resolve(%s): %s in %d of 400", dst, w, seen[w])
+			}
+		}
+		if len(seen) != len(want) {
+			t.Errorf("Resolve(%s) led to %v, want only %v", dst, seen, want)
+		}
+	}
+}
+
+func TestAServiceWithoutSuchAPortOrWithoutReadyPodsIsRefused(t *testing.T) {
+	r := registry(t, shop())
+	refused(t, r, "10.96.0.5:8080", ErrNoEndpoint, "service shop/web has no TCP port 8080")
+	refused(t, r, "10.96.0.5:81", ErrNoEndpoint, "no ready pod behind 10.96.0.5:81 of service shop/web")
+	refused(t, r, "203.0.113.5:82", ErrNoEndpoint, "no TCP port 82")
+}
+
+func TestEndpointsThatNobodyHasDrawNoConnections(t *testing.T) {
+	mesh := shop()
+	gone := pod("a", "ua", "10.1.0.2", "fd00::2")
+	gone.Terminated = true
+	mesh.Workloads[0] = gone
+	r := registry(t, mesh)
+	for range 50 {
+		if d := resolve(t, r, "10.96.0.5:80"); d.Peer.UID != "ub" {
+			t.Fatalf("led to %v at %v", d.Peer, d.Target)
+		}
+	}
+	r.Replace(Mesh{Services: mesh.Services})
+	refused(t, r, "10.96.0.5:80", ErrNoEndpoint, "no ready pod")
+}
+
+func TestEndpointsOutsideTheMeshPassThrough(t *testing.T) {
+	node := pod("kube-apiserver", "un", "10.200.0.1")
+	node.HostNetwork, node.Meshed = true, false
+	r := registry(t, Mesh{
+		Workloads: []Workload{node},
+		Services: []Service{
+			{Namespace: "default", Name: "kubernetes", VIPs: []netip.Addr{addr("10.96.0.1")},
+				Ports: []ServicePort{{Port: 443, Endpoints: []netip.AddrPort{ap("10.200.0.1:6443")}}}},
+			{Namespace: "shop", Name: "db", VIPs: []netip.Addr{addr("10.96.0.2")},
+				Ports: []ServicePort{{Port: 5432, Endpoints: []netip.AddrPort{ap("192.0.2.7:5432")}}}},
+		},
+	})
+	for dst, target := range map[string]string{"10.96.0.1:443": "10.200.0.1:6443", "10.96.0.2:5432": "192.0.2.7:5432"} {
+		if d := resolve(t, r, dst); d.Peer.UID != "" || d.Target != ap(target) || d.Service == nil {
+			t.Errorf("Resolve(%s) = %+v", dst, d)
+		}
+	}
+}
+
+func TestAPodInTheNodesNetworkHasNoAddressOfItsOwn(t *testing.T) {
+	node := pod("agent", "u1", "10.200.0.1")
+	node.HostNetwork, node.Meshed = true, false
+	r := registry(t, Mesh{Workloads: []Workload{node}})
+	if w, ok := r.ByAddr(addr("10.200.0.1")); ok {
+		t.Errorf("the node's address is %v's", w)
+	}
+	if d := resolve(t, r, "10.200.0.1:10250"); d.Peer.UID != "" {
+		t.Errorf("the node's address leads to %v", d.Peer)
+	}
+	if got := r.Local("node-1"); len(got) != 0 {
+		t.Errorf("local pods %v", got)
+	}
+	if _, ok := r.ByUID("u1"); !ok {
+		t.Error("not known by UID")
+	}
+}
+
+func TestATerminatedPodGivesUpItsAddressAndItsNode(t *testing.T) {
+	done := pod("job", "u1", "10.1.0.2")
+	done.Terminated = true
+	r := registry(t, Mesh{Workloads: []Workload{done}})
+	if _, ok := r.ByAddr(addr("10.1.0.2")); ok {
+		t.Error("still has its address")
+	}
+	refused(t, r, "10.1.0.2:80", ErrUnknownPeer, "")
+	if got := r.Local("node-1"); len(got) != 0 {
+		t.Errorf("local pods %v", got)
+	}
+	if _, ok := r.ByUID("u1"); !ok {
+		t.Error("not known by UID")
+	}
+}
+
+func TestTheNewestPodHasADisputedAddress(t *testing.T) {
+	old, young := pod("old", "u1", "10.1.0.2"), pod("young", "u2", "10.1.0.2")
+	young.Created = time.Unix(100, 0)
+	old.Created = time.Unix(99, 0)
+	same := pod("same-age", "u3", "10.1.0.2") // after "young" by name
+	same.Namespace, same.Created = "zoo", young.Created
+	for _, order := range [][]Workload{{old, young, same}, {same, young, old}, {young, old, same}} {
+		r := registry(t, Mesh{Workloads: order})
+		if w, _ := r.ByAddr(addr("10.1.0.2")); w.UID != "u2" {
+			t.Errorf("in order %v the address is %v's", order, w)
+		}
+	}
+}
+
+func TestTheOldestServiceKeepsADisputedAddress(t *testing.T) {
+	at := func(name string, sec int64) Service {
+		return Service{Namespace: "shop", Name: name, Created: time.Unix(sec, 0), VIPs: []netip.Addr{addr("10.96.0.5")},
+			Ports: []ServicePort{{Port: 80, Endpoints: []netip.AddrPort{ap("192.0.2.1:80")}}}}
+	}
+	for _, order := range [][]Service{{at("first", 1), at("thief", 2)}, {at("thief", 2), at("first", 1)}} {
+		if d := resolve(t, registry(t, Mesh{Services: order}), "10.96.0.5:80"); d.Service.Name != "first" {
+			t.Errorf("the address is %s's", d.Service.Name)
+		}
+	}
+}
+
+func TestALoadBalancerAddressNeverHidesAPodOrAnotherServicesClusterIP(t *testing.T) {
+	mesh := shop()
+	mesh.Services = append(mesh.Services, Service{Namespace: "evil", Name: "thief",
+		LoadBalancerIPs: []netip.Addr{addr("10.1.0.2"), addr("10.96.0.5")},
+		Ports:           []ServicePort{{Port: 80, Endpoints: []netip.AddrPort{ap("192.0.2.1:80")}}}})
+	r := registry(t, mesh)
+	if d := resolve(t, r, "10.1.0.2:80"); d.Peer.UID != "ua" {
+		t.Errorf("the pod's address leads to %+v", d)
+	}
+	if d := resolve(t, r, "10.96.0.5:80"); d.Service.Name != "web" {
+		t.Errorf("the cluster IP leads to %+v", d)
+	}
+}
+
+func TestLocalPodsAreSortedAndOnlyTheNodesOwn(t *testing.T) {
+	other := pod("other", "u9", "10.2.0.2")
+	other.Node = "node-2"
+	r := registry(t, Mesh{Workloads: []Workload{pod("b", "u2", "10.1.0.3"), other, pod("a", "u1", "10.1.0.2")}})
+	var got []string
+	for _, w := range r.Local("node-1") {
+		got = append(got, w.String())
+	}
+	if want := []string{"shop/a", "shop/b"}; !cmp.Equal(got, want) {
+		t.Errorf("local pods %v, want %v", got, want)
+	}
+	if r.Local("node-1")[0].Name = "changed"; r.Local("node-1")[0].Name != "a" {
+		t.Error("a caller's write reached the registry")
+	}
+	if len(r.Local("")) != 0 {
+		t.Error("unscheduled pods are local somewhere")
+	}
+}
+
+func TestNamespacesAndTheWholeSnapshotCanBeRead(t *testing.T) {
+	mesh := shop()
+	mesh.Namespaces = map[string]Namespace{"shop": {Meshed: true, Labels: map[string]string{"a": "b"}}}
+	r := registry(t, mesh)
+	if ns, ok := r.Namespace("shop"); !ok || !ns.Meshed {
+		t.Errorf("namespace shop: %+v, %v", ns, ok)
+	}
+	if _, ok := r.Namespace("unheard-of"); ok {
+		t.Error("a namespace that is not there is known")
+	}
+	if diff := cmp.Diff(mesh, r.All(), cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{}, spiffeid.ID{})); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestASnapshotWakesThoseWhoWaitForIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := NewRegistry(nil)
+		found := make(chan Workload)
+		go func() { // as CNI ADD waits for its pod
+			for {
+				changed := r.Changed()
+				if w, ok := r.ByUID("u1"); ok {
+					found <- w
+					return
+				}
+				<-changed
+			}
+		}()
+		r.Replace(Mesh{})
+		synctest.Wait()
+		r.Replace(Mesh{Workloads: []Workload{pod("web", "u1")}})
+		if w := <-found; w.Name != "web" {
+			t.Errorf("found %v", w)
+		}
+	})
+}
+
+func TestWaitSyncedEndsWithTheFirstSnapshotOrTheContext(t *testing.T) {
+	r := NewRegistry(nil)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	over := errors.New("it is over")
+	cancel(over)
+	if err := r.WaitSynced(ctx); !errors.Is(err, over) {
+		t.Errorf("WaitSynced of a cold registry: %v", err)
+	}
+	r.Replace(Mesh{})
+	if err := r.WaitSynced(t.Context()); err != nil {
+		t.Errorf("WaitSynced: %v", err)
+	}
+}
+
+func TestReadersSeeOneSnapshotOrTheOther(t *testing.T) {
+	r := registry(t, shop())
+	other := shop()
+	for i := range other.Workloads {
+		other.Workloads[i].UID += "'"
+	}
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for range 500 {
+				if _, err := r.Resolve(ap("10.96.0.5:80")); err != nil {
+					t.Errorf("in between: %v", err)
+				}
+				r.Local("node-1")
+				r.Changed()
+			}
+		})
+	}
+	wg.Go(func() {
+		for i := range 100 {
+			r.Replace([]Mesh{shop(), other}[i%2])
+		}
+	})
+	wg.Wait()
+}
+
+func BenchmarkResolveService(b *testing.B) {
+	mesh := Mesh{}
+	svc := Service{Namespace: "shop", Name: "web", VIPs: []netip.Addr{addr("10.96.0.5")}, Ports: []ServicePort{{Port: 80}}}
+	for i := range 10000 {
+		w := pod("web", fmt.Sprint(i))
+		w.Addrs = []netip.Addr{netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)})}
+		mesh.Workloads = append(mesh.Workloads, w)
+		svc.Ports[0].Endpoints = append(svc.Ports[0].Endpoints, netip.AddrPortFrom(w.Addrs[0], 80))
+	}
+	mesh.Services = []Service{svc}
+	r := NewRegistry([]netip.Prefix{prefix("10.0.0.0/8")})
+	r.Replace(mesh)
+	dst := ap("10.96.0.5:80")
+	for b.Loop() {
+		if _, err := r.Resolve(dst); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
