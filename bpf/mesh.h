@@ -1,0 +1,312 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+
+/* What the programs share with each other and with ztunnel/redirect.
+ *
+ * Maps are pinned by name in <bpffs>/v1: change a key or a value, and the
+ * directory becomes v2.
+ *
+ * Addresses are 16 bytes, IPv4 as ::ffff:a.b.c.d. Addresses and ports are in
+ * network order. Structs are padded by hand: keys are compared bytewise.
+ */
+#ifndef MESH_H
+#define MESH_H
+
+#include <linux/bpf.h>
+#include <stdbool.h>
+
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#define AF_INET 2
+#define AF_INET6 10
+
+#define IPPROTO_TCP 6
+#define IPPROTO_MPTCP 262
+
+#define HBONE_PORT 15008
+
+/* A published 4-tuple is good for one handshake, not for whoever comes by the
+ * same source port later. A probe's SYN is answered at once or not at all; an
+ * inner one may wait for a full accept queue as long as any SYN, 127 s.
+ */
+#define PROBE_LIFETIME_NS (10ULL * 1000 * 1000 * 1000)
+#define INNER_LIFETIME_NS (130ULL * 1000 * 1000 * 1000)
+
+struct addr {
+	__be32 word[4];
+};
+
+struct endpoint {
+	struct addr addr;
+	__be16 port;
+	__u16 pad;
+};
+
+/* One TCP connection, in the direction in which it was opened. */
+struct flow {
+	__u64 netns; /* cookie */
+	struct addr src;
+	struct addr dst;
+	__be16 sport;
+	__be16 dport;
+	__u32 pad;
+};
+
+/* Where the pod's captured connections go: ztunnel's listeners in its netns.
+ * A zero port means that the family is not enrolled; connects are refused.
+ */
+struct pod {
+	struct addr addr4;
+	struct addr addr6;
+	__be16 port4;
+	__be16 port6;
+	__u32 pad;
+};
+
+/* Netns and address, or netns and port, of an enrolled pod. */
+struct pod_addr {
+	__u64 netns;
+	struct addr addr;
+};
+
+struct pod_port {
+	__u64 netns;
+	__be16 port;
+	__u16 pad;
+	__u32 pad2;
+};
+
+enum listener_kind {
+	LISTENER_PLAINTEXT4,
+	LISTENER_PLAINTEXT6,
+	LISTENER_HBONE4,
+	LISTENER_HBONE6,
+};
+
+struct listener_key {
+	__u64 netns;
+	enum listener_kind kind;
+	__u32 pad;
+};
+
+enum sock_kind {
+	SOCK_NONE,
+	SOCK_CAPTURED, /* app's socket; dst is where it wanted to go */
+	SOCK_ACCEPTED, /* ztunnel's end of it; dst likewise */
+	SOCK_ZTUNNEL, /* ztunnel's own; userspace wrote this stamp by fd */
+	SOCK_INNER, /* likewise, and it poses as a client of the pod */
+	SOCK_PROBE, /* kubelet's, on its way to a declared port */
+	SOCK_PROBING, /* likewise, and its 4-tuple is published */
+};
+
+struct sock_state {
+	struct endpoint dst;
+	enum sock_kind kind;
+};
+
+struct cidr {
+	__u32 prefixlen; /* of the 128 bits below */
+	struct addr addr;
+};
+
+/* Why a socket went where it went. Userspace takes the names from BTF. */
+enum counter {
+	OUTBOUND_CAPTURED,
+	OUTBOUND_ZTUNNEL, /* passed: carries our stamp */
+	OUTBOUND_LOCAL, /* passed: loopback, own address, 0.0.0.0 or :: */
+	OUTBOUND_EXCLUDED, /* passed: by configuration */
+	OUTBOUND_REFUSED_FAMILY, /* family not enrolled in this pod */
+	OUTBOUND_REFUSED_LINK_LOCAL, /* IPv6 scope would be lost */
+	OUTBOUND_REFUSED_STATE, /* destination could not be recorded */
+	OUTBOUND_REFUSED_TUPLE, /* inner leg would disturb a live connection */
+	ORIGINAL_DST_LOST, /* could not be published; ztunnel refuses */
+	ORIGINAL_DST_TAKEN, /* by ztunnel's accepted socket */
+	PROBE_EXEMPTED,
+	PROBE_LOST, /* could not be published; is steered */
+	INBOUND_LOCAL, /* passed: from the pod itself */
+	INBOUND_PROBE, /* passed: published 4-tuple */
+	INBOUND_INNER, /* passed: our own leg to the app; is_taken() asks too */
+	INBOUND_HBONE, /* steered */
+	INBOUND_PLAINTEXT, /* steered */
+	INBOUND_REFUSED_ADDRESS, /* not one of an enrolled pod */
+	INBOUND_REFUSED_LISTENER, /* ztunnel does not listen */
+	COUNTERS,
+};
+
+/* ---- written by userspace ---- */
+
+/* By netns cookie: pods whose outbound connections are captured.
+ * Full: SteerOutbound fails.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__type(key, __u64);
+	__type(value, struct pod);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} pods SEC(".maps");
+
+/* Every address of a pod, to the netns cookie of its present owner: what
+ * inbound steering and probes know a pod by. Full: SteerInbound fails.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct addr);
+	__type(value, __u64);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} pod_ips SEC(".maps");
+
+/* The same, by owner: what a pod may reach as its own. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct pod_addr);
+	__type(value, __u8);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} own_ips SEC(".maps");
+
+/* ztunnel's listeners. An entry vanishes with its socket, whereupon inbound
+ * connections are reset. Full: SteerInbound fails.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_SOCKHASH);
+	__uint(max_entries, 16384);
+	__type(key, struct listener_key);
+	__type(value, __u64);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} listeners SEC(".maps");
+
+/* Ports of a pod's own probes and lifecycle handlers. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 32768);
+	__type(key, struct pod_port);
+	__type(value, __u8);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} probe_ports SEC(".maps");
+
+/* Our legs to an app that are being opened, to the time in ns. Userspace
+ * writes before connect(); sockops deletes when the app's socket exists, so
+ * that nobody else can come by the same tuple. Not an LRU: an evicted entry
+ * would steer our own SYN back to us. Full: the connection is refused.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__type(key, struct flow);
+	__type(value, __u64);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} inner SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, 1024);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct cidr);
+	__type(value, __u8);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} excluded_cidrs SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__type(key, __be16);
+	__type(value, __u8);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} excluded_ports SEC(".maps");
+
+/* ---- written by the programs ---- */
+
+/* What we know of a socket; lives and dies with it. The programs write what
+ * they did, userspace writes the stamp of ztunnel's own sockets and reads the
+ * original destination of those it accepted. No memory: refused.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct sock_state);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} sockets SEC(".maps");
+
+/* From an app's SYN to the accepted socket, microseconds later. Full: the
+ * oldest is lost, and ztunnel refuses the connection it belonged to.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 65536);
+	__type(key, struct flow);
+	__type(value, struct endpoint);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} original_dst SEC(".maps");
+
+/* Probes being opened, to the time in ns; deleted when the app's socket
+ * exists or the prober's is closed. Full: the oldest probe is steered.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct flow);
+	__type(value, __u64);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} bypass SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, COUNTERS);
+	__type(key, __u32);
+	__type(value, __u64);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} counters SEC(".maps");
+
+/* clang merges `v4 ? ctx->a : ctx->b` into one load from ctx plus a register,
+ * which the verifier rejects. This keeps each load of a ctx field by itself.
+ */
+#define CTX_READ(field)                          \
+	({                                       \
+		__u32 __v = (field);             \
+		asm volatile("" : "+r"(__v));    \
+		__v;                             \
+	})
+
+/* A function of its own also puts the enum into BTF. */
+static __noinline void count(enum counter reason)
+{
+	__u32 key = reason;
+	__u64 *value = bpf_map_lookup_elem(&counters, &key);
+
+	if (value)
+		(*value)++;
+}
+
+static __always_inline struct addr addr4(__be32 ip)
+{
+	return (struct addr){ .word = { 0, 0, bpf_htonl(0xffff), ip } };
+}
+
+static __always_inline bool is_ipv4(const struct addr *a)
+{
+	return !a->word[0] && !a->word[1] && a->word[2] == bpf_htonl(0xffff);
+}
+
+static __always_inline bool same(const struct addr *a, const struct addr *b)
+{
+	return a->word[0] == b->word[0] && a->word[1] == b->word[1] &&
+	       a->word[2] == b->word[2] && a->word[3] == b->word[3];
+}
+
+static __always_inline bool is_loopback(const struct addr *a)
+{
+	if (is_ipv4(a))
+		return bpf_ntohl(a->word[3]) >> 24 == 127;
+	return !a->word[0] && !a->word[1] && !a->word[2] && a->word[3] == bpf_htonl(1);
+}
+
+static __always_inline bool is_unspecified(const struct addr *a)
+{
+	return !a->word[0] && !a->word[1] && !a->word[3] &&
+	       (!a->word[2] || a->word[2] == bpf_htonl(0xffff));
+}
+
+#endif /* MESH_H */

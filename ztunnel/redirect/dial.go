@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package redirect
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"os"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"github.com/culvert-mesh/culvert/ztunnel/netns"
+)
+
+// ErrNoOriginalDst says that a connection was not steered to the listener
+// that accepted it, or that its destination was lost. It must be refused.
+var ErrNoOriginalDst = errors.New("no original destination")
+
+// OriginalDst returns where the app wanted to go whose connection an outbound
+// listener accepted.
+func (d *Datapath) OriginalDst(conn *net.TCPConn) (netip.AddrPort, error) {
+	var state outboundSockState
+	err := withFd(conn, func(fd int) error { return d.outbound.Sockets.Lookup(int32(fd), &state) })
+	if errors.Is(err, ebpf.ErrKeyNotExist) || err == nil && state.Kind != outboundSockKindSOCK_ACCEPTED {
+		return netip.AddrPort{}, ErrNoOriginalDst
+	}
+	if err != nil {
+		return netip.AddrPort{}, fmt.Errorf("original destination of %v: %w", conn.RemoteAddr(), err)
+	}
+	return netip.AddrPortFrom(goAddr(state.Dst.Addr), wirePort(state.Dst.Port)), nil
+}
+
+// stamp marks a socket as ztunnel's own, by descriptor: there is no other way
+// past the programs.
+func (d *Datapath) stamp(fd int, kind outboundSockKind) error {
+	if err := d.outbound.Sockets.Put(int32(fd), outboundSockState{Kind: kind}); err != nil {
+		return fmt.Errorf("stamp socket: %w", err)
+	}
+	return nil
+}
+
+// DialOut returns how ztunnel connects to others from inside a pod's netns:
+// unsteered, and from the pod's own address where from is one.
+func (d *Datapath) DialOut(ns *netns.NS) func(ctx context.Context, from netip.Addr, to netip.AddrPort) (*net.TCPConn, error) {
+	return func(ctx context.Context, from netip.Addr, to netip.AddrPort) (*net.TCPConn, error) {
+		return ns.Dial(ctx, to, func(fd int) error {
+			if err := d.stamp(fd, outboundSockKindSOCK_ZTUNNEL); err != nil {
+				return err
+			}
+			if !from.IsValid() || from.Is4() != to.Addr().Is4() {
+				return nil
+			}
+			// The port is for connect() to choose: there may be more
+			// connections than ports, to several peers.
+			if err := unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1); err != nil {
+				return os.NewSyscallError("setsockopt(IP_BIND_ADDRESS_NO_PORT)", err)
+			}
+			return bind(fd, netip.AddrPortFrom(from, 0))
+		})
+	}
+}
+
+// innerPorts are the source ports of legs to the app: not those that clients
+// usually have, so that a leg seldom meets the client's own connection.
+var innerPorts = ports{1024, 32767}
+
+// DialInner returns how ztunnel connects to the app, under the address of the
+// client on whose behalf it does. The port is not the client's.
+//
+// What sends a leg back to its own sender is a missing entry in the map
+// inner: it is written before the connect, and a failed write ends the dial.
+func (d *Datapath) DialInner(ns *netns.NS) func(ctx context.Context, from, to netip.AddrPort) (*net.TCPConn, error) {
+	return func(ctx context.Context, from, to netip.AddrPort) (*net.TCPConn, error) {
+		if from.Addr().Is4() != to.Addr().Is4() {
+			return nil, fmt.Errorf("dial %v as %v: address families differ", to, from.Addr())
+		}
+		for try := 0; ; try++ {
+			conn, err := d.dialInner(ctx, ns, from.Addr(), to)
+			if err == nil || !isTaken(err) || try == 100 {
+				return conn, err
+			}
+		}
+	}
+}
+
+// isTaken says whether another port may do: EPERM is the program's answer to
+// a tuple that is in use by the client itself.
+func isTaken(err error) bool {
+	return errors.Is(err, unix.EADDRINUSE) || errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.EPERM)
+}
+
+func (d *Datapath) dialInner(ctx context.Context, ns *netns.NS, from netip.Addr, to netip.AddrPort) (*net.TCPConn, error) {
+	d.sweepLegs()
+	src := netip.AddrPortFrom(from, innerPorts.low+uint16(rand.UintN(uint(innerPorts.high-innerPorts.low)+1)))
+	flow := wireFlow(ns.Cookie(), src, to)
+	if !d.legs.begin(flow) {
+		return nil, unix.EADDRINUSE
+	}
+	conn, err := ns.Dial(ctx, to, func(fd int) error { return d.prepareInner(fd, src, flow) })
+	if err != nil {
+		d.legs.abort(flow)
+		return nil, errors.Join(err, del(d.outbound.Inner, flow))
+	}
+	d.legs.finish(flow)
+	return conn, nil
+}
+
+func (d *Datapath) prepareInner(fd int, src netip.AddrPort, flow outboundFlow) error {
+	if err := d.stamp(fd, outboundSockKindSOCK_INNER); err != nil {
+		return err
+	}
+	if err := pose(fd, src); err != nil {
+		return err
+	}
+	if err := d.outbound.Inner.Put(flow, monotonic()); err != nil {
+		return fmt.Errorf("announce leg from %v: %w", src, err)
+	}
+	return nil
+}
+
+// pose binds a socket to an address that is another's, and marks it so that
+// the answers come back: see Route.
+func pose(fd int, src netip.AddrPort) error {
+	level, option := unix.SOL_IP, unix.IP_TRANSPARENT
+	if src.Addr().Is6() {
+		level, option = unix.SOL_IPV6, unix.IPV6_TRANSPARENT
+	}
+	if err := unix.SetsockoptInt(fd, level, option, 1); err != nil {
+		return os.NewSyscallError("setsockopt(IP_TRANSPARENT)", err)
+	}
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, innerMark); err != nil {
+		return os.NewSyscallError("setsockopt(SO_MARK)", err)
+	}
+	// One port serves several legs, if they go to different ports of the pod.
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
+		return os.NewSyscallError("setsockopt(SO_REUSEADDR)", err)
+	}
+	return bind(fd, src)
+}
+
+func bind(fd int, at netip.AddrPort) error {
+	var sa unix.Sockaddr = &unix.SockaddrInet6{Port: int(at.Port()), Addr: at.Addr().As16()}
+	if at.Addr().Is4() {
+		sa = &unix.SockaddrInet4{Port: int(at.Port()), Addr: at.Addr().As4()}
+	}
+	return os.NewSyscallError("bind", unix.Bind(fd, sa))
+}
+
+// monotonic returns what bpf_ktime_get_ns() does.
+func monotonic() uint64 {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+		return 0 // the programs take it for too old, and refuse
+	}
+	return uint64(now.Nano())
+}

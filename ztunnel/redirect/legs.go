@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package redirect
+
+import (
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/culvert-mesh/culvert/ztunnel/netns"
+)
+
+// legLinger is how long the kernel may take to complete a handshake on its
+// own side after connect() returned, before the leg's entry goes. Normally
+// sockops has deleted it by then; it does not if the app left the cgroup.
+const legLinger = time.Second
+
+// legs are the legs to apps that are being opened, or were a moment ago.
+type legs struct {
+	mu   sync.Mutex
+	open map[outboundFlow]struct{}
+	done []doneLeg // oldest first
+}
+
+type doneLeg struct {
+	flow outboundFlow
+	at   time.Time
+}
+
+// begin reserves a flow; false if another dial has it.
+func (l *legs) begin(flow outboundFlow) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if _, taken := l.open[flow]; taken {
+		return false
+	}
+	if l.open == nil {
+		l.open = make(map[outboundFlow]struct{})
+	}
+	l.open[flow] = struct{}{}
+	return true
+}
+
+func (l *legs) abort(flow outboundFlow) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.open, flow)
+}
+
+func (l *legs) finish(flow outboundFlow) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.done = append(l.done, doneLeg{flow, time.Now()})
+}
+
+// expired takes the legs that were opened long enough ago.
+func (l *legs) expired() []doneLeg {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := 0
+	for n < len(l.done) && time.Since(l.done[n].at) > legLinger {
+		delete(l.open, l.done[n].flow)
+		n++
+	}
+	old := l.done[:n:n]
+	l.done = l.done[n:]
+	return old
+}
+
+func (l *legs) has(flow outboundFlow) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	_, ok := l.open[flow]
+	return ok
+}
+
+func (d *Datapath) sweepLegs() {
+	for _, leg := range d.legs.expired() {
+		// What is left of it expires in the kernel, too.
+		_ = del(d.outbound.Inner, leg.flow)
+	}
+}
+
+// IsInner says whether a connection that an inbound listener accepted is one
+// of ztunnel's own legs to the app. It must be refused, or ztunnel would talk
+// to itself.
+func (d *Datapath) IsInner(cookie netns.Cookie, src, dst netip.AddrPort) bool {
+	flow := wireFlow(cookie, src, dst)
+	var since uint64
+	return d.legs.has(flow) || d.outbound.Inner.Lookup(flow, &since) == nil
+}

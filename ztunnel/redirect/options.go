@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package redirect
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/culvert-mesh/culvert/ztunnel/netns"
+)
+
+// Options say where the programs are attached and what they leave alone.
+type Options struct {
+	// BPFFS is a directory on a bpffs for the pins of this instance. It is
+	// created, for root only. Two instances on one kernel need two; required.
+	BPFFS string
+	// Cgroup is the cgroup2 directory above kubelet, ztunnel and the pods:
+	// only sockets made below it are seen; required.
+	Cgroup string
+	// KubeletCgroup is kubelet's cgroup2 directory. Connections to a pod's
+	// probe ports from below it reach the pod; default: no probe is exempt.
+	KubeletCgroup string
+	// HostNetns is the node's netns, where kubelet runs; required with
+	// KubeletCgroup.
+	HostNetns netns.Cookie
+	// ExcludeCIDRs are destinations that pods reach without ztunnel; default none.
+	ExcludeCIDRs []netip.Prefix
+	// ExcludePorts are destination ports likewise; default none.
+	ExcludePorts []uint16
+}
+
+func (o *Options) validate() error {
+	var problems []error
+	if o.BPFFS == "" {
+		problems = append(problems, errors.New("BPFFS is required"))
+	} else if err := onBPFFS(o.BPFFS); err != nil {
+		problems = append(problems, err)
+	}
+	if o.Cgroup == "" {
+		problems = append(problems, errors.New("Cgroup is required"))
+	} else if err := onFilesystem(o.Cgroup, unix.CGROUP2_SUPER_MAGIC, "cgroup2"); err != nil {
+		problems = append(problems, err)
+	}
+	for _, p := range o.ExcludeCIDRs {
+		if !p.IsValid() {
+			problems = append(problems, fmt.Errorf("ExcludeCIDRs: invalid prefix %v", p))
+		}
+	}
+	if _, err := o.kubelet(); err != nil {
+		problems = append(problems, err)
+	}
+	return errors.Join(problems...)
+}
+
+// onBPFFS asks the nearest directory that exists, as ours is yet to be made.
+func onBPFFS(dir string) error {
+	for {
+		_, err := os.Stat(dir)
+		if err == nil {
+			break
+		}
+		parent := filepath.Dir(dir)
+		if parent == dir {
+			return err
+		}
+		dir = parent
+	}
+	return onFilesystem(dir, unix.BPF_FS_MAGIC, "bpf")
+}
+
+func onFilesystem(dir string, magic int64, name string) error {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return fmt.Errorf("statfs %s: %w", dir, err)
+	}
+	if int64(st.Type) != magic {
+		return fmt.Errorf("%s is not on a %s file system: mount -t %[2]s %[2]s %[1]s", dir, name)
+	}
+	return nil
+}
+
+// kubelet returns the id of kubelet's cgroup, which is its inode number.
+func (o *Options) kubelet() (uint64, error) {
+	if o.KubeletCgroup == "" {
+		return 0, nil
+	}
+	if o.HostNetns == 0 {
+		return 0, errors.New("KubeletCgroup without HostNetns: kubelet's connections come from the node's netns")
+	}
+	if err := onFilesystem(o.KubeletCgroup, unix.CGROUP2_SUPER_MAGIC, "cgroup2"); err != nil {
+		return 0, fmt.Errorf("KubeletCgroup: %w", err)
+	}
+	above, err := isBelow(o.Cgroup, o.KubeletCgroup)
+	if err != nil {
+		return 0, err
+	}
+	if above {
+		return 0, fmt.Errorf("KubeletCgroup %s holds all of Cgroup %s: every process of the node would pass for kubelet; give kubelet a cgroup of its own",
+			o.KubeletCgroup, o.Cgroup)
+	}
+	seen, err := isBelow(o.KubeletCgroup, o.Cgroup)
+	if err != nil {
+		return 0, err
+	}
+	if !seen {
+		return 0, fmt.Errorf("KubeletCgroup %s is not below Cgroup %s: its connections would not be seen", o.KubeletCgroup, o.Cgroup)
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(o.KubeletCgroup, &st); err != nil {
+		return 0, fmt.Errorf("stat %s: %w", o.KubeletCgroup, err)
+	}
+	return st.Ino, nil
+}
+
+// isBelow says whether dir is top or below it, by identity: paths may lead
+// through other mounts of the same hierarchy.
+func isBelow(dir, top string) (bool, error) {
+	var want unix.Stat_t
+	if err := unix.Stat(top, &want); err != nil {
+		return false, fmt.Errorf("stat %s: %w", top, err)
+	}
+	for {
+		var st, parent unix.Stat_t
+		if err := unix.Stat(dir, &st); err != nil {
+			return false, fmt.Errorf("stat %s: %w", dir, err)
+		}
+		if st.Ino == want.Ino && st.Dev == want.Dev {
+			return true, nil
+		}
+		up := dir + "/.."
+		if err := unix.Stat(up, &parent); err != nil {
+			return false, fmt.Errorf("stat %s: %w", up, err)
+		}
+		if parent.Dev != st.Dev || parent.Ino == st.Ino {
+			return false, nil // out of the mount
+		}
+		dir = up
+	}
+}

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package redirect steers the connections of enrolled pods to ztunnel. It is
+// the Go twin of bpf/: it loads and pins the programs, keeps their maps, and
+// opens the sockets that they must know.
+//
+// A pod is enrolled by Listen, Route, SteerInbound and SteerOutbound, in that
+// order, and left by the opposites in reverse. Each step may be repeated.
+// Whatever of it is missing, the kernel refuses; see bpf/README.md.
+package redirect
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+
+	"github.com/culvert-mesh/culvert/ztunnel/netns"
+)
+
+//go:generate go tool bpf2go -cc clang-19 -strip llvm-strip-19 -cflags "-O2 -g -Wall -Werror -mcpu=v3 -I../../bpf/include" -type counter -type listener_kind -type sock_kind outbound ../../bpf/outbound.bpf.c
+//go:generate go tool bpf2go -cc clang-19 -strip llvm-strip-19 -cflags "-O2 -g -Wall -Werror -mcpu=v3 -I../../bpf/include" -no-global-types inbound ../../bpf/inbound.bpf.c
+
+// Datapath is the loaded programs and what they know. It outlives the process
+// in its pins: with ztunnel gone, enrolled pods are refused, not released.
+type Datapath struct {
+	opts     Options
+	pins     pins
+	outbound outboundObjects
+	inbound  inboundObjects
+	counters []string // names, by index
+
+	legs legs
+
+	mu      sync.Mutex
+	anchors []*anchor // the cgroup programs
+	pods    map[netns.Cookie]*pod
+}
+
+// Load loads the programs and attaches those of the cgroup. What an earlier
+// run left in opts.BPFFS is taken over: maps with their entries, and links,
+// whose programs are replaced in one step.
+func Load(opts Options) (*Datapath, error) {
+	if err := opts.validate(); err != nil {
+		return nil, fmt.Errorf("redirect options: %w", err)
+	}
+	if err := probe(); err != nil {
+		return nil, err
+	}
+	d := &Datapath{opts: opts, pins: newPins(opts.BPFFS), pods: make(map[netns.Cookie]*pod)}
+	for _, step := range []func() error{d.pins.make, d.load, d.exclude, d.attach, d.adopt} {
+		if err := step(); err != nil {
+			d.Close()
+			return nil, err
+		}
+	}
+	return d, nil
+}
+
+// load loads both objects. They share their maps through the pins.
+func (d *Datapath) load() error {
+	spec, err := loadOutbound()
+	if err != nil {
+		return fmt.Errorf("read outbound programs: %v", err)
+	}
+	if d.counters, err = enumerators(spec, "counter"); err != nil {
+		return err
+	}
+	kubelet, err := d.opts.kubelet()
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(
+		spec.Variables[outboundVarHostNetns].Set(uint64(d.opts.HostNetns)),
+		spec.Variables[outboundVarKubeletCgroup].Set(kubelet),
+	); err != nil {
+		return fmt.Errorf("configure outbound programs: %v", err)
+	}
+	opts := &ebpf.CollectionOptions{Maps: ebpf.MapOptions{PinPath: d.pins.dir}}
+	if err := spec.LoadAndAssign(&d.outbound, opts); err != nil {
+		return fmt.Errorf("load outbound programs: %w", explain(err))
+	}
+	if err := loadInboundObjects(&d.inbound, opts); err != nil {
+		return fmt.Errorf("load inbound program: %w", explain(err))
+	}
+	return nil
+}
+
+// explain adds the verifier's log: a program it rejects is the one report
+// that cannot be acted on without it.
+func explain(err error) error {
+	var verifier *ebpf.VerifierError
+	if errors.As(err, &verifier) {
+		return fmt.Errorf("%+v", verifier)
+	}
+	if errors.Is(err, ebpf.ErrMapIncompatible) {
+		return fmt.Errorf("%v: pinned by another version of Culvert: drain the node and remove the pins", err)
+	}
+	return err
+}
+
+func enumerators(spec *ebpf.CollectionSpec, name string) ([]string, error) {
+	var enum *btf.Enum
+	if err := spec.Types.TypeByName(name, &enum); err != nil {
+		return nil, fmt.Errorf("read enum %s: %v", name, err)
+	}
+	names := make([]string, len(enum.Values))
+	for _, v := range enum.Values {
+		names[v.Value] = strings.ToLower(v.Name)
+	}
+	return names, nil
+}
+
+// Stats returns the programs' counters: why sockets went where they went.
+func (d *Datapath) Stats() map[string]uint64 {
+	stats := make(map[string]uint64, len(d.counters))
+	for i, name := range d.counters[:len(d.counters)-1] { // the last counts the others
+		var perCPU []uint64
+		if err := d.outbound.Counters.Lookup(uint32(i), &perCPU); err != nil {
+			continue // only while closing
+		}
+		for _, n := range perCPU {
+			stats[name] += n
+		}
+	}
+	return stats
+}
+
+// Close lets go of the programs. Pins keep them attached: connections of
+// enrolled pods are refused until another Load and Listen.
+func (d *Datapath) Close() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, a := range d.anchors {
+		a.close()
+	}
+	for _, p := range d.pods {
+		p.anchor.close()
+	}
+	clear(d.pods)
+	return errors.Join(d.outbound.Close(), d.inbound.Close())
+}
+
+// Unpin detaches everything and removes the pins: all pods of this instance
+// are as if never enrolled. Close still has to be called.
+func (d *Datapath) Unpin() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, a := range slices.Concat(d.anchors, podAnchors(d.pods)) {
+		a.close()
+	}
+	d.anchors = nil
+	clear(d.pods)
+	return d.pins.remove()
+}
+
+func podAnchors(pods map[netns.Cookie]*pod) []*anchor {
+	var found []*anchor
+	for p := range maps.Values(pods) {
+		found = append(found, p.anchor)
+	}
+	return found
+}
+
+// Adopted says which pods the pins of an earlier run hold.
+func (p pins) adopted() ([]netns.Cookie, error) {
+	entries, err := os.ReadDir(p.pods)
+	if err != nil {
+		return nil, fmt.Errorf("list pins of pods: %w", err)
+	}
+	var found []netns.Cookie
+	for _, e := range entries {
+		if cookie, ok := parseCookie(e.Name()); ok {
+			found = append(found, cookie)
+		}
+	}
+	return found, nil
+}

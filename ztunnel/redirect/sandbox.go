@@ -1,0 +1,293 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package redirect
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+
+	"github.com/culvert-mesh/culvert/ztunnel/netns"
+)
+
+// Sandbox is what steering has to know of a pod.
+type Sandbox struct {
+	NS         *netns.NS    // open until the sandbox is left; required
+	Addrs      []netip.Addr // all of its addresses, the primary one of a family first; required
+	ProbePorts []uint16     // that kubelet may reach unsteered; default none
+	Listeners  Listeners    // as Listen returns them; required
+}
+
+func (s Sandbox) primary(is func(netip.Addr) bool) netip.Addr {
+	if i := slices.IndexFunc(s.Addrs, is); i >= 0 {
+		return s.Addrs[i]
+	}
+	return netip.Addr{}
+}
+
+// pod is a sandbox and how far it is enrolled.
+type pod struct {
+	Sandbox
+	anchor            *anchor
+	inbound, outbound bool
+}
+
+// SteerInbound hands connections that arrive in the sandbox to its listeners.
+// Those that are open stay as they are. Done again, it takes new listeners,
+// addresses and probe ports.
+func (d *Datapath) SteerInbound(s Sandbox) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	p := d.podOf(s)
+	err := d.fillInbound(p.Sandbox)
+	if err == nil {
+		err = p.anchor.open(d.inbound.InboundLookup)
+	}
+	if err != nil {
+		return fmt.Errorf("steer inbound of netns %d: %w", s.NS.Cookie(), errors.Join(err, d.unsteerInbound(s.NS.Cookie())))
+	}
+	p.inbound = true
+	return nil
+}
+
+// UnsteerInbound lets arriving connections reach the pod's own listeners
+// again. A pod that is not steered is no error.
+func (d *Datapath) UnsteerInbound(cookie netns.Cookie) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err := d.unsteerInbound(cookie); err != nil {
+		return fmt.Errorf("unsteer inbound of netns %d: %w", cookie, err)
+	}
+	return nil
+}
+
+// SteerOutbound captures the connections that the sandbox opens from now on.
+func (d *Datapath) SteerOutbound(s Sandbox) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	p := d.podOf(s)
+	if err := d.fillOutbound(p.Sandbox); err != nil {
+		return fmt.Errorf("steer outbound of netns %d: %w", s.NS.Cookie(), errors.Join(err, d.unsteerOutbound(s.NS.Cookie())))
+	}
+	p.outbound = true
+	return nil
+}
+
+// UnsteerOutbound lets the sandbox open its connections itself again.
+func (d *Datapath) UnsteerOutbound(cookie netns.Cookie) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err := d.unsteerOutbound(cookie); err != nil {
+		return fmt.Errorf("unsteer outbound of netns %d: %w", cookie, err)
+	}
+	return nil
+}
+
+// UpdateProbePorts replaces the ports that kubelet may reach unsteered.
+func (d *Datapath) UpdateProbePorts(cookie netns.Cookie, ports []uint16) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	p, ok := d.pods[cookie]
+	if !ok || !p.inbound {
+		return fmt.Errorf("probe ports of netns %d: not steered", cookie)
+	}
+	p.ProbePorts = slices.Clone(ports)
+	if err := d.fillProbePorts(p.Sandbox); err != nil {
+		return fmt.Errorf("probe ports of netns %d: %w", cookie, err)
+	}
+	return nil
+}
+
+// podOf requires that d.mu is held.
+func (d *Datapath) podOf(s Sandbox) *pod {
+	cookie := s.NS.Cookie()
+	p, ok := d.pods[cookie]
+	if !ok {
+		p = &pod{anchor: &anchor{name: fmt.Sprintf("sk_lookup of netns %d", cookie), pin: d.pins.pod(cookie)}}
+		d.pods[cookie] = p
+	}
+	p.Sandbox = s
+	p.anchor.attach = func() (l link.Link, err error) {
+		err = s.NS.Fd(func(fd int) error {
+			l, err = link.AttachNetNs(fd, d.inbound.InboundLookup)
+			return err
+		})
+		return l, err
+	}
+	p.anchor.attached = func(i *link.Info) bool {
+		ns := i.NetNs()
+		return ns != nil && uint64(ns.NetnsInode) == s.NS.Inode()
+	}
+	return p
+}
+
+func (d *Datapath) fillInbound(s Sandbox) error {
+	cookie := uint64(s.NS.Cookie())
+	for kind, ln := range s.Listeners.inbound() {
+		key := outboundListenerKey{Netns: cookie, Kind: kind}
+		if ln == nil {
+			if err := del(d.outbound.Listeners, key); err != nil {
+				return fmt.Errorf("remove listener: %w", err)
+			}
+			continue
+		}
+		err := withFd(ln, func(fd int) error { return d.outbound.Listeners.Put(key, uint64(fd)) })
+		if err != nil {
+			return fmt.Errorf("add listener %v: %w", ln.Addr(), err)
+		}
+	}
+	for _, addr := range s.Addrs {
+		// Over an earlier pod's, if need be: the address is ours now.
+		if err := d.outbound.PodIps.Put(wireAddr(addr), cookie); err != nil {
+			return fmt.Errorf("add address %v: %w", addr, err)
+		}
+	}
+	return d.fillProbePorts(s)
+}
+
+func (d *Datapath) fillProbePorts(s Sandbox) error {
+	cookie := uint64(s.NS.Cookie())
+	want := make(map[outboundPodPort]bool)
+	for _, port := range s.ProbePorts {
+		want[outboundPodPort{Netns: cookie, Port: wirePort(port)}] = true
+	}
+	for key := range want {
+		if err := d.outbound.ProbePorts.Put(key, uint8(1)); err != nil {
+			return fmt.Errorf("add probe port %d: %w", wirePort(key.Port), err)
+		}
+	}
+	return sweep(d.outbound.ProbePorts, func(key outboundPodPort, _ *uint8) bool {
+		return key.Netns == cookie && !want[key]
+	})
+}
+
+func (d *Datapath) fillOutbound(s Sandbox) error {
+	cookie := uint64(s.NS.Cookie())
+	for _, addr := range s.Addrs {
+		key := outboundPodAddr{Netns: cookie, Addr: wireAddr(addr)}
+		if err := d.outbound.OwnIps.Put(key, uint8(1)); err != nil {
+			return fmt.Errorf("add own address %v: %w", addr, err)
+		}
+	}
+	if err := d.outbound.Pods.Put(cookie, s.entry()); err != nil {
+		return fmt.Errorf("add pod: %w", err)
+	}
+	return nil
+}
+
+// entry points at the outbound listeners, which listen on the primary
+// addresses. A family without one is refused.
+func (s Sandbox) entry() (e outboundPod) {
+	if ln := s.Listeners.Outbound4; ln != nil {
+		at := ln.Addr().(*net.TCPAddr).AddrPort()
+		e.Addr4, e.Port4 = wireAddr(s.primary(netip.Addr.Is4)), wirePort(at.Port())
+	}
+	if ln := s.Listeners.Outbound6; ln != nil {
+		at := ln.Addr().(*net.TCPAddr).AddrPort()
+		e.Addr6, e.Port6 = wireAddr(s.primary(netip.Addr.Is6)), wirePort(at.Port())
+	}
+	return e
+}
+
+// unsteerInbound takes the program away first: what it does not find, it
+// refuses.
+func (d *Datapath) unsteerInbound(cookie netns.Cookie) error {
+	a := &anchor{name: fmt.Sprintf("sk_lookup of netns %d", cookie), pin: d.pins.pod(cookie)}
+	if p, ok := d.pods[cookie]; ok {
+		a, p.inbound = p.anchor, false
+		d.drop(cookie)
+	}
+	return errors.Join(a.remove(), d.forgetInbound(func(c netns.Cookie) bool { return c == cookie }))
+}
+
+func (d *Datapath) unsteerOutbound(cookie netns.Cookie) error {
+	if p, ok := d.pods[cookie]; ok {
+		p.outbound = false
+		d.drop(cookie)
+	}
+	return d.forgetOutbound(func(c netns.Cookie) bool { return c == cookie })
+}
+
+// drop forgets a pod of which nothing is steered any more.
+func (d *Datapath) drop(cookie netns.Cookie) {
+	if p := d.pods[cookie]; !p.inbound && !p.outbound {
+		delete(d.pods, cookie)
+	}
+}
+
+// forgetInbound removes the entries of the netns that gone names, and of no
+// others: an address may have passed to another pod already.
+func (d *Datapath) forgetInbound(gone func(netns.Cookie) bool) error {
+	return errors.Join(
+		sweep(d.outbound.PodIps, func(_ outboundAddr, owner *uint64) bool { return gone(netns.Cookie(*owner)) }),
+		sweep(d.outbound.ProbePorts, func(key outboundPodPort, _ *uint8) bool { return gone(netns.Cookie(key.Netns)) }),
+		sweep(d.outbound.Listeners, func(key outboundListenerKey, _ *uint64) bool { return gone(netns.Cookie(key.Netns)) }),
+		sweep(d.outbound.Inner, func(key outboundFlow, _ *uint64) bool { return gone(netns.Cookie(key.Netns)) }),
+	)
+}
+
+func (d *Datapath) forgetOutbound(gone func(netns.Cookie) bool) error {
+	return errors.Join(
+		sweep(d.outbound.Pods, func(cookie uint64, _ *outboundPod) bool { return gone(netns.Cookie(cookie)) }),
+		sweep(d.outbound.OwnIps, func(key outboundPodAddr, _ *uint8) bool { return gone(netns.Cookie(key.Netns)) }),
+	)
+}
+
+// Reconcile removes what earlier runs left of pods that are neither live nor
+// steered by this one.
+func (d *Datapath) Reconcile(live []netns.Cookie) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	gone := func(c netns.Cookie) bool {
+		_, ours := d.pods[c]
+		return !ours && !slices.Contains(live, c)
+	}
+	pinned, err := d.pins.adopted()
+	if err != nil {
+		return err
+	}
+	problems := []error{d.forgetOutbound(gone)}
+	for _, cookie := range pinned {
+		if gone(cookie) {
+			a := &anchor{name: fmt.Sprintf("sk_lookup of netns %d", cookie), pin: d.pins.pod(cookie)}
+			problems = append(problems, a.remove())
+		}
+	}
+	return errors.Join(append(problems, d.forgetInbound(gone))...)
+}
+
+// del deletes a key that may be absent.
+func del(m *ebpf.Map, key any) error {
+	if err := m.Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return err
+	}
+	return nil
+}
+
+// sweep deletes the entries that match. Keys are collected first: a hash map
+// that shrinks under an iterator starts it over.
+func sweep[K comparable, V any](m *ebpf.Map, match func(K, *V) bool) error {
+	var key K
+	var value V
+	var found []K
+	entries := m.Iterate()
+	for entries.Next(&key, &value) {
+		if match(key, &value) {
+			found = append(found, key)
+		}
+	}
+	if err := entries.Err(); err != nil && !errors.Is(err, ebpf.ErrIterationAborted) {
+		return fmt.Errorf("walk %v: %w", m, err)
+	}
+	for _, key := range found {
+		if err := del(m, key); err != nil {
+			return fmt.Errorf("delete from %v: %w", m, err)
+		}
+	}
+	return nil
+}

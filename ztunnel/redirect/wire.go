@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package redirect
+
+import (
+	"encoding/binary"
+	"net/netip"
+
+	"github.com/culvert-mesh/culvert/ztunnel/netns"
+)
+
+// wireAddr returns addr as the programs know it: 16 bytes in network order,
+// IPv4 as ::ffff:a.b.c.d.
+func wireAddr(addr netip.Addr) (w outboundAddr) {
+	b := addr.As16()
+	for i := range w.Word {
+		w.Word[i] = binary.NativeEndian.Uint32(b[4*i:])
+	}
+	return w
+}
+
+func goAddr(w outboundAddr) netip.Addr {
+	var b [16]byte
+	for i, word := range w.Word {
+		binary.NativeEndian.PutUint32(b[4*i:], word)
+	}
+	return netip.AddrFrom16(b).Unmap()
+}
+
+// wirePort returns port in network order, and the other way round.
+func wirePort(port uint16) uint16 {
+	var b [2]byte
+	binary.BigEndian.PutUint16(b[:], port)
+	return binary.NativeEndian.Uint16(b[:])
+}
+
+func wireFlow(cookie netns.Cookie, src, dst netip.AddrPort) outboundFlow {
+	return outboundFlow{
+		Netns: uint64(cookie),
+		Src:   wireAddr(src.Addr()),
+		Dst:   wireAddr(dst.Addr()),
+		Sport: wirePort(src.Port()),
+		Dport: wirePort(dst.Port()),
+	}
+}
+
+// wireCIDR returns the key of a prefix of either family in a trie of 128 bits.
+func wireCIDR(p netip.Prefix) outboundCidr {
+	p = p.Masked()
+	bits := p.Bits()
+	if p.Addr().Is4() {
+		bits += 96
+	}
+	return outboundCidr{Prefixlen: uint32(bits), Addr: wireAddr(p.Addr())}
+}
