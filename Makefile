@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+
+# Building needs Go only: generated Go and BPF objects are committed.
+
+MODULE  := github.com/culvert-mesh/culvert
+PLUGINS := $(addprefix github.com/containernetworking/plugins/plugins/,\
+	main/ptp main/bridge main/loopback ipam/host-local)
+
+FUZZTIME  ?= 30s
+BENCHTIME ?= 1s
+
+# go build stamps the commit, and fails where git does not trust the checkout.
+ifeq ($(shell git rev-parse HEAD 2>/dev/null),)
+export GOFLAGS += -buildvcs=false
+endif
+
+.PHONY: build
+build: ## build the programs and the reference CNI plugins into bin/ (default)
+	CGO_ENABLED=0 go build -o bin/ ./cmd/...
+	CGO_ENABLED=0 go build -o bin/cni/ $(PLUGINS)
+
+.PHONY: demo
+demo: build ## show two nodes and their pods getting mutual TLS (root; KEEP=1 leaves it running)
+	CGO_ENABLED=0 go build -o bin/demo ./test/demo
+	@bin/demo
+
+# The stories of test/e2e measure milliseconds: nothing else runs beside them.
+.PHONY: test
+test: build ## run every test and count them; as root, those with namespaces and BPF too
+	@{ go test -json -count=1 -timeout=10m $$(go list ./... | grep -v '^$(MODULE)/test/e2e'); \
+	   go test -json -count=1 -timeout=20m -p=1 ./test/e2e/...; } | go run ./test/count -skips=test/skips.txt
+
+.PHONY: race
+race: ## run the tests under the race detector, but for the slow ones
+	go test -race -short -timeout=10m $$(go list ./... | grep -v '^$(MODULE)/test/e2e')
+
+.PHONY: lint
+lint: ## gofmt, vet, staticcheck, the import table, shell syntax
+	@test -z "$$(gofmt -l . | tee /dev/stderr)" || { echo "lint: run gofmt -w on these files" >&2; exit 1; }
+	go vet ./...
+	go tool staticcheck ./...
+	go test -count=1 ./test/arch
+	@git ls-files -z '*.sh' .ci/run | xargs -0 -n1 bash -n
+
+.PHONY: generate
+generate: ## regenerate BPF objects (clang-19, libbpf-dev) and protobuf (protoc)
+	go generate ./...
+
+# Go fuzzes one target per run; two runs at a time, one worker each.
+.PHONY: fuzz
+fuzz: ## run each fuzz target for FUZZTIME (30s)
+	@grep -rHo --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' . | sed 's|/[^/]*_test.go:func | |' | sort | \
+	xargs -P 2 -L 1 bash -c 'out=$$(go test -run="^$$" -fuzz="^$$1\$$" -fuzztime=$(FUZZTIME) -parallel=1 "$$0" 2>&1) && \
+		echo "ok   $$0 $$1: $$(grep -o "execs: [0-9]*" <<<"$$out" | tail -n1)" || \
+		{ printf "FAIL %s %s\n%s\n" "$$0" "$$1" "$$out"; exit 1; }'
+
+.PHONY: bench
+bench: ## run the benchmarks for BENCHTIME (1s) each
+	go test -run='^$$' -bench=. -benchtime=$(BENCHTIME) -timeout=20m -p=1 \
+		$$(grep -rl --include='*_test.go' '^func Benchmark' . | xargs -n1 dirname | sort -u)
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf bin
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
