@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	module  = "github.com/culvert-mesh/culvert"
+	plugins = "github.com/containernetworking/plugins/plugins/"
+)
+
+// build brings <repo>/bin up to date and returns it: the lab's app, the
+// reference CNI plugins in bin/cni and, for a mesh, the programs under cmd.
+// go build does nothing for what is current.
+func build(ctx context.Context, mesh bool) (string, error) {
+	repo, err := repository()
+	if err != nil {
+		return "", err
+	}
+	bin := filepath.Join(repo, "bin")
+	cni := filepath.Join(bin, "cni")
+	if err := os.MkdirAll(cni, 0o755); err != nil {
+		return "", err
+	}
+	lock, err := os.Open(bin)
+	if err != nil {
+		return "", err
+	}
+	defer lock.Close()
+	// Two test binaries would otherwise write the same files.
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		return "", fmt.Errorf("lock %s: %w", bin, err)
+	}
+	own := []string{"./test/lab/app"}
+	if mesh {
+		own = append(own, "./cmd/...")
+	}
+	return bin, errors.Join(
+		goBuild(ctx, repo, bin, own...),
+		goBuild(ctx, repo, cni,
+			plugins+"main/loopback", plugins+"main/ptp", plugins+"main/bridge", plugins+"ipam/host-local"),
+	)
+}
+
+func goBuild(ctx context.Context, repo, dir string, packages ...string) error {
+	cmd := exec.CommandContext(ctx, "go", append([]string{"build", "-o", dir + "/"}, packages...)...)
+	cmd.Dir = repo
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("go build %s: %w: %s", strings.Join(packages, " "), err, out)
+	}
+	return nil
+}
+
+// repository is the root of this repository: above the working directory, as
+// in go test and go run, or else above this file.
+func repository() (string, error) {
+	_, file, _, _ := runtime.Caller(0)
+	wd, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for _, dir := range []string{wd, filepath.Dir(file)} {
+		for ; dir != "/" && dir != "."; dir = filepath.Dir(dir) {
+			mod, err := os.ReadFile(filepath.Join(dir, "go.mod"))
+			if err == nil && strings.HasPrefix(string(mod), "module "+module+"\n") {
+				return dir, nil
+			}
+		}
+	}
+	return "", errors.New("the lab builds what it runs: start it within the repository")
+}

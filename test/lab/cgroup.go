@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lab
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// cgroup2 finds the cgroup2 mount; on hybrid hosts it is /sys/fs/cgroup/unified.
+func cgroup2() (string, error) {
+	f, err := os.Open("/proc/self/mountinfo")
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		before, after, ok := strings.Cut(lines.Text(), " - ")
+		fields := strings.Fields(before)
+		if ok && len(fields) > 4 && strings.HasPrefix(after, "cgroup2 ") {
+			return fields[4], nil
+		}
+	}
+	return "", errors.New("no cgroup2 is mounted")
+}
+
+// removeCgroup kills what runs in the cgroup and below, and removes them.
+func removeCgroup(ctx context.Context, dir string) error {
+	kill := filepath.Join(dir, "cgroup.kill")
+	if err := os.WriteFile(kill, []byte("1"), 0); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return fmt.Errorf("kill the processes of cgroup %s: %w", dir, err)
+	}
+	if err := awaitEmpty(ctx, dir); err != nil {
+		return err
+	}
+	var dirs []string
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() {
+			dirs = append(dirs, path)
+		}
+		return err
+	})
+	for i := len(dirs) - 1; i >= 0; i-- { // children come after their parents
+		if rerr := os.Remove(dirs[i]); !errors.Is(rerr, fs.ErrNotExist) {
+			err = errors.Join(err, rerr)
+		}
+	}
+	return err
+}
+
+// awaitEmpty waits until the killed processes are gone; SIGKILL does not wait.
+func awaitEmpty(ctx context.Context, dir string) error {
+	return until(ctx, func() (bool, error) {
+		events, err := os.ReadFile(filepath.Join(dir, "cgroup.events"))
+		if err != nil {
+			return false, err
+		}
+		return bytes.Contains(events, []byte("populated 0")), nil
+	})
+}
+
+// until asks done again and again until it says yes, fails, or ctx is done.
+func until(ctx context.Context, done func() (bool, error)) error {
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if ok, err := done(); ok || err != nil {
+			return err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}

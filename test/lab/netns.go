@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// namespace is a network namespace with a name, as ip-netns(8) makes them.
+type namespace struct {
+	path string
+	fd   *os.File
+	nl   *netlink.Handle
+}
+
+// thread is the one OS thread that enters namespaces. Processes start from it,
+// so that PDEATHSIG, which goes by thread, means the death of this process.
+type thread struct {
+	work chan func()
+	quit chan struct{}
+	home *os.File // the netns it belongs to
+}
+
+func startThread() (*thread, error) {
+	t := &thread{work: make(chan func()), quit: make(chan struct{})}
+	ready := make(chan error)
+	go t.run(ready)
+	return t, <-ready
+}
+
+func (t *thread) run(ready chan<- error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var err error
+	t.home, err = os.Open("/proc/thread-self/ns/net")
+	ready <- err
+	if err != nil {
+		return
+	}
+	defer t.home.Close()
+	for {
+		select {
+		case f := <-t.work:
+			f()
+		case <-t.quit:
+			return
+		}
+	}
+}
+
+// in runs f on the thread, inside ns. f must be short: all wait for it.
+func (t *thread) in(ns *os.File, f func() error) error {
+	done := make(chan error, 1)
+	work := func() {
+		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+			done <- fmt.Errorf("enter netns %s: %w", ns.Name(), err)
+			return
+		}
+		err := f()
+		if herr := unix.Setns(int(t.home.Fd()), unix.CLONE_NEWNET); herr != nil {
+			panic("lab: the thread cannot return to its netns: " + herr.Error())
+		}
+		done <- err
+	}
+	select {
+	case t.work <- work:
+		return <-done
+	case <-t.quit:
+		return errors.New("the lab is closed")
+	}
+}
+
+// newNamespace makes a netns with lo up, without DAD.
+func (l *Lab) newNamespace(name string) (*namespace, error) {
+	if err := os.MkdirAll(netnsDir, 0o755); err != nil {
+		return nil, err
+	}
+	ns := &namespace{path: filepath.Join(netnsDir, l.run.netnsName(name))}
+	f, err := os.OpenFile(ns.path, os.O_RDONLY|os.O_CREATE|os.O_EXCL, 0o444)
+	if err != nil {
+		return nil, fmt.Errorf("make netns %s: %w", name, err)
+	}
+	f.Close()
+	// in returns to the home netns, so that the new one is not lost on a thread.
+	err = l.thread.in(l.thread.home, func() error {
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return err
+		}
+		return unix.Mount("/proc/thread-self/ns/net", ns.path, "", unix.MS_BIND, "")
+	})
+	if err == nil {
+		err = ns.open()
+	}
+	if err == nil {
+		err = l.prepareNamespace(ns)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("make netns %s: %w", name, err), ns.remove())
+	}
+	l.spaces.Store(ns, true)
+	return ns, nil
+}
+
+// dropNamespace removes a netns before its lab ends.
+func (l *Lab) dropNamespace(ns *namespace) error {
+	l.spaces.Delete(ns)
+	return ns.remove()
+}
+
+func (ns *namespace) open() (err error) {
+	if ns.fd, err = os.Open(ns.path); err != nil {
+		return err
+	}
+	ns.nl, err = netlink.NewHandleAt(netns.NsHandle(ns.fd.Fd()))
+	return err
+}
+
+func (ns *namespace) close() {
+	if ns.nl != nil {
+		ns.nl.Close()
+	}
+	if ns.fd != nil {
+		ns.fd.Close()
+	}
+}
+
+func (ns *namespace) remove() error {
+	ns.close()
+	err := unix.Unmount(ns.path, unix.MNT_DETACH)
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
+		err = nil
+	}
+	if rerr := os.Remove(ns.path); !errors.Is(rerr, os.ErrNotExist) {
+		err = errors.Join(err, rerr)
+	}
+	return err
+}
+
+// sysctls of every netns of a lab, and of those that forward. Without
+// accept_dad=0 an IPv6 address is not usable for a second.
+var sysctls = map[string]string{
+	"ipv6/conf/all/accept_dad":     "0",
+	"ipv6/conf/default/accept_dad": "0",
+}
+
+var forwarding = map[string]string{
+	"ipv4/ip_forward":          "1",
+	"ipv6/conf/all/forwarding": "1",
+}
+
+// sysctl sets what it names below net in ns.
+func (l *Lab) sysctl(ns *namespace, values map[string]string) error {
+	return l.thread.in(ns.fd, func() error {
+		for name, value := range values {
+			if err := os.WriteFile("/proc/sys/net/"+name, []byte(value), 0); err != nil {
+				return fmt.Errorf("sysctl net.%s=%s: %w", strings.ReplaceAll(name, "/", "."), value, err)
+			}
+		}
+		return nil
+	})
+}
+
+// congestion sets cubic: bbr, which hosts may have as the default, measures its
+// own pacing timers on a veth. Where init's tcp_allowed_congestion_control
+// withholds cubic from other netns it is reno, which never is.
+func (l *Lab) congestion(ns *namespace) error {
+	for _, name := range []string{"cubic", "reno"} {
+		err := l.sysctl(ns, map[string]string{"ipv4/tcp_congestion_control": name})
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.ENOENT) {
+			return err
+		}
+	}
+	return errors.New("neither cubic nor reno is available")
+}
+
+func (l *Lab) prepareNamespace(ns *namespace) error {
+	if err := l.sysctl(ns, sysctls); err != nil {
+		return err
+	}
+	if err := l.congestion(ns); err != nil {
+		return err
+	}
+	lo, err := ns.nl.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	return ns.nl.LinkSetUp(lo)
+}
+
+// address gives device an address of a subnet.
+func (ns *namespace) address(device string, addr netip.Prefix) error {
+	link, err := ns.nl.LinkByName(device)
+	if err != nil {
+		return err
+	}
+	a := &netlink.Addr{IPNet: ipNet(addr)}
+	if addr.Addr().Is6() {
+		a.Flags = unix.IFA_F_NODAD
+	}
+	if err := ns.nl.AddrAdd(link, a); err != nil {
+		return fmt.Errorf("add address %v to %s: %w", addr, device, err)
+	}
+	return nil
+}
+
+func (ns *namespace) route(to netip.Prefix, via netip.Addr) error {
+	r := &netlink.Route{Dst: ipNet(to), Gw: via.AsSlice()}
+	if err := ns.nl.RouteReplace(r); err != nil {
+		return fmt.Errorf("route %v via %v: %w", to, via, err)
+	}
+	return nil
+}
+
+func ipNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
+
+// dial connects from ns, for the test's own questions to ztunnel and the CA:
+// the calling process is in no cgroup of the lab, so it is never steered.
+func (l *Lab) dial(ctx context.Context, ns *namespace, network, addr string) (conn net.Conn, err error) {
+	terr := l.thread.in(ns.fd, func() error {
+		// A literal address is dialled on the calling goroutine, which is the
+		// thread's; loopback answers at once.
+		conn, err = (&net.Dialer{}).DialContext(ctx, network, addr)
+		return nil
+	})
+	return conn, errors.Join(terr, err)
+}

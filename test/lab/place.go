@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+
+	"github.com/culvert-mesh/culvert/test/lab/agent"
+)
+
+// Place is where processes run: a netns and a cgroup, which is all that
+// steering asks about. Connections are opened by an agent in the place.
+type Place struct {
+	Netns  string // path
+	Cgroup string // directory
+
+	name string // of its logs
+	lab  *Lab
+	ns   *namespace
+
+	mu     sync.Mutex // guards what follows
+	client *agent.Client
+	proc   *Process
+}
+
+// newPlace makes the cgroup, named by elements below the run's, for ns.
+func (l *Lab) newPlace(name string, ns *namespace, cgroup ...string) (*Place, error) {
+	dir := filepath.Join(append([]string{l.run.cgroup}, cgroup...)...)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("make the cgroup of %s: %w", name, err)
+	}
+	return &Place{name: name, Netns: ns.path, Cgroup: dir, lab: l, ns: ns}, nil
+}
+
+// Agent is the place's agent, started by the first call, or anew if it died.
+func (p *Place) Agent() (*agent.Client, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.proc != nil && p.proc.Running() {
+		return p.client, nil
+	}
+	cmd := exec.Command(p.lab.program("app"), "agent")
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		return nil, err
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, errors.Join(err, in.Close())
+	}
+	proc, err := p.lab.startLogged(p, p.name+"-agent", cmd)
+	if err != nil {
+		return nil, errors.Join(err, in.Close(), out.Close())
+	}
+	p.proc, p.client = proc, agent.NewClient(out, in)
+	return p.client, nil
+}
+
+// Dial connects from the place.
+func (p *Place) Dial(ctx context.Context, network string, to netip.AddrPort) (*agent.Conn, error) {
+	a, err := p.Agent()
+	if err != nil {
+		return nil, err
+	}
+	return a.Dial(ctx, network, to)
+}
+
+// Serve starts a server on a port of the place, for IPv4 and IPv6 by one
+// socket: it sees IPv4 peers as v4-mapped.
+func (p *Place) Serve(ctx context.Context, kind agent.Kind, port uint16) (*agent.Listener, error) {
+	a, err := p.Agent()
+	if err != nil {
+		return nil, err
+	}
+	any6 := netip.AddrPortFrom(netip.IPv6Unspecified(), port)
+	return a.Serve(ctx, agent.Server{Socket: agent.Socket{Network: "tcp6", Bind: any6}, Kind: kind})
+}
+
+// Ping dials an echo server and has it echo the message.
+func (p *Place) Ping(ctx context.Context, network string, to netip.AddrPort, message string) error {
+	conn, err := p.Dial(ctx, network, to)
+	if err != nil {
+		return err
+	}
+	return errors.Join(conn.Ping(ctx, message), conn.Close())
+}
+
+// Start runs a program in the place until it ends or is stopped.
+func (p *Place) Start(name string, argv ...string) (*Process, error) {
+	return p.lab.startLogged(p, p.name+"-"+name, exec.Command(argv[0], argv[1:]...))
+}
+
+// Run runs a program in the place to its end, and returns what it printed.
+func (p *Place) Run(ctx context.Context, argv ...string) (string, error) {
+	return p.lab.runIn(ctx, p, argv)
+}
+
+// App is the path of the lab's app, whose commands are servers and clients.
+func (p *Place) App() string { return p.lab.program("app") }
+
+// remove ends what runs in the place. Its netns is its owner's.
+func (p *Place) remove(ctx context.Context) error {
+	return removeCgroup(ctx, p.Cgroup)
+}

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lab
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// ZtunnelOptions say what a node's ztunnel is like.
+type ZtunnelOptions struct {
+	TrustDomain string    // the lab's
+	Identity    *Identity // the CA to ask; the lab's
+	Args        []string  // further flags, after the lab's; none
+}
+
+// StartZtunnel starts the node's ztunnel and waits until it is ready. Without
+// options it starts as it did before.
+func (n *Node) StartZtunnel(ctx context.Context, opts ZtunnelOptions) error {
+	if opts.TrustDomain != "" || opts.Identity != nil || opts.Args != nil {
+		n.opts = opts
+	}
+	args, err := n.ztunnelArgs(n.opts)
+	if err != nil {
+		return err
+	}
+	if n.Ztunnel, err = n.ztunnel.Start("daemon", args...); err != nil {
+		return err
+	}
+	return n.AwaitReady(ctx)
+}
+
+// AwaitReady waits until ztunnel says that it is ready.
+func (n *Node) AwaitReady(ctx context.Context) error {
+	return n.ztunnel.awaitReady(ctx, n.Ztunnel, "http://127.0.0.1:15021/healthz/ready")
+}
+
+func (n *Node) ztunnelArgs(opts ZtunnelOptions) ([]string, error) {
+	l := n.lab
+	ca := opts.Identity
+	if ca == nil {
+		ca = l.Identity
+	}
+	domain := opts.TrustDomain
+	if domain == "" {
+		domain = l.opts.TrustDomain
+	}
+	token, root := filepath.Join(n.dir, "token"), filepath.Join(n.dir, "root.pem")
+	if err := l.project(n.Name, token); err != nil {
+		return nil, err
+	}
+	pem, err := os.ReadFile(ca.Root)
+	if err != nil {
+		return nil, fmt.Errorf("give %s the CA's root: %w", n.Name, err)
+	}
+	if err := writeAtomic(root, pem); err != nil {
+		return nil, err
+	}
+	args := []string{
+		l.program("ztunnel"),
+		"-node-name", n.Name,
+		"-trust-domain", domain,
+		"-mesh-cidrs", l.meshCIDRs(),
+		"-workloads", n.yaml,
+		"-ca-address", ca.Addr.String(),
+		"-ca-root", root,
+		"-ca-server-name", caName + "." + systemNamespace + ".svc",
+		"-token-file", token,
+		"-bpffs", n.BPFFS,
+		"-cgroup", n.Cgroup,
+		"-kubelet-cgroup", n.Kubelet.Cgroup,
+		"-host-netns", n.ns.path,
+		"-state-dir", n.State,
+		"-log-format", "json",
+	}
+	if l.opts.TTL > 0 {
+		args = append(args, "-ttl", l.opts.TTL.String())
+	}
+	return append(append(args, l.opts.ZtunnelArgs...), opts.Args...), nil
+}
+
+// meshCIDRs are all pods' and services' addresses. Nodes, CA and outside are
+// not in the mesh.
+func (l *Lab) meshCIDRs() string {
+	cidrs := []string{services4.String(), services6.String()}
+	for _, n := range l.Nodes {
+		cidrs = append(cidrs, n.PodCIDR4.String(), n.PodCIDR6.String())
+	}
+	return strings.Join(cidrs, ",")
+}
+
+// HTTPGet asks a server in the node's netns, as
+// "http://127.0.0.1:15000/config_dump" or "http://127.0.0.1:15020/metrics".
+func (n *Node) HTTPGet(ctx context.Context, url string) (status int, body string, err error) {
+	return n.ztunnel.httpGet(ctx, url)
+}
+
+// AdminGet asks ztunnel's root-only socket, as "/debug/pprof/goroutine?debug=1".
+func (n *Node) AdminGet(ctx context.Context, path string) (status int, body string, err error) {
+	return get(ctx, "http://ztunnel"+path, func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", filepath.Join(n.State, "admin.sock"))
+	})
+}
