@@ -40,7 +40,7 @@ lint: ## gofmt, vet, staticcheck, the import table, shell syntax
 	go vet ./...
 	go tool staticcheck ./...
 	go test -count=1 ./test/arch
-	@git ls-files -z '*.sh' .ci/run | xargs -0 -n1 bash -n
+	@find . -name '*.sh' -o -path './.ci/run' | xargs -n1 bash -n
 
 .PHONY: generate
 generate: ## regenerate BPF objects (clang-19, libbpf-dev) and protobuf (protoc)
