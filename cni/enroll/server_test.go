@@ -206,7 +206,7 @@ func asNobody(f func() error) error {
 	done := make(chan error)
 	go func() {
 		runtime.LockOSThread()
-		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, 65534, 65534, 65534); errno != 0 {
+		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, 65533, 65533, 65533); errno != 0 {
 			runtime.UnlockOSThread()
 			done <- errno
 			return
