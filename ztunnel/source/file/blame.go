@@ -11,8 +11,12 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 )
 
-// blameLimit bounds the search: beyond it an error has no path.
-const blameLimit = 5000
+// What bounds the search: after so many values an error has no path, and what
+// is nested deeper is taken as one value.
+const (
+	blameLimit = 5000
+	blameDepth = 30
+)
 
 // blame finds the value for which a text cannot be decoded, and where it
 // stands. Decoders name a Go type and a path without indices, or, for times and
@@ -24,9 +28,13 @@ func blame(text []byte, empty func() object) (path, value string) {
 		return "", ""
 	}
 	tries := 0
-	var walk func(node any, path string, alone func(any) any) (string, string)
-	walk = func(node any, path string, alone func(any) any) (string, string) {
-		switch node := node.(type) {
+	var walk func(node any, path string, depth int, alone func(any) any) (string, string)
+	walk = func(node any, path string, depth int, alone func(any) any) (string, string) {
+		inside := node
+		if depth == blameDepth {
+			inside = nil
+		}
+		switch node := inside.(type) {
 		case map[string]any:
 			for _, key := range slices.Sorted(maps.Keys(node)) {
 				at := key
@@ -34,7 +42,7 @@ func blame(text []byte, empty func() object) (path, value string) {
 					at = path + "." + key
 				}
 				inner := func(v any) any { return alone(map[string]any{key: v}) }
-				if where, what := walk(node[key], at, inner); where != "" {
+				if where, what := walk(node[key], at, depth+1, inner); where != "" {
 					return where, what
 				}
 			}
@@ -44,7 +52,7 @@ func blame(text []byte, empty func() object) (path, value string) {
 		case []any:
 			inner := func(v any) any { return alone([]any{v}) }
 			for i, v := range node {
-				if where, what := walk(v, fmt.Sprintf("%s[%d]", path, i), inner); where != "" {
+				if where, what := walk(v, fmt.Sprintf("%s[%d]", path, i), depth+1, inner); where != "" {
 					return where, what
 				}
 			}
@@ -58,7 +66,7 @@ func blame(text []byte, empty func() object) (path, value string) {
 		shown, _ := json.Marshal(node)
 		return path, fmt.Sprintf("%.80s", shown)
 	}
-	return walk(root, "", func(v any) any { return v })
+	return walk(root, "", 0, func(v any) any { return v })
 }
 
 func decodes(node any, into object) bool {

@@ -216,12 +216,17 @@ func (h header) isList() bool {
 	return list && known
 }
 
-// mistaken refuses kinds that do not exist where nobody else may define any: a
-// policy with a typing error in its kind must not be ignored.
+// mistaken refuses kinds that look like one of ours: a policy with a typing
+// error in its kind must not be ignored.
 func (h header) mistaken() error {
 	group, _, _ := strings.Cut(h.APIVersion, "/")
 	if group == istioGroup && h.Kind != "RequestAuthentication" && h.Kind != "RequestAuthenticationList" {
 		return fmt.Errorf("kind: %q: not one of %s", h.Kind, istioGroup)
+	}
+	for name := range kinds {
+		if strings.EqualFold(name, h.Kind) {
+			return fmt.Errorf("kind: %q: not %s", h.Kind, name)
+		}
 	}
 	return nil
 }

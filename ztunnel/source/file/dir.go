@@ -21,8 +21,13 @@ const (
 	maxFiles      = 20000
 )
 
-// errChanging: somebody is writing; what was read may be half of something.
-var errChanging = errors.New("is being written")
+var (
+	// errChanging: somebody is writing; what was read may be half of something.
+	errChanging = errors.New("is being written")
+	// errEmpty: most likely somebody is about to write. Must not look as if all
+	// objects of the file were deleted.
+	errEmpty = errors.New("empty; delete the file to delete its objects")
+)
 
 // listed is one file as a listing shows it.
 type listed struct {
@@ -102,7 +107,7 @@ func sameFile(a, b fs.FileInfo) bool {
 	return os.SameFile(a, b) && a.Size() == b.Size() && a.ModTime().Equal(b.ModTime()) && a.Mode() == b.Mode()
 }
 
-// read returns a file's bytes, or errChanging if it was written meanwhile.
+// read returns a file's bytes, or errChanging or errEmpty if there is a writer.
 func read(path string) ([]byte, error) {
 	// Not blocking, so that a fifo is found to be one and not waited for.
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
@@ -130,6 +135,9 @@ func read(path string) ([]byte, error) {
 	}
 	if !sameFile(before, after) || int64(len(data)) != after.Size() {
 		return nil, errChanging
+	}
+	if len(data) == 0 {
+		return nil, errEmpty
 	}
 	return data, nil
 }

@@ -185,7 +185,8 @@ func (s *Source) look(sink source.Sink) (again bool) {
 // link may also point nowhere while the kubelet changes a ConfigMap.
 func transient(err error) bool {
 	var files report // and not the directory itself
-	return errors.As(err, &files) && (errors.Is(files, errChanging) || errors.Is(files, fs.ErrNotExist))
+	return errors.As(err, &files) &&
+		(errors.Is(files, errChanging) || errors.Is(files, errEmpty) || errors.Is(files, fs.ErrNotExist))
 }
 
 // load reads the whole directory; an error holds everything that is wrong.

@@ -24,8 +24,7 @@ func split(name string, data []byte) ([]document, error) {
 	data = bytes.TrimPrefix(data, []byte("\ufeff"))
 	switch {
 	case len(bytes.TrimSpace(data)) == 0:
-		// Most likely somebody is about to write it: must not look like a deletion.
-		return nil, errors.New("empty; delete the file to delete its objects")
+		return nil, errEmpty
 	case !utf8.Valid(data):
 		return nil, errors.New("not UTF-8")
 	case path.Ext(name) == ".json":
