@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hbone
+
+import "sync"
+
+// buffer is a lent piece of memory. Whoever takes one releases it as soon as
+// its bytes are elsewhere, so that what is idle holds none.
+type buffer struct {
+	b     []byte // full size
+	class int
+}
+
+var (
+	bufferSizes = [...]int{4 << 10, 16 << 10, 64 << 10, 256 << 10}
+	bufferPools [len(bufferSizes)]sync.Pool
+)
+
+const largestBuffer = 256 << 10
+
+// takeBuffer lends a buffer of at least n bytes, or the largest there is.
+func takeBuffer(n int) *buffer {
+	class := 0
+	for class < len(bufferSizes)-1 && bufferSizes[class] < n {
+		class++
+	}
+	if b, ok := bufferPools[class].Get().(*buffer); ok {
+		return b
+	}
+	return &buffer{b: make([]byte, bufferSizes[class]), class: class}
+}
+
+func (b *buffer) release() { bufferPools[b.class].Put(b) }
+
+// queue holds bytes in the order in which they came, packed: a byte costs a
+// byte, however small the frames were that brought it.
+type queue struct {
+	segments []segment
+	size     int
+}
+
+type segment struct {
+	buf        *buffer
+	start, end int
+}
+
+const segmentSize = 64 << 10
+
+func (q *queue) append(p []byte) {
+	q.size += len(p)
+	for len(p) > 0 {
+		if n := len(q.segments); n > 0 {
+			last := &q.segments[n-1]
+			copied := copy(last.buf.b[last.end:], p)
+			last.end += copied
+			p = p[copied:]
+			if len(p) == 0 {
+				return
+			}
+		}
+		q.segments = append(q.segments, segment{buf: takeBuffer(min(len(p), segmentSize))})
+	}
+}
+
+// front is the oldest bytes. They stay where they are until discarded, even
+// while others are appended.
+func (q *queue) front() []byte {
+	if q.size == 0 {
+		return nil
+	}
+	s := q.segments[0]
+	return s.buf.b[s.start:s.end]
+}
+
+// discard drops n of the front's bytes.
+func (q *queue) discard(n int) {
+	q.size -= n
+	s := &q.segments[0]
+	if s.start += n; s.start < s.end {
+		return
+	}
+	s.buf.release()
+	q.segments[0] = segment{}
+	q.segments = q.segments[1:]
+	if len(q.segments) == 0 {
+		q.segments = nil
+	}
+}
+
+// free drops all and returns how much that was.
+func (q *queue) free() int {
+	n := q.size
+	for _, s := range q.segments {
+		s.buf.release()
+	}
+	*q = queue{}
+	return n
+}
+
+// memory is what the queue really holds.
+func (q *queue) memory() int {
+	n := 0
+	for _, s := range q.segments {
+		n += len(s.buf.b)
+	}
+	return n
+}

@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hbone
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+)
+
+// clock is a tunnel's timers; conn.mu guards it.
+type clock struct {
+	ticker        *time.Timer
+	expiry        *time.Timer
+	farewellTimer *time.Timer
+	missed        int       // ticks in a row at which nothing had come since a PING
+	usedAt        time.Time // when the last stream ended
+	deadline      time.Time // when open streams end: until, or that of a younger tunnel; zero: never
+	margin        time.Duration
+}
+
+// renewMargin is how long before the deadline a Pool opens a younger tunnel,
+// at most.
+const renewMargin = 30 * time.Second
+
+func (c *conn) startClock() {
+	c.usedAt = time.Now()
+	c.ticker = time.AfterFunc(pingInterval, c.tick)
+	c.setDeadline(c.deadline)
+}
+
+func (c *conn) stopClock() {
+	for _, t := range []*time.Timer{c.ticker, c.expiry, c.farewellTimer} {
+		if t != nil {
+			t.Stop()
+		}
+	}
+}
+
+func (c *conn) used() { c.usedAt = time.Now() }
+
+// tick looks after the tunnel every ten seconds: is the peer alive, is anybody
+// using it, are the apps still there.
+func (c *conn) tick() {
+	c.mu.Lock()
+	if c.err != nil {
+		c.mu.Unlock()
+		return
+	}
+	c.missed++
+	if c.heard.Swap(false) {
+		c.missed = 0
+	}
+	var silent []*Stream
+	for _, s := range c.streams {
+		if !s.reading {
+			silent = append(silent, s)
+		}
+	}
+	idle := len(c.streams) == 0 && c.idleTimeout > 0 && time.Since(c.usedAt) >= c.idleTimeout
+	dead := c.missed >= silentPings
+	if !dead {
+		c.control = appendPing(c.control, 0, [8]byte{})
+		c.kick()
+		c.ticker.Reset(pingInterval)
+	}
+	c.mu.Unlock()
+
+	switch {
+	case dead:
+		c.fail(c.lost(fmt.Errorf("no answer to PING in %v", silentPings*pingInterval)))
+		c.wire.Close()
+	case idle:
+		c.retire()
+	}
+	for _, s := range silent {
+		if s.appGone() {
+			s.appFailed(errAppGone)
+		}
+	}
+}
+
+var errAppGone = errors.New("connection gone")
+
+// setDeadline arms the timer that ends the tunnel with its certificates; mu is held.
+func (c *conn) setDeadline(deadline time.Time) {
+	c.deadline = deadline
+	if deadline.IsZero() {
+		if c.expiry != nil {
+			c.expiry.Stop()
+		}
+		return
+	}
+	c.margin = min(renewMargin, time.Until(deadline)/10)
+	// Not all pools of a cluster at the same moment.
+	c.margin -= time.Duration(rand.Int64N(int64(max(c.margin/4, 1))))
+	if c.expiry == nil {
+		c.expiry = time.AfterFunc(c.nextExpiry(), c.expire)
+		return
+	}
+	c.expiry.Reset(c.nextExpiry())
+}
+
+// nextExpiry is the time until expire has something to do; mu is held.
+func (c *conn) nextExpiry() time.Duration {
+	left := time.Until(c.deadline)
+	if c.client && left > c.margin {
+		return left - c.margin
+	}
+	if c.client && left > 0 {
+		return min(left, max(c.margin/4, time.Millisecond))
+	}
+	return left
+}
+
+// expire ends a tunnel whose certificates have run out. Shortly before, it has
+// the Pool open a younger one if streams are open; that, or a younger one of the
+// same peer at a Listener, puts the deadline off.
+func (c *conn) expire() {
+	c.mu.Lock()
+	if c.err != nil || c.deadline.IsZero() {
+		c.mu.Unlock()
+		return
+	}
+	left := time.Until(c.deadline)
+	renew := c.client && left <= c.margin && len(c.streams) > 0
+	if left > 0 {
+		c.expiry.Reset(c.nextExpiry())
+	}
+	c.mu.Unlock()
+	switch {
+	case left <= 0:
+		c.fail(fmt.Errorf("%w: certificates of the tunnel to %v ran out", ErrExpired, c.remote))
+	case renew && c.hooks.renew != nil:
+		c.hooks.renew(c)
+	}
+}
+
+// extend lets the open streams live until a younger tunnel between the same
+// two ends would have to end: there both have proved themselves again.
+func (c *conn) extend(until time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err != nil || c.deadline.IsZero() {
+		return
+	}
+	if until.IsZero() || until.After(c.deadline) {
+		c.setDeadline(until)
+	}
+}

@@ -1,0 +1,280 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hbone
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+)
+
+// conn is one tunnel, of either role. Its reader is run; whoever has something
+// to send writes (writer.go).
+type conn struct {
+	client        bool
+	wire          wire
+	peer          spiffeid.ID
+	local, remote netip.AddrPort
+	until         time.Time // end of the certificates that opened it; zero: never
+	idleTimeout   time.Duration
+	streamLimit   int // of streams opened by the client
+	hooks         hooks
+	heard         atomic.Bool // a byte came since the last tick
+
+	reading // the reader's alone
+
+	mu       sync.Mutex // guards all below, and the fields that Stream says
+	err      error      // why it ended
+	streams  map[uint32]*Stream
+	active   int           // streams that count against the limit: not closed on both sides
+	live     int           // streams that a Listener's user has not let go
+	nextID   uint32        // client: of the next stream
+	lastPeer uint32        // server: highest id that the peer opened
+	retired  bool          // takes no new streams
+	settled  bool          // the peer's first SETTINGS came
+	empty    chan struct{} // closed with the last stream, if somebody waits for that
+	ended    chan struct{} // closed when run returns
+
+	sending
+	receiving
+	clock
+	leave
+}
+
+// reading is the state of a tunnel's reader.
+type reading struct {
+	in      parser
+	headers *decoder
+	block   []byte // header block so far
+	opening frame  // the HEADERS frame that began it
+
+	prefaced    int  // bytes of the client's preface that came
+	settledSeen bool // and the first SETTINGS behind it
+	dataSeen    int  // of the DATA frame under way
+
+	current    *Stream // of the DATA frame under way, or nil
+	unclaimed  int     // bytes of that frame not yet seen as data: in the end, its padding
+	touched    []*Stream
+	emptyData  int
+	pings      budget
+	settings   budget
+	refusals   budget
+	noise      budget
+	earlyReset budget
+}
+
+// receiving is what the peer may still send.
+type receiving struct {
+	window  int // in the whole tunnel
+	unacked int // taken off window and not yet granted again
+	held    int // bytes queued for apps that do not read
+	ghost   int // DATA still allowed on streams that we reset, as the peer may not know it yet
+	faults  budget
+}
+
+// hooks tell the Pool or Listener that made the tunnel of its turns. They are
+// called without conn.mu. A nil one is not called.
+type hooks struct {
+	incoming func(*Stream) bool // a request came; false refuses it
+	proven   func(*conn)        // the peer's first frame came, so it accepted our certificate
+	leaving  func(*conn)        // the peer takes no new streams, and some are open
+	renew    func(*conn)        // the deadline is near, and streams are open
+	gone     func(*conn)        // nothing of it is left
+}
+
+func newConn(client bool, w wire, proof proof, h hooks) *conn {
+	c := &conn{
+		client: client, wire: w, hooks: h,
+		peer: proof.peer, local: proof.local, remote: proof.remote, until: proof.until,
+		streams: make(map[uint32]*Stream),
+		nextID:  1,
+		ended:   make(chan struct{}),
+	}
+	limit := serverHeaderLimit
+	if client {
+		limit = clientHeaderLimit
+	}
+	c.in.headerLimit = limit
+	c.headers = newDecoder(limit)
+	c.sending = sending{window: defaultWindow, peerWindow: defaultWindow, peerFrame: defaultFrameLimit, peerStreams: windowLimit}
+	c.receiving.window = defaultWindow
+	c.clock.deadline = proof.until
+	return c
+}
+
+// greet queues what each side says first. Nothing waits for the answer: until
+// the peer's SETTINGS come, the defaults of RFC 9113 hold.
+func (c *conn) greet() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	list := uint32(c.in.headerLimit)
+	if c.client {
+		c.control = append(c.control, preface...)
+		c.control = appendSettings(c.control,
+			setting{settingEnablePush, 0}, setting{settingWindow, streamWindow},
+			setting{settingFrameSize, frameLimit}, setting{settingHeaderList, list})
+	} else {
+		c.control = appendSettings(c.control,
+			setting{settingMaxStreams, uint32(c.streamLimit)}, setting{settingWindow, streamWindow},
+			setting{settingFrameSize, frameLimit}, setting{settingHeaderList, list})
+	}
+	c.control = appendWindowUpdate(c.control, 0, tunnelWindow-defaultWindow)
+	c.receiving.window = tunnelWindow
+	c.startClock()
+	c.kick()
+}
+
+// takesStreams reports whether a stream may be opened; mu is held.
+func (c *conn) takesStreams() bool {
+	return c.err == nil && !c.retired &&
+		c.active < min(c.streamLimit, c.peerStreams) && c.nextID < streamIDLimit &&
+		(c.until.IsZero() || time.Now().Before(c.until))
+}
+
+// reserve opens a stream if the tunnel takes one. The CONNECT is queued, in
+// the order of the ids; the caller has flush send it.
+func (c *conn) reserve(t Target) *Stream {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.takesStreams() {
+		return nil
+	}
+	s := newStream(c, c.nextID, t.Authority)
+	c.nextID += 2
+	c.control = appendBlock(c.control, s.id, 0, appendConnect(nil, t), c.peerFrame)
+	return s
+}
+
+// fail ends the tunnel for err and with it all streams that need it. With a
+// tunnelError, or none of the peer's fault, the peer is told by GOAWAY.
+func (c *conn) fail(err error) {
+	c.mu.Lock()
+	victims := c.failLocked(err)
+	c.mu.Unlock()
+	for _, s := range victims {
+		s.sever()
+	}
+}
+
+// abort is fail that spares no stream, not even one that is only waiting for a
+// slow app to take what already came.
+func (c *conn) abort(err error) {
+	c.mu.Lock()
+	victims := c.failLocked(err)
+	for _, s := range c.streams {
+		if c.end(s, err) {
+			victims = append(victims, s)
+		}
+	}
+	c.mu.Unlock()
+	for _, s := range victims {
+		s.sever()
+	}
+}
+
+// failLocked is fail with mu held; the caller severs the victims without it.
+func (c *conn) failLocked(err error) (victims []*Stream) {
+	if c.err != nil {
+		return nil
+	}
+	c.err = err
+	c.retired = true
+	c.stopClock()
+	for _, s := range c.streams {
+		if !s.closed() && c.end(s, c.streamError(s, err)) {
+			victims = append(victims, s)
+		}
+	}
+	last, now := c.lastPeer, time.Now()
+	var bad *tunnelError
+	switch {
+	case errors.As(err, &bad):
+		c.control = appendGoAway(c.control, last, bad.code, bad.reason)
+	case errors.Is(err, errLost):
+		c.control, c.broken = nil, true
+	default:
+		c.control = appendGoAway(c.control, last, codeNone, "")
+	}
+	// The reader stays to take what is in flight: a socket closed with
+	// unread bytes is reset, and the reset would overtake our GOAWAY.
+	c.wire.SetWriteDeadline(now.Add(hangUpTimeout))
+	c.wire.SetReadDeadline(now.Add(hangUpTimeout))
+	c.hangUp = true
+	c.kick()
+	return victims
+}
+
+// streamError is how a stream ends that loses its tunnel by err. No byte of the
+// app is sent before the answer, so until then it may be opened anew; but not if
+// the tunnel never worked. mu is held.
+func (c *conn) streamError(s *Stream, err error) error {
+	if c.client && c.settled && !s.accepted && errors.Is(err, errLost) {
+		return &notTaken{err}
+	}
+	return err
+}
+
+// errLost marks the end of a tunnel on which nothing can be said any more.
+var errLost = errors.New("tunnel lost")
+
+// lost is the error of a tunnel whose socket ended or broke.
+func (c *conn) lost(err error) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.client && !c.settled {
+		// With TLS 1.3 a client is done before the server has looked at
+		// its certificate: a refusal looks like this.
+		return fmt.Errorf("%w: %w: peer %v ended the tunnel before its first frame: %v", ErrTLS, errLost, c.remote, err)
+	}
+	if c.goodbye != "" {
+		return fmt.Errorf("%w: %w: peer %v said %s", ErrReset, errLost, c.remote, c.goodbye)
+	}
+	return fmt.Errorf("%w: %w: peer %v: %v", ErrReset, errLost, c.remote, err)
+}
+
+// closeIfUnused ends a retired tunnel with its last stream; mu is held.
+func (c *conn) closeIfUnused() {
+	if len(c.streams) == 0 && c.retired && !c.leaving() {
+		c.failLocked(ErrDrained) // no victims without streams
+	}
+}
+
+// retire has the tunnel take no new streams; open ones go on. A server tells
+// the client, so that it opens a younger tunnel.
+func (c *conn) retire() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err != nil || c.retired {
+		return
+	}
+	c.retired = true
+	if !c.client {
+		c.goAway()
+	}
+	c.closeIfUnused()
+}
+
+// wait returns when no stream is left.
+func (c *conn) wait() {
+	c.mu.Lock()
+	if len(c.streams) == 0 {
+		c.mu.Unlock()
+		return
+	}
+	empty := make(chan struct{})
+	c.empty = empty
+	c.mu.Unlock()
+	<-empty
+}
+
+// count is the number of open streams.
+func (c *conn) count() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.streams)
+}

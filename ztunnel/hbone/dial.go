@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hbone
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+)
+
+// dial is one attempt at a new tunnel; all who need one wait for the same.
+type dial struct {
+	done chan struct{}
+	err  error // after done
+}
+
+// dialLocked joins the dial that is under way for a key, or starts one. It
+// lives longer than whoever asked first, for others wait for it too; mu is held.
+func (p *Pool) dialLocked(key Key, t *tunnels) *dial {
+	if t.dial != nil {
+		return t.dial
+	}
+	d := &dial{done: make(chan struct{})}
+	t.dial = d
+	epoch := p.epoch
+	p.dials.Add(1)
+	p.work.Go(func() {
+		c, err := p.tunnel(key)
+		if err != nil {
+			p.dialErrors.Add(1)
+		}
+		p.mu.Lock()
+		t.dial = nil
+		switch {
+		case err != nil:
+			p.forget(key, t)
+		case p.closed:
+			err = ErrDrained
+		case p.epoch != epoch:
+			// The credentials changed meanwhile. Whoever waits dials again.
+			c.wire.Close()
+			c = nil
+		default:
+			t.list = append(t.list, c)
+		}
+		p.mu.Unlock()
+		if err == nil && c != nil {
+			c.greet()
+			p.work.Go(c.run)
+		} else if c != nil {
+			c.wire.Close()
+		}
+		d.err = err
+		close(d.done)
+	})
+	return d
+}
+
+// forget drops a key without tunnels; mu is held.
+func (p *Pool) forget(key Key, t *tunnels) {
+	if len(t.list) == 0 && t.dial == nil && p.keys[key] == t {
+		delete(p.keys, key)
+	}
+}
+
+// tunnel connects and authenticates, in both directions, exactly key.Dst.
+func (p *Pool) tunnel(key Key) (*conn, error) {
+	cred, err := p.cfg.Credential(p.ctx, key)
+	if err != nil {
+		return nil, fmt.Errorf("%w: credential for %v: %w", ErrIdentity, key.Dst, err)
+	}
+	ctx, cancel := context.WithTimeout(p.ctx, p.cfg.DialTimeout)
+	socket, err := p.connect(ctx, key)
+	cancel()
+	if err != nil {
+		return nil, fmt.Errorf("%w: tunnel to %v: %w", ErrDial, key.Addr, err)
+	}
+	ctx, cancel = context.WithTimeout(p.ctx, p.cfg.HandshakeTimeout)
+	defer cancel()
+	w, proof, err := secure(ctx, socket, true, cred)
+	if err != nil {
+		socket.Close()
+		return nil, err
+	}
+	if proof.peer != key.Dst { // the credential has checked it; never rely on one check here
+		w.Close()
+		return nil, fmt.Errorf("%w: %v is %v, want %v", ErrTLS, key.Addr, proof.peer, key.Dst)
+	}
+	c := newConn(true, w, proof, hooks{})
+	c.hooks = hooks{
+		proven:  func(c *conn) { p.proven(key, c) },
+		leaving: func(*conn) { p.renew(key, c) },
+		renew:   func(*conn) { p.renew(key, c) },
+		gone:    func(*conn) { p.gone(key, c) },
+	}
+	c.streamLimit = p.cfg.MaxStreams
+	c.idleTimeout = p.cfg.IdleTimeout
+	return c, nil
+}
+
+func (p *Pool) dialTCP(ctx context.Context, key Key) (net.Conn, error) {
+	var from netip.Addr
+	for _, a := range p.cfg.From {
+		if a.Is4() == key.Addr.Addr().Unmap().Is4() {
+			from = a
+			break
+		}
+	}
+	conn, err := p.cfg.Dial(ctx, from, key.Addr)
+	if err != nil { // a nil *net.TCPConn must not become a net.Conn
+		return nil, err
+	}
+	return conn, nil
+}
+
+// proven lets the streams of older tunnels of the key live on.
+func (p *Pool) proven(key Key, younger *conn) {
+	p.mu.Lock()
+	var older []*conn
+	if t := p.keys[key]; t != nil {
+		if i := slices.Index(t.list, younger); i > 0 {
+			older = slices.Clone(t.list[:i])
+		}
+	}
+	p.mu.Unlock()
+	for _, c := range older {
+		c.extend(younger.until)
+	}
+}
+
+// renew has a younger tunnel made for the sake of open streams in old, unless
+// there is one already that proves more.
+func (p *Pool) renew(key Key, old *conn) {
+	old.retire()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	t := p.keys[key]
+	if p.closed || t == nil {
+		return
+	}
+	i := slices.Index(t.list, old)
+	for _, c := range t.list[i+1:] {
+		if c.outlives(old) {
+			return
+		}
+	}
+	p.dialLocked(key, t)
+}
+
+// outlives reports that c is in use and was proven longer than old may live.
+func (c *conn) outlives(old *conn) bool {
+	old.mu.Lock()
+	deadline := old.deadline
+	old.mu.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err == nil && !c.retired && (c.until.IsZero() || c.until.After(deadline))
+}
+
+func (p *Pool) gone(key Key, c *conn) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if t := p.keys[key]; t != nil {
+		t.list = slices.DeleteFunc(t.list, func(other *conn) bool { return other == c })
+		p.forget(key, t)
+	}
+}

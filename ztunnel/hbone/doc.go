@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package hbone carries app connections between nodes: each is one HTTP/2
+// CONNECT stream in a mutually authenticated TLS connection, the tunnel.
+//
+// A Pool opens streams for one pod sandbox, a Listener hands over those that
+// arrive at one. Both end in a Stream, which owns the app's socket while it
+// carries it:
+//
+//	app → Carry reads → the stream waits in the ring → one of the waiting streams
+//	      leads: it packs frames of all into one buffer and writes it (writer.go)
+//	app ← the tunnel's reader cuts frames (parser.go) and writes DATA to the app's
+//	      socket at once, without blocking; what does not fit is queued up to the
+//	      stream's window and left to a goroutine of the stream (deliver.go)
+//
+// So a byte changes goroutines only when an app is slower than its peer, and
+// no app can stop the tunnel's reader. Windows are granted again only when the
+// app took the bytes.
+//
+// Every stream and tunnel ends with an error that is a Cause, the word of the
+// access record, or with none if both sides closed in order.
+//
+// Locks: Pool.mu or Listener.mu, then conn.mu. A Stream's own mu is a leaf and is
+// never held together with another.
+package hbone

@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hbone
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"golang.org/x/net/http2/hpack"
+)
+
+// Header is what a CONNECT or its answer says beside where to. It describes
+// the peer for logs and metrics and decides nothing.
+type Header struct {
+	Baggage     string
+	Forwarded   string
+	Traceparent string
+}
+
+// Target is where a stream is to end.
+type Target struct {
+	Authority netip.AddrPort // required
+	Header    Header
+}
+
+// Static table indices, RFC 7541 Appendix A.
+const (
+	indexAuthority = 1
+	indexMethod    = 2
+	indexStatus    = 8
+	statusOK       = 0x80 | indexStatus // :status 200, whole
+)
+
+// appendConnect encodes a request. Like everything we send it refers to no
+// dynamic table, so that the bytes do not depend on what went before.
+func appendConnect(b []byte, t Target) []byte {
+	b = appendField(b, indexMethod, "", "CONNECT")
+	b = appendField(b, indexAuthority, "", t.Authority.String())
+	for _, f := range [...]struct{ name, value string }{
+		{"baggage", t.Header.Baggage}, {"forwarded", t.Header.Forwarded}, {"traceparent", t.Header.Traceparent},
+	} {
+		if f.value != "" {
+			b = appendField(b, 0, f.name, f.value)
+		}
+	}
+	return b
+}
+
+func appendStatus(b []byte, code int) []byte {
+	if code == 200 {
+		return append(b, statusOK)
+	}
+	return appendField(b, indexStatus, "", strconv.Itoa(code))
+}
+
+// appendField is a literal without indexing, RFC 7541 §6.2.2.
+func appendField(b []byte, index byte, name, value string) []byte {
+	b = append(b, index) // all of our indices fit the four bits
+	if index == 0 {
+		b = appendString(b, name)
+	}
+	return appendString(b, value)
+}
+
+func appendString(b []byte, s string) []byte {
+	n := len(s)
+	if n < 127 {
+		b = append(b, byte(n))
+	} else {
+		b = append(b, 127)
+		for n -= 127; n >= 128; n >>= 7 {
+			b = append(b, byte(n)|0x80)
+		}
+		b = append(b, byte(n))
+	}
+	return append(b, s...)
+}
+
+// fields is a decoded header list.
+type fields struct {
+	method, authority, status string
+	header                    Header
+	problem                   string // of the list; "" if it is well-formed
+}
+
+// decoder turns header blocks into fields. One block uses the state that the
+// blocks before it left, so each must be decoded, whatever becomes of its stream.
+type decoder struct {
+	hpack *hpack.Decoder
+	limit int // bytes of a decoded list
+
+	out        fields
+	size, n    int
+	seen       map[string]bool // pseudo-header fields
+	anyRegular bool
+}
+
+var errHeaderBomb = errors.New("header list over the limit")
+
+func newDecoder(limit int) *decoder {
+	d := &decoder{limit: limit, seen: make(map[string]bool)}
+	d.hpack = hpack.NewDecoder(headerTableSize, d.field)
+	d.hpack.SetMaxStringLength(headerStringLimit)
+	return d
+}
+
+// decode decodes one block. An error leaves the state useless: the tunnel must end.
+func (d *decoder) decode(block []byte) (fields, error) {
+	d.out, d.size, d.n, d.anyRegular = fields{}, 0, 0, false
+	clear(d.seen)
+	// A block is decoded field by field so that a small one that unfolds
+	// into a large list is stopped on the way.
+	d.hpack.SetEmitEnabled(true)
+	for len(block) > 0 {
+		n := min(len(block), 256)
+		if _, err := d.hpack.Write(block[:n]); err != nil {
+			if errors.Is(err, hpack.ErrStringLength) {
+				return fields{}, violation(codeCalm, "header string of more than %d bytes", headerStringLimit)
+			}
+			return fields{}, violation(codeCompression, "%v", err)
+		}
+		if d.size > d.limit || d.n > headerFieldLimit {
+			return fields{}, violation(codeCalm, "%v", errHeaderBomb)
+		}
+		block = block[n:]
+	}
+	if err := d.hpack.Close(); err != nil {
+		return fields{}, violation(codeCompression, "%v", err)
+	}
+	return d.out, nil
+}
+
+func (d *decoder) field(f hpack.HeaderField) {
+	d.n++
+	d.size += int(f.Size())
+	if d.size > d.limit || d.n > headerFieldLimit {
+		d.hpack.SetEmitEnabled(false)
+		return
+	}
+	if strings.HasPrefix(f.Name, ":") {
+		d.pseudo(f)
+		return
+	}
+	d.anyRegular = true
+	switch f.Name {
+	case "baggage":
+		d.out.header.Baggage = f.Value
+	case "forwarded":
+		d.out.header.Forwarded = f.Value
+	case "traceparent":
+		d.out.header.Traceparent = f.Value
+	default:
+		if strings.ToLower(f.Name) != f.Name {
+			d.out.problem = "field name in upper case"
+		}
+	}
+}
+
+func (d *decoder) pseudo(f hpack.HeaderField) {
+	if d.anyRegular {
+		d.out.problem = "pseudo-header field after a regular one"
+	}
+	if d.seen[f.Name] {
+		d.out.problem = "pseudo-header field twice"
+	}
+	d.seen[f.Name] = true
+	switch f.Name {
+	case ":method":
+		d.out.method = f.Value
+	case ":authority":
+		d.out.authority = f.Value
+	case ":status":
+		d.out.status = f.Value
+	case ":scheme", ":path", ":protocol": // of other methods, answered with 400
+	default:
+		d.out.problem = "unknown pseudo-header field"
+	}
+}
+
+// request is the target of a CONNECT. A malformed list is an error of the
+// stream (code), any other fault is answered with a status.
+func (f fields) request(local netip.Addr) (t Target, status int) {
+	if f.method != "CONNECT" {
+		return Target{}, 400
+	}
+	authority, err := parseAuthority(f.authority)
+	if err != nil || authority.Addr() != local {
+		return Target{}, 400
+	}
+	return Target{Authority: authority, Header: f.header}, 0
+}
+
+// parseAuthority reads ip:port, IPv6 in brackets. Names are of waypoints and
+// gateways, which we are not.
+func parseAuthority(s string) (netip.AddrPort, error) {
+	addr, err := netip.ParseAddrPort(s)
+	switch {
+	case err != nil:
+		return netip.AddrPort{}, fmt.Errorf("authority %q: not an address and port", s)
+	case addr.Addr().Zone() != "":
+		return netip.AddrPort{}, fmt.Errorf("authority %q: zone", s)
+	case addr.Port() == 0:
+		return netip.AddrPort{}, fmt.Errorf("authority %q: port 0", s)
+	}
+	return netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port()), nil
+}
+
+// answer is the status code of a response.
+func (f fields) answer() (int, error) {
+	status, err := strconv.Atoi(f.status)
+	if err != nil || len(f.status) != 3 || status < 100 || f.method != "" {
+		return 0, fmt.Errorf("status %q", f.status)
+	}
+	return status, nil
+}

@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hbone
+
+import (
+	"runtime"
+	"time"
+)
+
+// What a tunnel grants its peer. The values are those of Istio's ztunnel where it has one.
+const (
+	streamWindow = 1 << 20  // bytes that a stream may hold for an app that does not read
+	tunnelWindow = 16 << 20 // bytes on the way in all streams of a tunnel
+	heldLimit    = 32 << 20 // bytes a tunnel holds for slow apps before it grants no more
+
+	frameLimit        = 1 << 20 // largest frame we accept
+	defaultFrameLimit = 16 << 10
+	defaultWindow     = 65535
+	windowLimit       = 1<<31 - 1
+	streamIDLimit     = 1 << 30 // ids are 31 bits: a tunnel that used half of its own is retired
+)
+
+// What a tunnel takes from its peer before it is closed with ENHANCE_YOUR_CALM.
+// Peers are authenticated; a compromised workload is one too.
+const (
+	clientHeaderLimit  = 16 << 10 // bytes of a header list, encoded or not, in a response
+	serverHeaderLimit  = 64 << 10 // the same in a request
+	headerFieldLimit   = 64
+	headerStringLimit  = 8 << 10
+	headerTableSize    = 4 << 10
+	continuationLimit  = 8
+	informationalLimit = 8   // 1xx answers to one CONNECT
+	settingsLimit      = 100 // entries in one SETTINGS frame
+	goAwayLimit        = 16 << 10
+	emptyDataLimit     = 100 // DATA frames without data that end nothing, in a tunnel's life
+	unflushedLimit     = 100 // frames that the peer made us owe, not yet written
+)
+
+// rate is a budget of events: burst at once, perSecond in the long run.
+type rate struct{ perSecond, burst float64 }
+
+var (
+	pingRate     = rate{10, 50}
+	settingsRate = rate{10.0 / 60, 10}
+	// Streams that the peer resets before anyone accepted them (CVE-2023-44487).
+	earlyResetRate = rate{100, 200}
+	// Streams that we reset because of what the peer did (CVE-2025-8671).
+	faultRate = rate{10, 100}
+	// Streams above the limit, refused.
+	refusalRate = rate{200, 400}
+	// Frames that mean nothing: unknown ones, PRIORITY, RST_STREAM of closed streams.
+	noiseRate = rate{10000, 20000}
+)
+
+// Deadlines of the protocol.
+const (
+	settingsTimeout = 10 * time.Second // the peer's preface and first SETTINGS
+	headerTimeout   = 5 * time.Second  // a header block, from HEADERS to END_HEADERS
+	pingInterval    = 10 * time.Second
+	silentPings     = 2 // unanswered PINGs after which the tunnel is dead: 20 s
+	goAwayDelay     = time.Second
+	hangUpTimeout   = time.Second // for our last frames, and the peer's, once a tunnel is dead
+)
+
+// What a Listener holds.
+const (
+	acceptLimit     = 1024 // streams that nobody accepted yet
+	tunnelLimit     = 4096
+	liveFactor      = 2 // streams whose app is still being served, over those the peer sees open
+	handshakeFactor = 4 // handshakes at once, per processor
+	handshakeQueue  = 256
+	serverStreams   = 200 // MAX_CONCURRENT_STREAMS
+	clientStreams   = 100 // streams that a Pool puts into one tunnel
+)
+
+func handshakeSlots() int { return handshakeFactor * runtime.GOMAXPROCS(0) }
+
+// budget is what is left of a rate.
+type budget struct {
+	left float64
+	at   time.Time
+}
+
+// spend takes one event and reports whether there was one left.
+func (b *budget) spend(r rate) bool {
+	now := time.Now()
+	if b.at.IsZero() {
+		b.left = r.burst
+	} else {
+		b.left = min(r.burst, b.left+r.perSecond*now.Sub(b.at).Seconds())
+	}
+	b.at = now
+	if b.left < 1 {
+		return false
+	}
+	b.left--
+	return true
+}

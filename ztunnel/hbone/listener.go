@@ -1,0 +1,329 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hbone
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// ListenerConfig says how a Listener meets its peers.
+type ListenerConfig struct {
+	// Credential proves the pod's identity and lets the peers of the mesh pass. Required.
+	Credential func(ctx context.Context) (Credential, error)
+
+	MaxStreams       int           // that a peer may have open in one tunnel; default 200
+	MaxTunnels       int           // default 4096
+	IdleTimeout      time.Duration // after which an unused tunnel is closed; default 10 minutes, twice a Pool's
+	HandshakeTimeout time.Duration // default 10 s
+}
+
+// Listener takes the tunnels that arrive at one pod sandbox and hands over
+// their streams. A request that is not a CONNECT to the tunnel's own address is
+// answered here, with 400.
+type Listener struct {
+	ln        *net.TCPListener
+	cfg       ListenerConfig
+	admission *admission
+	incoming  chan *Stream
+	draining  chan struct{} // closed: no new tunnels
+	done      chan struct{} // closed: no new streams
+	work      sync.WaitGroup
+
+	mu      sync.Mutex
+	tunnels map[*conn]struct{}
+	ctx     context.Context // of handshakes under way
+	cancel  context.CancelCauseFunc
+	epoch   uint64 // of credentials
+	drained bool
+	closed  bool
+
+	accepted, handshakes, failed, shed atomic.Uint64
+}
+
+// NewListener makes a Listener that Run starts. It owns ln.
+func NewListener(ln *net.TCPListener, cfg ListenerConfig) *Listener {
+	if cfg.MaxStreams == 0 {
+		cfg.MaxStreams = serverStreams
+	}
+	if cfg.MaxTunnels == 0 {
+		cfg.MaxTunnels = tunnelLimit
+	}
+	if cfg.IdleTimeout == 0 {
+		cfg.IdleTimeout = 10 * time.Minute
+	}
+	if cfg.HandshakeTimeout == 0 {
+		cfg.HandshakeTimeout = 10 * time.Second
+	}
+	l := &Listener{
+		ln: ln, cfg: cfg,
+		admission: newAdmission(handshakeSlots(), handshakeQueue),
+		incoming:  make(chan *Stream, acceptLimit),
+		draining:  make(chan struct{}),
+		done:      make(chan struct{}),
+		tunnels:   make(map[*conn]struct{}),
+	}
+	l.ctx, l.cancel = context.WithCancelCause(context.Background())
+	return l
+}
+
+// Run accepts tunnels until ctx is done, which ends all streams at once, or
+// until Drain or Close; then it returns nil.
+func (l *Listener) Run(ctx context.Context) error {
+	defer context.AfterFunc(ctx, l.shut)()
+	var pause time.Duration
+	for {
+		socket, err := l.ln.AcceptTCP()
+		switch {
+		case err == nil:
+			pause = 0
+			l.work.Go(func() { l.serve(socket) })
+			continue
+		case errors.Is(err, net.ErrClosed):
+			l.stop() // if not we closed it, there is no going on either
+			<-l.done
+			l.work.Wait()
+			return nil
+		}
+		// Out of descriptors, most likely: what is open goes on.
+		l.shed.Add(1)
+		pause = min(max(2*pause, 5*time.Millisecond), time.Second)
+		select {
+		case <-time.After(pause):
+		case <-l.draining:
+		}
+	}
+}
+
+// serve takes one connection from handshake to end.
+func (l *Listener) serve(socket net.Conn) {
+	c := l.meet(socket)
+	if c == nil {
+		return
+	}
+	l.extendOlder(c)
+	c.greet()
+	c.run()
+}
+
+// meet shakes hands; nil if that did not end in a tunnel.
+func (l *Listener) meet(socket net.Conn) *conn {
+	ctx, cancel := context.WithTimeout(l.ctx, l.cfg.HandshakeTimeout)
+	defer cancel()
+	from := addrPort(socket.RemoteAddr()).Addr()
+	if l.full() || !l.admission.enter(ctx, from) {
+		l.shed.Add(1)
+		abandon(socket)
+		return nil
+	}
+	l.handshakes.Add(1)
+	c, err := l.shake(ctx, socket)
+	l.admission.leave(from)
+	if err != nil {
+		l.failed.Add(1)
+		linger(socket)
+		return nil
+	}
+	return c
+}
+
+func (l *Listener) shake(ctx context.Context, socket net.Conn) (*conn, error) {
+	l.mu.Lock()
+	epoch := l.epoch
+	l.mu.Unlock()
+	cred, err := l.cfg.Credential(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrIdentity, err)
+	}
+	w, proof, err := secure(ctx, socket, false, cred)
+	if err != nil {
+		return nil, err
+	}
+	c := newConn(false, w, proof, hooks{incoming: l.take, gone: l.gone})
+	c.streamLimit = l.cfg.MaxStreams
+	c.idleTimeout = l.cfg.IdleTimeout
+
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.drained || epoch != l.epoch {
+		return nil, ErrDrained // the peer dials again
+	}
+	l.tunnels[c] = struct{}{}
+	return c, nil
+}
+
+// linger closes a socket so that the peer reads our last bytes, an alert:
+// closed with unread bytes, it would be reset.
+func linger(socket net.Conn) {
+	if tcp, ok := socket.(*net.TCPConn); ok {
+		tcp.CloseWrite()
+		tcp.SetReadDeadline(time.Now().Add(hangUpTimeout))
+		io.Copy(io.Discard, io.LimitReader(tcp, defaultFrameLimit))
+	}
+	socket.Close()
+}
+
+// abandon closes a socket with a reset.
+func abandon(socket net.Conn) {
+	if tcp, ok := socket.(*net.TCPConn); ok {
+		tcp.SetLinger(0)
+	}
+	socket.Close()
+}
+
+func (l *Listener) full() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.drained || len(l.tunnels) >= l.cfg.MaxTunnels
+}
+
+// extendOlder lets the open streams of older tunnels live on that the same
+// peer made from the same address.
+func (l *Listener) extendOlder(younger *conn) {
+	for _, c := range l.all() {
+		if c != younger && c.peer == younger.peer && c.remote.Addr() == younger.remote.Addr() {
+			c.extend(younger.until)
+		}
+	}
+}
+
+// take queues a stream for Accept.
+func (l *Listener) take(s *Stream) bool {
+	select {
+	case l.incoming <- s:
+		return true
+	default:
+		return false
+	}
+}
+
+func (l *Listener) gone(c *conn) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.tunnels, c)
+}
+
+func (l *Listener) all() []*conn {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	list := make([]*conn, 0, len(l.tunnels))
+	for c := range l.tunnels {
+		list = append(list, c)
+	}
+	return list
+}
+
+// Accept waits for the next request. After Drain or Close it returns
+// ErrDrained when there are none left.
+func (l *Listener) Accept(ctx context.Context) (*Stream, error) {
+	for {
+		select {
+		case s := <-l.incoming:
+			select {
+			case <-s.done: // the peer gave up
+				s.letGo()
+				continue
+			default:
+			}
+			l.accepted.Add(1)
+			return s, nil
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-l.done:
+			return nil, ErrDrained
+		}
+	}
+}
+
+// Retire has every peer make a new tunnel, with the credentials that are valid
+// from now on, before it opens more streams.
+func (l *Listener) Retire(why Reason) {
+	l.mu.Lock()
+	l.epoch++
+	l.mu.Unlock()
+	for _, c := range l.all() {
+		c.leaveFor(why)
+	}
+}
+
+// Drain takes no new tunnels, asks all peers to open no new streams, and returns
+// when the last stream has ended. When ctx is done, the rest end with ErrDrained.
+func (l *Listener) Drain(ctx context.Context) {
+	l.stop()
+	for _, c := range l.all() {
+		c.retire()
+	}
+	finished := make(chan struct{})
+	go func() {
+		for _, c := range l.all() {
+			<-c.ended
+		}
+		close(finished)
+	}()
+	select {
+	case <-finished:
+	case <-ctx.Done():
+	}
+	l.Close()
+}
+
+// Close ends all tunnels and streams now and returns when nothing is left of them.
+func (l *Listener) Close() {
+	l.shut()
+	l.work.Wait()
+}
+
+// stop takes no new tunnels.
+func (l *Listener) stop() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.drained {
+		l.drained = true
+		close(l.draining)
+		l.ln.Close()
+	}
+}
+
+func (l *Listener) shut() {
+	l.stop()
+	l.mu.Lock()
+	if !l.closed {
+		l.closed = true
+		close(l.done)
+		l.cancel(ErrDrained)
+	}
+	l.mu.Unlock()
+	for _, c := range l.all() {
+		c.abort(fmt.Errorf("%w: listener is closed", ErrDrained))
+	}
+}
+
+// ListenerStats is a Listener at a moment.
+type ListenerStats struct {
+	Tunnels int
+	Streams int // open now
+
+	Accepted   uint64 // streams, ever
+	Handshakes uint64 // begun, ever
+	Failed     uint64 // of them
+	Shed       uint64 // connections turned away before, for want of room
+}
+
+// Stats is the state of the Listener now.
+func (l *Listener) Stats() ListenerStats {
+	list := l.all()
+	stats := ListenerStats{
+		Tunnels: len(list), Accepted: l.accepted.Load(), Handshakes: l.handshakes.Load(),
+		Failed: l.failed.Load(), Shed: l.shed.Load(),
+	}
+	for _, c := range list {
+		stats.Streams += c.count()
+	}
+	return stats
+}

@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hbone
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+)
+
+// Key is what a tunnel leads to. It is compared whole, never hashed to
+// something shorter: a collision would cross identities.
+type Key struct {
+	Dst  spiffeid.ID    // whom the peer must prove to be
+	Addr netip.AddrPort // where it listens, port 15008 of a pod
+}
+
+// PoolConfig says how a Pool reaches its peers.
+type PoolConfig struct {
+	// From are the pod's own addresses; a tunnel leaves from the one of its
+	// destination's family. Default: the kernel's choice.
+	From []netip.Addr
+	// Dial connects to a peer; from may be zero. Required.
+	Dial func(ctx context.Context, from netip.Addr, to netip.AddrPort) (*net.TCPConn, error)
+	// Credential proves the pod's identity and lets nobody but Key.Dst pass. Required.
+	Credential func(ctx context.Context, key Key) (Credential, error)
+
+	MaxStreams       int           // streams in one tunnel, at most the peer's limit; default 100
+	IdleTimeout      time.Duration // after which an unused tunnel is closed; default 5 minutes
+	DialTimeout      time.Duration // default 10 s
+	HandshakeTimeout time.Duration // default 10 s
+	AnswerTimeout    time.Duration // for the answer to CONNECT, which comes when the peer reached its app; default 20 s
+}
+
+// Pool opens streams for one pod sandbox and holds its tunnels, by Key. Pods do
+// not share one, even of the same identity: the peer shows the tunnel's address
+// to its app.
+type Pool struct {
+	cfg     PoolConfig
+	connect func(context.Context, Key) (net.Conn, error)
+	ctx     context.Context // of dials under way
+	cancel  context.CancelCauseFunc
+	work    sync.WaitGroup // tunnels and dials
+
+	mu     sync.Mutex
+	keys   map[Key]*tunnels
+	epoch  uint64 // of credentials: a dial that began in an older one is void
+	closed bool
+
+	opened, dials, dialErrors, retries atomic.Uint64
+}
+
+// tunnels are those of one key.
+type tunnels struct {
+	list []*conn // oldest first
+	dial *dial   // under way, or nil
+}
+
+// NewPool makes a Pool without tunnels.
+func NewPool(cfg PoolConfig) *Pool {
+	if cfg.MaxStreams == 0 {
+		cfg.MaxStreams = clientStreams
+	}
+	for _, d := range []struct {
+		field *time.Duration
+		value time.Duration
+	}{
+		{&cfg.IdleTimeout, 5 * time.Minute}, {&cfg.DialTimeout, 10 * time.Second},
+		{&cfg.HandshakeTimeout, 10 * time.Second}, {&cfg.AnswerTimeout, 20 * time.Second},
+	} {
+		if *d.field == 0 {
+			*d.field = d.value
+		}
+	}
+	p := &Pool{cfg: cfg, keys: make(map[Key]*tunnels)}
+	p.connect = p.dialTCP
+	p.ctx, p.cancel = context.WithCancelCause(context.Background())
+	return p
+}
+
+// Open asks the peer at key to connect to target and returns the stream, whose
+// Carry the caller must call. The peer's answer may also be told by Carry.
+//
+// The stream is tried again on another tunnel if the peer did nothing for it,
+// or its tunnel broke before a byte of the app was sent.
+func (p *Pool) Open(ctx context.Context, key Key, target Target) (*Stream, error) {
+	var tried []*conn
+	for {
+		s, err := p.reserve(ctx, key, target, tried)
+		if err != nil {
+			return nil, err
+		}
+		waiting, cancel := context.WithTimeoutCause(ctx, p.cfg.AnswerTimeout,
+			fmt.Errorf("none in %v", p.cfg.AnswerTimeout))
+		err = s.await(waiting)
+		cancel()
+		var again *notTaken
+		switch {
+		case err == nil:
+			p.opened.Add(1)
+			return s, nil
+		case !errors.As(err, &again) || len(tried) == maxRetries:
+			return nil, err
+		}
+		p.retries.Add(1)
+		tried = append(tried, s.c)
+	}
+}
+
+// maxRetries bounds how often one Open is tried again.
+const maxRetries = 3
+
+// reserve opens a stream in the youngest tunnel that takes one, or waits for a
+// new tunnel. A retry wants one that is younger than all it tried.
+func (p *Pool) reserve(ctx context.Context, key Key, target Target, tried []*conn) (*Stream, error) {
+	for {
+		p.mu.Lock()
+		if p.closed {
+			p.mu.Unlock()
+			return nil, fmt.Errorf("%w: pool is closed", ErrDrained)
+		}
+		t := p.of(key)
+		for _, c := range slices.Backward(t.list) {
+			if slices.Contains(tried, c) {
+				break
+			}
+			if s := c.reserve(target); s != nil {
+				p.mu.Unlock()
+				c.mu.Lock()
+				c.flush(nil)
+				c.mu.Unlock()
+				return s, nil
+			}
+		}
+		d := p.dialLocked(key, t)
+		p.mu.Unlock()
+		select {
+		case <-d.done:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%w: waiting for a tunnel to %v: %w", ErrDial, key.Addr, context.Cause(ctx))
+		}
+		if d.err != nil {
+			return nil, d.err
+		}
+	}
+}
+
+// of is the tunnels of a key; mu is held.
+func (p *Pool) of(key Key) *tunnels {
+	t := p.keys[key]
+	if t == nil {
+		t = new(tunnels)
+		p.keys[key] = t
+	}
+	return t
+}
+
+// all is every tunnel.
+func (p *Pool) all() []*conn {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var list []*conn
+	for _, t := range p.keys {
+		list = append(list, t.list...)
+	}
+	return list
+}
+
+// Reason says why tunnels are retired.
+type Reason int
+
+// The reasons.
+const (
+	// Rotated: there are newer certificates or roots. Open streams go on, as
+	// long as a younger tunnel proves both ends anew before the old certificates end.
+	Rotated Reason = iota
+	// Denied: the identity is no longer allowed. All streams end now.
+	Denied
+)
+
+// Retire has new streams use new tunnels, made with the credentials that are
+// valid from now on.
+func (p *Pool) Retire(why Reason) {
+	p.mu.Lock()
+	p.epoch++
+	p.mu.Unlock()
+	for _, c := range p.all() {
+		c.leaveFor(why)
+	}
+}
+
+func (c *conn) leaveFor(why Reason) {
+	if why == Denied {
+		c.abort(fmt.Errorf("%w: identity is denied", ErrDenied))
+	} else {
+		c.retire()
+	}
+}
+
+// Drain opens no new streams and returns when the last has ended. When ctx is
+// done, the rest end with ErrDrained.
+func (p *Pool) Drain(ctx context.Context) {
+	p.close()
+	for _, c := range p.all() {
+		c.retire()
+	}
+	finished := make(chan struct{})
+	go func() {
+		p.work.Wait()
+		close(finished)
+	}()
+	select {
+	case <-finished:
+	case <-ctx.Done():
+		p.Close()
+		<-finished
+	}
+}
+
+// Close ends all streams and tunnels now and returns when nothing is left of them.
+func (p *Pool) Close() {
+	p.close()
+	for _, c := range p.all() {
+		c.abort(fmt.Errorf("%w: pool is closed", ErrDrained))
+	}
+	p.work.Wait()
+}
+
+func (p *Pool) close() {
+	p.mu.Lock()
+	p.closed = true
+	p.mu.Unlock()
+	p.cancel(ErrDrained)
+}
+
+// PoolStats is a Pool at a moment.
+type PoolStats struct {
+	Tunnels int
+	Streams int // open now
+
+	Opened     uint64 // streams, ever
+	Dials      uint64 // tunnels tried, ever
+	DialErrors uint64
+	Retries    uint64 // of streams that a tunnel did not take
+}
+
+// Stats is the state of the Pool now.
+func (p *Pool) Stats() PoolStats {
+	list := p.all()
+	stats := PoolStats{
+		Tunnels: len(list), Opened: p.opened.Load(), Dials: p.dials.Load(),
+		DialErrors: p.dialErrors.Load(), Retries: p.retries.Load(),
+	}
+	for _, c := range list {
+		stats.Streams += c.count()
+	}
+	return stats
+}

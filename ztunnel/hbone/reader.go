@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hbone
+
+import (
+	"errors"
+	"os"
+	"time"
+)
+
+// run reads the tunnel until it ends, and then waits for what its last streams
+// still deliver.
+func (c *conn) run() {
+	c.wire.SetReadDeadline(time.Now().Add(settingsTimeout))
+	for {
+		err := c.readOnce()
+		if err == nil {
+			continue
+		}
+		if fault := c.overdue(err); fault != nil {
+			c.fail(fault)
+			continue
+		}
+		c.fail(c.lost(err))
+		break
+	}
+	c.wire.Close()
+	c.wait()
+	close(c.ended)
+	if c.hooks.gone != nil {
+		c.hooks.gone(c)
+	}
+}
+
+// overdue is the violation behind a missed read deadline, nil if there is none.
+func (c *conn) overdue(err error) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case !errors.Is(err, os.ErrDeadlineExceeded) || c.err != nil || c.broken:
+		return nil
+	case !c.settled:
+		return violation(codeSettingsTimeout, "no SETTINGS in %v", settingsTimeout)
+	case c.in.block != 0:
+		return violation(codeCalm, "header block not finished in %v", headerTimeout)
+	}
+	return nil
+}
+
+// readOnce reads and handles what there is. It waits with a few bytes in hand,
+// so that an idle tunnel holds no buffer.
+func (c *conn) readOnce() error {
+	var first [64]byte
+	n, err := c.wire.Read(first[:])
+	if n == 0 {
+		return err
+	}
+	c.heard.Store(true)
+	fault := c.feed(first[:n])
+	if n == len(first) && err == nil && fault == nil { // there is more of the record
+		buf := takeBuffer(segmentSize)
+		n, err = c.wire.Read(buf.b)
+		fault = c.feed(buf.b[:n])
+		c.deliver()
+		buf.release()
+	} else {
+		c.deliver()
+	}
+	if fault != nil {
+		c.fail(fault)
+	}
+	return err
+}
+
+// deliver hands over what came for each stream, before the buffer with it is
+// used again.
+func (c *conn) deliver() {
+	for i, s := range c.touched {
+		segments, overhead, end := s.segments, s.overhead, s.end
+		s.overhead, s.end, s.touched = 0, false, false
+		s.deliver(segments, overhead, end)
+		clear(segments)
+		s.segments = segments[:0]
+		if cap(segments) > maxVector {
+			s.segments = nil
+		}
+		c.touched[i] = nil
+	}
+	c.touched = c.touched[:0]
+}
+
+func (c *conn) touch(s *Stream) {
+	if !s.touched {
+		s.touched = true
+		c.touched = append(c.touched, s)
+	}
+}
+
+// feed handles bytes of the tunnel; its streams' are noted for deliver.
+func (c *conn) feed(b []byte) error {
+	if c.over() {
+		return nil // what was in flight when it ended
+	}
+	b, err := c.checkPreface(b)
+	for err == nil && len(b) > 0 {
+		var pc piece
+		var n int
+		var ok bool
+		pc, n, ok, err = c.in.next(b)
+		b = b[n:]
+		if ok {
+			err = c.handle(pc)
+		}
+	}
+	return err
+}
+
+func (c *conn) over() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err != nil
+}
+
+// checkPreface takes the client's preface off the first bytes.
+func (c *conn) checkPreface(b []byte) ([]byte, error) {
+	for ; !c.client && c.prefaced < len(preface) && len(b) > 0; c.prefaced++ {
+		if b[0] != preface[c.prefaced] {
+			return nil, violation(codeProtocol, "no HTTP/2 preface")
+		}
+		b = b[1:]
+	}
+	return b, nil
+}
+
+// handle acts on one frame, or on a piece of DATA.
+func (c *conn) handle(pc piece) error {
+	if !c.settledSeen {
+		if pc.kind != kindSettings || pc.has(flagAck) {
+			return violation(codeProtocol, "frame of type %d before SETTINGS", pc.kind)
+		}
+		c.settledSeen = true
+	}
+	switch pc.kind {
+	case kindData:
+		return c.data(pc)
+	case kindHeaders, kindContinuation:
+		return c.headerBlock(pc)
+	case kindReset:
+		return c.gotReset(pc)
+	case kindSettings:
+		return c.gotSettings(pc)
+	case kindPing:
+		return c.gotPing(pc)
+	case kindGoAway:
+		return c.gotGoAway(pc)
+	case kindWindowUpdate:
+		return c.windowUpdate(pc)
+	}
+	return c.meaningless() // PRIORITY and unknown types are ignored
+}
+
+func (c *conn) meaningless() error {
+	if !c.noise.spend(noiseRate) {
+		return violation(codeCalm, "too many frames that mean nothing")
+	}
+	return nil
+}
+
+// data notes a piece of DATA for its stream.
+func (c *conn) data(pc piece) error {
+	if pc.first {
+		s, err := c.takeData(pc.frame)
+		if err != nil {
+			return err
+		}
+		c.current, c.unclaimed = s, pc.length
+	}
+	c.unclaimed -= len(pc.payload)
+	c.dataSeen += len(pc.payload)
+	s := c.current
+	if s != nil && len(pc.payload) > 0 {
+		c.touch(s)
+		s.segments = append(s.segments, pc.payload)
+	}
+	if !pc.last {
+		return nil
+	}
+	c.current = nil
+	if err := c.countEmpty(pc); err != nil {
+		return err
+	}
+	if s != nil && (c.unclaimed > 0 || pc.has(flagEndStream)) {
+		c.touch(s)
+		s.overhead += c.unclaimed
+		if pc.has(flagEndStream) {
+			c.endReceived(s)
+		}
+	}
+	return nil
+}
+
+// countEmpty bounds the DATA frames that bring nothing.
+func (c *conn) countEmpty(pc piece) error {
+	empty := c.dataSeen == 0 && !pc.has(flagEndStream)
+	c.dataSeen = 0
+	if empty {
+		if c.emptyData++; c.emptyData > emptyDataLimit {
+			return violation(codeCalm, "more than %d empty DATA frames", emptyDataLimit)
+		}
+	}
+	return nil
+}
+
+// endReceived notes that the peer sent all on a stream.
+func (c *conn) endReceived(s *Stream) {
+	c.mu.Lock()
+	s.gotEnd = true
+	if s.endSent {
+		c.uncount(s)
+	}
+	c.mu.Unlock()
+	c.touch(s)
+	s.end = true
+}
+
+// sentEnd notes that we sent all on a stream; mu is held.
+func (c *conn) sentEnd(s *Stream) {
+	s.endSent = true
+	if s.gotEnd {
+		c.uncount(s)
+	}
+	if s.told {
+		c.end(s, nil)
+	}
+}

@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hbone
+
+import (
+	"fmt"
+	"time"
+)
+
+// headerBlock collects a header block and handles it when it is whole.
+func (c *conn) headerBlock(pc piece) error {
+	if pc.kind == kindHeaders {
+		c.opening = pc.frame
+	}
+	if pc.kind == kindHeaders && pc.has(flagEndHeaders) { // nearly always: no copy
+		return c.gotHeaders(pc.payload)
+	}
+	c.block = append(c.block, pc.payload...)
+	if !pc.has(flagEndHeaders) {
+		if pc.kind == kindHeaders {
+			c.readDeadline(time.Now().Add(headerTimeout))
+		}
+		return nil
+	}
+	c.readDeadline(time.Time{})
+	block := c.block
+	c.block = nil
+	return c.gotHeaders(block)
+}
+
+// readDeadline bounds the time in which the rest of a header block may come.
+func (c *conn) readDeadline(t time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err == nil && !c.broken {
+		c.wire.SetReadDeadline(t)
+	}
+}
+
+func (c *conn) gotHeaders(block []byte) error {
+	f, err := c.headers.decode(block)
+	if err != nil {
+		return err
+	}
+	if c.client {
+		return c.gotAnswer(f)
+	}
+	return c.gotRequest(f)
+}
+
+// gotRequest opens a stream for a CONNECT, or refuses it.
+func (c *conn) gotRequest(f fields) error {
+	id, end := c.opening.stream, c.opening.has(flagEndStream)
+	c.mu.Lock()
+	if id%2 == 0 || id <= c.lastPeer {
+		s := c.streams[id]
+		c.mu.Unlock()
+		return c.lateHeaders(s)
+	}
+	c.lastPeer = id
+	if c.farewell == 2 { // said to be too late
+		c.ghost += streamWindow + 1
+		c.mu.Unlock()
+		return c.refused()
+	}
+	s := newStream(c, id, c.local)
+	s.gotEnd = end
+	s.ended = end
+	if c.active > c.streamLimit || c.live >= liveFactor*c.streamLimit {
+		c.reset(s, codeRefused, errTooMany)
+		c.mu.Unlock()
+		return c.refused()
+	}
+	if f.problem != "" {
+		defer c.mu.Unlock()
+		return c.fault(s, codeProtocol, f.problem)
+	}
+	target, status := f.request(c.local.Addr())
+	if status != 0 {
+		defer c.mu.Unlock()
+		c.reject(s, status)
+		return c.owe()
+	}
+	s.target, s.header = target.Authority, target.Header
+	c.live++
+	c.mu.Unlock()
+	if !c.hooks.incoming(s) {
+		s.resetWith(codeRefused, errTooMany)
+		s.letGo()
+		return c.refused()
+	}
+	return nil
+}
+
+var errTooMany = fmt.Errorf("%w: too many streams", ErrLimit)
+
+// refused counts a stream that the peer may open again elsewhere.
+func (c *conn) refused() error {
+	if !c.refusals.spend(refusalRate) {
+		return violation(codeCalm, "too many streams over the limit")
+	}
+	return nil
+}
+
+// lateHeaders judges HEADERS on a stream that is not new: trailers, which mean
+// nothing but that the peer has sent all, or a mistake.
+func (c *conn) lateHeaders(s *Stream) error {
+	id := c.opening.stream
+	if s == nil {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.isIdle(id) {
+			return violation(codeProtocol, "HEADERS on stream %d, which is not the peer's to open", id)
+		}
+		if c.ghost--; c.ghost < 0 {
+			return violation(codeStreamClosed, "HEADERS on closed stream %d", id)
+		}
+		return nil
+	}
+	c.mu.Lock()
+	switch {
+	case s.gotEnd:
+		defer c.mu.Unlock()
+		return c.fault(s, codeStreamClosed, "HEADERS after END_STREAM")
+	case !c.opening.has(flagEndStream):
+		defer c.mu.Unlock()
+		return c.fault(s, codeProtocol, "HEADERS in the middle of a stream")
+	}
+	c.mu.Unlock()
+	c.endReceived(s)
+	return nil
+}
+
+// gotAnswer handles the response to one of our CONNECTs.
+func (c *conn) gotAnswer(f fields) error {
+	c.mu.Lock()
+	s := c.streams[c.opening.stream]
+	if s == nil || s.accepted {
+		c.mu.Unlock()
+		return c.lateHeaders(s)
+	}
+	status, err := f.answer()
+	end := c.opening.has(flagEndStream)
+	switch {
+	case err != nil || f.problem != "" || (status < 200 && end):
+		defer c.mu.Unlock()
+		return c.fault(s, codeProtocol, "malformed answer")
+	case status < 200:
+		defer c.mu.Unlock()
+		if s.interim++; s.interim > informationalLimit {
+			return c.fault(s, codeProtocol, "too many 1xx answers")
+		}
+		return nil
+	case status >= 300:
+		s.gotEnd = end
+		c.reset(s, codeCancel, &StatusError{status})
+		c.mu.Unlock()
+		s.sever()
+		return nil
+	}
+	s.accepted = true
+	s.header = f.header
+	close(s.answered)
+	c.mu.Unlock()
+	if end {
+		c.endReceived(s)
+	}
+	return nil
+}

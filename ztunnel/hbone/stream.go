@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hbone
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"syscall"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+)
+
+// Stream is one CONNECT in a tunnel: the connection of one app. Whoever got it
+// from Open calls Carry or Reset; from a Listener, Reject, Reset, or Accept and
+// then Carry.
+type Stream struct {
+	c        *conn
+	id       uint32
+	target   netip.AddrPort
+	header   Header        // of the request at a Listener, of the answer at a Pool
+	answered chan struct{} // client: the answer came, or the stream is over
+	done     chan struct{} // it is over
+	letGone  sync.Once
+
+	// conn.mu guards what follows.
+	next       *Stream // in the ring
+	queued     bool    // in the ring
+	out        []byte  // what its pump wants sent; the pump waits for it to become empty
+	endWanted  bool    // and END_STREAM behind it
+	endSent    bool    // nothing more will be sent
+	gotEnd     bool    // the peer sent END_STREAM
+	told       bool    // and the app was told, after all data
+	accepted   bool    // the 200 was sent, or came
+	over       bool    // nothing is left to do
+	err        error   // why it is over; nil if in order
+	counted    bool    // in conn.active
+	reading    bool    // its pump is waiting for the app, and so will see it go
+	changed    sync.Cond
+	sendWindow int // what the peer lets us send
+	window     int // what we let the peer send
+	unacked    int // taken off window and since written to the app
+	interim    int // 1xx answers
+
+	delivery
+	arrival
+}
+
+// delivery is how received bytes get to the app (deliver.go).
+type delivery struct {
+	mu       sync.Mutex // a leaf; guards what follows
+	app      *net.TCPConn
+	raw      syscall.RawConn
+	waiting  queue // bytes that the app did not take yet
+	draining bool  // a goroutine is writing waiting to the app
+	ended    bool  // the peer sent all
+	dead     bool  // severed
+	received uint64
+
+	vector   [][]byte // of the write under way
+	wrote    int
+	writeErr error
+}
+
+// arrival is what one read of the tunnel brought for a stream; the reader's alone.
+type arrival struct {
+	segments [][]byte
+	end      bool
+	touched  bool
+	overhead int // padding
+}
+
+// newStream registers a stream; conn.mu is held.
+func newStream(c *conn, id uint32, target netip.AddrPort) *Stream {
+	s := &Stream{
+		c: c, id: id, target: target,
+		answered: make(chan struct{}), done: make(chan struct{}),
+		counted: true, sendWindow: c.peerWindow, window: streamWindow,
+	}
+	s.changed.L = &c.mu
+	c.streams[id] = s
+	c.active++
+	return s
+}
+
+// Peer is the verified identity at the other end of the tunnel.
+func (s *Stream) Peer() spiffeid.ID { return s.c.peer }
+
+// LocalAddr is this end's address of the tunnel.
+func (s *Stream) LocalAddr() netip.AddrPort { return s.c.local }
+
+// RemoteAddr is the peer's address of the tunnel.
+func (s *Stream) RemoteAddr() netip.AddrPort { return s.c.remote }
+
+// Target is the authority of the CONNECT.
+func (s *Stream) Target() netip.AddrPort { return s.target }
+
+// Header is what the peer sent with its request or answer.
+func (s *Stream) Header() Header { return s.header }
+
+// Done is closed when the stream is over, for instance because the peer reset it.
+func (s *Stream) Done() <-chan struct{} { return s.done }
+
+// Accept answers a request with 200. The app must be reached by then.
+func (s *Stream) Accept() error {
+	c := s.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if s.over {
+		return s.err
+	}
+	s.accepted = true
+	c.control = appendBlock(c.control, s.id, 0, appendStatus(nil, 200), c.peerFrame)
+	c.flush(nil)
+	return nil
+}
+
+// Reject answers a request with another status than 200 and ends the stream.
+func (s *Stream) Reject(status int) error {
+	defer s.letGo()
+	c := s.c
+	c.mu.Lock()
+	if s.over {
+		defer c.mu.Unlock()
+		return s.err
+	}
+	c.reject(s, status)
+	c.mu.Unlock()
+	s.sever()
+	return nil
+}
+
+// reject queues the answer. As RFC 9113 §8.1 asks, it then tells the peer to
+// stop sending, without error; mu is held.
+func (c *conn) reject(s *Stream, status int) {
+	c.control = appendBlock(c.control, s.id, flagEndStream, appendStatus(nil, status), c.peerFrame)
+	s.endSent = true
+	if !s.gotEnd {
+		c.control = appendReset(c.control, s.id, codeNone)
+		c.ghost += streamWindow + 1
+	}
+	c.end(s, nil)
+	c.kick()
+}
+
+// Reset breaks the stream off: the peer's app gets a TCP reset. It does nothing
+// to a stream that is over.
+func (s *Stream) Reset() {
+	s.resetWith(codeCancel, fmt.Errorf("%w: broken off here", ErrReset))
+	s.letGo()
+}
+
+// Close is Reset with the reason that Carry is to return, for instance a
+// change of policy.
+func (s *Stream) Close(reason error) { s.resetWith(codeCancel, reason) }
+
+func (s *Stream) resetWith(c code, err error) {
+	s.c.mu.Lock()
+	ended := s.c.reset(s, c, err)
+	s.c.mu.Unlock()
+	if ended {
+		s.sever()
+	}
+}
+
+// reset ends a stream for err and tells the peer; mu is held, and the caller
+// severs the stream if it was this that ended it.
+func (c *conn) reset(s *Stream, why code, err error) bool {
+	if s.over {
+		return false
+	}
+	if c.err == nil && !s.closed() {
+		c.control = appendReset(c.control, s.id, why)
+		if !s.gotEnd {
+			c.ghost += streamWindow + 1
+		}
+		c.kick()
+	}
+	return c.end(s, err)
+}
+
+// closed reports that both sides have sent all. Such a stream needs its tunnel
+// no longer, though the app may still be reading; mu is held.
+func (s *Stream) closed() bool { return s.endSent && s.gotEnd }
+
+// end takes a stream that is over off its tunnel; mu is held. It reports
+// whether it was this call that ended it: then the caller severs the stream,
+// unless it ended in order.
+func (c *conn) end(s *Stream, err error) bool {
+	if s.over {
+		return false
+	}
+	s.over, s.err, s.out = true, err, nil
+	delete(c.streams, s.id)
+	c.uncount(s)
+	close(s.done)
+	s.changed.Broadcast()
+	if len(c.streams) == 0 && c.empty != nil {
+		close(c.empty)
+		c.empty = nil
+	}
+	c.closeIfUnused()
+	return true
+}
+
+// uncount takes a stream off the number that is limited; mu is held.
+func (c *conn) uncount(s *Stream) {
+	if s.counted {
+		s.counted = false
+		c.active--
+		c.used()
+	}
+}
+
+// letGo says that the Listener's user has no more to do with the stream.
+func (s *Stream) letGo() {
+	s.letGone.Do(func() {
+		if s.c.client {
+			return
+		}
+		s.c.mu.Lock()
+		s.c.live--
+		s.c.mu.Unlock()
+	})
+}
+
+// result is how the stream ended; only after done.
+func (s *Stream) result() error {
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	return s.err
+}
+
+// await returns when the peer accepted the stream.
+func (s *Stream) await(ctx context.Context) error {
+	select {
+	case <-s.answered:
+		return nil
+	case <-s.done:
+	case <-ctx.Done():
+		s.resetWith(codeCancel, fmt.Errorf("%w: no answer to CONNECT %v: %w", ErrDial, s.target, context.Cause(ctx)))
+	}
+	<-s.done
+	return s.result()
+}
