@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ztunnel
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"sync"
+
+	"github.com/culvert-mesh/culvert/ztunnel/hbone"
+	"github.com/culvert-mesh/culvert/ztunnel/proxy"
+	"github.com/culvert-mesh/culvert/ztunnel/workload"
+)
+
+// carrier is the running proxies of one pod sandbox: its listeners, its pool
+// of tunnels, and every connection that it carries.
+type carrier struct {
+	pod      *proxy.Pod
+	pool     *hbone.Pool
+	tunnels  []*hbone.Listener
+	outbound []*net.TCPListener
+	plain    []*net.TCPListener
+
+	cut  context.CancelFunc // ends every connection at once
+	done chan struct{}      // closed when all of them have ended
+}
+
+// newCarrier builds the proxies of m. The pool and the listeners are m's alone
+// and can obtain no other identity than m's.
+func (p *pods) newCarrier(m *member) *carrier {
+	direct := p.datapath.DialOut(m.ns)
+	c := &carrier{done: make(chan struct{})}
+	c.pool = hbone.NewPool(hbone.PoolConfig{
+		Dial: direct,
+		Credential: func(ctx context.Context, key hbone.Key) (hbone.Credential, error) {
+			config, until, err := p.certs.Client(ctx, m.id, key.Dst)
+			return hbone.Credential{Config: config, Until: until}, err
+		},
+	})
+	c.pod = &proxy.Pod{
+		Self:        func() (workload.Workload, bool) { return p.registry.ByUID(m.PodUID) },
+		Registry:    p.registry,
+		Policy:      p.policy,
+		Peers:       p.peers,
+		Tunnels:     c.pool,
+		OriginalDst: p.datapath.OriginalDst,
+		Direct:      direct,
+		Inner:       p.datapath.DialInner(m.ns),
+		IsInner: func(src, dst netip.AddrPort) bool {
+			return p.datapath.IsInner(m.Cookie, src, dst)
+		},
+		Log:     p.log,
+		Metrics: p.metrics,
+	}
+	l := m.listeners
+	c.outbound = present(l.Outbound4, l.Outbound6)
+	c.plain = present(l.Inbound4, l.Inbound6)
+	inbound := present(l.HBONE4, l.HBONE6)
+	for _, ln := range inbound {
+		c.tunnels = append(c.tunnels, hbone.NewListener(ln, hbone.ListenerConfig{
+			Credential: func(ctx context.Context) (hbone.Credential, error) {
+				config, until, err := p.certs.Server(ctx, m.id)
+				return hbone.Credential{Config: config, Until: until}, err
+			},
+		}))
+	}
+	for _, lns := range [][]*net.TCPListener{c.outbound, c.plain, inbound} {
+		for _, ln := range lns {
+			c.pod.Ports = append(c.pod.Ports, uint16(ln.Addr().(*net.TCPAddr).Port))
+		}
+	}
+	return c
+}
+
+// present drops the listeners of a family that the pod does not have.
+func present(lns ...*net.TCPListener) (found []*net.TCPListener) {
+	for _, ln := range lns {
+		if ln != nil {
+			found = append(found, ln)
+		}
+	}
+	return found
+}
+
+// start serves until finish, or until base ends.
+func (c *carrier) start(base context.Context, failed func(error)) {
+	ctx, cut := context.WithCancel(base)
+	c.cut = cut
+	var proxies sync.WaitGroup
+	run := func(serve func() error) {
+		proxies.Go(func() {
+			if err := serve(); err != nil && ctx.Err() == nil {
+				failed(err)
+			}
+		})
+	}
+	for _, ln := range c.outbound {
+		run(func() error { return proxy.Outbound{Pod: c.pod}.Serve(ctx, ln) })
+	}
+	for _, ln := range c.plain {
+		run(func() error { return proxy.Passthrough{Pod: c.pod}.Serve(ctx, ln) })
+	}
+	for _, ln := range c.tunnels {
+		run(func() error { return ln.Run(ctx) })
+		run(func() error { return proxy.Inbound{Pod: c.pod}.Serve(ctx, ln) })
+	}
+	go func() {
+		proxies.Wait()
+		close(c.done)
+	}()
+}
+
+// finish closes the listeners, asks peers for no more streams, and waits for
+// open connections to end by themselves until ctx is done; then it ends them.
+func (c *carrier) finish(ctx context.Context) {
+	for _, ln := range append(c.outbound, c.plain...) {
+		ln.Close()
+	}
+	var draining sync.WaitGroup
+	for _, ln := range c.tunnels {
+		draining.Go(func() { ln.Drain(ctx) })
+	}
+	select {
+	case <-c.done:
+	case <-ctx.Done():
+	}
+	c.cut()
+	draining.Wait()
+	<-c.done
+	c.pool.Close()
+}
+
+// retire has every tunnel replaced by one with the present certificate.
+func (c *carrier) retire() {
+	c.pool.Retire(hbone.Rotated)
+	for _, ln := range c.tunnels {
+		ln.Retire(hbone.Rotated)
+	}
+}

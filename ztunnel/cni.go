@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ztunnel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/culvert-mesh/culvert/cni/enroll"
+	"github.com/culvert-mesh/culvert/ztunnel/netns"
+	"github.com/culvert-mesh/culvert/ztunnel/workload"
+)
+
+// awaitPod is how long an ADD waits for its pod to appear in the registry. The
+// kubelet knew the pod before the runtime did, and our source may be late.
+const awaitPod = 2 * time.Second
+
+// Add answers a CNI ADD: it records the sandbox, enrolls it if its pod's
+// labels say so, and returns only when the kernel steers it. Whether, and as
+// whom, is the registry's word; the request only says where.
+func (p *pods) Add(ctx context.Context, req enroll.Request) (enroll.Reply, error) {
+	block := func(format string, args ...any) (enroll.Reply, error) {
+		reason := fmt.Sprintf(format, args...)
+		p.log.Warn("pod may not start", "pod", req.PodNamespace+"/"+req.PodName, "reason", reason)
+		return enroll.Reply{Verdict: enroll.Block, Reason: reason}, nil
+	}
+	if err := p.ready(ctx); err != nil {
+		return block("ztunnel on %s is still starting: %v", p.node, err)
+	}
+	w, known := p.await(ctx, req)
+	if !known {
+		ns, found := p.registry.Namespace(req.PodNamespace)
+		if !found {
+			return block("namespace %s is not known on node %s yet", req.PodNamespace, p.node)
+		}
+		if ns.Meshed {
+			return block("pod %s/%s (UID %s) is not known on node %s yet, and its namespace is in the mesh",
+				req.PodNamespace, req.PodName, req.PodUID, p.node)
+		}
+	}
+	s, err := p.claim(req, w.UID)
+	if err != nil {
+		if known && p.wanted(w) {
+			return block("%v", err)
+		}
+		// Outside the mesh nothing depends on us: the pod may start, and
+		// is not remembered.
+		p.log.Warn("sandbox is not recorded", "pod", req.PodNamespace+"/"+req.PodName, "error", err)
+		return enroll.Reply{Verdict: enroll.Ignore}, nil
+	}
+	if err := p.record(s); err != nil {
+		return block("%v", err)
+	}
+	if !known || !p.wanted(w) {
+		return enroll.Reply{Verdict: enroll.Ignore}, nil
+	}
+	pod, _ := p.byID(s.ContainerID)
+	if err := p.converge(ctx, pod); err != nil {
+		return block("%v", err)
+	}
+	if ok, _ := pod.enrolled(); !ok {
+		return block("pod %v left the mesh or was deleted meanwhile", s)
+	}
+	return enroll.Reply{Verdict: enroll.Enrolled}, nil
+}
+
+// Del forgets the sandbox.
+func (p *pods) Del(ctx context.Context, req enroll.Request) error {
+	if err := p.ready(ctx); err != nil {
+		return err
+	}
+	var problems error
+	for _, pod := range p.all() {
+		if pod.ContainerID == req.ContainerID || pod.ContainerID == scanned+req.PodUID {
+			p.log.Info("sandbox deleted", "pod", pod.String())
+			problems = errors.Join(problems, p.forget(pod))
+		}
+	}
+	return problems
+}
+
+// Check confirms against the kernel that the sandbox is as its labels say.
+func (p *pods) Check(ctx context.Context, req enroll.Request) error {
+	if err := p.ready(ctx); err != nil {
+		return err
+	}
+	pod, ok := p.byID(req.ContainerID)
+	if !ok {
+		return fmt.Errorf("sandbox %s of pod %s/%s is not known to ztunnel", req.ContainerID, req.PodNamespace, req.PodName)
+	}
+	w, known := p.registry.ByUID(pod.PodUID)
+	if !known || !p.wanted(w) {
+		return nil
+	}
+	if ok, why := pod.enrolled(); !ok {
+		return fmt.Errorf("pod %v belongs in the mesh and is not enrolled: %s", pod.sandbox, why)
+	}
+	return p.repair(ctx)
+}
+
+// GC forgets every sandbox of the network that the runtime does not list.
+func (p *pods) GC(ctx context.Context, network string, valid []enroll.Attachment) error {
+	if err := p.ready(ctx); err != nil {
+		return err
+	}
+	var problems error
+	for _, pod := range p.all() {
+		listed := slices.ContainsFunc(valid, func(a enroll.Attachment) bool { return a.ContainerID == pod.ContainerID })
+		if pod.Network == network && !listed {
+			p.log.Info("sandbox is not among the runtime's attachments", "pod", pod.String())
+			problems = errors.Join(problems, p.forget(pod))
+		}
+	}
+	return problems
+}
+
+// ready waits until the records of an earlier run are taken over.
+func (p *pods) ready(ctx context.Context) error {
+	select {
+	case <-p.loaded:
+		return nil
+	case <-ctx.Done():
+		return errors.New("workloads are not known yet")
+	}
+}
+
+// await returns the pod of the request, by UID where the runtime passes one,
+// or gives up after a while.
+func (p *pods) await(ctx context.Context, req enroll.Request) (workload.Workload, bool) {
+	ctx, cancel := context.WithTimeout(ctx, awaitPod)
+	defer cancel()
+	for {
+		changed := p.registry.Changed()
+		if w, ok := p.find(req); ok {
+			return w, true
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return workload.Workload{}, false
+		}
+	}
+}
+
+func (p *pods) find(req enroll.Request) (workload.Workload, bool) {
+	if req.PodUID != "" {
+		w, ok := p.registry.ByUID(req.PodUID)
+		return w, ok && w.Namespace == req.PodNamespace && w.Name == req.PodName
+	}
+	for _, w := range p.registry.Local(p.node) {
+		if w.Namespace == req.PodNamespace && w.Name == req.PodName {
+			return w, true
+		}
+	}
+	return workload.Workload{}, false
+}
+
+// claim turns a request into a record after checking what it claims: the netns
+// holds the addresses, is not the node's, and is nobody else's.
+func (p *pods) claim(req enroll.Request, podUID string) (sandbox, error) {
+	ns, err := netns.Open(req.Netns)
+	if err != nil {
+		return sandbox{}, fmt.Errorf("netns: %w", err)
+	}
+	defer ns.Close()
+	if _, err := p.mayHold(ns, req.IPs); err != nil {
+		return sandbox{}, fmt.Errorf("netns %s: %w", req.Netns, err)
+	}
+	if len(req.IPs) == 0 {
+		return sandbox{}, errors.New("ips: the previous plugin gave the pod no address")
+	}
+	if podUID == "" {
+		podUID = req.PodUID
+	}
+	for _, other := range p.all() {
+		if other.Cookie == ns.Cookie() && other.PodUID != podUID {
+			return sandbox{}, fmt.Errorf("netns %s is enrolled as pod %v already", req.Netns, other.sandbox)
+		}
+	}
+	return sandbox{ContainerID: req.ContainerID, Network: req.Network, PodUID: podUID,
+		Namespace: req.PodNamespace, Name: req.PodName, Netns: req.Netns,
+		Cookie: ns.Cookie(), Inode: ns.Inode(), BootID: p.boot, IPs: req.IPs}, nil
+}
+
+// record remembers s, on disk first: what is enrolled must survive us. A
+// repeated ADD finds its pod as it is; one for a new netns replaces the old.
+func (p *pods) record(s sandbox) error {
+	if old, ok := p.byID(s.ContainerID); ok {
+		if old.Cookie == s.Cookie && slices.Equal(old.IPs, s.IPs) {
+			return nil
+		}
+		if err := p.forget(old); err != nil {
+			return err
+		}
+	}
+	if err := p.files.write(s); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.byContainer[s.ContainerID] = p.newPod(s)
+	return nil
+}
+
+func (p *pods) byID(containerID string) (*pod, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	pod, ok := p.byContainer[containerID]
+	return pod, ok
+}

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ztunnel
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+)
+
+// Config says everything that one ztunnel needs to know. cmd/ztunnel fills it
+// from flags.
+type Config struct {
+	NodeName      string         // required; as spec.nodeName of the node's pods
+	TrustDomain   string         // default cluster.local
+	RootNamespace string         // holds mesh-wide policy; default istio-system
+	MeshCIDRs     []netip.Prefix // addresses that must resolve; required
+	Workloads     string         // directory of Kubernetes YAML; required
+	NoIstioLabels bool           // ignore istio.io/dataplane-mode; default false
+
+	CAAddress    string        // host:port of culvert-identity or istiod; required
+	CARoot       string        // PEM file that the CA's own certificate is verified with; required
+	CAServerName string        // DNS name expected in the CA's certificate; default the host of CAAddress
+	TokenFile    string        // bearer token shown to the CA, read again for each call; required
+	TTL          time.Duration // lifetime asked for SVIDs; default 1 h
+
+	BPFFS         string         // directory under a bpffs for maps and links; required
+	Cgroup        string         // cgroup2 directory above kubelet, ztunnel and pods; required
+	KubeletCgroup string         // cgroup2 directory of the kubelet; default none: probes are captured
+	HostNetns     string         // the node's network namespace; default /proc/1/ns/net
+	ExcludeCIDRs  []netip.Prefix // destinations never steered; default none
+	ExcludePorts  []uint16       // destination ports never steered; default none
+
+	StateDir       string        // root-only directory: sockets, snapshot, sandboxes; required
+	OwnPod         string        // namespace/name of ztunnel's own pod, which may start without it; default none
+	AdminAddress   string        // default 127.0.0.1:15000
+	MetricsAddress string        // default :15020
+	ReadyAddress   string        // default :15021
+	Drain          time.Duration // how long open connections may end by themselves at shutdown; default 5 s
+
+	Log   *slog.Logger   `json:"-"` // default slog.Default()
+	Level *slog.LevelVar // level that the admin socket may change; default none
+}
+
+// withDefaults returns c with the defaults named in its comments.
+func (c Config) withDefaults() Config {
+	set := func(field *string, value string) {
+		if *field == "" {
+			*field = value
+		}
+	}
+	set(&c.TrustDomain, "cluster.local")
+	set(&c.RootNamespace, "istio-system")
+	set(&c.HostNetns, "/proc/1/ns/net")
+	set(&c.AdminAddress, "127.0.0.1:15000")
+	set(&c.MetricsAddress, ":15020")
+	set(&c.ReadyAddress, ":15021")
+	if c.TTL == 0 {
+		c.TTL = time.Hour
+	}
+	if c.Drain == 0 {
+		c.Drain = 5 * time.Second
+	}
+	if c.Log == nil {
+		c.Log = slog.Default()
+	}
+	if c.Level == nil {
+		c.Level = new(slog.LevelVar)
+	}
+	return c
+}
+
+// Validate returns every problem of c at once, each naming its field.
+func (c Config) Validate() error {
+	var problems []error
+	for field, value := range map[string]string{
+		"node name": c.NodeName, "workloads directory": c.Workloads, "CA address": c.CAAddress,
+		"CA root file": c.CARoot, "token file": c.TokenFile, "bpffs directory": c.BPFFS,
+		"cgroup directory": c.Cgroup, "state directory": c.StateDir,
+	} {
+		if value == "" {
+			problems = append(problems, fmt.Errorf("%s is required", field))
+		}
+	}
+	if len(c.MeshCIDRs) == 0 {
+		problems = append(problems, errors.New("mesh CIDRs are required: which addresses must resolve"))
+	}
+	if c.TrustDomain != "" {
+		if _, err := spiffeid.TrustDomainFromString(c.TrustDomain); err != nil {
+			problems = append(problems, fmt.Errorf("trust domain %q: %v", c.TrustDomain, err))
+		}
+	}
+	if c.OwnPod != "" && strings.Count(c.OwnPod, "/") != 1 {
+		problems = append(problems, fmt.Errorf("own pod %q: want namespace/name", c.OwnPod))
+	}
+	if c.Drain < 0 || c.TTL < 0 {
+		problems = append(problems, errors.New("durations must not be negative"))
+	}
+	return errors.Join(problems...)
+}
+
+func (c Config) enrollSocket() string { return filepath.Join(c.StateDir, "enroll.sock") }
+func (c Config) adminSocket() string  { return filepath.Join(c.StateDir, "admin.sock") }
+func (c Config) snapshotFile() string { return filepath.Join(c.StateDir, "snapshot.json") }
+func (c Config) sandboxDir() string   { return filepath.Join(c.StateDir, "sandboxes") }

@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package ztunnel is the node agent: it steers the traffic of enrolled pods
+// into itself and carries it between nodes in mutual TLS.
+//
+// A ten-minute tour, in the order of a connection:
+//
+//  1. README.md, the drawing
+//  2. ztunnel/ztunnel.go: Run builds the parts in data-path order
+//  3. bpf/outbound.bpf.c: connect() in a pod reaches our listener
+//  4. ztunnel/proxy/outbound.go: where to, who is there, may we, how
+//  5. ztunnel/policy/policy.go: allow, or a reason
+//  6. ztunnel/hbone/pool.go: the tunnel to the peer's node
+//  7. ztunnel/certs/tls.go: who we are, and whom we accept
+//  8. ztunnel/proxy/inbound.go: the same connection on the peer's node
+//
+// pods.go and steps.go tell the life of a pod: how it is enrolled, verified
+// against the kernel, and let go.
+package ztunnel

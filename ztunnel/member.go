@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ztunnel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/culvert-mesh/culvert/ztunnel/netns"
+	"github.com/culvert-mesh/culvert/ztunnel/redirect"
+	"github.com/culvert-mesh/culvert/ztunnel/workload"
+)
+
+// member is one pod sandbox in the mesh: all that was made for it.
+type member struct {
+	sandbox
+	id         spiffeid.ID
+	probePorts []uint16
+	life       context.Context // ends when the sandbox is deleted
+
+	ns        *netns.NS
+	addrs     []netip.Addr // all of the netns, those of the sandbox first
+	listeners redirect.Listeners
+	release   func() // of the SVID
+	carrier   *carrier
+}
+
+// steeringSteps is the index of the first step that touches steering: what
+// comes after it is undone at once when a pod leaves the mesh, what comes
+// before it when its last connection has ended.
+const steeringSteps = 5
+
+// steps is the life of a membership. Order matters: whatever the kernel hands
+// over must find somebody listening, and inbound is steered before outbound,
+// so that a pod which can talk can also be answered.
+func (p *pods) steps() []step[*member] {
+	return []step[*member]{
+		{"open netns", p.openNetns, closeNetns},
+		{"listen", p.listen, closeListeners},
+		{"route inner legs", p.route, nil}, // open connections need it until the pod is gone
+		{"hold certificate", p.hold, releaseCertificate},
+		{"serve", p.serve, stopServing},
+		{"steer inbound", p.steerInbound, p.unsteerInbound},
+		{"steer outbound", p.steerOutbound, p.unsteerOutbound},
+	}
+}
+
+// openNetns checks that the netns is still what was recorded, and takes every
+// address in it: a second network's must not be a way around the listeners.
+func (p *pods) openNetns(_ context.Context, m *member) (err error) {
+	if m.ns, err = netns.Open(m.Netns); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			m.ns.Close()
+		}
+	}()
+	if m.ns.Cookie() != m.Cookie {
+		return fmt.Errorf("%s is another netns than the one that was recorded", m.Netns)
+	}
+	held, err := p.mayHold(m.ns, m.IPs)
+	if err != nil {
+		return err
+	}
+	m.addrs = slices.Clone(m.IPs)
+	for _, addr := range held {
+		if !slices.Contains(m.addrs, addr) {
+			m.addrs = append(m.addrs, addr)
+		}
+	}
+	return nil
+}
+
+func closeNetns(_ context.Context, m *member) error { return m.ns.Close() }
+
+func (p *pods) listen(ctx context.Context, m *member) (err error) {
+	m.listeners, err = p.datapath.Listen(ctx, m.ns, m.addrs)
+	return err
+}
+
+func closeListeners(_ context.Context, m *member) error {
+	m.listeners.Close() // the proxies may have closed some before
+	return nil
+}
+
+func (p *pods) route(_ context.Context, m *member) error { return p.datapath.Route(m.ns) }
+
+func (p *pods) hold(_ context.Context, m *member) error {
+	m.release = p.certs.Hold(m.id) // fetched meanwhile: connections wait, the pod does not
+	return nil
+}
+
+func releaseCertificate(_ context.Context, m *member) error {
+	m.release()
+	return nil
+}
+
+func (p *pods) serve(_ context.Context, m *member) error {
+	m.carrier = p.newCarrier(m)
+	m.carrier.start(m.life, func(err error) {
+		p.log.Error("serving a pod", "pod", m.sandbox.String(), "error", err)
+	})
+	return nil
+}
+
+// stopServing waits for open connections to end by themselves until ctx is
+// done, then ends them.
+func stopServing(ctx context.Context, m *member) error {
+	m.carrier.finish(ctx)
+	return nil
+}
+
+func (p *pods) steerInbound(_ context.Context, m *member) error {
+	return p.datapath.SteerInbound(m.steered())
+}
+
+func (p *pods) unsteerInbound(_ context.Context, m *member) error {
+	return p.datapath.UnsteerInbound(m.Cookie)
+}
+
+func (p *pods) steerOutbound(_ context.Context, m *member) error {
+	return p.datapath.SteerOutbound(m.steered())
+}
+
+func (p *pods) unsteerOutbound(_ context.Context, m *member) error {
+	return p.datapath.UnsteerOutbound(m.Cookie)
+}
+
+func (m *member) steered() redirect.Sandbox {
+	return redirect.Sandbox{NS: m.ns, Addrs: m.addrs, ProbePorts: m.probePorts, Listeners: m.listeners}
+}
+
+// update brings an enrolled pod up to what its object says now.
+func (m *member) update(d *redirect.Datapath, w workload.Workload) error {
+	if w.ID != m.id {
+		return errors.New("its ServiceAccount changed, which Kubernetes does not allow")
+	}
+	if slices.Equal(w.ProbePorts, m.probePorts) {
+		return nil
+	}
+	if err := d.UpdateProbePorts(m.Cookie, w.ProbePorts); err != nil {
+		return err
+	}
+	m.probePorts = w.ProbePorts
+	return nil
+}

@@ -1,0 +1,370 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ztunnel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"os"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/culvert-mesh/culvert/ztunnel/certs"
+	"github.com/culvert-mesh/culvert/ztunnel/metrics"
+	"github.com/culvert-mesh/culvert/ztunnel/netns"
+	"github.com/culvert-mesh/culvert/ztunnel/policy"
+	"github.com/culvert-mesh/culvert/ztunnel/proxy"
+	"github.com/culvert-mesh/culvert/ztunnel/redirect"
+	"github.com/culvert-mesh/culvert/ztunnel/workload"
+)
+
+const (
+	verifyEvery = 2 * time.Second // how often the kernel is asked whether it still agrees
+	atOnce      = 4               // pods that are enrolled at the same time
+)
+
+// pods knows every pod sandbox of this node, meshed or not, and keeps exactly
+// those in the mesh whose labels say so. Sandboxes come from the CNI plugin
+// (cni.go), from records of an earlier run (sandbox.go) and, for pods older
+// than both, from /proc (scan.go).
+type pods struct {
+	node  string
+	boot  string
+	host  netns.Cookie // the node's own netns is never enrolled
+	drain time.Duration
+	files sandboxFiles
+	log   *slog.Logger
+
+	datapath *redirect.Datapath
+	registry *workload.Registry
+	policy   *policy.Set
+	peers    *proxy.Peers
+	certs    *certs.Store // set before Run
+	metrics  *metrics.Metrics
+
+	loaded  chan struct{}   // closed when the records of an earlier run are taken over
+	base    context.Context // lives as long as Run; set before loaded is closed
+	leaving sync.WaitGroup  // members that left and still carry what was open
+
+	mu          sync.Mutex // guards what follows
+	byContainer map[string]*pod
+	verified    int // pods that the kernel confirmed when it was last asked
+}
+
+// pod is one sandbox and whether it is in the mesh.
+type pod struct {
+	sandbox                    // never changes
+	life    context.Context    // ends with the sandbox: what it still carries is cut
+	end     context.CancelFunc // of life
+
+	mu     sync.Mutex // one change of membership at a time; guards what follows
+	member *member    // nil while outside the mesh
+	gone   bool       // deleted: never enroll again
+	failed string     // why the last attempt to enroll failed; "" when it did not
+}
+
+func newPods(cfg Config, host netns.Cookie, datapath *redirect.Datapath, registry *workload.Registry,
+	policies *policy.Set, peers *proxy.Peers, counts *metrics.Metrics) (*pods, error) {
+	boot, err := bootID()
+	if err != nil {
+		return nil, err
+	}
+	files, err := openSandboxFiles(cfg.sandboxDir())
+	if err != nil {
+		return nil, err
+	}
+	return &pods{
+		node: cfg.NodeName, boot: boot, host: host, drain: cfg.Drain, files: files, log: cfg.Log,
+		datapath: datapath, registry: registry, policy: policies, peers: peers, metrics: counts,
+		loaded: make(chan struct{}), byContainer: map[string]*pod{},
+	}, nil
+}
+
+// Run takes over the records of an earlier run and follows labels and kernel
+// until ctx ends. Then it drains: listeners close at once and open
+// connections end by themselves or at the deadline. Steering stays in the
+// kernel, so that without us connections are refused.
+func (p *pods) Run(ctx context.Context) error {
+	base, cut := context.WithCancel(context.WithoutCancel(ctx))
+	defer p.leaving.Wait()
+	defer cut()
+	p.base = base
+	if err := p.registry.WaitSynced(ctx); err != nil {
+		return err
+	}
+	if err := p.takeOver(); err != nil {
+		return err
+	}
+	close(p.loaded)
+
+	tick := time.NewTicker(verifyEvery)
+	defer tick.Stop()
+	for {
+		changed := p.registry.Changed()
+		p.reconcile(ctx)
+		select {
+		case <-ctx.Done():
+			p.shutdown()
+			return nil
+		case <-changed:
+		case <-tick.C:
+			p.verify(ctx)
+		}
+	}
+}
+
+// takeOver adopts the sandboxes that an earlier ztunnel of this boot recorded
+// and removes what it left in the kernel for sandboxes that are gone.
+func (p *pods) takeOver() error {
+	found, problems := p.files.load(p.boot)
+	if problems != nil {
+		p.log.Warn("reading sandbox records", "error", problems)
+	}
+	var live []netns.Cookie
+	for _, s := range found {
+		if err := sameCookie(s); err != nil {
+			p.log.Info("sandbox is gone", "pod", s.String(), "reason", err)
+			if err := p.files.remove(s.ContainerID); err != nil {
+				p.log.Warn("removing the record of a sandbox", "error", err)
+			}
+			continue
+		}
+		live = append(live, s.Cookie)
+		p.byContainer[s.ContainerID] = p.newPod(s)
+	}
+	if err := p.datapath.Reconcile(live); err != nil {
+		return fmt.Errorf("remove what an earlier run left: %w", err)
+	}
+	return nil
+}
+
+func (p *pods) newPod(s sandbox) *pod {
+	life, end := context.WithCancel(p.base)
+	return &pod{sandbox: s, life: life, end: end}
+}
+
+// reconcile brings every sandbox to what its labels say.
+func (p *pods) reconcile(ctx context.Context) {
+	p.discover()
+	var group errgroup.Group
+	group.SetLimit(atOnce)
+	for _, pod := range p.all() {
+		group.Go(func() error {
+			if err := p.converge(ctx, pod); err != nil && ctx.Err() == nil {
+				p.log.Warn("pod is not enrolled, will try again", "pod", pod.String(), "error", err)
+			}
+			return nil
+		})
+	}
+	group.Wait()
+}
+
+// converge enrolls or unenrolls one pod as its labels say. An unknown pod
+// stays as it is: the registry may be late, and leaving the mesh needs a
+// label, not a gap.
+func (p *pods) converge(ctx context.Context, pod *pod) error {
+	pod.mu.Lock()
+	defer pod.mu.Unlock()
+	w, known := p.registry.ByUID(pod.PodUID)
+	switch {
+	case pod.gone || !known:
+		return nil
+	case p.wanted(w) && pod.member == nil:
+		return p.join(ctx, pod, w)
+	case !p.wanted(w) && pod.member != nil:
+		p.leave(pod)
+	case pod.member != nil:
+		return pod.member.update(p.datapath, w)
+	}
+	return nil
+}
+
+// wanted says whether labels put w into the mesh on this node.
+func (p *pods) wanted(w workload.Workload) bool {
+	return w.Meshed && !w.HostNetwork && !w.Terminated && w.Node == p.node
+}
+
+// join enrolls pod; pod.mu is held.
+func (p *pods) join(ctx context.Context, pod *pod, w workload.Workload) error {
+	start := time.Now()
+	m := &member{sandbox: pod.sandbox, id: w.ID, probePorts: w.ProbePorts, life: pod.life}
+	if err := doSteps(ctx, p.steps(), m); err != nil {
+		pod.failed = err.Error()
+		return err
+	}
+	pod.member, pod.failed = m, ""
+	p.metrics.PodStarted()
+	p.log.Info("pod enrolled", "pod", pod.String(), "identity", w.ID.String(), "took", time.Since(start).String())
+	return nil
+}
+
+// leave takes pod out of the mesh; pod.mu is held. New connections go their
+// own way at once, open ones are carried until they end.
+func (p *pods) leave(pod *pod) {
+	m, steps := pod.member, p.steps()
+	pod.member = nil
+	problems := undoSteps(pod.life, steps[steeringSteps:], m)
+	p.leaving.Go(func() {
+		problems = errors.Join(problems, undoSteps(pod.life, steps[:steeringSteps], m))
+		p.metrics.PodStopped()
+		if problems != nil {
+			p.log.Error("unenrolling pod", "pod", pod.String(), "error", problems)
+		}
+	})
+	p.log.Info("pod unenrolled", "pod", pod.String())
+}
+
+// forget ends a sandbox for good: its connections are cut, for its veth is
+// going, and its record is removed.
+func (p *pods) forget(pod *pod) error {
+	p.mu.Lock()
+	if p.byContainer[pod.ContainerID] == pod {
+		delete(p.byContainer, pod.ContainerID)
+	}
+	p.mu.Unlock()
+
+	pod.end()
+	pod.mu.Lock()
+	defer pod.mu.Unlock()
+	var problems error
+	if pod.member != nil {
+		problems = undoSteps(pod.life, p.steps(), pod.member)
+		p.metrics.PodStopped()
+	}
+	pod.member, pod.gone = nil, true
+	return errors.Join(problems, p.files.remove(pod.ContainerID))
+}
+
+// verify lets go of sandboxes whose netns was removed without a DEL, and has
+// the kernel confirm the others.
+func (p *pods) verify(ctx context.Context) {
+	for _, pod := range p.all() {
+		reason := sameNetns(pod.sandbox)
+		if reason == nil {
+			continue
+		}
+		p.log.Info("sandbox is gone", "pod", pod.String(), "reason", reason)
+		if err := p.forget(pod); err != nil {
+			p.log.Error("forgetting sandbox", "pod", pod.String(), "error", err)
+		}
+	}
+	if err := p.repair(ctx); err != nil {
+		p.log.Error("verifying steering", "error", err)
+	}
+}
+
+// repair asks the kernel whether every enrolled pod is steered and restores
+// what another hand removed.
+func (p *pods) repair(ctx context.Context) error {
+	repaired, err := p.datapath.Verify(ctx)
+	for _, link := range repaired {
+		p.metrics.LinkRepaired(link)
+		p.log.Error("steering was removed by another hand and is restored", "what", link)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.verified = 0
+	if err == nil {
+		for _, pod := range p.byContainer {
+			if pod.mu.TryLock() { // else its membership is changing: not verified
+				if pod.member != nil {
+					p.verified++
+				}
+				pod.mu.Unlock()
+			}
+		}
+	}
+	return err
+}
+
+// shutdown closes all listeners and waits for open connections until the
+// drain deadline.
+func (p *pods) shutdown() {
+	deadline, cancel := context.WithTimeout(p.base, p.drain)
+	defer cancel()
+	var group sync.WaitGroup
+	for m := range p.members() {
+		group.Go(func() { m.carrier.finish(deadline) })
+	}
+	group.Wait()
+}
+
+// retire replaces the tunnels that were made with id's former certificate or
+// bundle.
+func (p *pods) retire(id spiffeid.ID) {
+	for m := range p.members() {
+		if m.id == id {
+			m.carrier.retire()
+		}
+	}
+}
+
+// recheck asks the policies in force about every open connection.
+func (p *pods) recheck() {
+	for m := range p.members() {
+		m.carrier.pod.Recheck()
+	}
+}
+
+func (p *pods) all() []*pod {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Collect(maps.Values(p.byContainer))
+}
+
+// members yields the pods that are in the mesh.
+func (p *pods) members() func(yield func(*member) bool) {
+	return func(yield func(*member) bool) {
+		for _, pod := range p.all() {
+			pod.mu.Lock()
+			m := pod.member
+			pod.mu.Unlock()
+			if m != nil && !yield(m) {
+				return
+			}
+		}
+	}
+}
+
+// sameNetns reports why s's netns is not the one that was recorded. The path
+// is looked at only: opening it would keep a dying netns alive.
+func sameNetns(s sandbox) error {
+	info, err := os.Stat(s.Netns)
+	if err != nil {
+		return err
+	}
+	if info.Sys().(*syscall.Stat_t).Ino != s.Inode {
+		return fmt.Errorf("%s is another netns now", s.Netns)
+	}
+	return nil
+}
+
+// sameCookie is sameNetns for a netns that nobody held open since: inodes are
+// reused, cookies are not.
+func sameCookie(s sandbox) error {
+	ns, err := netns.Open(s.Netns)
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	if ns.Cookie() != s.Cookie {
+		return fmt.Errorf("%s is another netns now", s.Netns)
+	}
+	return nil
+}
+
+// enrolled reports whether the pod is in the mesh, and if not, why the last
+// attempt failed.
+func (pod *pod) enrolled() (bool, string) {
+	pod.mu.Lock()
+	defer pod.mu.Unlock()
+	return pod.member != nil, pod.failed
+}

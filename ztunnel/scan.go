@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ztunnel
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/culvert-mesh/culvert/ztunnel/netns"
+	"github.com/culvert-mesh/culvert/ztunnel/workload"
+)
+
+// scanned marks the record of a sandbox that was found in /proc: its container
+// ID is not known, so it ends with its netns or with any DEL of its pod.
+const scanned = "scanned-"
+
+// discover finds the sandboxes of pods that should be in the mesh and of which
+// neither the plugin nor a record told: they started before Culvert came.
+func (p *pods) discover() {
+	known := map[string]bool{}
+	for _, pod := range p.all() {
+		known[pod.PodUID] = true
+	}
+	for _, w := range p.registry.Local(p.node) {
+		if known[w.UID] || !p.wanted(w) || len(w.Addrs) == 0 {
+			continue
+		}
+		s, err := p.findSandbox(w)
+		if err != nil {
+			p.log.Debug("no sandbox found", "pod", w.Namespace+"/"+w.Name, "error", err)
+			continue
+		}
+		p.log.Info("found the sandbox of a running pod", "pod", s.String(), "netns", s.Netns)
+		if err := p.record(s); err != nil {
+			p.log.Error("recording sandbox", "pod", s.String(), "error", err)
+		}
+	}
+}
+
+// findSandbox looks for w's netns through the processes in its cgroup. The
+// oldest process counts, and its netns must hold every address of the pod: a
+// process of somebody else may be visiting (istio#61211).
+func (p *pods) findSandbox(w workload.Workload) (sandbox, error) {
+	pid, err := oldestProcess(w.UID)
+	if err != nil {
+		return sandbox{}, err
+	}
+	path := filepath.Join("/proc", strconv.Itoa(pid), "ns/net")
+	ns, err := netns.Open(path)
+	if err != nil {
+		return sandbox{}, err
+	}
+	defer ns.Close()
+	if _, err := p.mayHold(ns, w.Addrs); err != nil {
+		return sandbox{}, fmt.Errorf("%s: %w", path, err)
+	}
+	return sandbox{ContainerID: scanned + w.UID, PodUID: w.UID, Namespace: w.Namespace, Name: w.Name,
+		Netns: path, Cookie: ns.Cookie(), Inode: ns.Inode(), BootID: p.boot, IPs: w.Addrs}, nil
+}
+
+// mayHold returns the addresses of ns, or why it cannot be the netns of a pod
+// that has those in want.
+func (p *pods) mayHold(ns *netns.NS, want []netip.Addr) ([]netip.Addr, error) {
+	if ns.Cookie() == p.host {
+		return nil, errors.New("is the node's own netns")
+	}
+	held, err := ns.Addrs()
+	if err != nil {
+		return nil, err
+	}
+	for _, addr := range want {
+		if !slices.Contains(held, addr.Unmap()) {
+			return nil, fmt.Errorf("does not hold the pod's address %v", addr)
+		}
+	}
+	return held, nil
+}
+
+// oldestProcess returns the process that has been longest in the cgroup of the
+// pod: the kubelet and the runtimes put the pod UID into the cgroup's name,
+// the systemd driver with underscores.
+func oldestProcess(podUID string) (int, error) {
+	if len(podUID) < 8 {
+		return 0, fmt.Errorf("pod UID %q is too short to search for", podUID)
+	}
+	dirs, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		return 0, err
+	}
+	oldest, since := 0, uint64(0)
+	for _, dir := range dirs {
+		cgroup, err := os.ReadFile(filepath.Join(dir, "cgroup"))
+		if err != nil || !bytes.Contains(cgroup, []byte(podUID)) &&
+			!bytes.Contains(cgroup, []byte(strings.ReplaceAll(podUID, "-", "_"))) {
+			continue
+		}
+		start, err := startTime(dir)
+		if err != nil {
+			continue // it just ended
+		}
+		pid, _ := strconv.Atoi(filepath.Base(dir))
+		if oldest == 0 || start < since {
+			oldest, since = pid, start
+		}
+	}
+	if oldest == 0 {
+		return 0, fmt.Errorf("no process in a cgroup of pod %s", podUID)
+	}
+	return oldest, nil
+}
+
+// startTime is field 22 of /proc/PID/stat (proc(5)), in ticks since boot. The
+// command name before it may hold spaces and parentheses.
+func startTime(dir string) (uint64, error) {
+	stat, err := os.ReadFile(filepath.Join(dir, "stat"))
+	if err != nil {
+		return 0, err
+	}
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	if len(fields) < 20 {
+		return 0, fmt.Errorf("%s/stat has %d fields", dir, len(fields))
+	}
+	return strconv.ParseUint(fields[19], 10, 64)
+}

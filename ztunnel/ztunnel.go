@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ztunnel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"runtime/debug"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/culvert-mesh/culvert/cni/enroll"
+	"github.com/culvert-mesh/culvert/ztunnel/admin"
+	"github.com/culvert-mesh/culvert/ztunnel/certs"
+	"github.com/culvert-mesh/culvert/ztunnel/metrics"
+	"github.com/culvert-mesh/culvert/ztunnel/netns"
+	"github.com/culvert-mesh/culvert/ztunnel/policy"
+	"github.com/culvert-mesh/culvert/ztunnel/proxy"
+	"github.com/culvert-mesh/culvert/ztunnel/redirect"
+	"github.com/culvert-mesh/culvert/ztunnel/source"
+	"github.com/culvert-mesh/culvert/ztunnel/source/file"
+	"github.com/culvert-mesh/culvert/ztunnel/workload"
+)
+
+// Run is one ztunnel from start to drain. It builds the parts in the order in
+// which a connection meets them: steering, who is there, may we, with which
+// certificate, carried by whom. It returns when ctx ends and connections are
+// drained, or when a part cannot go on.
+func Run(ctx context.Context, cfg Config) error {
+	cfg = cfg.withDefaults()
+	if err := cfg.Validate(); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(cfg.StateDir, 0o700); err != nil {
+		return fmt.Errorf("state directory: %w", err)
+	}
+	ctx, quit := context.WithCancel(ctx)
+	defer quit()
+
+	// Where was it going? The kernel's half, proven on this very kernel
+	// before the first pod is enrolled.
+	host, err := netns.Open(cfg.HostNetns)
+	if err != nil {
+		return fmt.Errorf("the node's netns: %w", err)
+	}
+	defer host.Close()
+	datapath, err := redirect.Load(redirect.Options{
+		BPFFS: cfg.BPFFS, Cgroup: cfg.Cgroup, KubeletCgroup: cfg.KubeletCgroup, HostNetns: host.Cookie(),
+		ExcludeCIDRs: cfg.ExcludeCIDRs, ExcludePorts: cfg.ExcludePorts,
+	})
+	if err != nil {
+		return fmt.Errorf("load steering: %w", err)
+	}
+	defer datapath.Close()
+	if err := datapath.SelfTest(ctx); err != nil {
+		return fmt.Errorf("self-test of steering on this kernel: %w", err)
+	}
+
+	// Who is there, and may we?
+	registry := workload.NewRegistry(cfg.MeshCIDRs)
+	policies := policy.NewSet()
+	peers := proxy.NewPeers(registry)
+	counts := metrics.New(metrics.Config{Version: version()})
+	td, err := spiffeid.TrustDomainFromString(cfg.TrustDomain)
+	if err != nil {
+		return err
+	}
+	objects := file.New(cfg.Workloads, file.Options{
+		TrustDomain: td, RootNamespace: cfg.RootNamespace, IgnoreIstioLabels: cfg.NoIstioLabels,
+		Log: cfg.Log, OnError: func(err error) {
+			counts.SourceError()
+			cfg.Log.Error("objects are not understood, the last good state stays in force", "error", err)
+		},
+	})
+
+	// With which certificate?
+	ca, err := certs.NewClient(certs.ClientConfig{
+		Address: cfg.CAAddress, RootFile: cfg.CARoot, ServerName: cfg.CAServerName, TokenFile: cfg.TokenFile,
+	})
+	if err != nil {
+		return err
+	}
+	defer ca.Close()
+	pods, err := newPods(cfg, host.Cookie(), datapath, registry, policies, peers, counts)
+	if err != nil {
+		return err
+	}
+	pods.certs = certs.New(certs.Config{
+		TrustDomain: td, Issuer: ca, TTL: cfg.TTL, Log: cfg.Log, OnRotate: pods.retire,
+	})
+
+	// What operators and the plugin see.
+	status := &status{cfg: cfg, pods: pods, registry: registry, objects: objects}
+	status.publish(counts, datapath)
+	admin, err := admin.Open(admin.Config{
+		MetricsAddress: cfg.MetricsAddress, ReadyAddress: cfg.ReadyAddress, AdminAddress: cfg.AdminAddress,
+		Socket: cfg.adminSocket(), Metrics: counts.Handler(), Pending: status.pending, Dumps: status.dumps(),
+		Quit: quit, Level: cfg.Level,
+	})
+	if err != nil {
+		return err
+	}
+	plugins, err := enroll.Listen(cfg.enrollSocket())
+	if err != nil {
+		return err
+	}
+
+	sink := func(s source.Snapshot) {
+		policies.Replace(s.Policies) // first: see source.Snapshot
+		registry.Replace(s.Mesh)
+		counts.SourceApplied(s.Version)
+		pods.recheck()
+		status.policies.Store(&s.Policies)
+		status.snapshot()
+	}
+	// The parts that connections need while they drain outlive ctx.
+	lasting, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	group, ctx := errgroup.WithContext(ctx)
+	part(group, "source of workloads", func() error { return objects.Run(lasting, sink) })
+	part(group, "certificates", func() error { return pods.certs.Run(lasting) })
+	part(group, "peers", func() error { return peers.Run(lasting) })
+	part(group, "admin", func() error { return admin.Run(lasting) })
+	part(group, "enroll socket", func() error { return enroll.Serve(ctx, plugins, pods) })
+	part(group, "pods", func() error {
+		defer stop()
+		return pods.Run(ctx)
+	})
+	cfg.Log.Info("ztunnel started", "node", cfg.NodeName, "version", version(), "trustDomain", cfg.TrustDomain)
+	return group.Wait()
+}
+
+// part runs one of Run's parts. The end of a context is no failure of a part.
+func part(group *errgroup.Group, name string, run func() error) {
+	group.Go(func() error {
+		if err := run(); err != nil && !errors.Is(err, context.Canceled) {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		return nil
+	})
+}
+
+func version() string {
+	if info, ok := debug.ReadBuildInfo(); ok {
+		return info.Main.Version
+	}
+	return ""
+}
