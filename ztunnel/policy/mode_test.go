@@ -15,7 +15,7 @@ import (
 
 const root = "istio-system"
 
-var web = workload.Workload{Namespace: "shop", Name: "web-1", Labels: map[string]string{"app": "web", "tier": "front"}}
+var web = workload.Workload{UID: "u1", Namespace: "shop", Name: "web-1", Labels: map[string]string{"app": "web", "tier": "front"}}
 
 // at is a creation time.
 func at(sec int64) time.Time { return time.Unix(sec, 0) }

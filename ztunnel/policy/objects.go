@@ -31,6 +31,9 @@ func (m Mode) String() string {
 	return "UNSET"
 }
 
+// MarshalText writes the mode's name into dumps.
+func (m Mode) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
+
 // ParseMode is String's inverse; the empty string is UNSET.
 func ParseMode(s string) (Mode, bool) {
 	for _, m := range []Mode{Unset, Permissive, Strict, Disable} {

@@ -3,10 +3,10 @@
 // Package policy says whether two workloads may talk: allow, or a reason.
 //
 // Everything is a pure function of the policies in force and of the two ends.
-// Inbound, in order: an AuthorizationPolicy that applies refuses, since its
-// rules are not understood; a verified peer is allowed; plaintext is allowed
-// unless the effective PeerAuthentication mode is STRICT. Who is never asked:
-// the address of the source gives no right.
+// Inbound, in order: an unknown workload is refused; an AuthorizationPolicy that
+// applies refuses, since its rules are not understood; a verified peer is
+// allowed; plaintext is allowed unless the effective PeerAuthentication mode is
+// STRICT. The address of the source gives no right.
 package policy
 
 import (
@@ -40,6 +40,10 @@ type Request struct {
 
 // AllowInbound returns nil or a *Denied.
 func (s *Set) AllowInbound(r Request) error {
+	if r.Dst.UID == "" {
+		// Its namespace and labels are unknown, so what applies to it is too.
+		return &Denied{Reason: "the destination is no workload that is known"}
+	}
 	in := s.scopes.Load()
 	if p, ok := in.authorization(r.Dst); ok {
 		return &Denied{Policy: p.String(), Reason: "not understood by this version"}

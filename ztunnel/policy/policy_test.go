@@ -3,8 +3,10 @@
 package policy
 
 import (
+	"encoding/json"
 	"errors"
 	"net/netip"
+	"strings"
 	"testing"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -77,6 +79,13 @@ func TestAnAuthorizationPolicyThatAppliesRefusesEveryone(t *testing.T) {
 	}
 }
 
+func TestAnUnknownDestinationIsRefused(t *testing.T) {
+	unknown := Request{Peer: client, Dst: workload.Workload{Namespace: "shop"}, Port: 80}
+	if got, want := text(NewSet().AllowInbound(unknown)), "the destination is no workload that is known"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
 func TestOutboundGoesOutsideTheMeshAndToIdentifiedPeersOnly(t *testing.T) {
 	s := NewSet()
 	s.Replace(Objects{RootNamespace: root, PeerAuthentications: []PeerAuthentication{mesh(Strict)}})
@@ -137,6 +146,20 @@ func TestModesAreReadAsTheyAreWritten(t *testing.T) {
 	for _, wrong := range []string{"strict", "STRIKT", "MUTUAL"} {
 		if _, ok := ParseMode(wrong); ok {
 			t.Errorf("%q is a mode", wrong)
+		}
+	}
+}
+
+func TestTheDumpShowsPoliciesAsTheyAreWritten(t *testing.T) {
+	s := NewSet()
+	s.Replace(Objects{RootNamespace: root, PeerAuthentications: []PeerAuthentication{selecting(Strict, map[uint16]Mode{8080: Disable})}})
+	dump, err := json.Marshal(s.All())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{`"RootNamespace":"istio-system"`, `"Selector":{"app":"web"}`, `"Mode":"STRICT"`, `"Ports":{"8080":"DISABLE"}`} {
+		if !strings.Contains(string(dump), want) {
+			t.Errorf("no %s in %s", want, dump)
 		}
 	}
 }

@@ -22,8 +22,13 @@ func NewSet() *Set {
 // Replace puts a snapshot's policies in force.
 func (s *Set) Replace(objects Objects) { s.scopes.Store(arrange(objects)) }
 
+// All returns the policies in force; the caller must not write to them.
+func (s *Set) All() Objects { return s.scopes.Load().objects }
+
 // scopes is the policies by scope, each list by precedence.
 type scopes struct {
+	objects Objects
+
 	mesh       []PeerAuthentication            // of the root namespace, without selector
 	namespaces map[string][]PeerAuthentication // without selector
 	workloads  map[string][]PeerAuthentication // by namespace, with selector
@@ -34,6 +39,7 @@ type scopes struct {
 
 func arrange(objects Objects) *scopes {
 	s := &scopes{
+		objects:         objects,
 		namespaces:      map[string][]PeerAuthentication{},
 		workloads:       map[string][]PeerAuthentication{},
 		authzNamespaces: map[string][]AuthorizationPolicy{},

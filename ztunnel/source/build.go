@@ -27,7 +27,7 @@ func Build(objects Objects, o Options) (Snapshot, error) {
 	for _, pod := range objects.Pods {
 		w, err := podWorkload(pod, mesh.Namespaces[pod.Namespace].Labels, o)
 		if err != nil {
-			errs = append(errs, fmt.Errorf("Pod %s/%s: %w", pod.Namespace, pod.Name, err))
+			errs = append(errs, fmt.Errorf("%s %s/%s: %w", "Pod", pod.Namespace, pod.Name, err))
 			continue
 		}
 		mesh.Workloads = append(mesh.Workloads, w)

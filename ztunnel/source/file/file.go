@@ -32,7 +32,7 @@ type Options struct {
 	IgnoreIstioLabels bool                 // false
 	Settle            time.Duration        // how long it must be quiet; 30 ms
 	Poll              time.Duration        // how often to look without an event; 5 s
-	OnError           func(error)          // each new problem, from Run; none
+	OnError           func(error)          // each new problem, from Run; writes it to Log
 	Log               *slog.Logger         // discards
 }
 
@@ -81,6 +81,11 @@ func New(dir string, o Options) *Source {
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.OnError == nil {
+		o.OnError = func(err error) {
+			o.Log.Error("cannot read workloads and policies; the last good ones stay in force", "dir", dir, "error", err)
+		}
 	}
 	return &Source{
 		dir: dir, options: o,
@@ -247,16 +252,11 @@ func (s *Source) fail(err error) {
 	s.stats.Failures++
 	known := s.stats.LastError == err.Error()
 	s.stats.LastError = err.Error()
-	generation := s.stats.Generation
 	s.mu.Unlock()
 	if known {
 		return
 	}
-	s.options.Log.Error("cannot read workloads and policies; the last good ones stay in force",
-		"dir", s.dir, "version", generation, "error", err)
-	if s.options.OnError != nil {
-		s.options.OnError(err)
-	}
+	s.options.OnError(err)
 }
 
 func (s *Source) recovered() {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -473,5 +474,52 @@ func TestIstiosLabelsCanBeIgnored(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+func TestWithoutAReceiverErrorsAreLoggedAndSoIsTheirEnd(t *testing.T) {
+	dir := t.TempDir()
+	var lines strings.Builder
+	s := New(dir, Options{
+		TrustDomain: spiffeid.RequireTrustDomainFromString("cluster.local"),
+		Log:         slog.New(slog.NewTextHandler(&lines, &slog.HandlerOptions{Level: slog.LevelDebug})),
+	})
+	look := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(dir, "a.yaml"), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s.look(func(source.Snapshot) {})
+	}
+	look("a: [")
+	look("{apiVersion: apps/v1, kind: Deployment, metadata: {name: web}}")
+	for _, want := range []string{
+		`level=ERROR msg="cannot read workloads and policies; the last good ones stay in force"`, "a.yaml: document 1: yaml",
+		`level=DEBUG msg="ignored: not a kind that the mesh needs" object="a.yaml: document 1: Deployment web (apps/v1)"`,
+		`level=INFO msg="workloads and policies can be read again"`,
+	} {
+		if !strings.Contains(lines.String(), want) {
+			t.Errorf("no %s in\n%s", want, lines.String())
+		}
+	}
+}
+
+// BenchmarkLook is one changed file among 1,000, as when a pod starts.
+func BenchmarkLook(b *testing.B) {
+	dir := b.TempDir()
+	for i := range 1000 {
+		name := fmt.Sprint("pod-", i)
+		if err := os.WriteFile(filepath.Join(dir, name+".yaml"), []byte(podYAML(name)), 0o600); err != nil {
+			b.Fatal(err)
+		}
+	}
+	s := New(dir, Options{TrustDomain: spiffeid.RequireTrustDomainFromString("cluster.local")})
+	snapshots := 0
+	for b.Loop() {
+		name := fmt.Sprint("new-", snapshots)
+		if err := os.WriteFile(filepath.Join(dir, "changing.yaml"), []byte(podYAML(name)), 0o600); err != nil {
+			b.Fatal(err)
+		}
+		s.look(func(source.Snapshot) { snapshots++ })
 	}
 }
