@@ -71,7 +71,7 @@ func awaitEmpty(ctx context.Context, dir string) error {
 
 // until asks done again and again until it says yes, fails, or ctx is done.
 func until(ctx context.Context, done func() (bool, error)) error {
-	tick := time.NewTicker(2 * time.Millisecond)
+	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for {
 		if ok, err := done(); ok || err != nil {

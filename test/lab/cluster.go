@@ -28,6 +28,7 @@ type cluster struct {
 	services   []*corev1.Service
 	pods       map[string]*corev1.Pod // by UID
 	vips       int
+	marker     int // see Settle
 }
 
 func newCluster() *cluster {

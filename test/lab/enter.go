@@ -10,10 +10,11 @@ import (
 	"path/filepath"
 )
 
-// enterScript writes the pod's script. ip-netns(8) alone would not do: a shell
-// outside the pod's cgroup is not steered.
-func (l *Lab) enterScript(p *Pod) error {
-	path := p.EnterScript()
+// enterScript writes a script that runs its arguments as a process of the
+// place, for people. ip-netns(8) alone would not do: a shell outside a pod's
+// cgroup is not steered.
+func (l *Lab) enterScript(name string, p *Place) error {
+	path := l.EnterScript(name)
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
@@ -22,8 +23,12 @@ func (l *Lab) enterScript(p *Pod) error {
 	return os.WriteFile(path, []byte(text), 0o755)
 }
 
-func (l *Lab) removeScript(p *Pod) error {
-	if err := os.Remove(p.EnterScript()); !errors.Is(err, fs.ErrNotExist) {
+// EnterScript is the path of the script that runs a command in a pod, named
+// "namespace-name", on a node, "node1", or "outside".
+func (l *Lab) EnterScript(name string) string { return filepath.Join(l.run.dir, "enter", name) }
+
+func (l *Lab) removeScript(name string) error {
+	if err := os.Remove(l.EnterScript(name)); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return nil

@@ -135,8 +135,10 @@ func (l *Lab) addOutside() error {
 	if err := l.Wire.attach("outside", ns, outsideHost); err != nil {
 		return err
 	}
-	l.Outside, err = l.newPlace("outside", ns, "outside")
-	return err
+	if l.Outside, err = l.newPlace("outside", ns, "outside"); err != nil {
+		return err
+	}
+	return l.enterScript("outside", l.Outside)
 }
 
 // routes tells every host on the wire where each node's pods are.

@@ -111,7 +111,7 @@ func TestAgentsAreInTheirPodsCgroup(t *testing.T) {
 	if !strings.Contains(pod.Cgroup, pod.UID) {
 		t.Errorf("cgroup %s does not bear the pod's UID %s", pod.Cgroup, pod.UID)
 	}
-	out, err := exec.Command(pod.EnterScript(), "cat", "/proc/self/cgroup").CombinedOutput()
+	out, err := exec.Command(l.EnterScript("shop-web"), "cat", "/proc/self/cgroup").CombinedOutput()
 	must(t, err)
 	if !strings.HasSuffix(pod.Cgroup, cgroup2(string(out))) {
 		t.Errorf("the enter script runs in %s", out)

@@ -88,7 +88,7 @@ func (n *Node) makePlaces() (err error) {
 			return err
 		}
 	}
-	return nil
+	return n.lab.enterScript(n.Name, n.Host)
 }
 
 // Addr is the node's address of a family, "tcp4" or "tcp6".

@@ -8,12 +8,12 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
-	"path/filepath"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/yaml"
 )
 
 // PodSpec says what a pod is like.
@@ -26,6 +26,7 @@ type PodSpec struct {
 	Liveness        *corev1.Probe          // none
 	Lifecycle       *corev1.Lifecycle      // none
 	Unready         bool                   // it is ready once its network is
+	Hasty           bool                   // do not wait until every ztunnel knows the pod
 	Unmeshed        bool                   // leave culvert-cni out of its chain, as if started before it was installed
 }
 
@@ -119,10 +120,13 @@ func (p *Pod) start(ctx context.Context, spec PodSpec) error {
 	if _, err := p.Agent(); err != nil {
 		return err
 	}
-	if err := l.enterScript(p); err != nil {
+	if err := l.enterScript(p.script(), p.Place); err != nil {
 		return err
 	}
-	return p.SetReady(!spec.Unready)
+	if err := p.SetReady(!spec.Unready); err != nil || spec.Hasty {
+		return err
+	}
+	return l.Settle(ctx)
 }
 
 // change edits the pod's object and with it the endpoints of its services.
@@ -190,7 +194,7 @@ func (p *Pod) forget() error {
 	n.mu.Unlock()
 	var errs []error
 	if p.Place != nil {
-		errs = append(errs, n.lab.dropNamespace(p.ns), n.lab.removeScript(p))
+		errs = append(errs, n.lab.dropNamespace(p.ns), n.lab.removeScript(p.script()))
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -207,8 +211,16 @@ func (n *Node) Pods() []*Pod {
 	})
 }
 
-// EnterScript is the path of a script that runs its arguments as a process of
-// the pod, for people.
-func (p *Pod) EnterScript() string {
-	return filepath.Join(p.lab.run.dir, "enter", p.Namespace+"-"+p.Name)
+// script is the name of the pod's EnterScript.
+func (p *Pod) script() string { return p.Namespace + "-" + p.Name }
+
+// YAML is the pod's object as edit changed it, for Believe. The pod stays.
+func (p *Pod) YAML(edit func(*corev1.Pod)) (string, error) {
+	c := p.Node.lab.cluster
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	object := p.object.DeepCopy()
+	edit(object)
+	text, err := yaml.Marshal(object)
+	return string(text), err
 }
