@@ -162,9 +162,21 @@ func (a *anchor) close() {
 	}
 }
 
-// remove detaches the program.
+// remove detaches the program, and has done so when it returns: the last
+// reference to a link goes, and takes it along, only some time later.
 func (a *anchor) remove() error {
-	a.close()
+	l, err := a.link, error(nil)
+	if l == nil {
+		l, err = link.LoadPinnedLink(a.pin, nil)
+	}
+	if err == nil {
+		err = l.Detach()
+		l.Close()
+	}
+	a.link = nil
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOLINK) {
+		return fmt.Errorf("detach %s: %w", a.name, err)
+	}
 	if err := os.Remove(a.pin); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove pin of %s: %w", a.name, err)
 	}

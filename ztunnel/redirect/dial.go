@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
@@ -65,9 +64,9 @@ func (d *Datapath) DialOut(ns *netns.NS) func(ctx context.Context, from netip.Ad
 	}
 }
 
-// innerPorts are the source ports of legs to the app: not those that clients
+// innerPort returns a source port for a leg to the app: not one that clients
 // usually have, so that a leg seldom meets the client's own connection.
-var innerPorts = ports{1024, 32767}
+func innerPort() uint16 { return ports{1024, 32767}.pick() }
 
 // DialInner returns how ztunnel connects to the app, under the address of the
 // client on whose behalf it does. The port is not the client's.
@@ -80,7 +79,7 @@ func (d *Datapath) DialInner(ns *netns.NS) func(ctx context.Context, from, to ne
 			return nil, fmt.Errorf("dial %v as %v: address families differ", to, from.Addr())
 		}
 		for try := 0; ; try++ {
-			conn, err := d.dialInner(ctx, ns, from.Addr(), to)
+			conn, err := d.dialInner(ctx, ns, netip.AddrPortFrom(from.Addr(), innerPort()), to)
 			if err == nil || !isTaken(err) || try == 100 {
 				return conn, err
 			}
@@ -94,9 +93,8 @@ func isTaken(err error) bool {
 	return errors.Is(err, unix.EADDRINUSE) || errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.EPERM)
 }
 
-func (d *Datapath) dialInner(ctx context.Context, ns *netns.NS, from netip.Addr, to netip.AddrPort) (*net.TCPConn, error) {
+func (d *Datapath) dialInner(ctx context.Context, ns *netns.NS, src, to netip.AddrPort) (*net.TCPConn, error) {
 	d.sweepLegs()
-	src := netip.AddrPortFrom(from, innerPorts.low+uint16(rand.UintN(uint(innerPorts.high-innerPorts.low)+1)))
 	flow := wireFlow(ns.Cookie(), src, to)
 	if !d.legs.begin(flow) {
 		return nil, unix.EADDRINUSE

@@ -80,10 +80,10 @@ type selfTest struct {
 }
 
 func (t *selfTest) enroll(ctx context.Context) error {
-	if err := t.ns.Do(t.configure); err != nil {
+	err := t.ns.Do(func() error { return t.configure(ctx) })
+	if err != nil {
 		return err
 	}
-	var err error
 	if t.listeners, err = t.d.Listen(ctx, t.ns, t.addrs); err != nil {
 		return err
 	}
@@ -99,7 +99,7 @@ func (t *selfTest) enroll(ctx context.Context) error {
 
 // configure gives lo the pod's addresses: no other device is needed, as
 // nothing that is steered leaves the netns.
-func (t *selfTest) configure() error {
+func (t *selfTest) configure(ctx context.Context) error {
 	lo, err := netlink.LinkByName("lo")
 	if err != nil {
 		return fmt.Errorf("find lo: %w", err)
@@ -116,6 +116,27 @@ func (t *selfTest) configure() error {
 			return fmt.Errorf("add %v to lo: %w", addr, err)
 		}
 		t.addrs = append(t.addrs, addr)
+	}
+	return settle(ctx, t.addrs)
+}
+
+// settle waits until the addresses are there: the kernel adds the local route
+// of an IPv6 one some time after it said that it did.
+func settle(ctx context.Context, addrs []netip.Addr) error {
+	again := time.NewTicker(time.Millisecond)
+	defer again.Stop()
+	for _, addr := range addrs {
+		for {
+			routes, err := netlink.RouteGet(addr.AsSlice())
+			if err == nil && len(routes) == 1 && routes[0].Type == unix.RTN_LOCAL {
+				break
+			}
+			select {
+			case <-ctx.Done():
+				return fmt.Errorf("address %v is not local: %w", addr, ctx.Err())
+			case <-again.C:
+			}
+		}
 	}
 	return nil
 }
