@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/culvert-mesh/culvert/ztunnel/hbone"
+	"github.com/culvert-mesh/culvert/ztunnel/metrics"
+	"github.com/culvert-mesh/culvert/ztunnel/policy"
+)
+
+// connection is one app connection from its acceptance to its record.
+type connection struct {
+	pod    *Pod
+	ctx    context.Context // ends with a cause that is a failure
+	cancel context.CancelCauseFunc
+	record
+	bytes   byteSource
+	counted *metrics.Connection // nil until both ends are named
+}
+
+// byteSource tells the bytes of a connection at any time. Who carries it
+// changes once: from nobody to the relay or the tunnel's engine.
+type byteSource struct {
+	tally  tally
+	totals atomic.Pointer[func() (sent, received uint64)]
+}
+
+func (b *byteSource) read() (sent, received uint64) {
+	if f := b.totals.Load(); f != nil {
+		return (*f)()
+	}
+	return b.tally.sent.Load(), b.tally.received.Load()
+}
+
+// begin starts the record of a connection from src.
+func (p *Pod) begin(ctx context.Context, d direction, src netip.AddrPort) *connection {
+	c := &connection{pod: p, record: record{direction: d, start: time.Now()}}
+	c.src.addr = src
+	c.ctx, c.cancel = context.WithCancelCause(ctx)
+	return c
+}
+
+// admit says whether the connection may go on. It can be found by Recheck
+// before allowed is first asked: of a policy that changes in between, one of
+// the two knows. The record's names do not change after, but for proven.
+func (c *connection) admit(allowed func() error) error {
+	c.named = true
+	c.pod.open.add(c, allowed)
+	if err := allowed(); err != nil {
+		return fail(Denied, fmt.Errorf("connection closed due to policy rejection: %w", err))
+	}
+	return nil
+}
+
+// proven names the peer that the connection reached.
+func (c *connection) proven(identity string) {
+	c.pod.open.mu.Lock()
+	defer c.pod.open.mu.Unlock()
+	c.dst.identity = identity
+}
+
+// count opens the connection in the metrics, once: as soon as all is known of
+// it, which is when it begins to carry or when it has failed.
+func (c *connection) count() {
+	if c.named && c.counted == nil {
+		c.counted = c.pod.Metrics.Open(c.flow(c.pod.cluster()), c.metricBytes)
+	}
+}
+
+// relay carries app in plaintext until both directions have ended.
+func (c *connection) relay(ctx context.Context, app, far *net.TCPConn) error {
+	c.count()
+	// Beyond what the accepting side has set, and harmless if it fails.
+	app.SetKeepAliveConfig(keepAlive)
+	far.SetKeepAliveConfig(keepAlive)
+	return fail(Reset, relay(ctx, app, far, &c.bytes.tally))
+}
+
+// carryStream lets the tunnel's engine carry app until both directions have
+// ended. The engine owns app and closes it. The end of ctx resets both ends.
+func (c *connection) carryStream(ctx context.Context, stream *hbone.Stream, app *net.TCPConn) error {
+	c.count()
+	app.SetKeepAliveConfig(keepAlive)
+	stop := context.AfterFunc(ctx, func() { stream.Close(context.Cause(ctx)) })
+	defer stop()
+	totals, err := stream.Carry(app)
+	c.bytes.tally.sent.Store(totals.Sent)
+	c.bytes.tally.received.Store(totals.Received)
+	return err
+}
+
+// metricBytes is the view of the metrics: received is what the client sent.
+func (c *connection) metricBytes() metrics.Bytes {
+	sent, received := c.bytes.read()
+	if c.direction == outbound {
+		return metrics.Bytes{Received: sent, Sent: received}
+	}
+	return metrics.Bytes{Received: received, Sent: sent}
+}
+
+// finish writes the access record of a connection that ended by err.
+func (c *connection) finish(err error) {
+	if err != nil && c.ctx.Err() != nil {
+		err = context.Cause(c.ctx) // what came of it on the sockets is not the reason
+	}
+	c.cancel(nil)
+	c.pod.open.remove(c)
+	word := wordOf(err)
+	var denied *policy.Denied
+	if errors.As(err, &denied) {
+		c.policy = denied.Policy
+	}
+	c.sent, c.received = c.bytes.read()
+	c.count()
+	if c.counted != nil {
+		c.counted.Close(Words[word])
+	}
+	if word != OK {
+		c.pod.Metrics.Refused(string(c.direction), string(word))
+	}
+	c.write(c.pod.Log, word, err)
+}
+
+// open is the connections of a pod that a policy has allowed.
+type open struct {
+	mu    sync.Mutex
+	conns map[*connection]func() error
+}
+
+func (o *open) add(c *connection, allowed func() error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.conns == nil {
+		o.conns = make(map[*connection]func() error)
+	}
+	o.conns[c] = allowed
+}
+
+func (o *open) remove(c *connection) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	delete(o.conns, c)
+}
+
+// all returns the connections and their checks, to be asked without a lock.
+func (o *open) all() map[*connection]func() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	all := make(map[*connection]func() error, len(o.conns))
+	for c, allowed := range o.conns {
+		all[c] = allowed
+	}
+	return all
+}
+
+// Recheck asks the policies in force about every open connection, and ends
+// those that they do not allow any more. Call it after each change of policies
+// or workloads has been put in force.
+func (p *Pod) Recheck() {
+	for c, allowed := range p.open.all() {
+		if err := allowed(); err != nil {
+			c.cancel(fail(PolicyChanged, fmt.Errorf("connection closed due to policy change: %w", err)))
+		}
+	}
+}
+
+// Connection is an open connection in the configuration dump.
+type Connection struct {
+	Direction   string `json:"direction"`
+	Path        string `json:"path"`
+	Src         string `json:"src"`
+	SrcIdentity string `json:"srcIdentity,omitempty"`
+	Dst         string `json:"dst"`
+	DstIdentity string `json:"dstIdentity,omitempty"`
+	Since       string `json:"since"`
+	BytesSent   uint64 `json:"bytesSent"`
+	BytesRecv   uint64 `json:"bytesRecv"`
+}
+
+// Connections returns the connections that are open.
+func (p *Pod) Connections() []Connection {
+	p.open.mu.Lock()
+	defer p.open.mu.Unlock()
+	conns := make([]Connection, 0, len(p.open.conns))
+	for c := range p.open.conns {
+		sent, received := c.bytes.read()
+		conns = append(conns, Connection{
+			Direction: string(c.direction), Path: c.path,
+			Src: c.src.addr.String(), SrcIdentity: c.src.identity,
+			Dst: c.target().String(), DstIdentity: c.dst.identity,
+			Since: c.start.UTC().Format(time.RFC3339), BytesSent: sent, BytesRecv: received,
+		})
+	}
+	return conns
+}

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package proxy
+
+import (
+	"context"
+	"net/http"
+	"slices"
+
+	"github.com/culvert-mesh/culvert/ztunnel/hbone"
+	"github.com/culvert-mesh/culvert/ztunnel/policy"
+)
+
+// Inbound carries what arrives for a pod in tunnels. The tunnel has proven who
+// the peer is; each stream is asked, in order: is it meant for an app, do we
+// know the pod, may the peer talk to it, and does the app answer. Only then is
+// it accepted.
+type Inbound struct{ *Pod }
+
+// Serve carries the streams that ln, which somebody else runs, accepts until
+// ctx is done or ln has drained. It returns once all streams have ended: by
+// themselves, or p.Drain after ctx.
+func (i Inbound) Serve(ctx context.Context, ln *hbone.Listener) error {
+	return i.serve(ctx, func() (func(context.Context), error) {
+		stream, err := ln.Accept(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return func(ctx context.Context) {
+			c := i.begin(ctx, inbound, stream.RemoteAddr())
+			defer i.Metrics.Socket(inbound.reporter())()
+			c.finish(i.carry(c.ctx, c, stream))
+		}, nil
+	})
+}
+
+// carry serves one stream and reports why it ended. The status codes are what
+// Istio's ztunnel answers.
+func (i Inbound) carry(ctx context.Context, c *connection, stream *hbone.Stream) error {
+	target, peer := stream.Target(), stream.Peer()
+	c.path, c.src.identity, c.dst.addr, c.hbone = pathTunnel, peer.String(), stream.LocalAddr(), target
+	// A tunnel to another port than 15008 was not steered here: somebody in
+	// the pod dialled our listener.
+	if i.isSelf(target) || slices.Contains(i.Ports, stream.LocalAddr().Port()) {
+		return refuse(stream, http.StatusServiceUnavailable, errSelfCall)
+	}
+	self, ok := i.Self()
+	if !ok {
+		return refuse(stream, http.StatusServiceUnavailable, errUnknownSelf)
+	}
+	c.dst.workload, c.dst.identity = self, self.ID.String()
+	c.service = i.Peers.service(forwardedHost(stream.Header().Forwarded), target)
+	// The address tells a name only if the certificate agrees.
+	if w, ok := i.Registry.ByAddr(c.src.addr.Addr()); ok && w.ID == peer {
+		c.src.workload = w
+	}
+
+	err := c.admit(func() error {
+		dst, ok := i.Self() // labels may change, and with them what is selected
+		if !ok {
+			dst = self
+		}
+		return i.Policy.AllowInbound(policy.Request{Src: c.src.addr.Addr(), Peer: peer, Dst: dst, Port: target.Port()})
+	})
+	if err != nil {
+		return refuse(stream, http.StatusUnauthorized, err)
+	}
+	// The source that the app sees is the tunnel's TCP peer, never a header.
+	app, err := i.inner(ctx, c.src.addr, target)
+	if err != nil {
+		return refuse(stream, http.StatusServiceUnavailable, err)
+	}
+	if err := stream.Accept(); err != nil {
+		stream.Reset()
+		reset(app)
+		return explained(err)
+	}
+	return explained(c.carryStream(ctx, stream, app))
+}
+
+// refuse answers with a status, and returns why.
+func refuse(stream *hbone.Stream, status int, why error) error {
+	stream.Reject(status) // a peer that has gone needs no answer
+	return why
+}

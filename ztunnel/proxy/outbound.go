@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/culvert-mesh/culvert/ztunnel/hbone"
+	"github.com/culvert-mesh/culvert/ztunnel/workload"
+)
+
+// Outbound carries the connections that a pod's app opens.
+// bpf/outbound.bpf.c steers them here; each is asked, in order: where was it
+// going, who are we, who is there, may we talk to them, and how to get there.
+type Outbound struct{ *Pod }
+
+// Serve carries what ln accepts, and closes ln when ctx is done. It returns
+// once all connections have ended: by themselves, or p.Drain after ctx.
+func (o Outbound) Serve(ctx context.Context, ln *net.TCPListener) error {
+	return o.serveTCP(ctx, ln, outbound, o.carry)
+}
+
+// carry serves one accepted connection and reports why it ended. Whatever it
+// returns an error for, serveTCP resets towards the app.
+func (o Outbound) carry(ctx context.Context, c *connection, app *net.TCPConn) error {
+	dst, err := o.OriginalDst(app)
+	if err != nil {
+		return fail(NoOriginalDst, fmt.Errorf("original destination of %v: %w", app.RemoteAddr(), err))
+	}
+	c.dst.addr = dst
+	self, err := o.self(ctx)
+	if err != nil {
+		return err
+	}
+	c.src.workload = self
+	if o.isOurs(self, dst) {
+		return errSelfCall
+	}
+	d, err := o.Registry.Resolve(dst)
+	if err != nil {
+		return err // unknown, yet inside the mesh CIDRs: refused, never plaintext
+	}
+	c.service, c.dst.workload = d.Service, d.Peer
+	if d.Peer.Meshed {
+		return o.tunnel(ctx, c, app, self, d)
+	}
+	return o.plain(ctx, c, app, self, d)
+}
+
+// isOurs reports whether an app dialled one of ztunnel's listeners in its pod.
+func (o Outbound) isOurs(self workload.Workload, dst netip.AddrPort) bool {
+	addr := dst.Addr()
+	return addr.IsLoopback() || addr.IsUnspecified() || slices.Contains(self.Addrs, addr) && o.isSelf(dst)
+}
+
+// tunnel carries app to a workload of the mesh: by HBONE, or not at all.
+func (o Outbound) tunnel(ctx context.Context, c *connection, app *net.TCPConn, self workload.Workload, d workload.Destination) error {
+	key := hbone.Key{Dst: d.Peer.ID, Addr: d.Peer.HBONE(d.Target.Addr())}
+	c.path, c.src.identity, c.dst.addr, c.hbone = pathTunnel, self.ID.String(), key.Addr, d.Target
+	if err := c.admit(func() error { return o.Policy.AllowOutbound(self, d) }); err != nil {
+		return err
+	}
+	target := hbone.Target{Authority: d.Target, Header: header(o.cluster(), self, c.src.addr, d.Service)}
+	stream, err := o.openStream(ctx, key, target, d.Peer)
+	if err != nil {
+		return fmt.Errorf("tunnel to %v at %v: %w", key.Dst, key.Addr, explained(err))
+	}
+	// From here on the peer's certificate was verified to be this identity's.
+	c.proven(stream.Peer().String())
+	if err := c.carryStream(ctx, stream, app); err != nil {
+		return fmt.Errorf("stream to %v at %v: %w", key.Dst, key.Addr, explained(err))
+	}
+	return nil
+}
+
+// openStream opens a stream, and while the peer has only just joined the mesh
+// dials again where nobody answers: its own node may not know yet. A peer that
+// answers and cannot prove its identity is not asked twice.
+func (o Outbound) openStream(ctx context.Context, key hbone.Key, target hbone.Target, peer workload.Workload) (*hbone.Stream, error) {
+	pause := 50 * time.Millisecond
+	for {
+		stream, err := o.Tunnels.Open(ctx, key, target)
+		if err == nil || !unanswered(err) || o.Peers.patience(peer, time.Now()) < pause {
+			return stream, err
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+		pause = min(2*pause, maxBackoff)
+	}
+}
+
+// unanswered reports whether nobody took a tunnel's TCP connection.
+func unanswered(err error) bool {
+	var status *hbone.StatusError
+	return errors.Is(err, hbone.ErrDial) && !errors.As(err, &status)
+}
+
+// plain carries app to a destination outside the mesh.
+func (o Outbound) plain(ctx context.Context, c *connection, app *net.TCPConn, self workload.Workload, d workload.Destination) error {
+	c.path, c.dst.addr = pathPassthrough, d.Target
+	if err := c.admit(func() error { return o.Policy.AllowOutbound(self, d) }); err != nil {
+		return err
+	}
+	far, err := dial(ctx, d.Target, func(ctx context.Context) (*net.TCPConn, error) {
+		return o.Direct(ctx, addrOf(app.LocalAddr()).Addr(), d.Target)
+	})
+	if err != nil {
+		return err
+	}
+	o.Metrics.Plaintext(string(outbound), whyPlain(d))
+	return c.relay(ctx, app, far)
+}
+
+// whyPlain is the reason under which plaintext out of the pod is counted.
+func whyPlain(d workload.Destination) string {
+	if d.Peer.UID != "" {
+		return "not_meshed" // a pod without the label
+	}
+	return "outside_mesh"
+}

@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package proxy carries the connections of enrolled pods.
+//
+//	Outbound     what a pod's app opens: into a tunnel, or plainly out of the mesh
+//	Inbound      what arrives for it in tunnels
+//	Passthrough  what arrives for it in plaintext
+//
+// Each has one function, carry, that asks its questions in order and reports
+// why the connection ended. A connection that cannot be recorded, resolved,
+// allowed or authenticated is refused; none to a workload of the mesh is ever
+// tried in plaintext. However it ends, one access record says so.
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/culvert-mesh/culvert/ztunnel/hbone"
+	"github.com/culvert-mesh/culvert/ztunnel/metrics"
+	"github.com/culvert-mesh/culvert/ztunnel/policy"
+	"github.com/culvert-mesh/culvert/ztunnel/workload"
+)
+
+// Pod is one pod sandbox as its proxies see it, and the connections that it
+// has open. Its fields are set before it is first used.
+type Pod struct {
+	// Self is the workload of the sandbox, false while the registry does not
+	// know it. required
+	Self     func() (workload.Workload, bool)
+	Registry *workload.Registry // required
+	Policy   *policy.Set        // required
+	Peers    *Peers             // required; one for all pods of the process
+	Tunnels  *hbone.Pool        // the pod's own: its netns, address and identity; required
+
+	OriginalDst func(*net.TCPConn) (netip.AddrPort, error) // where an app wanted to go; required
+	// Direct dials out of the pod past our own steering. required
+	Direct func(ctx context.Context, from netip.Addr, to netip.AddrPort) (*net.TCPConn, error)
+	// Inner dials the pod's app with a client's address as source. required
+	Inner func(ctx context.Context, from, to netip.AddrPort) (*net.TCPConn, error)
+	// IsInner reports whether a connection that arrived is an inner leg of
+	// ours, steered back to us. required
+	IsInner func(src, dst netip.AddrPort) bool
+	Ports   []uint16 // of ztunnel's own listeners in the pod; default none
+
+	Cluster string           // cluster id in metrics and baggage; default "Kubernetes"
+	Drain   time.Duration    // how long connections may go on once Serve's context is done; default 0
+	Log     *slog.Logger     // gets the access records; required
+	Metrics *metrics.Metrics // required
+
+	open open
+}
+
+const (
+	dialTimeout = 10 * time.Second // of a TCP connect
+	selfTimeout = 5 * time.Second  // for the registry to learn of the pod
+)
+
+// self waits a while for the workload of the sandbox: the first connection of
+// a pod may be faster than the registry.
+func (p *Pod) self(ctx context.Context) (workload.Workload, error) {
+	deadline := time.NewTimer(selfTimeout)
+	defer deadline.Stop()
+	for {
+		changed := p.Registry.Changed()
+		if w, ok := p.Self(); ok {
+			return w, nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return workload.Workload{}, context.Cause(ctx)
+		case <-deadline.C:
+			return workload.Workload{}, errUnknownSelf
+		}
+	}
+}
+
+var errUnknownSelf = fail(Identity, errors.New("failed to fetch information about local workload: the registry does not know this pod"))
+
+// isSelf reports whether dst, an address of the pod, leads to ztunnel instead
+// of to an app.
+func (p *Pod) isSelf(dst netip.AddrPort) bool {
+	return dst.Port() == workload.HBONEPort || slices.Contains(p.Ports, dst.Port())
+}
+
+func (p *Pod) cluster() string {
+	if p.Cluster == "" {
+		return "Kubernetes" // Istio's name for a cluster without one
+	}
+	return p.Cluster
+}
+
+// dial bounds the time of a connect and names what was dialled.
+func dial(ctx context.Context, to netip.AddrPort, connect func(context.Context) (*net.TCPConn, error)) (*net.TCPConn, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	conn, err := connect(ctx)
+	if err != nil {
+		return nil, fail(Dial, fmt.Errorf("dial %v: %w", to, err))
+	}
+	return conn, nil
+}
+
+// inner connects to the pod's app, as if from client. The port is left to the
+// kernel: client's own would give the app's socket the very addresses of the
+// connection that we hold.
+func (p *Pod) inner(ctx context.Context, client, to netip.AddrPort) (*net.TCPConn, error) {
+	return dial(ctx, to, func(ctx context.Context) (*net.TCPConn, error) {
+		return p.Inner(ctx, netip.AddrPortFrom(client.Addr(), 0), to)
+	})
+}
+
+// addrOf returns the address of one end of a TCP connection.
+func addrOf(a net.Addr) netip.AddrPort {
+	tcp, ok := a.(*net.TCPAddr)
+	if !ok {
+		return netip.AddrPort{}
+	}
+	ap := tcp.AddrPort()
+	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+}

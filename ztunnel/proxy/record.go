@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package proxy
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"time"
+
+	"github.com/culvert-mesh/culvert/ztunnel/metrics"
+	"github.com/culvert-mesh/culvert/ztunnel/workload"
+)
+
+// Field names of the access record. Those with a dot, direction, the bytes,
+// duration and error are Istio's ztunnel's, whose users search for them.
+const (
+	fieldSrcAddr      = "src.addr"
+	fieldSrcWorkload  = "src.workload"
+	fieldSrcNamespace = "src.namespace"
+	fieldSrcIdentity  = "src.identity"
+	fieldDstAddr      = "dst.addr"
+	fieldDstHBONEAddr = "dst.hbone_addr"
+	fieldDstService   = "dst.service"
+	fieldDstWorkload  = "dst.workload"
+	fieldDstNamespace = "dst.namespace"
+	fieldDstIdentity  = "dst.identity"
+	fieldDirection    = "direction"
+	fieldPath         = "path"
+	fieldBytesSent    = "bytes_sent"
+	fieldBytesRecv    = "bytes_recv"
+	fieldDuration     = "duration"
+	fieldResult       = "result"
+	fieldFlags        = "response_flags"
+	fieldPolicy       = "policy"
+	fieldError        = "error"
+)
+
+// direction is how a connection stands to the pod.
+type direction string
+
+const (
+	inbound  direction = "inbound"
+	outbound direction = "outbound"
+)
+
+func (d direction) reporter() string {
+	if d == outbound {
+		return metrics.Source
+	}
+	return metrics.Destination
+}
+
+// How the bytes went: in a tunnel, or plainly because policy allows it.
+const (
+	pathTunnel      = "tunnel"
+	pathPassthrough = "passthrough"
+)
+
+// end is one end of a connection.
+type end struct {
+	addr netip.AddrPort
+	// workload gives names, for people. It is what the registry has at an
+	// address, and right only as far as that.
+	workload workload.Workload
+	// identity is proven: by the certificate that was verified, or by the
+	// netns that the connection came from or goes to.
+	identity string
+}
+
+// record is what one access line says.
+type record struct {
+	direction direction
+	path      string
+	start     time.Time
+	src, dst  end
+	hbone     netip.AddrPort    // the target inside the tunnel; zero: no tunnel
+	service   *workload.Service // that was asked for; nil: none
+	named     bool              // both ends are known as far as they will be
+	policy    string            // that refused it
+
+	sent, received uint64
+}
+
+// target is the address of the app that the connection is for.
+func (r *record) target() netip.AddrPort {
+	if r.hbone.IsValid() {
+		return r.hbone
+	}
+	return r.dst.addr
+}
+
+// write logs the record. As Istio's ztunnel does, it tells apart what was
+// turned away before it was understood.
+func (r *record) write(log *slog.Logger, word Word, err error) {
+	level, message := slog.LevelInfo, "connection complete"
+	switch {
+	case err != nil && !r.named:
+		level, message = slog.LevelWarn, "connection failed"
+	case err != nil && word != Reset:
+		level = slog.LevelError
+	}
+	if !log.Enabled(context.Background(), level) {
+		return
+	}
+	log.LogAttrs(context.Background(), level, message, r.attrs(word, err)...)
+}
+
+func (r *record) attrs(word Word, err error) []slog.Attr {
+	attrs := make([]slog.Attr, 0, 20)
+	text := func(key, value string) {
+		if value != "" {
+			attrs = append(attrs, slog.String(key, value))
+		}
+	}
+	addr := func(key string, value netip.AddrPort) {
+		if value.IsValid() {
+			attrs = append(attrs, slog.String(key, value.String()))
+		}
+	}
+	addr(fieldSrcAddr, r.src.addr)
+	text(fieldSrcWorkload, r.src.workload.Name)
+	text(fieldSrcNamespace, r.src.workload.Namespace)
+	text(fieldSrcIdentity, r.src.identity)
+	addr(fieldDstAddr, r.dst.addr)
+	addr(fieldDstHBONEAddr, r.hbone)
+	if r.service != nil {
+		text(fieldDstService, r.service.Hostname())
+	}
+	text(fieldDstWorkload, r.dst.workload.Name)
+	text(fieldDstNamespace, r.dst.workload.Namespace)
+	text(fieldDstIdentity, r.dst.identity)
+	text(fieldDirection, string(r.direction))
+	text(fieldPath, r.path)
+	if r.named {
+		attrs = append(attrs,
+			slog.Uint64(fieldBytesSent, r.sent),
+			slog.Uint64(fieldBytesRecv, r.received),
+			slog.String(fieldDuration, time.Since(r.start).Round(time.Millisecond).String()))
+	}
+	text(fieldResult, string(word))
+	text(fieldFlags, Words[word])
+	text(fieldPolicy, r.policy)
+	if err != nil {
+		text(fieldError, err.Error())
+	}
+	return attrs
+}
+
+// flow is the time series that the connection counts in.
+func (r *record) flow(cluster string) metrics.Flow {
+	f := metrics.Flow{
+		Reporter:    r.direction.reporter(),
+		Source:      r.src.labels(cluster),
+		Destination: r.dst.labels(cluster),
+		MutualTLS:   r.path == pathTunnel,
+	}
+	if s := r.service; s != nil {
+		f.Service = metrics.Service{Host: s.Hostname(), Namespace: s.Namespace, Name: s.Name}
+	}
+	return f
+}
+
+func (e end) labels(cluster string) metrics.Peer {
+	w := e.workload
+	peer := metrics.Peer{
+		Workload: w.Owner, Canonical: w.CanonicalName, Revision: w.CanonicalRevision, Namespace: w.Namespace,
+		Principal: e.identity, App: w.App, Version: w.Version,
+	}
+	if w.UID != "" {
+		peer.Cluster = cluster
+	}
+	return peer
+}

@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"syscall"
+
+	"github.com/culvert-mesh/culvert/ztunnel/hbone"
+	"github.com/culvert-mesh/culvert/ztunnel/policy"
+	"github.com/culvert-mesh/culvert/ztunnel/workload"
+)
+
+// Word says in the access record how a connection ended. Every way has one.
+type Word string
+
+// The words, and what each means to who reads the record.
+const (
+	OK            Word = "ok"              // both ends said all they had to say
+	Denied        Word = "denied"          // a policy refused it, here or at the peer
+	UnknownPeer   Word = "unknown_peer"    // inside the mesh CIDRs, and nobody known is there
+	NoOriginalDst Word = "no_original_dst" // nobody recorded where the app wanted to go
+	Dial          Word = "dial"            // the other side could not be reached
+	TLS           Word = "tls"             // the peer did not prove to be who it should be
+	Identity      Word = "identity"        // we have no certificate, or do not know the pod
+	Expired       Word = "expired"         // a certificate of the tunnel ran out
+	Limit         Word = "limit"           // out of file descriptors or streams
+	SelfCall      Word = "self_call"       // it was meant for ztunnel's own ports
+	PolicyChanged Word = "policy_changed"  // a policy allowed it, and does no more
+	Reset         Word = "reset"           // one end broke it off
+	Drained       Word = "drained"         // ztunnel or the pod's membership ended
+)
+
+// Words is the one table of how connections end: from each word of the access
+// record to its response_flags in the metrics. A flag other than "-" counts
+// the connection as failed.
+var Words = map[Word]string{
+	OK:            "-",
+	Denied:        "DENY",
+	UnknownPeer:   "CONNECT",
+	NoOriginalDst: "CONNECT",
+	Dial:          "CONNECT",
+	TLS:           "TLS_FAILURE",
+	Identity:      "IDENTITY_ERROR",
+	Expired:       "IDENTITY_ERROR",
+	Limit:         "CONNECT",
+	SelfCall:      "DENY",
+	PolicyChanged: "DENY",
+	Reset:         "-",
+	Drained:       "-",
+}
+
+// failure is an error that knows its word.
+type failure struct {
+	word Word
+	err  error
+}
+
+func (f *failure) Error() string { return f.err.Error() }
+func (f *failure) Unwrap() error { return f.err }
+
+// fail gives err its word; nil stays nil.
+func fail(word Word, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &failure{word, err}
+}
+
+// errDrained ends connections that outlived the drain.
+var errDrained = fail(Drained, errors.New("connection closed due to connection drain"))
+
+// errSelfCall refuses connections to ztunnel itself.
+var errSelfCall = fail(SelfCall, errors.New("attempted recursive call to ourselves"))
+
+// wordOf returns the word for how a connection ended. What runs short is told
+// before what failed for want of it.
+func wordOf(err error) Word {
+	var f *failure
+	var cause hbone.Cause
+	var denied *policy.Denied
+	switch {
+	case err == nil:
+		return OK
+	case short(err):
+		return Limit
+	case errors.As(err, &f):
+		return f.word
+	case errors.As(err, &denied):
+		return Denied
+	case errors.As(err, &cause):
+		return Word(cause)
+	case errors.Is(err, workload.ErrUnknownPeer):
+		return UnknownPeer
+	case errors.Is(err, workload.ErrNoEndpoint):
+		return Dial
+	}
+	return Dial
+}
+
+// short reports whether this host has run out of something.
+func short(err error) bool {
+	for _, e := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+// explained puts the sentence before a tunnel's error that users of Istio's
+// ztunnel search for; nil stays nil.
+func explained(err error) error {
+	var status *hbone.StatusError
+	switch {
+	case errors.As(err, &status):
+		return fmt.Errorf("http status: %d %s: %w", status.Code, http.StatusText(status.Code), err)
+	case errors.Is(err, hbone.ErrDial) && errors.Is(err, os.ErrDeadlineExceeded),
+		errors.Is(err, hbone.ErrDial) && errors.Is(err, context.DeadlineExceeded),
+		errors.Is(err, hbone.ErrDial) && errors.Is(err, syscall.ETIMEDOUT):
+		return fmt.Errorf("connection timed out, maybe a NetworkPolicy is blocking HBONE port 15008: %w", err)
+	case errors.Is(err, hbone.ErrIdentity):
+		return fmt.Errorf("identity error: %w", err)
+	}
+	return err
+}
