@@ -32,7 +32,7 @@ type Options struct {
 type Lab struct {
 	Nodes    []*Node
 	Wire     *Wire
-	Outside  *Place    // on the wire, no pod and no node
+	Outside  *Outside  // on the wire, no pod and no node
 	Identity *Identity // the CA; nil if unmeshed
 
 	opts    Options
@@ -125,20 +125,6 @@ func (l *Lab) build(ctx context.Context) (err error) {
 		return nil
 	}
 	return l.startDaemons(ctx)
-}
-
-func (l *Lab) addOutside() error {
-	ns, err := l.newNamespace("outside")
-	if err != nil {
-		return err
-	}
-	if err := l.Wire.attach("outside", ns, outsideHost); err != nil {
-		return err
-	}
-	if l.Outside, err = l.newPlace("outside", ns, "outside"); err != nil {
-		return err
-	}
-	return l.enterScript("outside", l.Outside)
 }
 
 // routes tells every host on the wire where each node's pods are.

@@ -66,7 +66,7 @@ func TestPodsOfTwoNodesTalkAndTheWireShowsIt(t *testing.T) {
 				talk(t, l, client.Place, client.At(tcp, 0).Addr(), far, tcp, true)
 				talk(t, l, client.Place, client.At(tcp, 0).Addr(), near, tcp, false)
 				talk(t, l, l.Nodes[1].Kubelet, netip.Addr{}, far, tcp, false)
-				talk(t, l, l.Outside, netip.Addr{}, far, tcp, true)
+				talk(t, l, l.Outside.Place, l.Outside.Addr(tcp), far, tcp, true)
 			}
 		})
 	}
@@ -101,7 +101,7 @@ func TestAgentsAreInTheirPodsCgroup(t *testing.T) {
 	l := newLab(t, lab.Options{Nodes: 1, Unmeshed: true})
 	must(t, l.Namespace("shop", nil))
 	pod := newPod(t, l.Nodes[0], lab.PodSpec{Namespace: "shop", Name: "web"})
-	for _, place := range []*lab.Place{pod.Place, l.Nodes[0].Kubelet, l.Nodes[0].Host, l.Outside} {
+	for _, place := range []*lab.Place{pod.Place, l.Nodes[0].Kubelet, l.Nodes[0].Host, l.Outside.Place} {
 		out, err := place.Run(t.Context(), "cat", "/proc/self/cgroup")
 		must(t, err)
 		if !strings.Contains(out, "0::/") || !strings.HasSuffix(place.Cgroup, cgroup2(out)) {
