@@ -6,12 +6,10 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/culvert-mesh/culvert/cni/enroll"
 	"github.com/culvert-mesh/culvert/ztunnel/metrics"
-	"github.com/culvert-mesh/culvert/ztunnel/policy"
 	"github.com/culvert-mesh/culvert/ztunnel/proxy"
 	"github.com/culvert-mesh/culvert/ztunnel/redirect"
 	"github.com/culvert-mesh/culvert/ztunnel/source/file"
@@ -24,7 +22,6 @@ type status struct {
 	pods     *pods
 	registry *workload.Registry
 	objects  *file.Source
-	policies atomic.Pointer[policy.Objects] // in force
 }
 
 // pending names what readiness waits for. After the CA has answered once, its
@@ -51,7 +48,7 @@ func (s *status) dumps() map[string]func() any {
 	return map[string]func() any{
 		"workloads":     func() any { return s.registry.All().Workloads },
 		"services":      func() any { return s.registry.All().Services },
-		"policies":      func() any { return s.policies.Load() },
+		"policies":      func() any { return s.pods.policy.All() },
 		"certificates":  func() any { return s.pods.certs.Dump() },
 		"workloadState": func() any { return s.pods.dump() },
 		"source":        func() any { return s.objects.Stats() },

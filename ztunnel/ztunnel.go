@@ -113,7 +113,6 @@ func Run(ctx context.Context, cfg Config) error {
 		registry.Replace(s.Mesh)
 		counts.SourceApplied(s.Version)
 		pods.recheck()
-		status.policies.Store(&s.Policies)
 		status.snapshot()
 	}
 	// The parts that connections need while they drain outlive ctx.
