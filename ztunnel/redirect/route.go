@@ -161,7 +161,8 @@ func removeRoute(family int) error {
 	if err != nil {
 		return err
 	}
-	if err := netlink.RouteDel(route); err != nil && !errors.Is(err, unix.ESRCH) {
+	// Without the route: ESRCH; without the table, IPv6 says ENOENT.
+	if err := netlink.RouteDel(route); err != nil && !errors.Is(err, unix.ESRCH) && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("remove local route: %w", err)
 	}
 	return nil

@@ -336,6 +336,14 @@ func addAddr(dev string, addr netip.Addr, bits int) error {
 	return netlink.AddrReplace(l, &netlink.Addr{IPNet: ip, Flags: unix.IFA_F_NODAD})
 }
 
+func delAddr(dev string, addr netip.Addr) error {
+	l, err := netlink.LinkByName(dev)
+	if err != nil {
+		return err
+	}
+	return netlink.AddrDel(l, &netlink.Addr{IPNet: netlink.NewIPNet(addr.AsSlice())})
+}
+
 func linkUp(dev string) error {
 	l, err := netlink.LinkByName(dev)
 	if err != nil {
