@@ -73,6 +73,7 @@ func (c *connection) proven(identity string) {
 func (c *connection) count() {
 	if c.named && c.counted == nil {
 		c.counted = c.pod.Metrics.Open(c.flow(c.pod.cluster()), c.metricBytes)
+		c.opened(c.pod.Log)
 	}
 }
 
@@ -124,7 +125,7 @@ func (c *connection) finish(err error) {
 	if c.counted != nil {
 		c.counted.Close(Words[word])
 	}
-	if word != OK {
+	if word != OK && word != Reset { // a reset is what apps do to each other
 		c.pod.Metrics.Refused(string(c.direction), string(word))
 	}
 	c.write(c.pod.Log, word, err)

@@ -5,6 +5,7 @@ package proxy
 import (
 	"context"
 	"net/http"
+	"net/netip"
 	"slices"
 
 	"github.com/culvert-mesh/culvert/ztunnel/hbone"
@@ -32,6 +33,14 @@ func (i Inbound) Serve(ctx context.Context, ln *hbone.Listener) error {
 			c.finish(i.carry(c.ctx, c, stream))
 		}, nil
 	})
+}
+
+// Refused records a tunnel from src that ended before it was one, for instance
+// because the peer could not prove an identity of the mesh.
+func (i Inbound) Refused(src netip.AddrPort, err error) {
+	c := i.begin(context.Background(), inbound, src)
+	c.path = pathTunnel
+	c.finish(explained(err))
 }
 
 // carry serves one stream and reports why it ended. The status codes are what

@@ -83,10 +83,11 @@ func (o Outbound) tunnel(ctx context.Context, c *connection, app *net.TCPConn, s
 // dials again where nobody answers: its own node may not know yet. A peer that
 // answers and cannot prove its identity is not asked twice.
 func (o Outbound) openStream(ctx context.Context, key hbone.Key, target hbone.Target, peer workload.Workload) (*hbone.Stream, error) {
-	pause := 50 * time.Millisecond
+	start, pause := time.Now(), 50*time.Millisecond
+	deadline := start.Add(o.Peers.patience(peer, start))
 	for {
 		stream, err := o.Tunnels.Open(ctx, key, target)
-		if err == nil || !unanswered(err) || o.Peers.patience(peer, time.Now()) < pause {
+		if err == nil || !unanswered(err) || time.Until(deadline) < pause {
 			return stream, err
 		}
 		select {
@@ -111,7 +112,7 @@ func (o Outbound) plain(ctx context.Context, c *connection, app *net.TCPConn, se
 		return err
 	}
 	far, err := dial(ctx, d.Target, func(ctx context.Context) (*net.TCPConn, error) {
-		return o.Direct(ctx, addrOf(app.LocalAddr()).Addr(), d.Target)
+		return o.Direct(ctx, c.src.addr.Addr(), d.Target) // from the address that the app has
 	})
 	if err != nil {
 		return err

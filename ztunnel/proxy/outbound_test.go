@@ -20,15 +20,6 @@ import (
 	"github.com/culvert-mesh/culvert/ztunnel/workload"
 )
 
-// webBench is pod web, whose app dials dst. It returns where steering would
-// lead the app instead.
-func webBench(t *testing.T, mesh workload.Mesh, dst netip.AddrPort) (*bench, netip.AddrPort) {
-	t.Helper()
-	b := newBench(t, registryOf(mesh), "web")
-	b.OriginalDst = func(*net.TCPConn) (netip.AddrPort, error) { return dst, nil }
-	return b, b.serve(webAddr, Outbound{b.Pod}.Serve)
-}
-
 func TestADestinationOutsideTheMeshIsReachedPlainlyAndLabelledSo(t *testing.T) {
 	b := newBench(t, registryOf(meshOf(1, echo(t, legacyAddr))), "web")
 	b.OriginalDst = func(*net.TCPConn) (netip.AddrPort, error) { return legacyVIP, nil }
@@ -49,8 +40,8 @@ func TestADestinationOutsideTheMeshIsReachedPlainlyAndLabelledSo(t *testing.T) {
 		"dst.workload": "legacy-0", "dst.namespace": "shop", "dst.identity": nil, "dst.hbone_addr": nil,
 		"bytes_sent": 5.0, "bytes_recv": 5.0,
 	})
-	if dialled[1].Addr() != legacyAddr {
-		t.Errorf("dialled %v", dialled[1])
+	if dialled[0].Addr() != webAddr || dialled[1].Addr() != legacyAddr {
+		t.Errorf("dialled %v from %v", dialled[1], dialled[0])
 	}
 	if got := b.metric("culvert_plaintext_connections_total", `direction="outbound"`, `reason="not_meshed"`); got != "1" {
 		t.Errorf("%q plaintext connections", got)
@@ -244,4 +235,15 @@ func TestErrorsHaveTheWordOfWhatWentWrong(t *testing.T) {
 			t.Errorf("%q does not say %q", explained(row.err), row.text)
 		}
 	}
+}
+
+func FuzzForwardedHost(f *testing.F) {
+	f.Add(`for="10.0.0.1:1";host=db.shop.svc.cluster.local`)
+	f.Add("host=\"")
+	f.Add(";;=;host")
+	f.Fuzz(func(t *testing.T, forwarded string) {
+		if host := forwardedHost(forwarded); strings.ContainsAny(host, ";") || !strings.Contains(forwarded, host) {
+			t.Errorf("host %q of %q", host, forwarded)
+		}
+	})
 }

@@ -4,6 +4,7 @@ package proxy
 
 import (
 	"context"
+	"log/slog"
 	"net"
 	"net/netip"
 	"strings"
@@ -145,9 +146,25 @@ func TestAResetIsNoFailureOfTheMesh(t *testing.T) {
 	expect(t, client, "hello")
 	reset(client)
 	has(t, b.record(Reset), map[string]any{"level": "INFO"})
-	if got := b.metric("istio_tcp_connections_failed_total"); got != "" {
-		t.Errorf("%s failed connections", got)
+	for _, name := range []string{"istio_tcp_connections_failed_total", "culvert_connections_refused_total"} {
+		if got := b.metric(name); got != "" {
+			t.Errorf("%s = %s", name, got)
+		}
 	}
+}
+
+func TestTheBeginningOfAConnectionIsLoggedForDebugging(t *testing.T) {
+	b, to, _ := dbBench(t, toEcho(t))
+	b.level.Set(slog.LevelDebug)
+	client := connect(t, legacyAddr, to)
+	send(t, client, "hello")
+	expect(t, client, "hello")
+	has(t, <-b.records, map[string]any{
+		"level": "DEBUG", "msg": "connection opened", "direction": "inbound", "src.addr": client.LocalAddr().String(),
+		"dst.workload": "db-0", "result": nil, "bytes_sent": nil,
+	})
+	client.Close()
+	b.record(OK)
 }
 
 func TestPolicyChangeEndsWhatItNoLongerAllows(t *testing.T) {

@@ -68,6 +68,7 @@ func meshOf(db, legacy uint16) workload.Mesh {
 type bench struct {
 	*Pod
 	t       *testing.T
+	level   slog.LevelVar
 	policy  *policy.Set
 	records chan map[string]any // access records in the order of their writing
 	dialled chan [2]netip.AddrPort
@@ -83,7 +84,7 @@ func newBench(t *testing.T, registry *workload.Registry, name string) *bench {
 			t.Errorf("record %s: %v", line, err)
 		}
 		b.records <- record
-	}), &slog.HandlerOptions{Level: slog.LevelDebug}))
+	}), &slog.HandlerOptions{Level: &b.level}))
 	var dialer net.Dialer
 	connect := func(ctx context.Context, to netip.AddrPort) (*net.TCPConn, error) {
 		conn, err := dialer.DialContext(ctx, "tcp", to.String())
@@ -101,8 +102,8 @@ func newBench(t *testing.T, registry *workload.Registry, name string) *bench {
 			t.Error("nobody asks here")
 			return netip.AddrPort{}, io.EOF
 		},
-		Direct: func(ctx context.Context, _ netip.Addr, to netip.AddrPort) (*net.TCPConn, error) {
-			b.dialled <- [2]netip.AddrPort{{}, to}
+		Direct: func(ctx context.Context, from netip.Addr, to netip.AddrPort) (*net.TCPConn, error) {
+			b.dialled <- [2]netip.AddrPort{netip.AddrPortFrom(from, 0), to}
 			return connect(ctx, to)
 		},
 		Inner: func(ctx context.Context, from, to netip.AddrPort) (*net.TCPConn, error) {

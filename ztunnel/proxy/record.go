@@ -90,6 +90,13 @@ func (r *record) target() netip.AddrPort {
 	return r.dst.addr
 }
 
+// opened logs the beginning of a connection, for who debugs.
+func (r *record) opened(log *slog.Logger) {
+	if log.Enabled(context.Background(), slog.LevelDebug) {
+		log.LogAttrs(context.Background(), slog.LevelDebug, "connection opened", r.names()...)
+	}
+}
+
 // write logs the record. As Istio's ztunnel does, it tells apart what was
 // turned away before it was understood.
 func (r *record) write(log *slog.Logger, word Word, err error) {
@@ -103,10 +110,30 @@ func (r *record) write(log *slog.Logger, word Word, err error) {
 	if !log.Enabled(context.Background(), level) {
 		return
 	}
-	log.LogAttrs(context.Background(), level, message, r.attrs(word, err)...)
+	log.LogAttrs(context.Background(), level, message, append(r.names(), r.end(word, err)...)...)
 }
 
-func (r *record) attrs(word Word, err error) []slog.Attr {
+// end is what is known when the connection has ended.
+func (r *record) end(word Word, err error) []slog.Attr {
+	attrs := make([]slog.Attr, 0, 7)
+	if r.named {
+		attrs = append(attrs,
+			slog.Uint64(fieldBytesSent, r.sent),
+			slog.Uint64(fieldBytesRecv, r.received),
+			slog.String(fieldDuration, time.Since(r.start).Round(time.Millisecond).String()))
+	}
+	attrs = append(attrs, slog.String(fieldResult, string(word)), slog.String(fieldFlags, Words[word]))
+	if r.policy != "" {
+		attrs = append(attrs, slog.String(fieldPolicy, r.policy))
+	}
+	if err != nil {
+		attrs = append(attrs, slog.String(fieldError, err.Error()))
+	}
+	return attrs
+}
+
+// names is what is known of the two ends.
+func (r *record) names() []slog.Attr {
 	attrs := make([]slog.Attr, 0, 20)
 	text := func(key, value string) {
 		if value != "" {
@@ -132,18 +159,6 @@ func (r *record) attrs(word Word, err error) []slog.Attr {
 	text(fieldDstIdentity, r.dst.identity)
 	text(fieldDirection, string(r.direction))
 	text(fieldPath, r.path)
-	if r.named {
-		attrs = append(attrs,
-			slog.Uint64(fieldBytesSent, r.sent),
-			slog.Uint64(fieldBytesRecv, r.received),
-			slog.String(fieldDuration, time.Since(r.start).Round(time.Millisecond).String()))
-	}
-	text(fieldResult, string(word))
-	text(fieldFlags, Words[word])
-	text(fieldPolicy, r.policy)
-	if err != nil {
-		text(fieldError, err.Error())
-	}
 	return attrs
 }
 

@@ -455,6 +455,18 @@ func TestAnAddressGivesNoNameThatTheCertificateContradicts(t *testing.T) {
 	})
 }
 
+func TestATunnelThatNeverBecameOneIsRecorded(t *testing.T) {
+	b := newBench(t, registryOf(meshOf(1, 1)), "db")
+	Inbound{b.Pod}.Refused(netip.AddrPortFrom(ghostAddr, 4711), fmt.Errorf("%w: unknown authority", hbone.ErrTLS))
+	has(t, b.record(TLS), map[string]any{
+		"level": "WARN", "msg": "connection failed", "direction": "inbound", "path": "tunnel",
+		"src.addr": "127.0.1.9:4711", "error": "tls: unknown authority",
+	})
+	if got := b.metric("culvert_connections_refused_total", `direction="inbound"`, `result="tls"`); got != "1" {
+		t.Errorf("%q refused", got)
+	}
+}
+
 func TestStreamsEndWithTheirCertificates(t *testing.T) {
 	s := tell(t, echo(t, dbAddr), func(s *story) { s.until = time.Now().Add(2 * time.Second) })
 	expectReset(t, s.talk())
