@@ -43,6 +43,19 @@ func (s *Store) Stats() Stats {
 	return stats
 }
 
+// Expiries returns, by identity, when each valid SVID ends.
+func (s *Store) Expiries() map[string]time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	expiries := make(map[string]time.Time)
+	for id, e := range s.entries {
+		if e.current.valid(time.Now()) {
+			expiries[id.String()] = e.current.until
+		}
+	}
+	return expiries
+}
+
 // The "certificates" of a config dump, as istioctl reads them from ztunnel.
 type (
 	dumpedSVID struct {

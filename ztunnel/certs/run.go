@@ -15,7 +15,7 @@ import (
 
 const (
 	maxInFlight = 8
-	maxRenewals = 6 // of them; the rest is for connections that wait
+	maxRenewals = 6                // of them; the rest is for connections that wait
 	maxAttempt  = 10 * time.Second // of one request to the issuer
 
 	clockCheck = 10 * time.Second

@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package certs
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"io"
+	"log/slog"
+	"os"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/culvert-mesh/culvert/identity/ca"
+	"github.com/culvert-mesh/culvert/test/env"
+)
+
+func TestMain(m *testing.M) { os.Exit(env.CheckLeaks(m)) }
+
+var (
+	td    = spiffeid.RequireTrustDomainFromString("cluster.local")
+	web   = spiffeid.RequireFromString("spiffe://cluster.local/ns/shop/sa/web")
+	db    = spiffeid.RequireFromString("spiffe://cluster.local/ns/shop/sa/db")
+	quiet = slog.New(slog.NewTextHandler(io.Discard, nil))
+)
+
+var errDown = errors.New("the CA is down")
+
+func newCA(t testing.TB, domain spiffeid.TrustDomain) *ca.CA {
+	t.Helper()
+	c, err := ca.Open(t.TempDir(), ca.Options{TrustDomain: domain})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// issuer is the CA in process, which a test can take down, slow down, replace
+// or have answer wrongly.
+type issuer struct {
+	mu     sync.Mutex
+	ca     *ca.CA
+	err    error
+	gate   chan struct{}       // if not nil: each request takes one
+	change func(*Issued)       // if not nil
+	roots  []*x509.Certificate // if not nil: in place of the CA's
+	ttl    time.Duration       // if not 0: whatever is asked for
+
+	asked  []request
+	active int
+	most   int
+}
+
+type request struct {
+	id spiffeid.ID
+	at time.Time
+}
+
+func (i *issuer) Issue(ctx context.Context, id spiffeid.ID, csr []byte, ttl time.Duration) (Issued, error) {
+	i.mu.Lock()
+	i.asked = append(i.asked, request{id, time.Now()})
+	i.active++
+	i.most = max(i.most, i.active)
+	gate := i.gate
+	i.mu.Unlock()
+	if gate != nil {
+		select {
+		case <-gate:
+		case <-ctx.Done():
+		}
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.active--
+	if ctx.Err() != nil {
+		return Issued{}, ctx.Err()
+	}
+	if i.err != nil {
+		return Issued{}, i.err
+	}
+	if i.ttl != 0 {
+		ttl = i.ttl
+	}
+	chain, err := i.ca.Sign(csr, id, ttl)
+	if err != nil {
+		return Issued{}, err
+	}
+	issued := Issued{Chain: chain, Roots: i.ca.Roots()}
+	if i.roots != nil {
+		issued.Roots = i.roots
+	}
+	if i.change != nil {
+		i.change(&issued)
+	}
+	return issued, nil
+}
+
+// set changes the issuer.
+func (i *issuer) set(change func()) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	change()
+}
+
+// requests returns those since the last call, of all identities.
+func (i *issuer) requests() []request {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	asked := i.asked
+	i.asked = nil
+	return asked
+}
+
+// rig is a running Store, and what it told.
+type rig struct {
+	*Store
+	issuer *issuer
+
+	mu      sync.Mutex
+	rotated []spiffeid.ID
+}
+
+func newRig(t *testing.T, authority *ca.CA, ttl time.Duration) *rig {
+	t.Helper()
+	r := &rig{issuer: &issuer{ca: authority}}
+	r.Store = New(Config{TrustDomain: td, Issuer: r.issuer, TTL: ttl, Log: quiet, OnRotate: func(id spiffeid.ID) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.rotated = append(r.rotated, id)
+	}})
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- r.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	})
+	return r
+}
+
+// rotations returns those since the last call.
+func (r *rig) rotations() []spiffeid.ID {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	rotated := r.rotated
+	r.rotated = nil
+	return rotated
+}
+
+// leaf is the certificate in force, or nil.
+func (r *rig) leaf(id spiffeid.ID) *x509.Certificate {
+	r.Store.mu.Lock()
+	defer r.Store.mu.Unlock()
+	if e := r.entries[id]; e != nil && e.current != nil {
+		return e.current.chain[0]
+	}
+	return nil
+}
+
+// story runs in bubble time with a Store whose TTL is one hour.
+func story(t *testing.T, tell func(t *testing.T, r *rig)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		tell(t, newRig(t, newCA(t, td), time.Hour))
+	})
+}
+
+// pass lets bubble time go by, and everything that is due happen.
+func pass(d time.Duration) {
+	time.Sleep(d) // bubble time
+	synctest.Wait()
+}
+
+func hold(t *testing.T, r *rig, ids ...spiffeid.ID) {
+	t.Helper()
+	for _, id := range ids {
+		t.Cleanup(r.Hold(id))
+	}
+}
