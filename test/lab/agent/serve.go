@@ -178,7 +178,9 @@ var handlers = map[Kind]func(counted, Server) error{
 	Hold: func(counted, Server) error { select {} },
 }
 
-func youAre(peer netip.AddrPort) string { return fmt.Sprintf("you are %v\n", peer) }
+func youAre(peer netip.AddrPort) string {
+	return fmt.Sprintf("you are %v\n", netip.AddrPortFrom(peer.Addr().Unmap(), peer.Port()))
+}
 
 func echo(c counted) error {
 	buf := make([]byte, 32<<10)
@@ -215,7 +217,8 @@ func (r *running) serveHTTP(ln *socket) error {
 		return err
 	}
 	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		fmt.Fprintf(w, "you are %s\n", req.RemoteAddr)
+		peer, _ := netip.ParseAddrPort(req.RemoteAddr)
+		fmt.Fprint(w, youAre(peer))
 	})}
 	srv.ConnState = func(c net.Conn, state http.ConnState) {
 		if state == http.StateNew {
