@@ -81,7 +81,7 @@ int inbound_lookup(struct bpf_sk_lookup *ctx)
 	 * that claim a loopback source or (IPv4, accept_local=0) one of our
 	 * addresses; and a forged IPv6 one cannot be answered but to ourselves.
 	 */
-	if (is_loopback(&local) || same(&local, &remote)) {
+	if (is_loopback(&local) || is_loopback(&remote) || same(&local, &remote)) {
 		count(INBOUND_LOCAL);
 		return SK_PASS;
 	}

@@ -42,7 +42,7 @@ func (o *Options) validate() error {
 		problems = append(problems, err)
 	}
 	if o.Cgroup == "" {
-		problems = append(problems, errors.New("Cgroup is required"))
+		problems = append(problems, errors.New("the attach Cgroup is required"))
 	} else if err := onFilesystem(o.Cgroup, unix.CGROUP2_SUPER_MAGIC, "cgroup2"); err != nil {
 		problems = append(problems, err)
 	}
@@ -90,7 +90,7 @@ func (o *Options) kubelet() (uint64, error) {
 		return 0, nil
 	}
 	if o.HostNetns == 0 {
-		return 0, errors.New("KubeletCgroup without HostNetns: kubelet's connections come from the node's netns")
+		return 0, errors.New("no HostNetns with KubeletCgroup: kubelet's connections come from the node's netns")
 	}
 	if err := onFilesystem(o.KubeletCgroup, unix.CGROUP2_SUPER_MAGIC, "cgroup2"); err != nil {
 		return 0, fmt.Errorf("KubeletCgroup: %w", err)
@@ -100,7 +100,7 @@ func (o *Options) kubelet() (uint64, error) {
 		return 0, err
 	}
 	if above {
-		return 0, fmt.Errorf("KubeletCgroup %s holds all of Cgroup %s: every process of the node would pass for kubelet; give kubelet a cgroup of its own",
+		return 0, fmt.Errorf("the KubeletCgroup %s holds all of Cgroup %s: every process of the node would pass for kubelet; give kubelet a cgroup of its own",
 			o.KubeletCgroup, o.Cgroup)
 	}
 	seen, err := isBelow(o.KubeletCgroup, o.Cgroup)
@@ -108,7 +108,7 @@ func (o *Options) kubelet() (uint64, error) {
 		return 0, err
 	}
 	if !seen {
-		return 0, fmt.Errorf("KubeletCgroup %s is not below Cgroup %s: its connections would not be seen", o.KubeletCgroup, o.Cgroup)
+		return 0, fmt.Errorf("the KubeletCgroup %s is not below Cgroup %s: its connections would not be seen", o.KubeletCgroup, o.Cgroup)
 	}
 	var st unix.Stat_t
 	if err := unix.Stat(o.KubeletCgroup, &st); err != nil {

@@ -112,7 +112,7 @@ func TestKubeletsCgroupMustSetItApart(t *testing.T) {
 		"the pods' own":     {func(o *Options) { o.KubeletCgroup = w.cgroup }, "every process of the node would pass for kubelet"},
 		"not below Cgroup":  {func(o *Options) { o.Cgroup = filepath.Join(w.cgroup, "pods") }, "would not be seen"},
 		"not a cgroup":      {func(o *Options) { o.KubeletCgroup = t.TempDir() }, "is not on a cgroup2 file system"},
-		"without a netns":   {func(o *Options) { o.HostNetns = 0 }, "KubeletCgroup without HostNetns"},
+		"without a netns":   {func(o *Options) { o.HostNetns = 0 }, "no HostNetns with KubeletCgroup"},
 		"no bpffs":          {func(o *Options) { o.BPFFS = filepath.Join(t.TempDir(), "x") }, "is not on a bpf file system: mount -t bpf"},
 		"nothing, required": {func(o *Options) { *o = Options{} }, "Cgroup is required"},
 	} {

@@ -13,6 +13,9 @@ import (
 // Verify asks the kernel whether everything is attached, pinned and filled in
 // as it should be, and puts right what is not. It returns what was wrong:
 // until then connections may have passed by ztunnel, so each is an alarm.
+//
+// A process that hands its pods to a newer one must stop calling it: what the
+// newer one changes, it would change back.
 func (d *Datapath) Verify(ctx context.Context) (repaired []string, err error) {
 	d.sweepLegs()
 	d.mu.Lock()

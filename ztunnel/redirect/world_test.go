@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -370,6 +369,3 @@ func addRoute1(dev string, to netip.Addr, bits int, via netip.Addr) error {
 	}
 	return nil
 }
-
-// drain reads what is left, so that a close is no reset.
-func drain(conn net.Conn) { io.Copy(io.Discard, conn) }
