@@ -5,6 +5,7 @@ package lab_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -13,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/culvert-mesh/culvert/test/env"
@@ -232,5 +234,36 @@ func TestALabThatCannotBeBuiltLeavesNothing(t *testing.T) {
 	}
 	if after := left(t, "culvert"); len(after) > len(before) {
 		t.Errorf("left behind: %v", after)
+	}
+}
+
+func TestPodsComeAndGoAtOnce(t *testing.T) {
+	l := newLab(t, lab.Options{Unmeshed: true})
+	must(t, l.Namespace("shop", nil))
+	const count = 12
+	var group errgroup.Group
+	pods := make([]*lab.Pod, count)
+	for i := range pods {
+		group.Go(func() (err error) {
+			pods[i], err = l.Nodes[i%2].Pod(t.Context(), lab.PodSpec{Namespace: "shop", Name: fmt.Sprintf("web-%d", i)})
+			return err
+		})
+	}
+	must(t, group.Wait())
+	addrs := make(map[netip.Addr]bool)
+	for _, p := range pods {
+		addrs[p.IP4], addrs[p.IP6] = true, true
+		group.Go(func() error { return p.Delete(t.Context()) })
+	}
+	must(t, group.Wait())
+	if len(addrs) != 2*count {
+		t.Errorf("%d pods have %d addresses", count, len(addrs))
+	}
+	for _, n := range l.Nodes {
+		out, err := n.Host.Run(t.Context(), "cat", "/proc/net/dev")
+		must(t, err)
+		if pods := n.Pods(); len(pods) > 0 || strings.Contains(out, "veth") {
+			t.Errorf("left on %s: %v\n%s", n.Name, pods, out)
+		}
 	}
 }
