@@ -35,54 +35,116 @@ func transfer(dst, src *net.TCPConn, n *atomic.Uint64) error {
 	if err != nil {
 		return err
 	}
+	m := &moving{from: from, to: to, n: n}
+	m.readFn, m.fillFn, m.drainFn = m.read, m.fill, m.drain
 	for {
-		got, err := copyOnce(dst, from, n)
+		bulk, err := m.copy(dst)
 		switch {
 		case err == io.EOF:
 			return nil
 		case err != nil:
 			return err
-		case got < copySize:
-			continue
+		case bulk:
+			if m.pipe, err = newPipe(); err != nil {
+				continue // out of descriptors: copying needs none
+			}
+			defer m.pipe.close()
+			return m.splice()
 		}
-		p, err := newPipe()
-		if err != nil {
-			continue // out of descriptors: copying needs none
-		}
-		defer p.close()
-		return p.splice(to, from, n)
 	}
 }
 
-// copyOnce waits until there is something to read, and passes it on.
-func copyOnce(dst *net.TCPConn, from syscall.RawConn, n *atomic.Uint64) (int, error) {
-	var buf *[copySize]byte
-	var got int
-	var failed error
-	err := from.Read(func(fd uintptr) bool {
-		buf = buffers.Get().(*[copySize]byte)
-		got, failed = ignoringEINTR(func() (int, error) { return unix.Read(int(fd), buf[:]) })
-		if failed == unix.EAGAIN {
-			buffers.Put(buf)
-			buf = nil
-			return false
+// moving is one direction under way. The functions that it gives to RawConn
+// are made once: they, or what they return by, would else be garbage with
+// each message.
+type moving struct {
+	from, to syscall.RawConn
+	n        *atomic.Uint64
+	buf      *[copySize]byte // while it holds bytes
+	pipe     pipe
+	held     int // bytes in the pipe
+
+	got int // by the last of read, fill and drain
+	err error
+
+	readFn, fillFn, drainFn func(fd uintptr) bool
+}
+
+// copy waits until there is something to read, and passes it on. A full buffer
+// is bulk.
+func (m *moving) copy(dst *net.TCPConn) (bulk bool, err error) {
+	if err := m.wait(m.from.Read, m.readFn); err != nil {
+		return false, err
+	}
+	if m.got == 0 {
+		return false, io.EOF
+	}
+	defer m.putBack()
+	written, err := dst.Write(m.buf[:m.got])
+	m.n.Add(uint64(written))
+	return m.got == copySize, err
+}
+
+// wait calls f as often as its socket is ready, until f has an answer.
+func (m *moving) wait(ready func(func(uintptr) bool) error, f func(uintptr) bool) error {
+	if err := ready(f); err != nil {
+		return err // closed
+	}
+	return m.err
+}
+
+// read takes a buffer only if there is something to fill it.
+func (m *moving) read(fd uintptr) bool {
+	m.buf = buffers.Get().(*[copySize]byte)
+	for {
+		if m.got, m.err = unix.Read(int(fd), m.buf[:]); m.err != unix.EINTR {
+			break
 		}
-		return true
-	})
-	if buf != nil {
-		defer buffers.Put(buf)
 	}
-	switch {
-	case err != nil:
-		return 0, err
-	case failed != nil:
-		return 0, failed
-	case got == 0:
-		return 0, io.EOF
+	if m.err != nil || m.got == 0 {
+		m.putBack()
 	}
-	written, err := dst.Write(buf[:got])
-	n.Add(uint64(written))
-	return got, err
+	return m.err != unix.EAGAIN
+}
+
+func (m *moving) putBack() {
+	buffers.Put(m.buf)
+	m.buf = nil
+}
+
+// splice moves bytes by the pipe until from ends, which is nil, or either side
+// breaks.
+func (m *moving) splice() error {
+	for {
+		if err := m.wait(m.from.Read, m.fillFn); err != nil || m.got == 0 {
+			return err
+		}
+		for m.held = m.got; m.held > 0; m.held -= m.got {
+			if err := m.wait(m.to.Write, m.drainFn); err != nil {
+				return err
+			}
+			if m.got == 0 {
+				return io.ErrUnexpectedEOF
+			}
+			m.n.Add(uint64(m.got))
+		}
+	}
+}
+
+// fill finds the pipe empty, so that EAGAIN speaks of the socket.
+func (m *moving) fill(fd uintptr) bool { return m.move(int(fd), m.pipe.w, spliceSize) }
+
+// drain finds bytes in the pipe, so that EAGAIN speaks of the socket again.
+func (m *moving) drain(fd uintptr) bool { return m.move(m.pipe.r, int(fd), m.held) }
+
+func (m *moving) move(from, to, limit int) (answered bool) {
+	for {
+		n, err := unix.Splice(from, nil, to, nil, limit, unix.SPLICE_F_NONBLOCK|unix.SPLICE_F_MOVE)
+		if err != unix.EINTR {
+			m.got, m.err = int(n), err
+			return err != unix.EAGAIN
+		}
+	}
 }
 
 // pipe is where spliced bytes are between two sockets.
@@ -101,57 +163,4 @@ func newPipe() (pipe, error) {
 func (p pipe) close() {
 	unix.Close(p.r)
 	unix.Close(p.w)
-}
-
-// splice moves bytes until from ends, which is nil, or either side breaks.
-func (p pipe) splice(to, from syscall.RawConn, n *atomic.Uint64) error {
-	for {
-		// The pipe is empty here, so that EAGAIN speaks of the socket.
-		held, err := splicing(from.Read, func(fd int) (int, error) { return move(fd, p.w, spliceSize) })
-		if err != nil || held == 0 {
-			return err
-		}
-		for held > 0 {
-			// Only this writes to the socket and the pipe is not empty, so
-			// that EAGAIN speaks of the socket again.
-			moved, err := splicing(to.Write, func(fd int) (int, error) { return move(p.r, fd, held) })
-			if err != nil {
-				return err
-			}
-			if moved == 0 {
-				return io.ErrUnexpectedEOF
-			}
-			held -= moved
-			n.Add(uint64(moved))
-		}
-	}
-}
-
-// splicing calls f with a socket's descriptor, as often as it is ready, until
-// the answer is not EAGAIN.
-func splicing(ready func(func(uintptr) bool) error, f func(fd int) (int, error)) (n int, err error) {
-	closed := ready(func(fd uintptr) bool {
-		n, err = f(int(fd))
-		return err != unix.EAGAIN
-	})
-	if closed != nil {
-		return 0, closed
-	}
-	return n, err
-}
-
-func move(from, to, limit int) (int, error) {
-	return ignoringEINTR(func() (int, error) {
-		n, err := unix.Splice(from, nil, to, nil, limit, unix.SPLICE_F_NONBLOCK|unix.SPLICE_F_MOVE)
-		return int(n), err
-	})
-}
-
-func ignoringEINTR(f func() (int, error)) (int, error) {
-	for {
-		n, err := f()
-		if err != unix.EINTR {
-			return n, err
-		}
-	}
 }
