@@ -4,12 +4,14 @@ package hbone
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/netip"
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -160,6 +162,7 @@ type result struct {
 // app is the program at the client's end of a stream.
 type app struct {
 	*net.TCPConn
+	t      testing.TB
 	s      *Stream
 	result chan result
 }
@@ -186,7 +189,11 @@ func (l *link) target(key Key) Target {
 func carry(t testing.TB, s *Stream) *app {
 	t.Helper()
 	near, far := socketPair(t)
-	a := &app{far, s, make(chan result, 1)}
+	return carryOn(t, s, near, far)
+}
+
+func carryOn(t testing.TB, s *Stream, near, far *net.TCPConn) *app {
+	a := &app{far, t, s, make(chan result, 1)}
 	go func() {
 		totals, err := s.Carry(near)
 		a.result <- result{totals, err}
@@ -202,8 +209,111 @@ func (a *app) wait(t testing.TB) result {
 	case r := <-a.result:
 		a.result <- r
 		return r
-	case <-time.After(20 * time.Second):
+	case <-time.After(patience):
 		t.Fatal("Carry does not return")
 		panic("unreachable")
 	}
+}
+
+// newPipe is a link whose far apps are given to the test, in the order of opens.
+func newPipe(t testing.TB) (*link, <-chan *app) {
+	t.Helper()
+	far := make(chan *app, 16)
+	l := newLink(t, func(s *Stream) {
+		if s.Accept() == nil {
+			far <- carry(t, s)
+		}
+	})
+	return l, far
+}
+
+const patience = 20 * time.Second
+
+func (a *app) do(_ int, err error) {
+	a.t.Helper()
+	if err != nil {
+		a.t.Error(err)
+	}
+}
+
+func (a *app) write(text string) {
+	a.t.Helper()
+	a.do(a.Write([]byte(text)))
+}
+
+func (a *app) wantRead(want string) {
+	a.t.Helper()
+	a.SetReadDeadline(time.Now().Add(patience))
+	got := make([]byte, len(want))
+	if _, err := io.ReadFull(a, got); err != nil || string(got) != want {
+		a.t.Fatalf("read %q, %v, want %q", got, err, want)
+	}
+}
+
+func (a *app) wantEOF() {
+	a.t.Helper()
+	a.SetReadDeadline(time.Now().Add(patience))
+	if n, err := a.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+		a.t.Fatalf("read %d bytes, %v, want EOF", n, err)
+	}
+}
+
+func (a *app) wantReset() {
+	a.t.Helper()
+	a.SetReadDeadline(time.Now().Add(patience))
+	if _, err := io.Copy(io.Discard, a); !errors.Is(err, syscall.ECONNRESET) {
+		a.t.Fatalf("read ended with %v, want a reset", err)
+	}
+}
+
+// wantAliveWith shows that bytes flow in both directions.
+func (a *app) wantAliveWith(b *app) {
+	a.t.Helper()
+	a.write("there")
+	b.wantRead("there")
+	b.write("and back")
+	a.wantRead("and back")
+}
+
+// waitUntil waits for what another goroutine is about to make true.
+func waitUntil(t testing.TB, is func() bool) {
+	t.Helper()
+	deadline := time.After(patience)
+	again := time.NewTicker(time.Millisecond)
+	defer again.Stop()
+	for !is() {
+		select {
+		case <-deadline:
+			t.Fatal("does not become true")
+		case <-again.C:
+		}
+	}
+}
+
+// fill writes until the far app, which does not read, can be sent no more, and
+// returns how much that was.
+func (a *app) fill(far *app) int {
+	a.t.Helper()
+	written := make(chan int)
+	go func() {
+		n := 0
+		for chunk := make([]byte, 64<<10); ; {
+			m, err := a.Write(chunk)
+			if n += m; err != nil {
+				written <- n
+				return
+			}
+		}
+	}()
+	waitUntil(a.t, func() bool {
+		a.s.c.mu.Lock()
+		full := a.s.sendWindow <= 0
+		a.s.c.mu.Unlock()
+		far.s.mu.Lock()
+		defer far.s.mu.Unlock()
+		return full && far.s.waiting.size >= streamWindow/2
+	})
+	a.SetWriteDeadline(time.Unix(1, 0))
+	defer a.SetWriteDeadline(time.Time{})
+	return <-written
 }

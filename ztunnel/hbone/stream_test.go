@@ -4,12 +4,15 @@ package hbone
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"sync"
 	"testing"
+	"time"
 )
 
 // pattern is size reproducible bytes that do not repeat.
@@ -49,5 +52,288 @@ func TestBytesArriveAsSentInBothDirectionsAtOnce(t *testing.T) {
 				t.Errorf("Carry returned %+v, want %+v", got, want)
 			}
 		})
+	}
+}
+
+func TestAThousandStreamsShareFewTunnels(t *testing.T) {
+	const n = 1000
+	l := newLink(t, nil)
+	apps := make([]*app, n)
+	var all sync.WaitGroup
+	for i := range n {
+		all.Go(func() {
+			a := l.open()
+			apps[i] = a
+			data := pattern(uint64(i), 5000+i)
+			go func() {
+				a.Write(data)
+				a.CloseWrite()
+			}()
+			got, err := io.ReadAll(a)
+			if err != nil || !bytes.Equal(got, data) {
+				t.Errorf("stream %d: %d bytes, %v", i, len(got), err)
+			}
+		})
+	}
+	all.Wait()
+	for _, a := range apps {
+		if r := a.wait(t); r.err != nil {
+			t.Error(r.err)
+		}
+	}
+	if stats := l.pool.Stats(); stats.Opened != n || stats.Streams != 0 || stats.Dials > n/clientStreams+2 {
+		t.Errorf("%+v", stats)
+	}
+}
+
+func TestEitherSideMayCloseItsDirectionAlone(t *testing.T) {
+	l, far := newPipe(t)
+	a := l.open()
+	b := <-far
+	a.write("question")
+	a.CloseWrite()
+	b.wantRead("question")
+	b.wantEOF()
+	b.write("a late answer")
+	a.wantRead("a late answer")
+	b.CloseWrite()
+	a.wantEOF()
+	for _, end := range []*app{a, b} {
+		if r := end.wait(t); r.err != nil {
+			t.Error(r.err)
+		}
+	}
+
+	a = l.open()
+	b = <-far
+	b.write("banner")
+	b.CloseWrite()
+	a.wantRead("banner")
+	a.wantEOF()
+	a.write("still here")
+	b.wantRead("still here")
+	a.CloseWrite()
+	b.wantEOF()
+	for _, end := range []*app{a, b} {
+		if r := end.wait(t); r.err != nil {
+			t.Error(r.err)
+		}
+	}
+}
+
+func TestAResetReachesTheOtherApp(t *testing.T) {
+	l, far := newPipe(t)
+	for _, fromClient := range []bool{true, false} {
+		a := l.open()
+		b := <-far
+		a.write("x")
+		b.wantRead("x")
+		breaks, feels := a, b
+		if !fromClient {
+			breaks, feels = b, a
+		}
+		breaks.SetLinger(0)
+		breaks.Close()
+		feels.wantReset()
+		for _, end := range []*app{a, b} {
+			if r := end.wait(t); !errors.Is(r.err, ErrReset) {
+				t.Errorf("Carry returned %v, want %v", r.err, ErrReset)
+			}
+		}
+	}
+	a := l.open()
+	b := <-far
+	a.wantAliveWith(b)
+}
+
+func TestResetAndCloseHereReachBothApps(t *testing.T) {
+	reason := errors.New("policy changed")
+	for _, breakOff := range []func(*Stream){
+		func(s *Stream) { s.Reset() },
+		func(s *Stream) { s.Close(reason) },
+	} {
+		l, far := newPipe(t)
+		a := l.open()
+		b := <-far
+		breakOff(b.s)
+		a.wantReset()
+		b.wantReset()
+		if err := b.wait(t).err; !errors.Is(err, reason) && !errors.Is(err, ErrReset) {
+			t.Errorf("Carry returned %v", err)
+		}
+		if err := a.wait(t).err; !errors.Is(err, ErrReset) {
+			t.Errorf("Carry returned %v", err)
+		}
+	}
+}
+
+// An app that reads slowly holds back its peer's app, costs no more memory than
+// its window, and leaves other streams of the tunnel alone.
+func TestSlowReaderHoldsBackOnlyItsOwnPeer(t *testing.T) {
+	l, far := newPipe(t)
+	slow, sink := l.open(), <-far
+	n := slow.fill(sink)
+
+	// What got away is in socket buffers, or held in the window.
+	sink.s.mu.Lock()
+	held, memory := sink.s.waiting.size, sink.s.waiting.memory()
+	sink.s.mu.Unlock()
+	if held > streamWindow || held < streamWindow/2 || memory > streamWindow+2*segmentSize {
+		t.Errorf("%d bytes held in %d, window %d", held, memory, streamWindow)
+	}
+	other, b := l.open(), <-far
+	if other.s.c != slow.s.c {
+		t.Fatal("want both streams in one tunnel")
+	}
+	other.wantAliveWith(b)
+
+	slow.SetWriteDeadline(time.Time{})
+	slow.CloseWrite()
+	got, err := io.Copy(io.Discard, sink)
+	if err != nil || int(got) != n {
+		t.Errorf("got %d of %d bytes, %v", got, n, err)
+	}
+	sink.Close()
+	if r := slow.wait(t); r.err != nil || r.totals.Sent != uint64(n) {
+		t.Errorf("%+v", r)
+	}
+}
+
+// Many bulk streams must not starve one that says little.
+func TestBulkStreamsLetSmallOnesThrough(t *testing.T) {
+	l, far := newPipe(t)
+	small, echo := l.open(), <-far
+	go io.Copy(echo, echo)
+	stop := make(chan struct{})
+	var bulk sync.WaitGroup
+	for range 4 {
+		a, b := l.open(), <-far
+		bulk.Go(func() { io.Copy(io.Discard, b) })
+		bulk.Go(func() {
+			defer a.CloseWrite()
+			chunk := make([]byte, 256<<10)
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					if _, err := a.Write(chunk); err != nil {
+						return
+					}
+				}
+			}
+		})
+		t.Cleanup(func() { b.Close() })
+	}
+	for range 200 {
+		small.write("ping")
+		small.wantRead("ping") // within its deadline
+	}
+	close(stop)
+	small.CloseWrite()
+	bulk.Wait()
+}
+
+// A peer that neither answers nor closes must not keep us from noticing that
+// our own app is gone, even when nothing is read from the app any more.
+func TestAppThatIsGoneIsNoticedThoughThePeerNeverCloses(t *testing.T) {
+	for name, prepare := range map[string]func(a *app, b *app){
+		"after its FIN": func(a, b *app) {
+			a.CloseWrite()
+			b.wantEOF()
+		},
+		"while the peer takes no more": func(a, b *app) {
+			a.fill(b)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l, far := newPipe(t)
+			a, b := l.open(), <-far
+			prepare(a, b)
+			waitUntil(t, func() bool {
+				a.s.c.mu.Lock()
+				defer a.s.c.mu.Unlock()
+				return !a.s.reading
+			})
+			a.SetLinger(0)
+			a.Close()
+			waitUntil(t, a.s.appGone)
+			a.s.c.tick()
+			if r := a.wait(t); !errors.Is(r.err, ErrReset) {
+				t.Errorf("Carry returned %v", r.err)
+			}
+			if r := b.wait(t); !errors.Is(r.err, ErrReset) {
+				t.Errorf("Carry returned %v", r.err)
+			}
+		})
+	}
+}
+
+func TestStreamsEndWithTheirTunnel(t *testing.T) {
+	l, far := newPipe(t)
+	a, b := l.open(), <-far
+	a.s.c.wire.Close()
+	a.wantReset()
+	b.wantReset()
+	for _, end := range []*app{a, b} {
+		if r := end.wait(t); !errors.Is(r.err, ErrReset) {
+			t.Errorf("Carry returned %v", r.err)
+		}
+	}
+}
+
+// The peer may close the tunnel when all was said; what came is still delivered.
+func TestWhatCameIsDeliveredThoughTheTunnelIsGone(t *testing.T) {
+	l, far := newPipe(t)
+	s, err := l.pool.Open(context.Background(), l.key, l.target(l.key))
+	if err != nil {
+		t.Fatal(err)
+	}
+	near, end := socketPair(t)
+	near.SetWriteBuffer(16 << 10)
+	a, b := carryOn(t, s, near, end), <-far
+	const n = streamWindow - 1
+	b.do(b.Write(make([]byte, n)))
+	b.CloseWrite()
+	a.CloseWrite()
+	waitUntil(t, func() bool {
+		a.s.c.mu.Lock()
+		defer a.s.c.mu.Unlock()
+		return a.s.closed()
+	})
+	a.s.c.wire.Close()
+	waitUntil(t, a.s.c.over)
+	a.s.mu.Lock()
+	held := a.s.waiting.size
+	a.s.mu.Unlock()
+	if held == 0 {
+		t.Fatal("the sockets took it all")
+	}
+	got, err := io.Copy(io.Discard, a)
+	if err != nil || got != n {
+		t.Errorf("%d bytes, %v", got, err)
+	}
+	if r := a.wait(t); r.err != nil {
+		t.Error(r.err)
+	}
+}
+
+func TestAcceptAndCarryAfterTheStreamIsOver(t *testing.T) {
+	l, _ := newPipe(t)
+	s, err := l.pool.Open(context.Background(), l.key, l.target(l.key))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Reset()
+	a := carry(t, s)
+	a.wantReset()
+	if r := a.wait(t); !errors.Is(r.err, ErrReset) || r.totals != (Totals{}) {
+		t.Errorf("%+v", r)
+	}
+	if err := s.Accept(); !errors.Is(err, ErrReset) {
+		t.Errorf("Accept: %v", err)
+	}
+	if err := s.Reject(503); !errors.Is(err, ErrReset) {
+		t.Errorf("Reject: %v", err)
 	}
 }
