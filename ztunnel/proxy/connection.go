@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/netip"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/culvert-mesh/culvert/ztunnel/hbone"
@@ -23,22 +22,8 @@ type connection struct {
 	ctx    context.Context // ends with a cause that is a failure
 	cancel context.CancelCauseFunc
 	record
-	bytes   byteSource
+	bytes   tally
 	counted *metrics.Connection // nil until both ends are named
-}
-
-// byteSource tells the bytes of a connection at any time. Who carries it
-// changes once: from nobody to the relay or the tunnel's engine.
-type byteSource struct {
-	tally  tally
-	totals atomic.Pointer[func() (sent, received uint64)]
-}
-
-func (b *byteSource) read() (sent, received uint64) {
-	if f := b.totals.Load(); f != nil {
-		return (*f)()
-	}
-	return b.tally.sent.Load(), b.tally.received.Load()
 }
 
 // begin starts the record of a connection from src.
@@ -83,7 +68,7 @@ func (c *connection) relay(ctx context.Context, app, far *net.TCPConn) error {
 	// Beyond what the accepting side has set, and harmless if it fails.
 	app.SetKeepAliveConfig(keepAlive)
 	far.SetKeepAliveConfig(keepAlive)
-	return fail(Reset, relay(ctx, app, far, &c.bytes.tally))
+	return fail(Reset, relay(ctx, app, far, &c.bytes))
 }
 
 // carryStream lets the tunnel's engine carry app until both directions have
@@ -94,8 +79,8 @@ func (c *connection) carryStream(ctx context.Context, stream *hbone.Stream, app 
 	stop := context.AfterFunc(ctx, func() { stream.Close(context.Cause(ctx)) })
 	defer stop()
 	totals, err := stream.Carry(app)
-	c.bytes.tally.sent.Store(totals.Sent)
-	c.bytes.tally.received.Store(totals.Received)
+	c.bytes.sent.Store(totals.Sent)
+	c.bytes.received.Store(totals.Received)
 	return err
 }
 
