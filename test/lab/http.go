@@ -9,13 +9,18 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"time"
 )
 
 // httpGet asks a daemon from inside the place's netns.
 func (p *Place) httpGet(ctx context.Context, url string) (status int, body string, err error) {
-	return get(ctx, url, func(ctx context.Context, network, addr string) (net.Conn, error) {
-		return p.lab.dial(ctx, p.ns, network, addr)
+	return get(ctx, url, func(ctx context.Context, _, addr string) (net.Conn, error) {
+		to, err := netip.ParseAddrPort(addr)
+		if err != nil {
+			return nil, err
+		}
+		return p.DialUnsteered(ctx, to)
 	})
 }
 

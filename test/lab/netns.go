@@ -3,7 +3,6 @@
 package lab
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -14,15 +13,18 @@ import (
 	"strings"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
+	vnetns "github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/culvert-mesh/culvert/ztunnel/netns"
 )
 
 // namespace is a network namespace with a name, as ip-netns(8) makes them.
 type namespace struct {
-	path string
-	fd   *os.File
-	nl   *netlink.Handle
+	path    string
+	fd      *os.File
+	nl      *netlink.Handle
+	sockets *netns.NS
 }
 
 // thread is the one OS thread that enters namespaces. Processes start from it,
@@ -123,7 +125,10 @@ func (ns *namespace) open() (err error) {
 	if ns.fd, err = os.Open(ns.path); err != nil {
 		return err
 	}
-	ns.nl, err = netlink.NewHandleAt(netns.NsHandle(ns.fd.Fd()))
+	if ns.nl, err = netlink.NewHandleAt(vnetns.NsHandle(ns.fd.Fd())); err != nil {
+		return err
+	}
+	ns.sockets, err = netns.Open(ns.path)
 	return err
 }
 
@@ -133,6 +138,9 @@ func (ns *namespace) close() {
 	}
 	if ns.fd != nil {
 		ns.fd.Close()
+	}
+	if ns.sockets != nil {
+		ns.sockets.Close()
 	}
 }
 
@@ -228,16 +236,4 @@ func (ns *namespace) route(to netip.Prefix, via netip.Addr) error {
 
 func ipNet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
-}
-
-// dial connects from ns, for the test's own questions to ztunnel and the CA:
-// the calling process is in no cgroup of the lab, so it is never steered.
-func (l *Lab) dial(ctx context.Context, ns *namespace, network, addr string) (conn net.Conn, err error) {
-	terr := l.thread.in(ns.fd, func() error {
-		// A literal address is dialled on the calling goroutine, which is the
-		// thread's; loopback answers at once.
-		conn, err = (&net.Dialer{}).DialContext(ctx, network, addr)
-		return nil
-	})
-	return conn, errors.Join(terr, err)
 }

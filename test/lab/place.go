@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -71,6 +72,20 @@ func (p *Place) Dial(ctx context.Context, network string, to netip.AddrPort) (*a
 	}
 	return a.Dial(ctx, network, to)
 }
+
+// DialUnsteered connects from the place's netns by a socket of the calling
+// process, which is in no cgroup of the lab: for asking daemons, and for
+// speaking to the mesh without being in it.
+func (p *Place) DialUnsteered(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
+	conn, err := p.ns.sockets.Dial(ctx, to, nil)
+	if err != nil {
+		return nil, err // a nil *net.TCPConn would not be a nil net.Conn
+	}
+	return conn, nil
+}
+
+// Cookie is the netns cookie of the place, by which the kernel knows it.
+func (p *Place) Cookie() uint64 { return uint64(p.ns.sockets.Cookie()) }
 
 // Serve starts a server on a port of the place, for IPv4 and IPv6 by one
 // socket: it sees IPv4 peers as v4-mapped.
