@@ -203,6 +203,22 @@ func (s *story) record(n *lab.Node, fields ...string) lab.Record {
 	return found
 }
 
+// eventually waits until done, for at most ten seconds.
+func (s *story) eventually(what string, done func() bool) {
+	s.Helper()
+	ctx, cancel := context.WithTimeout(s.ctx, 10*time.Second)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for !done() {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			s.Fatalf("waited in vain: %s", what)
+		}
+	}
+}
+
 // overBoth runs f as a subtest for each IP version.
 func (s *story) overBoth(f func(s *story, network string)) {
 	for _, network := range []string{"tcp4", "tcp6"} {
