@@ -44,7 +44,7 @@ func TestMain(m *testing.M) {
 
 // world is a node without pods, and a datapath whose cgroup holds this process.
 type world struct {
-	t      *testing.T
+	t      testing.TB
 	d      *Datapath
 	opts   Options
 	cgroup string
@@ -53,7 +53,7 @@ type world struct {
 	pods   int
 }
 
-func newWorld(t *testing.T, change ...func(*Options)) *world {
+func newWorld(t testing.TB, change ...func(*Options)) *world {
 	t.Helper()
 	env.Need(t, env.BPF, env.Cgroup2, env.Netns)
 	w := &world{t: t, cgroup: env.NewCgroup(t), path: env.NewNetns(t)}
@@ -80,7 +80,7 @@ func newWorld(t *testing.T, change ...func(*Options)) *world {
 	return w
 }
 
-func load(t *testing.T, opts Options) *Datapath {
+func load(t testing.TB, opts Options) *Datapath {
 	t.Helper()
 	d, err := Load(opts)
 	if err != nil {
@@ -95,7 +95,7 @@ func load(t *testing.T, opts Options) *Datapath {
 }
 
 // join moves this process; env.NewCgroup moves it back.
-func join(t *testing.T, cgroup string) {
+func join(t testing.TB, cgroup string) {
 	t.Helper()
 	err := os.WriteFile(filepath.Join(cgroup, "cgroup.procs"), []byte(strconv.Itoa(os.Getpid())), 0)
 	if err != nil {
@@ -103,7 +103,7 @@ func join(t *testing.T, cgroup string) {
 	}
 }
 
-func open(t *testing.T, path string) *netns.NS {
+func open(t testing.TB, path string) *netns.NS {
 	t.Helper()
 	ns, err := netns.Open(path)
 	if err != nil {
@@ -212,7 +212,7 @@ func (p *testPodNS) listen(at netip.AddrPort) *net.TCPListener {
 }
 
 // serve answers each connection with a line: its name and the peer's address.
-func serve(t *testing.T, ln *net.TCPListener, name string) {
+func serve(t testing.TB, ln *net.TCPListener, name string) {
 	t.Cleanup(func() { ln.Close() })
 	go func() {
 		for {
