@@ -60,19 +60,19 @@ func (l *Lab) StartIdentity(ctx context.Context, opts IdentityOptions) (*Identit
 	if err != nil {
 		return nil, err
 	}
-	ca := &Identity{
+	i := &Identity{
 		Addr: netip.AddrPortFrom(host(wire4, opts.Host).Addr(), caPort),
 		opts: opts, dir: filepath.Join(l.run.dir, opts.Name), place: place,
 	}
-	ca.Root = filepath.Join(ca.dir, "ca", "root.pem")
-	if err := l.prepareIdentity(ca); err != nil {
+	i.Root = filepath.Join(i.caDir(), "root.pem")
+	if err := l.prepareIdentity(i); err != nil {
 		return nil, err
 	}
-	return ca, ca.Start(ctx)
+	return i, i.Start(ctx)
 }
 
-func (l *Lab) prepareIdentity(ca *Identity) error {
-	if err := os.MkdirAll(filepath.Join(ca.dir, "ca"), 0o700); err != nil {
+func (l *Lab) prepareIdentity(i *Identity) error {
+	if err := os.MkdirAll(i.caDir(), 0o700); err != nil {
 		return err
 	}
 	keys, err := l.tokens.jwks()
@@ -80,34 +80,37 @@ func (l *Lab) prepareIdentity(ca *Identity) error {
 		return err
 	}
 	return errors.Join(
-		l.cluster.join(filepath.Join(ca.dir, "yaml")),
-		writeAtomic(filepath.Join(ca.dir, "jwks.json"), keys),
+		l.cluster.join(filepath.Join(i.dir, "yaml")),
+		writeAtomic(filepath.Join(i.dir, "jwks.json"), keys),
 	)
 }
 
+// caDir holds the CA's keys, which no node sees.
+func (i *Identity) caDir() string { return filepath.Join(i.dir, "ca") }
+
 // Start starts the CA, again after Stop or Kill, and waits until it is ready.
-func (ca *Identity) Start(ctx context.Context) (err error) {
+func (i *Identity) Start(ctx context.Context) (err error) {
 	args := []string{
-		ca.place.lab.program("culvert-identity"),
-		"-dir", filepath.Join(ca.dir, "ca"),
+		i.place.lab.program("culvert-identity"),
+		"-dir", i.caDir(),
 		"-listen", fmt.Sprintf(":%d", caPort),
-		"-workloads", filepath.Join(ca.dir, "yaml"),
-		"-jwks", filepath.Join(ca.dir, "jwks.json"),
-		"-trust-domain", ca.opts.TrustDomain,
+		"-workloads", filepath.Join(i.dir, "yaml"),
+		"-jwks", filepath.Join(i.dir, "jwks.json"),
+		"-trust-domain", i.opts.TrustDomain,
 		"-metrics-address", fmt.Sprintf(":%d", caMetricsPort),
 		"-log-format", "json",
 	}
-	if ca.opts.TTL > 0 {
-		args = append(args, "-ttl", ca.opts.TTL.String())
+	if i.opts.TTL > 0 {
+		args = append(args, "-ttl", i.opts.TTL.String())
 	}
-	args = append(args, ca.opts.Args...)
-	if ca.Process, err = ca.place.Start("ca", args...); err != nil {
+	args = append(args, i.opts.Args...)
+	if i.Process, err = i.place.Start("ca", args...); err != nil {
 		return err
 	}
-	return ca.place.awaitReady(ctx, ca.Process, fmt.Sprintf("http://127.0.0.1:%d/healthz/ready", caMetricsPort))
+	return i.place.awaitReady(ctx, i.Process, fmt.Sprintf("http://127.0.0.1:%d/healthz/ready", caMetricsPort))
 }
 
 // Get asks the CA's metrics server, as "/metrics".
-func (ca *Identity) Get(ctx context.Context, path string) (int, string, error) {
-	return ca.place.httpGet(ctx, fmt.Sprintf("http://127.0.0.1:%d%s", caMetricsPort, path))
+func (i *Identity) Get(ctx context.Context, path string) (int, string, error) {
+	return i.place.httpGet(ctx, fmt.Sprintf("http://127.0.0.1:%d%s", caMetricsPort, path))
 }
