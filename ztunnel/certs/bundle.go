@@ -7,7 +7,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"maps"
-	"slices"
 )
 
 // bundle is the set of roots of our trust domain, as the CA last gave it.
@@ -36,5 +35,3 @@ func newBundle(roots []*x509.Certificate) (*bundle, error) {
 func (b *bundle) equal(other *bundle) bool {
 	return other != nil && maps.Equal(b.set, other.set)
 }
-
-func (b *bundle) clone() []*x509.Certificate { return slices.Clone(b.roots) }

@@ -44,7 +44,7 @@ type ClientConfig struct {
 func (c ClientConfig) validate() error {
 	var problems []error
 	if _, _, err := net.SplitHostPort(c.Address); err != nil {
-		problems = append(problems, fmt.Errorf("Address: %v", err))
+		problems = append(problems, fmt.Errorf("address is not host:port: %v", err))
 	}
 	if c.RootFile == "" {
 		problems = append(problems, errors.New("RootFile is required"))

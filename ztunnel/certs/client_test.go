@@ -344,7 +344,7 @@ func TestClientConfigNamesAllThatIsMissing(t *testing.T) {
 	if err == nil {
 		t.Fatal("it is complete")
 	}
-	for _, want := range []string{"Address", "RootFile", "TokenFile"} {
+	for _, want := range []string{"address", "RootFile", "TokenFile"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%q does not name %s", err, want)
 		}
