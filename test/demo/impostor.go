@@ -8,8 +8,6 @@ import (
 	"fmt"
 	"strings"
 
-	corev1 "k8s.io/api/core/v1"
-
 	"github.com/culvert-mesh/culvert/test/lab"
 	"github.com/culvert-mesh/culvert/test/lab/agent"
 	"github.com/culvert-mesh/culvert/test/lab/capture"
@@ -22,7 +20,7 @@ func (s *story) impostor(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	expected, err := pod.YAML(func(o *corev1.Pod) { o.Spec.ServiceAccountName = "till" })
+	expected, err := pod.As("till")
 	if err != nil {
 		return err
 	}

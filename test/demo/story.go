@@ -6,10 +6,8 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"strconv"
 	"strings"
-
-	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/culvert-mesh/culvert/test/lab"
 	"github.com/culvert-mesh/culvert/test/lab/agent"
@@ -77,11 +75,9 @@ func (s *story) cast(ctx context.Context) (err error) {
 // server starts a pod of its own ServiceAccount on node2 with two ordinary
 // servers in it.
 func (s *story) server(ctx context.Context, name string) (*lab.Pod, error) {
-	probe := &corev1.Probe{ProbeHandler: corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: "/", Port: intstr.FromInt32(probePort)}}}
 	pod, err := s.lab.Nodes[1].Pod(ctx, lab.PodSpec{
 		Namespace: "shop", Name: name, ServiceAccount: name,
-		Ports:     []corev1.ContainerPort{{ContainerPort: shopPort}, {ContainerPort: probePort}},
-		Readiness: probe,
+		Readiness: lab.HTTPProbe(strconv.Itoa(probePort)),
 	})
 	if err != nil {
 		return nil, err

@@ -214,13 +214,14 @@ func (n *Node) Pods() []*Pod {
 // script is the name of the pod's EnterScript.
 func (p *Pod) script() string { return p.Namespace + "-" + p.Name }
 
-// YAML is the pod's object as edit changed it, for Believe. The pod stays.
-func (p *Pod) YAML(edit func(*corev1.Pod)) (string, error) {
+// As is the pod's object as if its ServiceAccount were another, for Believe.
+// The pod itself stays what it is.
+func (p *Pod) As(serviceAccount string) (string, error) {
 	c := p.Node.lab.cluster
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	object := p.object.DeepCopy()
-	edit(object)
+	object.Spec.ServiceAccountName = serviceAccount
 	text, err := yaml.Marshal(object)
 	return string(text), err
 }
