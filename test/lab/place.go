@@ -120,6 +120,11 @@ func (p *Place) Run(ctx context.Context, argv ...string) (string, error) {
 // App is the path of the lab's app, whose commands are servers and clients.
 func (p *Place) App() string { return p.lab.program("app") }
 
+// Sysctl sets a value below net in the place's netns, as "ipv4/tcp_syncookies".
+func (p *Place) Sysctl(name, value string) error {
+	return p.lab.sysctl(p.ns, map[string]string{name: value})
+}
+
 // remove ends what runs in the place. Its netns is its owner's.
 func (p *Place) remove(ctx context.Context) error {
 	return removeCgroup(ctx, p.Cgroup)

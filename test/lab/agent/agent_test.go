@@ -70,6 +70,24 @@ func TestAnEchoComesBackUnderTheNamesBothEndsSee(t *testing.T) {
 	}
 }
 
+func TestDatagramsAreEchoed(t *testing.T) {
+	c, ctx := start(t), t.Context()
+	srv, err := c.Serve(ctx, Server{Socket: local("udp4"), Kind: Echo})
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := c.Dial(ctx, "udp4", srv.Addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.Send(ctx, []byte("hello")); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := conn.Receive(ctx, 100); err != nil || string(got) != "hello" {
+		t.Errorf("received %q, %v", got, err)
+	}
+}
+
 func TestAFailedConnectKeepsItsErrno(t *testing.T) {
 	c, ctx := start(t), t.Context()
 	ln, err := c.Listen(ctx, local("tcp4"))

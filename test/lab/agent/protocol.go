@@ -68,7 +68,7 @@ type Kind string
 
 // The kinds of server.
 const (
-	Echo       Kind = "echo"        // sends back what it reads, half-closes when its peer does
+	Echo       Kind = "echo"        // sends back what it reads, half-closes when its peer does; also datagrams
 	SpeakFirst Kind = "speak-first" // sends "you are ADDR\n", then echoes
 	Sink       Kind = "sink"        // reads to the end, sends "COUNT SHA256\n"
 	Discard    Kind = "discard"     // reads to the end without hashing

@@ -12,6 +12,8 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+
+	"golang.org/x/sys/unix"
 )
 
 // maxServed bounds what a server remembers of the connections it had.
@@ -84,6 +86,9 @@ func (r *running) run(ln *socket) error {
 	if r.spec.Kind == HTTP {
 		return r.serveHTTP(ln)
 	}
+	if !ln.stream {
+		return r.echoDatagrams(ln)
+	}
 	for {
 		sock, err := ln.accept(context.Background())
 		if err != nil {
@@ -91,6 +96,32 @@ func (r *running) run(ln *socket) error {
 		}
 		one := r.begin(sock.names())
 		go r.handle(sock, one)
+	}
+}
+
+// echoDatagrams sends each datagram back to where it came from.
+func (r *running) echoDatagrams(ln *socket) error {
+	buf := make([]byte, 64<<10)
+	for {
+		var n int
+		var from unix.Sockaddr
+		var err error
+		if rerr := ln.raw.Read(func(fd uintptr) bool {
+			n, from, err = unix.Recvfrom(int(fd), buf, 0)
+			return err != unix.EAGAIN
+		}); rerr != nil {
+			return rerr
+		}
+		if err != nil {
+			return err
+		}
+		r.begin(Names{Local: ln.names().Local, Peer: addrPort(from)})
+		if cerr := ln.raw.Control(func(fd uintptr) { err = unix.Sendto(int(fd), buf[:n], 0, from) }); cerr != nil {
+			return cerr
+		}
+		if err != nil {
+			return err
+		}
 	}
 }
 
