@@ -15,13 +15,16 @@ import (
 // error that wraps it names what, and since when Linux has it.
 var ErrUnsupported = errors.New("not supported by this kernel")
 
+// feature is something of the kernel, and how to find out.
+type feature struct {
+	name, since string
+	have        func() error
+}
+
 // probe tries the features one by one: distributions backport, so a version
 // number says nothing.
 func probe() error {
-	for _, f := range []struct {
-		name, since string
-		have        func() error
-	}{
+	return firstMissing([]feature{
 		{"BPF socket storage", "5.2", mapType(ebpf.SkStorage)},
 		{"BPF LRU hash maps", "4.10", mapType(ebpf.LRUHash)},
 		{"BPF LPM trie maps", "4.11", mapType(ebpf.LPMTrie)},
@@ -33,7 +36,11 @@ func probe() error {
 		{"netns cookies in sockops", "5.15", helper(ebpf.SockOps, asm.FnGetNetnsCookie)},
 		{"socket storage in sockops", "5.2", helper(ebpf.SockOps, asm.FnSkStorageGet)},
 		{"sk_lookup programs", "5.9", helper(ebpf.SkLookup, asm.FnSkAssign)},
-	} {
+	})
+}
+
+func firstMissing(list []feature) error {
+	for _, f := range list {
 		switch err := f.have(); {
 		case errors.Is(err, ebpf.ErrNotSupported):
 			return fmt.Errorf("%s, in Linux since %s: %w", f.name, f.since, ErrUnsupported)

@@ -3,10 +3,10 @@
 package redirect
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -250,11 +250,13 @@ func ask(ns *netns.NS, to netip.AddrPort, prepare func(fd int) error) (string, e
 	return greeting(conn)
 }
 
+// greeting reads until the server has closed, so that the server's port is the
+// one in TIME_WAIT.
 func greeting(conn *net.TCPConn) (string, error) {
 	defer conn.Close()
 	conn.SetDeadline(time.Now().Add(2 * time.Second))
-	line, err := bufio.NewReader(conn).ReadString('\n')
-	return strings.TrimSpace(line), err
+	text, err := io.ReadAll(conn)
+	return strings.TrimSpace(string(text)), err
 }
 
 // wantServer fails the test unless the server of that name answers.
