@@ -41,6 +41,10 @@ func (p *pods) Add(ctx context.Context, req enroll.Request) (enroll.Reply, error
 				req.PodNamespace, req.PodName, req.PodUID, p.node)
 		}
 	}
+	if known && w.Meshed && w.Node != p.node {
+		// Not "none of ours": it would start unprotected.
+		return block("pod %v is placed on node %q, and this ztunnel serves node %q", w, w.Node, p.node)
+	}
 	s, err := p.claim(req, w.UID)
 	if err != nil {
 		if known && p.wanted(w) {
@@ -148,7 +152,7 @@ func (p *pods) await(ctx context.Context, req enroll.Request) (workload.Workload
 func (p *pods) find(req enroll.Request) (workload.Workload, bool) {
 	if req.PodUID != "" {
 		w, ok := p.registry.ByUID(req.PodUID)
-		return w, ok && w.Namespace == req.PodNamespace && w.Name == req.PodName
+		return w, ok && w.Node != "" && w.Namespace == req.PodNamespace && w.Name == req.PodName
 	}
 	for _, w := range p.registry.Local(p.node) {
 		if w.Namespace == req.PodNamespace && w.Name == req.PodName {
