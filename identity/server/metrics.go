@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"google.golang.org/grpc/codes"
+
+	"github.com/culvert-mesh/culvert/identity/ca"
+)
+
+type metrics struct {
+	registry *prometheus.Registry
+	requests *prometheus.CounterVec
+	duration prometheus.Histogram
+}
+
+func newMetrics(authority *ca.CA) *metrics {
+	m := &metrics{
+		registry: prometheus.NewRegistry(),
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "culvert_identity_requests_total",
+			Help: "Requests for a certificate by how they were answered: OK is an issued one.",
+		}, []string{"code"}),
+		duration: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "culvert_identity_request_duration_seconds",
+			Help:    "How long requests took, waiting for placement included.",
+			Buckets: []float64{.001, .0025, .005, .01, .025, .1, .25, 1, 2.5},
+		}),
+	}
+	expiry := prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "culvert_identity_expiry_timestamp_seconds",
+		Help: "When the CA's own certificates expire, in Unix time.",
+	}, []string{"certificate"})
+	expiry.WithLabelValues("issuer").Set(float64(authority.Issuer().NotAfter.Unix()))
+	for _, root := range authority.Roots() {
+		expiry.WithLabelValues("root").Set(float64(root.NotAfter.Unix()))
+	}
+	m.requests.WithLabelValues(codes.OK.String()) // so that it starts at 0
+	m.registry.MustRegister(m.requests, m.duration, expiry,
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return m
+}
+
+func (m *metrics) answered(code codes.Code, took time.Duration) {
+	m.requests.WithLabelValues(code.String()).Inc()
+	m.duration.Observe(took.Seconds())
+}
+
+// Handler is /metrics, and /healthz/ready: whether certificates can be had.
+func (s *Server) Handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(s.metrics.registry, promhttp.HandlerOpts{}))
+	mux.HandleFunc("GET /healthz/ready", func(w http.ResponseWriter, _ *http.Request) {
+		if err := s.ready(); err != nil {
+			http.Error(w, "not ready: "+err.Error(), http.StatusInternalServerError)
+			return
+		}
+		fmt.Fprintln(w, "ready")
+	})
+	return mux
+}
+
+func (s *Server) ready() error {
+	if !s.cfg.Placement.Synced() {
+		return errors.New("not known yet what runs where")
+	}
+	if left := time.Until(s.cfg.CA.NotAfter()); left < ca.MinTTL {
+		return ca.ErrExpired
+	}
+	return nil
+}
+
+// ServeMetrics serves Handler on ln until ctx ends.
+func (s *Server) ServeMetrics(ctx context.Context, ln net.Listener) error {
+	server := &http.Server{Handler: s.Handler(), ReadHeaderTimeout: 2 * time.Second, MaxHeaderBytes: 8 << 10}
+	stop := context.AfterFunc(ctx, func() { server.Close() })
+	defer stop()
+	if err := server.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve metrics: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+	"github.com/go-jose/go-jose/v4/jwt"
+
+	"github.com/culvert-mesh/culvert/identity"
+)
+
+// leeway is how far a node's or API server's clock may be off ours.
+const leeway = 30 * time.Second
+
+// claims are those of a projected ServiceAccount token.
+type claims struct {
+	jwt.Claims
+	Kubernetes struct {
+		Namespace      string `json:"namespace"`
+		Node           object `json:"node"`
+		Pod            object `json:"pod"`
+		ServiceAccount object `json:"serviceaccount"`
+	} `json:"kubernetes.io"`
+}
+
+type object struct {
+	Name string `json:"name"`
+	UID  string `json:"uid"`
+}
+
+// verify returns the claims that a key of ours has signed. The algorithm is
+// the key's, not the token's choice; a key in the token's header is not looked at.
+func verify(token string, keys []jose.JSONWebKey) (*claims, error) {
+	parsed, err := jwt.ParseSigned(token, []jose.SignatureAlgorithm{jose.ES256, jose.RS256})
+	if err != nil {
+		return nil, fmt.Errorf("parse token: %v", err)
+	}
+	if len(parsed.Headers) != 1 {
+		return nil, fmt.Errorf("the token has %d signatures", len(parsed.Headers))
+	}
+	header := parsed.Headers[0]
+	known := false
+	for _, key := range keys {
+		if header.KeyID != "" && header.KeyID != key.KeyID || string(algorithm(key.Key)) != header.Algorithm {
+			continue
+		}
+		known = true
+		var c claims
+		if err := parsed.Claims(key.Key, &c); err == nil {
+			return &c, nil
+		}
+	}
+	if !known {
+		return nil, fmt.Errorf("the token is signed by the key %.64q for %s, which is not in the JWKS", header.KeyID, header.Algorithm)
+	}
+	return nil, errors.New("the token's signature or claims are wrong")
+}
+
+// caller checks what the signature does not: when, for whom, and who.
+func (c *claims) caller(audience string) (Caller, error) {
+	if err := c.checkTimes(time.Now()); err != nil {
+		return Caller{}, err
+	}
+	if !c.Audience.Contains(audience) {
+		return Caller{}, fmt.Errorf("the token is for the audience %q, want %q", []string(c.Audience), audience)
+	}
+	k := c.Kubernetes
+	sa, err := identity.ParseServiceAccount(k.Namespace + "/" + k.ServiceAccount.Name)
+	if err != nil {
+		return Caller{}, fmt.Errorf("kubernetes.io of the token: %v", err)
+	}
+	if want := "system:serviceaccount:" + sa.Namespace + ":" + sa.Name; c.Subject != "" && c.Subject != want {
+		return Caller{}, fmt.Errorf("the token's subject is %q, but its kubernetes.io says %v", c.Subject, sa)
+	}
+	if k.Node.Name == "" {
+		return Caller{}, errors.New("kubernetes.io.node.name is missing in the token: it is not bound to a node's pod")
+	}
+	return Caller{
+		ServiceAccount: sa,
+		Node:           k.Node.Name, NodeUID: k.Node.UID,
+		Pod: k.Pod.Name, PodUID: k.Pod.UID,
+		TokenID: c.ID,
+	}, nil
+}
+
+func (c *claims) checkTimes(now time.Time) error {
+	switch {
+	case c.Expiry == nil:
+		return errors.New("the token never expires")
+	case !now.Before(c.Expiry.Time().Add(leeway)):
+		return fmt.Errorf("the token expired on %v", stamp(c.Expiry))
+	case c.NotBefore != nil && now.Add(leeway).Before(c.NotBefore.Time()):
+		return fmt.Errorf("the token is not valid before %v; the clock says %v", stamp(c.NotBefore), now.UTC().Format(time.RFC3339))
+	case c.IssuedAt != nil && now.Add(leeway).Before(c.IssuedAt.Time()):
+		return fmt.Errorf("the token was issued in the future, on %v", stamp(c.IssuedAt))
+	}
+	return nil
+}
+
+func stamp(d *jwt.NumericDate) string { return d.Time().UTC().Format(time.RFC3339) }
