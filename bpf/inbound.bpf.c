@@ -19,18 +19,14 @@ static __always_inline struct addr local_addr(struct bpf_sk_lookup *ctx)
 {
 	if (ctx->family == AF_INET)
 		return addr4(CTX_READ(ctx->local_ip4));
-	return (struct addr){ .word = {
-		CTX_READ(ctx->local_ip6[0]), CTX_READ(ctx->local_ip6[1]),
-		CTX_READ(ctx->local_ip6[2]), CTX_READ(ctx->local_ip6[3]) } };
+	return CTX_ADDR6(ctx->local_ip6);
 }
 
 static __always_inline struct addr remote_addr(struct bpf_sk_lookup *ctx)
 {
 	if (ctx->family == AF_INET)
 		return addr4(CTX_READ(ctx->remote_ip4));
-	return (struct addr){ .word = {
-		CTX_READ(ctx->remote_ip6[0]), CTX_READ(ctx->remote_ip6[1]),
-		CTX_READ(ctx->remote_ip6[2]), CTX_READ(ctx->remote_ip6[3]) } };
+	return CTX_ADDR6(ctx->remote_ip6);
 }
 
 static __always_inline bool fresh(const __u64 *since, __u64 lifetime)

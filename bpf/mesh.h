@@ -269,12 +269,16 @@ struct {
 /* clang merges `v4 ? ctx->a : ctx->b` into one load from ctx plus a register,
  * which the verifier rejects. This keeps each load of a ctx field by itself.
  */
-#define CTX_READ(field)                          \
-	({                                       \
-		__u32 __v = (field);             \
-		asm volatile("" : "+r"(__v));    \
-		__v;                             \
+#define CTX_READ(field)                       \
+	({                                    \
+		__u32 __v = (field);          \
+		asm volatile("" : "+r"(__v)); \
+		__v;                          \
 	})
+
+#define CTX_ADDR6(field)                                                  \
+	((struct addr){ .word = { CTX_READ(field[0]), CTX_READ(field[1]), \
+				  CTX_READ(field[2]), CTX_READ(field[3]) } })
 
 /* A function of its own also puts the enum into BTF. */
 static __noinline void count(enum counter reason)

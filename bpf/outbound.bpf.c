@@ -63,9 +63,7 @@ static __always_inline struct endpoint destination(struct bpf_sock_addr *ctx, in
 	if (family == AF_INET)
 		dst.addr = addr4(CTX_READ(ctx->user_ip4));
 	else
-		dst.addr = (struct addr){ .word = {
-			CTX_READ(ctx->user_ip6[0]), CTX_READ(ctx->user_ip6[1]),
-			CTX_READ(ctx->user_ip6[2]), CTX_READ(ctx->user_ip6[3]) } };
+		dst.addr = CTX_ADDR6(ctx->user_ip6);
 	dst.port = CTX_READ(ctx->user_port);
 	return dst;
 }
@@ -163,7 +161,8 @@ static __always_inline bool is_taken(struct bpf_sock_addr *ctx, int family,
 		tuple.ipv4.daddr = dst->addr.word[3];
 		tuple.ipv4.sport = bpf_htons(ctx->sk->src_port);
 		tuple.ipv4.dport = dst->port;
-		sk = bpf_sk_lookup_tcp(ctx, &tuple, sizeof(tuple.ipv4), BPF_F_CURRENT_NETNS, 0);
+		sk = bpf_sk_lookup_tcp(ctx, &tuple, sizeof(tuple.ipv4),
+				       BPF_F_CURRENT_NETNS, 0);
 	} else {
 		tuple.ipv6.saddr[0] = ctx->sk->src_ip6[0];
 		tuple.ipv6.saddr[1] = ctx->sk->src_ip6[1];
@@ -172,7 +171,8 @@ static __always_inline bool is_taken(struct bpf_sock_addr *ctx, int family,
 		__builtin_memcpy(tuple.ipv6.daddr, &dst->addr, sizeof(dst->addr));
 		tuple.ipv6.sport = bpf_htons(ctx->sk->src_port);
 		tuple.ipv6.dport = dst->port;
-		sk = bpf_sk_lookup_tcp(ctx, &tuple, sizeof(tuple.ipv6), BPF_F_CURRENT_NETNS, 0);
+		sk = bpf_sk_lookup_tcp(ctx, &tuple, sizeof(tuple.ipv6),
+				       BPF_F_CURRENT_NETNS, 0);
 	}
 	if (!sk)
 		return false;
@@ -296,9 +296,7 @@ static __always_inline struct endpoint sockops_local(struct bpf_sock_ops *ctx)
 	if (ctx->family == AF_INET)
 		e.addr = addr4(CTX_READ(ctx->local_ip4));
 	else
-		e.addr = (struct addr){ .word = {
-			CTX_READ(ctx->local_ip6[0]), CTX_READ(ctx->local_ip6[1]),
-			CTX_READ(ctx->local_ip6[2]), CTX_READ(ctx->local_ip6[3]) } };
+		e.addr = CTX_ADDR6(ctx->local_ip6);
 	e.port = bpf_htons(CTX_READ(ctx->local_port));
 	return e;
 }
@@ -310,9 +308,7 @@ static __always_inline struct endpoint sockops_remote(struct bpf_sock_ops *ctx)
 	if (ctx->family == AF_INET)
 		e.addr = addr4(CTX_READ(ctx->remote_ip4));
 	else
-		e.addr = (struct addr){ .word = {
-			CTX_READ(ctx->remote_ip6[0]), CTX_READ(ctx->remote_ip6[1]),
-			CTX_READ(ctx->remote_ip6[2]), CTX_READ(ctx->remote_ip6[3]) } };
+		e.addr = CTX_ADDR6(ctx->remote_ip6);
 	e.port = bpf_htons(bpf_ntohl(CTX_READ(ctx->remote_port)));
 	return e;
 }
@@ -341,7 +337,8 @@ static __always_inline bool probe_flow(struct bpf_sock_ops *ctx, struct flow *fl
 	return true;
 }
 
-static __always_inline void publish_probe(struct bpf_sock_ops *ctx, struct sock_state *state)
+static __always_inline void publish_probe(struct bpf_sock_ops *ctx,
+					  struct sock_state *state)
 {
 	__u64 now = bpf_ktime_get_ns();
 	struct flow flow;
@@ -355,7 +352,8 @@ static __always_inline void publish_probe(struct bpf_sock_ops *ctx, struct sock_
 	state->kind = SOCK_PROBING;
 	count(PROBE_EXEMPTED);
 	/* So that we hear of the socket's end. */
-	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
+	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags |
+					       BPF_SOCK_OPS_STATE_CB_FLAG);
 }
 
 static __always_inline void on_tcp_connect(struct bpf_sock_ops *ctx)
@@ -398,8 +396,13 @@ static __always_inline void on_passive_established(struct bpf_sock_ops *ctx)
 		state = make_state(ctx->sk);
 		if (state) {
 			state->dst = *original;
-			state->kind = SOCK_ACCEPTED;
-			count(ORIGINAL_DST_TAKEN);
+			/* An LRU gives an evicted element to another key at once:
+			 * what was read is ours if the element still is.
+			 */
+			if (bpf_map_lookup_elem(&original_dst, &flow)) {
+				state->kind = SOCK_ACCEPTED;
+				count(ORIGINAL_DST_TAKEN);
+			}
 		}
 		bpf_map_delete_elem(&original_dst, &flow);
 		return;

@@ -300,7 +300,7 @@ func (w *world) probeFrom(cgroup, ns string, to netip.AddrPort) (string, error) 
 	}
 	defer dir.Close()
 	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(os.Environ(), probing+"="+ns+" "+to.String())
+	cmd.Env = append(os.Environ(), probing+"="+ns+" "+to.String(), "GORACE=atexit_sleep_ms=0")
 	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())}
 	out, err := cmd.CombinedOutput()
 	return strings.TrimSpace(string(out)), err
