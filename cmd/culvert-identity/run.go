@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/culvert-mesh/culvert/identity"
+	"github.com/culvert-mesh/culvert/identity/ca"
+	"github.com/culvert-mesh/culvert/identity/server"
+	"github.com/culvert-mesh/culvert/ztunnel/source"
+	"github.com/culvert-mesh/culvert/ztunnel/source/file"
+	"github.com/culvert-mesh/culvert/ztunnel/workload"
+)
+
+// run is the CA until ctx ends.
+func run(ctx context.Context, cfg config) error {
+	authority, err := ca.Open(cfg.dir, ca.Options{TrustDomain: cfg.trustDomain})
+	if err != nil {
+		return err
+	}
+	placement := server.NewPlacement()
+	service, err := server.New(server.Config{
+		CA:           authority,
+		Attestor:     &server.JWKS{File: cfg.jwks, Audience: cfg.audience},
+		Placement:    placement,
+		DNSNames:     cfg.dnsNames,
+		NodeAccounts: cfg.nodeAccounts,
+		TTL:          cfg.ttl,
+		Log:          cfg.log,
+	})
+	if err != nil {
+		return err
+	}
+	nodes, err := net.Listen("tcp", cfg.listen)
+	if err != nil {
+		return fmt.Errorf("listen for nodes: %v", err)
+	}
+	defer nodes.Close()
+	metrics, err := net.Listen("tcp", cfg.metrics)
+	if err != nil {
+		return fmt.Errorf("listen for metrics: %v", err)
+	}
+	defer metrics.Close()
+	cfg.log.Info("certificate authority is open", "dir", cfg.dir, "trust_domain", cfg.trustDomain.String(),
+		"root_until", authority.Roots()[0].NotAfter, "issuer_until", authority.Issuer().NotAfter, "address", nodes.Addr().String())
+
+	workloads := file.New(cfg.workloads, file.Options{TrustDomain: cfg.trustDomain, IgnoreIstioLabels: cfg.ignoreIstioLabels, Log: cfg.log})
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		return workloads.Run(ctx, func(s source.Snapshot) { placement.Replace(running(s.Mesh)) })
+	})
+	group.Go(func() error { return service.Serve(ctx, nodes) })
+	group.Go(func() error { return service.ServeMetrics(ctx, metrics) })
+	return group.Wait()
+}
+
+// running is for whom certificates may be asked, and from where. A pod in its
+// node's network namespace is not carried by the mesh, and so needs none.
+func running(mesh workload.Mesh) []server.Running {
+	var all []server.Running
+	for _, w := range mesh.Workloads {
+		if w.Meshed && !w.HostNetwork && !w.Terminated && w.Node != "" {
+			all = append(all, server.Running{
+				Node:           w.Node,
+				ServiceAccount: identity.ServiceAccount{Namespace: w.Namespace, Name: w.ServiceAccount},
+			})
+		}
+	}
+	return all
+}
