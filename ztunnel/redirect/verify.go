@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 
 	"github.com/cilium/ebpf"
 )
@@ -63,7 +64,10 @@ func (d *Datapath) verifyInbound(p *pod) (wrong string, err error) {
 		}
 		var socket uint64
 		if err := d.outbound.Listeners.Lookup(outboundListenerKey{Netns: cookie, Kind: kind}, &socket); errors.Is(err, ebpf.ErrKeyNotExist) {
-			return fmt.Sprintf("listener %v of netns %d was removed", ln.Addr(), cookie), d.fillInbound(p.Sandbox)
+			if err := d.fillInbound(p.Sandbox); !errors.Is(err, net.ErrClosed) {
+				return fmt.Sprintf("listener %v of netns %d was removed", ln.Addr(), cookie), err
+			}
+			return "", nil // its owner closed it: the pod is being left, and refused until then
 		} else if err != nil {
 			return "", fmt.Errorf("look up listener %v: %w", ln.Addr(), err)
 		}
