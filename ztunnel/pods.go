@@ -231,14 +231,19 @@ func (p *pods) forget(pod *pod) error {
 	}
 	p.mu.Unlock()
 
-	pod.end()
 	pod.mu.Lock()
 	defer pod.mu.Unlock()
 	var problems error
 	if pod.member != nil {
-		problems = undoSteps(pod.life, p.steps(), pod.member)
+		// Steering first: verify would else find listeners gone and fail to
+		// put them back.
+		steps := p.steps()
+		problems = undoSteps(pod.life, steps[steeringSteps:], pod.member)
+		pod.end()
+		problems = errors.Join(problems, undoSteps(pod.life, steps[:steeringSteps], pod.member))
 		p.metrics.PodStopped()
 	}
+	pod.end()
 	pod.member, pod.gone = nil, true
 	return errors.Join(problems, p.files.remove(pod.ContainerID))
 }
