@@ -79,7 +79,9 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			MinConnectTimeout: 5 * time.Second,
-			Backoff:           backoff.Config{BaseDelay: firstBackoff, Multiplier: 2, Jitter: 0.5, MaxDelay: 5 * time.Second},
+			// Short, as the Store paces requests above it; and not reset by them:
+			// grpc 1.85's ResetConnectBackoff races with its own balancer.
+			Backoff: backoff.Config{BaseDelay: firstBackoff, Multiplier: 2, Jitter: 0.5, MaxDelay: 2 * time.Second},
 		}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)),
 	)
@@ -153,7 +155,6 @@ func readBounded(path string, limit int64) ([]byte, error) {
 // It calls a method that no CA has: that needs no token, asks for nothing, and
 // leaves no line in the CA's log.
 func (c *Client) Reach(ctx context.Context) error {
-	c.conn.ResetConnectBackoff()
 	err := c.conn.Invoke(ctx, "/istio.v1.auth.IstioCertificateService/Reach", &emptypb.Empty{}, &emptypb.Empty{}, grpc.WaitForReady(true))
 	if err = c.explain(err); err == nil || errors.Is(err, ErrRefused) {
 		return nil
@@ -175,9 +176,6 @@ func (c *Client) Issue(ctx context.Context, id spiffeid.ID, csr []byte, ttl time
 			identityv1.ImpersonatedIdentity: structpb.NewStringValue(id.String()),
 		}},
 	}
-	// The Store paces attempts; a second backoff below it would only delay the
-	// first success after the CA is back.
-	c.conn.ResetConnectBackoff()
 	response, err := c.ca.CreateCertificate(ctx, request, grpc.WaitForReady(true))
 	if err != nil {
 		return Issued{}, c.explain(err)
