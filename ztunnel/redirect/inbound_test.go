@@ -115,7 +115,7 @@ func TestLegsToTheAppShowItTheClientsAddress(t *testing.T) {
 		if _, err := dial(t.Context(), netip.AddrPortFrom(source, 40000), to); !errors.Is(err, unix.ECONNREFUSED) {
 			t.Errorf("leg to a closed port: %v, want ECONNREFUSED", err)
 		}
-		if took := time.Since(start); took > 100*time.Millisecond {
+		if took := time.Since(start); took > time.Second { // when a SYN would be sent again
 			t.Errorf("refused after %v", took)
 		}
 	}

@@ -272,14 +272,20 @@ func wantServer(t *testing.T, ns *netns.NS, to netip.AddrPort, name string, prep
 	}
 }
 
+// wantRefused wants ECONNREFUSED each time, within 10 ms once: the machine may
+// be busy.
 func wantRefused(t *testing.T, ns *netns.NS, to netip.AddrPort, prepare func(fd int) error) {
 	t.Helper()
-	start := time.Now()
-	if got, err := ask(ns, to, prepare); !errors.Is(err, unix.ECONNREFUSED) {
-		t.Errorf("%v answers %q, %v; want ECONNREFUSED", to, got, err)
+	fastest := time.Hour
+	for try := 0; try < 20 && fastest > 10*time.Millisecond; try++ {
+		start := time.Now()
+		if got, err := ask(ns, to, prepare); !errors.Is(err, unix.ECONNREFUSED) {
+			t.Fatalf("%v answers %q, %v; want ECONNREFUSED", to, got, err)
+		}
+		fastest = min(fastest, time.Since(start))
 	}
-	if took := time.Since(start); took > 100*time.Millisecond { // 10 ms, but for a busy machine
-		t.Errorf("%v refused after %v", to, took)
+	if fastest > 10*time.Millisecond {
+		t.Errorf("%v refused after %v at best", to, fastest)
 	}
 }
 
