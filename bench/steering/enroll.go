@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -13,74 +14,104 @@ import (
 	"github.com/culvert-mesh/culvert/test/lab"
 )
 
-// The rows of enrolment.
+// The rows of enrolment, and what is compared in the second.
 const (
-	enrolling = "enroll a pod"      // ztunnel's own steps, from its log
-	starting  = "start a pod"       // object, sandbox, CNI ADD, first process: as the kubelet sees it
-	inMesh    = "in the mesh"       // with culvert-cni in its chain, and labelled
-	outOfMesh = "out of the mesh"   // likewise, and not labelled
-	noPlugin  = "no plugin of ours" // without
+	enrolling = "enroll a pod" // ztunnel's own steps, from its log
+	starting  = "start a pod"  // object, sandbox, CNI ADD, first process: as the kubelet sees it
+
+	noPlugin  = "without culvert-cni"
+	outOfMesh = "out of the mesh"
+	inMesh    = "in the mesh"
 )
 
-// enrolment is the durations of a part, in milliseconds.
-type enrolment struct {
-	enrolled []float64
-	started  map[string][]float64
+// starts are the kinds of pods, in the order in which they are started.
+var starts = []struct {
+	kind string
+	spec lab.PodSpec
+}{
+	{noPlugin, lab.PodSpec{Namespace: "bare", Unmeshed: true}},
+	{outOfMesh, lab.PodSpec{Namespace: "bare"}},
+	{inMesh, lab.PodSpec{Namespace: "mesh"}},
 }
 
-// measureEnrolment starts pods by turns in the mesh, out of it, and without
-// culvert-cni, until so many were enrolled. Every tenth ServiceAccount is new.
-func measureEnrolment(ctx context.Context, pods int) (e enrolment, err error) {
+// enrolment is a node with a ztunnel, to which pods are added.
+type enrolment struct {
+	lab     *lab.Lab
+	rounds  int
+	started map[string][]float64 // milliseconds
+}
+
+func newEnrolment(ctx context.Context) (*enrolment, error) {
 	l, err := lab.New(ctx, lab.Options{Nodes: 1})
 	if err != nil {
-		return e, err
+		return nil, err
 	}
-	defer func() {
-		if cerr := l.Close(); err == nil {
-			err = cerr
-		}
-	}()
-	if err := l.Namespace("mesh", map[string]string{"culvert.dev/mesh": "enabled"}); err != nil {
-		return e, err
+	err = errors.Join(
+		l.Namespace("mesh", map[string]string{"culvert.dev/mesh": "enabled"}),
+		l.Namespace("bare", nil),
+	)
+	if err != nil {
+		return nil, errors.Join(err, l.Close())
 	}
-	if err := l.Namespace("bare", nil); err != nil {
-		return e, err
+	return &enrolment{lab: l, started: make(map[string][]float64)}, nil
+}
+
+// measureEnrolment starts so many pods of each kind, by turns.
+func measureEnrolment(ctx context.Context, pods int) ([]result, error) {
+	e, err := newEnrolment(ctx)
+	if err != nil {
+		return nil, err
 	}
-	node := l.Nodes[0]
-	e.started = make(map[string][]float64)
-	for i := range pods {
-		account := fmt.Sprintf("account%d", i/10)
-		for _, kind := range []struct {
-			name string
-			spec lab.PodSpec
-		}{
-			{inMesh, lab.PodSpec{Namespace: "mesh"}},
-			{outOfMesh, lab.PodSpec{Namespace: "bare"}},
-			{noPlugin, lab.PodSpec{Namespace: "bare", Unmeshed: true}},
-		} {
-			spec := kind.spec
-			spec.Name, spec.ServiceAccount, spec.Hasty = fmt.Sprintf("pod%d", i), account, true
-			if spec.Unmeshed {
-				spec.Name += "-unmeshed"
-			}
-			start := time.Now()
-			p, err := node.Pod(ctx, spec)
-			if err != nil {
-				return e, err
-			}
-			e.started[kind.name] = append(e.started[kind.name], milliseconds(time.Since(start)))
-			if kind.name != inMesh { // those in the mesh stay: a node is not empty
-				if err := p.Delete(ctx); err != nil {
-					return e, err
-				}
-			}
+	for range pods {
+		if err := e.repeat(ctx); err != nil {
+			return nil, errors.Join(err, e.lab.Close())
 		}
 	}
-	e.enrolled, err = enrolledIn(node.Ztunnel.Log)
-	if err == nil && len(e.enrolled) != pods {
-		err = fmt.Errorf("ztunnel enrolled %d pods, want %d", len(e.enrolled), pods)
+	results, err := e.results()
+	return results, errors.Join(err, e.lab.Close())
+}
+
+// repeat starts one pod of each kind. Those in the mesh stay, so that the node
+// fills up; ten of them share a ServiceAccount.
+func (e *enrolment) repeat(ctx context.Context) error {
+	for _, s := range starts {
+		spec := s.spec
+		spec.Name, spec.Hasty = fmt.Sprintf("pod%d", e.rounds), true
+		spec.ServiceAccount = fmt.Sprintf("account%d", e.rounds/10)
+		start := time.Now()
+		pod, err := e.lab.Nodes[0].Pod(ctx, spec)
+		if err != nil {
+			return err
+		}
+		e.started[s.kind] = append(e.started[s.kind], milliseconds(time.Since(start)))
+		if s.kind == inMesh {
+			continue
+		}
+		if err := pod.Delete(ctx); err != nil {
+			return err
+		}
 	}
-	return e, err
+	e.rounds++
+	return nil
+}
+
+func (e *enrolment) results() ([]result, error) {
+	took, err := enrolledIn(e.lab.Nodes[0].Ztunnel.Log)
+	if err != nil {
+		return nil, err
+	}
+	if len(took) != e.rounds {
+		return nil, fmt.Errorf("ztunnel enrolled %d pods, want %d", len(took), e.rounds)
+	}
+	results := []result{newDistribution(enrolling, inMesh, took)}
+	for _, s := range starts {
+		r := newDistribution(starting, s.kind, e.started[s.kind])
+		if s.kind != noPlugin {
+			r.compare(e.started[s.kind], e.started[noPlugin])
+		}
+		results = append(results, r)
+	}
+	return results, nil
 }
 
 // enrolledIn reads how long ztunnel says it took.
@@ -102,14 +133,6 @@ func enrolledIn(log string) (took []float64, err error) {
 		took = append(took, milliseconds(d))
 	}
 	return took, nil
-}
-
-func (e enrolment) results() []result {
-	results := []result{newDistribution(enrolling, enrolling, e.enrolled)}
-	for _, peer := range []string{noPlugin, outOfMesh, inMesh} {
-		results = append(results, newDistribution(starting, peer, e.started[peer]))
-	}
-	return results
 }
 
 func newDistribution(row, peer string, values []float64) result {

@@ -37,13 +37,14 @@ func main() {
 
 func run(ctx context.Context) error {
 	var opts options
-	flag.IntVar(&opts.repetitions, "repetitions", 21, "repetitions of all rows; the table shows their median and quartiles")
+	flag.IntVar(&opts.labs, "labs", 3, "labs to measure connects in, one after the other")
+	flag.IntVar(&opts.repetitions, "repetitions", 7, "repetitions of all rows in each lab; the table has their median and quartiles")
 	flag.IntVar(&opts.connects, "connects", 2000, "connections of each row and family in a repetition")
 	pods := flag.Int("pods", 100, "pods to enroll; 0 leaves that part out")
 	out := flag.String("json", "bench/results/steering.json", "file to write; empty: none")
 	flag.Parse()
-	if flag.NArg() > 0 || opts.repetitions < 1 || opts.connects < 1 || *pods < 0 {
-		return errors.New("usage: steering [-repetitions N] [-connects N] [-pods N] [-json FILE]")
+	if flag.NArg() > 0 || opts.labs < 1 || opts.repetitions < 1 || opts.connects < 1 || *pods < 0 {
+		return errors.New("usage: steering [-labs N] [-repetitions N] [-connects N] [-pods N] [-json FILE]")
 	}
 
 	measured, notes, err := measureConnects(ctx, opts)
@@ -52,11 +53,11 @@ func run(ctx context.Context) error {
 	}
 	r := report{Host: describeHost(ctx), Results: summarize(measured), Notes: notes}
 	if *pods > 0 {
-		e, err := measureEnrolment(ctx, *pods)
+		enrolled, err := measureEnrolment(ctx, *pods)
 		if err != nil {
 			return err
 		}
-		r.Results = append(r.Results, e.results()...)
+		r.Results = append(r.Results, enrolled...)
 	}
 	r.Targets = judge(r.Results)
 	fmt.Print(r.markdown())

@@ -58,7 +58,7 @@ func (r report) writeResults(b *strings.Builder) {
 	for _, res := range r.Results {
 		if res.Row != row {
 			row = res.Row
-			fmt.Fprintf(b, "\n| %s | median (quartiles) | p95 | over plain | × plain | n |\n|---|---|---|---|---|---|\n", row)
+			fmt.Fprintf(b, "\n| %s | median (quartiles) | p95 | added to the first | ratio | n |\n|---|---|---|---|---|---|\n", row)
 		}
 		unit := symbol(res.Unit)
 		cells := []string{
@@ -68,10 +68,10 @@ func (r report) writeResults(b *strings.Builder) {
 		if res.P95 != nil {
 			cells[2] = fmt.Sprintf("%.2f %s", *res.P95, unit)
 		}
-		if res.AddedToDirect != nil && res.Peer != plain {
+		if res.AddedToDirect != nil {
 			cells[3] = res.AddedToDirect.text("%+.2f") + " " + unit
 		}
-		if res.RatioToDirect != nil && res.Peer != plain {
+		if res.RatioToDirect != nil {
 			cells[4] = fmt.Sprintf("%.2f", *res.RatioToDirect)
 		}
 		fmt.Fprintf(b, "| %s |\n", strings.Join(cells, " | "))

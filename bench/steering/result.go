@@ -65,13 +65,21 @@ func summarize(all []*measurement) []result {
 func newResult(row string, m *measurement, values, direct []float64) result {
 	s := spreadOf(values)
 	r := result{Row: row, Peer: m.row, Family: m.family, Unit: "us", Median: s.Median, P25: s.P25, P75: s.P75, N: len(values)}
+	if m.row != plain {
+		r.compare(values, direct)
+	}
+	return r
+}
+
+// compare sets values against those of the direct row, one by one: what the
+// machine did meanwhile, it did to both.
+func (r *result) compare(values, direct []float64) {
 	ratios, added := make([]float64, len(values)), make([]float64, len(values))
 	for i := range values {
 		ratios[i], added[i] = values[i]/direct[i], values[i]-direct[i]
 	}
 	ratio, difference := spreadOf(ratios).Median, spreadOf(added)
 	r.RatioToDirect, r.AddedToDirect = &ratio, &difference
-	return r
 }
 
 // each is a statistic of each repetition, in microseconds.
@@ -144,7 +152,7 @@ func judge(results []result) []target {
 			add(family+": connect() p50 of an unenrolled pod over plain", u.AddedToDirect.Median, 1, "us")
 		}
 	}
-	if e, ok := find(enrolling, enrolling, ""); ok {
+	if e, ok := find(enrolling, inMesh, ""); ok {
 		add("enrolling a pod, p95", *e.P95, 50, "ms")
 	}
 	return targets

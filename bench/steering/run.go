@@ -21,7 +21,9 @@ import (
 const slice = 250
 
 type options struct {
-	repetitions, connects int
+	labs        int // made anew
+	repetitions int // in each lab
+	connects    int // of each row and family in a repetition
 }
 
 // measurement is all samples of one row and family, by repetition.
@@ -50,19 +52,37 @@ type worker struct {
 }
 
 // measureConnects runs the rows by turns and returns what it measured, with
-// notes on what it could not.
-func measureConnects(ctx context.Context, opts options) ([]*measurement, []string, error) {
-	b, err := newBench(ctx)
-	if err != nil {
-		return nil, nil, err
-	}
-	defer b.close()
-	for range opts.repetitions {
-		if err := b.repeat(ctx, opts.connects); err != nil {
+// notes on what it could not. It does so in one lab after the other: where
+// sockets and map entries happen to lie differs from pod to pod by more than
+// from repetition to repetition.
+func measureConnects(ctx context.Context, opts options) (all []*measurement, notes []string, err error) {
+	for range opts.labs {
+		b, err := newBench(ctx)
+		if err != nil {
 			return nil, nil, err
 		}
+		for range opts.repetitions {
+			if err := b.repeat(ctx, opts.connects); err != nil {
+				return nil, nil, errors.Join(err, b.close())
+			}
+		}
+		if err := b.close(); err != nil {
+			return nil, nil, err
+		}
+		all, notes = merge(all, b.measured), b.notes
 	}
-	return b.measured, b.notes, b.close()
+	return all, notes, nil
+}
+
+// merge adds the repetitions of more, which has the same rows.
+func merge(all, more []*measurement) []*measurement {
+	if all == nil {
+		return more
+	}
+	for i, m := range more {
+		all[i].samples = append(all[i].samples, m.samples...)
+	}
+	return all
 }
 
 // newBench makes two nodes without a mesh: one whose pods no program sees, and
@@ -179,7 +199,6 @@ func (w *worker) listen(ctx context.Context) ([]sample, error) {
 	return a.Samples, nil
 }
 
-// close may be called more than once.
 func (b *bench) close() error {
 	for _, w := range b.workers {
 		w.conn.Close() // its worker ends

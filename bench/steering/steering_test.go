@@ -46,6 +46,32 @@ func BenchmarkConnect(b *testing.B) {
 	}
 }
 
+// BenchmarkEnroll starts a pod of each kind in each iteration.
+func BenchmarkEnroll(b *testing.B) {
+	env.Need(b, env.Netns, env.BPF, env.Cgroup2)
+	e, err := newEnrolment(b.Context())
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() {
+		if err := e.lab.Close(); err != nil {
+			b.Error(err)
+		}
+	})
+	for b.Loop() {
+		if err := e.repeat(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+	}
+	results, err := e.results()
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportMetric(0, "ns/op") // it would be of all kinds together
+	b.ReportMetric(results[0].Median, "enroll-p50-ms")
+	b.ReportMetric(*results[0].P95, "enroll-p95-ms")
+}
+
 func TestQuantilesAreValuesThatWereMeasured(t *testing.T) {
 	for _, tc := range []struct {
 		values []float64
