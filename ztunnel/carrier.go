@@ -59,6 +59,7 @@ func (p *pods) newCarrier(m *member) *carrier {
 	inbound := present(l.HBONE4, l.HBONE6)
 	for _, ln := range inbound {
 		c.tunnels = append(c.tunnels, hbone.NewListener(ln, hbone.ListenerConfig{
+			Refused: proxy.Inbound{Pod: c.pod}.Refused,
 			Credential: func(ctx context.Context) (hbone.Credential, error) {
 				config, until, err := p.certs.Server(ctx, m.id)
 				return hbone.Credential{Config: config, Until: until}, err

@@ -40,19 +40,24 @@ func (s *Stream) Carry(app *net.TCPConn) (Totals, error) {
 	}
 	<-s.done
 	app.Close()
+	return s.Totals(), s.result()
+}
+
+// Totals is what the stream has carried so far, and in the end what Carry
+// returns.
+func (s *Stream) Totals() Totals {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return Totals{Sent: p.sent, Received: s.received}, s.result()
+	return Totals{Sent: s.sent.Load(), Received: s.received}
 }
 
 // pump moves bytes from an app into its stream. It reads no more than the peer
 // takes, into a buffer that it takes when there is something to read and that
 // grows with what comes.
 type pump struct {
-	s    *Stream
-	app  *net.TCPConn
-	raw  syscall.RawConn
-	sent uint64
+	s   *Stream
+	app *net.TCPConn
+	raw syscall.RawConn
 
 	size   int // of the buffer to take
 	full   int // reads in a row that filled it
@@ -92,7 +97,7 @@ func (p *pump) run() {
 		if !ok {
 			return
 		}
-		p.sent += uint64(p.n)
+		p.s.sent.Add(uint64(p.n))
 		p.adapt()
 	}
 }

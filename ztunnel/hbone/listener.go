@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,6 +18,9 @@ import (
 type ListenerConfig struct {
 	// Credential proves the pod's identity and lets the peers of the mesh pass. Required.
 	Credential func(ctx context.Context) (Credential, error)
+	// Refused is told of connections that did not become a tunnel, so that
+	// somebody records them. Default: nobody is.
+	Refused func(from netip.AddrPort, err error)
 
 	MaxStreams       int           // that a peer may have open in one tunnel; default 200
 	MaxTunnels       int           // default 4096
@@ -120,6 +124,7 @@ func (l *Listener) meet(socket net.Conn) *conn {
 	if l.full() || !l.admission.enter(ctx, from) {
 		l.shed.Add(1)
 		abandon(socket)
+		l.refused(socket, fmt.Errorf("%w: too many tunnels or handshakes", ErrLimit))
 		return nil
 	}
 	l.handshakes.Add(1)
@@ -128,9 +133,16 @@ func (l *Listener) meet(socket net.Conn) *conn {
 	if err != nil {
 		l.failed.Add(1)
 		linger(socket)
+		l.refused(socket, err)
 		return nil
 	}
 	return c
+}
+
+func (l *Listener) refused(socket net.Conn, err error) {
+	if l.cfg.Refused != nil && !errors.Is(err, ErrDrained) {
+		l.cfg.Refused(addrPort(socket.RemoteAddr()), err)
+	}
 }
 
 func (l *Listener) shake(ctx context.Context, socket net.Conn) (*conn, error) {

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -23,6 +24,7 @@ type Stream struct {
 	header   Header        // of the request at a Listener, of the answer at a Pool
 	answered chan struct{} // client: the answer came, or the stream is over
 	done     chan struct{} // it is over
+	sent     atomic.Uint64 // bytes of the app that went into the tunnel
 	letGone  sync.Once
 
 	// conn.mu guards what follows.

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/culvert-mesh/culvert/ztunnel/hbone"
@@ -23,7 +24,8 @@ type connection struct {
 	cancel context.CancelCauseFunc
 	record
 	bytes   tally
-	counted *metrics.Connection // nil until both ends are named
+	stream  atomic.Pointer[hbone.Stream] // whose engine counts, instead of bytes
+	counted *metrics.Connection          // nil until both ends are named
 }
 
 // begin starts the record of a connection from src.
@@ -78,15 +80,23 @@ func (c *connection) carryStream(ctx context.Context, stream *hbone.Stream, app 
 	app.SetKeepAliveConfig(keepAlive)
 	stop := context.AfterFunc(ctx, func() { stream.Close(context.Cause(ctx)) })
 	defer stop()
-	totals, err := stream.Carry(app)
-	c.bytes.sent.Store(totals.Sent)
-	c.bytes.received.Store(totals.Received)
+	c.stream.Store(stream)
+	_, err := stream.Carry(app)
 	return err
+}
+
+// carried is what went through so far.
+func (c *connection) carried() (sent, received uint64) {
+	if s := c.stream.Load(); s != nil {
+		totals := s.Totals()
+		return totals.Sent, totals.Received
+	}
+	return c.bytes.sent.Load(), c.bytes.received.Load()
 }
 
 // metricBytes is the view of the metrics: received is what the client sent.
 func (c *connection) metricBytes() metrics.Bytes {
-	sent, received := c.bytes.read()
+	sent, received := c.carried()
 	if c.direction == outbound {
 		return metrics.Bytes{Received: sent, Sent: received}
 	}
@@ -105,7 +115,7 @@ func (c *connection) finish(err error) {
 	if errors.As(err, &denied) {
 		c.policy = denied.Policy
 	}
-	c.sent, c.received = c.bytes.read()
+	c.sent, c.received = c.carried()
 	c.count()
 	if c.counted != nil {
 		c.counted.Close(Words[word])
@@ -178,7 +188,7 @@ func (p *Pod) Connections() []Connection {
 	defer p.open.mu.Unlock()
 	conns := make([]Connection, 0, len(p.open.conns))
 	for c := range p.open.conns {
-		sent, received := c.bytes.read()
+		sent, received := c.carried()
 		conns = append(conns, Connection{
 			Direction: string(c.direction), Path: c.path,
 			Src: c.src.addr.String(), SrcIdentity: c.src.identity,

@@ -25,8 +25,6 @@ type tally struct {
 	received atomic.Uint64 // from the far end to the pod's app
 }
 
-func (t *tally) read() (sent, received uint64) { return t.sent.Load(), t.received.Load() }
-
 // reset closes conn so that its peer sees a reset, not an end of data.
 func reset(conn *net.TCPConn) {
 	conn.SetLinger(0)

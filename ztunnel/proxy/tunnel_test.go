@@ -176,6 +176,7 @@ func (s *story) startDB() {
 	server := s.authority.credential(s.dbID, s.until, func(spiffeid.ID) error { return nil })
 	s.ln = hbone.NewListener(ln, hbone.ListenerConfig{
 		Credential: func(context.Context) (hbone.Credential, error) { return server, nil },
+		Refused:    Inbound{s.db.Pod}.Refused,
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	var both sync.WaitGroup
@@ -210,6 +211,11 @@ func TestMeshedPodsTalkInATunnelAndBothSidesRecordIt(t *testing.T) {
 	source := connectionsOf(s.web, 1)[0]
 	if source.Path != "tunnel" || source.DstIdentity != sa("db").String() || source.Dst != s.app.String() {
 		t.Errorf("open connection %+v", source)
+	}
+	for _, b := range []*bench{s.web, s.db} {
+		eventually(t, "byte counters move while the connection is open", func() bool {
+			return b.metric("istio_tcp_received_bytes_total") == "5" && b.metric("istio_tcp_sent_bytes_total") == "5"
+		})
 	}
 	conn.CloseWrite()
 	expectEOF(t, conn)
@@ -350,6 +356,7 @@ func TestAPeerWithAnotherIdentityIsRefusedAndAskedOnce(t *testing.T) {
 	if got := s.dials.Load(); got != 1 {
 		t.Errorf("dialled %d times", got)
 	}
+	has(t, s.db.record(TLS), map[string]any{"level": "WARN", "path": "tunnel", "src.identity": nil})
 }
 
 func TestWithoutACertificateNothingIsDialled(t *testing.T) {
