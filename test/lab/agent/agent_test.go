@@ -178,9 +178,6 @@ func TestServersOfEachKind(t *testing.T) {
 			t.Errorf("%s answered %q, %v; want %q", kind, got, err, want)
 		}
 	}
-	if _, err := talk(Reset, "abc"); !errors.Is(err, unix.ECONNRESET) {
-		t.Errorf("reset: %v", err)
-	}
 	srv, err := c.Serve(ctx, Server{Socket: local("tcp4"), Kind: HTTP})
 	if err != nil {
 		t.Fatal(err)
@@ -191,6 +188,24 @@ func TestServersOfEachKind(t *testing.T) {
 	}
 	if err := srv.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestAResetReachesTheClient(t *testing.T) {
+	c, ctx := start(t), t.Context()
+	srv, err := c.Serve(ctx, Server{Socket: local("tcp4"), Kind: Reset})
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := c.Dial(ctx, "tcp4", srv.Addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.Send(ctx, []byte("abc")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Receive(ctx, 1); !errors.Is(err, unix.ECONNRESET) {
+		t.Errorf("receive: %v", err)
 	}
 }
 
