@@ -89,6 +89,9 @@ func (s *Server) decide(ctx context.Context, request *identityv1.IstioCertificat
 		return nil, err
 	}
 	if !s.cfg.Placement.RunsOn(ctx, d.caller.Node, sa) {
+		if !s.cfg.Placement.Synced() {
+			return nil, status.Error(codes.Unavailable, "the CA does not know yet what runs where")
+		}
 		return nil, status.Errorf(codes.PermissionDenied, "metadata.%s: no pod of ServiceAccount %v that the mesh carries runs on node %s",
 			identityv1.ImpersonatedIdentity, sa, d.caller.Node)
 	}

@@ -209,6 +209,8 @@ func TestOnlyNodeAccountsSpeakForNodes(t *testing.T) {
 func TestRequestWaitsForTheSourceToCatchUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, func(c *Config) { c.Placement = NewPlacement() })
+		_, err := r.CreateCertificate(withToken(t.Context(), goodToken(t)), goodRequest(t))
+		wantStatus(t, err, codes.Unavailable, "what runs where")
 		start := time.Now()
 		time.AfterFunc(time.Second, func() { r.cfg.Placement.Replace([]Running{{"node-1", web}}) })
 		if _, err := r.CreateCertificate(withToken(t.Context(), goodToken(t)), goodRequest(t)); err != nil || time.Since(start) != time.Second {
@@ -216,7 +218,7 @@ func TestRequestWaitsForTheSourceToCatchUp(t *testing.T) {
 		}
 		r.cfg.Placement.Replace([]Running{{"node-2", web}})
 		start = time.Now()
-		_, err := r.CreateCertificate(withToken(t.Context(), goodToken(t)), goodRequest(t))
+		_, err = r.CreateCertificate(withToken(t.Context(), goodToken(t)), goodRequest(t))
 		wantStatus(t, err, codes.PermissionDenied, "node-1")
 		if waited := time.Since(start); waited != catchUp {
 			t.Errorf("waited %v", waited)

@@ -83,7 +83,7 @@ func (s *Store) start(ctx context.Context, attempts *sync.WaitGroup) time.Durati
 			return wait
 		}
 		if e.urgency(now) == background && s.inFlight >= maxRenewals {
-			return clockCheck
+			return wait // the most urgent that is due is one: all are
 		}
 		attempt, stop := context.WithTimeout(ctx, maxAttempt)
 		e.stop, e.attempted = stop, now

@@ -78,8 +78,8 @@ func (e *entry) hurry(now time.Time) {
 	}
 }
 
-// next picks the identity to ask for now: the most urgent that is due, then
-// the one due longest. Otherwise it says how long until one is due; s.mu is held.
+// next picks the identity to ask for now, or nil: the most urgent that is due,
+// then the one due longest. It says how long until another is due; s.mu is held.
 func (s *Store) next(now time.Time) (e *entry, wait time.Duration) {
 	wait = clockCheck
 	for _, other := range s.entries {
