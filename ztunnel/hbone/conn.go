@@ -231,6 +231,9 @@ func (c *conn) lost(err error) error {
 		// its certificate: a refusal looks like this.
 		return fmt.Errorf("%w: %w: peer %v ended the tunnel before its first frame: %v", ErrTLS, errLost, c.remote, err)
 	}
+	if !c.deadline.IsZero() && time.Until(c.deadline) < hangUpTimeout {
+		return fmt.Errorf("%w: %w: certificates of the tunnel to %v ran out", ErrExpired, errLost, c.remote) // the peer noticed first
+	}
 	if c.goodbye != "" {
 		return fmt.Errorf("%w: %w: peer %v said %s", ErrReset, errLost, c.remote, c.goodbye)
 	}

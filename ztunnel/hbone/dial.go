@@ -13,7 +13,10 @@ import (
 // dial is one attempt at a new tunnel; all who need one wait for the same.
 type dial struct {
 	done chan struct{}
-	err  error // after done
+	// After done: the new tunnel, or why there is none; neither if whoever
+	// waited has to dial again.
+	conn *conn
+	err  error
 }
 
 // dialLocked joins the dial that is under way for a key, or starts one. It
@@ -52,10 +55,23 @@ func (p *Pool) dialLocked(key Key, t *tunnels) *dial {
 		} else if c != nil {
 			c.wire.Close()
 		}
-		d.err = err
+		d.conn, d.err = c, err
 		close(d.done)
 	})
 	return d
+}
+
+// stillborn is why the tunnel ended, if that was before the peer's first frame.
+func (d *dial) stillborn() error {
+	if d.conn == nil {
+		return nil
+	}
+	d.conn.mu.Lock()
+	defer d.conn.mu.Unlock()
+	if d.conn.settled {
+		return nil
+	}
+	return d.conn.err
 }
 
 // forget drops a key without tunnels; mu is held.

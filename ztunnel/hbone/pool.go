@@ -150,6 +150,9 @@ func (p *Pool) reserve(ctx context.Context, key Key, target Target, tried []*con
 		if d.err != nil {
 			return nil, d.err
 		}
+		if err := d.stillborn(); err != nil {
+			return nil, err // another dial would not fare better
+		}
 	}
 }
 

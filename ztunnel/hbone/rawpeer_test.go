@@ -9,6 +9,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -137,6 +138,10 @@ func (p *rawPeer) writeHeaders(id uint32, end bool, pairs ...string) error {
 // connect asks for a stream to the listener's own address.
 func (p *rawPeer) connect(id uint32) error {
 	return p.writeHeaders(id, false, ":method", "CONNECT", ":authority", p.authority())
+}
+
+func (p *rawPeer) connectTo(id uint32, authority netip.AddrPort) error {
+	return p.writeHeaders(id, false, ":method", "CONNECT", ":authority", authority.String())
 }
 
 func (p *rawPeer) authority() string {

@@ -1,0 +1,343 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hbone
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.org/x/net/http2"
+)
+
+func TestListenerAnswersWhatIsNotForItWith400(t *testing.T) {
+	l := newLink(t, func(s *Stream) { t.Errorf("stream to %v", s.Target()); s.Reset() })
+	p := l.greetedClient()
+	for i, pairs := range [][]string{
+		{":method", "GET", ":scheme", "https", ":path", "/", ":authority", p.authority()},
+		{":method", "CONNECT"},
+		{":method", "CONNECT", ":authority", "db.shop.svc.cluster.local:80"},
+		{":method", "CONNECT", ":authority", "127.0.0.1"},
+		{":method", "CONNECT", ":authority", "127.0.0.1:0"},
+		{":method", "CONNECT", ":authority", "127.0.0.2:80"}, // another pod's
+		{":method", "CONNECT", ":authority", "[::1]:80"},
+		{":authority", p.authority()},
+	} {
+		id := uint32(1 + 2*i)
+		p.must(p.writeHeaders(id, false, pairs...))
+		f := p.until(is[*http2.MetaHeadersFrame]).(*http2.MetaHeadersFrame)
+		if f.StreamID != id || f.PseudoValue("status") != "400" || !f.StreamEnded() {
+			t.Errorf("%v: %v", pairs, f.Fields)
+		}
+		p.wantReset(id, http2.ErrCodeNo) // and no need to send the rest
+	}
+	p.wantAlive()
+}
+
+func TestListenerTakesMappedAddressesForTheirIPv4(t *testing.T) {
+	l := newLink(t, nil)
+	p := l.greetedClient()
+	p.must(p.writeHeaders(1, false, ":method", "CONNECT", ":authority", "[::ffff:127.0.0.1]:80"))
+	if f := p.until(is[*http2.MetaHeadersFrame]).(*http2.MetaHeadersFrame); f.PseudoValue("status") != "200" {
+		t.Errorf("%v", f.Fields)
+	}
+}
+
+func TestRejectTellsTheStatus(t *testing.T) {
+	for status, cause := range map[int]Cause{401: ErrDenied, 503: ErrDial, 400: ErrDial} {
+		l := newLink(t, func(s *Stream) {
+			if err := s.Reject(status); err != nil {
+				t.Error(err)
+			}
+		})
+		_, err := l.pool.Open(context.Background(), l.key, l.target(l.key))
+		var got *StatusError
+		if !errors.As(err, &got) || got.Code != status || !errors.Is(err, cause) {
+			t.Errorf("status %d: %v", status, err)
+		}
+		var word Cause
+		if !errors.As(err, &word) || word != cause {
+			t.Errorf("status %d: word %q, want %q", status, word, cause)
+		}
+		if l.pool.Stats().Streams != 0 || l.ln.Stats().Streams != 0 {
+			t.Error("stream is still open")
+		}
+	}
+}
+
+func TestStreamThatItsPeerGaveUpIsNotAccepted(t *testing.T) {
+	l := newLink(t, nil)
+	l.ln.Close()
+	l.served.Wait()
+
+	ca := newAuthority(t)
+	cred := ca.credential(serverID, clientID, time.Hour)
+	ln := startListener(t, ListenerConfig{Credential: func(context.Context) (Credential, error) { return cred, nil }})
+	fresh := &link{t: t, ca: ca, key: Key{serverID, addrPort(ln.ln.Addr())}}
+	p := fresh.greetedClient()
+	p.must(p.connect(1))
+	p.must(p.WriteRSTStream(1, http2.ErrCodeCancel))
+	p.must(p.connect(3))
+	p.wantAlive()
+	s, err := ln.Accept(context.Background())
+	if err != nil || s.id != 3 {
+		t.Fatalf("stream %v, %v", s, err)
+	}
+	s.Reset()
+}
+
+func TestAcceptEndsWithItsContext(t *testing.T) {
+	l := newLink(t, nil)
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if _, err := l.ln.Accept(ctx); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+}
+
+func TestRunEndsWithItsContext(t *testing.T) {
+	ca := newAuthority(t)
+	cred := ca.credential(serverID, clientID, time.Hour)
+	ln := NewListener(listenTCP(t), ListenerConfig{
+		Credential: func(context.Context) (Credential, error) { return cred, nil },
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	running := make(chan error)
+	go func() { running <- ln.Run(ctx) }()
+	l := &link{t: t, ca: ca, key: Key{serverID, addrPort(ln.ln.Addr())}}
+	p := l.greetedClient()
+	p.must(p.connect(1))
+	s, err := ln.Accept(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Accept()
+	cancel()
+	if err := <-running; err != nil {
+		t.Error(err)
+	}
+	if <-s.Done(); !errors.Is(s.result(), ErrDrained) {
+		t.Error(s.result())
+	}
+	p.wantGoAway(http2.ErrCodeNo)
+}
+
+func TestListenerWithoutACredentialTurnsPeersAway(t *testing.T) {
+	l := newLink(t, nil)
+	l.ln.cfg.Credential = func(context.Context) (Credential, error) { return Credential{}, errors.New("no SVID") }
+	_, err := l.pool.Open(context.Background(), l.key, l.target(l.key))
+	if !errors.Is(err, ErrTLS) {
+		t.Error(err)
+	}
+	waitUntil(t, func() bool { return l.ln.Stats().Failed == 1 })
+}
+
+func TestListenerNeedsACertificateOfThePeer(t *testing.T) {
+	l := newLink(t, nil)
+	config := l.ca.credential(clientID, serverID, time.Hour).Config
+	config.Certificates = nil
+	conn, err := tls.Dial("tcp", l.key.Addr.String(), config)
+	if err != nil {
+		t.Fatal(err) // with TLS 1.3 a client learns of it only by reading
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(patience))
+	_, err = conn.Read(make([]byte, 1))
+	var alert *net.OpError
+	if !errors.As(err, &alert) || alert.Op != "remote error" {
+		t.Errorf("read: %v, want an alert", err)
+	}
+}
+
+func TestOverloadedListenerTurnsNewPeersAway(t *testing.T) {
+	l := newLink(t, nil)
+	l.ln.mu.Lock()
+	l.ln.cfg.MaxTunnels = 1
+	l.ln.mu.Unlock()
+	a := l.open()
+	l.pool.Retire(Rotated)
+	if _, err := l.pool.Open(context.Background(), l.key, l.target(l.key)); !errors.Is(err, ErrTLS) && !errors.Is(err, ErrDial) {
+		t.Error(err) // by a reset, which may even come before connect(2) returns
+	}
+	if n := l.ln.Stats().Shed; n != 1 {
+		t.Errorf("%d shed", n)
+	}
+	a.write("x")
+	a.wantRead("x")
+}
+
+func TestHandshakesAreBoundedAndNoAddressTakesAllPlaces(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newAdmission(4, 8)
+		greedy, other := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2")
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		var mu sync.Mutex
+		got := make(map[netip.Addr]int)
+		shed := 0
+		for range 20 {
+			go func() {
+				ok := a.enter(ctx, greedy)
+				mu.Lock()
+				defer mu.Unlock()
+				if ok {
+					got[greedy]++
+				} else if ctx.Err() == nil {
+					shed++
+				}
+			}()
+		}
+		synctest.Wait()
+		// Half of the slots, and half of the queue.
+		if got[greedy] != 2 || shed != 20-2-4 {
+			t.Errorf("%d got in, %d were shed", got[greedy], shed)
+		}
+		if !a.enter(ctx, other) {
+			t.Error("another address was turned away")
+		}
+		a.leave(greedy)
+		synctest.Wait()
+		if mu.Lock(); got[greedy] != 3 {
+			t.Errorf("%d got in", got[greedy])
+		}
+		mu.Unlock()
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		a.leave(greedy)
+		a.leave(greedy)
+		a.leave(other)
+		if a.running != 0 || a.waiting != 0 || len(a.sources) != 0 {
+			t.Errorf("left: %d running, %d waiting, %d sources", a.running, a.waiting, len(a.sources))
+		}
+	})
+}
+
+// Go's own HTTP/2 server as the peer of our Pool: windows, frame sizes and
+// flow of another implementation.
+func TestPoolWorksWithGosServer(t *testing.T) {
+	l := rawServer(t, nil)
+	l.pool.Close()
+	config := l.ca.credential(serverID, clientID, time.Hour).Config
+	echo := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodConnect || r.Header.Get("Baggage") == "" {
+			t.Errorf("%s %v", r.Method, r.Header)
+		}
+		w.WriteHeader(http.StatusOK)
+		w.(http.Flusher).Flush()
+		buf := make([]byte, 32<<10)
+		for {
+			n, err := r.Body.Read(buf)
+			w.Write(buf[:n])
+			w.(http.Flusher).Flush()
+			if err != nil {
+				return
+			}
+		}
+	})
+	ln := listenTCP(t)
+	var serving sync.WaitGroup
+	serving.Go(func() {
+		for {
+			socket, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			serving.Go(func() {
+				conn := tls.Server(socket, config)
+				if conn.Handshake() == nil {
+					new(http2.Server).ServeConn(conn, &http2.ServeConnOpts{Handler: echo})
+				}
+				conn.Close()
+			})
+		}
+	})
+	client := l.ca.credential(clientID, serverID, time.Hour)
+	pool := NewPool(PoolConfig{
+		Dial:       l.dial,
+		Credential: func(context.Context, Key) (Credential, error) { return client, nil },
+	})
+	t.Cleanup(func() {
+		pool.Close()
+		ln.Close()
+		serving.Wait()
+	})
+
+	key := Key{serverID, addrPort(ln.Addr())}
+	target := l.target(key)
+	target.Header.Baggage = "k8s.namespace.name=shop"
+	var all sync.WaitGroup
+	for i := range 8 {
+		all.Go(func() {
+			s, err := pool.Open(context.Background(), key, target)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			a := carry(t, s)
+			data := pattern(uint64(i), 3<<20)
+			go func() {
+				a.Write(data)
+				a.CloseWrite()
+			}()
+			got, err := io.ReadAll(a)
+			if err != nil || string(got) != string(data) {
+				t.Errorf("%d bytes, %v", len(got), err)
+			}
+			if r := a.wait(t); r.err != nil {
+				t.Error(r.err)
+			}
+		})
+	}
+	all.Wait()
+}
+
+// Go's own HTTP/2 client as the peer of our Listener.
+func TestListenerWorksWithGosClient(t *testing.T) {
+	l := newLink(t, nil)
+	config := l.ca.credential(clientID, serverID, time.Hour).Config
+	conn, err := tls.Dial("tcp", l.key.Addr.String(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	cc, err := new(http2.Transport).NewClientConn(conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all sync.WaitGroup
+	for i := range 8 {
+		all.Go(func() {
+			body, send := io.Pipe()
+			req, err := http.NewRequest(http.MethodConnect, "https://"+l.target(l.key).Authority.String(), body)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			resp, err := cc.RoundTrip(req)
+			if err != nil || resp.StatusCode != http.StatusOK {
+				t.Error(resp, err)
+				return
+			}
+			defer resp.Body.Close()
+			data := pattern(uint64(i), 3<<20)
+			go func() {
+				send.Write(data)
+				send.Close()
+			}()
+			got, err := io.ReadAll(resp.Body)
+			if err != nil || string(got) != string(data) {
+				t.Errorf("%d bytes, %v", len(got), err)
+			}
+		})
+	}
+	all.Wait()
+	cc.Close()
+}

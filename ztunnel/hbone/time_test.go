@@ -1,0 +1,557 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hbone
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"golang.org/x/net/http2"
+)
+
+// bubble is a Pool and a Listener joined by net.Pipe, so that their hours pass
+// in no time. Streams have no apps.
+type bubble struct {
+	t    *testing.T
+	ca   *authority
+	pool *Pool
+	ln   *Listener
+	key  Key
+	ttl  time.Duration // of the certificates that both ends get next
+
+	mu      sync.Mutex
+	dials   int
+	down    bool         // dials fail
+	arrived chan *Stream // accepted at the listener
+}
+
+// inBubble runs a test in synctest's bubble.
+func inBubble(t *testing.T, ttl time.Duration, test func(t *testing.T, b *bubble)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		b := &bubble{t: t, ca: newAuthority(t), ttl: ttl, arrived: make(chan *Stream, 16)}
+		b.key = Key{serverID, netip.MustParseAddrPort("10.0.0.2:15008")}
+		b.ln = NewListener(nil, ListenerConfig{
+			Credential: func(context.Context) (Credential, error) {
+				return b.ca.credential(serverID, clientID, b.ttl), nil
+			},
+		})
+		b.pool = NewPool(PoolConfig{
+			Credential: func(context.Context, Key) (Credential, error) {
+				return b.ca.credential(clientID, serverID, b.ttl), nil
+			},
+		})
+		b.pool.connect = func(context.Context, Key) (net.Conn, error) { return b.dial() }
+		go func() {
+			for {
+				s, err := b.ln.Accept(context.Background())
+				if err != nil {
+					return
+				}
+				s.Accept()
+				b.arrived <- s
+			}
+		}()
+		defer func() {
+			b.pool.Close()
+			b.ln.Close()
+		}()
+		test(t, b)
+	})
+}
+
+func (b *bubble) dial() (net.Conn, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.dials++
+	if b.down {
+		return nil, errors.New("no route")
+	}
+	near, far := b.pipe()
+	b.ln.work.Go(func() { b.ln.serve(far) })
+	return near, nil
+}
+
+// addressed is an end of a net.Pipe with the addresses of a socket.
+type addressed struct {
+	net.Conn
+	local, remote netip.AddrPort
+}
+
+func (a addressed) LocalAddr() net.Addr  { return net.TCPAddrFromAddrPort(a.local) }
+func (a addressed) RemoteAddr() net.Addr { return net.TCPAddrFromAddrPort(a.remote) }
+
+func (b *bubble) pipe() (near, far net.Conn) {
+	near, far = net.Pipe()
+	from := netip.MustParseAddrPort("10.0.0.1:40000")
+	return addressed{near, from, b.key.Addr}, addressed{far, b.key.Addr, from}
+}
+
+// open opens a stream and returns its two ends.
+func (b *bubble) open() (near, far *Stream) {
+	b.t.Helper()
+	s, err := b.pool.Open(b.t.Context(), b.key, Target{Authority: netip.AddrPortFrom(b.key.Addr.Addr(), 8080)})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return s, <-b.arrived
+}
+
+func (b *bubble) countDials() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.dials
+}
+
+func (b *bubble) setDown(down bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.down = down
+}
+
+// pass lets time pass and everything settle.
+func pass(d time.Duration) {
+	time.Sleep(d) // of the bubble's clock
+	synctest.Wait()
+}
+
+func wantOpen(t *testing.T, streams ...*Stream) {
+	t.Helper()
+	for _, s := range streams {
+		select {
+		case <-s.Done():
+			t.Fatalf("stream ended with %v", s.result())
+		default:
+		}
+	}
+}
+
+func wantEnd(t *testing.T, s *Stream, want error) {
+	t.Helper()
+	select {
+	case <-s.Done():
+		if err := s.result(); !errors.Is(err, want) {
+			t.Fatalf("stream ended with %v, want %v", err, want)
+		}
+	default:
+		t.Fatal("stream is still open")
+	}
+}
+
+func TestIdleTunnelIsReleasedAfterFiveMinutes(t *testing.T) {
+	inBubble(t, 24*time.Hour, func(t *testing.T, b *bubble) {
+		near, far := b.open()
+		pass(time.Hour) // in use, with nothing but PINGs
+		wantOpen(t, near, far)
+		near.Reset()
+		pass(4 * time.Minute)
+		if n := b.pool.Stats().Tunnels; n != 1 {
+			t.Errorf("%d tunnels", n)
+		}
+		pass(2 * time.Minute)
+		if n := b.pool.Stats().Tunnels + b.ln.Stats().Tunnels; n != 0 {
+			t.Errorf("%d tunnels", n)
+		}
+		if len(b.pool.keys) != 0 {
+			t.Error("key is kept")
+		}
+	})
+}
+
+func TestListenerReleasesATunnelThatItsPeerLeavesIdle(t *testing.T) {
+	inBubble(t, 24*time.Hour, func(t *testing.T, b *bubble) {
+		b.pool.cfg.IdleTimeout = time.Hour
+		near, _ := b.open()
+		near.Reset()
+		pass(11 * time.Minute)
+		if n := b.pool.Stats().Tunnels + b.ln.Stats().Tunnels; n != 0 {
+			t.Errorf("%d tunnels", n)
+		}
+	})
+}
+
+// raw is a raw peer behind a pipe: the client of the bubble's listener, or with
+// server the server of its pool.
+func (b *bubble) raw(server bool) *rawPeer {
+	near, far := b.pipe()
+	if server {
+		b.pool.connect = func(context.Context, Key) (net.Conn, error) { return near, nil }
+		conn := tls.Server(far, b.ca.credential(serverID, clientID, b.ttl).Config)
+		return b.rawOver(conn)
+	}
+	b.ln.work.Go(func() { b.ln.serve(far) })
+	conn := tls.Client(near, b.ca.credential(clientID, serverID, b.ttl).Config)
+	if err := conn.Handshake(); err != nil {
+		b.t.Fatal(err)
+	}
+	return b.rawOver(conn)
+}
+
+func (b *bubble) rawOver(conn *tls.Conn) *rawPeer {
+	p := newRawPeer(b.t, conn)
+	conn.SetDeadline(time.Time{})
+	return p
+}
+
+func TestSilentPeerIsGivenUpTwentySecondsAfterAPing(t *testing.T) {
+	inBubble(t, time.Hour, func(t *testing.T, b *bubble) {
+		p := b.raw(false)
+		start := time.Now()
+		go func() {
+			io.WriteString(p.conn, preface)
+			p.WriteSettings()
+		}()
+		pings := 0
+		for {
+			f, err := p.ReadFrame()
+			if err != nil {
+				break
+			}
+			if is[*http2.PingFrame](f) {
+				pings++
+			}
+		}
+		if lived := time.Since(start); lived != 30*time.Second || pings != 2 {
+			t.Errorf("tunnel lived %v with %d PINGs", lived, pings)
+		}
+	})
+}
+
+func TestPoolGivesUpASilentPeer(t *testing.T) {
+	inBubble(t, time.Hour, func(t *testing.T, b *bubble) {
+		p := b.raw(true)
+		go func() {
+			io.ReadFull(p.conn, make([]byte, len(preface)))
+			p.WriteSettings()
+			p.until(is[*http2.MetaHeadersFrame])
+			p.writeHeaders(1, false, ":status", "200")
+			io.Copy(io.Discard, p.conn)
+		}()
+		s, err := b.pool.Open(t.Context(), b.key, Target{Authority: b.key.Addr})
+		if err != nil {
+			t.Fatal(err)
+		}
+		pass(29 * time.Second)
+		wantOpen(t, s)
+		pass(time.Second)
+		wantEnd(t, s, ErrReset)
+	})
+}
+
+func TestPeerMustGreetInTime(t *testing.T) {
+	inBubble(t, time.Hour, func(t *testing.T, b *bubble) {
+		p := b.raw(false)
+		start := time.Now()
+		p.wantGoAway(http2.ErrCodeSettingsTimeout)
+		if took := time.Since(start); took != settingsTimeout {
+			t.Errorf("took %v", took)
+		}
+	})
+}
+
+func TestPeerMustFinishAHeaderBlockInTime(t *testing.T) {
+	inBubble(t, time.Hour, func(t *testing.T, b *bubble) {
+		p := b.raw(false)
+		go func() {
+			io.WriteString(p.conn, preface)
+			p.WriteSettings()
+		}()
+		go func() {
+			time.Sleep(5 * time.Second)
+			p.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: []byte{0x88}})
+		}()
+		begin := time.Now()
+		p.wantGoAway(http2.ErrCodeEnhanceYourCalm)
+		if took := time.Since(begin); took != 5*time.Second+headerTimeout {
+			t.Errorf("took %v", took)
+		}
+	})
+}
+
+func TestHandshakeMustFinishInTime(t *testing.T) {
+	inBubble(t, time.Hour, func(t *testing.T, b *bubble) {
+		near, far := b.pipe()
+		begin := time.Now()
+		b.ln.work.Go(func() { b.ln.serve(far) })
+		io.Copy(io.Discard, near)
+		if took := time.Since(begin); took != 10*time.Second {
+			t.Errorf("listener waited %v", took)
+		}
+
+		b.pool.connect = func(context.Context, Key) (net.Conn, error) {
+			near, far := b.pipe()
+			go io.Copy(io.Discard, far)
+			return near, nil
+		}
+		begin = time.Now()
+		_, err := b.pool.Open(t.Context(), b.key, Target{Authority: b.key.Addr})
+		if took := time.Since(begin); took != 10*time.Second || !errors.Is(err, ErrTLS) {
+			t.Errorf("pool waited %v: %v", took, err)
+		}
+	})
+}
+
+func TestAnswerMustComeInTime(t *testing.T) {
+	inBubble(t, time.Hour, func(t *testing.T, b *bubble) {
+		p := b.raw(true)
+		go func() {
+			io.ReadFull(p.conn, make([]byte, len(preface)))
+			p.WriteSettings()
+			p.find(is[*http2.RSTStreamFrame])
+			io.Copy(io.Discard, p.conn)
+		}()
+		begin := time.Now()
+		_, err := b.pool.Open(t.Context(), b.key, Target{Authority: b.key.Addr})
+		if took := time.Since(begin); took != 20*time.Second || !errors.Is(err, ErrDial) {
+			t.Errorf("waited %v: %v", took, err)
+		}
+	})
+}
+
+// Law 6: without new certificates everything ends with the old ones.
+func TestStreamsEndWithTheCertificatesThatNobodyRenewed(t *testing.T) {
+	inBubble(t, time.Hour, func(t *testing.T, b *bubble) {
+		near, far := b.open()
+		b.setDown(true) // no younger tunnel can be made
+		pass(time.Hour - 2*time.Second)
+		wantOpen(t, near, far)
+		if b.countDials() < 2 {
+			t.Error("no younger tunnel was tried")
+		}
+		pass(2 * time.Second)
+		wantEnd(t, near, ErrExpired)
+		wantEnd(t, far, ErrExpired)
+		if n := b.pool.Stats().Tunnels + b.ln.Stats().Tunnels; n != 0 {
+			t.Errorf("%d tunnels", n)
+		}
+	})
+}
+
+// A younger tunnel with the same certificates proves nothing new.
+func TestYoungerTunnelMustProveMore(t *testing.T) {
+	inBubble(t, time.Hour, func(t *testing.T, b *bubble) {
+		end := time.Now().Add(time.Hour)
+		client, server := b.ca.credential(clientID, serverID, time.Hour), b.ca.credential(serverID, clientID, time.Hour)
+		b.pool.cfg.Credential = func(context.Context, Key) (Credential, error) { return client, nil }
+		b.ln.cfg.Credential = func(context.Context) (Credential, error) { return server, nil }
+		near, far := b.open()
+		pass(time.Until(end) - time.Second)
+		wantOpen(t, near, far)
+		pass(time.Second)
+		wantEnd(t, near, ErrExpired)
+		wantEnd(t, far, ErrExpired)
+	})
+}
+
+// Law 6: open streams live as long as younger tunnels prove both ends anew.
+func TestStreamsOutliveTheirCertificatesBehindYoungerTunnels(t *testing.T) {
+	inBubble(t, time.Hour, func(t *testing.T, b *bubble) {
+		near, far := b.open()
+		pass(10 * time.Hour)
+		wantOpen(t, near, far)
+		if n := b.countDials(); n < 10 || n > 14 {
+			t.Errorf("%d dials in 10 hours", n)
+		}
+		other, _ := b.open()
+		if other.c == near.c {
+			t.Error("an expired tunnel took a stream")
+		}
+		b.setDown(true)
+		pass(time.Hour + time.Minute)
+		wantEnd(t, near, ErrExpired)
+		wantEnd(t, far, ErrExpired)
+	})
+}
+
+// Law 6: a listener's GOAWAY makes the peer prove itself again.
+func TestRotationAtTheListenerBringsAYoungerTunnel(t *testing.T) {
+	inBubble(t, time.Hour, func(t *testing.T, b *bubble) {
+		near, far := b.open()
+		pass(30 * time.Minute)
+		b.ln.Retire(Rotated)
+		pass(5 * time.Second)
+		if n := b.countDials(); n != 2 {
+			t.Errorf("%d dials", n)
+		}
+		wantOpen(t, near, far)
+		other, _ := b.open()
+		if other.c == near.c || b.countDials() != 2 {
+			t.Error("want the second stream in the younger tunnel")
+		}
+		other.Reset()
+		b.setDown(true)
+		pass(45 * time.Minute) // past the first tunnel's end
+		wantOpen(t, near, far)
+		pass(16 * time.Minute)
+		wantEnd(t, near, ErrExpired)
+		wantEnd(t, far, ErrExpired)
+	})
+}
+
+// Law 6: a peer that does not come back loses its streams at expiry, not before.
+func TestForeignPeerThatDoesNotComeBackExpires(t *testing.T) {
+	inBubble(t, time.Hour, func(t *testing.T, b *bubble) {
+		near, far := b.open()
+		b.setDown(true)
+		pass(30 * time.Minute)
+		b.ln.Retire(Rotated)
+		pass(29 * time.Minute)
+		wantOpen(t, near, far)
+		pass(time.Minute + time.Second)
+		wantEnd(t, near, ErrExpired)
+		wantEnd(t, far, ErrExpired)
+	})
+}
+
+func TestTunnelsOfOtherPeersProveNothing(t *testing.T) {
+	inBubble(t, time.Hour, func(t *testing.T, b *bubble) {
+		b.ln.cfg.Credential = func(context.Context) (Credential, error) {
+			return b.ca.credential(serverID, spiffeid.ID{}, b.ttl), nil
+		}
+		_, far := b.open()
+		b.setDown(true)
+		pass(30 * time.Minute)
+		stranger := tls.Client(func() net.Conn {
+			near, end := b.pipe()
+			b.ln.work.Go(func() { b.ln.serve(end) })
+			return near
+		}(), b.ca.credential(otherID, serverID, b.ttl).Config)
+		go func() {
+			io.WriteString(stranger, preface)
+			p := b.rawOver(stranger)
+			p.WriteSettings()
+			for {
+				f, err := p.ReadFrame()
+				if err != nil {
+					return
+				}
+				if ping, ok := f.(*http2.PingFrame); ok {
+					p.WritePing(true, ping.Data)
+				}
+			}
+		}()
+		pass(30*time.Minute + time.Second)
+		wantEnd(t, far, ErrExpired)
+	})
+}
+
+func TestDenialEndsStreamsAtOnce(t *testing.T) {
+	inBubble(t, time.Hour, func(t *testing.T, b *bubble) {
+		near, far := b.open()
+		b.ln.Retire(Denied)
+		synctest.Wait()
+		wantEnd(t, far, ErrDenied)
+		wantEnd(t, near, ErrReset)
+		near, far = b.open()
+		b.pool.Retire(Denied)
+		synctest.Wait()
+		wantEnd(t, near, ErrDenied)
+		wantEnd(t, far, ErrReset)
+	})
+}
+
+func TestDrainGivesStreamsUntilItsDeadline(t *testing.T) {
+	type drainer interface{ Drain(context.Context) }
+	for _, side := range []string{"pool", "listener"} {
+		t.Run(side, func(t *testing.T) {
+			inBubble(t, time.Hour, func(t *testing.T, b *bubble) {
+				var who drainer = b.pool
+				if side == "listener" {
+					who = b.ln
+				}
+				near, far := b.open()
+				ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+				defer cancel()
+				begin := time.Now()
+				go func() {
+					pass(4 * time.Second)
+					wantOpen(t, near, far)
+				}()
+				who.Drain(ctx)
+				if took := time.Since(begin); took < 5*time.Second || took > 6*time.Second {
+					t.Errorf("drain took %v", took)
+				}
+				synctest.Wait()
+				if side == "pool" {
+					wantEnd(t, near, ErrDrained)
+				} else {
+					wantEnd(t, far, ErrDrained)
+				}
+			})
+		})
+	}
+}
+
+func TestListenerDrainEndsWithItsLastStream(t *testing.T) {
+	inBubble(t, time.Hour, func(t *testing.T, b *bubble) {
+		near, far := b.open()
+		begin := time.Now()
+		go func() {
+			pass(3 * time.Second)
+			wantOpen(t, near, far)
+			if _, err := b.pool.Open(t.Context(), b.key, Target{Authority: b.key.Addr}); err == nil {
+				t.Error("a draining listener took a stream")
+			}
+			near.Reset()
+		}()
+		b.ln.Drain(t.Context())
+		if took := time.Since(begin); took < 3*time.Second || took > 5*time.Second {
+			t.Errorf("drain took %v", took)
+		}
+		if _, err := b.ln.Accept(t.Context()); !errors.Is(err, ErrDrained) {
+			t.Errorf("Accept: %v", err)
+		}
+	})
+}
+
+// GOAWAY comes twice: a request that crosses the first is still served.
+func TestRequestThatCrossesAGoAwayIsServed(t *testing.T) {
+	inBubble(t, time.Hour, func(t *testing.T, b *bubble) {
+		p := b.raw(false)
+		go func() {
+			io.WriteString(p.conn, preface)
+			p.WriteSettings()
+			p.connectTo(1, b.key.Addr)
+		}()
+		p.until(is[*http2.MetaHeadersFrame])
+		<-b.arrived
+		go b.ln.Retire(Rotated)
+		f := p.until(is[*http2.GoAwayFrame]).(*http2.GoAwayFrame)
+		if f.LastStreamID != windowLimit || f.ErrCode != http2.ErrCodeNo {
+			t.Errorf("first GOAWAY %v %v", f.LastStreamID, f.ErrCode)
+		}
+		go p.connectTo(3, b.key.Addr)
+		p.until(is[*http2.MetaHeadersFrame])
+		far := <-b.arrived
+		f = p.until(is[*http2.GoAwayFrame]).(*http2.GoAwayFrame)
+		if f.LastStreamID != 3 || f.ErrCode != http2.ErrCodeNo {
+			t.Errorf("second GOAWAY %v %v", f.LastStreamID, f.ErrCode)
+		}
+		go p.connectTo(5, b.key.Addr)
+		go func() {
+			for {
+				f, err := p.ReadFrame()
+				if err != nil {
+					return
+				}
+				if f.Header().StreamID == 5 {
+					t.Errorf("answer to a stream after the last: %v", f)
+				}
+			}
+		}()
+		pass(5 * time.Second)
+		wantOpen(t, far)
+		p.conn.NetConn().Close()
+		synctest.Wait()
+		wantEnd(t, far, ErrReset)
+	})
+}
