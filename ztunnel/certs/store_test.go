@@ -647,6 +647,22 @@ func TestDumpShowsWhatIstioctlReads(t *testing.T) {
 	})
 }
 
+func TestExpiriesAreThoseOfValidSVIDs(t *testing.T) {
+	story(t, func(t *testing.T, r *rig) {
+		hold(t, r, web)
+		synctest.Wait()
+		until := r.leaf(web).NotAfter
+		if got := r.Expiries(); len(got) != 1 || !got[web.String()].Equal(until) {
+			t.Errorf("%v", got)
+		}
+		r.issuer.set(func() { r.issuer.err = errDown })
+		pass(time.Until(until))
+		if got := r.Expiries(); len(got) != 0 {
+			t.Errorf("after expiry %v", got)
+		}
+	})
+}
+
 func TestManyPodsComeAndGoAtOnce(t *testing.T) {
 	r := newRig(t, newCA(t, td), time.Hour)
 	var wg sync.WaitGroup
