@@ -69,16 +69,16 @@ func awaitEmpty(ctx context.Context, dir string) error {
 	})
 }
 
-// until asks done again and again until it says yes, fails, or ctx is done.
+// until asks done again and again, ever more slowly, until it says yes, fails,
+// or ctx is done. What it asks costs the CPU that the answer waits for.
 func until(ctx context.Context, done func() (bool, error)) error {
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for {
+	const first, most = 2 * time.Millisecond, 50 * time.Millisecond
+	for pause := first; ; pause = min(pause*3/2, most) {
 		if ok, err := done(); ok || err != nil {
 			return err
 		}
 		select {
-		case <-tick.C:
+		case <-time.After(pause):
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
