@@ -79,13 +79,13 @@ func (c Config) withDefaults() Config {
 // Validate returns every problem of c at once, each naming its field.
 func (c Config) Validate() error {
 	var problems []error
-	for field, value := range map[string]string{
-		"node name": c.NodeName, "workloads directory": c.Workloads, "CA address": c.CAAddress,
-		"CA root file": c.CARoot, "token file": c.TokenFile, "bpffs directory": c.BPFFS,
-		"cgroup directory": c.Cgroup, "state directory": c.StateDir,
+	for _, required := range []struct{ field, value string }{
+		{"node name", c.NodeName}, {"workloads directory", c.Workloads}, {"CA address", c.CAAddress},
+		{"CA root file", c.CARoot}, {"token file", c.TokenFile}, {"bpffs directory", c.BPFFS},
+		{"cgroup directory", c.Cgroup}, {"state directory", c.StateDir},
 	} {
-		if value == "" {
-			problems = append(problems, fmt.Errorf("%s is required", field))
+		if required.value == "" {
+			problems = append(problems, fmt.Errorf("%s is required", required.field))
 		}
 	}
 	if len(c.MeshCIDRs) == 0 {
