@@ -136,7 +136,7 @@ func enrolledIn(log string) (took []float64, err error) {
 }
 
 func newDistribution(row, peer string, values []float64) result {
-	s, p95 := spreadOf(values), quantile(values, 0.95)
+	s, p95 := spreadOf(values), round(quantile(values, 0.95))
 	return result{Row: row, Peer: peer, Unit: "ms", Median: s.Median, P25: s.P25, P75: s.P75, P95: &p95, N: len(values)}
 }
 

@@ -108,8 +108,11 @@ func cycles(samples []sample) []float64 {
 }
 
 func spreadOf(values []float64) spread {
-	return spread{quantile(values, 0.50), quantile(values, 0.25), quantile(values, 0.75)}
+	return spread{round(quantile(values, 0.50)), round(quantile(values, 0.25)), round(quantile(values, 0.75))}
 }
+
+// round keeps what was measured: nanoseconds of microseconds.
+func round(value float64) float64 { return math.Round(value*1000) / 1000 }
 
 // quantile is the nearest rank: a value that was measured.
 func quantile(values []float64, q float64) float64 {
