@@ -19,6 +19,16 @@ type Totals struct {
 	Received uint64 // bytes from the tunnel to the app
 }
 
+// Totals is what the stream has carried so far.
+func (s *Stream) Totals() Totals {
+	s.c.mu.Lock()
+	sent := s.sent
+	s.c.mu.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return Totals{sent, s.received}
+}
+
 // Carry joins the stream and the app's socket until both directions are done,
 // and owns the socket from now on: it is closed when Carry returns. Each side
 // may close its direction alone (FIN and END_STREAM). If either breaks off, the
@@ -32,7 +42,7 @@ func (s *Stream) Carry(app *net.TCPConn) (Totals, error) {
 		return Totals{}, s.result()
 	}
 	app.SetDeadline(time.Time{}) // stopReading is the only one to set one
-	p := &pump{s: s, app: app, raw: raw}
+	p := &pump{s: s, raw: raw}
 	if s.attach(app, raw) {
 		p.run()
 	} else {
@@ -176,7 +186,11 @@ func (s *Stream) send(p []byte, end bool) bool {
 	for !s.over && !s.endSent && (len(s.out) > 0 || end) {
 		s.changed.Wait()
 	}
-	return !s.over && (end || !s.endSent)
+	if s.over || (s.endSent && !end) {
+		return false
+	}
+	s.sent += uint64(len(p))
+	return true
 }
 
 // appGone reports that the app broke its connection off while nobody was

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"

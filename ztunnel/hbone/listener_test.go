@@ -132,12 +132,16 @@ func TestRunEndsWithItsContext(t *testing.T) {
 
 func TestListenerWithoutACredentialTurnsPeersAway(t *testing.T) {
 	l := newLink(t, nil)
+	refused := make(chan error, 1)
+	l.ln.cfg.Refused = func(from netip.AddrPort, why error) { refused <- why }
 	l.ln.cfg.Credential = func(context.Context) (Credential, error) { return Credential{}, errors.New("no SVID") }
 	_, err := l.pool.Open(context.Background(), l.key, l.target(l.key))
 	if !errors.Is(err, ErrTLS) {
 		t.Error(err)
 	}
-	waitUntil(t, func() bool { return l.ln.Stats().Failed == 1 })
+	if err := <-refused; !errors.Is(err, ErrIdentity) {
+		t.Errorf("refused for %v, want %v", err, ErrIdentity)
+	}
 }
 
 func TestListenerNeedsACertificateOfThePeer(t *testing.T) {

@@ -107,16 +107,14 @@ func (p *parser) whole(b []byte) (pc piece, n int, ok bool, err error) {
 	return p.finish(payload), n, true, nil
 }
 
-// strip takes padding and priority off a HEADERS frame.
+// strip takes padding and priority off a HEADERS frame, which checkLength found
+// long enough for both.
 func (p *parser) strip(b []byte) ([]byte, error) {
 	padding := 0
 	if p.f.has(flagPadded) {
 		padding, b = int(b[0]), b[1:]
 	}
 	if p.f.has(flagPriority) {
-		if len(b) < 5 {
-			return nil, violation(codeFrameSize, "HEADERS frame too short for its priority")
-		}
 		b = b[5:]
 	}
 	if padding > len(b) {
@@ -175,8 +173,17 @@ func checkStream(f frame) error {
 func checkLength(f frame) error {
 	ok := true
 	switch f.kind {
-	case kindData, kindHeaders:
+	case kindData:
 		ok = !f.has(flagPadded) || f.length > 0
+	case kindHeaders:
+		need := 0
+		if f.has(flagPadded) {
+			need++
+		}
+		if f.has(flagPriority) {
+			need += 5
+		}
+		ok = f.length >= need
 	case kindPriority:
 		ok = f.length == 5
 	case kindReset, kindWindowUpdate:

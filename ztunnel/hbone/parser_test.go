@@ -97,6 +97,10 @@ func compare(t *testing.T, b []byte, step int) {
 	case limit || errors.As(oracleErr, &streamError):
 	case err == nil && len(ours) < len(theirs):
 		t.Fatalf("we see %d frames, the oracle %d", len(ours), len(theirs))
+	case len(ours) > len(theirs) && (ours[len(theirs)].kind == kindWindowUpdate || ours[len(theirs)].kind == kindSettings):
+		// A value out of range: the tunnel refuses it, not the parser.
+	case len(ours) > len(theirs) && ours[len(theirs)].kind > kindContinuation:
+		// A type that the Framer knows, and we ignore.
 	case err == nil && len(ours) > len(theirs):
 		t.Fatalf("we accept frame %d %+v, the oracle says %v", len(theirs), ours[len(theirs)], oracleErr)
 	case err != nil && len(ours) < len(theirs):
