@@ -19,16 +19,6 @@ type Totals struct {
 	Received uint64 // bytes from the tunnel to the app
 }
 
-// Totals is what the stream has carried so far.
-func (s *Stream) Totals() Totals {
-	s.c.mu.Lock()
-	sent := s.sent
-	s.c.mu.Unlock()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return Totals{sent, s.received}
-}
-
 // Carry joins the stream and the app's socket until both directions are done,
 // and owns the socket from now on: it is closed when Carry returns. Each side
 // may close its direction alone (FIN and END_STREAM). If either breaks off, the
@@ -66,7 +56,6 @@ func (s *Stream) Totals() Totals {
 // grows with what comes.
 type pump struct {
 	s   *Stream
-	app *net.TCPConn
 	raw syscall.RawConn
 
 	size   int // of the buffer to take
@@ -186,11 +175,7 @@ func (s *Stream) send(p []byte, end bool) bool {
 	for !s.over && !s.endSent && (len(s.out) > 0 || end) {
 		s.changed.Wait()
 	}
-	if s.over || (s.endSent && !end) {
-		return false
-	}
-	s.sent += uint64(len(p))
-	return true
+	return !s.over && (end || !s.endSent)
 }
 
 // appGone reports that the app broke its connection off while nobody was

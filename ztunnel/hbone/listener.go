@@ -9,7 +9,6 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -133,8 +132,8 @@ func (l *Listener) meet(socket net.Conn) *conn {
 	l.admission.leave(from)
 	if err != nil {
 		l.failed.Add(1)
-		linger(socket)
 		l.refused(socket, err)
+		linger(socket)
 		return nil
 	}
 	return c

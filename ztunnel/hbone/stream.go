@@ -30,7 +30,6 @@ type Stream struct {
 	// conn.mu guards what follows.
 	next       *Stream // in the ring
 	queued     bool    // in the ring
-	sent       uint64
 	out        []byte  // what its pump wants sent; the pump waits for it to become empty
 	endWanted  bool    // and END_STREAM behind it
 	endSent    bool    // nothing more will be sent
