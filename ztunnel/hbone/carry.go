@@ -103,9 +103,10 @@ func (p *pump) run() {
 
 // readSome reads what there is, or has RawConn.Read wait, without a buffer, for more.
 func (p *pump) readSome(fd uintptr) bool {
-	p.buf = takeBuffer(p.size)
+	most := min(p.size, p.limit)
+	p.buf = takeBuffer(most)
 	for {
-		p.n, p.err = unix.Read(int(fd), p.buf.b[:min(p.size, p.limit)])
+		p.n, p.err = unix.Read(int(fd), p.buf.b[:most])
 		switch {
 		case p.err == unix.EINTR:
 			continue
@@ -124,7 +125,7 @@ func (p *pump) readSome(fd uintptr) bool {
 // used less than a quarter.
 func (p *pump) adapt() {
 	switch {
-	case p.n == p.size:
+	case p.n == min(p.size, p.limit):
 		p.short = 0
 		if p.full++; p.full == 2 && p.size < largestBuffer {
 			p.size, p.full = p.size*4, 0
@@ -139,8 +140,9 @@ func (p *pump) adapt() {
 	}
 }
 
-// awaitWindow waits until the peer takes bytes and returns how many, or 0 if
-// it never will again.
+// awaitWindow waits until the peer takes bytes and returns how many to read, or
+// 0 if it never will again. The more streams wait for the tunnel, the less each
+// holds in hand.
 func (s *Stream) awaitWindow() int {
 	s.c.mu.Lock()
 	defer s.c.mu.Unlock()
@@ -151,7 +153,7 @@ func (s *Stream) awaitWindow() int {
 		return 0
 	}
 	s.reading = true
-	return s.sendWindow
+	return min(s.sendWindow, max(largestBuffer/(1+s.c.ring.n), bufferSizes[1]))
 }
 
 func (s *Stream) setReading(reading bool) {

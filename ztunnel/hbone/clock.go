@@ -20,8 +20,8 @@ type clock struct {
 	margin        time.Duration
 }
 
-// renewMargin is how long before the deadline a Pool opens a younger tunnel,
-// at most.
+// renewMargin is how long before the deadline a Pool opens a younger tunnel, and
+// a Listener asks for one, at most.
 const renewMargin = 30 * time.Second
 
 func (c *conn) startClock() {
@@ -105,18 +105,18 @@ func (c *conn) setDeadline(deadline time.Time) {
 // nextExpiry is the time until expire has something to do; mu is held.
 func (c *conn) nextExpiry() time.Duration {
 	left := time.Until(c.deadline)
-	if c.client && left > c.margin {
+	if left > c.margin {
 		return left - c.margin
 	}
-	if c.client && left > 0 {
+	if c.client && left > 0 { // try again if it fails
 		return min(left, max(c.margin/4, time.Millisecond))
 	}
 	return left
 }
 
-// expire ends a tunnel whose certificates have run out. Shortly before, it has
-// the Pool open a younger one if streams are open; that, or a younger one of the
-// same peer at a Listener, puts the deadline off.
+// expire ends a tunnel whose certificates have run out. Shortly before, a Pool
+// opens a younger one if streams are open, and a Listener asks its peer to, by
+// GOAWAY. That puts the deadline off.
 func (c *conn) expire() {
 	c.mu.Lock()
 	if c.err != nil || c.deadline.IsZero() {
@@ -124,7 +124,8 @@ func (c *conn) expire() {
 		return
 	}
 	left := time.Until(c.deadline)
-	renew := c.client && left <= c.margin && len(c.streams) > 0
+	near := left <= c.margin
+	renew := near && c.client && len(c.streams) > 0
 	if left > 0 {
 		c.expiry.Reset(c.nextExpiry())
 	}
@@ -134,6 +135,8 @@ func (c *conn) expire() {
 		c.fail(fmt.Errorf("%w: certificates of the tunnel to %v ran out", ErrExpired, c.remote))
 	case renew && c.hooks.renew != nil:
 		c.hooks.renew(c)
+	case near:
+		c.retire()
 	}
 }
 

@@ -36,6 +36,7 @@ type conn struct {
 	nextID   uint32        // client: of the next stream
 	lastPeer uint32        // server: highest id that the peer opened
 	retired  bool          // takes no new streams
+	stale    bool          // server: made with credentials that were replaced meanwhile
 	settled  bool          // the peer's first SETTINGS came
 	empty    chan struct{} // closed with the last stream, if somebody waits for that
 	ended    chan struct{} // closed when run returns
@@ -132,9 +133,12 @@ func (c *conn) greet() {
 // takesStreams reports whether a stream may be opened; mu is held.
 func (c *conn) takesStreams() bool {
 	return c.err == nil && !c.retired &&
-		c.active < min(c.streamLimit, c.peerStreams) && c.nextID < streamIDLimit &&
-		(c.until.IsZero() || time.Now().Before(c.until))
+		c.active < min(c.streamLimit, c.peerStreams) && c.nextID < streamIDLimit && !c.outdated()
 }
+
+// outdated reports that the tunnel's own certificates have run out. Open
+// streams may live on behind a younger tunnel's, new ones must use that.
+func (c *conn) outdated() bool { return !c.until.IsZero() && !time.Now().Before(c.until) }
 
 // reserve opens a stream if the tunnel takes one. The CONNECT is queued, in
 // the order of the ids; the caller has flush send it.

@@ -69,6 +69,12 @@ func (c *conn) takeData(f frame) (*Stream, error) {
 	return s, nil
 }
 
+// forgive lets the peer finish what it may be sending on a stream that we end
+// before it did; mu is held.
+func (c *conn) forgive() {
+	c.ghost = min(c.ghost+streamWindow+1, ghostLimit)
+}
+
 // strayData judges DATA of a stream that is not open. What we reset, the peer
 // may have been sending already: as much as the windows of those streams let
 // it. mu is held.

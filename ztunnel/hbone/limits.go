@@ -12,6 +12,7 @@ const (
 	streamWindow = 1 << 20  // bytes that a stream may hold for an app that does not read
 	tunnelWindow = 16 << 20 // bytes on the way in all streams of a tunnel
 	heldLimit    = 32 << 20 // bytes a tunnel holds for slow apps before it grants no more
+	ghostLimit   = serverStreams * (streamWindow + 1)
 
 	frameLimit        = 1 << 20 // largest frame we accept
 	defaultFrameLimit = 16 << 10

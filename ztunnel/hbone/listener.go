@@ -45,6 +45,7 @@ type Listener struct {
 	ctx     context.Context // of handshakes under way
 	cancel  context.CancelCauseFunc
 	epoch   uint64 // of credentials
+	denials uint64 // how often Retire(Denied) was called
 	drained bool
 	closed  bool
 
@@ -113,6 +114,9 @@ func (l *Listener) serve(socket net.Conn) {
 	}
 	l.extendOlder(c)
 	c.greet()
+	if c.stale { // Retire came too early for it
+		c.retire()
+	}
 	c.run()
 }
 
@@ -147,7 +151,7 @@ func (l *Listener) refused(socket net.Conn, err error) {
 
 func (l *Listener) shake(ctx context.Context, socket net.Conn) (*conn, error) {
 	l.mu.Lock()
-	epoch := l.epoch
+	epoch, denials := l.epoch, l.denials
 	l.mu.Unlock()
 	cred, err := l.cfg.Credential(ctx)
 	if err != nil {
@@ -163,9 +167,13 @@ func (l *Listener) shake(ctx context.Context, socket net.Conn) (*conn, error) {
 
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.drained || epoch != l.epoch {
-		return nil, ErrDrained // the peer dials again
+	switch {
+	case l.drained:
+		return nil, ErrDrained
+	case denials != l.denials:
+		return nil, errDenied
 	}
+	c.stale = epoch != l.epoch
 	l.tunnels[c] = struct{}{}
 	return c, nil
 }
@@ -258,6 +266,9 @@ func (l *Listener) Accept(ctx context.Context) (*Stream, error) {
 func (l *Listener) Retire(why Reason) {
 	l.mu.Lock()
 	l.epoch++
+	if why == Denied {
+		l.denials++
+	}
 	l.mu.Unlock()
 	for _, c := range l.all() {
 		c.leaveFor(why)

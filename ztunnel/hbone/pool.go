@@ -200,9 +200,11 @@ func (p *Pool) Retire(why Reason) {
 	}
 }
 
+var errDenied = fmt.Errorf("%w: identity is not allowed any more", ErrDenied)
+
 func (c *conn) leaveFor(why Reason) {
 	if why == Denied {
-		c.abort(fmt.Errorf("%w: identity is denied", ErrDenied))
+		c.abort(errDenied)
 	} else {
 		c.retire()
 	}

@@ -457,3 +457,17 @@ func TestPingsAreAnswered(t *testing.T) {
 	a := l.open()
 	a.wantEOF()
 }
+
+func TestTunnelThatUsedUpItsStreamIDsIsReplaced(t *testing.T) {
+	l := newLink(t, nil)
+	a := l.open()
+	a.s.c.mu.Lock()
+	a.s.c.nextID = streamIDLimit + 1
+	a.s.c.mu.Unlock()
+	b := l.open()
+	if a.s.c == b.s.c {
+		t.Errorf("stream %d was opened", b.s.id)
+	}
+	a.write("still works")
+	a.wantRead("still works")
+}

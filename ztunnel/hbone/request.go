@@ -59,14 +59,14 @@ func (c *conn) gotRequest(f fields) error {
 	}
 	c.lastPeer = id
 	if c.farewell == 2 { // said to be too late
-		c.ghost += streamWindow + 1
+		c.forgive()
 		c.mu.Unlock()
 		return c.refused()
 	}
 	s := newStream(c, id, c.local)
 	s.gotEnd = end
 	s.ended = end
-	if c.active > c.streamLimit || c.live >= liveFactor*c.streamLimit {
+	if c.active > c.streamLimit || c.live >= liveFactor*c.streamLimit || c.outdated() {
 		c.reset(s, codeRefused, errTooMany)
 		c.mu.Unlock()
 		return c.refused()

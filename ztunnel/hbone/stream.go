@@ -141,7 +141,7 @@ func (c *conn) reject(s *Stream, status int) {
 	s.endSent = true
 	if !s.gotEnd {
 		c.control = appendReset(c.control, s.id, codeNone)
-		c.ghost += streamWindow + 1
+		c.forgive()
 	}
 	c.end(s, nil)
 	c.kick()
@@ -176,7 +176,7 @@ func (c *conn) reset(s *Stream, why code, err error) bool {
 	if c.err == nil && !s.closed() {
 		c.control = appendReset(c.control, s.id, why)
 		if !s.gotEnd {
-			c.ghost += streamWindow + 1
+			c.forgive()
 		}
 		c.kick()
 	}

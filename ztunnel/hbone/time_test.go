@@ -412,6 +412,94 @@ func TestForeignPeerThatDoesNotComeBackExpires(t *testing.T) {
 	})
 }
 
+// Rotation must not fail those who are shaking hands at that moment.
+func TestRetireDuringAHandshakeFailsNobody(t *testing.T) {
+	inBubble(t, time.Hour, func(t *testing.T, b *bubble) {
+		once := sync.OnceFunc(func() { b.ln.Retire(Rotated) })
+		credential := b.ln.cfg.Credential
+		b.ln.cfg.Credential = func(ctx context.Context) (Credential, error) {
+			defer once()
+			return credential(ctx)
+		}
+		near, far := b.open()
+		pass(5 * time.Second)
+		wantOpen(t, near, far)
+		other, _ := b.open()
+		if other.c == near.c {
+			t.Error("tunnel with the old certificate takes streams")
+		}
+	})
+}
+
+// A tunnel whose certificates ran out takes no streams, though a younger one
+// keeps its open streams alive.
+func TestOutdatedTunnelRefusesStreamsAtTheListener(t *testing.T) {
+	inBubble(t, time.Hour, func(t *testing.T, b *bubble) {
+		p := b.raw(false)
+		go func() {
+			io.WriteString(p.conn, preface)
+			p.WriteSettings()
+			p.connectTo(1, b.key.Addr)
+		}()
+		p.until(is[*http2.MetaHeadersFrame])
+		far := <-b.arrived
+		frames := make(chan http2.Frame, 1000)
+		go func() {
+			for {
+				f, err := p.ReadFrame()
+				if err != nil {
+					close(frames)
+					return
+				}
+				if ping, ok := f.(*http2.PingFrame); ok && ping.Data != pingData {
+					p.WritePing(true, ping.Data)
+				}
+				frames <- f
+			}
+		}()
+		pass(30 * time.Minute)
+		younger, _ := b.open() // the same peer, from the same address
+		pass(31 * time.Minute)
+		wantOpen(t, far, younger)
+		for len(frames) > 0 {
+			<-frames
+		}
+		p.connectTo(3, b.key.Addr)
+		f, ok := (<-frames).(*http2.RSTStreamFrame)
+		if !ok || f.StreamID != 3 || f.ErrCode != http2.ErrCodeRefusedStream {
+			t.Errorf("%v", f)
+		}
+	})
+}
+
+// Law 6: who does not come by itself is asked to, shortly before the end.
+func TestListenerAsksForAYoungerTunnelBeforeTheEnd(t *testing.T) {
+	inBubble(t, time.Hour, func(t *testing.T, b *bubble) {
+		b.ln.cfg.IdleTimeout = 24 * time.Hour
+		p := b.raw(false)
+		go func() {
+			io.WriteString(p.conn, preface)
+			p.WriteSettings()
+		}()
+		begin := time.Now()
+		for {
+			f, err := p.ReadFrame()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if ping, ok := f.(*http2.PingFrame); ok {
+				p.WritePing(true, ping.Data)
+			}
+			if is[*http2.GoAwayFrame](f) {
+				break
+			}
+		}
+		if lived := time.Since(begin); lived < time.Hour-renewMargin || lived >= time.Hour {
+			t.Errorf("asked after %v", lived)
+		}
+	})
+}
+
 func TestTunnelsOfOtherPeersProveNothing(t *testing.T) {
 	inBubble(t, time.Hour, func(t *testing.T, b *bubble) {
 		b.ln.cfg.Credential = func(context.Context) (Credential, error) {
