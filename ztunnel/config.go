@@ -76,20 +76,22 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// Validate returns every problem of c at once, each naming its field.
+// Validate returns every problem of c at once, each naming its field and the
+// flag of cmd/ztunnel that fills it.
 func (c Config) Validate() error {
 	var problems []error
-	for _, required := range []struct{ field, value string }{
-		{"node name", c.NodeName}, {"workloads directory", c.Workloads}, {"CA address", c.CAAddress},
-		{"CA root file", c.CARoot}, {"token file", c.TokenFile}, {"bpffs directory", c.BPFFS},
-		{"cgroup directory", c.Cgroup}, {"state directory", c.StateDir},
+	for _, required := range []struct{ field, flag, value string }{
+		{"node name", "node-name", c.NodeName}, {"workloads directory", "workloads", c.Workloads},
+		{"CA address", "ca-address", c.CAAddress}, {"CA root file", "ca-root", c.CARoot},
+		{"token file", "token-file", c.TokenFile}, {"bpffs directory", "bpffs", c.BPFFS},
+		{"cgroup directory", "cgroup", c.Cgroup}, {"state directory", "state-dir", c.StateDir},
 	} {
 		if required.value == "" {
-			problems = append(problems, fmt.Errorf("%s is required", required.field))
+			problems = append(problems, fmt.Errorf("%s is required (-%s)", required.field, required.flag))
 		}
 	}
 	if len(c.MeshCIDRs) == 0 {
-		problems = append(problems, errors.New("mesh CIDRs are required: which addresses must resolve"))
+		problems = append(problems, errors.New("mesh CIDRs are required: which addresses must resolve (-mesh-cidrs)"))
 	}
 	if c.TrustDomain != "" {
 		if _, err := spiffeid.TrustDomainFromString(c.TrustDomain); err != nil {
@@ -100,7 +102,7 @@ func (c Config) Validate() error {
 		problems = append(problems, fmt.Errorf("own pod %q: want namespace/name", c.OwnPod))
 	}
 	if c.Drain < 0 || c.TTL < 0 {
-		problems = append(problems, errors.New("durations must not be negative"))
+		problems = append(problems, errors.New("durations must not be negative (-ttl, -drain)"))
 	}
 	return errors.Join(problems...)
 }

@@ -35,7 +35,7 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	if err := os.MkdirAll(cfg.StateDir, 0o700); err != nil {
-		return fmt.Errorf("state directory: %w", err)
+		return fmt.Errorf("state directory (-state-dir): %w", err)
 	}
 	ctx, quit := context.WithCancel(ctx)
 	defer quit()
@@ -44,7 +44,7 @@ func Run(ctx context.Context, cfg Config) error {
 	// before the first pod is enrolled.
 	host, err := netns.Open(cfg.HostNetns)
 	if err != nil {
-		return fmt.Errorf("the node's netns: %w", err)
+		return fmt.Errorf("the node's netns (-host-netns): %w", err)
 	}
 	defer host.Close()
 	datapath, err := redirect.Load(redirect.Options{

@@ -15,7 +15,7 @@ import (
 func main() {
 	version := flag.Bool("version", false, "print the version and exit")
 	flag.Usage = func() {
-		fmt.Fprint(flag.CommandLine.Output(), "usage: culvert-cni [-version]\n\n"+
+		fmt.Fprint(flag.CommandLine.Output(), "Usage: culvert-cni [-version]\n\n"+
 			"A chained CNI plugin: container runtimes run it with CNI_COMMAND in the\n"+
 			"environment and its config on stdin. Put it last in the list of plugins.\n")
 	}

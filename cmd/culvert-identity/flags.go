@@ -47,9 +47,9 @@ Flags:
 // define names the flags and says which field each fills.
 func define(flags *flag.FlagSet, cfg *config) {
 	cfg.trustDomain = spiffeid.RequireTrustDomainFromString("cluster.local")
-	flags.StringVar(&cfg.dir, "dir", "", "`directory` of root.pem, root.key, issuer.pem and issuer.key")
-	flags.StringVar(&cfg.workloads, "workloads", "", "`directory` of Kubernetes YAML to watch: what runs where")
-	flags.StringVar(&cfg.jwks, "jwks", "", "JWKS `file` with the keys that sign nodes' tokens, read again for each request")
+	flags.StringVar(&cfg.dir, "dir", "", "`directory` of root.pem, root.key, issuer.pem and issuer.key; required")
+	flags.StringVar(&cfg.workloads, "workloads", "", "`directory` of Kubernetes YAML to watch: what runs where; required")
+	flags.StringVar(&cfg.jwks, "jwks", "", "JWKS `file` with the keys that sign nodes' tokens, read again for each request; required")
 	flags.StringVar(&cfg.listen, "listen", ":15012", "`address` for requests of nodes")
 	flags.StringVar(&cfg.metrics, "metrics-address", ":15014", "`address` for /metrics and /healthz/ready")
 	flags.Func("dns-name", "comma-separated DNS `names` in the CA's own certificate, may be repeated (default culvert-identity.culvert-system.svc)",

@@ -6,8 +6,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -16,15 +18,25 @@ import (
 	"syscall"
 )
 
+const seeHelp = "see culvert-identity -h"
+
 func main() {
 	var cfg config
-	flags := flag.NewFlagSet("culvert-identity", flag.ExitOnError)
+	flags := flag.NewFlagSet("culvert-identity", flag.ContinueOnError)
+	flags.SetOutput(io.Discard) // what is wrong with the flags is told by fail
 	define(flags, &cfg)
 	level := new(slog.LevelVar)
 	flags.TextVar(level, "log-level", level, "debug, info, warn or error")
 	format := flags.String("log-format", "", "json or text (default text on a terminal, else json)")
 	version := flags.Bool("version", false, "print the version and exit")
-	flags.Parse(os.Args[1:])
+	switch err := flags.Parse(os.Args[1:]); {
+	case errors.Is(err, flag.ErrHelp):
+		flags.SetOutput(os.Stdout)
+		flags.Usage()
+		return
+	case err != nil:
+		fail(2, err, seeHelp)
+	}
 
 	if *version {
 		info, _ := debug.ReadBuildInfo()
@@ -32,14 +44,14 @@ func main() {
 		return
 	}
 	if flags.NArg() > 0 {
-		fail(2, fmt.Errorf("unexpected argument %q", flags.Arg(0)), "flags only: see culvert-identity -h")
+		fail(2, fmt.Errorf("unexpected argument %q", flags.Arg(0)), "flags only: "+seeHelp)
 	}
 	if err := cfg.validate(); err != nil {
-		fail(2, err, "see culvert-identity -h")
+		fail(2, err, seeHelp)
 	}
 	handler, err := handler(*format, level)
 	if err != nil {
-		fail(2, err, "see culvert-identity -h")
+		fail(2, err, seeHelp)
 	}
 	cfg.log = slog.New(handler)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
