@@ -46,6 +46,9 @@ func (p *pods) Add(ctx context.Context, req enroll.Request) (enroll.Reply, error
 		return block("pod %v is placed on node %q, and this ztunnel serves node %q", w, w.Node, p.node)
 	}
 	s, err := p.claim(req, w.UID)
+	if err == nil {
+		err = p.record(s)
+	}
 	if err != nil {
 		if known && p.wanted(w) {
 			return block("%v", err)
@@ -55,17 +58,17 @@ func (p *pods) Add(ctx context.Context, req enroll.Request) (enroll.Reply, error
 		p.log.Warn("sandbox is not recorded", "pod", req.PodNamespace+"/"+req.PodName, "error", err)
 		return enroll.Reply{Verdict: enroll.Ignore}, nil
 	}
-	if err := p.record(s); err != nil {
-		return block("%v", err)
-	}
 	if !known || !p.wanted(w) {
 		return enroll.Reply{Verdict: enroll.Ignore}, nil
 	}
-	pod, _ := p.byID(s.ContainerID)
-	if err := p.converge(ctx, pod); err != nil {
-		return block("%v", err)
+	pod, recorded := p.byID(s.ContainerID)
+	if recorded {
+		if err := p.converge(ctx, pod); err != nil {
+			return block("%v", err)
+		}
+		recorded, _ = pod.enrolled()
 	}
-	if ok, _ := pod.enrolled(); !ok {
+	if !recorded {
 		return block("pod %v left the mesh or was deleted meanwhile", s)
 	}
 	return enroll.Reply{Verdict: enroll.Enrolled}, nil
