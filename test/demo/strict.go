@@ -65,7 +65,7 @@ func (s *story) strictIn(ctx context.Context, namespace string, port uint16) err
 	if err != nil {
 		return fmt.Errorf("STRICT refuses a meshed client: %w", err)
 	}
-	s.out.proved(fmt.Sprintf("pod %v, in the mesh, is not", s.web))
+	s.out.proved(fmt.Sprintf("pod %v, in the mesh, still gets in", s.web))
 	return errors.Join(conn.Close(), s.probed(ctx))
 }
 
@@ -121,7 +121,7 @@ func (s *story) probed(ctx context.Context) error {
 	if _, err := other.Get(ctx, agent.Request{URL: url}); err == nil {
 		return fmt.Errorf("a process of the node that is not the kubelet gets in")
 	}
-	s.out.proved("the kubelet's probe is not either, any other process of the node is",
+	s.out.proved("so does the kubelet's probe; any other process of the node is refused",
 		"probe says    200 "+strings.TrimSpace(answer.Body))
 	return nil
 }
