@@ -131,12 +131,14 @@ func TestRunEndsWithItsContext(t *testing.T) {
 }
 
 func TestListenerWithoutACredentialTurnsPeersAway(t *testing.T) {
-	l := newLink(t, nil)
 	refused := make(chan error, 1)
-	l.ln.cfg.Refused = func(from netip.AddrPort, why error) { refused <- why }
-	l.ln.cfg.Credential = func(context.Context) (Credential, error) { return Credential{}, errors.New("no SVID") }
-	_, err := l.pool.Open(context.Background(), l.key, l.target(l.key))
-	if !errors.Is(err, ErrTLS) {
+	ln := startListener(t, ListenerConfig{
+		Credential: func(context.Context) (Credential, error) { return Credential{}, errors.New("no SVID") },
+		Refused:    func(_ netip.AddrPort, why error) { refused <- why },
+	})
+	l := newLink(t, nil)
+	key := Key{serverID, addrPort(ln.ln.Addr())}
+	if _, err := l.pool.Open(context.Background(), key, l.target(key)); !errors.Is(err, ErrTLS) {
 		t.Error(err)
 	}
 	if err := <-refused; !errors.Is(err, ErrIdentity) {

@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"sync"
 	"testing"
 	"time"
 
@@ -26,6 +27,7 @@ type rawPeer struct {
 	conn  *tls.Conn
 	block bytes.Buffer
 	enc   *hpack.Encoder
+	wmu   sync.Mutex // one writes at a time, where several want to
 }
 
 func newRawPeer(t testing.TB, conn *tls.Conn) *rawPeer {
@@ -140,8 +142,17 @@ func (p *rawPeer) connect(id uint32) error {
 	return p.writeHeaders(id, false, ":method", "CONNECT", ":authority", p.authority())
 }
 
+// alone has do write while nobody else does.
+func (p *rawPeer) alone(do func() error) error {
+	p.wmu.Lock()
+	defer p.wmu.Unlock()
+	return do()
+}
+
 func (p *rawPeer) connectTo(id uint32, authority netip.AddrPort) error {
-	return p.writeHeaders(id, false, ":method", "CONNECT", ":authority", authority.String())
+	return p.alone(func() error {
+		return p.writeHeaders(id, false, ":method", "CONNECT", ":authority", authority.String())
+	})
 }
 
 func (p *rawPeer) authority() string {
