@@ -5,11 +5,15 @@ package proxy
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
 	"sync"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/culvert-mesh/culvert/ztunnel/hbone"
 )
@@ -102,6 +106,10 @@ func (a *acceptor) accept(ctx context.Context) (*net.TCPConn, error) {
 			conn, err = a.acceptOnSpare(err)
 		}
 		switch {
+		case conn != nil && scarce():
+			reset(conn)
+			a.refused(addrOf(conn.RemoteAddr()), errScarce)
+			continue
 		case conn != nil:
 			a.backoff = 0
 			return conn, nil
@@ -139,6 +147,31 @@ func (a *acceptor) acceptOnSpare(why error) (*net.TCPConn, error) {
 	reset(conn)
 	a.refused(addrOf(conn.RemoteAddr()), why)
 	return nil, nil
+}
+
+// The last descriptors are not for apps' connections: these may use up their
+// own share, but tunnels, which carry many, must find room, and so must calls to
+// the CA and the plugin's requests.
+const (
+	reserveShare = 16   // one in so many of what this process may have
+	reserveMost  = 1024 // of them
+)
+
+var errScarce = fmt.Errorf("%w: the last descriptors are not for connections of apps", syscall.EMFILE)
+
+// scarce reports that apps' connections have used up their share. The kernel
+// gives the lowest number that is free.
+func scarce() bool {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return false
+	}
+	next, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
+	if err != nil {
+		return true
+	}
+	unix.Close(next)
+	return uint64(next) >= limit.Cur-min(limit.Cur/reserveShare, reserveMost)
 }
 
 // spare is a descriptor held back for the moment when there are no others.

@@ -77,3 +77,22 @@ func TestOutOfDescriptorsNewConnectionsAreRefusedAndOpenOnesUnharmed(t *testing.
 	send(t, again, "hello")
 	expect(t, again, "hello")
 }
+
+func TestAppsLeaveDescriptorsForTunnels(t *testing.T) {
+	_, to, _ := dbBench(t, toEcho(t))
+	old := connect(t, legacyAddr, to)
+	send(t, old, "hello")
+	expect(t, old, "hello")
+
+	release := starve(t)
+	const left = 128 / reserveShare
+	release(left)
+	expectRefused(t, webAddr, to)
+	if !scarce() {
+		t.Error("none are scarce")
+	}
+	release(left) // for the client's own, ours, the app's, and what lies between
+	again := connect(t, legacyAddr, to)
+	send(t, again, "hello")
+	expect(t, again, "hello")
+}

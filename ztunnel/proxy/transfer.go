@@ -151,6 +151,9 @@ func (m *moving) move(from, to, limit int) (answered bool) {
 type pipe struct{ r, w int }
 
 func newPipe() (pipe, error) {
+	if scarce() {
+		return pipe{}, errScarce
+	}
 	var fds [2]int
 	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
 		return pipe{}, err
