@@ -333,10 +333,10 @@ func TestTinyFramesCostNoMoreMemoryThanTheirBytes(t *testing.T) {
 	p.wantAlive()
 	s := <-served
 	s.mu.Lock()
-	size, memory := s.waiting.size, s.waiting.memory()
+	size, held := s.waiting.size, memory(&s.waiting)
 	s.mu.Unlock()
-	if size != n || memory > n+segmentSize {
-		t.Errorf("%d bytes are held in %d", size, memory)
+	if size != n || held > n+segmentSize {
+		t.Errorf("%d bytes are held in %d", size, held)
 	}
 	s.Reset()
 }

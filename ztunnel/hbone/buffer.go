@@ -96,12 +96,3 @@ func (q *queue) free() int {
 	*q = queue{}
 	return n
 }
-
-// memory is what the queue really holds.
-func (q *queue) memory() int {
-	n := 0
-	for _, s := range q.segments {
-		n += len(s.buf.b)
-	}
-	return n
-}

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"sync"
@@ -104,103 +103,6 @@ func (l *Listener) Run(ctx context.Context) error {
 		case <-l.draining:
 		}
 	}
-}
-
-// serve takes one connection from handshake to end.
-func (l *Listener) serve(socket net.Conn) {
-	c := l.meet(socket)
-	if c == nil {
-		return
-	}
-	l.extendOlder(c)
-	c.greet()
-	if c.stale { // Retire came too early for it
-		c.retire()
-	}
-	c.run()
-}
-
-// meet shakes hands; nil if that did not end in a tunnel.
-func (l *Listener) meet(socket net.Conn) *conn {
-	ctx, cancel := context.WithTimeout(l.ctx, l.cfg.HandshakeTimeout)
-	defer cancel()
-	from := addrPort(socket.RemoteAddr()).Addr()
-	if l.full() || !l.admission.enter(ctx, from) {
-		l.shed.Add(1)
-		abandon(socket)
-		l.refused(socket, fmt.Errorf("%w: too many tunnels or handshakes", ErrLimit))
-		return nil
-	}
-	l.handshakes.Add(1)
-	c, err := l.shake(ctx, socket)
-	l.admission.leave(from)
-	if err != nil {
-		l.failed.Add(1)
-		l.refused(socket, err)
-		linger(socket)
-		return nil
-	}
-	return c
-}
-
-func (l *Listener) refused(socket net.Conn, err error) {
-	if l.cfg.Refused != nil && !errors.Is(err, ErrDrained) {
-		l.cfg.Refused(addrPort(socket.RemoteAddr()), err)
-	}
-}
-
-func (l *Listener) shake(ctx context.Context, socket net.Conn) (*conn, error) {
-	l.mu.Lock()
-	epoch, denials := l.epoch, l.denials
-	l.mu.Unlock()
-	cred, err := l.cfg.Credential(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrIdentity, err)
-	}
-	w, proof, err := secure(ctx, socket, false, cred)
-	if err != nil {
-		return nil, err
-	}
-	c := newConn(false, w, proof, hooks{incoming: l.take, gone: l.gone})
-	c.streamLimit = l.cfg.MaxStreams
-	c.idleTimeout = l.cfg.IdleTimeout
-
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	switch {
-	case l.drained:
-		return nil, ErrDrained
-	case denials != l.denials:
-		return nil, errDenied
-	}
-	c.stale = epoch != l.epoch
-	l.tunnels[c] = struct{}{}
-	return c, nil
-}
-
-// linger closes a socket so that the peer reads our last bytes, an alert:
-// closed with unread bytes, it would be reset.
-func linger(socket net.Conn) {
-	if tcp, ok := socket.(*net.TCPConn); ok {
-		tcp.CloseWrite()
-		tcp.SetReadDeadline(time.Now().Add(hangUpTimeout))
-		io.Copy(io.Discard, io.LimitReader(tcp, defaultFrameLimit))
-	}
-	socket.Close()
-}
-
-// abandon closes a socket with a reset.
-func abandon(socket net.Conn) {
-	if tcp, ok := socket.(*net.TCPConn); ok {
-		tcp.SetLinger(0)
-	}
-	socket.Close()
-}
-
-func (l *Listener) full() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.drained || len(l.tunnels) >= l.cfg.MaxTunnels
 }
 
 // extendOlder lets the open streams of older tunnels live on that the same

@@ -229,42 +229,29 @@ func TestHandshakesAreBoundedAndNoAddressTakesAllPlaces(t *testing.T) {
 // Go's own HTTP/2 server as the peer of our Pool: windows, frame sizes and
 // flow of another implementation.
 func TestPoolWorksWithGosServer(t *testing.T) {
-	l := rawServer(t, nil)
-	l.pool.Close()
-	config := l.ca.credential(serverID, clientID, time.Hour).Config
-	echo := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Method != http.MethodConnect || r.Header.Get("Baggage") == "" {
-			t.Errorf("%s %v", r.Method, r.Header)
-		}
-		w.WriteHeader(http.StatusOK)
-		w.(http.Flusher).Flush()
-		buf := make([]byte, 32<<10)
-		for {
-			n, err := r.Body.Read(buf)
-			w.Write(buf[:n])
-			w.(http.Flusher).Flush()
-			if err != nil {
-				return
-			}
-		}
-	})
+	l := &link{t: t, ca: newAuthority(t)}
 	ln := listenTCP(t)
-	var serving sync.WaitGroup
-	serving.Go(func() {
-		for {
-			socket, err := ln.Accept()
-			if err != nil {
-				return
+	server := &http.Server{
+		TLSConfig: l.ca.credential(serverID, clientID, time.Hour).Config,
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Method != http.MethodConnect || r.Header.Get("Baggage") == "" {
+				t.Errorf("%s %v", r.Method, r.Header)
 			}
-			serving.Go(func() {
-				conn := tls.Server(socket, config)
-				if conn.Handshake() == nil {
-					new(http2.Server).ServeConn(conn, &http2.ServeConnOpts{Handler: echo})
+			control := http.NewResponseController(w)
+			control.Flush()
+			buf := make([]byte, 32<<10)
+			for {
+				n, err := r.Body.Read(buf)
+				w.Write(buf[:n])
+				control.Flush()
+				if err != nil {
+					return
 				}
-				conn.Close()
-			})
-		}
-	})
+			}
+		}),
+	}
+	var serving sync.WaitGroup
+	serving.Go(func() { server.ServeTLS(ln, "", "") })
 	client := l.ca.credential(clientID, serverID, time.Hour)
 	pool := NewPool(PoolConfig{
 		Dial:       l.dial,
@@ -272,7 +259,7 @@ func TestPoolWorksWithGosServer(t *testing.T) {
 	})
 	t.Cleanup(func() {
 		pool.Close()
-		ln.Close()
+		server.Close()
 		serving.Wait()
 	})
 
@@ -308,16 +295,15 @@ func TestPoolWorksWithGosServer(t *testing.T) {
 // Go's own HTTP/2 client as the peer of our Listener.
 func TestListenerWorksWithGosClient(t *testing.T) {
 	l := newLink(t, nil)
-	config := l.ca.credential(clientID, serverID, time.Hour).Config
-	conn, err := tls.Dial("tcp", l.key.Addr.String(), config)
+	transport := &http.Transport{
+		TLSClientConfig:   l.ca.credential(clientID, serverID, time.Hour).Config,
+		ForceAttemptHTTP2: true,
+	}
+	cc, err := transport.NewClientConn(context.Background(), "https", l.key.Addr.String())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close()
-	cc, err := new(http2.Transport).NewClientConn(conn)
-	if err != nil {
-		t.Fatal(err)
-	}
+	defer cc.Close()
 	var all sync.WaitGroup
 	for i := range 8 {
 		all.Go(func() {
@@ -345,5 +331,4 @@ func TestListenerWorksWithGosClient(t *testing.T) {
 		})
 	}
 	all.Wait()
-	cc.Close()
 }

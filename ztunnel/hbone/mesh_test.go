@@ -317,3 +317,12 @@ func (a *app) fill(far *app) int {
 	defer a.SetWriteDeadline(time.Time{})
 	return <-written
 }
+
+// memory is what a queue really holds.
+func memory(q *queue) int {
+	n := 0
+	for _, s := range q.segments {
+		n += len(s.buf.b)
+	}
+	return n
+}

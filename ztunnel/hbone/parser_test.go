@@ -307,7 +307,7 @@ func TestQueueKeepsBytesInOrderWhileTheFrontIsRead(t *testing.T) {
 			q.discard(taken)
 		}
 	}
-	if !bytes.Equal(got, data) || q.memory() != 0 {
-		t.Errorf("%d bytes, %d held", len(got), q.memory())
+	if !bytes.Equal(got, data) || memory(&q) != 0 {
+		t.Errorf("%d bytes, %d held", len(got), memory(&q))
 	}
 }

@@ -176,10 +176,10 @@ func TestSlowReaderHoldsBackOnlyItsOwnPeer(t *testing.T) {
 
 	// What got away is in socket buffers, or held in the window.
 	sink.s.mu.Lock()
-	held, memory := sink.s.waiting.size, sink.s.waiting.memory()
+	held, room := sink.s.waiting.size, memory(&sink.s.waiting)
 	sink.s.mu.Unlock()
-	if held > streamWindow || held < streamWindow/2 || memory > streamWindow+2*segmentSize {
-		t.Errorf("%d bytes held in %d, window %d", held, memory, streamWindow)
+	if held > streamWindow || held < streamWindow/2 || room > streamWindow+2*segmentSize {
+		t.Errorf("%d bytes held in %d, window %d", held, room, streamWindow)
 	}
 	other, b := l.open(), <-far
 	if other.s.c != slow.s.c {
