@@ -93,20 +93,36 @@ func TestALabelEnrollsRunningPodsAndBreaksNothing(t *testing.T) {
 func TestPodsOutsideTheMeshAreReachedAndReach(t *testing.T) {
 	s := tell(t, "mesh")
 	opted := func(p *lab.PodSpec) { p.Labels["culvert.dev/mesh"] = "disabled" }
-	meshed, plain := s.pod(s.one, "meshed", nil), s.pod(s.two, "plain", opted)
+	meshed := s.pod(s.one, "meshed", nil)
 	s.serve(meshed.Place, agent.Echo, 8080)
-	s.serve(plain.Place, agent.Echo, 8080)
+	far, near := s.pod(s.two, "far", opted), s.pod(s.one, "near", opted)
+	for _, plain := range []*lab.Pod{far, near} {
+		s.serve(plain.Place, agent.Echo, 8080)
+		s.overBoth(func(s *story, network string) {
+			s.reached(plain.Place, network, meshed, 8080)
+			s.record(s.one, "direction", "inbound", "dst.addr", meshed.At(network, 8080).String(),
+				"path", "passthrough", "result", "ok", "src.workload", plain.Name)
+			s.reached(meshed.Place, network, plain, 8080)
+			r := s.record(s.one, "direction", "outbound", "dst.addr", plain.At(network, 8080).String(),
+				"path", "passthrough", "result", "ok")
+			if r.Get("dst.identity") != "" {
+				s.Errorf("a plaintext peer has an identity: %v", r)
+			}
+		})
+	}
 	s.overBoth(func(s *story, network string) {
-		s.reached(plain.Place, network, meshed, 8080)
-		s.record(s.one, "direction", "inbound", "dst.addr", meshed.At(network, 8080).String(),
-			"path", "passthrough", "result", "ok", "src.workload", "plain")
-		s.reached(meshed.Place, network, plain, 8080)
-		r := s.record(s.one, "direction", "outbound", "dst.addr", plain.At(network, 8080).String(),
-			"path", "passthrough", "result", "ok")
-		if r.Get("dst.identity") != "" {
-			s.Errorf("a plaintext peer has an identity: %v", r)
-		}
+		s.reached(near.Place, network, far, 8080)
+		s.reached(far.Place, network, near, 8080)
 	})
+	for _, n := range s.Nodes {
+		records, err := n.Records()
+		s.must(err)
+		for _, r := range records {
+			if r.Get("src.namespace") == s.namespace && r.Get("src.workload") != "meshed" && r.Get("dst.workload") != "meshed" {
+				t.Errorf("%s carried what is outside the mesh: %v", n.Name, r)
+			}
+		}
+	}
 }
 
 func TestAnAddressInsideTheMeshThatNobodyHasIsRefused(t *testing.T) {

@@ -49,8 +49,10 @@ spec:
   mtls: {mode: STRICT}
   portLevelMtls: {"9090": {mode: PERMISSIVE}}
 `, s.namespace))
-	s.refused(s.Outside.Place, "tcp4", server, 8080)
-	s.reached(s.Outside.Place, "tcp4", server, 9090)
+	s.overBoth(func(s *story, network string) {
+		s.refused(s.Outside.Place, network, server, 8080)
+		s.reached(s.Outside.Place, network, server, 9090)
+	})
 }
 
 func TestAPolicyChangeEndsWhatItForbidsAndNothingElse(t *testing.T) {
@@ -134,8 +136,17 @@ func TestAForeignTrustDomainIsRefused(t *testing.T) {
 	ours, theirs := s.pod(s.one, "ours", nil), s.pod(s.two, "theirs", nil)
 	s.serve(ours.Place, agent.Echo, 8080)
 	s.serve(theirs.Place, agent.Echo, 8080)
-	s.refused(ours.Place, "tcp4", theirs, 8080)
-	s.record(s.one, "direction", "outbound", "dst.hbone_addr", theirs.At("tcp4", 8080).String(), "result", "tls")
-	s.refused(theirs.Place, "tcp4", ours, 8080)
-	s.record(s.two, "direction", "outbound", "dst.hbone_addr", ours.At("tcp4", 8080).String(), "result", "tls")
+	s.overBoth(func(s *story, network string) {
+		for _, way := range []struct{ from, to *lab.Pod }{{ours, theirs}, {theirs, ours}} {
+			wire, err := s.Wire.Capture(s.ctx)
+			s.must(err)
+			s.refused(way.from.Place, network, way.to, 8080)
+			s.must(wire.Stop())
+			if found, err := wire.Contains([]byte("ping")); found || err != nil {
+				s.Errorf("payload on the wire: %v, %v", found, err)
+			}
+			s.record(way.from.Node, "direction", "outbound", "dst.hbone_addr", way.to.At(network, 8080).String(),
+				"result", "tls", "response_flags", "TLS_FAILURE")
+		}
+	})
 }
