@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 
 	"github.com/cilium/ebpf"
@@ -37,19 +38,32 @@ type pod struct {
 	inbound, outbound bool
 }
 
+// Steered reports what the kernel steers of a netns, for this run or since an
+// earlier one: as long as that has nobody to listen, it is refused.
+func (d *Datapath) Steered(cookie netns.Cookie) (inbound, outbound bool) {
+	var entry outboundPod
+	_, err := os.Stat(d.pins.pod(cookie))
+	return err == nil, d.outbound.Pods.Lookup(uint64(cookie), &entry) == nil
+}
+
 // SteerInbound hands connections that arrive in the sandbox to its listeners.
 // Those that are open stay as they are. Done again, it takes new listeners,
-// addresses and probe ports.
+// addresses and probe ports. If it fails, a sandbox that was steered before
+// still is, and so is refused, and another is as if it never had been.
 func (d *Datapath) SteerInbound(s Sandbox) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	before, _ := d.Steered(s.NS.Cookie())
 	p := d.podOf(s)
 	err := d.fillInbound(p.Sandbox)
 	if err == nil {
 		err = p.anchor.open(d.inbound.InboundLookup)
 	}
+	if err != nil && !before {
+		err = errors.Join(err, d.unsteerInbound(s.NS.Cookie()))
+	}
 	if err != nil {
-		return fmt.Errorf("steer inbound of netns %d: %w", s.NS.Cookie(), errors.Join(err, d.unsteerInbound(s.NS.Cookie())))
+		return fmt.Errorf("steer inbound of netns %d: %w", s.NS.Cookie(), err)
 	}
 	p.inbound = true
 	return nil
@@ -67,12 +81,18 @@ func (d *Datapath) UnsteerInbound(cookie netns.Cookie) error {
 }
 
 // SteerOutbound captures the connections that the sandbox opens from now on.
+// If it fails, it leaves what SteerInbound would.
 func (d *Datapath) SteerOutbound(s Sandbox) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	_, before := d.Steered(s.NS.Cookie())
 	p := d.podOf(s)
-	if err := d.fillOutbound(p.Sandbox); err != nil {
-		return fmt.Errorf("steer outbound of netns %d: %w", s.NS.Cookie(), errors.Join(err, d.unsteerOutbound(s.NS.Cookie())))
+	err := d.fillOutbound(p.Sandbox)
+	if err != nil && !before {
+		err = errors.Join(err, d.unsteerOutbound(s.NS.Cookie()))
+	}
+	if err != nil {
+		return fmt.Errorf("steer outbound of netns %d: %w", s.NS.Cookie(), err)
 	}
 	p.outbound = true
 	return nil

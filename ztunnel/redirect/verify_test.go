@@ -12,6 +12,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
 
 	"github.com/culvert-mesh/culvert/ztunnel/netns"
 )
@@ -299,6 +300,53 @@ func TestPinsAreForRootOnly(t *testing.T) {
 	for _, dir := range []string{pins.root, pins.dir, pins.links, pins.pods} {
 		if st, err := os.Stat(dir); err != nil || st.Mode().Perm() != 0o700 {
 			t.Errorf("%s: %v, %v; want 0700", dir, st.Mode(), err)
+		}
+	}
+}
+
+func TestAPodThatCannotBeEnrolledAgainStaysRefused(t *testing.T) {
+	w := newWorld(t)
+	p := w.enrolled()
+	serve(t, p.listen(netip.AddrPortFrom(p.v4, 8080)), "app")
+	p.s.Listeners.Close()
+	w.d.Close()
+	w.d = load(t, w.opts)
+	if in, out := w.d.Steered(p.ns.Cookie()); !in || !out {
+		t.Errorf("steered since an earlier run: inbound %v, outbound %v", in, out)
+	}
+
+	if err := w.d.SteerInbound(p.s); err == nil { // its listeners are closed
+		t.Error("closed listeners were steered to")
+	}
+	fill(t, w.d.outbound.OwnIps)
+	p.s.Addrs = append(p.s.Addrs, far4)
+	if err := w.d.SteerOutbound(p.s); !errors.Is(err, unix.E2BIG) {
+		t.Errorf("SteerOutbound: %v, want E2BIG", err)
+	}
+	wantRefused(t, w.ns, netip.AddrPortFrom(p.v4, 8080), nil)
+	wantRefused(t, p.ns, netip.AddrPortFrom(node4, 8080), nil)
+
+	// One that was not steered before is left as if nobody had tried.
+	other := w.pod()
+	other.s = p.s
+	other.s.NS = other.ns
+	if w.d.SteerInbound(other.s) == nil || w.d.SteerOutbound(other.s) == nil {
+		t.Error("a pod is steered without listeners and room")
+	}
+	if in, out := w.d.Steered(other.ns.Cookie()); in || out {
+		t.Errorf("not enrolled, and yet steered: inbound %v, outbound %v", in, out)
+	}
+}
+
+// fill leaves no room in a map whose keys begin with a netns cookie.
+func fill(t *testing.T, m *ebpf.Map) {
+	t.Helper()
+	for i := range m.MaxEntries() {
+		key := outboundPodAddr{Netns: 1<<40 | uint64(i)}
+		if err := m.Put(key, uint8(1)); errors.Is(err, unix.E2BIG) {
+			return
+		} else if err != nil {
+			t.Fatal(err)
 		}
 	}
 }
