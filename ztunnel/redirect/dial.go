@@ -101,8 +101,9 @@ func (d *Datapath) dialInner(ctx context.Context, ns *netns.NS, src, to netip.Ad
 	}
 	conn, err := ns.Dial(ctx, to, func(fd int) error { return d.prepareInner(fd, src, flow) })
 	if err != nil {
-		d.legs.abort(flow)
-		return nil, errors.Join(err, del(d.outbound.Inner, flow))
+		err = errors.Join(err, del(d.outbound.Inner, flow))
+		d.legs.abort(flow) // last: the next to have the flow has an entry of its own
+		return nil, err
 	}
 	d.legs.finish(flow)
 	return conn, nil

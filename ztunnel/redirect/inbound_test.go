@@ -385,3 +385,21 @@ func TestNothingBreaksUnderLoad(t *testing.T) {
 		}
 	}
 }
+
+// Whoever reserves a flow anew must keep the entry that it makes: without one
+// its SYN would be steered back to us.
+func TestAFlowIsReservedUntilItsEntryIsGone(t *testing.T) {
+	var l legs
+	flow := outboundFlow{Netns: 1}
+	if !l.begin(flow) || l.begin(flow) {
+		t.Fatal("a flow is reserved twice")
+	}
+	l.finish(flow)
+	l.done[0].at = time.Now().Add(-2 * legLinger)
+	if old := l.expired(); len(old) != 1 || l.begin(flow) {
+		t.Errorf("%d flows to sweep; or one is free before its entry is gone", len(old))
+	}
+	if l.abort(flow); !l.begin(flow) {
+		t.Error("a flow is never free again")
+	}
+}

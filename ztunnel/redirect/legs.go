@@ -41,6 +41,7 @@ func (l *legs) begin(flow outboundFlow) bool {
 	return true
 }
 
+// abort ends the reservation of a flow.
 func (l *legs) abort(flow outboundFlow) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -53,13 +54,13 @@ func (l *legs) finish(flow outboundFlow) {
 	l.done = append(l.done, doneLeg{flow, time.Now()})
 }
 
-// expired takes the legs that were opened long enough ago.
+// expired takes the legs that were opened long enough ago. Their flows are
+// still reserved: abort ends that, once their entries are gone.
 func (l *legs) expired() []doneLeg {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	n := 0
 	for n < len(l.done) && time.Since(l.done[n].at) > legLinger {
-		delete(l.open, l.done[n].flow)
 		n++
 	}
 	old := l.done[:n:n]
@@ -78,6 +79,7 @@ func (d *Datapath) sweepLegs() {
 	for _, leg := range d.legs.expired() {
 		// What is left of it expires in the kernel, too.
 		_ = del(d.outbound.Inner, leg.flow)
+		d.legs.abort(leg.flow)
 	}
 }
 
