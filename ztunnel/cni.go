@@ -206,9 +206,7 @@ func (p *pods) record(s sandbox) error {
 	if err := p.files.write(s); err != nil {
 		return err
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.byContainer[s.ContainerID] = p.newPod(s)
+	p.remember(s)
 	return nil
 }
 

@@ -22,6 +22,7 @@ type member struct {
 	id         spiffeid.ID
 	probePorts []uint16
 	life       context.Context // ends when the sandbox is deleted
+	adopted    bool            // steered before this enrolment: stays so, and refused, if that fails
 
 	ns        *netns.NS
 	addrs     []netip.Addr // all of the netns, those of the sandbox first
@@ -121,6 +122,9 @@ func (p *pods) steerInbound(_ context.Context, m *member) error {
 }
 
 func (p *pods) unsteerInbound(_ context.Context, m *member) error {
+	if m.adopted {
+		return nil
+	}
 	return p.datapath.UnsteerInbound(m.Cookie)
 }
 
@@ -129,6 +133,9 @@ func (p *pods) steerOutbound(_ context.Context, m *member) error {
 }
 
 func (p *pods) unsteerOutbound(_ context.Context, m *member) error {
+	if m.adopted {
+		return nil
+	}
 	return p.datapath.UnsteerOutbound(m.Cookie)
 }
 

@@ -65,10 +65,11 @@ type pod struct {
 	life    context.Context    // ends with the sandbox: what it still carries is cut
 	end     context.CancelFunc // of life
 
-	mu     sync.Mutex // one change of membership at a time; guards what follows
-	member *member    // nil while outside the mesh
-	gone   bool       // deleted: never enroll again
-	failed string     // why the last attempt to enroll failed; "" when it did not
+	mu      sync.Mutex // one change of membership at a time; guards what follows
+	member  *member    // nil while outside the mesh
+	adopted bool       // steered by an earlier run: refused until it is enrolled again or let go
+	gone    bool       // deleted: never enroll again
+	failed  string     // why the last attempt to enroll failed; "" when it did not
 }
 
 func newPods(cfg Config, host netns.Cookie, datapath *redirect.Datapath, registry *workload.Registry,
@@ -138,7 +139,7 @@ func (p *pods) takeOver() error {
 			continue
 		}
 		live = append(live, s.Cookie)
-		p.byContainer[s.ContainerID] = p.newPod(s)
+		p.remember(s)
 	}
 	if err := p.datapath.Reconcile(live); err != nil {
 		return fmt.Errorf("remove what an earlier run left: %w", err)
@@ -146,9 +147,13 @@ func (p *pods) takeOver() error {
 	return nil
 }
 
-func (p *pods) newPod(s sandbox) *pod {
+// remember has the sandbox looked after from now on.
+func (p *pods) remember(s sandbox) {
 	life, end := context.WithCancel(p.base)
-	return &pod{sandbox: s, life: life, end: end}
+	inbound, outbound := p.datapath.Steered(s.Cookie)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.byContainer[s.ContainerID] = &pod{sandbox: s, life: life, end: end, adopted: inbound || outbound}
 }
 
 // reconcile brings every sandbox to what its labels say.
@@ -169,7 +174,8 @@ func (p *pods) reconcile(ctx context.Context) {
 
 // converge enrolls or unenrolls one pod as its labels say. An unknown pod
 // stays as it is: the registry may be late, and leaving the mesh needs a
-// label, not a gap.
+// label, not a gap. Nor does a pod leave because its containers ended: what
+// still runs of it is not let out.
 func (p *pods) converge(ctx context.Context, pod *pod) error {
 	pod.mu.Lock()
 	defer pod.mu.Unlock()
@@ -179,8 +185,10 @@ func (p *pods) converge(ctx context.Context, pod *pod) error {
 		return nil
 	case p.wanted(w) && pod.member == nil:
 		return p.join(ctx, pod, w)
-	case !p.wanted(w) && pod.member != nil:
+	case !w.Meshed && pod.member != nil:
 		p.leave(pod)
+	case !w.Meshed && pod.adopted:
+		return p.letGo(pod)
 	case pod.member != nil:
 		return pod.member.update(p.datapath, w)
 	}
@@ -195,11 +203,12 @@ func (p *pods) wanted(w workload.Workload) bool {
 // join enrolls pod; pod.mu is held.
 func (p *pods) join(ctx context.Context, pod *pod, w workload.Workload) error {
 	start := time.Now()
-	m := &member{sandbox: pod.sandbox, id: w.ID, probePorts: w.ProbePorts, life: pod.life}
+	m := &member{sandbox: pod.sandbox, id: w.ID, probePorts: w.ProbePorts, life: pod.life, adopted: pod.adopted}
 	if err := doSteps(ctx, p.steps(), m); err != nil {
 		pod.failed = err.Error()
 		return err
 	}
+	m.adopted, pod.adopted = false, false
 	pod.member, pod.failed = m, ""
 	p.metrics.PodStarted()
 	p.log.Info("pod enrolled", "pod", pod.String(), "identity", w.ID.String(), "took", time.Since(start).String())
@@ -222,6 +231,18 @@ func (p *pods) leave(pod *pod) {
 	p.log.Info("pod unenrolled", "pod", pod.String())
 }
 
+// letGo ends the steering that an earlier run began, of a pod whose label went
+// while no ztunnel was here; pod.mu is held.
+func (p *pods) letGo(pod *pod) error {
+	err := errors.Join(p.datapath.UnsteerOutbound(pod.Cookie), p.datapath.UnsteerInbound(pod.Cookie))
+	if err != nil {
+		return err
+	}
+	pod.adopted = false
+	p.log.Info("pod unenrolled, after an earlier run", "pod", pod.String())
+	return nil
+}
+
 // forget ends a sandbox for good: its connections are cut, for its veth is
 // going, and its record is removed.
 func (p *pods) forget(pod *pod) error {
@@ -242,6 +263,8 @@ func (p *pods) forget(pod *pod) error {
 		pod.end()
 		problems = errors.Join(problems, undoSteps(pod.life, steps[:steeringSteps], pod.member))
 		p.metrics.PodStopped()
+	} else if pod.adopted {
+		problems = p.letGo(pod)
 	}
 	pod.end()
 	pod.member, pod.gone = nil, true
