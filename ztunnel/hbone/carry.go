@@ -79,7 +79,6 @@ func (p *pump) run() {
 		if err == nil {
 			err = p.err
 		}
-		p.s.setReading(false)
 		switch {
 		case err == io.EOF:
 			p.s.send(nil, true)
@@ -156,18 +155,13 @@ func (s *Stream) awaitWindow() int {
 	return min(s.sendWindow, max(largestBuffer/(1+s.c.ring.n), bufferSizes[1]))
 }
 
-func (s *Stream) setReading(reading bool) {
-	s.c.mu.Lock()
-	s.reading = reading
-	s.c.mu.Unlock()
-}
-
 // send returns when p is on its way, or at least copied; false if the stream
 // sends no more.
 func (s *Stream) send(p []byte, end bool) bool {
 	c := s.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	s.reading = false
 	if s.over || s.endSent {
 		return false
 	}

@@ -60,6 +60,7 @@ func (c *conn) tick() {
 	}
 	idle := len(c.streams) == 0 && c.idleTimeout > 0 && time.Since(c.usedAt) >= c.idleTimeout
 	dead := c.missed >= silentPings
+	expired := !c.deadline.IsZero() && !time.Now().Before(c.deadline)
 	if !dead {
 		c.control = appendPing(c.control, 0, [8]byte{})
 		c.kick()
@@ -71,6 +72,8 @@ func (c *conn) tick() {
 	case dead:
 		c.fail(c.lost(fmt.Errorf("no answer to PING in %v", silentPings*pingInterval)))
 		c.wire.Close()
+	case expired: // the timer does not run while the machine sleeps
+		c.expire()
 	case idle:
 		c.retire()
 	}

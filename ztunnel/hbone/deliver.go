@@ -57,7 +57,7 @@ func (s *Stream) attach(app *net.TCPConn, raw syscall.RawConn) bool {
 		s.mu.Unlock()
 		return false
 	}
-	s.app, s.raw = app, raw
+	s.app, s.raw, s.writeFn = app, raw, s.writeSome
 	written := 0
 	var err error
 	for s.waiting.size > 0 && err == nil {
@@ -171,7 +171,7 @@ func (s *Stream) writeNow(segments [][]byte) (int, [][]byte, error) {
 		return 0, nil, nil
 	}
 	s.vector, s.wrote, s.writeErr = segments, 0, nil
-	err := s.raw.Write(s.writeSome)
+	err := s.raw.Write(s.writeFn)
 	if err == nil {
 		err = s.writeErr
 	}

@@ -30,35 +30,35 @@ func (p *Pool) dialLocked(key Key, t *tunnels) *dial {
 	epoch := p.epoch
 	p.dials.Add(1)
 	p.work.Go(func() {
-		c, err := p.tunnel(key)
-		if err != nil {
-			p.dialErrors.Add(1)
-		}
-		p.mu.Lock()
-		t.dial = nil
-		switch {
-		case err != nil:
-			p.forget(key, t)
-		case p.closed:
-			err = ErrDrained
-		case p.epoch != epoch:
-			// The credentials changed meanwhile. Whoever waits dials again.
-			c.wire.Close()
-			c = nil
-		default:
-			t.list = append(t.list, c)
-		}
-		p.mu.Unlock()
-		if err == nil && c != nil {
-			c.greet()
-			p.work.Go(c.run)
-		} else if c != nil {
-			c.wire.Close()
-		}
-		d.conn, d.err = c, err
+		d.conn, d.err = p.establish(key, t, epoch)
 		close(d.done)
 	})
 	return d
+}
+
+// establish makes a tunnel and puts it into the pool, unless the credentials
+// have changed meanwhile: then there is neither tunnel nor error.
+func (p *Pool) establish(key Key, t *tunnels, epoch uint64) (*conn, error) {
+	c, err := p.tunnel(key)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	t.dial = nil
+	switch {
+	case err != nil:
+		p.dialErrors.Add(1)
+		p.forget(key, t)
+		return nil, err
+	case p.closed:
+		c.wire.Close()
+		return nil, ErrDrained
+	case p.epoch != epoch:
+		c.wire.Close()
+		return nil, nil
+	}
+	t.list = append(t.list, c)
+	c.greet()
+	p.work.Go(c.run)
+	return c, nil
 }
 
 // stillborn is why the tunnel ended, if that was before the peer's first frame.
@@ -106,7 +106,7 @@ func (p *Pool) tunnel(key Key) (*conn, error) {
 	}
 	c := newConn(true, w, proof, hooks{})
 	c.hooks = hooks{
-		proven:  func(c *conn) { p.proven(key, c) },
+		proven:  func(*conn) { p.proven(key, c) },
 		leaving: func(*conn) { p.renew(key, c) },
 		renew:   func(*conn) { p.renew(key, c) },
 		gone:    func(*conn) { p.gone(key, c) },

@@ -61,7 +61,8 @@ type delivery struct {
 	dead     bool  // severed
 	received uint64
 
-	vector   [][]byte // of the write under way
+	writeFn  func(uintptr) bool // writeSome, bound once
+	vector   [][]byte           // of the write under way
 	wrote    int
 	writeErr error
 }
