@@ -9,6 +9,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -23,6 +24,9 @@ func main() {
 	defer stop()
 	if err := run(ctx, newPrinter(os.Stdout), os.Getenv("KEEP") != ""); err != nil {
 		fmt.Fprintf(os.Stderr, "\ndemo failed: %v\n", err)
+		if errors.Is(err, os.ErrPermission) {
+			fmt.Fprintln(os.Stderr, "demo: hint: it needs CAP_SYS_ADMIN, CAP_NET_ADMIN and CAP_BPF: containers have them only if privileged")
+		}
 		os.Exit(1)
 	}
 	fmt.Println("\ndemo passed")
@@ -30,7 +34,7 @@ func main() {
 
 func run(ctx context.Context, out *printer, keep bool) (err error) {
 	if os.Geteuid() != 0 {
-		return fmt.Errorf("it makes network namespaces and loads BPF: run it as root")
+		return errors.New("it makes network namespaces and loads BPF: run it as root")
 	}
 	start := time.Now()
 	out.title("Culvert: mutual TLS between pods, because their namespace got a label")
@@ -44,7 +48,9 @@ func run(ctx context.Context, out *printer, keep bool) (err error) {
 		}
 	}()
 	story := &story{out: out, lab: l}
-	if err = story.tell(ctx); err != nil {
+	if err = story.tell(ctx); err != nil && ctx.Err() != nil {
+		return context.Cause(ctx)
+	} else if err != nil {
 		out.bad(err)
 		fmt.Fprintf(os.Stderr, "\n%s\n", l.Logs())
 	}
