@@ -6,6 +6,7 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 
 	"github.com/culvert-mesh/culvert/ztunnel/hbone"
@@ -115,7 +116,7 @@ func (c *carrier) start(base context.Context, failed func(error)) {
 // finish closes the listeners, asks peers for no more streams, and waits for
 // open connections to end by themselves until ctx is done; then it ends them.
 func (c *carrier) finish(ctx context.Context) {
-	for _, ln := range append(c.outbound, c.plain...) {
+	for _, ln := range slices.Concat(c.outbound, c.plain) {
 		ln.Close()
 	}
 	var draining sync.WaitGroup

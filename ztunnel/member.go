@@ -45,7 +45,7 @@ func (p *pods) steps() []step[*member] {
 		{"listen", p.listen, closeListeners},
 		{"route inner legs", p.route, nil}, // open connections need it until the pod is gone
 		{"hold certificate", p.hold, releaseCertificate},
-		{"serve", p.serve, stopServing},
+		{"serve", p.serve, p.stopServing},
 		{"steer inbound", p.steerInbound, p.unsteerInbound},
 		{"steer outbound", p.steerOutbound, p.unsteerOutbound},
 	}
@@ -107,13 +107,21 @@ func (p *pods) serve(_ context.Context, m *member) error {
 	m.carrier.start(m.life, func(err error) {
 		p.log.Error("serving a pod", "pod", m.sandbox.String(), "error", err)
 	})
+	// Before it is steered: from its first connection on, it must hear of
+	// changed policies and certificates.
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.serving[m] = struct{}{}
 	return nil
 }
 
 // stopServing waits for open connections to end by themselves until ctx is
 // done, then ends them.
-func stopServing(ctx context.Context, m *member) error {
+func (p *pods) stopServing(ctx context.Context, m *member) error {
 	m.carrier.finish(ctx)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.serving, m)
 	return nil
 }
 

@@ -54,9 +54,10 @@ type pods struct {
 	base    context.Context // lives as long as Run; set before loaded is closed
 	leaving sync.WaitGroup  // members that left and still carry what was open
 
-	mu          sync.Mutex // guards what follows
+	mu          sync.Mutex // guards what follows; nothing is locked under it
 	byContainer map[string]*pod
-	verified    int // pods that the kernel confirmed when it was last asked
+	serving     map[*member]struct{} // whose proxies run, those included that left and still carry
+	verified    int                  // pods that the kernel confirmed when it was last asked
 }
 
 // pod is one sandbox and whether it is in the mesh.
@@ -85,7 +86,7 @@ func newPods(cfg Config, host netns.Cookie, datapath *redirect.Datapath, registr
 	return &pods{
 		node: cfg.NodeName, boot: boot, host: host, drain: cfg.Drain, files: files, log: cfg.Log,
 		datapath: datapath, registry: registry, policy: policies, peers: peers, metrics: counts,
-		loaded: make(chan struct{}), byContainer: map[string]*pod{},
+		loaded: make(chan struct{}), byContainer: map[string]*pod{}, serving: map[*member]struct{}{},
 	}, nil
 }
 
@@ -297,20 +298,27 @@ func (p *pods) repair(ctx context.Context) error {
 		p.metrics.LinkRepaired(link)
 		p.log.Error("steering was removed by another hand and is restored", "what", link)
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.verified = 0
-	if err == nil {
-		for _, pod := range p.byContainer {
-			if pod.mu.TryLock() { // else its membership is changing: not verified
-				if pod.member != nil {
-					p.verified++
-				}
-				pod.mu.Unlock()
-			}
+	verified := 0
+	for _, pod := range p.all() {
+		if err == nil && p.confirmed(pod) {
+			verified++
 		}
 	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.verified = verified
 	return err
+}
+
+// confirmed reports whether pod is in the mesh and the kernel agrees. Of one
+// whose membership is changing it does not.
+func (p *pods) confirmed(pod *pod) bool {
+	if !pod.mu.TryLock() {
+		return false
+	}
+	defer pod.mu.Unlock()
+	inbound, outbound := p.datapath.Steered(pod.Cookie)
+	return pod.member != nil && inbound && outbound
 }
 
 // shutdown closes all listeners and waits for open connections until the
@@ -319,7 +327,7 @@ func (p *pods) shutdown() {
 	deadline, cancel := context.WithTimeout(p.base, p.drain)
 	defer cancel()
 	var group sync.WaitGroup
-	for m := range p.members() {
+	for m := range p.carrying() {
 		group.Go(func() { m.carrier.finish(deadline) })
 	}
 	group.Wait()
@@ -328,7 +336,7 @@ func (p *pods) shutdown() {
 // retire replaces the tunnels that were made with id's former certificate or
 // bundle.
 func (p *pods) retire(id spiffeid.ID) {
-	for m := range p.members() {
+	for m := range p.carrying() {
 		if m.id == id {
 			m.carrier.retire()
 		}
@@ -337,7 +345,7 @@ func (p *pods) retire(id spiffeid.ID) {
 
 // recheck asks the policies in force about every open connection.
 func (p *pods) recheck() {
-	for m := range p.members() {
+	for m := range p.carrying() {
 		m.carrier.pod.Recheck()
 	}
 }
@@ -348,18 +356,12 @@ func (p *pods) all() []*pod {
 	return slices.Collect(maps.Values(p.byContainer))
 }
 
-// members yields the pods that are in the mesh.
-func (p *pods) members() func(yield func(*member) bool) {
-	return func(yield func(*member) bool) {
-		for _, pod := range p.all() {
-			pod.mu.Lock()
-			m := pod.member
-			pod.mu.Unlock()
-			if m != nil && !yield(m) {
-				return
-			}
-		}
-	}
+// carrying is every member that has connections, or may have: those that are
+// joining, and those that left and carry what was open. It waits for neither.
+func (p *pods) carrying() map[*member]struct{} {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return maps.Clone(p.serving)
 }
 
 // sameNetns reports why s's netns is not the one that was recorded. The path

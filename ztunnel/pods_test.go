@@ -5,9 +5,12 @@ package ztunnel
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/culvert-mesh/culvert/cni/enroll"
+	"github.com/culvert-mesh/culvert/ztunnel/workload"
 )
 
 func TestALabelThatWentWhileNoZtunnelWasHereLetsThePodGo(t *testing.T) {
@@ -93,4 +96,50 @@ func TestAPodWhoseContainersEndedIsNotLetOut(t *testing.T) {
 		t.Error(err)
 	}
 	w.want("job", carried)
+}
+
+// A policy that closes must not wait for a pod that is joining or leaving.
+func TestAChangeOfPolicyWaitsForNoPod(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	w.add(w.pod("web", "10.1.0.1", true), enroll.Enrolled)
+	pod, _ := w.pods.byID("c-web")
+	pod.mu.Lock() // its membership is changing
+	defer pod.mu.Unlock()
+	done := make(chan struct{})
+	go func() {
+		w.pods.recheck()
+		w.pods.retire(pod.member.id)
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(10 * time.Second):
+		t.Fatal("it waits")
+	}
+}
+
+func TestAPodThatLeftIsToldUntilItsLastConnectionEnds(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	w.add(w.pod("web", "10.1.0.1", true), enroll.Enrolled)
+	w.workloads = append(w.workloads, workload.Workload{UID: "db", Namespace: "shop", Name: "db", Node: "there",
+		ID: w.workloads[0].ID, Addrs: []netip.Addr{netip.MustParseAddr("10.9.9.9")}, Meshed: true})
+	w.replace()
+	if got := w.connects("web"); got != carried { // to db, which is waited for
+		t.Fatal(got)
+	}
+	w.label("web", false)
+	w.eventually("the pod left", func() bool { return w.connects("web") == released })
+	if left := len(w.pods.carrying()); left != 1 {
+		t.Errorf("%d members carry connections, want the one that left", left)
+	}
+	pod, _ := w.pods.byID("c-web")
+	if err := w.pods.forget(pod); err != nil {
+		t.Error(err)
+	}
+	w.pods.leaving.Wait()
+	if left := len(w.pods.carrying()); left != 0 {
+		t.Errorf("%d members carry connections of a deleted pod", left)
+	}
 }

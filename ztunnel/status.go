@@ -132,8 +132,10 @@ func (p *pods) enrollment() (e metrics.Enrollment) {
 			e.Intended++
 		}
 	}
-	for range p.members() {
-		e.Enrolled++
+	for _, pod := range p.all() {
+		if ok, _ := pod.enrolled(); ok {
+			e.Enrolled++
+		}
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
