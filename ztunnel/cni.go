@@ -182,21 +182,26 @@ func (p *pods) claim(req enroll.Request, podUID string) (sandbox, error) {
 	if podUID == "" {
 		podUID = req.PodUID
 	}
-	for _, other := range p.all() {
-		if other.Cookie == ns.Cookie() && other.PodUID != podUID {
-			return sandbox{}, fmt.Errorf("netns %s is enrolled as pod %v already", req.Netns, other.sandbox)
-		}
-	}
-	return sandbox{ContainerID: req.ContainerID, Network: req.Network, PodUID: podUID,
+	s := sandbox{ContainerID: req.ContainerID, Network: req.Network, PodUID: podUID,
 		Namespace: req.PodNamespace, Name: req.PodName, Netns: req.Netns,
-		Cookie: ns.Cookie(), Inode: ns.Inode(), BootID: p.boot, IPs: req.IPs}, nil
+		Cookie: ns.Cookie(), Inode: ns.Inode(), BootID: p.boot, IPs: req.IPs}
+	return s, p.unclaimed(s)
 }
 
 // record remembers s, on disk first: what is enrolled must survive us. A
-// repeated ADD finds its pod as it is; one for a new netns replaces the old.
+// repeated ADD finds its pod as it is; one for a new netns replaces the old. One
+// netns has one record: two would undo each other's steering.
 func (p *pods) record(s sandbox) error {
-	if old, ok := p.byID(s.ContainerID); ok {
-		if old.Cookie == s.Cookie && slices.Equal(old.IPs, s.IPs) {
+	p.recording.Lock()
+	defer p.recording.Unlock()
+	if err := p.unclaimed(s); err != nil { // in the meantime
+		return err
+	}
+	for _, old := range p.all() {
+		switch {
+		case old.ContainerID != s.ContainerID && old.Cookie != s.Cookie:
+			continue
+		case old.Cookie == s.Cookie && (old.ContainerID == s.ContainerID && slices.Equal(old.IPs, s.IPs) || isScanned(s)):
 			return nil
 		}
 		if err := p.forget(old); err != nil {

@@ -5,13 +5,10 @@ package ztunnel
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"maps"
-	"os"
 	"slices"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -54,6 +51,8 @@ type pods struct {
 	base    context.Context // lives as long as Run; set before loaded is closed
 	leaving sync.WaitGroup  // members that left and still carry what was open
 
+	recording sync.Mutex // one new record at a time; before pod.mu and mu
+
 	mu          sync.Mutex // guards what follows; nothing is locked under it
 	byContainer map[string]*pod
 	serving     map[*member]struct{} // whose proxies run, those included that left and still carry
@@ -67,6 +66,7 @@ type pod struct {
 	end     context.CancelFunc // of life
 
 	mu      sync.Mutex // one change of membership at a time; guards what follows
+	path    string     // that leads to its netns now; at first the sandbox's
 	member  *member    // nil while outside the mesh
 	adopted bool       // steered by an earlier run: refused until it is enrolled again or let go
 	gone    bool       // deleted: never enroll again
@@ -123,40 +123,6 @@ func (p *pods) Run(ctx context.Context) error {
 	}
 }
 
-// takeOver adopts the sandboxes that an earlier ztunnel of this boot recorded
-// and removes what it left in the kernel for sandboxes that are gone.
-func (p *pods) takeOver() error {
-	found, problems := p.files.load(p.boot)
-	if problems != nil {
-		p.log.Warn("reading sandbox records", "error", problems)
-	}
-	var live []netns.Cookie
-	for _, s := range found {
-		if err := sameCookie(s); err != nil {
-			p.log.Info("sandbox is gone", "pod", s.String(), "reason", err)
-			if err := p.files.remove(s.ContainerID); err != nil {
-				p.log.Warn("removing the record of a sandbox", "error", err)
-			}
-			continue
-		}
-		live = append(live, s.Cookie)
-		p.remember(s)
-	}
-	if err := p.datapath.Reconcile(live); err != nil {
-		return fmt.Errorf("remove what an earlier run left: %w", err)
-	}
-	return nil
-}
-
-// remember has the sandbox looked after from now on.
-func (p *pods) remember(s sandbox) {
-	life, end := context.WithCancel(p.base)
-	inbound, outbound := p.datapath.Steered(s.Cookie)
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.byContainer[s.ContainerID] = &pod{sandbox: s, life: life, end: end, adopted: inbound || outbound}
-}
-
 // reconcile brings every sandbox to what its labels say.
 func (p *pods) reconcile(ctx context.Context) {
 	p.discover()
@@ -205,6 +171,7 @@ func (p *pods) wanted(w workload.Workload) bool {
 func (p *pods) join(ctx context.Context, pod *pod, w workload.Workload) error {
 	start := time.Now()
 	m := &member{sandbox: pod.sandbox, id: w.ID, probePorts: w.ProbePorts, life: pod.life, adopted: pod.adopted}
+	m.Netns = pod.path
 	if err := doSteps(ctx, p.steps(), m); err != nil {
 		pod.failed = err.Error()
 		return err
@@ -230,18 +197,6 @@ func (p *pods) leave(pod *pod) {
 		}
 	})
 	p.log.Info("pod unenrolled", "pod", pod.String())
-}
-
-// letGo ends the steering that an earlier run began, of a pod whose label went
-// while no ztunnel was here; pod.mu is held.
-func (p *pods) letGo(pod *pod) error {
-	err := errors.Join(p.datapath.UnsteerOutbound(pod.Cookie), p.datapath.UnsteerInbound(pod.Cookie))
-	if err != nil {
-		return err
-	}
-	pod.adopted = false
-	p.log.Info("pod unenrolled, after an earlier run", "pod", pod.String())
-	return nil
 }
 
 // forget ends a sandbox for good: its connections are cut, for its veth is
@@ -276,7 +231,7 @@ func (p *pods) forget(pod *pod) error {
 // the kernel confirm the others.
 func (p *pods) verify(ctx context.Context) {
 	for _, pod := range p.all() {
-		reason := sameNetns(pod.sandbox)
+		reason := p.stillThere(pod)
 		if reason == nil {
 			continue
 		}
@@ -362,33 +317,6 @@ func (p *pods) carrying() map[*member]struct{} {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return maps.Clone(p.serving)
-}
-
-// sameNetns reports why s's netns is not the one that was recorded. The path
-// is looked at only: opening it would keep a dying netns alive.
-func sameNetns(s sandbox) error {
-	info, err := os.Stat(s.Netns)
-	if err != nil {
-		return err
-	}
-	if info.Sys().(*syscall.Stat_t).Ino != s.Inode {
-		return fmt.Errorf("%s is another netns now", s.Netns)
-	}
-	return nil
-}
-
-// sameCookie is sameNetns for a netns that nobody held open since: inodes are
-// reused, cookies are not.
-func sameCookie(s sandbox) error {
-	ns, err := netns.Open(s.Netns)
-	if err != nil {
-		return err
-	}
-	defer ns.Close()
-	if ns.Cookie() != s.Cookie {
-		return fmt.Errorf("%s is another netns now", s.Netns)
-	}
-	return nil
 }
 
 // enrolled reports whether the pod is in the mesh, and if not, why the last

@@ -14,12 +14,13 @@ import (
 	"strings"
 
 	"github.com/culvert-mesh/culvert/ztunnel/netns"
-	"github.com/culvert-mesh/culvert/ztunnel/workload"
 )
 
 // scanned marks the record of a sandbox that was found in /proc: its container
 // ID is not known, so it ends with its netns or with any DEL of its pod.
 const scanned = "scanned-"
+
+func isScanned(s sandbox) bool { return strings.HasPrefix(s.ContainerID, scanned) }
 
 // discover finds the sandboxes of pods that should be in the mesh and of which
 // neither the plugin nor a record told: they started before Culvert came.
@@ -32,7 +33,8 @@ func (p *pods) discover() {
 		if known[w.UID] || !p.wanted(w) || len(w.Addrs) == 0 {
 			continue
 		}
-		s, err := p.findSandbox(w)
+		s, err := p.findSandbox(sandbox{ContainerID: scanned + w.UID, PodUID: w.UID, Namespace: w.Namespace, Name: w.Name,
+			BootID: p.boot, IPs: w.Addrs})
 		if err != nil {
 			p.log.Debug("no sandbox found", "pod", w.Namespace+"/"+w.Name, "error", err)
 			continue
@@ -44,25 +46,36 @@ func (p *pods) discover() {
 	}
 }
 
-// findSandbox looks for w's netns through the processes in its cgroup. The
-// oldest process counts, and its netns must hold every address of the pod: a
-// process of somebody else may be visiting (istio#61211).
-func (p *pods) findSandbox(w workload.Workload) (sandbox, error) {
-	pid, err := oldestProcess(w.UID)
+// findSandbox completes the record of a pod by its netns, which it looks for
+// through the processes in the pod's cgroup. The oldest process counts, and its
+// netns must hold every address of the pod: a process of somebody else may be
+// visiting (istio#61211).
+func (p *pods) findSandbox(s sandbox) (sandbox, error) {
+	pid, err := oldestProcess(s.PodUID)
 	if err != nil {
 		return sandbox{}, err
 	}
-	path := filepath.Join("/proc", strconv.Itoa(pid), "ns/net")
-	ns, err := netns.Open(path)
+	s.Netns = filepath.Join("/proc", strconv.Itoa(pid), "ns/net")
+	ns, err := netns.Open(s.Netns)
 	if err != nil {
 		return sandbox{}, err
 	}
 	defer ns.Close()
-	if _, err := p.mayHold(ns, w.Addrs); err != nil {
-		return sandbox{}, fmt.Errorf("%s: %w", path, err)
+	if _, err := p.mayHold(ns, s.IPs); err != nil {
+		return sandbox{}, fmt.Errorf("%s: %w", s.Netns, err)
 	}
-	return sandbox{ContainerID: scanned + w.UID, PodUID: w.UID, Namespace: w.Namespace, Name: w.Name,
-		Netns: path, Cookie: ns.Cookie(), Inode: ns.Inode(), BootID: p.boot, IPs: w.Addrs}, nil
+	s.Cookie, s.Inode = ns.Cookie(), ns.Inode()
+	return s, p.unclaimed(s)
+}
+
+// unclaimed reports that s's netns is known as that of another pod.
+func (p *pods) unclaimed(s sandbox) error {
+	for _, other := range p.all() {
+		if other.Cookie == s.Cookie && other.PodUID != s.PodUID {
+			return fmt.Errorf("netns %s is enrolled as pod %v already", s.Netns, other.sandbox)
+		}
+	}
+	return nil
 }
 
 // mayHold returns the addresses of ns, or why it cannot be the netns of a pod

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ztunnel
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+
+	"github.com/culvert-mesh/culvert/cni/enroll"
+	"github.com/culvert-mesh/culvert/test/env"
+)
+
+// process runs in a pod's netns, in a cgroup named as the kubelet would, until
+// the returned function is called.
+func (w *world) process(uid string) (end func()) {
+	w.t.Helper()
+	dir := filepath.Join(w.cgroup, "pod"+uid)
+	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+		w.t.Fatal(err)
+	}
+	cgroup, err := os.Open(dir)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer cgroup.Close()
+	cmd := exec.Command("sleep", "60")
+	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(cgroup.Fd())}
+	if err := env.InNetns(w.sandboxes[uid].Netns, cmd.Start); err != nil {
+		w.t.Fatal(err)
+	}
+	ended := false
+	end = func() {
+		if !ended {
+			ended = true
+			cmd.Process.Kill()
+			cmd.Wait()
+		}
+	}
+	w.t.Cleanup(end)
+	return end
+}
+
+// Without a pause container, the process through which a sandbox was found is
+// an app's: others of the pod go on when it ends.
+func TestASandboxOutlivesTheProcessThroughWhichItWasFound(t *testing.T) {
+	const uid = "0f9e8d7c-web"
+	w := newWorld(t)
+	w.pod(uid, "10.1.0.1", true)
+	first := w.process(uid)
+	w.start()
+	w.eventually("the pod is enrolled", func() bool { return w.connects(uid) == carried })
+	pod, _ := w.pods.byID(scanned + uid)
+	second := w.process(uid)
+
+	first()
+	w.pods.verify(t.Context())
+	w.want(uid, carried)
+	if now, ok := w.pods.byID(scanned + uid); !ok || now != pod || pod.life.Err() != nil {
+		t.Error("the pod's connections were cut")
+	}
+
+	third := w.process(uid)
+	w.kill()
+	second() // while nobody looks
+	w.start()
+	if got := w.connects(uid); got == released {
+		t.Error("the pod is released by a restart")
+	}
+	w.eventually("the pod is enrolled again", func() bool { return w.connects(uid) == carried })
+
+	third()
+	w.pods.verify(t.Context())
+	if _, ok := w.pods.byID(scanned + uid); ok {
+		t.Error("a pod without processes is remembered")
+	}
+}
+
+func TestAPodWhoseRecordIsLostIsNotReleased(t *testing.T) {
+	const uid = "0f9e8d7c-web"
+	w := newWorld(t)
+	w.start()
+	req := w.pod(uid, "10.1.0.1", true)
+	w.add(req, enroll.Enrolled)
+	w.process(uid)
+	w.kill()
+	if err := os.Truncate(filepath.Join(w.cfg.sandboxDir(), req.ContainerID+".json"), 0); err != nil {
+		t.Fatal(err)
+	}
+	w.load()
+	w.pods.base = t.Context()
+	if err := w.pods.takeOver(); err != nil {
+		t.Fatal(err)
+	}
+	w.want(uid, refused)
+	pod, ok := w.pods.byID(scanned + uid)
+	if !ok {
+		t.Fatal("the pod was not found")
+	}
+	if err := w.pods.converge(t.Context(), pod); err != nil {
+		t.Fatal(err)
+	}
+	w.want(uid, carried)
+	if err := w.pods.forget(pod); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestANetnsThatCannotBeLookedAtIsNotGone(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "netns")
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	inode := info.Sys().(*syscall.Stat_t).Ino
+	loop := filepath.Join(dir, "loop") // ELOOP, as good as an I/O error
+	if err := os.Symlink(loop, loop); err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		what string
+		s    sandbox
+		gone bool
+	}{
+		{"the same", sandbox{Netns: path, Inode: inode}, false},
+		{"another", sandbox{Netns: path, Inode: inode + 1}, true},
+		{"none", sandbox{Netns: path + "x", Inode: inode}, true},
+		{"nobody knows", sandbox{Netns: loop, Inode: inode}, false},
+	} {
+		if err := sameNetns(tc.s); (err != nil) != tc.gone {
+			t.Errorf("%s: %v, want gone=%v", tc.what, err, tc.gone)
+		}
+	}
+}
+
+// Two records of one netns would undo each other's steering.
+func TestANetnsHasOneRecord(t *testing.T) {
+	const uid = "0f9e8d7c-web"
+	w := newWorld(t)
+	w.start()
+	req := w.pod(uid, "10.1.0.1", true)
+	w.process(uid) // found before its ADD was answered
+	w.pods.discover()
+	w.eventually("the pod is enrolled", func() bool { return w.connects(uid) == carried })
+	w.add(req, enroll.Enrolled)
+	w.pods.discover()
+	if all := w.pods.all(); len(all) != 1 || all[0].ContainerID != req.ContainerID {
+		t.Errorf("%d records, the first of %s; want one, of the runtime's container", len(all), all[0].ContainerID)
+	}
+	w.want(uid, carried)
+	pod, _ := w.pods.byID(req.ContainerID)
+	found, err := w.pods.findSandbox(sandbox{ContainerID: scanned + uid, PodUID: uid, IPs: pod.IPs})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.pods.record(found); err != nil || len(w.pods.all()) != 1 {
+		t.Errorf("found again: %v, %d records", err, len(w.pods.all()))
+	}
+	thief := found
+	thief.ContainerID, thief.PodUID = "thief", "thief"
+	if err := w.pods.record(thief); err == nil {
+		t.Error("a netns is recorded as another pod's")
+	}
+	w.want(uid, carried)
+}
