@@ -52,7 +52,9 @@ func (p *pods) steps() []step[*member] {
 }
 
 // openNetns checks that the netns is still what was recorded, and takes every
-// address in it: a second network's must not be a way around the listeners.
+// address in it: a second network's must not be a way around the listeners. But
+// one that is another pod's stays that pod's: whoever may configure devices can
+// give himself any address.
 func (p *pods) openNetns(_ context.Context, m *member) (err error) {
 	if m.ns, err = netns.Open(m.Netns); err != nil {
 		return err
@@ -71,9 +73,14 @@ func (p *pods) openNetns(_ context.Context, m *member) (err error) {
 	}
 	m.addrs = slices.Clone(m.IPs)
 	for _, addr := range held {
-		if !slices.Contains(m.addrs, addr) {
-			m.addrs = append(m.addrs, addr)
+		if slices.Contains(m.addrs, addr) {
+			continue
 		}
+		if other, ok := p.otherWith(addr, m.PodUID); ok {
+			p.log.Warn("pod holds the address of another", "pod", m.sandbox.String(), "address", addr, "other", other)
+			continue
+		}
+		m.addrs = append(m.addrs, addr)
 	}
 	return nil
 }

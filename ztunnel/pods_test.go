@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -96,6 +97,45 @@ func TestAPodWhoseContainersEndedIsNotLetOut(t *testing.T) {
 		t.Error(err)
 	}
 	w.want("job", carried)
+}
+
+// Whoever may configure devices can give himself any address; the steering of
+// a neighbour must not follow.
+func TestAPodTakesNoAddressOfAnother(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	w.add(w.pod("victim", "10.1.0.1", true), enroll.Enrolled)
+	w.addAddr(w.sandboxes["victim"].Netns, netip.MustParseAddr("192.0.2.1"))
+	victim, _ := w.pods.byID("c-victim")
+	w.label("victim", false)
+	w.eventually("the victim left", func() bool { return w.connects("victim") == released })
+	w.label("victim", true) // now with its second address
+	w.eventually("the victim is enrolled", func() bool { return w.connects("victim") == carried })
+
+	req := w.pod("thief", "10.1.0.2", true)
+	remote := w.workloads[0]
+	remote.UID, remote.Name, remote.Node, remote.Addrs = "remote", "remote", "there", []netip.Addr{netip.MustParseAddr("10.1.0.9")}
+	w.workloads = append(w.workloads, remote)
+	w.replace()
+	for _, addr := range []string{"10.1.0.1", "192.0.2.1", "10.1.0.9", "192.0.2.2"} {
+		w.addAddr(req.Netns, netip.MustParseAddr(addr))
+	}
+	w.add(req, enroll.Enrolled)
+	thief, _ := w.pods.byID("c-thief")
+	for _, tc := range []struct {
+		pod  *pod
+		want []netip.Addr
+	}{
+		{victim, []netip.Addr{netip.MustParseAddr("10.1.0.1"), netip.MustParseAddr("192.0.2.1")}},
+		{thief, []netip.Addr{netip.MustParseAddr("10.1.0.2"), netip.MustParseAddr("192.0.2.2")}},
+	} {
+		tc.pod.mu.Lock()
+		got := tc.pod.member.addrs
+		tc.pod.mu.Unlock()
+		if !slices.Equal(got, tc.want) {
+			t.Errorf("%v is steered at %v, want %v", tc.pod, got, tc.want)
+		}
+	}
 }
 
 // A policy that closes must not wait for a pod that is joining or leaving.

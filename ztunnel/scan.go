@@ -48,8 +48,9 @@ func (p *pods) discover() {
 
 // findSandbox completes the record of a pod by its netns, which it looks for
 // through the processes in the pod's cgroup. The oldest process counts, and its
-// netns must hold every address of the pod: a process of somebody else may be
-// visiting (istio#61211).
+// netns must hold every address of the pod and none of another: a process of
+// somebody else may be visiting (istio#61211), and a pod that may write to its
+// cgroup and its devices can look like one that it is not.
 func (p *pods) findSandbox(s sandbox) (sandbox, error) {
 	pid, err := oldestProcess(s.PodUID)
 	if err != nil {
@@ -61,8 +62,14 @@ func (p *pods) findSandbox(s sandbox) (sandbox, error) {
 		return sandbox{}, err
 	}
 	defer ns.Close()
-	if _, err := p.mayHold(ns, s.IPs); err != nil {
+	held, err := p.mayHold(ns, s.IPs)
+	if err != nil {
 		return sandbox{}, fmt.Errorf("%s: %w", s.Netns, err)
+	}
+	for _, addr := range held {
+		if other, ok := p.otherWith(addr, s.PodUID); ok {
+			return sandbox{}, fmt.Errorf("%s: holds %v, which is the address of pod %s", s.Netns, addr, other)
+		}
 	}
 	s.Cookie, s.Inode = ns.Cookie(), ns.Inode()
 	return s, p.unclaimed(s)
@@ -76,6 +83,23 @@ func (p *pods) unclaimed(s sandbox) error {
 		}
 	}
 	return nil
+}
+
+// otherWith names another pod than podUID which has that address: by what the
+// plugin said of it, by the registry's word, or because it was enrolled first.
+func (p *pods) otherWith(addr netip.Addr, podUID string) (name string, ok bool) {
+	for _, pod := range p.all() {
+		if pod.PodUID != podUID && slices.Contains(pod.IPs, addr) {
+			return pod.String(), true
+		}
+	}
+	for m := range p.carrying() {
+		if m.PodUID != podUID && slices.Contains(m.addrs, addr) {
+			return m.String(), true
+		}
+	}
+	w, ok := p.registry.ByAddr(addr)
+	return w.String(), ok && w.UID != podUID
 }
 
 // mayHold returns the addresses of ns, or why it cannot be the netns of a pod
