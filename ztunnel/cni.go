@@ -32,11 +32,12 @@ func (p *pods) Add(ctx context.Context, req enroll.Request) (enroll.Reply, error
 	}
 	w, known := p.await(ctx, req)
 	if !known {
-		ns, found := p.registry.Namespace(req.PodNamespace)
+		// As the plugin decides when nobody answers.
+		meshed, found := namespacesOf(p.registry.All())[req.PodNamespace]
 		if !found {
 			return block("namespace %s is not known on node %s yet", req.PodNamespace, p.node)
 		}
-		if ns.Meshed {
+		if meshed {
 			return block("pod %s/%s (UID %s) is not known on node %s yet, and its namespace is in the mesh",
 				req.PodNamespace, req.PodName, req.PodUID, p.node)
 		}

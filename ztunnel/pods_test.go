@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -182,4 +183,22 @@ func TestAPodThatLeftIsToldUntilItsLastConnectionEnds(t *testing.T) {
 	if left := len(w.pods.carrying()); left != 0 {
 		t.Errorf("%d members carry connections of a deleted pod", left)
 	}
+}
+
+// The plugin would ask the snapshot whether ztunnel answers or not: both call a
+// namespace meshed for one pod's label.
+func TestAnUnknownPodBesideMeshedOnesMayNotStart(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	w.pod("first", "10.1.0.1", true)
+	second := w.pod("second", "10.1.0.2", true)
+	w.workloads = w.workloads[:1] // the source is late
+	w.replace()
+	reply := w.add(second, enroll.Block)
+	if !strings.Contains(reply.Reason, "not known on node here yet") {
+		t.Error(reply.Reason)
+	}
+	w.workloads = nil
+	w.replace()
+	w.add(second, enroll.Ignore)
 }

@@ -75,16 +75,27 @@ func (s *status) snapshot() {
 	}
 }
 
+// namespacesOf says of each namespace whether an unknown pod in it may belong
+// in the mesh: by the namespace's label, or as others in it do by their own.
+func namespacesOf(mesh workload.Mesh) map[string]bool {
+	meshed := make(map[string]bool, len(mesh.Namespaces))
+	for name, ns := range mesh.Namespaces {
+		meshed[name] = ns.Meshed
+	}
+	for _, w := range mesh.Workloads {
+		if _, known := meshed[w.Namespace]; known && w.Meshed {
+			meshed[w.Namespace] = true
+		}
+	}
+	return meshed
+}
+
 func snapshotOf(mesh workload.Mesh, ownPod string) enroll.Snapshot {
 	now := time.Now()
 	snap := enroll.Snapshot{Generation: uint64(now.UnixNano()), Written: now}
-	meshed := map[string]bool{}
-	for _, w := range mesh.Workloads {
-		meshed[w.Namespace] = meshed[w.Namespace] || w.Meshed
-	}
-	for name, ns := range mesh.Namespaces {
+	for name, meshed := range namespacesOf(mesh) {
 		snap.AllNamespaces = append(snap.AllNamespaces, name)
-		if ns.Meshed || meshed[name] {
+		if meshed {
 			snap.MeshedNamespaces = append(snap.MeshedNamespaces, name)
 		}
 	}
