@@ -47,7 +47,10 @@ func (o Outbound) carry(ctx context.Context, c *connection, app *net.TCPConn) er
 		return err // unknown, yet inside the mesh CIDRs: refused, never plaintext
 	}
 	c.service, c.dst.workload = d.Service, d.Peer
-	if d.Peer.Meshed {
+	switch {
+	case d.Peer.UID == self.UID:
+		return o.itself(ctx, c, app, self, d)
+	case d.Peer.Meshed:
 		return o.tunnel(ctx, c, app, self, d)
 	}
 	return o.plain(ctx, c, app, self, d)
@@ -105,20 +108,41 @@ func unanswered(err error) bool {
 	return errors.Is(err, hbone.ErrDial) && !errors.As(err, &status)
 }
 
+// itself carries app to its own pod, of which a Service made it an endpoint. It
+// stays inside, as if the app had dialled the pod's address: what a pod sends
+// to itself is not steered, so that no tunnel could arrive.
+func (o Outbound) itself(ctx context.Context, c *connection, app *net.TCPConn, self workload.Workload, d workload.Destination) error {
+	c.path, c.dst.addr = pathLocal, d.Target
+	c.src.identity, c.dst.identity = self.ID.String(), self.ID.String()
+	if o.isSelf(d.Target) {
+		return errSelfCall
+	}
+	far, err := o.direct(ctx, c, self, d)
+	if err != nil {
+		return err
+	}
+	return c.relay(ctx, app, far)
+}
+
 // plain carries app to a destination outside the mesh.
 func (o Outbound) plain(ctx context.Context, c *connection, app *net.TCPConn, self workload.Workload, d workload.Destination) error {
 	c.path, c.dst.addr = pathPassthrough, d.Target
-	if err := c.admit(func() error { return o.Policy.AllowOutbound(self, d) }); err != nil {
-		return err
-	}
-	far, err := dial(ctx, d.Target, func(ctx context.Context) (*net.TCPConn, error) {
-		return o.Direct(ctx, c.src.addr.Addr(), d.Target) // from the address that the app has
-	})
+	far, err := o.direct(ctx, c, self, d)
 	if err != nil {
 		return err
 	}
 	o.Metrics.Plaintext(string(outbound), whyPlain(d))
 	return c.relay(ctx, app, far)
+}
+
+// direct connects without a tunnel, from the address that the app has.
+func (o Outbound) direct(ctx context.Context, c *connection, self workload.Workload, d workload.Destination) (*net.TCPConn, error) {
+	if err := c.admit(func() error { return o.Policy.AllowOutbound(self, d) }); err != nil {
+		return nil, err
+	}
+	return dial(ctx, d.Target, func(ctx context.Context) (*net.TCPConn, error) {
+		return o.Direct(ctx, c.src.addr.Addr(), d.Target)
+	})
 }
 
 // whyPlain is the reason under which plaintext out of the pod is counted.

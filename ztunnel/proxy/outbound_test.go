@@ -53,6 +53,30 @@ func TestADestinationOutsideTheMeshIsReachedPlainlyAndLabelledSo(t *testing.T) {
 	}
 }
 
+func TestAPodReachesItselfThroughItsService(t *testing.T) {
+	mesh := meshOf(1, 1)
+	mesh.Services = append(mesh.Services, service("web", webVIP, netip.AddrPortFrom(webAddr, echo(t, webAddr))))
+	b := newBench(t, registryOf(mesh), "web")
+	b.OriginalDst = func(*net.TCPConn) (netip.AddrPort, error) { return webVIP, nil }
+	app := connect(t, webAddr, b.serve(webAddr, Outbound{b.Pod}.Serve))
+	send(t, app, "hello")
+	expect(t, app, "hello")
+	app.CloseWrite()
+	expectEOF(t, app)
+
+	id := "spiffe://cluster.local/ns/shop/sa/web"
+	has(t, b.record(OK), map[string]any{
+		"direction": "outbound", "path": "local", "src.workload": "web-0", "dst.workload": "web-0",
+		"src.identity": id, "dst.identity": id, "dst.service": "web.shop.svc.cluster.local", "dst.hbone_addr": nil,
+	})
+	if dialled := <-b.dialled; dialled[0].Addr() != webAddr || dialled[1].Addr() != webAddr {
+		t.Errorf("dialled %v from %v", dialled[1], dialled[0])
+	}
+	if got := b.metric("culvert_plaintext_connections_total", `direction="outbound"`); got != "" {
+		t.Errorf("%s plaintext connections, though none left the pod", got)
+	}
+}
+
 func TestOutboundRefusalsSayWhy(t *testing.T) {
 	nobody := pod("nobody", ghostAddr, true)
 	nobody.ID = spiffeid.ID{}

@@ -34,6 +34,7 @@ var (
 	ghostAddr  = netip.MustParseAddr("127.0.1.9") // of nobody
 	dbVIP      = netip.MustParseAddrPort("10.96.0.10:5432")
 	legacyVIP  = netip.MustParseAddrPort("10.96.0.11:80")
+	webVIP     = netip.MustParseAddrPort("10.96.0.13:80")
 	emptyVIP   = netip.MustParseAddrPort("10.96.0.12:80")
 )
 

@@ -51,10 +51,12 @@ func (d direction) reporter() string {
 	return metrics.Destination
 }
 
-// How the bytes went: in a tunnel, or plainly because policy allows it.
+// How the bytes went: in a tunnel, plainly because policy allows it, or without
+// leaving the pod.
 const (
 	pathTunnel      = "tunnel"
 	pathPassthrough = "passthrough"
+	pathLocal       = "local"
 )
 
 // end is one end of a connection.
