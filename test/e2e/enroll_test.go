@@ -5,13 +5,17 @@ package e2e
 import (
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -200,4 +204,74 @@ func TestALabelThatFlapsUnderLoadBreaksNothing(t *testing.T) {
 			return ended >= flips // half of 4 per flip, at least
 		})
 	}
+}
+
+func TestTheSocketsOfZtunnelAreRootsAlone(t *testing.T) {
+	s := tell(t, "mesh")
+	victim := s.pod(s.one, "victim", nil)
+	socket, admin := filepath.Join(s.one.State, "enroll.sock"), filepath.Join(s.one.State, "admin.sock")
+	del := fmt.Sprintf(`{"network":"culvert-lab","containerID":%q,"ifName":"eth0"}`, victim.ContainerID)
+	request := fmt.Sprintf("POST /v1/del HTTP/1.1\r\nHost: ztunnel\r\nContent-Length: %d\r\n\r\n%s", len(del), del)
+	for _, path := range []string{socket, admin} {
+		if reply, err := s.asNobody(path, request); !errors.Is(err, syscall.EACCES) {
+			t.Errorf("another user at %s: %q, %v; want EACCES", path, reply, err)
+		}
+	}
+	for dir := s.one.State; dir != s.Dir(); dir = filepath.Dir(dir) {
+		s.chmod(dir, 0o755)
+	}
+	for _, path := range []string{socket, admin} {
+		if reply, err := s.asNobody(path, request); !errors.Is(err, syscall.EACCES) {
+			t.Errorf("another user at %s, with its directory opened: %q, %v; want EACCES", path, reply, err)
+		}
+	}
+	s.chmod(socket, 0o666)
+	if reply, err := s.asNobody(socket, request); len(reply) > 0 || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("another user at %s, opened: %q, %v; want to be hung up on", socket, reply, err)
+	}
+	s.must(victim.Check(s.ctx))
+	if n, err := victim.Run(s.ctx, "cat", "/proc/self/net/unix"); err != nil || strings.Contains(n, "enroll.sock") {
+		t.Errorf("the pod's netns knows of the socket: %v, %v", n, err)
+	}
+}
+
+// chmod changes a mode until the story ends.
+func (s *story) chmod(path string, mode os.FileMode) {
+	s.Helper()
+	was, err := os.Stat(path)
+	s.must(err)
+	s.must(os.Chmod(path, mode))
+	s.Cleanup(func() { s.must(os.Chmod(path, was.Mode().Perm())) })
+}
+
+// asNobody sends a request to a unix socket from a thread of another user.
+func (s *story) asNobody(path, request string) (reply []byte, err error) {
+	s.Helper()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // and never unlocked: the thread ends here
+		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, 65533, 65533, 65533); errno != 0 {
+			err = fmt.Errorf("become nobody: %w", errno)
+			return
+		}
+		reply, err = ask(path, request)
+	}()
+	<-done
+	return reply, err
+}
+
+func ask(path, request string) ([]byte, error) {
+	conn, err := net.DialTimeout("unix", path, time.Second)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(time.Second)); err != nil {
+		return nil, err
+	}
+	if _, err := conn.Write([]byte(request)); err != nil {
+		return nil, err
+	}
+	return io.ReadAll(conn)
 }
