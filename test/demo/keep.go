@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -29,6 +30,7 @@ func (s *story) invite() {
 		{"the wire", l.EnterScript("node2") + " tcpdump -ni eth0 -A 'tcp port 15008 or tcp port 8080'"},
 		{"a ztunnel that is gone: connects are refused, never plaintext", "kill -9 " + strconv.Itoa(l.Nodes[0].Ztunnel.PID())},
 		{"the cluster's objects, which each node watches; edit them", "ls " + filepath.Join(dir, "node1", "yaml")},
+		{"how the programs were started, as you may start your own", fmt.Sprintf("tr '\\0' ' ' < /proc/%d/cmdline; tr '\\0' ' ' < /proc/%d/cmdline", l.Identity.PID(), l.Nodes[1].Ztunnel.PID())},
 	} {
 		out.line("   # %s", out.paint(dim, try.what))
 		out.line("   %s\n", try.how)
