@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
@@ -122,9 +123,17 @@ func (p *pods) serve(_ context.Context, m *member) error {
 	return nil
 }
 
-// stopServing waits for open connections to end by themselves until ctx is
-// done, then ends them.
+// inFlight is how long a connection that was steered a moment ago may take to
+// be established: a listener that closes resets it.
+const inFlight = time.Second
+
+// stopServing takes what is still on its way, waits for open connections to
+// end by themselves until ctx is done, then ends them.
 func (p *pods) stopServing(ctx context.Context, m *member) error {
+	select {
+	case <-time.After(inFlight):
+	case <-ctx.Done():
+	}
 	m.carrier.finish(ctx)
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -5,6 +5,7 @@ package ztunnel
 import (
 	"context"
 	"errors"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -201,4 +202,20 @@ func TestAnUnknownPodBesideMeshedOnesMayNotStart(t *testing.T) {
 	w.workloads = nil
 	w.replace()
 	w.add(second, enroll.Ignore)
+}
+
+func TestAConnectionOnItsWayOutlivesTheMembership(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	w.add(w.pod("web", "10.1.0.1", true), enroll.Enrolled)
+	pod, _ := w.pods.byID("c-web")
+	pod.mu.Lock()
+	at := pod.member.listeners.Outbound4.Addr().(*net.TCPAddr).AddrPort()
+	pod.mu.Unlock()
+	w.label("web", false)
+	w.eventually("the pod left", func() bool { return w.connects("web") == released })
+	if got := w.connectsTo("web", at); got != carried { // as one that was steered there a moment ago
+		t.Errorf("connections that are steered already are %s", got)
+	}
+	w.eventually("the listener closes", func() bool { return w.connectsTo("web", at) == refused })
 }

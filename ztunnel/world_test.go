@@ -229,6 +229,11 @@ const (
 // connects says what becomes of a connection of the pod.
 func (w *world) connects(uid string) string {
 	w.t.Helper()
+	return w.connectsTo(uid, netip.MustParseAddrPort("10.9.9.9:80"))
+}
+
+func (w *world) connectsTo(uid string, to netip.AddrPort) string {
+	w.t.Helper()
 	ns, err := netns.Open(w.sandboxes[uid].Netns)
 	if err != nil {
 		w.t.Fatal(err)
@@ -236,7 +241,7 @@ func (w *world) connects(uid string) string {
 	defer ns.Close()
 	ctx, cancel := context.WithTimeout(w.t.Context(), 5*time.Second)
 	defer cancel()
-	conn, err := ns.Dial(ctx, netip.MustParseAddrPort("10.9.9.9:80"), nil)
+	conn, err := ns.Dial(ctx, to, nil)
 	switch {
 	case err == nil:
 		conn.SetLinger(0)
