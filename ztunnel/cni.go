@@ -82,12 +82,23 @@ func (p *pods) Del(ctx context.Context, req enroll.Request) error {
 	}
 	var problems error
 	for _, pod := range p.all() {
-		if pod.ContainerID == req.ContainerID || pod.ContainerID == scanned+req.PodUID {
+		if isOf(req, pod.sandbox) {
 			p.log.Info("sandbox deleted", "pod", pod.String())
 			problems = errors.Join(problems, p.forget(pod))
 		}
 	}
 	return problems
+}
+
+// isOf reports whether a DEL is for that sandbox. One that was found has no
+// container ID, and its pod may have had another sandbox before, which runtimes
+// delete more than once: then the netns tells.
+func isOf(req enroll.Request, s sandbox) bool {
+	if s.ContainerID == scanned+req.PodUID && req.Netns != "" {
+		s.Netns = req.Netns
+		return sameNetns(s) == nil
+	}
+	return s.ContainerID == req.ContainerID || s.ContainerID == scanned+req.PodUID
 }
 
 // Check confirms against the kernel that the sandbox is as its labels say.

@@ -170,3 +170,29 @@ func TestANetnsHasOneRecord(t *testing.T) {
 	}
 	w.want(uid, carried)
 }
+
+// Runtimes repeat the DEL of a sandbox, also when its pod has another by now.
+func TestAFoundSandboxIsNotDeletedForItsPredecessor(t *testing.T) {
+	const uid = "0f9e8d7c-web"
+	w := newWorld(t)
+	req := w.pod(uid, "10.1.0.1", true)
+	w.process(uid)
+	w.start()
+	w.eventually("the pod is enrolled", func() bool { return w.connects(uid) == carried })
+	for _, predecessor := range []string{env.NewNetns(t), "/run/netns/gone"} {
+		old := req
+		old.ContainerID, old.Netns = "predecessor", predecessor
+		if err := w.pods.Del(t.Context(), old); err != nil {
+			t.Error(err)
+		}
+		if _, ok := w.pods.byID(scanned + uid); !ok {
+			t.Fatalf("the DEL of netns %s deleted another sandbox", predecessor)
+		}
+	}
+	if err := w.pods.Del(t.Context(), req); err != nil {
+		t.Error(err)
+	}
+	if _, ok := w.pods.byID(scanned + uid); ok {
+		t.Error("a deleted sandbox is remembered")
+	}
+}
