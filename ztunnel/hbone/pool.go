@@ -121,6 +121,7 @@ const maxRetries = 3
 // reserve opens a stream in the youngest tunnel that takes one, or waits for a
 // new tunnel. A retry wants one that is younger than all it tried.
 func (p *Pool) reserve(ctx context.Context, key Key, target Target, tried []*conn) (*Stream, error) {
+	d := new(dial)
 	for {
 		p.mu.Lock()
 		if p.closed {
@@ -140,7 +141,11 @@ func (p *Pool) reserve(ctx context.Context, key Key, target Target, tried []*con
 				return s, nil
 			}
 		}
-		d := p.dialLocked(key, t)
+		if err := d.stillborn(); err != nil {
+			p.mu.Unlock()
+			return nil, err // another dial would not fare better
+		}
+		d = p.dialLocked(key, t)
 		p.mu.Unlock()
 		select {
 		case <-d.done:
@@ -149,9 +154,6 @@ func (p *Pool) reserve(ctx context.Context, key Key, target Target, tried []*con
 		}
 		if d.err != nil {
 			return nil, d.err
-		}
-		if err := d.stillborn(); err != nil {
-			return nil, err // another dial would not fare better
 		}
 	}
 }
