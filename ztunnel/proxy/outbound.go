@@ -48,7 +48,7 @@ func (o Outbound) carry(ctx context.Context, c *connection, app *net.TCPConn) er
 	}
 	c.service, c.dst.workload = d.Service, d.Peer
 	switch {
-	case d.Peer.UID == self.UID:
+	case d.Peer.UID == self.UID && isAt(app, d.Target.Addr()):
 		return o.itself(ctx, c, app, self, d)
 	case d.Peer.Meshed:
 		return o.tunnel(ctx, c, app, self, d)
@@ -106,6 +106,13 @@ func (o Outbound) openStream(ctx context.Context, key hbone.Key, target hbone.Ta
 func unanswered(err error) bool {
 	var status *hbone.StatusError
 	return errors.Is(err, hbone.ErrDial) && !errors.As(err, &status)
+}
+
+// isAt reports whether addr is one of the netns that app came from. The
+// registry's word is not enough to do without a tunnel: the address of a
+// sandbox of before is somebody else's by now.
+func isAt(app *net.TCPConn, addr netip.Addr) bool {
+	return addr == addrOf(app.LocalAddr()).Addr() || addr == addrOf(app.RemoteAddr()).Addr()
 }
 
 // itself carries app to its own pod, of which a Service made it an endpoint. It

@@ -77,6 +77,25 @@ func TestAPodReachesItselfThroughItsService(t *testing.T) {
 	}
 }
 
+// Its sandbox was made anew, under the same UID and with another address, and
+// the registry does not know yet.
+func TestAPodsFormerAddressIsNotItself(t *testing.T) {
+	mesh := meshOf(1, 1)
+	mesh.Services = append(mesh.Services, service("web", webVIP, netip.AddrPortFrom(webAddr, echo(t, webAddr))))
+	b := newBench(t, registryOf(mesh), "web")
+	b.OriginalDst = func(*net.TCPConn) (netip.AddrPort, error) { return webVIP, nil }
+	b.Tunnels = hbone.NewPool(hbone.PoolConfig{
+		Credential: func(context.Context, hbone.Key) (hbone.Credential, error) {
+			return hbone.Credential{}, errors.New("none here")
+		},
+	})
+	t.Cleanup(b.Tunnels.Close)
+	now := netip.MustParseAddr("127.0.1.4")
+	expectRefused(t, now, b.serve(now, Outbound{b.Pod}.Serve))
+	has(t, b.record(Identity), map[string]any{"path": "tunnel", "dst.hbone_addr": mesh.Services[3].Ports[0].Endpoints[0].String()})
+	b.nobodyDialled()
+}
+
 func TestOutboundRefusalsSayWhy(t *testing.T) {
 	nobody := pod("nobody", ghostAddr, true)
 	nobody.ID = spiffeid.ID{}
