@@ -97,7 +97,7 @@ func (a *anchor) replace() error {
 	return nil
 }
 
-func repin(l link.Link, pin string) error {
+func repin(l interface{ Pin(string) error }, pin string) error {
 	temp := pin + "_new"
 	if err := os.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err

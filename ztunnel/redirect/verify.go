@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"path/filepath"
 
 	"github.com/cilium/ebpf"
 )
@@ -30,6 +31,9 @@ func (d *Datapath) Verify(ctx context.Context) (repaired []string, err error) {
 		}
 	}
 	check("", d.pins.make())
+	for name, m := range d.maps() {
+		check(d.verifyMap(name, m))
+	}
 	for _, a := range d.anchors {
 		check(a.verify())
 	}
@@ -46,6 +50,55 @@ func (d *Datapath) Verify(ctx context.Context) (repaired []string, err error) {
 		}
 	}
 	return repaired, errors.Join(problems...)
+}
+
+// maps are the pinned ones, by the names of their pins.
+func (d *Datapath) maps() map[string]*ebpf.Map {
+	m := &d.outbound.outboundMaps
+	return map[string]*ebpf.Map{
+		"bypass": m.Bypass, "counters": m.Counters, "excluded_cidrs": m.ExcludedCidrs, "excluded_ports": m.ExcludedPorts,
+		"inner": m.Inner, "listeners": m.Listeners, "original_dst": m.OriginalDst, "own_ips": m.OwnIps, "pod_ips": m.PodIps,
+		"pods": m.Pods, "probe_ports": m.ProbePorts, "sockets": m.Sockets,
+	}
+}
+
+// verifyMap pins a map that is not any more. The programs hold it, but the next
+// ztunnel would begin with an empty one: pods would be released until it has
+// enrolled them again.
+func (d *Datapath) verifyMap(name string, m *ebpf.Map) (wrong string, err error) {
+	pin := filepath.Join(d.pins.dir, name)
+	if samePinned(m, pin) {
+		return "", nil
+	}
+	again, err := m.Clone() // ours believes that it is pinned
+	if err != nil {
+		return "", fmt.Errorf("open map %s again: %w", name, err)
+	}
+	defer again.Close()
+	if err := repin(again, pin); err != nil {
+		return "", fmt.Errorf("pin map %s: %w", name, err)
+	}
+	return "pin of map " + name + " was removed", nil
+}
+
+// samePinned says whether the pin is this very map.
+func samePinned(m *ebpf.Map, pin string) bool {
+	there, err := ebpf.LoadPinnedMap(pin, nil)
+	if err != nil {
+		return false
+	}
+	defer there.Close()
+	theirs, err := there.Info()
+	if err != nil {
+		return false
+	}
+	ours, err := m.Info()
+	if err != nil {
+		return false
+	}
+	a, known := ours.ID()
+	b, _ := theirs.ID()
+	return known && a == b
 }
 
 func (d *Datapath) verifyInbound(p *pod) (wrong string, err error) {

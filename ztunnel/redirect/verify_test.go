@@ -84,6 +84,35 @@ func TestVerifyRepairsWhatWasRemovedByHand(t *testing.T) {
 	}
 }
 
+func TestVerifyPinsMapsAgainSoThatTheNextRunFindsItsPods(t *testing.T) {
+	w := newWorld(t)
+	p := w.enrolled()
+	pins := newPins(w.opts.BPFFS)
+	entries, err := os.ReadDir(pins.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	removed := 0
+	for _, e := range entries {
+		if !e.IsDir() {
+			removed++
+			if err := os.Remove(filepath.Join(pins.dir, e.Name())); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if repaired, err := w.d.Verify(t.Context()); err != nil || len(repaired) != removed {
+		t.Errorf("Verify: %q, %v; want %d repairs", repaired, err, removed)
+	}
+	if repaired, err := w.d.Verify(t.Context()); err != nil || len(repaired) > 0 {
+		t.Errorf("Verify again: %q, %v", repaired, err)
+	}
+	p.s.Listeners.Close()
+	w.d.Close()
+	w.d = load(t, w.opts)
+	wantRefused(t, p.ns, netip.AddrPortFrom(node4, 8080), nil)
+}
+
 func TestVerifyRestoresAddressesAndListeners(t *testing.T) {
 	w := newWorld(t)
 	p := w.enrolled()
