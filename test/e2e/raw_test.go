@@ -5,6 +5,7 @@ package e2e
 import (
 	"bytes"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net"
@@ -21,12 +22,55 @@ import (
 	"github.com/culvert-mesh/culvert/test/lab/agent"
 )
 
-// A pod with CAP_NET_RAW needs no connect(): it may speak TCP by itself. On a
-// bridge it can also take an address that nobody has, so that its own kernel
-// does not reset what it never opened.
-func TestTCPByHandIsRefusedByStrictPeers(t *testing.T) {
+// On a bridge, pods are neighbours: they reach each other by more ways than
+// their addresses.
+func TestNeighboursAreNoFriends(t *testing.T) {
 	s := tellAlone(t, lab.Options{Network: "bridge"}, "mesh")
 	p := s.prey()
+	t.Run("link-local address", func(t *testing.T) { sub := *p; sub.story = s.sub(t); sub.byLinkLocal() })
+	t.Run("TCP by hand", func(t *testing.T) { sub := *p; sub.story = s.sub(t); sub.byHand() })
+}
+
+// sub is the story as a subtest's.
+func (s *story) sub(t *testing.T) *story {
+	sub := *s
+	sub.T, sub.ctx = t, t.Context()
+	return &sub
+}
+
+// A link-local address is the pod's too, and no plugin tells ztunnel about it.
+func (p *prey) byLinkLocal() {
+	to := netip.AddrPortFrom(p.linkLocal(p.near), 8080)
+	for _, from := range []*lab.Pod{p.attacker, p.plain} {
+		if err := p.attempt(from.Place, agent.Socket{Network: "tcp6", Device: "eth0"}, to, secret); err == nil {
+			p.Errorf("%v came through to %v", from, to)
+		}
+	}
+	p.onlyAs(p.story)
+}
+
+func (s *story) linkLocal(p *lab.Pod) netip.Addr {
+	s.Helper()
+	text, err := p.Run(s.ctx, "cat", "/proc/self/net/if_inet6")
+	s.must(err)
+	for line := range strings.Lines(text) {
+		fields := strings.Fields(line) // address index prefix scope flags device
+		if len(fields) == 6 && fields[3] == "20" && fields[5] == "eth0" {
+			raw, err := hex.DecodeString(fields[0])
+			s.must(err)
+			addr, _ := netip.AddrFromSlice(raw)
+			return addr
+		}
+	}
+	s.Fatalf("%v has no link-local address: %s", p, text)
+	return netip.Addr{}
+}
+
+// A pod with CAP_NET_RAW needs no connect(): it may speak TCP by itself. It can
+// also take an address that nobody has, so that its own kernel does not reset
+// what it never opened.
+func (p *prey) byHand() {
+	s := p.story
 	seen := s.serve(p.far.Place, agent.Echo, 9090)
 	s.overBoth(func(s *story, network string) {
 		ghost, gateway := netip.MustParseAddr("10.77.1.250"), s.one.PodCIDR4.Addr().Next()
@@ -48,7 +92,7 @@ func TestTCPByHandIsRefusedByStrictPeers(t *testing.T) {
 		s.reached(p.attacker.Place, network, p.far, 8080)
 	})
 	if served, err := seen.Served(s.ctx); err != nil || len(served) > 0 {
-		t.Errorf("the app was given %v, %v", served, err)
+		s.Errorf("the app was given %v, %v", served, err)
 	}
 	// The twin: where plaintext is allowed, this is how it would have gone.
 	s.apply("PeerAuthentication", s.namespace, "default", peerAuthentication(s.namespace, "PERMISSIVE"))
@@ -58,7 +102,7 @@ func TestTCPByHandIsRefusedByStrictPeers(t *testing.T) {
 	s.must(h.resolve(s.one.PodCIDR4.Addr().Next()))
 	echo, err := h.send(netip.MustParseAddrPort("10.77.1.251:40000"), p.far.At("tcp4", 8080), []byte(secret))
 	if err != nil || !bytes.Equal(echo, []byte(secret)) {
-		t.Errorf("under PERMISSIVE, by hand: %q, %v", echo, err)
+		s.Errorf("under PERMISSIVE, by hand: %q, %v", echo, err)
 	}
 }
 

@@ -32,7 +32,7 @@ func TestWhatAnotherHandRemovesIsBackWithinFiveSeconds(t *testing.T) {
 		do   func(pin string) error
 		pins []string
 	}{
-		{"pins removed", os.Remove, []string{connect4, pod}},
+		{"pins removed", os.Remove, []string{connect4, pod, "pods"}},
 		{"links detached", detach, []string{connect4, pod, filepath.Join("links", "sockops")}},
 	} {
 		before := s.repairs(s.one)
