@@ -35,12 +35,14 @@ func (s *Stream) Carry(app *net.TCPConn) (Totals, error) {
 	p := &pump{s: s, raw: raw}
 	if s.attach(app, raw) {
 		p.run()
-	} else {
-		app.SetLinger(0)
 	}
 	<-s.done
+	err = s.result()
+	if err != nil { // sever does so too, but perhaps later than we close
+		app.SetLinger(0)
+	}
 	app.Close()
-	return s.Totals(), s.result()
+	return s.Totals(), err
 }
 
 // Totals is what the stream has carried so far, and in the end what Carry
