@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -249,9 +250,9 @@ func (p *pods) verify(ctx context.Context) {
 // what another hand removed.
 func (p *pods) repair(ctx context.Context) error {
 	repaired, err := p.datapath.Verify(ctx)
-	for _, link := range repaired {
-		p.metrics.LinkRepaired(link)
-		p.log.Error("steering was removed by another hand and is restored", "what", link)
+	for _, what := range repaired {
+		p.metrics.LinkRepaired(kindOf(what))
+		p.log.Error("steering was removed by another hand and is restored", "what", what)
 	}
 	verified := 0
 	for _, pod := range p.all() {
@@ -263,6 +264,13 @@ func (p *pods) repair(ctx context.Context) error {
 	defer p.mu.Unlock()
 	p.verified = verified
 	return err
+}
+
+// kindOf is what was repaired, without saying of whom: a label of a metric must
+// not grow with the pods that come and go.
+func kindOf(what string) string {
+	kind, _, _ := strings.Cut(strings.TrimPrefix(what, "pin of "), " ")
+	return kind
 }
 
 // confirmed reports whether pod is in the mesh and the kernel agrees. Of one

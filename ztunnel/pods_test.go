@@ -6,8 +6,12 @@ import (
 	"context"
 	"errors"
 	"net"
+	"net/http/httptest"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -218,4 +222,29 @@ func TestAConnectionOnItsWayOutlivesTheMembership(t *testing.T) {
 		t.Errorf("connections that are steered already are %s", got)
 	}
 	w.eventually("the listener closes", func() bool { return w.connectsTo("web", at) == refused })
+}
+
+func TestARepairIsCountedByKindAndNotByPod(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	w.add(w.pod("web", "10.1.0.1", true), enroll.Enrolled)
+	cookie := strconv.FormatUint(uint64(w.sandboxes["web"].Cookie), 10)
+	for _, pin := range []string{"netns/" + cookie, "links/connect4"} {
+		if err := os.Remove(filepath.Join(w.opts.BPFFS, "v1", pin)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.pods.repair(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	scrape := httptest.NewRecorder()
+	w.pods.metrics.Handler().ServeHTTP(scrape, httptest.NewRequest("GET", "/metrics", nil))
+	for _, kind := range []string{"connect4", "sk_lookup"} {
+		if !strings.Contains(scrape.Body.String(), `culvert_bpf_links_repaired_total{link="`+kind+`"} 1`) {
+			t.Errorf("the repair of %s is not counted", kind)
+		}
+	}
+	if strings.Contains(scrape.Body.String(), cookie) {
+		t.Error("a metric names the pod's netns")
+	}
 }
