@@ -29,7 +29,7 @@ func TestWhileZtunnelIsAwayOnlyPodsOutsideTheMeshStart(t *testing.T) {
 	outside := in(t, s.Lab)
 	old, server := s.pod(s.one, "old", nil), s.pod(s.two, "server", nil)
 	s.serve(server.Place, agent.Echo, 8080)
-	staying := s.pod(s.one, "staying", nil)
+	staying, leaving := s.pod(s.one, "staying", nil), s.pod(s.one, "leaving", nil)
 	s.must(s.one.Ztunnel.Kill())
 
 	_, err := s.one.Pod(s.ctx, lab.PodSpec{Namespace: s.namespace, Name: "labelled"})
@@ -43,11 +43,15 @@ func TestWhileZtunnelIsAwayOnlyPodsOutsideTheMeshStart(t *testing.T) {
 		t.Errorf("CHECK: %v, want code 11", err)
 	}
 	s.must(old.Delete(s.ctx))
+	s.must(leaving.SetLabel("culvert.dev/mesh", "disabled"))
+	s.refused(leaving.Place, "tcp4", server, 8080) // nobody is there to let it go
 
 	s.must(s.one.StartZtunnel(s.ctx, lab.ZtunnelOptions{}))
 	s.must(staying.AwaitEnrolled(s.ctx))
 	s.must(staying.Check(s.ctx))
-	if left := s.census(s.one); left["sandbox records"] != 1 || left["entries of pods"] != 1 || left["entries of own_ips"] != 2 {
+	s.must(leaving.AwaitOutside(s.ctx))
+	s.reached(leaving.Place, "tcp4", server, 8080)
+	if left := s.census(s.one); left["sandbox records"] != 2 || left["entries of pods"] != 1 || left["entries of own_ips"] != 2 {
 		t.Errorf("a pod that was deleted meanwhile left a trace: %v", left)
 	}
 	labelled := s.pod(s.one, "labelled", nil)

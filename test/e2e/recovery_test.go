@@ -149,6 +149,13 @@ func TestUnreadableObjectsLeaveTheLastGoodStateInForce(t *testing.T) {
 	}
 	s.must(os.Remove(file))
 	s.must(s.Settle(s.ctx))
+
+	dir := filepath.Dir(file)
+	s.must(os.Rename(dir, dir+".away"))
+	s.logged(s.two, `"level":"ERROR"`, "read "+dir)
+	s.reached(client.Place, "tcp4", server, 8080)
+	s.must(os.Rename(dir+".away", dir))
+	s.must(s.Settle(s.ctx))
 	late := s.pod(s.two, "late", nil)
 	s.reached(late.Place, "tcp4", server, 8080)
 }
