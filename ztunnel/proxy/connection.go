@@ -28,10 +28,16 @@ type connection struct {
 	counted *metrics.Connection          // nil until both ends are named
 }
 
-// begin starts the record of a connection from src.
+// begin starts the record of a connection from src, which names the pod
+// however early it ends.
 func (p *Pod) begin(ctx context.Context, d direction, src netip.AddrPort) *connection {
 	c := &connection{pod: p, record: record{direction: d, start: time.Now()}}
 	c.src.addr = src
+	if d == outbound {
+		c.src.workload, _ = p.Self()
+	} else {
+		c.dst.workload, _ = p.Self()
+	}
 	c.ctx, c.cancel = context.WithCancelCause(ctx)
 	return c
 }

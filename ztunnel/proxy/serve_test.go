@@ -65,7 +65,7 @@ func TestOutOfDescriptorsNewConnectionsAreRefusedAndOpenOnesUnharmed(t *testing.
 	release(1) // for the client's own socket
 	expectRefused(t, webAddr, to)
 	record := b.record(Limit)
-	has(t, record, map[string]any{"level": "WARN", "direction": "inbound"})
+	has(t, record, map[string]any{"level": "WARN", "direction": "inbound", "dst.workload": "db-0"})
 	if src, _ := record["src.addr"].(string); !strings.HasPrefix(src, webAddr.String()+":") {
 		t.Errorf("src.addr %q", src)
 	}

@@ -468,6 +468,7 @@ func TestATunnelThatNeverBecameOneIsRecorded(t *testing.T) {
 	has(t, b.record(TLS), map[string]any{
 		"level": "WARN", "msg": "connection failed", "direction": "inbound", "path": "tunnel",
 		"src.addr": "127.0.1.9:4711", "error": "tls: unknown authority",
+		"dst.workload": "db-0", "dst.namespace": "shop",
 	})
 	if got := b.metric("culvert_connections_refused_total", `direction="inbound"`, `result="tls"`); got != "1" {
 		t.Errorf("%q refused", got)
