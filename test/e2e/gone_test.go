@@ -5,6 +5,7 @@ package e2e
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/netip"
 	"syscall"
@@ -23,6 +24,7 @@ const noticed = soon + 2*time.Second
 // end reads an end of data from them, and then finds that nobody takes its own.
 func TestAConnectionEndsSoonAfterEitherOfItsPods(t *testing.T) {
 	s := tell(t, "mesh")
+	pair := 0
 	for _, where := range []struct {
 		name   string
 		server *lab.Node
@@ -35,7 +37,9 @@ func TestAConnectionEndsSoonAfterEitherOfItsPods(t *testing.T) {
 				t.Run(where.name+"/"+who+" "+how.name, func(t *testing.T) {
 					sub := *s
 					sub.T, sub.ctx = t, t.Context()
-					client, server := sub.pod(sub.one, "client", nil), sub.pod(where.server, "server", nil)
+					pair++
+					client := sub.pod(sub.one, fmt.Sprintf("client-%d", pair), nil)
+					server := sub.pod(where.server, fmt.Sprintf("server-%d", pair), nil)
 					sub.endsWithItsPod(client, server, who, how.remove)
 				})
 			}

@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"testing"
@@ -57,9 +58,11 @@ metadata: {name: nobody, namespace: %s}
 spec:
   selector: {matchLabels: {app: server}}
 `, s.namespace))
+	ctx, cancel := context.WithTimeout(s.ctx, soon)
+	defer cancel()
 	for _, c := range forbidden {
 		for end, conn := range map[string]*agent.Conn{"client": c.near, "server": c.far} {
-			_, err := conn.Receive(s.ctx, 1)
+			_, err := conn.Receive(ctx, 1)
 			wantReset(t, "the "+end+"'s end", err)
 		}
 		s.record(server.Node, "direction", "inbound", "dst.hbone_addr", c.to.String(), "path", "tunnel",
