@@ -90,15 +90,21 @@ func (p *pods) Del(ctx context.Context, req enroll.Request) error {
 	return problems
 }
 
-// isOf reports whether a DEL is for that sandbox. One that was found has no
-// container ID, and its pod may have had another sandbox before, which runtimes
-// delete more than once: then the netns tells.
+// isOf reports whether a DEL is for that sandbox, and not only for another
+// network that it is taken off. A sandbox that was found has no container ID,
+// and its pod may have had another before, which runtimes delete more than
+// once: then the netns tells.
 func isOf(req enroll.Request, s sandbox) bool {
-	if s.ContainerID == scanned+req.PodUID && req.Netns != "" {
-		s.Netns = req.Netns
-		return sameNetns(s) == nil
+	switch {
+	case s.ContainerID == req.ContainerID:
+		return s.Network == req.Network
+	case s.ContainerID != scanned+req.PodUID:
+		return false
+	case req.Netns == "":
+		return true
 	}
-	return s.ContainerID == req.ContainerID || s.ContainerID == scanned+req.PodUID
+	s.Netns = req.Netns
+	return sameNetns(s) == nil
 }
 
 // Check confirms against the kernel that the sandbox is as its labels say.

@@ -248,3 +248,20 @@ func TestARepairIsCountedByKindAndNotByPod(t *testing.T) {
 		t.Error("a metric names the pod's netns")
 	}
 }
+
+func TestAPodThatIsTakenOffAnotherNetworkIsNotReleased(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	req := w.pod("web", "10.1.0.1", true)
+	w.add(req, enroll.Enrolled)
+	second := req
+	second.Network, second.IfName = "storage", "net1"
+	if err := w.pods.Del(t.Context(), second); err != nil {
+		t.Error(err)
+	}
+	w.want("web", carried)
+	if err := w.pods.Del(t.Context(), req); err != nil {
+		t.Error(err)
+	}
+	w.want("web", released)
+}
