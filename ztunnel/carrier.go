@@ -33,7 +33,8 @@ func (p *pods) newCarrier(m *member) *carrier {
 	direct := p.datapath.DialOut(m.ns)
 	c := &carrier{done: make(chan struct{})}
 	c.pool = hbone.NewPool(hbone.PoolConfig{
-		Dial: direct,
+		Records: p.records,
+		Dial:    direct,
 		Credential: func(ctx context.Context, key hbone.Key) (hbone.Credential, error) {
 			config, until, err := p.certs.Client(ctx, m.id, key.Dst)
 			return hbone.Credential{Config: config, Until: until}, err
@@ -60,6 +61,7 @@ func (p *pods) newCarrier(m *member) *carrier {
 	inbound := present(l.HBONE4, l.HBONE6)
 	for _, ln := range inbound {
 		c.tunnels = append(c.tunnels, hbone.NewListener(ln, hbone.ListenerConfig{
+			Records: p.records,
 			Refused: proxy.Inbound{Pod: c.pod}.Refused,
 			Credential: func(ctx context.Context) (hbone.Credential, error) {
 				config, until, err := p.certs.Server(ctx, m.id)

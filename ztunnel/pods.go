@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/culvert-mesh/culvert/ztunnel/certs"
+	"github.com/culvert-mesh/culvert/ztunnel/hbone"
 	"github.com/culvert-mesh/culvert/ztunnel/metrics"
 	"github.com/culvert-mesh/culvert/ztunnel/netns"
 	"github.com/culvert-mesh/culvert/ztunnel/policy"
@@ -34,12 +35,13 @@ const (
 // (cni.go), from records of an earlier run (sandbox.go) and, for pods older
 // than both, from /proc (scan.go).
 type pods struct {
-	node  string
-	boot  string
-	host  netns.Cookie // the node's own netns is never enrolled
-	drain time.Duration
-	files sandboxFiles
-	log   *slog.Logger
+	node    string
+	records hbone.Records
+	boot    string
+	host    netns.Cookie // the node's own netns is never enrolled
+	drain   time.Duration
+	files   sandboxFiles
+	log     *slog.Logger
 
 	datapath *redirect.Datapath
 	registry *workload.Registry
@@ -84,8 +86,12 @@ func newPods(cfg Config, host netns.Cookie, datapath *redirect.Datapath, registr
 	if err != nil {
 		return nil, err
 	}
+	records := hbone.OwnRecords
+	if cfg.StdTLSRecords {
+		records = hbone.StdRecords
+	}
 	return &pods{
-		node: cfg.NodeName, boot: boot, host: host, drain: cfg.Drain, files: files, log: cfg.Log,
+		node: cfg.NodeName, records: records, boot: boot, host: host, drain: cfg.Drain, files: files, log: cfg.Log,
 		datapath: datapath, registry: registry, policy: policies, peers: peers, metrics: counts,
 		loaded: make(chan struct{}), byContainer: map[string]*pod{}, serving: map[*member]struct{}{},
 	}, nil

@@ -36,6 +36,13 @@ func define(flags *flag.FlagSet, cfg *ztunnel.Config) {
 	flags.StringVar(&cfg.CAServerName, "ca-server-name", "", "DNS `name` in the CA's certificate (default the host of -ca-address)")
 	flags.StringVar(&cfg.TokenFile, "token-file", "", "`file` with the bearer token for the CA, read again for each call; required")
 	flags.DurationVar(&cfg.TTL, "ttl", 0, "lifetime to ask for certificates (default 1h)")
+	flags.Func("tls-records", "`maker` of the tunnels' TLS records: own, many a syscall, or std, crypto/tls (default own, in FIPS mode std)", func(s string) error {
+		if s != "own" && s != "std" {
+			return fmt.Errorf("%q is neither own nor std", s)
+		}
+		cfg.StdTLSRecords = s == "std"
+		return nil
+	})
 	flags.StringVar(&cfg.BPFFS, "bpffs", "/sys/fs/bpf/culvert", "`directory` on a bpffs for this ztunnel's maps and links")
 	flags.StringVar(&cfg.Cgroup, "cgroup", "/sys/fs/cgroup", "cgroup2 `directory` above kubelet, ztunnel and pods")
 	flags.StringVar(&cfg.KubeletCgroup, "kubelet-cgroup", "", "cgroup2 `directory` of the kubelet, whose probes reach the pods directly (default none: probes are treated like all others)")

@@ -95,7 +95,7 @@ func (p *Pool) tunnel(key Key) (*conn, error) {
 	}
 	ctx, cancel = context.WithTimeout(p.ctx, p.cfg.HandshakeTimeout)
 	defer cancel()
-	w, proof, err := secure(ctx, socket, true, cred)
+	w, proof, err := secure(ctx, socket, true, p.cfg.Records, cred)
 	if err != nil {
 		socket.Close()
 		return nil, err

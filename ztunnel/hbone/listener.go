@@ -21,6 +21,7 @@ type ListenerConfig struct {
 	// somebody records them. Default: nobody is.
 	Refused func(from netip.AddrPort, err error)
 
+	Records          Records       // default OwnRecords
 	MaxStreams       int           // that a peer may have open in one tunnel; default 200
 	MaxTunnels       int           // default 4096
 	IdleTimeout      time.Duration // after which an unused tunnel is closed; default 10 minutes, twice a Pool's

@@ -62,7 +62,7 @@ func (l *Listener) shake(ctx context.Context, socket net.Conn) (*conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrIdentity, err)
 	}
-	w, proof, err := secure(ctx, socket, false, cred)
+	w, proof, err := secure(ctx, socket, false, l.cfg.Records, cred)
 	if err != nil {
 		return nil, err
 	}

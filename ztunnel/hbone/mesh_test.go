@@ -37,15 +37,31 @@ type link struct {
 // nil means echo.
 func newLink(t testing.TB, serve func(*Stream)) *link {
 	t.Helper()
+	return newLinkOf(t, testRecords(), serve)
+}
+
+// testRecords is whose records the tests use: HBONE_RECORDS=std runs all of
+// them over crypto/tls.
+func testRecords() Records {
+	if os.Getenv("HBONE_RECORDS") == "std" {
+		return StdRecords
+	}
+	return OwnRecords
+}
+
+func newLinkOf(t testing.TB, records Records, serve func(*Stream)) *link {
+	t.Helper()
 	l := &link{t: t, ca: newAuthority(t)}
 	server := l.ca.credential(serverID, clientID, time.Hour)
 	l.ln = startListener(t, ListenerConfig{
+		Records:    records,
 		Credential: func(context.Context) (Credential, error) { return server, nil },
 	})
 	l.key = Key{serverID, addrPort(l.ln.ln.Addr())}
 	client := l.ca.credential(clientID, serverID, time.Hour)
 	l.pool = NewPool(PoolConfig{
-		Dial: l.dial,
+		Dial:    l.dial,
+		Records: records,
 		Credential: func(context.Context, Key) (Credential, error) {
 			return client, nil
 		},

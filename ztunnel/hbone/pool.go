@@ -33,6 +33,7 @@ type PoolConfig struct {
 	// Credential proves the pod's identity and lets nobody but Key.Dst pass. Required.
 	Credential func(ctx context.Context, key Key) (Credential, error)
 
+	Records          Records       // default OwnRecords
 	MaxStreams       int           // streams in one tunnel, at most the peer's limit; default 100
 	IdleTimeout      time.Duration // after which an unused tunnel is closed; default 5 minutes
 	DialTimeout      time.Duration // default 10 s

@@ -47,25 +47,20 @@ func (c *conn) overdue(err error) error {
 	return nil
 }
 
-// readOnce reads and handles what there is. It waits with a few bytes in hand,
-// so that an idle tunnel holds no buffer.
+// readOnce handles what one read of the socket brought.
 func (c *conn) readOnce() error {
-	var first [64]byte
-	n, err := c.wire.Read(first[:])
-	if n == 0 {
+	pieces, err := c.wire.Receive()
+	if len(pieces) == 0 {
 		return err
 	}
 	c.heard.Store(true)
-	fault := c.feed(first[:n])
-	if n == len(first) && err == nil && fault == nil { // there is more of the record
-		buf := takeBuffer(segmentSize)
-		n, err = c.wire.Read(buf.b)
-		fault = c.feed(buf.b[:n])
-		c.deliver()
-		buf.release()
-	} else {
-		c.deliver()
+	var fault error
+	for _, p := range pieces {
+		if fault = c.feed(p); fault != nil {
+			break
+		}
 	}
+	c.deliver()
 	if fault != nil {
 		c.fail(fault)
 	}

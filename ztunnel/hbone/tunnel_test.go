@@ -8,13 +8,15 @@ import (
 	"net/netip"
 	"testing"
 	"time"
+
+	"github.com/culvert-mesh/culvert/ztunnel/hbone/record"
 )
 
 // nowhere is a wire that swallows all and brings nothing.
 type nowhere struct{}
 
-func (nowhere) Read([]byte) (int, error)         { return 0, io.EOF }
-func (nowhere) Write(p []byte) (int, error)      { return len(p), nil }
+func (nowhere) Receive() ([][]byte, error)       { return nil, io.EOF }
+func (nowhere) WriteBatch(*record.Batch) error   { return nil }
 func (nowhere) CloseWrite() error                { return nil }
 func (nowhere) Close() error                     { return nil }
 func (nowhere) SetReadDeadline(time.Time) error  { return nil }

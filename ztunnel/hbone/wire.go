@@ -14,6 +14,7 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/culvert-mesh/culvert/identity"
+	"github.com/culvert-mesh/culvert/ztunnel/hbone/record"
 )
 
 // Credential is how a tunnel proves who it is and checks who is there.
@@ -26,17 +27,31 @@ type Credential struct {
 	Until func(tls.ConnectionState) time.Time
 }
 
-// wire is the byte stream below the frames. One goroutine reads, one at a time
-// writes, any may close or set a deadline. Reading may go on after a deadline;
-// a write that missed one has broken the wire.
+// Records says who makes the TLS records of a tunnel.
+type Records int
+
+// The makers of records.
+const (
+	// OwnRecords: hbone/record, many records a syscall. In FIPS mode it is
+	// StdRecords.
+	OwnRecords Records = iota
+	// StdRecords: crypto/tls.
+	StdRecords
+)
+
+// wire is the byte stream below the frames. One goroutine receives, one at a
+// time sends, any may close or set a deadline. Receiving may go on after a
+// deadline; a write that missed one has broken the wire.
 type wire interface {
-	Read([]byte) (int, error)
-	Write([]byte) (int, error)
-	CloseWrite() error // tells the peer that no more comes
-	Close() error      // at once
+	Receive() ([][]byte, error)     // what there is, in pieces valid until the next call
+	WriteBatch(*record.Batch) error // all of it
+	CloseWrite() error              // tells the peer that no more comes
+	Close() error                   // at once
 	SetReadDeadline(time.Time) error
 	SetWriteDeadline(time.Time) error
 }
+
+var _ wire = (*record.Conn)(nil)
 
 // proof is what a handshake has shown.
 type proof struct {
@@ -45,33 +60,43 @@ type proof struct {
 	until         time.Time
 }
 
-// tlsWire is crypto/tls over a socket.
-type tlsWire struct {
-	*tls.Conn
-	socket net.Conn
-}
-
-// Close does not say goodbye, which could block.
-func (w tlsWire) Close() error { return w.socket.Close() }
-
 // secure shakes hands on a socket. If that fails, the caller closes the socket.
-func secure(ctx context.Context, socket net.Conn, client bool, cred Credential) (wire, proof, error) {
-	conn := tls.Server(socket, cred.Config)
-	if client {
-		conn = tls.Client(socket, cred.Config)
+func secure(ctx context.Context, socket net.Conn, client bool, records Records, cred Credential) (wire, proof, error) {
+	shake := std
+	if records == OwnRecords && record.Supported() {
+		shake = own
 	}
-	p, err := handshake(ctx, conn, cred)
-	if err != nil {
-		return nil, proof{}, fmt.Errorf("%w: handshake with %v: %w", ErrTLS, socket.RemoteAddr(), err)
+	w, state, err := shake(ctx, socket, client, cred.Config)
+	if err == nil {
+		var p proof
+		if p, err = prove(state, socket, cred); err == nil {
+			return w, p, nil
+		}
 	}
-	return tlsWire{conn, socket}, p, nil
+	return nil, proof{}, fmt.Errorf("%w: handshake with %v: %w", ErrTLS, socket.RemoteAddr(), err)
 }
 
-func handshake(ctx context.Context, conn *tls.Conn, cred Credential) (proof, error) {
-	if err := conn.HandshakeContext(ctx); err != nil {
-		return proof{}, err
+func own(ctx context.Context, socket net.Conn, client bool, config *tls.Config) (wire, tls.ConnectionState, error) {
+	if client {
+		return record.Client(ctx, socket, config)
 	}
-	state := conn.ConnectionState()
+	return record.Server(ctx, socket, config)
+}
+
+func std(ctx context.Context, socket net.Conn, client bool, config *tls.Config) (wire, tls.ConnectionState, error) {
+	w := &tlsWire{socket: impatient{Conn: socket}}
+	w.Conn = tls.Server(&w.socket, config)
+	if client {
+		w.Conn = tls.Client(&w.socket, config)
+	}
+	if err := w.HandshakeContext(ctx); err != nil {
+		return nil, tls.ConnectionState{}, err
+	}
+	return w, w.ConnectionState(), nil
+}
+
+// prove reads from a handshake who is there, and until when.
+func prove(state tls.ConnectionState, socket net.Conn, cred Credential) (proof, error) {
 	if state.NegotiatedProtocol != "h2" {
 		return proof{}, errors.New("peer does not speak h2")
 	}
@@ -82,12 +107,78 @@ func handshake(ctx context.Context, conn *tls.Conn, cred Credential) (proof, err
 	if err != nil {
 		return proof{}, err
 	}
-	p := proof{peer: peer, local: addrPort(conn.LocalAddr()), remote: addrPort(conn.RemoteAddr())}
+	p := proof{peer: peer, local: addrPort(socket.LocalAddr()), remote: addrPort(socket.RemoteAddr())}
 	if cred.Until != nil {
 		p.until = cred.Until(state)
 	}
 	return p, nil
 }
+
+// tlsWire is crypto/tls over a socket.
+type tlsWire struct {
+	*tls.Conn
+	socket impatient
+
+	first  [64]byte
+	rest   *buffer // of the last Receive, or nil
+	pieces [2][]byte
+}
+
+// Receive waits with a few bytes in hand, so that an idle tunnel holds no buffer.
+func (w *tlsWire) Receive() ([][]byte, error) {
+	if w.rest != nil {
+		w.rest.release()
+		w.rest = nil
+	}
+	n, err := w.Read(w.first[:])
+	if n == 0 {
+		return nil, err
+	}
+	w.pieces[0] = w.first[:n]
+	if n < len(w.first) || err != nil {
+		return w.pieces[:1], nil // an error comes again
+	}
+	// The rest of the record, if there is one: these bytes must not wait.
+	w.rest = takeBuffer(segmentSize)
+	w.socket.never = true
+	n, _ = w.Read(w.rest.b)
+	w.socket.never = false
+	w.pieces[1] = w.rest.b[:n]
+	return w.pieces[:2], nil
+}
+
+// impatient is a socket that can be told not to wait: then crypto/tls gives
+// what it has decrypted already, or an error that does not stick.
+type impatient struct {
+	net.Conn
+	never bool
+}
+
+func (s *impatient) Read(p []byte) (int, error) {
+	if s.never {
+		return 0, wouldWait{}
+	}
+	return s.Conn.Read(p)
+}
+
+type wouldWait struct{}
+
+func (wouldWait) Error() string   { return "would wait" }
+func (wouldWait) Timeout() bool   { return true }
+func (wouldWait) Temporary() bool { return true }
+
+// WriteBatch sends a record at a time, as crypto/tls cannot but do.
+func (w *tlsWire) WriteBatch(b *record.Batch) error {
+	for p := range b.Plaintext() {
+		if _, err := w.Write(p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Close does not say goodbye, which could block.
+func (w *tlsWire) Close() error { return w.socket.Conn.Close() }
 
 // addrPort is the address of a socket, IPv4 as such.
 func addrPort(a net.Addr) netip.AddrPort {

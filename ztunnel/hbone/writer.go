@@ -2,7 +2,11 @@
 
 package hbone
 
-import "time"
+import (
+	"time"
+
+	"github.com/culvert-mesh/culvert/ztunnel/hbone/record"
+)
 
 // How the writing is shared. Whoever has something to send and finds nobody
 // writing becomes the leader: it packs what all have into one buffer, writes it,
@@ -12,7 +16,7 @@ import "time"
 // The tunnel's reader never leads: it must not wait for the socket, or two
 // full ones would wait for each other.
 const (
-	batchSize     = largestBuffer
+	batchSize     = record.BatchSize
 	quantum       = 64 << 10 // bytes that a stream sends before the next has its turn
 	leaderBatches = 4
 )
@@ -103,15 +107,15 @@ func (c *conn) lead(own *Stream, stay bool) {
 			c.kick()
 			return
 		}
-		buf := takeBuffer(min(batchSize, c.queuedBytes()))
-		batch := c.pack(buf.b[:0])
-		if len(batch) == 0 {
-			buf.release()
+		batch := record.TakeBatch(min(batchSize, c.queuedBytes()))
+		c.pack(batch)
+		if batch.Len() == 0 {
+			batch.Release()
 			break
 		}
 		c.mu.Unlock()
-		_, err := c.wire.Write(batch)
-		buf.release()
+		err := c.wire.WriteBatch(batch)
+		batch.Release()
 		c.mu.Lock()
 		if err != nil {
 			c.breakOff()
@@ -146,60 +150,57 @@ func (c *conn) queuedBytes() int {
 }
 
 // pack fills b with the next frames and wakes those whose bytes are all in it; mu is held.
-func (c *conn) pack(b []byte) []byte {
-	n := copy(b[:cap(b)], c.control)
-	b = b[:n]
+func (c *conn) pack(b *record.Batch) {
+	n := b.Append(c.control)
 	c.control = c.control[:copy(c.control, c.control[n:])]
-	if len(c.control) == 0 {
-		c.owed = 0
-		if cap(c.control) > 4<<10 {
-			c.control = nil
-		}
-	} else {
-		return b // a frame may be cut: nothing can come between
+	if len(c.control) > 0 {
+		return // a frame may be cut: nothing can come between
 	}
-	for blocked := 0; c.ring.n > blocked && cap(b)-len(b) > 2*frameHeaderSize; {
+	c.owed = 0
+	if cap(c.control) > 4<<10 {
+		c.control = nil
+	}
+	for blocked := 0; c.ring.n > blocked && b.Room() > 2*frameHeaderSize; {
 		s := c.ring.pop()
-		before := len(b)
-		b = c.packStream(b, s)
+		before := b.Len()
+		c.packStream(b, s)
 		if s.over || s.endSent || (len(s.out) == 0 && !s.endWanted) {
 			s.changed.Broadcast()
 			continue
 		}
 		if s.sendWindow > 0 || len(s.out) == 0 {
 			c.ring.push(s)
-			if len(b) == before {
+			if b.Len() == before {
 				blocked++ // by the tunnel's window
 			}
 		} // else the stream's WINDOW_UPDATE brings it back
 	}
-	return b
 }
 
 // packStream appends one frame of s, as large as all limits let it be.
-func (c *conn) packStream(b []byte, s *Stream) []byte {
+func (c *conn) packStream(b *record.Batch, s *Stream) {
 	if s.over || s.endSent {
-		return b
+		return
 	}
-	n := min(len(s.out), quantum, s.sendWindow, c.sending.window, c.peerFrame, cap(b)-len(b)-frameHeaderSize)
+	n := min(len(s.out), quantum, s.sendWindow, c.sending.window, c.peerFrame, b.Room()-frameHeaderSize)
 	end := s.endWanted && n == len(s.out)
 	if n <= 0 && !end {
-		return b
+		return
 	}
 	n = max(n, 0)
 	var flags uint8
 	if end {
 		flags = flagEndStream
 	}
-	b = appendFrame(b, n, kindData, flags, s.id)
-	b = append(b, s.out[:n]...)
+	var header [frameHeaderSize]byte
+	b.Append(appendFrame(header[:0], n, kindData, flags, s.id))
+	b.Append(s.out[:n])
 	s.out = s.out[n:]
 	s.sendWindow -= n
 	c.sending.window -= n
 	if end {
 		c.sentEnd(s)
 	}
-	return b
 }
 
 // owe counts a frame that the peer made us queue, and has it written; mu is held.

@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package record
+
+import (
+	"iter"
+	"sync"
+)
+
+// maxRecords is the full records of a Batch, and BatchSize their plaintext.
+const (
+	maxRecords = 16
+	BatchSize  = maxRecords * maxPlaintext
+)
+
+// Batch is plaintext that waits to be sent, in a lent buffer, with gaps where
+// the headers and tails of its records will be. It is filled from front to back:
+// by Append, by Reserve for a few bytes that are known only later, and by Spaces
+// and Advance for bytes that a socket is to put there directly.
+type Batch struct {
+	buf    *buffer
+	starts [maxRecords]int // of the records' headers
+	n      int             // records begun
+	end    int             // of the plaintext; a tail's room always follows
+	size   int             // of the plaintext without gaps
+	spaces [maxRecords][]byte
+}
+
+var batches = sync.Pool{New: func() any { return new(Batch) }}
+
+// TakeBatch lends a Batch with room for n bytes, or for BatchSize if that is
+// less. It is given back by Release.
+func TakeBatch(n int) *Batch {
+	b := batches.Get().(*Batch)
+	n = min(n, BatchSize)
+	b.buf = takeBuffer(classFor(n + overhead*((n+maxPlaintext-1)/maxPlaintext)))
+	return b
+}
+
+// Release gives the Batch back, whatever is in it.
+func (b *Batch) Release() {
+	b.buf.release()
+	b.buf = nil
+	clear(b.spaces[:])
+	b.Reset()
+	batches.Put(b)
+}
+
+// Reset empties the Batch.
+func (b *Batch) Reset() { b.n, b.end, b.size = 0, 0, 0 }
+
+// Len is the bytes in the Batch.
+func (b *Batch) Len() int { return b.size }
+
+// Room is the bytes that Append still takes.
+func (b *Batch) Room() int {
+	room, records := b.left(), maxRecords-b.n
+	rest := len(b.buf.b) - b.end - room
+	if b.n > 0 {
+		rest -= tailSize
+	}
+	whole := min(rest/fullRecord, records)
+	room += whole * maxPlaintext
+	if whole < records {
+		room += max(rest-whole*fullRecord-overhead, 0)
+	}
+	return room
+}
+
+// left is the bytes that the last record still takes.
+func (b *Batch) left() int {
+	if b.n == 0 {
+		return 0
+	}
+	used := b.end - b.starts[b.n-1] - headerSize
+	return min(maxPlaintext-used, len(b.buf.b)-tailSize-b.end)
+}
+
+// begin starts another record; false if there is no room for a byte in it.
+func (b *Batch) begin() bool {
+	start := b.end
+	if b.n > 0 {
+		start += tailSize
+	}
+	if b.n == maxRecords || len(b.buf.b)-start <= overhead {
+		return false
+	}
+	b.starts[b.n] = start
+	b.n++
+	b.end = start + headerSize
+	return true
+}
+
+// Append copies what fits of p, and returns how much that was.
+func (b *Batch) Append(p []byte) int {
+	total := 0
+	for len(p) > 0 {
+		room := b.left()
+		if room == 0 {
+			if !b.begin() {
+				break
+			}
+			room = b.left()
+		}
+		n := copy(b.buf.b[b.end:b.end+room], p)
+		b.advance(n)
+		p = p[n:]
+		total += n
+	}
+	return total
+}
+
+// Reserve appends n bytes, at most a few hundred, that lie in one piece, and
+// returns them to be written later. If they do not fit behind the others in the
+// last record, that ends early. Nil if they do not fit at all.
+func (b *Batch) Reserve(n int) []byte {
+	if b.left() < n {
+		records, end := b.n, b.end
+		if !b.begin() || b.left() < n {
+			b.n, b.end = records, end
+			return nil
+		}
+	}
+	p := b.buf.b[b.end : b.end+n : b.end+n]
+	b.advance(n)
+	return p
+}
+
+// Spaces returns where the next bytes go, n of them if there is room. They count
+// once Advance says so; until then, or another use of the Batch, the result is valid.
+func (b *Batch) Spaces(n int) [][]byte {
+	spaces := b.spaces[:0]
+	at, room := b.end, b.left()
+	for k := b.n; ; k++ {
+		if room = min(room, n); room > 0 {
+			spaces = append(spaces, b.buf.b[at:at+room:at+room])
+			n -= room
+			at += room
+		}
+		if k > 0 {
+			at += tailSize
+		}
+		at += headerSize
+		room = min(maxPlaintext, len(b.buf.b)-tailSize-at)
+		if n == 0 || k == maxRecords || room <= 0 {
+			return spaces
+		}
+	}
+}
+
+// Advance counts n bytes that were put into the Spaces.
+func (b *Batch) Advance(n int) {
+	for n > 0 {
+		room := b.left()
+		if room == 0 {
+			if !b.begin() {
+				panic("record: Advance beyond the Spaces")
+			}
+			room = b.left()
+		}
+		k := min(n, room)
+		b.advance(k)
+		n -= k
+	}
+}
+
+func (b *Batch) advance(n int) {
+	b.end += n
+	b.size += n
+}
+
+// Plaintext yields the bytes in the Batch, a record's at a time.
+func (b *Batch) Plaintext() iter.Seq[[]byte] {
+	return func(yield func([]byte) bool) {
+		for i := range b.n {
+			end := b.end
+			if i+1 < b.n {
+				end = b.starts[i+1] - tailSize
+			}
+			if !yield(b.buf.b[b.starts[i]+headerSize : end]) {
+				return
+			}
+		}
+	}
+}
+
+// seal protects all records and returns what goes onto the wire.
+func (b *Batch) seal(h *half) []byte {
+	for i := range b.n {
+		end := b.end + tailSize
+		if i+1 < b.n {
+			end = b.starts[i+1]
+		}
+		h.seal(b.buf.b[b.starts[i]:end], typeApplicationData)
+	}
+	return b.buf.b[:b.end+tailSize]
+}

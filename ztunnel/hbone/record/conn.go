@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package record
+
+import (
+	"net"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// Conn is a connection after its handshake.
+type Conn struct {
+	socket   net.Conn
+	raw      syscall.RawConn // of a TCP socket; nil: a net.Conn that blocks
+	client   bool
+	keyLimit uint64 // records under one key, see defaultKeyLimit
+
+	fatal    atomic.Pointer[Error] // either side's fatal alert: nothing is sent any more
+	owed     atomic.Bool           // the peer asked for our KeyUpdate
+	overused atomic.Bool           // the peer should update its key
+
+	rmu sync.Mutex
+	receiving
+
+	wmu sync.Mutex
+	sending
+}
+
+func newConn(socket net.Conn, client bool) *Conn {
+	c := &Conn{socket: socket, client: client, keyLimit: defaultKeyLimit}
+	c.class = classRecord
+	c.updates.burst = keyUpdateRate
+	if tcp, ok := socket.(*net.TCPConn); ok {
+		if raw, err := tcp.SyscallConn(); err == nil {
+			c.raw = raw
+			c.readFn = c.readSome
+		}
+	}
+	return c
+}
+
+// Close closes the socket at once, without a close_notify, and erases the keys.
+// What Receive has returned stays valid.
+func (c *Conn) Close() error {
+	err := c.socket.Close() // wakes who reads or writes
+	c.rmu.Lock()
+	c.endReceiving(net.ErrClosed)
+	c.rmu.Unlock()
+	c.wmu.Lock()
+	c.endSending(net.ErrClosed)
+	c.wmu.Unlock()
+	return err
+}
+
+// LocalAddr is the socket's.
+func (c *Conn) LocalAddr() net.Addr { return c.socket.LocalAddr() }
+
+// RemoteAddr is the socket's.
+func (c *Conn) RemoteAddr() net.Addr { return c.socket.RemoteAddr() }
+
+// SetDeadline sets both deadlines.
+func (c *Conn) SetDeadline(t time.Time) error { return c.socket.SetDeadline(t) }
+
+// SetReadDeadline bounds Receive and Read; after one was missed they may go on.
+func (c *Conn) SetReadDeadline(t time.Time) error { return c.socket.SetReadDeadline(t) }
+
+// SetWriteDeadline bounds WriteBatch, Write and CloseWrite; after one was missed
+// no more can be sent.
+func (c *Conn) SetWriteDeadline(t time.Time) error { return c.socket.SetWriteDeadline(t) }
+
+var _ net.Conn = (*Conn)(nil)

@@ -1,0 +1,275 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package record
+
+import (
+	"encoding/binary"
+	"errors"
+	"io"
+	"os"
+	"syscall"
+)
+
+// maxSegments is the records that one Receive opens.
+const maxSegments = 64
+
+// receiving is the reading side; Conn.rmu guards it.
+type receiving struct {
+	in   half
+	rerr error // why nothing more comes
+	messages
+
+	// buf holds what was read: records still to be opened in [r:w), the last of
+	// them often in part, and before r what Receive has returned.
+	buf  *buffer
+	r, w int
+
+	class int // of the buffer to read into
+	full  int // reads in a row that filled it
+	short int // reads in a row that left most of it empty
+
+	segments *[maxSegments][]byte // of the last Receive
+	rest     [][]byte             // of them, what Read did not copy yet
+	readFn   func(uintptr) bool
+	got      int // of readFn
+	gotErr   error
+}
+
+// Receive waits for application data and returns what one read brought, opened
+// in place: up to 64 segments, none empty, valid until the next Receive or Read.
+//
+// It ends with io.EOF after the peer's close_notify, with io.ErrUnexpectedEOF if
+// the peer's FIN came without one, with an *Error, or with the socket's error.
+// Only after os.ErrDeadlineExceeded it may go on.
+func (c *Conn) Receive() ([][]byte, error) {
+	c.rmu.Lock()
+	defer c.rmu.Unlock()
+	return c.receive()
+}
+
+// Read is Receive for who wants a copy.
+func (c *Conn) Read(p []byte) (int, error) {
+	c.rmu.Lock()
+	defer c.rmu.Unlock()
+	if len(p) == 0 {
+		return 0, nil
+	}
+	if len(c.rest) == 0 {
+		rest, err := c.receive()
+		if err != nil {
+			return 0, err
+		}
+		c.rest = rest
+	}
+	total := 0
+	for len(c.rest) > 0 && total < len(p) {
+		n := copy(p[total:], c.rest[0])
+		total += n
+		if c.rest[0] = c.rest[0][n:]; len(c.rest[0]) == 0 {
+			c.rest = c.rest[1:]
+		}
+	}
+	if len(c.rest) == 0 && c.r == c.w {
+		c.settle()
+	}
+	return total, nil
+}
+
+func (c *Conn) receive() ([][]byte, error) {
+	c.rest = nil
+	for {
+		if segments := c.openAll(); len(segments) > 0 {
+			return segments, nil // an error that came behind them is for the next call
+		}
+		if c.rerr != nil {
+			c.settle()
+			return nil, c.rerr
+		}
+		if err := c.fill(); err != nil {
+			if !errors.Is(err, os.ErrDeadlineExceeded) {
+				c.endReceiving(err)
+			}
+			c.settle()
+			return nil, err
+		}
+	}
+}
+
+// endReceiving notes the first reason why nothing more comes.
+func (c *Conn) endReceiving(err error) {
+	if c.rerr == nil {
+		c.rerr = err
+		c.in.forget()
+	}
+}
+
+// openAll opens what whole records are in hand.
+func (c *Conn) openAll() [][]byte {
+	if c.segments == nil {
+		c.segments = takeSegments()
+	}
+	segments := c.segments[:0]
+	for c.rerr == nil && len(segments) < maxSegments {
+		rec, fault := c.nextRecord()
+		if rec == nil && fault == nil {
+			break
+		}
+		var data []byte
+		if fault == nil {
+			data, fault = c.openRecord(rec)
+		}
+		if fault != nil {
+			c.blame(fault)
+		}
+		if len(data) > 0 {
+			segments = append(segments, data)
+		}
+	}
+	return segments
+}
+
+// nextRecord cuts a record off, nil if it is not all there. What its header says
+// is checked before the rest has come.
+func (c *Conn) nextRecord() ([]byte, *Error) {
+	if c.w-c.r < headerSize {
+		return nil, nil
+	}
+	b := c.buf.b[c.r:c.w]
+	n := int(binary.BigEndian.Uint16(b[3:]))
+	switch {
+	case b[0] != typeApplicationData:
+		// After the handshake all records are protected and look like
+		// application data, RFC 8446 §5.2; a change_cipher_spec is refused, §5.
+		return nil, violation(alertUnexpectedMessage, "record that is not protected")
+	case binary.BigEndian.Uint16(b[1:]) != version12:
+		return nil, violation(alertProtocolVersion, "record of another version")
+	case n > maxCiphertext:
+		return nil, violation(alertRecordOverflow, "record longer than 2^14+256 bytes")
+	case n < tagSize:
+		return nil, violation(alertBadRecordMAC, "record shorter than its tag")
+	case len(b) < headerSize+n:
+		return nil, nil
+	}
+	c.r += headerSize + n
+	return b[: headerSize+n : headerSize+n], nil
+}
+
+// openRecord opens a record and acts on it, if it is not application data.
+func (c *Conn) openRecord(rec []byte) (data []byte, fault *Error) {
+	switch c.in.seq {
+	case c.keyLimit:
+		c.overused.Store(true) // the next Batch asks for another key
+	case 2 * c.keyLimit:
+		return nil, violation(alertUnexpectedMessage, "peer uses its key for too long")
+	}
+	content, kind, fault := c.in.open(rec)
+	if fault != nil {
+		return nil, fault
+	}
+	if kind == typeApplicationData && len(content) > 0 && c.between() {
+		c.useless = 0
+		return content, nil
+	}
+	return nil, c.control(kind, content)
+}
+
+// fill reads from the socket, at least a byte.
+func (c *Conn) fill() error {
+	var err error
+	if c.raw == nil {
+		c.makeRoom()
+		c.got, err = c.socket.Read(c.buf.b[c.w:])
+	} else if err = c.raw.Read(c.readFn); err == nil {
+		err = c.gotErr
+	}
+	switch {
+	case err == nil && c.got == 0, err == io.EOF && c.got == 0:
+		return io.ErrUnexpectedEOF // could be an attacker's FIN, RFC 8446 §6.1
+	case c.got == 0:
+		return err
+	}
+	c.adapt(c.got, len(c.buf.b)-c.w)
+	c.w += c.got
+	c.got = 0
+	return nil
+}
+
+// readSome reads what there is, or has RawConn.Read wait, with no more of a
+// buffer than a record in part needs.
+func (c *Conn) readSome(fd uintptr) bool {
+	c.makeRoom()
+	for {
+		c.got, c.gotErr = syscall.Read(int(fd), c.buf.b[c.w:])
+		if c.gotErr != syscall.EINTR {
+			break
+		}
+	}
+	c.got = max(c.got, 0)
+	if c.gotErr == syscall.EAGAIN {
+		c.settle()
+		return false
+	}
+	if c.gotErr != nil {
+		c.gotErr = os.NewSyscallError("read", c.gotErr)
+	}
+	return true
+}
+
+// makeRoom provides a buffer that is large enough and has the record in part at
+// its beginning. The segments of the last Receive are void from here on.
+func (c *Conn) makeRoom() {
+	if c.buf == nil || c.buf.class < c.class {
+		c.move(c.class)
+	} else if c.r > 0 {
+		c.w = copy(c.buf.b, c.buf.b[c.r:c.w])
+		c.r = 0
+	}
+}
+
+// settle keeps only as large a buffer as there are bytes left. The segments of
+// the last Receive are void from here on.
+func (c *Conn) settle() {
+	if c.segments != nil {
+		releaseSegments(c.segments)
+		c.segments = nil
+	}
+	if c.buf == nil {
+		return
+	}
+	if c.r == c.w || c.rerr != nil {
+		c.buf.release()
+		c.buf, c.r, c.w = nil, 0, 0
+	} else if class := classFor(c.w - c.r); class < c.buf.class {
+		c.move(class)
+	}
+}
+
+// move goes on in a buffer of another class.
+func (c *Conn) move(class int) {
+	buf := takeBuffer(class)
+	if c.buf != nil {
+		c.w = copy(buf.b, c.buf.b[c.r:c.w])
+		c.r = 0
+		c.buf.release()
+	}
+	c.buf = buf
+}
+
+// adapt sizes the next buffer: up after two full reads, down after four that
+// left more than three quarters empty.
+func (c *Conn) adapt(n, room int) {
+	switch {
+	case n == room:
+		c.short = 0
+		if c.full++; c.full == 2 && c.class < classLargest {
+			c.class, c.full = c.class+1, 0
+		}
+	case n < bufferSizes[c.class]/4:
+		c.full = 0
+		if c.short++; c.short == 4 && c.class > classRecord {
+			c.class, c.short = c.class-1, 0
+		}
+	default:
+		c.full, c.short = 0, 0
+	}
+}

@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package record
+
+import (
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"testing"
+	"time"
+)
+
+func TestAConnThatWaitsHoldsNoBuffer(t *testing.T) {
+	c, f := forge(t, true)
+	f.send(f.data("something"))
+	if _, err := c.Receive(); err != nil {
+		t.Fatal(err)
+	}
+	wait := func() {
+		t.Helper()
+		if err := c.raw.Control(func(fd uintptr) {
+			if c.readSome(fd) {
+				t.Error("there was something to read")
+			}
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wait() // as RawConn.Read does before it parks
+	if c.buf != nil || c.segments != nil {
+		t.Error("a buffer is held")
+	}
+
+	// Of a record in part it holds what came, not room for what may come.
+	rec := f.data(string(make([]byte, 10000)))
+	f.send(rec[:100])
+	c.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
+	if _, err := c.Receive(); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Fatal(err)
+	}
+	if c.buf == nil || c.buf.class != 0 || c.w != 100 {
+		t.Errorf("100 bytes are held in %+v", c.buf)
+	}
+	c.SetReadDeadline(time.Time{})
+	f.send(rec[100:])
+	if got, err := c.Receive(); err != nil || len(got) != 1 || len(got[0]) != 10000 {
+		t.Errorf("after the deadline: %d segments, %v", len(got), err)
+	}
+}
+
+func TestReadsGrowWithWhatComes(t *testing.T) {
+	client, server := pair(t)
+	var sending sync.WaitGroup
+	sending.Go(func() {
+		if _, err := client.Write(make([]byte, 8<<20)); err != nil {
+			t.Error(err)
+		}
+	})
+	most, total := 0, 0
+	for total < 8<<20 {
+		segments, err := server.Receive()
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := 0
+		for _, s := range segments {
+			n += len(s)
+		}
+		most, total = max(most, n), total+n
+	}
+	sending.Wait()
+	if most < 10*maxPlaintext {
+		t.Errorf("the largest read brought %d bytes", most)
+	}
+}
+
+func TestASmallRecordIsNotKeptWaitingByALargeOne(t *testing.T) {
+	c, f := forge(t, true)
+	large := f.data("small")
+	next := f.data(string(make([]byte, 5000)))
+	f.send(append(large, next[:3000]...))
+	if got, err := c.Receive(); err != nil || len(got) != 1 || string(got[0]) != "small" {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
+func TestOneReceiveOpensABoundedNumberOfRecords(t *testing.T) {
+	c, f := forge(t, true)
+	const n = 3*maxSegments + 5
+	var all []byte
+	for range n {
+		all = append(all, f.data("x")...)
+	}
+	f.send(all)
+	for total := 0; total < n; {
+		segments, err := c.Receive()
+		if err != nil || len(segments) > maxSegments {
+			t.Fatalf("%d segments, %v", len(segments), err)
+		}
+		total += len(segments)
+	}
+}
+
+func TestCloseWakesWhoReadsAndWhoWrites(t *testing.T) {
+	client, _ := pair(t)
+	var running sync.WaitGroup
+	running.Go(func() {
+		if _, err := client.Receive(); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("Receive: %v", err)
+		}
+	})
+	wrote := make(chan struct{})
+	running.Go(func() {
+		p := make([]byte, 1<<20)
+		for n := 0; ; n++ {
+			if _, err := client.Write(p); err != nil {
+				if !errors.Is(err, net.ErrClosed) {
+					t.Errorf("Write: %v", err)
+				}
+				return
+			}
+			if n == 0 {
+				close(wrote)
+			}
+		}
+	})
+	<-wrote
+	client.Close()
+	running.Wait()
+}
+
+// TestEverythingAtOnce is for the race detector.
+func TestEverythingAtOnce(t *testing.T) {
+	for range 20 {
+		client, server := pair(t)
+		for _, c := range []*Conn{client, server} {
+			c.keyLimit, c.updates.burst = 100, 1<<20
+		}
+		var running sync.WaitGroup
+		for _, c := range []*Conn{client, server} {
+			running.Go(func() { io.Copy(io.Discard, struct{ io.Reader }{c}) })
+			for range 2 {
+				running.Go(func() {
+					p := make([]byte, 40000)
+					for range 40 {
+						if _, err := c.Write(p); err != nil {
+							return
+						}
+					}
+					c.CloseWrite()
+				})
+			}
+			running.Go(func() {
+				for i := range 20 {
+					c.SetReadDeadline(time.Now().Add(time.Duration(i) * time.Second))
+					c.SetWriteDeadline(time.Now().Add(patience))
+				}
+			})
+		}
+		running.Go(func() { server.Close() })
+		running.Wait()
+		client.Close()
+	}
+}
+
+func TestAMissedWriteDeadlineIsFinal(t *testing.T) {
+	client, _ := pair(t)
+	client.SetWriteDeadline(time.Now().Add(20 * time.Millisecond))
+	var err error
+	for err == nil {
+		_, err = client.Write(make([]byte, 1<<20))
+	}
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("Write: %v", err)
+	}
+	client.SetWriteDeadline(time.Time{})
+	if _, again := client.Write([]byte("x")); again == nil {
+		t.Error("Write goes on in the midst of a record")
+	}
+	if client.out.aead != nil {
+		t.Error("the key survives")
+	}
+}
+
+// TestAFaultIsFoundAlthoughAWriterIsBlocked: the reader must not wait for it.
+func TestAFaultIsFoundAlthoughAWriterIsBlocked(t *testing.T) {
+	c, f := forge(t, true)
+	var writing sync.WaitGroup
+	writing.Go(func() {
+		for {
+			if _, err := c.Write(make([]byte, 1<<20)); err != nil {
+				return
+			}
+		}
+	})
+	bad := f.data("x")
+	bad[headerSize] ^= 1
+	f.send(bad)
+	expectEnd(t, c, "", alertBadRecordMAC, false)
+	// Once the writer gets on, its last words are the alert.
+	expectAlertBehindData(t, f.in, alertBadRecordMAC)
+	writing.Wait()
+}
+
+func expectAlertBehindData(t *testing.T, c *Conn, want tls.AlertError) {
+	t.Helper()
+	for {
+		_, err := c.Receive()
+		if err == nil {
+			continue
+		}
+		var fault *Error
+		if !errors.As(err, &fault) || fault.Alert != want || !fault.Remote {
+			t.Errorf("ended with %v", err)
+		}
+		return
+	}
+}
