@@ -71,6 +71,8 @@ func newService(svc *corev1.Service) workload.Service {
 	if !s.Headless {
 		s.VIPs = parseAddrs(append([]string{svc.Spec.ClusterIP}, svc.Spec.ClusterIPs...))
 	}
+	// The node would short-cut these, too, past us and in plaintext.
+	s.LoadBalancerIPs = parseAddrs(svc.Spec.ExternalIPs)
 	for _, ingress := range svc.Status.LoadBalancer.Ingress {
 		// In mode Proxy the load balancer wants to see the connection itself.
 		if ingress.IPMode == nil || *ingress.IPMode == corev1.LoadBalancerIPModeVIP {

@@ -192,7 +192,7 @@ func TestVirtualAddressesOfServices(t *testing.T) {
 		{`{clusterIP: 10.96.0.5, type: LoadBalancer}`,
 			`{loadBalancer: {ingress: [{ip: 203.0.113.1}, {ip: 203.0.113.2, ipMode: Proxy}, {ip: 203.0.113.3, ipMode: VIP}, {hostname: lb.example}]}}`,
 			"[10.96.0.5]", "[203.0.113.1 203.0.113.3]", false},
-		{`{clusterIP: 10.96.0.5, externalIPs: [10.1.0.2]}`, `{}`, "[10.96.0.5]", "[]", false},
+		{`{clusterIP: 10.96.0.5, externalIPs: [198.51.100.7]}`, `{}`, "[10.96.0.5]", "[198.51.100.7]", false},
 	} {
 		svc := parse[corev1.Service](t, `{metadata: {name: web, namespace: shop}, spec: `+c.spec+`, status: `+c.status+`}`)
 		s := mustBuild(t, Objects{Services: []*corev1.Service{svc}}).Mesh.Services[0]

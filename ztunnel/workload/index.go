@@ -86,10 +86,21 @@ func (idx *index) addWorkload(w *Workload) {
 	}
 	for _, addr := range w.Addrs {
 		addr = addr.Unmap()
-		if old := idx.byAddr[addr]; old == nil || newer(w, old) {
+		if old := idx.byAddr[addr]; old == nil || supersedes(w, old) {
 			idx.byAddr[addr] = w
 		}
 	}
+}
+
+// supersedes says which of two pods is at an address that both claim: the one
+// in the mesh, or else the newer. Were it the newer alone, a status written
+// for a pod outside the mesh would turn connections to its neighbour into
+// plaintext; so they are refused instead, when the identity does not match.
+func supersedes(w, old *Workload) bool {
+	if w.Meshed != old.Meshed {
+		return w.Meshed
+	}
+	return newer(w, old)
 }
 
 // addService needs all workloads added. Endpoints that a client could not

@@ -258,6 +258,16 @@ func TestTheNewestPodHasADisputedAddress(t *testing.T) {
 	}
 }
 
+func TestAPodOutsideTheMeshNeverTakesAnAddressFromOneInIt(t *testing.T) {
+	victim, thief := pod("victim", "u1", "10.1.0.2"), pod("thief", "u2", "10.1.0.2")
+	thief.Created, thief.Meshed = time.Unix(100, 0), false
+	for _, order := range [][]Workload{{victim, thief}, {thief, victim}} {
+		if d := resolve(t, registry(t, Mesh{Workloads: order}), "10.1.0.2:80"); d.Peer.UID != "u1" {
+			t.Errorf("in order %v the address is %v's: connections would leave in plaintext", order, d.Peer)
+		}
+	}
+}
+
 func TestTheOldestServiceKeepsADisputedAddress(t *testing.T) {
 	at := func(name string, sec int64) Service {
 		return Service{Namespace: "shop", Name: name, Created: time.Unix(sec, 0), VIPs: []netip.Addr{addr("10.96.0.5")},

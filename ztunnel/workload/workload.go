@@ -85,7 +85,7 @@ type Service struct {
 	// VIPs are the cluster IPs; empty for a headless service, whose clients
 	// connect to the pods themselves.
 	VIPs []netip.Addr
-	// LoadBalancerIPs are addresses outside the cluster that lead to the
+	// LoadBalancerIPs, external IPs among them, are addresses that lead to the
 	// service; the node would short-cut them past us if we did not.
 	LoadBalancerIPs []netip.Addr
 	Headless        bool
