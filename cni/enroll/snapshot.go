@@ -18,9 +18,9 @@ const maxSnapshot = 8 << 20 // some 60,000 namespaces
 
 // Snapshot is what ztunnel knew last, for the plugin to decide by while no
 // ztunnel answers. ztunnel writes it before it first serves the enroll socket
-// and whenever it changes; it never grows too old to use, because a wrong
-// "not in the mesh" needs a namespace that is listed in AllNamespaces, and
-// those that appeared since are not.
+// and whenever it changes. It has no age at which it is too old: namespaces that
+// appeared since are not in AllNamespaces, and wait. One that was there and is
+// labelled only while ztunnel is away passes; its pods are enrolled afterwards.
 type Snapshot struct {
 	Generation uint64    `json:"generation"` // counts up with every write
 	Written    time.Time `json:"written"`
