@@ -56,7 +56,7 @@ func (s *story) attempt(from *lab.Place, socket agent.Socket, to netip.AddrPort,
 }
 
 // onlyAs asserts that whoever reached the pods did so as the attacker that it
-// is, and whoever did not was denied.
+// is, and whoever did not was denied, or failed to prove who it is.
 func (p *prey) onlyAs(s *story) {
 	s.Helper()
 	id := p.attacker.SPIFFEID("cluster.local")
@@ -67,7 +67,8 @@ func (p *prey) onlyAs(s *story) {
 			if r.Get("direction") != "inbound" || r.Get("dst.workload") != pod.Name || r.Get("dst.namespace") != pod.Namespace {
 				continue
 			}
-			if who := r.Get("src.identity"); who != id && (who != "" || r.Get("result") != "denied") {
+			who, word := r.Get("src.identity"), r.Get("result")
+			if who != id && (who != "" || word != "denied" && word != "tls") {
 				s.Errorf("to %v came %v", pod, r)
 			}
 		}
