@@ -5,6 +5,8 @@ package e2e
 import (
 	"context"
 	"errors"
+	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"sync"
@@ -202,5 +204,73 @@ func TestAStoppedZtunnelLetsOpenConnectionsEnd(t *testing.T) {
 	}
 	for _, direction := range []string{"outbound", "inbound"} {
 		s.record(s.one, "direction", direction, "result", "drained", "path", "tunnel")
+	}
+}
+
+// Whatever is being set up or torn down when a ztunnel goes, and on whichever
+// node, its pods are refused until the next one has them.
+func TestNothingIsPlainWhicheverZtunnelGoesWhen(t *testing.T) {
+	rounds := 10
+	if testing.Short() {
+		rounds = 4
+	}
+	s := tellAlone(t, lab.Options{ZtunnelArgs: []string{"-drain", "100ms"}}, "mesh")
+	pods := []*lab.Pod{s.pod(s.one, "a", nil), s.pod(s.one, "b", nil), s.pod(s.two, "c", nil)}
+	for _, p := range pods {
+		s.serve(p.Place, agent.Echo, 8080)
+	}
+	wire, err := s.Wire.Capture(s.ctx)
+	s.must(err)
+	var stopped []func() int
+	for i, from := range pods {
+		to := pods[(i+1)%len(pods)]
+		stopped = append(stopped, s.load(from, "tcp4", to.At("tcp4", 8080)), s.load(from, "tcp6", to.At("tcp6", 8080)))
+	}
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	dice := rand.New(rand.NewPCG(seed, 0))
+	for round := range rounds {
+		n := s.Nodes[dice.IntN(len(s.Nodes))]
+		var meanwhile sync.WaitGroup
+		meanwhile.Go(func() { // a pod may come and go, or fail to
+			p, err := n.Pod(s.ctx, lab.PodSpec{Namespace: s.namespace, Name: fmt.Sprintf("passer-%d", round), Hasty: true})
+			if err == nil {
+				err = p.Delete(s.ctx)
+			}
+			if err != nil && lab.CNICode(err) != 11 {
+				t.Errorf("a pod while ztunnel goes: %v", err)
+			}
+		})
+		if dice.IntN(3) == 0 {
+			s.must(n.Ztunnel.Stop(s.ctx))
+		} else {
+			s.must(n.Ztunnel.Kill())
+		}
+		s.must(n.StartZtunnel(s.ctx, lab.ZtunnelOptions{}))
+		meanwhile.Wait()
+	}
+	for _, p := range pods {
+		s.must(p.AwaitEnrolled(s.ctx))
+	}
+	for _, stop := range stopped {
+		stop()
+	}
+	for i, from := range pods {
+		s.reached(from.Place, "tcp4", pods[(i+1)%len(pods)], 8080)
+		s.reached(from.Place, "tcp6", pods[(i+1)%len(pods)], 8080)
+	}
+	s.must(wire.Stop())
+	s.nothingPlain(wire, pods...)
+	for _, n := range s.Nodes {
+		living := 0
+		for _, p := range pods {
+			if p.Node == n {
+				living++
+			}
+		}
+		s.eventually("what passed is forgotten", func() bool {
+			c := s.census(n)
+			return c["sandboxes"] == living && c["sandbox records"] == living && c["entries of pods"] == living && c["entries of pod_ips"] == 2*living
+		})
 	}
 }
