@@ -68,8 +68,8 @@ const (
 	acceptLimit     = 1024 // streams that nobody accepted yet
 	tunnelLimit     = 4096
 	liveFactor      = 2 // streams whose app is still being served, over those the peer sees open
-	handshakeFactor = 4 // handshakes at once, per processor
-	handshakeQueue  = 256
+	handshakeLimit  = 1024
+	handshakeFactor = 4   // of them that compute at once, per processor
 	serverStreams   = 200 // MAX_CONCURRENT_STREAMS
 	clientStreams   = 100 // streams that a Pool puts into one tunnel
 )

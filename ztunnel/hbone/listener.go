@@ -68,7 +68,7 @@ func NewListener(ln *net.TCPListener, cfg ListenerConfig) *Listener {
 	}
 	l := &Listener{
 		ln: ln, cfg: cfg,
-		admission: newAdmission(handshakeSlots(), handshakeQueue),
+		admission: newAdmission(handshakeSlots(), handshakeLimit),
 		incoming:  make(chan *Stream, acceptLimit),
 		draining:  make(chan struct{}),
 		done:      make(chan struct{}),
@@ -238,7 +238,7 @@ type ListenerStats struct {
 	Accepted   uint64 // streams, ever
 	Handshakes uint64 // begun, ever
 	Failed     uint64 // of them
-	Shed       uint64 // connections turned away before, for want of room
+	Shed       uint64 // connections turned away for want of room
 }
 
 // Stats is the state of the Listener now.

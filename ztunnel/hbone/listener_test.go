@@ -12,7 +12,6 @@ import (
 	"net/netip"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"golang.org/x/net/http2"
@@ -178,52 +177,6 @@ func TestOverloadedListenerTurnsNewPeersAway(t *testing.T) {
 	}
 	a.write("x")
 	a.wantRead("x")
-}
-
-func TestHandshakesAreBoundedAndNoAddressTakesAllPlaces(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		a := newAdmission(4, 8)
-		greedy, other := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2")
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-		defer cancel()
-		var mu sync.Mutex
-		got := make(map[netip.Addr]int)
-		shed := 0
-		for range 20 {
-			go func() {
-				ok := a.enter(ctx, greedy)
-				mu.Lock()
-				defer mu.Unlock()
-				if ok {
-					got[greedy]++
-				} else if ctx.Err() == nil {
-					shed++
-				}
-			}()
-		}
-		synctest.Wait()
-		// Half of the slots, and half of the queue.
-		if got[greedy] != 2 || shed != 20-2-4 {
-			t.Errorf("%d got in, %d were shed", got[greedy], shed)
-		}
-		if !a.enter(ctx, other) {
-			t.Error("another address was turned away")
-		}
-		a.leave(greedy)
-		synctest.Wait()
-		if mu.Lock(); got[greedy] != 3 {
-			t.Errorf("%d got in", got[greedy])
-		}
-		mu.Unlock()
-		time.Sleep(10 * time.Second)
-		synctest.Wait()
-		a.leave(greedy)
-		a.leave(greedy)
-		a.leave(other)
-		if a.running != 0 || a.waiting != 0 || len(a.sources) != 0 {
-			t.Errorf("left: %d running, %d waiting, %d sources", a.running, a.waiting, len(a.sources))
-		}
-	})
 }
 
 // Go's own HTTP/2 server as the peer of our Pool: windows, frame sizes and

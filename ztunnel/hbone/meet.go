@@ -27,26 +27,36 @@ func (l *Listener) serve(socket net.Conn) {
 
 // meet shakes hands; nil if that did not end in a tunnel.
 func (l *Listener) meet(socket net.Conn) *conn {
-	ctx, cancel := context.WithTimeout(l.ctx, l.cfg.HandshakeTimeout)
-	defer cancel()
-	from := addrPort(socket.RemoteAddr()).Addr()
-	if l.full() || !l.admission.enter(ctx, from) {
+	if l.full() {
 		l.shed.Add(1)
 		abandon(socket)
-		l.refused(socket, fmt.Errorf("%w: too many tunnels or handshakes", ErrLimit))
+		l.refused(socket, fmt.Errorf("%w: too many tunnels", ErrLimit))
 		return nil
 	}
+	ctx, cancel := context.WithTimeout(l.ctx, l.cfg.HandshakeTimeout)
+	defer cancel()
+	ctx, evict := context.WithCancelCause(ctx)
+	defer evict(nil)
+	v := l.admission.enter(addrPort(socket.RemoteAddr()).Addr(), func() { evict(errEvicted) })
 	l.handshakes.Add(1)
-	c, err := l.shake(ctx, socket)
-	l.admission.leave(from)
-	if err != nil {
+	c, err := l.shake(ctx, socket, v)
+	l.admission.leave(v)
+	switch {
+	case err == nil:
+		return c
+	case context.Cause(ctx) == errEvicted:
+		l.shed.Add(1)
+		abandon(socket)
+		l.refused(socket, errEvicted)
+	default:
 		l.failed.Add(1)
 		l.refused(socket, err)
 		linger(socket)
-		return nil
 	}
-	return c
+	return nil
 }
+
+var errEvicted = fmt.Errorf("%w: too many handshakes, and this one was slow", ErrLimit)
 
 func (l *Listener) refused(socket net.Conn, err error) {
 	if l.cfg.Refused != nil && !errors.Is(err, ErrDrained) {
@@ -54,7 +64,7 @@ func (l *Listener) refused(socket net.Conn, err error) {
 	}
 }
 
-func (l *Listener) shake(ctx context.Context, socket net.Conn) (*conn, error) {
+func (l *Listener) shake(ctx context.Context, socket net.Conn, v *visitor) (*conn, error) {
 	l.mu.Lock()
 	epoch, denials := l.epoch, l.denials
 	l.mu.Unlock()
@@ -62,7 +72,9 @@ func (l *Listener) shake(ctx context.Context, socket net.Conn) (*conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrIdentity, err)
 	}
-	w, proof, err := secure(ctx, socket, false, l.cfg.Records, cred)
+	gate := &turnstile{Conn: socket, ctx: ctx, admission: l.admission, visitor: v}
+	w, proof, err := secure(ctx, gate, false, l.cfg.Records, cred)
+	gate.open()
 	if err != nil {
 		return nil, err
 	}

@@ -13,7 +13,7 @@ import (
 // Conn is a connection after its handshake.
 type Conn struct {
 	socket   net.Conn
-	raw      syscall.RawConn // of a TCP socket; nil: a net.Conn that blocks
+	raw      syscall.RawConn // of a syscall.Conn; nil: a net.Conn that blocks
 	client   bool
 	keyLimit uint64 // records under one key, see defaultKeyLimit
 
@@ -32,8 +32,8 @@ func newConn(socket net.Conn, client bool) *Conn {
 	c := &Conn{socket: socket, client: client, keyLimit: defaultKeyLimit}
 	c.class = classRecord
 	c.updates.burst = keyUpdateRate
-	if tcp, ok := socket.(*net.TCPConn); ok {
-		if raw, err := tcp.SyscallConn(); err == nil {
+	if s, ok := socket.(syscall.Conn); ok {
+		if raw, err := s.SyscallConn(); err == nil {
 			c.raw = raw
 			c.readFn = c.readSome
 		}
