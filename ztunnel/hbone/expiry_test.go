@@ -5,8 +5,10 @@ package hbone
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"sync"
 	"testing"
 	"time"
@@ -125,6 +127,57 @@ func TestRetireDuringAHandshakeFailsNobody(t *testing.T) {
 		b.open()
 		if n := b.countDials(); n != 2 {
 			t.Errorf("%d dials, want one for each credential", n)
+		}
+	})
+}
+
+// Law 6: what is proved by credentials that were replaced meanwhile does not count.
+func TestTunnelOfReplacedCredentialsExtendsNothing(t *testing.T) {
+	inBubble(t, time.Hour, func(t *testing.T, b *bubble) {
+		_, far := b.open()
+		b.setDown(true)
+		b.ln.cfg.Credential = func(context.Context) (Credential, error) {
+			defer b.ln.Retire(Rotated)
+			return b.ca.credential(serverID, clientID, 10*time.Hour), nil
+		}
+		near, end := b.pipe()
+		b.ln.work.Go(func() { b.ln.serve(end) })
+		younger := tls.Client(near, b.ca.credential(clientID, serverID, 10*time.Hour).Config)
+		go func() {
+			io.WriteString(younger, preface)
+			io.Copy(io.Discard, younger)
+		}()
+		pass(59 * time.Minute)
+		wantOpen(t, far)
+		pass(time.Minute + time.Second)
+		wantEnd(t, far, ErrExpired)
+	})
+}
+
+// The zero time is not "never": the store gives it for what nothing proves any more.
+func TestTunnelThatNothingProvesIsRefused(t *testing.T) {
+	inBubble(t, time.Hour, func(t *testing.T, b *bubble) {
+		unproved := func(id, want spiffeid.ID) Credential {
+			cred := b.ca.credential(id, want, time.Hour)
+			cred.Until = func(tls.ConnectionState) time.Time { return time.Time{} }
+			return cred
+		}
+		client := b.pool.cfg.Credential
+		b.pool.cfg.Credential = func(context.Context, Key) (Credential, error) { return unproved(clientID, serverID), nil }
+		_, err := b.pool.Open(t.Context(), b.key, Target{Authority: b.key.Addr})
+		if !errors.Is(err, ErrTLS) || !errors.Is(err, ErrExpired) {
+			t.Errorf("pool: %v", err)
+		}
+
+		b.pool.cfg.Credential = client
+		refused := make(chan error, 10)
+		b.ln.cfg.Refused = func(_ netip.AddrPort, err error) { refused <- err }
+		b.ln.cfg.Credential = func(context.Context) (Credential, error) { return unproved(serverID, clientID), nil }
+		if _, err := b.pool.Open(t.Context(), b.key, Target{Authority: b.key.Addr}); !errors.Is(err, ErrTLS) {
+			t.Errorf("pool: %v", err)
+		}
+		if err := <-refused; !errors.Is(err, ErrTLS) || !errors.Is(err, ErrExpired) {
+			t.Errorf("listener: %v", err)
 		}
 	})
 }

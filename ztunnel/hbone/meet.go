@@ -17,7 +17,9 @@ func (l *Listener) serve(socket net.Conn) {
 	if c == nil {
 		return
 	}
-	l.extendOlder(c)
+	if !c.stale { // credentials that were replaced prove nothing
+		l.extendOlder(c)
+	}
 	c.greet()
 	if c.stale { // Retire came too early for it
 		c.retire()
