@@ -82,6 +82,7 @@ type receiving struct {
 // called without conn.mu. A nil one is not called.
 type hooks struct {
 	incoming func(*Stream) bool // a request came; false refuses it
+	refused  func(*conn, error) // a request came that was answered or reset here
 	proven   func(*conn)        // the peer's first frame came, so it accepted our certificate
 	leaving  func(*conn)        // the peer takes no new streams, and some are open
 	renew    func(*conn)        // the deadline is near, and streams are open

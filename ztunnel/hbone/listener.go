@@ -17,8 +17,9 @@ import (
 type ListenerConfig struct {
 	// Credential proves the pod's identity and lets the peers of the mesh pass. Required.
 	Credential func(ctx context.Context) (Credential, error)
-	// Refused is told of connections that did not become a tunnel, so that
-	// somebody records them. Default: nobody is.
+	// Refused is told of connections that did not become a tunnel, and of
+	// requests that Accept does not return: not meant for us, over a limit, or
+	// over before they were accepted. So somebody records them. Default: nobody does.
 	Refused func(from netip.AddrPort, err error)
 
 	Records          Records       // default OwnRecords
@@ -93,7 +94,7 @@ func (l *Listener) Run(ctx context.Context) error {
 		case errors.Is(err, net.ErrClosed):
 			l.stop() // if not we closed it, there is no going on either
 			<-l.done
-			l.work.Wait()
+			l.finish()
 			return nil
 		}
 		// Out of descriptors, most likely: what is open goes on.
@@ -150,7 +151,7 @@ func (l *Listener) Accept(ctx context.Context) (*Stream, error) {
 		case s := <-l.incoming:
 			select {
 			case <-s.done: // the peer gave up
-				s.letGo()
+				l.forgo(s)
 				continue
 			default:
 			}
@@ -202,7 +203,33 @@ func (l *Listener) Drain(ctx context.Context) {
 // Close ends all tunnels and streams now and returns when nothing is left of them.
 func (l *Listener) Close() {
 	l.shut()
+	l.finish()
+}
+
+// finish waits for what is under way and records the streams that nobody accepted.
+func (l *Listener) finish() {
 	l.work.Wait()
+	for {
+		select {
+		case s := <-l.incoming:
+			<-s.done
+			l.forgo(s)
+		default:
+			return
+		}
+	}
+}
+
+// forgo lets a stream go that ended before anybody accepted it.
+func (l *Listener) forgo(s *Stream) {
+	s.letGo()
+	l.turnedAway(s.c, s.result())
+}
+
+func (l *Listener) turnedAway(c *conn, err error) {
+	if l.cfg.Refused != nil {
+		l.cfg.Refused(c.remote, err)
+	}
 }
 
 // stop takes no new tunnels.

@@ -69,17 +69,22 @@ func (c *conn) gotRequest(f fields) error {
 	if c.active > c.streamLimit || c.live >= liveFactor*c.streamLimit || c.outdated() {
 		c.reset(s, codeRefused, errTooMany)
 		c.mu.Unlock()
+		c.turnedAway(errTooMany)
 		return c.refused()
 	}
 	if f.problem != "" {
-		defer c.mu.Unlock()
-		return c.fault(s, codeProtocol, f.problem)
+		err := c.fault(s, codeProtocol, f.problem)
+		c.mu.Unlock()
+		c.turnedAway(fmt.Errorf("%w: malformed request: %s", ErrReset, f.problem))
+		return err
 	}
 	target, status := f.request(c.local.Addr())
 	if status != 0 {
-		defer c.mu.Unlock()
 		c.reject(s, status)
-		return c.owe()
+		err := c.owe()
+		c.mu.Unlock()
+		c.turnedAway(&StatusError{status})
+		return err
 	}
 	s.target, s.header = target.Authority, target.Header
 	c.live++
@@ -87,9 +92,17 @@ func (c *conn) gotRequest(f fields) error {
 	if !c.hooks.incoming(s) {
 		s.resetWith(codeRefused, errTooMany)
 		s.letGo()
+		c.turnedAway(errTooMany)
 		return c.refused()
 	}
 	return nil
+}
+
+// turnedAway has a request recorded that nobody will accept; mu is not held.
+func (c *conn) turnedAway(err error) {
+	if c.hooks.refused != nil {
+		c.hooks.refused(c, err)
+	}
 }
 
 var errTooMany = fmt.Errorf("%w: too many streams", ErrLimit)
