@@ -5,10 +5,8 @@ package hbone
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"io"
 	"net"
-	"net/netip"
 	"sync"
 	"testing"
 	"time"
@@ -151,34 +149,6 @@ func TestTunnelOfReplacedCredentialsExtendsNothing(t *testing.T) {
 		wantOpen(t, far)
 		pass(time.Minute + time.Second)
 		wantEnd(t, far, ErrExpired)
-	})
-}
-
-// The zero time is not "never": the store gives it for what nothing proves any more.
-func TestTunnelThatNothingProvesIsRefused(t *testing.T) {
-	inBubble(t, time.Hour, func(t *testing.T, b *bubble) {
-		unproved := func(id, want spiffeid.ID) Credential {
-			cred := b.ca.credential(id, want, time.Hour)
-			cred.Until = func(tls.ConnectionState) time.Time { return time.Time{} }
-			return cred
-		}
-		client := b.pool.cfg.Credential
-		b.pool.cfg.Credential = func(context.Context, Key) (Credential, error) { return unproved(clientID, serverID), nil }
-		_, err := b.pool.Open(t.Context(), b.key, Target{Authority: b.key.Addr})
-		if !errors.Is(err, ErrTLS) || !errors.Is(err, ErrExpired) {
-			t.Errorf("pool: %v", err)
-		}
-
-		b.pool.cfg.Credential = client
-		refused := make(chan error, 10)
-		b.ln.cfg.Refused = func(_ netip.AddrPort, err error) { refused <- err }
-		b.ln.cfg.Credential = func(context.Context) (Credential, error) { return unproved(serverID, clientID), nil }
-		if _, err := b.pool.Open(t.Context(), b.key, Target{Authority: b.key.Addr}); !errors.Is(err, ErrTLS) {
-			t.Errorf("pool: %v", err)
-		}
-		if err := <-refused; !errors.Is(err, ErrTLS) || !errors.Is(err, ErrExpired) {
-			t.Errorf("listener: %v", err)
-		}
 	})
 }
 
