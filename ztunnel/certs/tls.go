@@ -113,17 +113,20 @@ func (p *pair) verifyPeer(certs []*x509.Certificate) ([][]*x509.Certificate, err
 	return chains, p.match(certs[0])
 }
 
+// longAgo ends a connection at once: the zero time would say "never".
+var longAgo = time.Unix(1, 0)
+
 // until needs no second verification for the peer it verified last, which is
 // nearly always the one it is asked about.
 func (p *pair) until(state tls.ConnectionState) time.Time {
 	if len(state.PeerCertificates) == 0 {
-		return time.Time{}
+		return longAgo
 	}
 	peer := p.last.Load()
 	if peer == nil || peer.leaf != state.PeerCertificates[0] {
 		chains, err := p.verifyPeer(state.PeerCertificates)
 		if err != nil {
-			return time.Time{} // no longer proved: over at once
+			return longAgo // no longer proved
 		}
 		peer = &verified{state.PeerCertificates[0], chainsUntil(chains)}
 	}
