@@ -7,7 +7,6 @@ PLUGINS := $(addprefix github.com/containernetworking/plugins/plugins/,\
 	main/ptp main/bridge main/loopback ipam/host-local)
 
 FUZZTIME  ?= 30s
-BENCHTIME ?= 1s
 
 # go build stamps the commit, and fails where git does not trust the checkout.
 ifeq ($(shell git rev-parse HEAD 2>/dev/null),)
@@ -56,9 +55,14 @@ fuzz: ## run each fuzz target for FUZZTIME (30s)
 		{ printf "FAIL %s %s\n%s\n" "$$0" "$$1" "$$out"; exit 1; }'
 
 .PHONY: bench
-bench: ## run the benchmarks for BENCHTIME (1s) each
-	go test -run='^$$' -bench=. -benchtime=$(BENCHTIME) -timeout=20m -p=1 \
+bench: ## set the tunnel beside other proxies (root, up to 40 minutes; ROW=bulk,rtt PEER=ours,nginx: a part)
+	go run ./bench $(if $(ROW),-row '$(ROW)') $(if $(PEER),-peer '$(PEER)')
+
+.PHONY: bench-smoke
+bench-smoke: ## see that every benchmark runs (root, under 3 minutes)
+	go test -run='^$$' -bench=. -benchtime=1x -timeout=5m -p=1 \
 		$$(grep -rl --include='*_test.go' '^func Benchmark' . | xargs -n1 dirname | sort -u)
+	go run ./bench -smoke
 
 .PHONY: clean
 clean: ## remove what was built
@@ -66,4 +70,4 @@ clean: ## remove what was built
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -20,6 +20,8 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	"github.com/culvert-mesh/culvert/bench/host"
 )
 
 func main() {
@@ -51,7 +53,7 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r := report{Host: describeHost(ctx), Results: summarize(measured), Notes: notes}
+	r := report{Host: host.Describe(ctx), Results: summarize(measured), Notes: notes}
 	if *pods > 0 {
 		enrolled, err := measureEnrolment(ctx, *pods)
 		if err != nil {

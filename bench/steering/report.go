@@ -9,14 +9,16 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/culvert-mesh/culvert/bench/host"
 )
 
 // report is the file that a run writes.
 type report struct {
-	Host    host     `json:"host"`
-	Results []result `json:"results"`
-	Targets []target `json:"targets"`
-	Notes   []string `json:"notes,omitempty"`
+	Host    host.Host `json:"host"`
+	Results []result  `json:"results"`
+	Targets []target  `json:"targets"`
+	Notes   []string  `json:"notes,omitempty"`
 }
 
 func (r report) write(path string) error {

@@ -46,7 +46,10 @@ const imports = `
 	identity, identity/*, cni, cni/*, ztunnel, ztunnel/*, cli, test/env < test/lab, test/lab/*;
 	test/lab/agent < test/lab/app;
 	test/lab/* < test/lab;
-	test/lab < test/e2e, test/demo, bench, bench/*;
+	test/lab < test/e2e, test/demo, bench, bench/steering;
+	NONE < bench/host < bench/steering;
+	NONE < bench/load, bench/plot, bench/proc, bench/reference;
+	bench/host, bench/load, bench/plot, bench/proc, bench/reference < bench;
 `
 
 // private packages are parts of one other package: being reachable through

@@ -21,8 +21,8 @@ var thirdParties = []struct {
 }{
 	{"github.com/cilium/ebpf", []string{"ztunnel/redirect"},
 		"redirect is the one Go twin of bpf/"},
-	{"golang.org/x/net", []string{"ztunnel/hbone", "ztunnel/hbone/*"},
-		"the engine needs hpack; http2.Transport and Server are not for the data path"},
+	{"golang.org/x/net", []string{"ztunnel/hbone", "ztunnel/hbone/*", "bench/reference"},
+		"the engine needs hpack; http2.Transport and Server are for the benchmark's reference, not for the data path"},
 	{"google.golang.org/grpc", []string{"identity/server", "identity/identityv1", "ztunnel/certs", "ztunnel/source/xds"},
 		"gRPC is how certificates are asked for, and nothing else"},
 	{"google.golang.org/protobuf", []string{"identity/server", "identity/identityv1", "ztunnel/certs", "ztunnel/source/xds"},

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+// Package host describes the machine that a benchmark ran on.
+package host
 
 import (
 	"context"
@@ -13,8 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// host is what the numbers depend on besides the code.
-type host struct {
+// Host is what the numbers depend on besides the code.
+type Host struct {
 	Kernel     string   `json:"kernel"`
 	CPU        string   `json:"cpu"`
 	CPUs       int      `json:"cpus"`
@@ -28,8 +29,9 @@ type host struct {
 
 var flagsOfInterest = []string{"aes", "avx2", "avx512f", "vaes", "vpclmulqdq"}
 
-func describeHost(ctx context.Context) host {
-	h := host{
+// Describe describes this machine now, at the end of a run.
+func Describe(ctx context.Context) Host {
+	h := Host{
 		Kernel: kernel(), CPUs: runtime.NumCPU(), Go: runtime.Version(), Commit: commit(ctx),
 		Time: time.Now().UTC().Format(time.RFC3339), CPU: runtime.GOARCH, CPUFlags: []string{},
 	}
@@ -50,7 +52,7 @@ func describeHost(ctx context.Context) host {
 	return h
 }
 
-func (h *host) readFlags(text string) {
+func (h *Host) readFlags(text string) {
 	have := make(map[string]bool)
 	for flag := range strings.FieldsSeq(text) {
 		have[flag] = true

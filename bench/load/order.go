@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package load
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Kind is what a worker can be told to do.
+type Kind string
+
+const (
+	Bulk       Kind = "bulk"       // move as much as goes, by Streams connections
+	RTT        Kind = "rtt"        // echo messages of Size, by Streams connections at once
+	Open       Kind = "open"       // open, echo Size bytes and close, by Streams at once
+	Hold       Kind = "hold"       // open Streams more connections that do nothing
+	Release    Kind = "release"    // close those, and what the worker as a server holds
+	Prove      Kind = "prove"      // move Size bytes each way and compare
+	Handshakes Kind = "handshakes" // open and close tunnels by mutual TLS, Streams at once
+	Tunnels    Kind = "tunnels"    // open Streams more tunnels that do nothing
+	Gauge      Kind = "gauge"      // time the ciphers and curves of this CPU
+)
+
+// Order tells a worker what to do. Fields that a Kind does not name are not
+// looked at.
+type Order struct {
+	Kind     Kind
+	To       netip.AddrPort // required but for Release and Gauge
+	Via      netip.AddrPort // RTT: a worker that relays; none
+	Streams  int            // 1
+	Size     int            // 64
+	Reverse  bool           // Bulk: from server to client
+	Duration time.Duration  // 1 s
+	Behind   int            // RTT: so many bulk streams run meanwhile; 0
+	Rate     float64        // RTT, Open: begin so many a second whether or not others are done; 0: when done
+	Whole    bool           // Prove: without a half-close
+	Tunnel   Credential     // Handshakes, Tunnels
+}
+
+// Credential names PEM files.
+type Credential struct{ Cert, Key, Roots string }
+
+// Answer is what a worker measured.
+type Answer struct {
+	Error     string             `json:",omitempty"`
+	Bytes     uint64             `json:",omitempty"` // Bulk: that arrived
+	PerStream []uint64           `json:",omitempty"` // Bulk
+	Count     int                `json:",omitempty"` // RTT, Open, Handshakes: done
+	Elapsed   time.Duration      `json:",omitempty"`
+	Quantiles []float64          `json:",omitempty"` // RTT: in ns, at 0, 1/1000 … 1
+	Gauges    map[string]float64 `json:",omitempty"` // Gauge: see gauge
+	CPU       time.Duration      `json:",omitempty"` // that the worker used meanwhile
+}
+
+// complete sets defaults.
+func (o Order) complete() Order {
+	o.Streams = max(o.Streams, 1)
+	if o.Size == 0 {
+		o.Size = 64
+	}
+	if o.Duration == 0 {
+		o.Duration = time.Second
+	}
+	return o
+}
+
+// Quantile is one of Quantiles, in nanoseconds.
+func (a Answer) Quantile(q float64) float64 {
+	if len(a.Quantiles) == 0 {
+		return 0
+	}
+	return a.Quantiles[int(q*float64(len(a.Quantiles)-1)+0.5)]
+}

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/culvert-mesh/culvert/bench/load"
+)
+
+// cell is one line of the table: what is measured how.
+type cell struct {
+	streams   int
+	direction string // forward: to the server; empty: both at once
+	size      int    // of a message; 0: no messages
+	rate      int    // of messages a second, by the clock; 0: as fast as goes
+}
+
+const (
+	forward = "forward"
+	reverse = "reverse"
+)
+
+// readings is what one repetition gave, by metric.
+type readings map[string]float64
+
+// row is a part of the benchmark that can be asked for.
+type row struct {
+	name    string
+	all     bool // in all columns, or else in direct, ours, xnet and what was given
+	bare    bool // in relay too
+	short   bool // half as long
+	cells   []cell
+	repeat  int // of one cell at most; 0: as often as the options say
+	measure func(ctx context.Context, m *measurement, p *peer, c cell) (readings, error)
+}
+
+var errNotHere = errors.New("not measured in this column")
+
+// rows are in the order in which they are measured: memory first, since a
+// process gives back slowly what the others made it take.
+var rows = []row{
+	{name: "tunnels", measure: measureTunnels, repeat: 5, cells: []cell{{streams: 200}}},
+	{name: "idle", bare: true, measure: measureIdle, repeat: 5, cells: []cell{{streams: 1000}}},
+	{name: "bulk", all: true, measure: measureBulk, cells: []cell{
+		{streams: 1, direction: forward}, {streams: 1, direction: reverse}, {streams: 8, direction: forward},
+		{streams: 8, direction: reverse}, {streams: 64, direction: forward}, {streams: 64, direction: reverse}}},
+	{name: "rtt", all: true, measure: measureRTT, cells: []cell{{streams: 1, size: 64}, {streams: 1, size: 1024}}},
+	{name: "open", all: true, measure: measureOpen, cells: []cell{{streams: 8, size: 64}}},
+	{name: "behind", measure: measureBehind, cells: []cell{{streams: 1, size: 64}}},
+	{name: "effort", measure: measureEffort, cells: []cell{{streams: 8, direction: forward}, {streams: 8, direction: reverse}}},
+	{name: "handshakes", short: true, measure: measureHandshakes, cells: []cell{{streams: 4}}},
+	{name: "requests", short: true, measure: measureRequests, cells: []cell{{streams: 64, size: 1024}}},
+	{name: "schedule", short: true, measure: measureSchedule, cells: []cell{
+		{streams: 64, size: 1024, rate: 1000}, {streams: 64, size: 1024, rate: 5000}, {streams: 64, size: 1024, rate: 10000}}},
+	{name: "overload", short: true, measure: measureOverload, cells: []cell{{streams: 512, size: 64}}},
+}
+
+func rowNames() (names []string) {
+	for _, r := range rows {
+		names = append(names, r.name)
+	}
+	return names
+}
+
+// in reports whether a cell of the row is measured in a column. All of it would
+// take more than the 40 minutes that a run may.
+func (r row) in(p *peer, c cell) bool {
+	switch {
+	case p.mixed:
+		return r.name == "bulk" && c.streams != 8
+	case r.all, p.name == direct, p.name == ours, p.name == xnet:
+		return true
+	case p.name == relay:
+		return r.bare
+	}
+	return !known(p.name, peerNames) && !strings.HasSuffix(p.name, sameNode)
+}
+
+// text names the cell in the table.
+func (c cell) text() string {
+	s := fmt.Sprintf("%d", c.streams)
+	if c.direction != "" {
+		s += " " + c.direction
+	}
+	if c.size > 0 {
+		s += fmt.Sprintf(", %d B", c.size)
+	}
+	if c.rate > 0 {
+		s += fmt.Sprintf(", %d/s", c.rate)
+	}
+	return s
+}
+
+func perSecond(a load.Answer) float64 { return float64(a.Count) / a.Elapsed.Seconds() }
+
+func micro(ns float64) float64 { return ns / float64(time.Microsecond) }
