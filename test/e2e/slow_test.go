@@ -92,7 +92,8 @@ func (p *path) fill(flows []*slowFlow) {
 	})
 }
 
-// read has the server take at last what was sent, and compares it.
+// read has the server take at last what was sent, and compares it. By then both
+// have finished, and the client has left.
 func (p *path) read(f *slowFlow) {
 	p.Helper()
 	hash, size := sha256.New(), int64(0)
@@ -101,12 +102,12 @@ func (p *path) read(f *slowFlow) {
 		p.must(err)
 		size += n
 	}
-	p.must(f.near.CloseWrite())
+	p.must(errors.Join(f.far.CloseWrite(), f.near.Close()))
 	got, err := f.far.Transfer(p.ctx, agent.Transfer{Receive: -1})
 	p.must(err)
 	if got.Received != size || got.ReceivedHash != hex.EncodeToString(hash.Sum(nil)) {
 		p.Errorf("the server read %d bytes, of %d, or other ones", got.Received, size)
 	}
-	p.must(errors.Join(f.far.Close(), f.near.Close()))
+	p.must(f.far.Close())
 	p.carried(f.to, size, 0)
 }
