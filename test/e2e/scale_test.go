@@ -74,7 +74,7 @@ func (p *path) crowd(count int) {
 		p.Logf("%s: %d descriptors, %d goroutines, %d MiB", n.Name, now["descriptors"], now["goroutines"], p.resident(n)>>20)
 	}
 	p.must(a.ManyClose(p.ctx, crowd.ID))
-	p.Logf("%d connections in %v, connect %+v, echo %+v", count, opened, crowd.Connect, crowd.Echo)
+	p.Logf("%d connections in %v, the first echo after %v (p50), %v (p99)", count, opened, crowd.Echo.P50, crowd.Echo.P99)
 	p.allEnded(p.client.Node, "outbound", to, count)
 	p.allEnded(p.server.Node, "inbound", to, count)
 	// What stays are their tunnels, which nobody uses, for some minutes.
