@@ -178,7 +178,8 @@ func (s *Stream) send(p []byte, end bool) bool {
 
 // appGone reports that the app broke its connection off while nobody was
 // reading from it: its kernel answered something we sent, for instance a
-// keepalive, with a reset.
+// keepalive, with a reset. A hang-up without an error is not that: both ends
+// have finished, and the stream may have yet to send what is left in the socket.
 func (s *Stream) appGone() bool {
 	s.mu.Lock()
 	raw, dead := s.raw, s.dead
@@ -190,7 +191,7 @@ func (s *Stream) appGone() bool {
 	raw.Control(func(fd uintptr) {
 		fds := []unix.PollFd{{Fd: int32(fd)}}
 		n, err := unix.Poll(fds, 0)
-		gone = err == nil && n == 1 && fds[0].Revents&(unix.POLLERR|unix.POLLHUP) != 0
+		gone = err == nil && n == 1 && fds[0].Revents&unix.POLLERR != 0
 	})
 	return gone
 }

@@ -54,7 +54,7 @@ func (c *conn) tick() {
 	}
 	var silent []*Stream
 	for _, s := range c.streams {
-		if !s.reading && !s.telling { // poll(2) shows one that both sides closed in order as hung up
+		if !s.reading {
 			silent = append(silent, s)
 		}
 	}

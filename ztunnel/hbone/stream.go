@@ -34,8 +34,7 @@ type Stream struct {
 	endWanted  bool    // and END_STREAM behind it
 	endSent    bool    // nothing more will be sent
 	gotEnd     bool    // the peer sent END_STREAM
-	telling    bool    // and the app is being told, after all data
-	told       bool    // and was
+	told       bool    // and the app was told, after all data
 	accepted   bool    // the 200 was sent, or came
 	over       bool    // nothing is left to do
 	err        error   // why it is over; nil if in order
