@@ -136,6 +136,13 @@ func (w *world) pod(ctx context.Context, node *lab.Node, spec lab.PodSpec) (*pla
 	if err != nil {
 		return nil, err
 	}
+	// Ten thousand connections a second leave no port out of TIME_WAIT: connect()
+	// then searches for milliseconds. From 61000 on they are ztunnel's.
+	for name, value := range map[string]string{"ipv4/ip_local_port_range": "10000 60999", "ipv4/tcp_tw_reuse": "1"} {
+		if err := p.Sysctl(name, value); err != nil {
+			return nil, err
+		}
+	}
 	l, err := w.startLoad(p.Place)
 	return &place{p, l}, err
 }

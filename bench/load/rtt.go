@@ -4,6 +4,7 @@ package load
 
 import (
 	"encoding/binary"
+	"errors"
 	"io"
 	"slices"
 	"time"
@@ -44,6 +45,9 @@ func rtt(o Order) (Answer, error) {
 	}
 	err = group.Wait()
 	all := slices.Concat(samples...)
+	if err == nil && len(all) == 0 {
+		err = errors.New("no message came back in time")
+	}
 	return Answer{Count: len(all), Elapsed: o.Duration, Quantiles: quantiles(all)}, err
 }
 
