@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/culvert-mesh/culvert/ztunnel/socket"
 )
 
 // Totals is what a stream carried.
@@ -106,20 +108,16 @@ func (p *pump) run() {
 func (p *pump) readSome(fd uintptr) bool {
 	most := min(p.size, p.limit)
 	p.buf = takeBuffer(most)
-	for {
-		p.n, p.err = unix.Read(int(fd), p.buf.b[:most])
-		switch {
-		case p.err == unix.EINTR:
-			continue
-		case p.err == nil && p.n > 0:
-			return true
-		case p.err == nil:
-			p.err = io.EOF
-		}
-		p.buf.release()
-		p.buf = nil
-		return p.err != unix.EAGAIN
+	p.n, p.err = socket.Read(fd, p.buf.b[:most])
+	switch {
+	case p.err == nil && p.n > 0:
+		return true
+	case p.err == nil:
+		p.err = io.EOF
 	}
+	p.buf.release()
+	p.buf = nil
+	return p.err != syscall.EAGAIN
 }
 
 // adapt sizes the next buffer: up after two full reads, down after four that

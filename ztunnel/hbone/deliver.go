@@ -8,7 +8,7 @@ import (
 	"net"
 	"syscall"
 
-	"golang.org/x/sys/unix"
+	"github.com/culvert-mesh/culvert/ztunnel/socket"
 )
 
 // maxVector is the segments of one writev.
@@ -184,11 +184,9 @@ func (s *Stream) writeNow(segments [][]byte) (int, [][]byte, error) {
 // RawConn.Write would wait for room.
 func (s *Stream) writeSome(fd uintptr) bool {
 	for len(s.vector) > 0 {
-		n, err := writev(int(fd), s.vector[:min(len(s.vector), maxVector)])
+		n, err := socket.Writev(fd, s.vector)
 		switch {
-		case err == unix.EINTR:
-			continue
-		case err == unix.EAGAIN:
+		case err == syscall.EAGAIN:
 			return true
 		case err != nil:
 			s.writeErr = err
@@ -198,13 +196,6 @@ func (s *Stream) writeSome(fd uintptr) bool {
 		s.vector = skip(s.vector, n)
 	}
 	return true
-}
-
-func writev(fd int, vector [][]byte) (int, error) {
-	if len(vector) == 1 {
-		return unix.Write(fd, vector[0])
-	}
-	return unix.Writev(fd, vector)
 }
 
 // skip drops the first n bytes of a vector.

@@ -35,7 +35,7 @@ func newConn(socket net.Conn, client bool) *Conn {
 	if s, ok := socket.(syscall.Conn); ok {
 		if raw, err := s.SyscallConn(); err == nil {
 			c.raw = raw
-			c.readFn = c.readSome
+			c.readFn, c.writeFn = c.readSome, c.writeSome
 		}
 	}
 	return c

@@ -8,6 +8,8 @@ import (
 	"io"
 	"os"
 	"syscall"
+
+	"github.com/culvert-mesh/culvert/ztunnel/socket"
 )
 
 // maxSegments is the records that one Receive opens.
@@ -198,13 +200,7 @@ func (c *Conn) fill() error {
 // buffer than a record in part needs.
 func (c *Conn) readSome(fd uintptr) bool {
 	c.makeRoom()
-	for {
-		c.got, c.gotErr = syscall.Read(int(fd), c.buf.b[c.w:])
-		if c.gotErr != syscall.EINTR {
-			break
-		}
-	}
-	c.got = max(c.got, 0)
+	c.got, c.gotErr = socket.Read(fd, c.buf.b[c.w:])
 	if c.gotErr == syscall.EAGAIN {
 		c.settle()
 		return false

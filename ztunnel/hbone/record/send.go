@@ -4,14 +4,21 @@ package record
 
 import (
 	"crypto/tls"
+	"os"
 	"syscall"
 	"time"
+
+	"github.com/culvert-mesh/culvert/ztunnel/socket"
 )
 
 // sending is the writing side; Conn.wmu guards it.
 type sending struct {
 	out  half
 	werr error // why nothing more can be sent
+
+	unsent    []byte // of the write under way
+	writeFn   func(uintptr) bool
+	unsentErr error
 }
 
 // WriteBatch sends the Batch in one write and empties it. An error is final: what
@@ -74,10 +81,41 @@ func (c *Conn) endSending(err error) {
 }
 
 func (c *Conn) write(p []byte) error {
-	if _, err := c.socket.Write(p); err != nil {
+	if err := c.writeAll(p); err != nil {
 		c.endSending(err)
 	}
 	return c.werr
+}
+
+// writeAll waits for room as often as it takes.
+func (c *Conn) writeAll(p []byte) error {
+	if c.raw == nil {
+		_, err := c.socket.Write(p)
+		return err
+	}
+	c.unsent, c.unsentErr = p, nil
+	err := c.raw.Write(c.writeFn)
+	c.unsent = nil
+	if err == nil {
+		err = c.unsentErr
+	}
+	return err
+}
+
+// writeSome writes what there is room for, and has RawConn.Write wait for more.
+func (c *Conn) writeSome(fd uintptr) bool {
+	for len(c.unsent) > 0 {
+		n, err := socket.Write(fd, c.unsent)
+		switch {
+		case err == syscall.EAGAIN:
+			return false
+		case err != nil:
+			c.unsentErr = os.NewSyscallError("write", err)
+			return true
+		}
+		c.unsent = c.unsent[n:]
+	}
+	return true
 }
 
 // updateKey sends a KeyUpdate ahead of some records if they would exceed the
@@ -167,7 +205,7 @@ func (c *Conn) tryWrite(p []byte) {
 		return
 	}
 	c.raw.Write(func(fd uintptr) bool {
-		syscall.Write(int(fd), p)
+		socket.Write(fd, p)
 		return true
 	})
 }

