@@ -4,15 +4,12 @@ package hbone
 
 import (
 	"errors"
-	"io"
 	"net"
 	"os"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/culvert-mesh/culvert/ztunnel/socket"
 )
 
 // Totals is what a stream carried.
@@ -34,9 +31,8 @@ func (s *Stream) Carry(app *net.TCPConn) (Totals, error) {
 		return Totals{}, s.result()
 	}
 	app.SetDeadline(time.Time{}) // stopReading is the only one to set one
-	p := &pump{s: s, raw: raw}
 	if s.attach(app, raw) {
-		p.run()
+		s.pump(raw)
 	}
 	<-s.done
 	err = s.result()
@@ -55,124 +51,55 @@ func (s *Stream) Totals() Totals {
 	return Totals{Sent: s.sent.Load(), Received: s.received}
 }
 
-// pump moves bytes from an app into its stream. It reads no more than the peer
-// takes, into a buffer that it takes when there is something to read and that
-// grows with what comes.
-type pump struct {
-	s   *Stream
-	raw syscall.RawConn
-
-	size   int // of the buffer to take
-	full   int // reads in a row that filled it
-	short  int // reads in a row that left most of it empty
-	limit  int
-	buf    *buffer
-	n      int
-	err    error
-	readFn func(uintptr) bool
-}
-
-func (p *pump) run() {
-	p.size = bufferSizes[0]
-	p.readFn = p.readSome
-	for {
-		if p.limit = p.s.awaitWindow(); p.limit == 0 {
-			return
-		}
-		err := p.raw.Read(p.readFn)
-		if err == nil {
-			err = p.err
-		}
-		switch {
-		case err == io.EOF:
-			p.s.send(nil, true)
-			return
-		case errors.Is(err, os.ErrDeadlineExceeded):
-			return
-		case err != nil:
-			p.s.appFailed(err) // nothing, if the stream is over: then it was we who closed the socket
-			return
-		}
-		ok := p.s.send(p.buf.b[:p.n], false)
-		p.buf.release()
-		p.buf = nil
-		if !ok {
-			return
-		}
-		p.s.sent.Add(uint64(p.n))
-		p.adapt()
+// pump sends what the app sends, until its end.
+func (s *Stream) pump(raw syscall.RawConn) {
+	err := raw.Read(s.serve)
+	if err == nil {
+		s.c.mu.Lock()
+		err = s.readErr
+		s.c.mu.Unlock()
+	}
+	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		s.appFailed(err) // nothing, if the stream is over: then it was we who closed the socket
 	}
 }
 
-// readSome reads what there is, or has RawConn.Read wait, without a buffer, for more.
-func (p *pump) readSome(fd uintptr) bool {
-	most := min(p.size, p.limit)
-	p.buf = takeBuffer(most)
-	p.n, p.err = socket.Read(fd, p.buf.b[:most])
-	switch {
-	case p.err == nil && p.n > 0:
-		return true
-	case p.err == nil:
-		p.err = io.EOF
-	}
-	p.buf.release()
-	p.buf = nil
-	return p.err != syscall.EAGAIN
-}
-
-// adapt sizes the next buffer: up after two full reads, down after four that
-// used less than a quarter.
-func (p *pump) adapt() {
-	switch {
-	case p.n == min(p.size, p.limit):
-		p.short = 0
-		if p.full++; p.full == 2 && p.size < largestBuffer {
-			p.size, p.full = p.size*4, 0
-		}
-	case p.n < p.size/4:
-		p.full = 0
-		if p.short++; p.short == 4 && p.size > bufferSizes[0] {
-			p.size, p.short = p.size/4, 0
-		}
-	default:
-		p.full, p.short = 0, 0
-	}
-}
-
-// awaitWindow waits until the peer takes bytes and returns how many to read, or
-// 0 if it never will again. The more streams wait for the tunnel, the less each
-// holds in hand.
-func (s *Stream) awaitWindow() int {
-	s.c.mu.Lock()
-	defer s.c.mu.Unlock()
-	for s.sendWindow <= 0 && !s.over && !s.endSent {
-		s.changed.Wait()
-	}
-	if s.over || s.endSent {
-		return 0
-	}
-	s.reading = true
-	return min(s.sendWindow, max(largestBuffer/(1+s.c.ring.n), bufferSizes[1]))
-}
-
-// send returns when p is on its way, or at least copied; false if the stream
-// sends no more.
-func (s *Stream) send(p []byte, end bool) bool {
+// serve sees to it that what the app's socket holds is sent. RawConn.Read calls
+// it whenever there may be something, and waits for more if it returns false;
+// true ends the stream's sending. The leader reads from the socket, be it
+// ourselves or another: while it may, we stay, for that keeps the descriptor open.
+func (s *Stream) serve(fd uintptr) bool {
 	c := s.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	s.reading = false
-	if s.over || s.endSent {
-		return false
+	s.fd, s.empty, s.reading = fd, false, false
+	for {
+		switch {
+		case s.leads:
+			s.leads = false
+			c.lead(s)
+		case s.inTurn:
+			s.changed.Wait()
+		case !s.sends():
+			return true
+		case s.empty:
+			s.reading = true
+			return false
+		case s.sendWindow <= 0 || c.broken || c.writeDone:
+			s.changed.Wait()
+		case c.leading || c.sending.window <= 0:
+			c.enqueue(s)
+			s.changed.Wait()
+		default:
+			c.enqueue(s)
+			c.leading = true
+			c.lead(s)
+		}
 	}
-	s.out, s.endWanted = p, end
-	c.ring.push(s)
-	c.flush(s)
-	for !s.over && !s.endSent && (len(s.out) > 0 || end) {
-		s.changed.Wait()
-	}
-	return !s.over && (end || !s.endSent)
 }
+
+// sends reports that more may come from the app; conn.mu is held.
+func (s *Stream) sends() bool { return !s.over && !s.endSent && s.readErr == nil }
 
 // appGone reports that the app broke its connection off while nobody was
 // reading from it: its kernel answered something we sent, for instance a

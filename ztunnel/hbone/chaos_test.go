@@ -40,7 +40,7 @@ func chaos(t *testing.T, lose bool) {
 		waitUntil(t, func() bool {
 			c.mu.Lock()
 			defer c.mu.Unlock()
-			return c.active == 0 && c.live == 0 && c.held == 0 && c.ring.n == 0
+			return c.active == 0 && c.live == 0 && c.held == 0 && c.ready() == nil
 		})
 	}
 }

@@ -114,7 +114,6 @@ func (c *conn) gotReset(pc piece) error {
 		// The peer has sent all and wants no more from us: no reset,
 		// the app shall read to the end.
 		c.sentEnd(s)
-		s.out = nil
 		s.changed.Broadcast()
 		c.mu.Unlock()
 		s.stopReading()

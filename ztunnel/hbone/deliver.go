@@ -11,8 +11,8 @@ import (
 	"github.com/culvert-mesh/culvert/ztunnel/socket"
 )
 
-// maxVector is the segments of one writev.
-const maxVector = 64
+// keptSegments is for how many segments of one read a stream keeps room.
+const keptSegments = 64
 
 // deliver hands what one read brought to the app. The tunnel's reader calls it
 // and must not wait: what the app's socket does not take at once is queued.

@@ -147,9 +147,5 @@ func (s *Stream) widen(n int) {
 	if s.sendWindow <= 0 {
 		return
 	}
-	s.changed.Broadcast()
-	if len(s.out) > 0 {
-		s.c.ring.push(s)
-		s.c.kick()
-	}
+	s.changed.Broadcast() // serve has it queued
 }

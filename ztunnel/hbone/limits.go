@@ -47,7 +47,7 @@ var (
 	earlyResetRate = rate{100, 200}
 	// Streams that we reset because of what the peer did (CVE-2025-8671).
 	faultRate = rate{10, 100}
-	// Streams above the limit, refused.
+	// Streams turned away: above the limit, or no proper request.
 	refusalRate = rate{200, 400}
 	// Frames that mean nothing: unknown ones, PRIORITY, RST_STREAM of closed streams.
 	noiseRate = rate{10000, 20000}

@@ -137,7 +137,7 @@ func (p *Pool) reserve(ctx context.Context, key Key, target Target, tried []*con
 			if s := c.reserve(target); s != nil {
 				p.mu.Unlock()
 				c.mu.Lock()
-				c.flush(nil)
+				c.flush()
 				c.mu.Unlock()
 				return s, nil
 			}

@@ -54,6 +54,9 @@ func (c *conn) readOnce() error {
 		return err
 	}
 	c.heard.Store(true)
+	c.mu.Lock()
+	c.handling = true
+	c.mu.Unlock()
 	var fault error
 	for _, p := range pieces {
 		if fault = c.feed(p); fault != nil {
@@ -64,6 +67,7 @@ func (c *conn) readOnce() error {
 	if fault != nil {
 		c.fail(fault)
 	}
+	c.handled()
 	return err
 }
 
@@ -76,7 +80,7 @@ func (c *conn) deliver() {
 		s.deliver(segments, overhead, end)
 		clear(segments)
 		s.segments = segments[:0]
-		if cap(segments) > maxVector {
+		if cap(segments) > keptSegments {
 			s.segments = nil
 		}
 		c.touched[i] = nil

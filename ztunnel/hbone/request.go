@@ -3,6 +3,7 @@
 package hbone
 
 import (
+	"errors"
 	"fmt"
 	"time"
 )
@@ -84,7 +85,7 @@ func (c *conn) gotRequest(f fields) error {
 		err := c.owe()
 		c.mu.Unlock()
 		c.turnedAway(&StatusError{status})
-		return err
+		return errors.Join(err, c.refused())
 	}
 	s.target, s.header = target.Authority, target.Header
 	c.live++
@@ -107,7 +108,7 @@ func (c *conn) turnedAway(err error) {
 
 var errTooMany = fmt.Errorf("%w: too many streams", ErrLimit)
 
-// refused counts a stream that the peer may open again elsewhere.
+// refused counts a stream that was turned away.
 func (c *conn) refused() error {
 	if !c.refusals.spend(refusalRate) {
 		return violation(codeCalm, "too many streams over the limit")

@@ -30,8 +30,14 @@ type Stream struct {
 	// conn.mu guards what follows.
 	next       *Stream // in the ring
 	queued     bool    // in the ring
-	out        []byte  // what its pump wants sent; the pump waits for it to become empty
-	endWanted  bool    // and END_STREAM behind it
+	fd         uintptr // of the app's socket, while the stream is queued or inTurn
+	inTurn     bool    // a leader is reading from fd
+	leads      bool    // its pump is asked to lead
+	empty      bool    // there was nothing in fd
+	readErr    error   // of the app
+	size       int     // of its next read, in readSizes
+	full       int     // reads in a row that filled it
+	short      int     // reads in a row that left most of it empty
 	endSent    bool    // nothing more will be sent
 	gotEnd     bool    // the peer sent END_STREAM
 	told       bool    // and the app was told, after all data
@@ -116,7 +122,7 @@ func (s *Stream) Accept() error {
 	}
 	s.accepted = true
 	c.control = appendBlock(c.control, s.id, 0, appendStatus(nil, 200), c.peerFrame)
-	c.flush(nil)
+	c.flush()
 	return nil
 }
 
@@ -195,7 +201,7 @@ func (c *conn) end(s *Stream, err error) bool {
 	if s.over {
 		return false
 	}
-	s.over, s.err, s.out = true, err, nil
+	s.over, s.err = true, err
 	delete(c.streams, s.id)
 	c.uncount(s)
 	close(s.done)

@@ -15,12 +15,14 @@ import (
 // nowhere is a wire that swallows all and brings nothing.
 type nowhere struct{}
 
-func (nowhere) Receive() ([][]byte, error)       { return nil, io.EOF }
-func (nowhere) WriteBatch(*record.Batch) error   { return nil }
-func (nowhere) CloseWrite() error                { return nil }
-func (nowhere) Close() error                     { return nil }
-func (nowhere) SetReadDeadline(time.Time) error  { return nil }
-func (nowhere) SetWriteDeadline(time.Time) error { return nil }
+func (nowhere) Receive() ([][]byte, error)        { return nil, io.EOF }
+func (nowhere) WriteBatch(*record.Batch) error    { return nil }
+func (nowhere) Begin(*record.Batch) (bool, error) { return true, nil }
+func (nowhere) Finish() error                     { return nil }
+func (nowhere) CloseWrite() error                 { return nil }
+func (nowhere) Close() error                      { return nil }
+func (nowhere) SetReadDeadline(time.Time) error   { return nil }
+func (nowhere) SetWriteDeadline(time.Time) error  { return nil }
 
 // FuzzTunnel lets any bytes come behind a proper greeting, in both roles. What
 // comes back is a violation or nothing, and whatever it was, the tunnel can end.

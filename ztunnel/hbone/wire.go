@@ -45,8 +45,12 @@ const (
 type wire interface {
 	Receive() ([][]byte, error)     // what there is, in pieces valid until the next call
 	WriteBatch(*record.Batch) error // all of it
-	CloseWrite() error              // tells the peer that no more comes
-	Close() error                   // at once
+	// Begin is WriteBatch as far as it goes without waiting. If it reports
+	// false, nothing else may be written before Finish has done the rest.
+	Begin(*record.Batch) (done bool, err error)
+	Finish() error
+	CloseWrite() error // tells the peer that no more comes
+	Close() error      // at once
 	SetReadDeadline(time.Time) error
 	SetWriteDeadline(time.Time) error
 }
@@ -119,6 +123,8 @@ type tlsWire struct {
 	*tls.Conn
 	socket impatient
 
+	begun *record.Batch
+
 	first  [64]byte
 	rest   *buffer // of the last Receive, or nil
 	pieces [2][]byte
@@ -175,6 +181,19 @@ func (w *tlsWire) WriteBatch(b *record.Batch) error {
 		}
 	}
 	return nil
+}
+
+// Begin does nothing: one cannot try with crypto/tls.
+func (w *tlsWire) Begin(b *record.Batch) (bool, error) {
+	w.begun = b
+	return false, nil
+}
+
+// Finish writes what Begin was given.
+func (w *tlsWire) Finish() error {
+	b := w.begun
+	w.begun = nil
+	return w.WriteBatch(b)
 }
 
 // Close does not say goodbye, which could block.

@@ -7,10 +7,10 @@ import (
 	"sync"
 )
 
-// maxRecords is the full records of a Batch, and BatchSize their plaintext.
+// MaxRecords is the most records in a Batch, and BatchSize their plaintext.
 const (
-	maxRecords = 16
-	BatchSize  = maxRecords * maxPlaintext
+	MaxRecords = 16
+	BatchSize  = MaxRecords * maxPlaintext
 )
 
 // Batch is plaintext that waits to be sent, in a lent buffer, with gaps where
@@ -19,11 +19,11 @@ const (
 // and Advance for bytes that a socket is to put there directly.
 type Batch struct {
 	buf    *buffer
-	starts [maxRecords]int // of the records' headers
+	starts [MaxRecords]int // of the records' headers
 	n      int             // records begun
 	end    int             // of the plaintext; a tail's room always follows
 	size   int             // of the plaintext without gaps
-	spaces [maxRecords][]byte
+	spaces [MaxRecords][]byte
 }
 
 var batches = sync.Pool{New: func() any { return new(Batch) }}
@@ -54,7 +54,7 @@ func (b *Batch) Len() int { return b.size }
 
 // Room is the bytes that Append still takes.
 func (b *Batch) Room() int {
-	room, records := b.left(), maxRecords-b.n
+	room, records := b.left(), MaxRecords-b.n
 	rest := len(b.buf.b) - b.end - room
 	if b.n > 0 {
 		rest -= tailSize
@@ -82,7 +82,7 @@ func (b *Batch) begin() bool {
 	if b.n > 0 {
 		start += tailSize
 	}
-	if b.n == maxRecords || len(b.buf.b)-start <= overhead {
+	if b.n == MaxRecords || len(b.buf.b)-start <= overhead {
 		return false
 	}
 	b.starts[b.n] = start
@@ -142,7 +142,7 @@ func (b *Batch) Spaces(n int) [][]byte {
 		}
 		at += headerSize
 		room = min(maxPlaintext, len(b.buf.b)-tailSize-at)
-		if n == 0 || k == maxRecords || room <= 0 {
+		if n == 0 || k == MaxRecords || room <= 0 {
 			return spaces
 		}
 	}
@@ -161,6 +161,23 @@ func (b *Batch) Advance(n int) {
 		k := min(n, room)
 		b.advance(k)
 		n -= k
+	}
+}
+
+// Truncate drops what lies behind the first n bytes.
+func (b *Batch) Truncate(n int) {
+	for b.size > n {
+		start := b.starts[b.n-1]
+		last := b.end - start - headerSize
+		if drop := b.size - n; drop < last {
+			b.advance(-drop)
+			return
+		}
+		b.size -= last
+		b.n--
+		if b.end = start; b.n > 0 {
+			b.end -= tailSize
+		}
 	}
 }
 

@@ -16,9 +16,10 @@ type sending struct {
 	out  half
 	werr error // why nothing more can be sent
 
+	begun     *Batch // that Begin could not even begin
 	unsent    []byte // of the write under way
-	writeFn   func(uintptr) bool
 	unsentErr error
+	writeFn   func(uintptr) bool
 }
 
 // WriteBatch sends the Batch in one write and empties it. An error is final: what
@@ -28,6 +29,49 @@ func (c *Conn) WriteBatch(b *Batch) error {
 	defer c.doneSending()
 	defer b.Reset()
 	return c.writeBatch(b)
+}
+
+// Begin is WriteBatch as far as that goes without waiting. If it reports false,
+// the caller keeps the Batch and calls Finish, and nothing else is sent before.
+func (c *Conn) Begin(b *Batch) (done bool, err error) {
+	c.wmu.Lock()
+	defer c.doneSending()
+	if err := c.mayWrite(); err != nil {
+		return true, err
+	}
+	if c.raw == nil || c.updateDue(uint64(b.n)) {
+		c.begun = b
+		return false, nil
+	}
+	c.unsent, c.unsentErr = b.seal(&c.out), nil
+	err = c.raw.Write(func(fd uintptr) bool {
+		c.writeSome(fd)
+		return true
+	})
+	if err == nil {
+		err = c.unsentErr
+	}
+	if err != nil {
+		c.unsent = nil
+		c.endSending(err)
+	}
+	return len(c.unsent) == 0, err
+}
+
+// Finish sends, and waits for, what Begin left.
+func (c *Conn) Finish() error {
+	c.wmu.Lock()
+	defer c.doneSending()
+	if b := c.begun; b != nil {
+		c.begun = nil
+		return c.writeBatch(b)
+	}
+	rest := c.unsent
+	c.unsent = nil
+	if c.werr != nil {
+		return c.werr
+	}
+	return c.write(rest)
 }
 
 // Write sends p by way of Batches.
@@ -121,10 +165,11 @@ func (c *Conn) writeSome(fd uintptr) bool {
 // updateKey sends a KeyUpdate ahead of some records if they would exceed the
 // key's limit, if the peer asked for it, or to ask the peer, RFC 8446 §4.6.3.
 func (c *Conn) updateKey(records uint64) error {
-	ask := c.overused.Swap(false)
-	if owed := c.owed.Swap(false); !owed && !ask && c.out.seq+records < c.keyLimit {
+	if !c.updateDue(records) {
 		return nil
 	}
+	ask := c.overused.Swap(false)
+	c.owed.Store(false)
 	content := [5]byte{messageKeyUpdate, 0, 0, 1, 0}
 	if ask {
 		content[4] = 1
@@ -139,6 +184,10 @@ func (c *Conn) updateKey(records uint64) error {
 		c.endSending(err)
 	}
 	return c.werr
+}
+
+func (c *Conn) updateDue(records uint64) bool {
+	return c.owed.Load() || c.overused.Load() || c.out.seq+records >= c.keyLimit
 }
 
 // CloseWrite sends a close_notify: no more comes, but the peer may go on, RFC 8446 §6.1.
@@ -191,7 +240,7 @@ func (c *Conn) lastWords() {
 	if c.werr != nil {
 		return
 	}
-	if !fault.Remote {
+	if !fault.Remote && len(c.unsent) == 0 {
 		rec := c.sealAlert(alertLevelFatal, fault.Alert)
 		c.tryWrite(rec[:])
 	}

@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hbone
+
+import (
+	"sync"
+	"syscall"
+
+	"github.com/culvert-mesh/culvert/ztunnel/hbone/record"
+	"github.com/culvert-mesh/culvert/ztunnel/socket"
+)
+
+// readSizes are how much a stream's turn reads from its app: each fills, with
+// its frame's header, a buffer of record's.
+var readSizes = [...]int{
+	4<<10 - 100,
+	record.BatchSize/16 - frameHeaderSize,
+	record.BatchSize/4 - frameHeaderSize,
+	record.BatchSize - frameHeaderSize,
+}
+
+// ring is the streams that wait for their turn.
+type ring struct {
+	head, tail *Stream
+	n          int
+}
+
+func (r *ring) push(s *Stream) {
+	s.queued, s.next = true, nil
+	if r.tail == nil {
+		r.head = s
+	} else {
+		r.tail.next = s
+	}
+	r.tail = s
+	r.n++
+}
+
+func (r *ring) pop() *Stream {
+	s := r.head
+	r.head = s.next
+	if r.head == nil {
+		r.tail = nil
+	}
+	s.queued, s.next = false, nil
+	r.n--
+	return s
+}
+
+// enqueue has a stream wait for its turn. Those that send little go first:
+// they wait for no more than the batch under way. mu is held.
+func (c *conn) enqueue(s *Stream) {
+	switch {
+	case s.queued:
+	case s.size == 0:
+		c.small.push(s)
+	default:
+		c.bulk.push(s)
+	}
+}
+
+// next takes the stream whose turn it is, nil if there is none; mu is held.
+// Half of a batch is enough for the small ones.
+func (c *conn) next(b *record.Batch) *Stream {
+	for c.small.n+c.bulk.n > 0 {
+		r := &c.small
+		if r.n == 0 || c.bulk.n > 0 && b.Len() >= record.BatchSize/2 {
+			r = &c.bulk
+		}
+		if s := r.pop(); s.sends() {
+			return s
+		}
+	}
+	return nil
+}
+
+// first is the stream that next would take, and those that are over it drops; mu is held.
+func (c *conn) first() *Stream {
+	for _, r := range []*ring{&c.small, &c.bulk} {
+		for r.n > 0 && !r.head.sends() {
+			r.pop()
+		}
+		if r.n > 0 {
+			return r.head
+		}
+	}
+	return nil
+}
+
+// wanted is the bytes that the next batch may hold, at least; mu is held.
+func (c *conn) wanted() int {
+	n := len(c.control)
+	for _, r := range []*ring{&c.small, &c.bulk} {
+		for s := r.head; s != nil && n < record.BatchSize; s = s.next {
+			n += frameHeaderSize + min(readSizes[s.size], max(s.sendWindow, 0))
+		}
+	}
+	return n
+}
+
+// pack fills b with the next frames: those in control, and then DATA that it
+// reads from the apps whose turn it is. mu is held, and released while reading.
+func (c *conn) pack(b *record.Batch) {
+	n := b.Append(c.control)
+	c.control = c.control[:copy(c.control, c.control[n:])]
+	if len(c.control) > 0 {
+		return // a frame may be cut: nothing can come between
+	}
+	c.owed = 0
+	if cap(c.control) > 4<<10 {
+		c.control = nil
+	}
+	for c.sending.window > 0 && b.Room() > 2*frameHeaderSize {
+		s := c.next(b)
+		if s == nil {
+			return
+		}
+		if s.sendWindow > 0 { // else its WINDOW_UPDATE has it queued again
+			c.takeTurn(b, s)
+		}
+		if !s.queued {
+			s.changed.Broadcast()
+		}
+	}
+}
+
+// takeTurn reads once from a stream's app into b; mu is held, and released
+// while reading. A stream stays queued until its socket is found empty: a read
+// that brought less than there was room for may have been the last before a FIN,
+// of which the poller has told already and does so only once.
+func (c *conn) takeTurn(b *record.Batch, s *Stream) {
+	l := c.lay(b, min(readSizes[s.size], s.sendWindow, c.sending.window))
+	s.inTurn = true
+	c.mu.Unlock()
+	n, err := socket.Readv(s.fd, l.vector[:l.segments])
+	c.mu.Lock()
+	s.inTurn = false
+	room := l.room
+	if !s.sends() {
+		n, err = 0, syscall.EAGAIN
+	}
+	l.trim(n, s.id)
+	switch {
+	case err == syscall.EAGAIN:
+		s.empty = true
+	case err != nil:
+		s.readErr = err
+	case n == 0:
+		appendFrame(b.Reserve(frameHeaderSize)[:0], 0, kindData, flagEndStream, s.id)
+		c.sentEnd(s)
+	default:
+		s.sendWindow -= n
+		c.sending.window -= n
+		s.sent.Add(uint64(n))
+		s.adapt(n, room)
+		if s.sendWindow > 0 {
+			c.enqueue(s)
+		}
+	}
+}
+
+// layout is where in a batch a turn's DATA frames go.
+type layout struct {
+	batch    *record.Batch
+	mark     int // length of the batch before
+	frame    int // payload of each frame but the last
+	room     int // payload of all
+	headers  [record.MaxRecords + 1][]byte
+	frames   int
+	vector   [4 * record.MaxRecords][]byte
+	segments int
+}
+
+var layouts = sync.Pool{New: func() any { return new(layout) }}
+
+// lay makes room in b for at most n bytes of DATA, with their frame headers.
+func (c *conn) lay(b *record.Batch, n int) *layout {
+	l := layouts.Get().(*layout)
+	l.batch, l.mark, l.frame = b, b.Len(), c.peerFrame
+	for l.room < n && l.frames < len(l.headers) && b.Room() > 2*frameHeaderSize {
+		l.headers[l.frames] = b.Reserve(frameHeaderSize)
+		l.frames++
+		spaces := b.Spaces(min(l.frame, n-l.room))
+		size := 0
+		for _, p := range spaces {
+			l.vector[l.segments] = p
+			l.segments++
+			size += len(p)
+		}
+		b.Advance(size)
+		l.room += size
+	}
+	return l
+}
+
+// trim leaves what n bytes need, writes the headers, and ends the layout.
+func (l *layout) trim(n int, id uint32) {
+	size := l.mark
+	for i := 0; n > 0; i++ {
+		k := min(n, l.frame)
+		appendFrame(l.headers[i][:0], k, kindData, 0, id)
+		size += frameHeaderSize + k
+		n -= k
+	}
+	l.batch.Truncate(size)
+	*l = layout{}
+	layouts.Put(l)
+}
+
+// adapt sizes the next read: up after two that filled their room, down after
+// four that used less than a quarter; conn.mu is held.
+func (s *Stream) adapt(n, room int) {
+	switch {
+	case n == room:
+		s.short = 0
+		if s.full++; s.full == 2 && s.size < len(readSizes)-1 {
+			s.size, s.full = s.size+1, 0
+		}
+	case n < readSizes[s.size]/4:
+		s.full = 0
+		if s.short++; s.short == 4 && s.size > 0 {
+			s.size, s.short = s.size-1, 0
+		}
+	default:
+		s.full, s.short = 0, 0
+	}
+}
