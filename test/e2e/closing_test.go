@@ -36,25 +36,7 @@ func TestOneEndMayFinishLongBeforeTheOther(t *testing.T) {
 	s.overPaths(func(p *path) {
 		for _, e := range p.bothEnds() {
 			const size = 1 << 20
-			p.must(e.first.Send(p.ctx, []byte("that is all")))
-			p.must(e.first.CloseWrite())
-			got, err := readAll(p.ctx, e.second)
-			p.must(err)
-			if got != "that is all" {
-				p.Errorf("the %s said %q and finished", e.name, got)
-			}
-			// Only now the other begins to speak.
-			group, ctx := errgroup.WithContext(p.ctx)
-			group.Go(func() error {
-				_, err := e.second.Transfer(ctx, agent.Transfer{Send: size, Seed: 3})
-				return err
-			})
-			answer, err := e.first.Transfer(p.ctx, agent.Transfer{Receive: -1})
-			p.must(errors.Join(err, group.Wait()))
-			if answer.ReceivedHash != agent.StreamHash(3, size) {
-				p.Errorf("the %s, finished, read %d other bytes", e.name, answer.Received)
-			}
-			p.must(errors.Join(e.first.Close(), e.second.Close()))
+			p.finishesFirst(e, size)
 			fromClient, fromServer := int64(len("that is all")), int64(size)
 			if e.name == "server" {
 				fromClient, fromServer = fromServer, fromClient
@@ -62,6 +44,29 @@ func TestOneEndMayFinishLongBeforeTheOther(t *testing.T) {
 			p.carried(e.to, fromClient, fromServer)
 		}
 	})
+}
+
+// finishesFirst has an end finish, and only then the other begin to speak.
+func (p *path) finishesFirst(e ends, size int64) {
+	p.Helper()
+	p.must(e.first.Send(p.ctx, []byte("that is all")))
+	p.must(e.first.CloseWrite())
+	got, err := readAll(p.ctx, e.second)
+	p.must(err)
+	if got != "that is all" {
+		p.Errorf("the %s said %q and finished", e.name, got)
+	}
+	group, ctx := errgroup.WithContext(p.ctx)
+	group.Go(func() error {
+		_, err := e.second.Transfer(ctx, agent.Transfer{Send: size, Seed: 3})
+		return err
+	})
+	answer, err := e.first.Transfer(p.ctx, agent.Transfer{Receive: -1})
+	p.must(errors.Join(err, group.Wait()))
+	if answer.ReceivedHash != agent.StreamHash(3, size) {
+		p.Errorf("the %s, finished, read %d other bytes", e.name, answer.Received)
+	}
+	p.must(errors.Join(e.first.Close(), e.second.Close()))
 }
 
 // readAll reads to the end of data.

@@ -3,24 +3,26 @@
 package e2e
 
 import (
-	"fmt"
+	"errors"
 	"io"
-	"net"
 	"net/netip"
 	"os"
-	"path/filepath"
-	"slices"
-	"strings"
+	"syscall"
 	"testing"
 
-	"golang.org/x/sys/unix"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/culvert-mesh/culvert/test/lab"
 	"github.com/culvert-mesh/culvert/test/lab/agent"
 )
 
-// Istio's ztunnel at one end, ours at the other. It takes its certificates
-// from our CA, and its pod from us as from Istio's node agent.
+// mix is a path with our ztunnel at one end and Istio's at the other.
+type mix struct {
+	*path
+	istio *istio
+}
+
+// Istio's ztunnel at one end, ours at the other.
 //
 //	ISTIO_ZTUNNEL=/path/to/ztunnel go test ./test/e2e -run Istio
 func TestIstiosZtunnelAndOursCarryEachOthersPods(t *testing.T) {
@@ -29,124 +31,218 @@ func TestIstiosZtunnelAndOursCarryEachOthersPods(t *testing.T) {
 		t.Skip("ISTIO_ZTUNNEL does not name a release build of Istio's ztunnel")
 	}
 	s := tellAlone(t, lab.Options{}, "mesh")
-	s.must(s.two.Ztunnel.Stop(s.ctx))
-	ours := s.pod(s.one, "ours", nil)
-	theirs := s.pod(s.two, "theirs", func(p *lab.PodSpec) { p.Unmeshed = true })
-	s.startIstio(program, ours, theirs)
-	s.serve(ours.Place, agent.Echo, 8080)
-	s.serve(theirs.Place, agent.Echo, 8080)
-	s.overBoth(func(s *story, network string) {
-		s.eventually("ours reaches theirs", func() bool {
-			return ours.Ping(s.ctx, network, theirs.At(network, 8080), "hello") == nil
+	ours, theirs, z := tellIstio(s, program)
+	for _, way := range []struct {
+		name           string
+		client, server *lab.Pod
+	}{{"ours to theirs", ours, theirs}, {"theirs to ours", theirs, ours}} {
+		s.Run(way.name, func(t *testing.T) {
+			sub := *s
+			sub.T = t
+			sub.overBoth(func(s *story, network string) {
+				m := &mix{istio: z, path: &path{story: s, network: network, client: way.client, server: way.server, unnamed: way.server == theirs}}
+				m.awaitBoth()
+				m.each("bytes both ways at once", func(m *mix) { m.exchange(1, agent.Transfer{Send: 64 << 20}) })
+				m.each("64 streams at once", func(m *mix) { m.exchange(64, agent.Transfer{Send: 2 << 20}) })
+				m.each("tiny writes, as databases write", (*mix).writeTiny)
+				m.each("tiny writes that nobody reads yet", (*mix).writeUnread)
+				m.each("tiny questions and answers", (*mix).takeTurns)
+				m.each("one end finishes first", (*mix).halfClose)
+				m.each("one end breaks off", (*mix).breakOff)
+				m.each("theirs drains", (*mix).theirsDrains)
+				m.each("ours drains", (*mix).oursDrains)
+			})
 		})
-		conn, err := ours.Dial(s.ctx, network, theirs.At(network, 8080))
-		s.must(err)
-		s.exact(conn, 64<<20)
-		s.record(s.one, "direction", "outbound", "dst.hbone_addr", theirs.At(network, 8080).String(),
-			"result", "ok", "dst.identity", theirs.SPIFFEID("cluster.local"))
+	}
+}
 
-		s.exact(s.socks(theirs, ours.At(network, 8080)), 16<<20)
-		s.record(s.one, "direction", "inbound", "dst.hbone_addr", ours.At(network, 8080).String(),
-			"result", "ok", "src.identity", theirs.SPIFFEID("cluster.local"))
+func (m *mix) each(name string, tell func(m *mix)) {
+	m.Run(name, func(t *testing.T) {
+		s, p, sub := *m.story, *m.path, *m
+		s.T, s.ctx = t, t.Context()
+		p.story, sub.path = &s, &p
+		tell(&sub)
 	})
-	a, err := ours.Agent()
-	s.must(err)
-	crowd, err := a.Many(s.ctx, agent.Many{Network: "tcp4", To: theirs.At("tcp4", 8080), Count: 500})
-	s.must(err)
-	if crowd.OK != 500 {
-		t.Errorf("of 500 streams: %+v", crowd)
-	}
 }
 
-// exact sends bytes to an echo server and wants the same back.
-func (s *story) exact(conn *agent.Conn, size int64) {
-	s.Helper()
-	moved, err := conn.Transfer(s.ctx, agent.Transfer{Send: size, Seed: 7, Receive: -1})
-	s.must(err)
-	if moved.Received != size || moved.ReceivedHash != moved.SentHash {
-		s.Errorf("of %d bytes %d came back, or others", size, moved.Received)
-	}
-	s.must(conn.Close())
+// awaitBoth waits until both ztunnels carry.
+func (m *mix) awaitBoth() {
+	m.Helper()
+	to := m.target()
+	m.serve(m.server.Place, agent.Echo, to.Port())
+	m.eventually("both ztunnels carry", func() bool { return m.client.Ping(m.ctx, m.network, to, "hello") == nil })
 }
 
-// startIstio runs ztunnel on node2, in Istio's in-pod mode but without
-// iptables: inbound needs none, outbound goes through its SOCKS port.
-func (s *story) startIstio(program string, pods ...*lab.Pod) {
-	s.Helper()
-	dir := s.TempDir()
-	var xds strings.Builder
-	xds.WriteString("policies: []\nservices: []\nworkloads:\n")
-	for _, p := range pods {
-		fmt.Fprintf(&xds, "- {uid: Kubernetes//Pod/%s/%s, name: %[2]s, namespace: %[1]s, serviceAccount: %[3]s, trustDomain: cluster.local, "+
-			"workloadIps: [%q, %[5]q], protocol: HBONE, node: %[6]s, services: {}}\n", p.Namespace, p.Name, p.ServiceAccount, p.IP4, p.IP6, p.Node.Name)
+// said asserts how ours recorded the connection to a target of its own: as
+// carried between the two identities, ended by one of the words.
+func (m *mix) said(to netip.AddrPort, words ...string) lab.Record {
+	m.Helper()
+	direction := "inbound"
+	if m.client.Node == m.one {
+		direction = "outbound"
 	}
-	token, err := s.Token(s.two.Name, nil)
-	s.must(err)
-	s.must(os.WriteFile(filepath.Join(dir, "xds.yaml"), []byte(xds.String()), 0o600))
-	s.must(os.WriteFile(filepath.Join(dir, "token"), []byte(token), 0o600))
-	agent, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: filepath.Join(dir, "zds.sock"), Net: "unixpacket"})
-	s.must(err)
-	s.Cleanup(func() { agent.Close() })
-	go serveZDS(agent, pods[len(pods)-1])
-
-	ztunnel, err := s.two.Host.Start("istio", "env", "PROXY_MODE=shared", "INPOD_UDS="+filepath.Join(dir, "zds.sock"),
-		"XDS_ADDRESS=", "LOCAL_XDS_PATH="+filepath.Join(dir, "xds.yaml"), "NODE_NAME="+s.two.Name,
-		"CA_ADDRESS=https://"+s.Identity.Addr.String(), "CA_ROOT_CA="+s.Identity.Root, "AUTH_TOKEN="+filepath.Join(dir, "token"),
-		"ALT_CA_HOSTNAME=culvert-identity.culvert-system.svc", "ENABLE_ORIG_SRC=false", "UNSTABLE_ENABLE_SOCKS5=true", program)
-	s.must(err)
-	s.Cleanup(func() {
-		ztunnel.Kill()
-		if s.Failed() {
-			log, _ := os.ReadFile(ztunnel.Log)
-			s.Logf("%s", log)
+	r := m.record(m.one, "direction", direction, "dst.hbone_addr", to.String(), "path", "tunnel",
+		"src.identity", m.client.SPIFFEID("cluster.local"), "dst.identity", m.server.SPIFFEID("cluster.local"))
+	for _, word := range words {
+		if r.Get("result") == word {
+			return r
 		}
+	}
+	m.Errorf("recorded as %q, want %q: %v", r.Get("result"), words, r)
+	return r
+}
+
+// exchange has both ends of some connections send at once, each its own bytes,
+// and compares what arrived.
+func (m *mix) exchange(count int, t agent.Transfer) {
+	m.Helper()
+	all := make([]ends, count)
+	for i := range all {
+		all[i].first, all[i].second, all[i].to = m.connected()
+	}
+	m.exchangeOver(all, t, 0)
+}
+
+// exchangeOver is exchange over connections that carried some bytes each way.
+func (m *mix) exchangeOver(all []ends, t agent.Transfer, before int) {
+	m.Helper()
+	t.Receive = -1
+	group, ctx := errgroup.WithContext(m.ctx)
+	for i, e := range all {
+		for side, conn := range []*agent.Conn{e.first, e.second} {
+			own, other := t, uint64(2*i+1-side)
+			own.Seed = uint64(2*i + side)
+			group.Go(func() error {
+				got, err := conn.Transfer(ctx, own)
+				if err == nil && got.ReceivedHash != agent.StreamHash(other, t.Send) {
+					m.Errorf("stream %d: of %d bytes %d arrived, or others", i, t.Send, got.Received)
+				}
+				return err
+			})
+		}
+	}
+	m.must(group.Wait())
+	for _, e := range all {
+		m.must(errors.Join(e.first.Close(), e.second.Close()))
+		r, want := m.said(e.to, "ok"), float64(t.Send)+float64(before)
+		if r.Fields["bytes_sent"] != want || r.Fields["bytes_recv"] != want {
+			m.Errorf("recorded %v bytes sent and %v received, want %v", r.Fields["bytes_sent"], r.Fields["bytes_recv"], want)
+		}
+	}
+}
+
+func (m *mix) writeTiny() {
+	m.exchange(1, agent.Transfer{Send: 1 << 20, Tiny: 200})
+	m.exchange(64, agent.Transfer{Send: 32 << 10, Tiny: 200})
+}
+
+// writeUnread has an app read only after ten thousand tiny writes: a peer of h2
+// 0.4.16 or later closes the tunnel if it holds too many small frames. Another
+// stream of the tunnel must not notice.
+func (m *mix) writeUnread() {
+	beside, echo, _ := m.connected()
+	for _, e := range m.bothEnds() {
+		const size = 1 << 20
+		_, err := e.first.Transfer(m.ctx, agent.Transfer{Send: size, Seed: 6, Tiny: 200})
+		m.must(err)
+		m.must(beside.Send(m.ctx, []byte("still there?")))
+		_, err = echo.ReceiveFull(m.ctx, len("still there?"))
+		m.must(err)
+		got, err := e.second.Transfer(m.ctx, agent.Transfer{Receive: -1})
+		m.must(err)
+		if got.ReceivedHash != agent.StreamHash(6, size) {
+			m.Errorf("the %s sent %d bytes, and %d or others arrived", e.name, size, got.Received)
+		}
+		m.must(errors.Join(e.first.Close(), e.second.Close()))
+		m.said(e.to, "ok")
+	}
+}
+
+// takeTurns awaits an answer to each of some thousand tiny messages.
+func (m *mix) takeTurns() {
+	to := m.target()
+	m.serve(m.server.Place, agent.Echo, to.Port())
+	conn, err := m.client.Dial(m.ctx, m.network, to)
+	m.must(err)
+	const size = 256 << 10
+	got, err := conn.Transfer(m.ctx, agent.Transfer{Send: size, Seed: 7, Tiny: 200, Turns: true})
+	m.must(err)
+	if got.ReceivedHash != agent.StreamHash(7, size) {
+		m.Errorf("of %d bytes %d came back, or others", size, got.Received)
+	}
+	_, err = readAll(m.ctx, conn) // the echo of the end
+	m.must(errors.Join(err, conn.Close()))
+	m.said(to, "ok")
+}
+
+func (m *mix) halfClose() {
+	for _, e := range m.bothEnds() {
+		m.finishesFirst(e, 16<<20)
+		m.said(e.to, "ok")
+	}
+}
+
+// breakOff has an app reset its connection. To the other app Istio's ztunnel
+// may pass that on as an end of data; it must be told somehow, and nothing may
+// be left of the connection.
+func (m *mix) breakOff() {
+	for _, when := range []struct {
+		name     string
+		breakOff func(p *path, e ends) error
+	}{{"idle", resetIdle}, {"having sent", resetAfterSending}, {"while being sent to", resetWhileSentTo}, {"owing an answer", resetOwingAnswer}} {
+		for _, e := range m.bothEnds() {
+			m.greet(e)
+			err := when.breakOff(m.path, e)
+			if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) {
+				m.Errorf("the %s breaks off %s: the other sees %v", e.name, when.name, err)
+			}
+			m.must(e.second.Close())
+			r := m.said(e.to, "ok", "reset")
+			m.Logf("the %s breaks off %s: the other sees %v, ours says %s", e.name, when.name, err, r.Get("result"))
+		}
+	}
+}
+
+// theirsDrains has Istio's ztunnel end while a connection is open: that may go
+// on, no other begins, and the next one is carried by a new tunnel.
+func (m *mix) theirsDrains() {
+	m.outlives(m.istio.pod, m.istio.leave, m.istio.again)
+}
+
+// oursDrains is the same with ours.
+func (m *mix) oursDrains() {
+	m.outlives(m.ours(), func() {
+		m.must(m.one.Ztunnel.Signal(syscall.SIGTERM))
+	}, func() {
+		<-m.one.Ztunnel.Done()
+		m.must(m.one.StartZtunnel(m.ctx, lab.ZtunnelOptions{}))
 	})
 }
 
-// serveZDS hands one pod over as Istio's node agent does: a message a packet,
-// the netns as a descriptor beside it (facts: istio.workload.zds, V1).
-func serveZDS(agent *net.UnixListener, p *lab.Pod) {
-	conn, err := agent.AcceptUnix()
-	if err != nil {
-		return
+// ours is the pod whose ztunnel is ours.
+func (m *mix) ours() *lab.Pod {
+	if m.client.Node == m.one {
+		return m.client
 	}
-	defer conn.Close()
-	answer := make([]byte, 1024)
-	conn.Read(answer) // hello
-	netns, err := os.Open(p.Netns)
-	if err != nil {
-		return
-	}
-	defer netns.Close()
-	message := func(number int, body ...[]byte) []byte {
-		all := slices.Concat(body...)
-		return append([]byte{byte(number<<3 | 2), byte(len(all))}, all...)
-	}
-	info := message(2, message(1, []byte(p.Name)), message(2, []byte(p.Namespace)), message(3, []byte(p.ServiceAccount)))
-	conn.WriteMsgUnix(message(1, message(1, []byte(p.UID)), info), unix.UnixRights(int(netns.Fd())), nil)
-	conn.Read(answer)
-	conn.Write(message(3)) // snapshot sent
-	io.Copy(io.Discard, conn)
+	return m.server
 }
 
-// socks connects through ztunnel's SOCKS5 port in the pod.
-func (s *story) socks(p *lab.Pod, to netip.AddrPort) *agent.Conn {
-	s.Helper()
-	conn, err := p.Dial(s.ctx, "tcp4", netip.MustParseAddrPort("127.0.0.1:15080"))
-	s.must(err)
-	s.must(conn.Send(s.ctx, []byte{5, 1, 0}))
-	_, err = conn.ReceiveFull(s.ctx, 2)
-	s.must(err)
-	kind := byte(1)
-	if to.Addr().Is6() {
-		kind = 4
+func (m *mix) outlives(pod *lab.Pod, leave, again func()) {
+	all := []ends{{}, {}}
+	for i := range all {
+		all[i].first, all[i].second, all[i].to = m.connected()
+		m.greet(all[i])
 	}
-	request := append([]byte{5, 1, 0, kind}, to.Addr().AsSlice()...)
-	s.must(conn.Send(s.ctx, append(request, byte(to.Port()>>8), byte(to.Port()))))
-	answer, err := conn.ReceiveFull(s.ctx, 10)
-	s.must(err)
-	if answer[1] != 0 {
-		s.Fatalf("SOCKS answer %x", answer)
-	}
-	return conn
+	leave()
+	m.eventually("no tunnel is accepted any more", func() bool {
+		conn, err := m.Outside.DialUnsteered(m.ctx, pod.At(m.network, 15008))
+		if err == nil {
+			conn.Close()
+		}
+		return err != nil
+	})
+	m.exchangeOver(all, agent.Transfer{Send: 8 << 20}, len("hello"))
+	again()
+	m.awaitBoth()
+	m.exchange(1, agent.Transfer{Send: 1 << 20})
 }

@@ -145,6 +145,25 @@ func TestTransfersBothWaysAreByteExact(t *testing.T) {
 	}
 }
 
+func TestATransferInTinyWritesIsTheSameBytes(t *testing.T) {
+	c, ctx := start(t), t.Context()
+	const size = 100_000
+	srv, err := c.Serve(ctx, Server{Socket: local("tcp4"), Kind: Echo})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, turns := range []bool{false, true} {
+		conn, err := c.Dial(ctx, "tcp4", srv.Addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := conn.Transfer(ctx, Transfer{Send: size, Seed: 1, Tiny: 200, Turns: turns, Receive: -1})
+		if err != nil || got.Received != size || got.ReceivedHash != StreamHash(1, size) || got.SentHash != got.ReceivedHash {
+			t.Errorf("by turns %v: %+v, %v", turns, got, err)
+		}
+	}
+}
+
 func TestServersOfEachKind(t *testing.T) {
 	c, ctx := start(t), t.Context()
 	talk := func(kind Kind, text string) (string, error) {

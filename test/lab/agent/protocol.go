@@ -100,6 +100,8 @@ type Transfer struct {
 	Seed    uint64        `json:"seed,omitempty"`    // 0
 	Receive int64         `json:"receive,omitempty"` // bytes to read, -1: until the end; 0
 	Rate    int64         `json:"rate,omitempty"`    // bytes per second to read at most; unlimited
+	Tiny    int           `json:"tiny,omitempty"`    // write 1 to so many bytes at once, of varying number; 64 KiB
+	Turns   bool          `json:"turns,omitempty"`   // after each write, read as many bytes; Receive is not looked at
 	Open    bool          `json:"open,omitempty"`    // half-close after the last byte sent
 	Timeout time.Duration `json:"timeout,omitempty"` // 5 min
 }

@@ -194,7 +194,7 @@ var handlers = map[Kind]func(counted, Server) error{
 	},
 	Discard: func(c counted, _ Server) error { return drain(c) },
 	Source: func(c counted, spec Server) error {
-		if _, _, err := sendStream(c, spec.Size, spec.Seed); err != nil {
+		if _, _, err := sendStream(c, Transfer{Send: spec.Size, Seed: spec.Seed}, nil); err != nil {
 			return err
 		}
 		if err := c.closeWrite(); err != nil {

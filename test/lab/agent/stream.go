@@ -71,20 +71,37 @@ func (s *server) transfer(ctx context.Context, a transferArgs) (Transferred, err
 	defer sock.until(ctx, sock.file.SetDeadline)()
 	start := time.Now()
 	var t Transferred
-	sent := make(chan error, 1)
-	go func() {
-		var err error
-		t.Sent, t.SentHash, err = sendStream(sock.file, a.Send, a.Seed)
+	send := func(written func(n int) error) (err error) {
+		t.Sent, t.SentHash, err = sendStream(sock.file, a.Transfer, written)
 		if err == nil && a.Send > 0 && !a.Open {
 			err = sock.closeWrite()
 		}
-		sent <- err
-	}()
+		return err
+	}
+	if a.Turns {
+		err = t.takeTurns(sock.file, send)
+		t.Elapsed = time.Since(start)
+		return t, err
+	}
+	sent := make(chan error, 1)
+	go func() { sent <- send(nil) }()
 	var rerr error
 	t.Received, t.ReceivedHash, rerr = receive(sock.file, a.Receive, a.Rate)
 	serr := <-sent
 	t.Elapsed = time.Since(start)
 	return t, errors.Join(serr, rerr)
+}
+
+// takeTurns reads after each write as many bytes.
+func (t *Transferred) takeTurns(r io.Reader, send func(written func(int) error) error) error {
+	h := sha256.New()
+	err := send(func(n int) error {
+		got, err := io.CopyN(h, r, int64(n))
+		t.Received += got
+		return err
+	})
+	t.ReceivedHash = hex.EncodeToString(h.Sum(nil))
+	return err
 }
 
 // Stream is the endless pseudo-random byte stream that seed names, so that
@@ -102,16 +119,26 @@ func StreamHash(seed uint64, size int64) string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-func sendStream(w io.Writer, size int64, seed uint64) (sent int64, hash string, err error) {
-	stream, h := Stream(seed), sha256.New()
+// sendStream sends what t says, and calls written, if it is not nil, after
+// each write.
+func sendStream(w io.Writer, t Transfer, written func(n int) error) (sent int64, hash string, err error) {
+	stream, h := Stream(t.Seed), sha256.New()
 	buf := make([]byte, 64<<10)
-	for sent < size && err == nil {
-		chunk := buf[:min(int64(len(buf)), size-sent)]
+	sizes := rand.New(rand.NewPCG(t.Seed, 0))
+	for sent < t.Send && err == nil {
+		most := len(buf)
+		if t.Tiny > 0 {
+			most = min(most, 1+sizes.IntN(t.Tiny))
+		}
+		chunk := buf[:min(int64(most), t.Send-sent)]
 		_, _ = io.ReadFull(stream, chunk)
 		var n int
 		n, err = w.Write(chunk)
 		h.Write(chunk[:n])
 		sent += int64(n)
+		if err == nil && written != nil {
+			err = written(n)
+		}
 	}
 	return sent, hex.EncodeToString(h.Sum(nil)), err
 }
