@@ -179,13 +179,17 @@ func appCertificate(t *testing.T, name string) (tls.Certificate, *x509.CertPool)
 }
 
 func TestBytesOfAnySizeArriveBothWaysAtOnce(t *testing.T) {
+	sizes := []int64{64 << 10, 1 << 20, 64 << 20}
+	if told.name != "" {
+		sizes = sizes[:2] // for the time that crypto in Go alone takes
+	}
 	s := tell(t, "mesh")
 	s.overPaths(func(p *path) {
-		for _, size := range []int64{64 << 10, 1 << 20, 64 << 20} {
+		for _, size := range sizes {
 			p.exchange(size)
 		}
 		// For its time, over one IP version each.
-		if far := p.server.Node != p.client.Node; !testing.Short() && far == (p.network == "tcp6") {
+		if far := p.server.Node != p.client.Node; !testing.Short() && told.name == "" && far == (p.network == "tcp6") {
 			p.exchange(1 << 30)
 		}
 	})

@@ -227,11 +227,14 @@ func (m *mix) ours() *lab.Pod {
 	return m.server
 }
 
+// outlives moves bytes through a connection that was open before. Another is
+// open until they have arrived: with its last connection Istio's ztunnel ends,
+// and with it what its HTTP/2 has yet to send.
 func (m *mix) outlives(pod *lab.Pod, leave, again func()) {
-	all := []ends{{}, {}}
-	for i := range all {
-		all[i].first, all[i].second, all[i].to = m.connected()
-		m.greet(all[i])
+	before, last := make([]ends, 1), ends{}
+	for _, e := range []*ends{&before[0], &last} {
+		e.first, e.second, e.to = m.connected()
+		m.greet(*e)
 	}
 	leave()
 	m.eventually("no tunnel is accepted any more", func() bool {
@@ -241,7 +244,9 @@ func (m *mix) outlives(pod *lab.Pod, leave, again func()) {
 		}
 		return err != nil
 	})
-	m.exchangeOver(all, agent.Transfer{Send: 8 << 20}, len("hello"))
+	m.exchangeOver(before, agent.Transfer{Send: 8 << 20}, len("hello"))
+	m.greet(last)
+	m.must(errors.Join(last.first.Close(), last.second.Close()))
 	again()
 	m.awaitBoth()
 	m.exchange(1, agent.Transfer{Send: 1 << 20})

@@ -20,21 +20,33 @@ import (
 	"github.com/culvert-mesh/culvert/test/lab/agent"
 )
 
-// shared is the lab of all stories that leave it as they found it. The others
-// make their own by newLab.
-var shared struct {
+// common is a lab that many stories share, built for the first.
+type common struct {
 	once sync.Once
 	lab  *lab.Lab
 	err  error
 }
 
+func (c *common) close() error {
+	if c.lab == nil {
+		return nil
+	}
+	return c.lab.Close()
+}
+
+// shared is the lab of all stories that leave it as they found it. The others
+// make their own by newLab.
+var shared = new(common)
+
 func TestMain(m *testing.M) {
+	if err := chooseMode(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 	code := m.Run()
-	if shared.lab != nil {
-		if err := shared.lab.Close(); err != nil {
-			fmt.Fprintln(os.Stderr, "close the lab:", err)
-			code = max(code, 1)
-		}
+	if err := shared.close(); err != nil {
+		fmt.Fprintln(os.Stderr, "close the lab:", err)
+		code = max(code, 1)
 	}
 	os.Exit(code)
 }
@@ -55,7 +67,7 @@ var count atomic.Int32
 func tell(t *testing.T, labels ...string) *story {
 	t.Helper()
 	env.Need(t, env.Netns, env.Cgroup2, env.BPF)
-	shared.once.Do(func() { shared.lab, shared.err = lab.New(context.Background(), lab.Options{}) })
+	shared.once.Do(func() { shared.lab, shared.err = lab.New(context.Background(), told.apply(lab.Options{})) })
 	if shared.err != nil {
 		t.Fatal(shared.err)
 	}
@@ -66,7 +78,7 @@ func tell(t *testing.T, labels ...string) *story {
 func tellAlone(t *testing.T, opts lab.Options, labels ...string) *story {
 	t.Helper()
 	env.Need(t, env.Netns, env.Cgroup2, env.BPF)
-	l, err := lab.New(t.Context(), opts)
+	l, err := lab.New(t.Context(), told.apply(opts))
 	if err != nil {
 		t.Fatal(err)
 	}

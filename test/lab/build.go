@@ -30,18 +30,11 @@ func build(ctx context.Context, mesh bool) (string, error) {
 	}
 	bin := filepath.Join(repo, "bin")
 	cni := filepath.Join(bin, "cni")
-	if err := os.MkdirAll(cni, 0o755); err != nil {
-		return "", err
-	}
-	lock, err := os.Open(bin)
+	lock, err := lockDir(cni)
 	if err != nil {
 		return "", err
 	}
 	defer lock.Close()
-	// Two test binaries would otherwise write the same files.
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
-		return "", fmt.Errorf("lock %s: %w", bin, err)
-	}
 	own := []string{"./test/lab/app"}
 	if mesh {
 		own = append(own, "./cmd/...")
@@ -51,6 +44,38 @@ func build(ctx context.Context, mesh bool) (string, error) {
 		goBuild(ctx, repo, cni,
 			plugins+"main/loopback", plugins+"main/ptp", plugins+"main/bridge", plugins+"ipam/host-local"),
 	)
+}
+
+// buildTagged builds ztunnel with build tags, into a directory of its own, and
+// returns its path.
+func buildTagged(ctx context.Context, tags string) (string, error) {
+	repo, err := repository()
+	if err != nil {
+		return "", err
+	}
+	dir := filepath.Join(repo, "bin", tags)
+	lock, err := lockDir(dir)
+	if err != nil {
+		return "", err
+	}
+	defer lock.Close()
+	return filepath.Join(dir, "ztunnel"), goBuild(ctx, repo, dir, "-tags", tags, "./cmd/ztunnel")
+}
+
+// lockDir makes a directory and keeps others from building into it until what
+// it returns is closed: two test binaries would otherwise write the same files.
+func lockDir(dir string) (*os.File, error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	lock, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		return nil, errors.Join(fmt.Errorf("lock %s: %w", dir, err), lock.Close())
+	}
+	return lock, nil
 }
 
 func goBuild(ctx context.Context, repo, dir string, packages ...string) error {

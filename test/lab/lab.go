@@ -24,6 +24,7 @@ type Options struct {
 	TTL          time.Duration // of certificates; the CA's default
 	TokenTTL     time.Duration // of the nodes' tokens, renewed at half of it; 1 h
 	ZtunnelArgs  []string      // further flags of every ztunnel; none
+	ZtunnelTags  string        // build tags of every ztunnel; none
 	IdentityArgs []string      // further flags of the CA; none
 	Bin          string        // directory with the programs; what Build builds
 }

@@ -16,22 +16,47 @@ type ZtunnelOptions struct {
 	TrustDomain string    // the lab's
 	Identity    *Identity // the CA to ask; the lab's
 	Args        []string  // further flags, after the lab's; none
+	Env         []string  // NAME=VALUE, beside the lab's environment; none
+	Tags        string    // build tags; the lab's
 }
 
 // StartZtunnel starts the node's ztunnel and waits until it is ready. Without
 // options it starts as it did before.
 func (n *Node) StartZtunnel(ctx context.Context, opts ZtunnelOptions) error {
-	if opts.TrustDomain != "" || opts.Identity != nil || opts.Args != nil {
+	if opts.TrustDomain != "" || opts.Identity != nil || opts.Args != nil || opts.Env != nil || opts.Tags != "" {
 		n.opts = opts
+	}
+	program, err := n.ztunnelProgram(ctx, n.opts)
+	if err != nil {
+		return err
 	}
 	args, err := n.ztunnelArgs(n.opts)
 	if err != nil {
 		return err
 	}
-	if n.Ztunnel, err = n.ztunnel.Start("daemon", args...); err != nil {
+	if n.Ztunnel, err = n.ztunnel.Start("daemon", append(program, args...)...); err != nil {
 		return err
 	}
 	return n.AwaitReady(ctx)
+}
+
+// ztunnelProgram is the begin of the command line: env replaces itself by the
+// program, so that the process is that.
+func (n *Node) ztunnelProgram(ctx context.Context, opts ZtunnelOptions) ([]string, error) {
+	program, tags := n.lab.program("ztunnel"), opts.Tags
+	if tags == "" {
+		tags = n.lab.opts.ZtunnelTags
+	}
+	if tags != "" {
+		var err error
+		if program, err = buildTagged(ctx, tags); err != nil {
+			return nil, err
+		}
+	}
+	if len(opts.Env) == 0 {
+		return []string{program}, nil
+	}
+	return append(append([]string{"env"}, opts.Env...), program), nil
 }
 
 // AwaitReady waits until ztunnel says that it is ready.
@@ -61,7 +86,6 @@ func (n *Node) ztunnelArgs(opts ZtunnelOptions) ([]string, error) {
 		return nil, err
 	}
 	args := []string{
-		l.program("ztunnel"),
 		"-node-name", n.Name,
 		"-trust-domain", domain,
 		"-mesh-cidrs", l.meshCIDRs(),
