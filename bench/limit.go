@@ -32,7 +32,7 @@ func (m *measurement) calibrate(ctx context.Context) (calibration, error) {
 	var c calibration
 	client := m.plain[0]
 	self, far := client.pod.At("tcp4", load.Port), m.plain[1].pod.At("tcp4", load.Port)
-	part := min(m.duration/8, 150*time.Millisecond)
+	part := min(max(m.duration/8, 60*time.Millisecond), 150*time.Millisecond)
 	var firstErr error
 	do := func(o load.Order) load.Answer {
 		o.Duration = part

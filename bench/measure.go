@@ -60,7 +60,7 @@ type measurement struct {
 // spend runs a load through a column and says what its proxies used meanwhile.
 func (p *peer) spend(ctx context.Context, by *load.Worker, o load.Order) (load.Answer, time.Duration, error) {
 	family := p.family()
-	before, err := proc.CPU(family...)
+	before, err := p.used(family)
 	if err != nil {
 		return load.Answer{}, 0, fmt.Errorf("the proxy is gone: %w", err)
 	}
@@ -68,8 +68,17 @@ func (p *peer) spend(ctx context.Context, by *load.Worker, o load.Order) (load.A
 	if err != nil {
 		return a, 0, err
 	}
-	after, err := proc.CPU(family...)
+	after, err := p.used(family)
 	return a, after - before, err
+}
+
+// used is the CPU time so far.
+func (p *peer) used(family []int) (time.Duration, error) {
+	used, err := proc.CPU(family...)
+	if p.softirq {
+		used += proc.Softirq()
+	}
+	return used, err
 }
 
 func measureBulk(ctx context.Context, m *measurement, p *peer, c cell) (readings, error) {

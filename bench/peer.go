@@ -13,19 +13,20 @@ import (
 
 // The columns, in their order; external ones come after x/net.
 const (
-	direct   = "direct"     // no proxy
-	ours     = "ours"       // ztunnel, two nodes, default flags
-	oursStd  = "ours-std"   // the same with -tls-records=std
-	relay    = "relay"      // two plain relays in Go, no crypto
-	xnet     = "xnet"       // the reference: x/net/http2 and crypto/tls
-	stunnel  = "stunnel"    //
-	nginx    = "nginx"      // stream
-	haproxy  = "haproxy"    // mode tcp
-	sameNode = "-same-node" // behind a name: both pods on one node
-	into     = "-to-"       // between names: the client's proxy and the server's
+	direct    = "direct"       // no proxy
+	ours      = "ours"         // ztunnel, two nodes, default flags
+	oursStd   = "ours-std"     // the same with -tls-records=std
+	relay     = "relay"        // two plain relays in Go, no crypto
+	xnet      = "xnet"         // the reference: x/net/http2 and crypto/tls
+	stunnel   = "stunnel"      //
+	nginx     = "nginx"        // stream
+	haproxy   = "haproxy"      // mode tcp
+	wireguard = "wireguard-go" // over TUN
+	sameNode  = "-same-node"   // behind a name: both pods on one node
+	into      = "-to-"         // between names: the client's proxy and the server's
 )
 
-var peerNames = []string{direct, ours, ours + sameNode, oursStd, relay, xnet, stunnel, nginx, haproxy}
+var peerNames = []string{direct, ours, ours + sameNode, oursStd, relay, xnet, stunnel, nginx, haproxy, wireguard}
 
 // peer is a column: a way from one pod to another.
 type peer struct {
@@ -37,6 +38,7 @@ type peer struct {
 	hops    int            // TCP connections from client to server
 	crypto  bool           // seals and opens once
 	mixed   bool           // the ends are of two makes
+	softirq bool           // much of its work is in no process
 	about   []string       // what the table says of it
 
 	gate    netip.AddrPort                        // where it takes HBONE tunnels; invalid: it does not

@@ -52,6 +52,11 @@ func (w *world) buildPlain(ctx context.Context, _ site, nodes []*lab.Node) error
 			w.note("no column %s: %v", p.name, err)
 		}
 	}
+	if w.opts.wants(wireguard) {
+		if err := w.startWireGuard(ctx); err != nil {
+			w.note("no column %s: %v", wireguard, err)
+		}
+	}
 	return nil
 }
 
@@ -130,17 +135,22 @@ func references(w *world, near, far end) (c [2][]string, err error) {
 // awaitListener waits until something listens in the place, without a
 // connection, which would be the first of its tunnel.
 func awaitListener(ctx context.Context, p *lab.Process, at *place, port uint16) error {
+	return await(ctx, p, fmt.Sprintf("listens on port %d", port), func() bool { return proc.Listens(at.load.PID, port) })
+}
+
+// await waits until a process has done what it must before it is of use.
+func await(ctx context.Context, p *lab.Process, what string, done func() bool) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, 15*time.Second, errors.New("timed out"))
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	for !proc.Listens(at.load.PID, port) {
+	for !done() {
 		select {
 		case <-tick.C:
 		case <-p.Done():
 			return fmt.Errorf("%s ended: %s", p.Name, lastWords(p))
 		case <-ctx.Done():
-			return fmt.Errorf("await that %s listens on port %d: %w: %s", p.Name, port, context.Cause(ctx), lastWords(p))
+			return fmt.Errorf("await that %s %s: %w: %s", p.Name, what, context.Cause(ctx), lastWords(p))
 		}
 	}
 	return nil

@@ -28,7 +28,7 @@ var cProxies = []string{nginx, haproxy, stunnel}
 
 func judge(r *report) []target {
 	j := judgement{report: r}
-	others := append(j.externals(), append([]string{xnet}, cProxies...)...)
+	others := append(j.externals(), append([]string{xnet, wireguard}, cProxies...)...)
 	for _, d := range []string{forward, reverse} {
 		eight := cell{streams: 8, direction: d}
 		j.ratio(mCPU, eight, "the best C proxy", cProxies, 0.65, true)

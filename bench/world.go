@@ -177,7 +177,7 @@ func (w *world) order() {
 	for _, e := range w.opts.external {
 		rank = append(rank, e.columns()...)
 	}
-	rank = append(rank, stunnel, nginx, haproxy)
+	rank = append(rank, stunnel, nginx, haproxy, wireguard)
 	var sorted []*peer
 	for _, name := range rank {
 		for _, p := range w.peers {

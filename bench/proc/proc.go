@@ -71,18 +71,29 @@ func RSS(pids ...int) (sum int64, err error) {
 // Stolen is the share of the machine's time since boot that its host took, and
 // that time, in ticks.
 func Stolen() (stolen, total int64) {
+	times := machine()
+	for _, n := range times {
+		total += n
+	}
+	return times[7], total
+}
+
+// Softirq is the machine's time since boot that softirqs took, whoever they
+// interrupted.
+func Softirq() time.Duration { return time.Duration(machine()[6]) * tick }
+
+// machine is the times of all CPUs since boot, in ticks: user, nice, system,
+// idle, iowait, irq, softirq, steal.
+func machine() (times [8]int64) {
 	text, _ := os.ReadFile("/proc/stat")
 	line, _, _ := strings.Cut(string(text), "\n")
-	for i, field := range strings.Fields(line)[1:] {
-		n, _ := strconv.ParseInt(field, 10, 64)
-		if i < 8 {
-			total += n
-		}
-		if i == 7 {
-			stolen = n
+	fields := strings.Fields(line)
+	for i := range times {
+		if i+1 < len(fields) {
+			times[i], _ = strconv.ParseInt(fields[i+1], 10, 64)
 		}
 	}
-	return stolen, total
+	return times
 }
 
 // Listens reports whether something listens on a TCP port in the netns of a
@@ -96,6 +107,17 @@ func Listens(pid int, port uint16) bool {
 			if len(fields) > 3 && fields[3] == listening && strings.HasSuffix(fields[1], fmt.Sprintf(":%04X", port)) {
 				return true
 			}
+		}
+	}
+	return false
+}
+
+// RoutesBy reports whether there is a route by a device in the netns of a process.
+func RoutesBy(pid int, device string) bool {
+	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/net/route", pid))
+	for line := range strings.Lines(string(text)) {
+		if strings.HasPrefix(line, device+"\t") {
+			return true
 		}
 	}
 	return false

@@ -4,16 +4,18 @@ package reference
 
 import (
 	"context"
+	"encoding/hex"
 	"flag"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"runtime"
 
 	"golang.org/x/sys/unix"
 )
 
-// Run runs one end as its arguments say: relay, enter or leave.
+// Run runs one end as its arguments say: relay, enter, leave or wireguard.
 func Run(args []string) error {
 	flags := flag.NewFlagSet("reference", flag.ContinueOnError)
 	listen := flags.String("listen", "", "address to accept at")
@@ -21,12 +23,27 @@ func Run(args []string) error {
 	to := flags.String("to", "", "relay, enter: address to reach")
 	cert, key := flags.String("cert", "", "PEM file"), flags.String("key", "", "PEM file")
 	roots, name := flags.String("roots", "", "PEM file"), flags.String("name", "", "of the other end")
+	var end WireGuard
+	bytes := func(name string, to *[]byte) {
+		flags.Func(name, "wireguard: 32 bytes in hex", func(text string) (err error) {
+			*to, err = hex.DecodeString(text)
+			return err
+		})
+	}
+	bytes("private", &end.Private)
+	bytes("peer", &end.Peer)
+	flags.TextVar(&end.Endpoint, "endpoint", netip.Addr{}, "wireguard: address of the other end")
+	flags.TextVar(&end.Inside, "inside", netip.Addr{}, "wireguard: address of the device")
+	flags.TextVar(&end.Far, "far", netip.Addr{}, "wireguard: address of the other device")
 	count := flags.String("count", "", "unix socket that tells the allocations so far; none")
 	if len(args) == 0 {
-		return fmt.Errorf("reference: want relay, enter or leave")
+		return fmt.Errorf("reference: want relay, enter, leave or wireguard")
 	}
 	if err := flags.Parse(args[1:]); err != nil {
 		return err
+	}
+	if args[0] == "wireguard" {
+		return end.Run()
 	}
 	const files = 1 << 17
 	_ = unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: files, Max: files})

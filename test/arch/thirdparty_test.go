@@ -51,6 +51,8 @@ var thirdParties = []struct {
 	{"github.com/prometheus/client_model", nil, "only tests read metrics back"},
 	{"github.com/fsnotify/fsnotify", []string{"ztunnel/source/file", "identity/ca", "identity/server", "cni/install"},
 		"no hot reload but of files named in a Config"},
+	{"golang.zx2c4.com/wireguard", []string{"bench/reference"},
+		"WireGuard is what the benchmark compares with"},
 	{"golang.org/x/sys", []string{anywhere}, ""},
 	{"golang.org/x/sync", []string{anywhere}, ""},
 	{"github.com/google/go-cmp", nil, "only tests compare with go-cmp"},
