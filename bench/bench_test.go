@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // twoRepetitions makes a stage of two repetitions; direct's machine was twice as fast in
@@ -98,5 +99,24 @@ func TestServerHelloTellsTheCipher(t *testing.T) {
 		if _, ok := suite(hello[:n]); ok {
 			t.Errorf("%d bytes are taken for a whole one", n)
 		}
+	}
+}
+
+// All that is measured with a ztunnel given: make bench must end in 40 minutes,
+// of which building the lab takes one.
+func TestAFullRunTakesLessThanFortyMinutes(t *testing.T) {
+	t.Setenv("ISTIO_ZTUNNEL", "/bin/ztunnel")
+	o, err := parse(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []*peer
+	for _, name := range append(slices.Clone(peerNames), o.external[0].columns()...) {
+		all = append(all, &peer{name: name, mixed: strings.Contains(name, into), slower: variants[name].slower})
+	}
+	if took := o.planned(all); took > 39*time.Minute {
+		t.Errorf("%d columns would take %v", len(all), took)
+	} else {
+		t.Logf("%d columns take %v", len(all), took)
 	}
 }

@@ -72,7 +72,7 @@ func (w *world) buildExternal(ctx context.Context, e external, nodes []*lab.Node
 	w.peers = append(w.peers, &peer{
 		name: e.name, client: t.client.load, server: t.server.load, to: t.server.pod.At("tcp4", load.Port),
 		proxies: pids, hops: 3, crypto: true, about: about,
-		gate: t.server.pod.At("tcp4", tunnelPort), tunnel: tunnel, gateway: pids[1],
+		gate: t.server.pod.At("tcp4", tunnelPort), tunnel: tunnel, gateway: pids[1], sever: t.sever,
 	}, &peer{
 		name: e.name + sameNode, client: t.client.load, server: t.local.load, to: t.local.pod.At("tcp4", load.Port),
 		proxies: pids[:1], hops: 3, crypto: true, about: about,

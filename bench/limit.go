@@ -115,6 +115,10 @@ func (c calibration) limit(metric string, of cell, p *peer) float64 {
 		return cores / (2*c.Connect + leastPerOpen)
 	case mOpenCPU:
 		return (2*c.Connect + leastPerOpen) * 1e6
+	case mCold:
+		return (2*(c.X25519+c.Sign+2*c.Verify) + 4*(hops-1)*c.Wake) * 1e6
+	case mFirst:
+		return (float64(of.size)*byteCost/cores + 2*(hops-1)*c.Wake) * 1e6
 	case mIdle:
 		return leastStream
 	case mTunnels:

@@ -24,6 +24,8 @@ const (
 	mOpenCPU    = "CPU per connection"
 	mIdle       = "RSS per 1k idle streams"
 	mTunnels    = "RSS per 1k idle tunnels"
+	mCold       = "first byte without a tunnel"
+	mFirst      = "first 128 KiB of a connection"
 	mBehind     = "RTT p99 behind bulk"
 	mSyscalls   = "syscalls per MB"
 	mAllocs     = "allocations per MB"
@@ -43,7 +45,7 @@ var metrics = []metric{
 	{mBulk, "Gb/s", true}, {mCPU, "s/GB", false}, {mFairness, "", true},
 	{mRTT50, "us", false}, {mRTT99, "us", false}, {mAdded, "us", false},
 	{mOpen, "/s", true}, {mOpenCPU, "us", false},
-	{mIdle, "MB", false}, {mTunnels, "MB", false},
+	{mCold, "us", false}, {mFirst, "us", false}, {mIdle, "MB", false}, {mTunnels, "MB", false},
 	{mBehind, "us", false}, {mSyscalls, "/MB", false}, {mAllocs, "/MB", false},
 	{mHandshakes, "/s", true}, {mRequests, "/s", true}, {mSchedule, "us", false}, {mOverload, "/s", true},
 }
@@ -136,6 +138,37 @@ func measureOpen(ctx context.Context, m *measurement, p *peer, c cell) (readings
 		r[mOpenCPU] = micro(float64(used)) / float64(a.Count)
 	}
 	return r, nil
+}
+
+// measureCold resets the tunnels before each connection.
+func measureCold(ctx context.Context, m *measurement, p *peer, c cell) (readings, error) {
+	var times []float64
+	for end := time.Now().Add(m.duration); len(times) == 0 || time.Now().Before(end); {
+		if p.sever != nil {
+			if err := p.sever(); err != nil {
+				return nil, err
+			}
+			select { // both ends take notice
+			case <-time.After(5 * time.Millisecond):
+			case <-ctx.Done():
+				return nil, context.Cause(ctx)
+			}
+		}
+		a, err := p.client.Do(ctx, load.Order{Kind: load.First, To: p.to, Size: c.size, Duration: 1})
+		if err != nil {
+			return nil, err
+		}
+		times = append(times, micro(a.Quantile(0.5)))
+	}
+	return readings{mCold: quantile(times, 0.5)}, nil
+}
+
+func measureFirst(ctx context.Context, m *measurement, p *peer, c cell) (readings, error) {
+	a, err := p.client.Do(ctx, load.Order{Kind: load.First, To: p.to, Size: c.size, Duration: m.duration})
+	if err != nil {
+		return nil, err
+	}
+	return readings{mFirst: micro(a.Quantile(0.5))}, nil
 }
 
 func measureBehind(ctx context.Context, m *measurement, p *peer, c cell) (readings, error) {

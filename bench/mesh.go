@@ -5,7 +5,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"os/exec"
 	"strings"
 
 	"github.com/culvert-mesh/culvert/bench/load"
@@ -17,6 +16,9 @@ const tunnelPort = 15008
 
 // trio is the pods of a mesh: two nodes, and one more on the first.
 type trio struct{ client, server, local *place }
+
+// sever resets the tunnels of the client's pod.
+func (t trio) sever() error { return t.client.pod.Sever(tunnelPort) }
 
 func (t trio) pods() []*lab.Pod { return []*lab.Pod{t.client.pod, t.local.pod, t.server.pod} }
 
@@ -41,16 +43,29 @@ func (w *world) trio(ctx context.Context, name string, nodes []*lab.Node, unmesh
 	return t, nil
 }
 
-// buildOurs makes the columns of our ztunnel with the site's flags.
+// variants are our ztunnel otherwise than by default. Without AVX2 there is no
+// VAES to it: its crypto is crypto/cipher's, by AES-NI.
+var variants = map[string]struct {
+	lab.ZtunnelOptions
+	about  string
+	slower bool
+}{
+	oursStd:   {lab.ZtunnelOptions{Args: []string{"-tls-records=std"}}, "-tls-records=std", false},
+	oursAESNI: {lab.ZtunnelOptions{Env: []string{"GODEBUG=cpu.avx2=off"}}, "GODEBUG=cpu.avx2=off: crypto/cipher with AES-NI, no VAES", true},
+	oursPure:  {lab.ZtunnelOptions{Tags: "purego"}, "-tags purego: Go's own AES is without assembler then too", true},
+}
+
+// buildOurs makes the columns of our ztunnel in the site's variant.
 func (w *world) buildOurs(ctx context.Context, s site, nodes []*lab.Node) error {
 	var about []string
-	if s.name == oursStd {
-		about = []string{"-tls-records=std"}
+	variant, ok := variants[s.name]
+	if ok {
+		about = []string{variant.about}
 		for _, n := range nodes {
 			if err := n.Ztunnel.Stop(ctx); err != nil {
 				return err
 			}
-			if err := n.StartZtunnel(ctx, lab.ZtunnelOptions{Args: about}); err != nil {
+			if err := n.StartZtunnel(ctx, variant.ZtunnelOptions); err != nil {
 				return err
 			}
 		}
@@ -69,8 +84,8 @@ func (w *world) buildOurs(ctx context.Context, s site, nodes []*lab.Node) error 
 	}
 	w.peers = append(w.peers, &peer{
 		name: s.name, client: t.client.load, server: t.server.load, to: t.server.pod.At("tcp4", load.Port),
-		proxies: []int{near, far}, hops: 3, crypto: true, about: about,
-		gate: t.server.pod.At("tcp4", tunnelPort), tunnel: tunnel, gateway: far, mallocs: scrape(nodes),
+		proxies: []int{near, far}, hops: 3, crypto: true, slower: variant.slower, about: about,
+		gate: t.server.pod.At("tcp4", tunnelPort), tunnel: tunnel, gateway: far, mallocs: scrape(nodes), sever: t.sever,
 	}, &peer{
 		name: s.name + sameNode, client: t.client.load, server: t.local.load, to: t.local.pod.At("tcp4", load.Port),
 		proxies: []int{near}, hops: 2, about: about, mallocs: scrape(nodes[:1]),
@@ -87,18 +102,6 @@ func (w *world) mint(name string) (load.Credential, error) {
 	c, err := writeCredential(w.keys.dir, name, cert)
 	c.Roots = w.lab.Identity.Root
 	return c, err
-}
-
-// supports reports whether our ztunnel has a flag.
-func supports(ctx context.Context, flag string) bool {
-	dir, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}").Output()
-	if err != nil {
-		return false
-	}
-	cmd := exec.CommandContext(ctx, "go", "run", "./cmd/ztunnel", "-h")
-	cmd.Dir = strings.TrimSpace(string(dir))
-	usage, _ := cmd.CombinedOutput() // -h ends with an error
-	return strings.Contains(string(usage), flag)
 }
 
 // scrape adds up the allocations that the nodes' metrics tell. To tell them

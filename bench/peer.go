@@ -16,6 +16,8 @@ const (
 	direct    = "direct"       // no proxy
 	ours      = "ours"         // ztunnel, two nodes, default flags
 	oursStd   = "ours-std"     // the same with -tls-records=std
+	oursAESNI = "ours-aesni"   // the same on a CPU with AES-NI but no VAES
+	oursPure  = "ours-purego"  // the same built with -tags purego
 	relay     = "relay"        // two plain relays in Go, no crypto
 	xnet      = "xnet"         // the reference: x/net/http2 and crypto/tls
 	stunnel   = "stunnel"      //
@@ -26,7 +28,7 @@ const (
 	into      = "-to-"         // between names: the client's proxy and the server's
 )
 
-var peerNames = []string{direct, ours, ours + sameNode, oursStd, relay, xnet, stunnel, nginx, haproxy, wireguard}
+var peerNames = []string{direct, ours, ours + sameNode, oursStd, oursAESNI, oursPure, relay, xnet, stunnel, nginx, haproxy, wireguard}
 
 // peer is a column: a way from one pod to another.
 type peer struct {
@@ -38,7 +40,9 @@ type peer struct {
 	hops    int            // TCP connections from client to server
 	crypto  bool           // seals and opens once
 	mixed   bool           // the ends are of two makes
+	slower  bool           // ours without what makes its crypto fast
 	softirq bool           // much of its work is in no process
+	sever   func() error   // resets its tunnels; nil: it has none that last
 	about   []string       // what the table says of it
 
 	gate    netip.AddrPort                        // where it takes HBONE tunnels; invalid: it does not

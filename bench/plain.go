@@ -104,6 +104,7 @@ func (w *world) startPair(ctx context.Context, p pair, near, far end) error {
 	}
 	if p.name == xnet {
 		column.gate, column.tunnel, column.gateway = far.listen, w.keys.Credential, column.proxies[0]
+		column.sever = func() error { return near.place.pod.Sever(far.listen.Port()) }
 	}
 	if p.name == xnet || p.name == relay {
 		column.mallocs = askAll(counters)

@@ -52,7 +52,9 @@ func newReport(m *measurement, h host.Host) *report {
 		r.Results = append(r.Results, s.results(m.peers)...)
 		all = append(all, s.calibrations...)
 	}
-	r.Calibration = typical(all)
+	if len(all) > 0 { // else all failed, and JSON knows no NaN
+		r.Calibration = typical(all)
+	}
 	for _, p := range m.peers {
 		r.Columns = append(r.Columns, column{p.name, p.about})
 		for i := 0; i < len(m.latency[p.name]); i += 10 {

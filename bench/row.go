@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -31,9 +32,10 @@ type readings map[string]float64
 // row is a part of the benchmark that can be asked for.
 type row struct {
 	name    string
-	all     bool // in all columns, or else in direct, ours, xnet and what was given
-	bare    bool // in relay too
-	short   bool // half as long
+	all     bool          // small messages in all columns; or else direct, ours, xnet and what was given
+	bare    bool          // in relay too
+	short   bool          // half as long
+	more    time.Duration // what a repetition takes in a column beyond its time, about
 	cells   []cell
 	repeat  int // of one cell at most; 0: as often as the options say
 	measure func(ctx context.Context, m *measurement, p *peer, c cell) (readings, error)
@@ -44,20 +46,22 @@ var errNotHere = errors.New("not measured in this column")
 // rows are in the order in which they are measured: memory first, since a
 // process gives back slowly what the others made it take.
 var rows = []row{
-	{name: "tunnels", measure: measureTunnels, repeat: 5, cells: []cell{{streams: 200}}},
-	{name: "idle", bare: true, measure: measureIdle, repeat: 5, cells: []cell{{streams: 1000}}},
+	{name: "tunnels", measure: measureTunnels, repeat: 5, short: true, more: time.Second, cells: []cell{{streams: 200}}},
+	{name: "idle", bare: true, measure: measureIdle, repeat: 5, short: true, cells: []cell{{streams: 1000}}},
 	{name: "bulk", all: true, measure: measureBulk, cells: []cell{
 		{streams: 1, direction: forward}, {streams: 1, direction: reverse}, {streams: 8, direction: forward},
 		{streams: 8, direction: reverse}, {streams: 64, direction: forward}, {streams: 64, direction: reverse}}},
 	{name: "rtt", all: true, measure: measureRTT, cells: []cell{{streams: 1, size: 64}, {streams: 1, size: 1024}}},
 	{name: "open", all: true, measure: measureOpen, cells: []cell{{streams: 8, size: 64}}},
-	{name: "behind", measure: measureBehind, cells: []cell{{streams: 1, size: 64}}},
-	{name: "effort", measure: measureEffort, cells: []cell{{streams: 8, direction: forward}, {streams: 8, direction: reverse}}},
+	{name: "cold", short: true, measure: measureCold, cells: []cell{{streams: 1, size: 1}}},
+	{name: "first", short: true, measure: measureFirst, cells: []cell{{streams: 1, size: 128 << 10}}},
+	{name: "behind", short: true, measure: measureBehind, cells: []cell{{streams: 1, size: 64}}},
+	{name: "effort", short: true, measure: measureEffort, cells: []cell{{streams: 8, direction: forward}, {streams: 8, direction: reverse}}},
 	{name: "handshakes", short: true, measure: measureHandshakes, cells: []cell{{streams: 4}}},
 	{name: "requests", short: true, measure: measureRequests, cells: []cell{{streams: 64, size: 1024}}},
 	{name: "schedule", short: true, measure: measureSchedule, cells: []cell{
 		{streams: 64, size: 1024, rate: 1000}, {streams: 64, size: 1024, rate: 5000}, {streams: 64, size: 1024, rate: 10000}}},
-	{name: "overload", short: true, measure: measureOverload, cells: []cell{{streams: 512, size: 64}}},
+	{name: "overload", short: true, more: 500 * time.Millisecond, measure: measureOverload, cells: []cell{{streams: 512, size: 64}}},
 }
 
 func rowNames() (names []string) {
@@ -73,12 +77,48 @@ func (r row) in(p *peer, c cell) bool {
 	switch {
 	case p.mixed:
 		return r.name == "bulk" && c.streams != 8
-	case r.all, p.name == direct, p.name == ours, p.name == xnet:
+	case p.slower:
+		return r.name == "bulk" && c.streams == 8
+	case r.all && c.size <= 64, p.name == direct, p.name == ours, p.name == xnet:
 		return true
 	case p.name == relay:
 		return r.bare
 	}
 	return !known(p.name, peerNames) && !strings.HasSuffix(p.name, sameNode)
+}
+
+// planned is about how long a run takes, without building the lab.
+func (o options) planned(peers []*peer) (all time.Duration) {
+	const (
+		between   = 150 * time.Millisecond // connections that open, drain and close
+		calibrate = 900 * time.Millisecond
+	)
+	for _, r := range o.chosen() {
+		times, length := o.repetitions, o.duration
+		if r.repeat > 0 {
+			times = min(times, r.repeat)
+		}
+		if r.short {
+			length /= 2
+		}
+		for _, c := range r.cells {
+			all += time.Duration((times+1)/2) * calibrate
+			for _, p := range peers {
+				if r.in(p, c) {
+					all += time.Duration(times)*(length+between+r.more) + 2*between // to warm up
+				}
+			}
+		}
+	}
+	return all
+}
+
+// chosen are the rows that are asked for.
+func (o options) chosen() []row {
+	if len(o.rows) == 0 {
+		return rows
+	}
+	return slices.DeleteFunc(slices.Clone(rows), func(r row) bool { return !known(r.name, o.rows) })
 }
 
 // text names the cell in the table.

@@ -34,6 +34,9 @@ func judge(r *report) []target {
 		j.ratio(mCPU, eight, "the best C proxy", cProxies, 0.65, true)
 		j.ratio(mCPU, eight, xnet, []string{xnet}, 0.42, true)
 		j.ratio(mCPU, eight, "ztunnel", j.externals(), 0.80, true)
+		for _, slower := range []string{oursAESNI, oursPure} {
+			j.compare(slower+", "+mCPU+" to the best C proxy, "+eight.text(), j.median(mCPU, slower, eight), j.best(mCPU, cProxies, eight), 0.80, true)
+		}
 		for _, n := range []int{1, 8, 64} {
 			least := 1.3
 			if n == 1 {
@@ -41,11 +44,11 @@ func judge(r *report) []target {
 			}
 			j.ratio(mBulk, cell{streams: n, direction: d}, "the best other", others, least, false)
 			j.ratio(mBulk, cell{streams: n, direction: d}, "two plain relays", []string{relay}, 0.70, false)
+			j.otherWay(cell{streams: n, direction: d})
 		}
 		j.compare("same node, throughput to two nodes', "+eight.text(), j.median(mBulk, ours+sameNode, eight), j.median(mBulk, ours, eight), 1.8, false)
 		j.compare("same node, throughput to ztunnel's, "+eight.text(), j.median(mBulk, ours+sameNode, eight), j.best(mBulk, suffixed(j.externals()), eight), 2, false)
 		j.compare("same node, CPU to half of two plain relays', "+eight.text(), j.median(mCPU, ours+sameNode, eight), j.median(mCPU, relay, eight)/2, 1.3, true)
-		j.compare("throughput to the other direction, "+eight.text(), j.median(mBulk, ours, eight), j.median(mBulk, ours, other(eight)), 0.85, false)
 		j.absolute(mSyscalls, eight, 12)
 		j.absolute(mAllocs, eight, 0.5)
 	}
@@ -60,6 +63,7 @@ func judge(r *report) []target {
 	j.absolute(mIdle, cell{streams: 1000}, 6)
 	j.ratio(mIdle, cell{streams: 1000}, "a plain relay", []string{relay}, 2, true)
 	j.absolute(mTunnels, cell{streams: 200}, 8)
+	j.compare(mTunnels+" to a plain relay's idle streams", j.median(mTunnels, ours, cell{streams: 200}), j.median(mIdle, relay, cell{streams: 1000}), 2, true)
 	j.ratio(mBehind, small, direct, []string{direct}, 2, true)
 	return j.targets
 }
@@ -74,13 +78,14 @@ func (j *judgement) externals() (names []string) {
 	return names
 }
 
-func other(c cell) cell {
+// otherWay asks of the slower direction.
+func (j *judgement) otherWay(c cell) {
+	back := c
+	back.direction = forward
 	if c.direction == forward {
-		c.direction = reverse
-	} else {
-		c.direction = forward
+		back.direction = reverse
 	}
-	return c
+	j.compare("throughput to the other direction, "+c.text(), j.median(mBulk, ours, c), j.median(mBulk, ours, back), 0.85, false)
 }
 
 func suffixed(names []string) (with []string) {

@@ -53,7 +53,7 @@ type site struct {
 // here is left out with a note.
 func newWorld(ctx context.Context, opts options) (_ *world, err error) {
 	w := &world{opts: opts}
-	sites := w.sites(ctx)
+	sites := w.sites()
 	if w.lab, err = lab.New(ctx, lab.Options{Nodes: 2 * len(sites)}); err != nil {
 		return nil, err
 	}
@@ -90,16 +90,14 @@ func newWorld(ctx context.Context, opts options) (_ *world, err error) {
 }
 
 // sites lists what needs nodes: the plain ones always, for calibration.
-func (w *world) sites(ctx context.Context) []site {
+func (w *world) sites() []site {
 	sites := []site{{plain, w.buildPlain}}
 	if w.opts.wants(ours) || w.opts.wants(ours+sameNode) || w.opts.mixes() {
 		sites = append(sites, site{ours, w.buildOurs})
 	}
-	if w.opts.wants(oursStd) {
-		if supports(ctx, "-tls-records") {
-			sites = append(sites, site{oursStd, w.buildOurs})
-		} else {
-			w.note("no column %s: this ztunnel has no flag -tls-records", oursStd)
+	for _, name := range []string{oursStd, oursAESNI, oursPure} {
+		if w.opts.wants(name) {
+			sites = append(sites, site{name, w.buildOurs})
 		}
 	}
 	for _, e := range w.opts.external {
@@ -173,7 +171,7 @@ func (w *world) proveAll(ctx context.Context) error {
 
 // order puts the columns into the order of the table.
 func (w *world) order() {
-	rank := []string{direct, relay, ours, ours + sameNode, oursStd, xnet}
+	rank := []string{direct, relay, ours, ours + sameNode, oursStd, oursAESNI, oursPure, xnet}
 	for _, e := range w.opts.external {
 		rank = append(rank, e.columns()...)
 	}

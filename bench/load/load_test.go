@@ -38,7 +38,7 @@ func TestEveryOrderIsDone(t *testing.T) {
 	for _, o := range []Order{
 		{Kind: Bulk, Streams: 3}, {Kind: Bulk, Streams: 3, Reverse: true},
 		{Kind: RTT}, {Kind: RTT, Streams: 4, Size: 1024, Behind: 1}, {Kind: RTT, Streams: 4, Rate: 1000},
-		{Kind: Open, Streams: 2}, {Kind: Open, Streams: 2, Rate: 200},
+		{Kind: Open, Streams: 2}, {Kind: First, Size: 128 << 10}, {Kind: Open, Streams: 2, Rate: 200},
 		{Kind: Prove, Size: 1 << 20}, {Kind: Prove, Size: 1 << 20, Whole: true}, {Kind: Hold, Streams: 5}, {Kind: Release},
 	} {
 		o.To, o.Duration = to, short

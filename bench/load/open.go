@@ -79,3 +79,27 @@ func openAtRate(o Order) (Answer, error) {
 	all.Wait()
 	return Answer{Count: int(done.Load()), Elapsed: o.Duration}, nil
 }
+
+// first times connections from before connect() until the first Size bytes have
+// come. At least one, whatever the Duration.
+func first(o Order) (Answer, error) {
+	var samples []int64
+	buf := make([]byte, o.Size)
+	start := time.Now()
+	for end := start.Add(o.Duration); len(samples) == 0 || time.Now().Before(end); {
+		begin := time.Now()
+		conn, err := connect(o.To)
+		if err != nil {
+			return Answer{}, err
+		}
+		if _, err = conn.Write(header(push, o.Size)); err == nil {
+			_, err = io.ReadFull(conn, buf)
+		}
+		samples = append(samples, int64(time.Since(begin)))
+		conn.close()
+		if err != nil {
+			return Answer{}, err
+		}
+	}
+	return Answer{Count: len(samples), Elapsed: time.Since(start), Quantiles: quantiles(samples)}, nil
+}

@@ -14,6 +14,7 @@ const (
 	Bulk       Kind = "bulk"       // move as much as goes, by Streams connections
 	RTT        Kind = "rtt"        // echo messages of Size, by Streams connections at once
 	Open       Kind = "open"       // open, echo Size bytes and close, by Streams at once
+	First      Kind = "first"      // open, await Size bytes and close, one after the other
 	Hold       Kind = "hold"       // open Streams more connections that do nothing
 	Release    Kind = "release"    // close those, and what the worker as a server holds
 	Prove      Kind = "prove"      // move Size bytes each way and compare
@@ -46,9 +47,9 @@ type Answer struct {
 	Error     string             `json:",omitempty"`
 	Bytes     uint64             `json:",omitempty"` // Bulk: that arrived
 	PerStream []uint64           `json:",omitempty"` // Bulk
-	Count     int                `json:",omitempty"` // RTT, Open, Handshakes: done
+	Count     int                `json:",omitempty"` // RTT, Open, First, Handshakes: done
 	Elapsed   time.Duration      `json:",omitempty"`
-	Quantiles []float64          `json:",omitempty"` // RTT: in ns, at 0, 1/1000 … 1
+	Quantiles []float64          `json:",omitempty"` // RTT, First: in ns, at 0, 1/1000 … 1
 	Gauges    map[string]float64 `json:",omitempty"` // Gauge: see gauge
 	CPU       time.Duration      `json:",omitempty"` // that the worker used meanwhile
 }

@@ -20,6 +20,7 @@ const (
 	sink   = 'S' // says ready, reads to the end, says how much it was
 	source = 'D' // says ready, awaits a byte, writes for arg milliseconds
 	echo   = 'E' // sends back each arg bytes
+	push   = 'P' // sends arg bytes
 	hold   = 'H' // says ready, then nothing
 	prove  = 'V' // reads to the end, sends the hash of it and arg bytes more
 	weigh  = 'W' // reads arg bytes, and the same
@@ -80,6 +81,8 @@ func (s *server) handle(conn socket) {
 		serveSource(conn, time.Duration(arg)*time.Millisecond)
 	case echo:
 		serveEcho(conn, arg)
+	case push:
+		_, _ = conn.Write(make([]byte, min(arg, 1<<20)))
 	case prove:
 		serveProof(conn, conn, arg)
 	case weigh:

@@ -84,6 +84,8 @@ func (w *worker) do(o Order) (Answer, error) {
 		return rtt(o)
 	case Open:
 		return open(o)
+	case First:
+		return first(o)
 	case Prove:
 		return proof(o)
 	case Handshakes:

@@ -13,6 +13,9 @@ import (
 	"path/filepath"
 	"sync"
 
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
 	"github.com/culvert-mesh/culvert/test/lab/agent"
 )
 
@@ -123,6 +126,28 @@ func (p *Place) App() string { return p.lab.program("app") }
 // Sysctl sets a value below net in the place's netns, as "ipv4/tcp_syncookies".
 func (p *Place) Sysctl(name, value string) error {
 	return p.lab.sysctl(p.ns, map[string]string{name: value})
+}
+
+// Sever resets the place's established IPv4 connections to a port: both ends
+// learn that they are gone. Not every kernel can do it (CONFIG_INET_DIAG_DESTROY).
+func (p *Place) Sever(port uint16) error {
+	return p.lab.thread.in(p.ns.fd, func() error {
+		sockets, err := netlink.SocketDiagTCP(unix.AF_INET)
+		if err != nil {
+			return fmt.Errorf("list the connections of %s: %w", p.name, err)
+		}
+		for _, s := range sockets {
+			if s.ID.DestinationPort != port || s.State != netlink.TCP_ESTABLISHED {
+				continue
+			}
+			local := &net.TCPAddr{IP: s.ID.Source, Port: int(s.ID.SourcePort)}
+			remote := &net.TCPAddr{IP: s.ID.Destination, Port: int(port)}
+			if err := netlink.SocketDestroy(local, remote); err != nil {
+				return fmt.Errorf("reset %v to %v: %w", local, remote, err)
+			}
+		}
+		return nil
+	})
 }
 
 // remove ends what runs in the place. Its netns is its owner's.
