@@ -141,6 +141,9 @@ func (w *world) pod(ctx context.Context, node *lab.Node, spec lab.PodSpec) (*pla
 			return nil, err
 		}
 	}
+	if err := p.Cubic(); err != nil {
+		return nil, err
+	}
 	l, err := w.startLoad(p.Place)
 	return &place{p, l}, err
 }

@@ -9,9 +9,9 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"runtime"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -53,8 +53,7 @@ func Work(path string) error {
 
 func (w *worker) obey(orders io.ReadWriter) error {
 	say, hear := json.NewEncoder(orders), json.NewDecoder(orders)
-	congestion, _ := os.ReadFile("/proc/sys/net/ipv4/tcp_congestion_control") // of this netns
-	if err := say.Encode(hello{os.Getpid(), strings.TrimSpace(string(congestion))}); err != nil {
+	if err := say.Encode(hello{os.Getpid(), congestion()}); err != nil {
 		return err
 	}
 	for {
@@ -74,6 +73,21 @@ func (w *worker) obey(orders io.ReadWriter) error {
 			return err
 		}
 	}
+}
+
+// congestion is the control of a new connection: a route may name another than
+// the netns.
+func congestion() string {
+	conn, err := connect(netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), Port))
+	if err != nil {
+		return "unknown"
+	}
+	defer conn.close()
+	name, err := unix.GetsockoptString(int(conn), unix.IPPROTO_TCP, unix.TCP_CONGESTION)
+	if err != nil {
+		return "unknown"
+	}
+	return name
 }
 
 func (w *worker) do(o Order) (Answer, error) {

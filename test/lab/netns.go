@@ -196,6 +196,26 @@ func (l *Lab) congestion(ns *namespace) error {
 	return errors.New("neither cubic nor reno is available")
 }
 
+// routeCongestion has what the netns connects and accepts by IPv4 use a
+// congestion control that it may not have as its default: a route can name any
+// that the kernel has. It counts for the routes of now.
+func (ns *namespace) routeCongestion(name string) error {
+	routes, err := ns.nl.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+	if err != nil {
+		return err
+	}
+	for _, r := range routes {
+		if r.Type != unix.RTN_UNICAST && r.Type != unix.RTN_LOCAL {
+			continue
+		}
+		r.Congctl = name
+		if err := ns.nl.RouteReplace(&r); err != nil {
+			return fmt.Errorf("route %v with congestion control %s: %w", r, name, err)
+		}
+	}
+	return nil
+}
+
 func (l *Lab) prepareNamespace(ns *namespace) error {
 	if err := l.sysctl(ns, sysctls); err != nil {
 		return err

@@ -11,6 +11,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 
 	"github.com/vishvananda/netlink"
@@ -126,6 +128,17 @@ func (p *Place) App() string { return p.lab.program("app") }
 // Sysctl sets a value below net in the place's netns, as "ipv4/tcp_syncookies".
 func (p *Place) Sysctl(name, value string) error {
 	return p.lab.sysctl(p.ns, map[string]string{name: value})
+}
+
+// Cubic has the place's IPv4 connections use cubic, also where it may not be
+// the default of a netns, if the kernel has it at all. Routes that come later
+// are not changed.
+func (p *Place) Cubic() error {
+	have, err := os.ReadFile("/proc/sys/net/ipv4/tcp_available_congestion_control")
+	if err != nil || !slices.Contains(strings.Fields(string(have)), "cubic") {
+		return err
+	}
+	return p.ns.routeCongestion("cubic")
 }
 
 // Sever resets the place's established IPv4 connections to a port: both ends
