@@ -23,10 +23,18 @@ demo: build ## show two nodes and their pods getting mutual TLS (root; KEEP=1 le
 	CGO_ENABLED=0 go build -o bin/demo ./test/demo
 	@bin/demo
 
+# The crypto once more as on CPUs that can less, and without assembler; counted
+# as packages of other names.
+CRYPTO := ./ztunnel/hbone/aead ./ztunnel/hbone/record
+named   = sed 's|"Package":"|&$(1): |'
+
 # The stories of test/e2e measure milliseconds: nothing else runs beside them.
 .PHONY: test
 test: build ## run every test and count them; as root, those with namespaces and BPF too
 	@{ go test -json -count=1 -timeout=10m $$(go list ./... | grep -v '^$(MODULE)/test/e2e'); \
+	   GODEBUG=cpu.avx512f=off go test -json -short -count=1 -skip='/VAES_with_AVX-512' $(CRYPTO) | $(call named,no AVX-512); \
+	   GODEBUG=cpu.avx2=off go test -json -short -count=1 -skip='/VAES' $(CRYPTO) | $(call named,no VAES); \
+	   go test -json -short -count=1 -tags purego ./ztunnel/hbone/aead | $(call named,purego); \
 	   go test -json -count=1 -timeout=20m -p=1 ./test/e2e/...; } | go run ./test/count -skips=test/skips.txt
 
 .PHONY: race
