@@ -348,7 +348,7 @@ func TestTinyFramesCostNoMoreMemoryThanTheirBytes(t *testing.T) {
 	s.mu.Lock()
 	size, held := s.waiting.size, memory(&s.waiting)
 	s.mu.Unlock()
-	if size != n || held > n+segmentSize {
+	if size != n || held > n+largestBuffer {
 		t.Errorf("%d bytes are held in %d", size, held)
 	}
 	s.Reset()

@@ -36,6 +36,7 @@ func (b *buffer) release() { bufferPools[b.class].Put(b) }
 // byte, however small the frames were that brought it.
 type queue struct {
 	segments []segment
+	first    int // of segments that is not empty
 	size     int
 }
 
@@ -44,12 +45,10 @@ type segment struct {
 	start, end int
 }
 
-const segmentSize = 64 << 10
-
 func (q *queue) append(p []byte) {
 	q.size += len(p)
 	for len(p) > 0 {
-		if n := len(q.segments); n > 0 {
+		if n := len(q.segments); n > q.first {
 			last := &q.segments[n-1]
 			copied := copy(last.buf.b[last.end:], p)
 			last.end += copied
@@ -58,7 +57,7 @@ func (q *queue) append(p []byte) {
 				return
 			}
 		}
-		q.segments = append(q.segments, segment{buf: takeBuffer(min(len(p), segmentSize))})
+		q.segments = append(q.segments, segment{buf: takeBuffer(len(p))})
 	}
 }
 
@@ -68,29 +67,28 @@ func (q *queue) front() []byte {
 	if q.size == 0 {
 		return nil
 	}
-	s := q.segments[0]
+	s := q.segments[q.first]
 	return s.buf.b[s.start:s.end]
 }
 
 // discard drops n of the front's bytes.
 func (q *queue) discard(n int) {
 	q.size -= n
-	s := &q.segments[0]
+	s := &q.segments[q.first]
 	if s.start += n; s.start < s.end {
 		return
 	}
 	s.buf.release()
-	q.segments[0] = segment{}
-	q.segments = q.segments[1:]
-	if len(q.segments) == 0 {
-		q.segments = nil
+	*s = segment{}
+	if q.first++; q.first == len(q.segments) {
+		q.segments, q.first = q.segments[:0], 0
 	}
 }
 
 // free drops all and returns how much that was.
 func (q *queue) free() int {
 	n := q.size
-	for _, s := range q.segments {
+	for _, s := range q.segments[q.first:] {
 		s.buf.release()
 	}
 	*q = queue{}

@@ -43,6 +43,7 @@ type conn struct {
 
 	sending
 	receiving
+	rtt roundTrip
 	clock
 	leave
 }
@@ -92,7 +93,7 @@ type hooks struct {
 func newConn(client bool, w wire, proof proof, h hooks) *conn {
 	c := &conn{
 		client: client, wire: w, hooks: h,
-		peer: proof.peer, local: proof.local, remote: proof.remote, until: proof.until,
+		rtt: proof.rtt, peer: proof.peer, local: proof.local, remote: proof.remote, until: proof.until,
 		streams: make(map[uint32]*Stream),
 		nextID:  1,
 		ended:   make(chan struct{}),

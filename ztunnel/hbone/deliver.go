@@ -95,7 +95,7 @@ func (s *Stream) drainIfNeeded() {
 func (s *Stream) drain() {
 	for {
 		s.mu.Lock()
-		p, app := s.waiting.front(), s.app
+		p := s.waiting.front()
 		if s.dead || p == nil {
 			s.draining = false
 			left := 0
@@ -112,7 +112,7 @@ func (s *Stream) drain() {
 		}
 		s.mu.Unlock()
 
-		n, err := app.Write(p)
+		n, err := s.writeWaiting(p)
 
 		s.mu.Lock()
 		s.waiting.discard(n)
@@ -123,6 +123,19 @@ func (s *Stream) drain() {
 			s.appFailed(err) // after which the stream is dead
 		}
 	}
+}
+
+// writeWaiting is writeNow for drain, which is alone with the socket and waits
+// until it has room for some of p.
+func (s *Stream) writeWaiting(p []byte) (n int, err error) {
+	werr := s.raw.Write(func(fd uintptr) bool {
+		n, err = socket.Write(fd, p)
+		return err != syscall.EAGAIN
+	})
+	if werr != nil {
+		return 0, werr
+	}
+	return n, err
 }
 
 // finish reports that the app has all that the peer sent and must now be told

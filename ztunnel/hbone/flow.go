@@ -9,7 +9,7 @@ import (
 
 // granted accounts for n bytes of a stream that the app took (or that were
 // padding), and for held bytes that were queued for it, negative if they are off
-// the queue. It grants the peer as much again, in steps worth a frame.
+// the queue. It grants the peer as much again.
 func (c *conn) granted(s *Stream, n, held int) {
 	if n == 0 && held == 0 {
 		return
@@ -18,12 +18,7 @@ func (c *conn) granted(s *Stream, n, held int) {
 	defer c.mu.Unlock()
 	c.held += held
 	s.unacked += n
-	if s.unacked >= streamWindow/4 && !s.gotEnd && !s.over && c.err == nil {
-		c.control = appendWindowUpdate(c.control, s.id, s.unacked)
-		s.window += s.unacked
-		s.unacked = 0
-		c.kick()
-	}
+	c.grant(s)
 	c.grantTunnel()
 }
 
@@ -71,8 +66,8 @@ func (c *conn) takeData(f frame) (*Stream, error) {
 
 // forgive lets the peer finish what it may be sending on a stream that we end
 // before it did; mu is held.
-func (c *conn) forgive() {
-	c.ghost = min(c.ghost+streamWindow+1, ghostLimit)
+func (c *conn) forgive(s *Stream) {
+	c.ghost = min(c.ghost+s.limit+1, ghostLimit)
 }
 
 // strayData judges DATA of a stream that is not open. What we reset, the peer

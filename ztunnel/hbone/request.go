@@ -60,7 +60,7 @@ func (c *conn) gotRequest(f fields) error {
 	}
 	c.lastPeer = id
 	if c.farewell == 2 { // said to be too late
-		c.forgive()
+		c.ghost = min(c.ghost+streamWindow+1, ghostLimit)
 		c.mu.Unlock()
 		return c.refused()
 	}

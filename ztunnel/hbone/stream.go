@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 )
@@ -49,6 +50,8 @@ type Stream struct {
 	changed    sync.Cond
 	sendWindow int // what the peer lets us send
 	window     int // what we let the peer send
+	limit      int // of window, when all was taken
+	grantedAt  time.Time
 	unacked    int // taken off window and since written to the app
 	interim    int // 1xx answers
 
@@ -86,7 +89,7 @@ func newStream(c *conn, id uint32, target netip.AddrPort) *Stream {
 	s := &Stream{
 		c: c, id: id, target: target,
 		answered: make(chan struct{}), done: make(chan struct{}),
-		counted: true, sendWindow: c.peerWindow, window: streamWindow,
+		counted: true, sendWindow: c.peerWindow, window: streamWindow, limit: streamWindow,
 	}
 	s.changed.L = &c.mu
 	c.streams[id] = s
@@ -148,7 +151,7 @@ func (c *conn) reject(s *Stream, status int) {
 	s.endSent = true
 	if !s.gotEnd {
 		c.control = appendReset(c.control, s.id, codeNone)
-		c.forgive()
+		c.forgive(s)
 	}
 	c.end(s, nil)
 	c.kick()
@@ -183,7 +186,7 @@ func (c *conn) reset(s *Stream, why code, err error) bool {
 	if c.err == nil && !s.closed() {
 		c.control = appendReset(c.control, s.id, why)
 		if !s.gotEnd {
-			c.forgive()
+			c.forgive(s)
 		}
 		c.kick()
 	}
@@ -202,6 +205,7 @@ func (c *conn) end(s *Stream, err error) bool {
 		return false
 	}
 	s.over, s.err = true, err
+	s.narrow()
 	delete(c.streams, s.id)
 	c.uncount(s)
 	close(s.done)

@@ -62,6 +62,7 @@ type proof struct {
 	peer          spiffeid.ID
 	local, remote netip.AddrPort
 	until         time.Time
+	rtt           roundTrip
 }
 
 // secure shakes hands on a socket. If that fails, the caller closes the socket.
@@ -111,7 +112,7 @@ func prove(state tls.ConnectionState, socket net.Conn, cred Credential) (proof, 
 	if err != nil {
 		return proof{}, err
 	}
-	p := proof{peer: peer, local: addrPort(socket.LocalAddr()), remote: addrPort(socket.RemoteAddr())}
+	p := proof{peer: peer, local: addrPort(socket.LocalAddr()), remote: addrPort(socket.RemoteAddr()), rtt: tune(socket)}
 	if cred.Until != nil {
 		p.until = cred.Until(state)
 	}
@@ -145,7 +146,7 @@ func (w *tlsWire) Receive() ([][]byte, error) {
 		return w.pieces[:1], nil // an error comes again
 	}
 	// The rest of the record, if there is one: these bytes must not wait.
-	w.rest = takeBuffer(segmentSize)
+	w.rest = takeBuffer(16 << 10) // a record
 	w.socket.never = true
 	n, _ = w.Read(w.rest.b)
 	w.socket.never = false

@@ -36,6 +36,7 @@ func newConn(socket net.Conn, client bool) *Conn {
 		if raw, err := s.SyscallConn(); err == nil {
 			c.raw = raw
 			c.readFn, c.writeFn = c.readSome, c.writeSome
+			c.tryFn = func(fd uintptr) bool { c.writeSome(fd); return true }
 		}
 	}
 	return c

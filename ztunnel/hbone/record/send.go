@@ -20,6 +20,7 @@ type sending struct {
 	unsent    []byte // of the write under way
 	unsentErr error
 	writeFn   func(uintptr) bool
+	tryFn     func(uintptr) bool // writeFn, but without waiting
 }
 
 // WriteBatch sends the Batch in one write and empties it. An error is final: what
@@ -44,10 +45,7 @@ func (c *Conn) Begin(b *Batch) (done bool, err error) {
 		return false, nil
 	}
 	c.unsent, c.unsentErr = b.seal(&c.out), nil
-	err = c.raw.Write(func(fd uintptr) bool {
-		c.writeSome(fd)
-		return true
-	})
+	err = c.raw.Write(c.tryFn)
 	if err == nil {
 		err = c.unsentErr
 	}
