@@ -327,7 +327,7 @@ func (a *app) fill(far *app) int {
 		a.s.c.mu.Unlock()
 		far.s.mu.Lock()
 		defer far.s.mu.Unlock()
-		return full && far.s.waiting.size >= streamWindow/2
+		return full && far.s.waiting.size >= streamWindow/4 // the rest was taken and is not granted again yet
 	})
 	a.SetWriteDeadline(time.Unix(1, 0))
 	defer a.SetWriteDeadline(time.Time{})
