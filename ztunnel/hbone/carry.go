@@ -87,6 +87,10 @@ func (s *Stream) serve(fd uintptr) bool {
 			return false
 		case s.sendWindow <= 0 || c.broken || c.writeDone:
 			s.changed.Wait()
+		case s.crowded(fd):
+			c.mu.Unlock()
+			time.Sleep(tinyPause)
+			c.mu.Lock()
 		case c.leading || c.sending.window <= 0:
 			c.enqueue(s)
 			s.changed.Wait()
@@ -100,6 +104,18 @@ func (s *Stream) serve(fd uintptr) bool {
 
 // sends reports that more may come from the app; conn.mu is held.
 func (s *Stream) sends() bool { return !s.over && !s.endSent && s.readErr == nil }
+
+// crowded reports that the stream has sent so many tiny frames without an answer
+// that it should rather wait for more bytes from the app: HTTP/2 stacks close a
+// tunnel whose peer floods it with such (h2 0.4.16: about 100 that nobody has
+// read). conn.mu is held.
+func (s *Stream) crowded(fd uintptr) bool {
+	if !s.tiny.spent(tinyRate) {
+		return false
+	}
+	waiting, err := unix.IoctlGetInt(int(fd), unix.SIOCINQ)
+	return err == nil && waiting > 0 && waiting < tinySize
+}
 
 // appGone reports that the app broke its connection off while nobody was
 // reading from it: its kernel answered something we sent, for instance a

@@ -61,6 +61,7 @@ func (c *conn) takeData(f frame) (*Stream, error) {
 	if s.window -= f.length; s.window < 0 {
 		return nil, c.fault(s, codeFlowControl, "more DATA than the stream's window")
 	}
+	s.tiny = budget{} // an answer: what we sent was read
 	return s, nil
 }
 

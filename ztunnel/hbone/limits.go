@@ -80,6 +80,15 @@ const (
 
 func handshakeSlots() int { return handshakeFactor * runtime.GOMAXPROCS(0) }
 
+// tinyRate is of DATA frames smaller than tinySize that a stream sends although
+// nothing comes back; beyond it bytes are collected.
+var tinyRate = rate{20, 64}
+
+const (
+	tinySize  = 256
+	tinyPause = time.Millisecond
+)
+
 // budget is what is left of a rate.
 type budget struct {
 	left float64
@@ -88,6 +97,24 @@ type budget struct {
 
 // spend takes one event and reports whether there was one left.
 func (b *budget) spend(r rate) bool {
+	b.refill(r)
+	if b.left < 1 {
+		return false
+	}
+	b.left--
+	return true
+}
+
+// spent reports that there is none left.
+func (b *budget) spent(r rate) bool {
+	if b.at.IsZero() || b.left >= 1 {
+		return false
+	}
+	b.refill(r)
+	return b.left < 1
+}
+
+func (b *budget) refill(r rate) {
 	now := time.Now()
 	if b.at.IsZero() {
 		b.left = r.burst
@@ -95,9 +122,4 @@ func (b *budget) spend(r rate) bool {
 		b.left = min(r.burst, b.left+r.perSecond*now.Sub(b.at).Seconds())
 	}
 	b.at = now
-	if b.left < 1 {
-		return false
-	}
-	b.left--
-	return true
 }

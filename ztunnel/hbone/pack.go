@@ -153,7 +153,10 @@ func (c *conn) takeTurn(b *record.Batch, s *Stream) {
 		c.sending.window -= n
 		s.sent.Add(uint64(n))
 		s.adapt(n, room)
-		if s.sendWindow > 0 {
+		if n < tinySize {
+			s.tiny.spend(tinyRate)
+		}
+		if s.sendWindow > 0 && !s.tiny.spent(tinyRate) { // else serve decides
 			c.enqueue(s)
 		}
 	}

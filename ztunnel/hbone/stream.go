@@ -48,6 +48,7 @@ type Stream struct {
 	counted    bool    // in conn.active
 	reading    bool    // its pump is waiting for the app, and so will see it go
 	changed    sync.Cond
+	tiny       budget
 	sendWindow int // what the peer lets us send
 	window     int // what we let the peer send
 	limit      int // of window, when all was taken
