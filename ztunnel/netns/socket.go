@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"runtime"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -24,7 +26,8 @@ var errSecondSocket = fmt.Errorf("connect, or self-connect: %w", unix.EADDRNOTAV
 //
 // The thread is locked and away for socket(2) only: package net makes the
 // socket on the calling goroutine and calls Control right after. The connect
-// then waits in the netpoller like any other.
+// then waits in the netpoller like any other, unless there is nothing to wait
+// for: see begin.
 func (ns *NS) Dial(ctx context.Context, to netip.AddrPort, prepare func(fd int) error) (*net.TCPConn, error) {
 	away := true
 	var stranded error
@@ -36,14 +39,22 @@ func (ns *NS) Dial(ctx context.Context, to netip.AddrPort, prepare func(fd int) 
 		runtime.UnlockOSThread()
 		return nil
 	}
-	d := net.Dialer{ControlContext: func(_ context.Context, _, _ string, c syscall.RawConn) error {
+	d := net.Dialer{KeepAliveConfig: keepAlive, ControlContext: func(_ context.Context, _, _ string, c syscall.RawConn) error {
 		if !away {
 			return errSecondSocket
 		}
 		if err := back(); err != nil {
 			return err
 		}
-		return onFd(c, prepare)
+		return onFd(c, func(fd int) error {
+			if prepare != nil {
+				if err := prepare(fd); err != nil {
+					return err
+				}
+			}
+			begin(fd, to)
+			return nil
+		})
 	}}
 	d.SetMultipathTCP(false)
 
@@ -65,12 +76,54 @@ func (ns *NS) Dial(ctx context.Context, to netip.AddrPort, prepare func(fd int) 
 	return conn.(*net.TCPConn), nil
 }
 
+// begin connects before package net does. A peer on this machine has answered
+// by the time connect() returns, which cannot say so yet; the next connect()
+// does, and there is no need to wait for it in the netpoller. What fails here
+// fails there too, and is told there.
+func begin(fd int, to netip.AddrPort) { unix.Connect(fd, sockaddr(to)) }
+
+func sockaddr(at netip.AddrPort) unix.Sockaddr {
+	if at.Addr().Is4() {
+		return &unix.SockaddrInet4{Port: int(at.Port()), Addr: at.Addr().As4()}
+	}
+	return &unix.SockaddrInet6{Port: int(at.Port()), Addr: at.Addr().As16()}
+}
+
+// keepAlive is on every TCP connection of a pod. It is also what ends a
+// half-closed connection whose other side is gone for good: the kernel of a
+// process that died answers the probe with a reset, that of one which only
+// closed its sending side does not.
+var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 180 * time.Second, Interval: 180 * time.Second, Count: 9}
+
+// inherit sets keepAlive on a listener, whose connections have it from the
+// start: package net would set it on each of them.
+func inherit(fd int) error {
+	for _, o := range []struct{ level, option, value int }{
+		{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
+		{unix.SOL_TCP, unix.TCP_KEEPIDLE, int(keepAlive.Idle.Seconds())},
+		{unix.SOL_TCP, unix.TCP_KEEPINTVL, int(keepAlive.Interval.Seconds())},
+		{unix.SOL_TCP, unix.TCP_KEEPCNT, keepAlive.Count},
+	} {
+		if err := unix.SetsockoptInt(fd, o.level, o.option, o.value); err != nil {
+			return os.NewSyscallError("setsockopt(keepalive)", err)
+		}
+	}
+	return nil
+}
+
 // Listen opens a TCP listener inside the namespace, never an MPTCP one: those
 // cannot enter a SOCKHASH. prepare, which may be nil, is called with the new
 // socket before it is bound.
 func (ns *NS) Listen(ctx context.Context, at netip.AddrPort, prepare func(fd int) error) (*net.TCPListener, error) {
-	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
-		return onFd(c, prepare)
+	lc := net.ListenConfig{KeepAlive: -1, Control: func(_, _ string, c syscall.RawConn) error {
+		return onFd(c, func(fd int) error {
+			if prepare != nil {
+				if err := prepare(fd); err != nil {
+					return err
+				}
+			}
+			return inherit(fd)
+		})
 	}}
 	lc.SetMultipathTCP(false)
 	var ln net.Listener
@@ -88,9 +141,6 @@ func (ns *NS) Listen(ctx context.Context, at netip.AddrPort, prepare func(fd int
 }
 
 func onFd(c syscall.RawConn, f func(fd int) error) error {
-	if f == nil {
-		return nil
-	}
 	var err error
 	if failed := c.Control(func(fd uintptr) { err = f(int(fd)) }); failed != nil {
 		return failed

@@ -73,9 +73,6 @@ func (c *connection) count() {
 // relay carries app in plaintext until both directions have ended.
 func (c *connection) relay(ctx context.Context, app, far *net.TCPConn) error {
 	c.count()
-	// Beyond what the accepting side has set, and harmless if it fails.
-	app.SetKeepAliveConfig(keepAlive)
-	far.SetKeepAliveConfig(keepAlive)
 	return fail(Reset, relay(ctx, app, far, &c.bytes))
 }
 
@@ -83,7 +80,6 @@ func (c *connection) relay(ctx context.Context, app, far *net.TCPConn) error {
 // ended. The engine owns app and closes it. The end of ctx resets both ends.
 func (c *connection) carryStream(ctx context.Context, stream *hbone.Stream, app *net.TCPConn) error {
 	c.count()
-	app.SetKeepAliveConfig(keepAlive)
 	stop := context.AfterFunc(ctx, func() { stream.Close(context.Cause(ctx)) })
 	defer stop()
 	c.stream.Store(stream)

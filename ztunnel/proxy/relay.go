@@ -13,12 +13,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// keepAlive is set on every TCP leg to an app or out of the mesh. It is also
-// what ends a half-closed connection whose other side is gone for good: the
-// kernel of a process that died answers the probe with a reset, that of one
-// which only closed its sending side does not.
-var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 180 * time.Second, Interval: 180 * time.Second, Count: 9}
-
 // tally counts the payload of one connection as it passes.
 type tally struct {
 	sent     atomic.Uint64 // from the pod's app to the far end

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -24,7 +25,7 @@ var ErrNoOriginalDst = errors.New("no original destination")
 // listener accepted.
 func (d *Datapath) OriginalDst(conn *net.TCPConn) (netip.AddrPort, error) {
 	var state outboundSockState
-	err := withFd(conn, func(fd int) error { return d.outbound.Sockets.Lookup(int32(fd), &state) })
+	err := withFd(conn, func(fd int) error { return lookup(d.outbound.Sockets, new(int32(fd)), &state) })
 	if errors.Is(err, ebpf.ErrKeyNotExist) || err == nil && state.Kind != outboundSockKindSOCK_ACCEPTED {
 		return netip.AddrPort{}, ErrNoOriginalDst
 	}
@@ -37,7 +38,7 @@ func (d *Datapath) OriginalDst(conn *net.TCPConn) (netip.AddrPort, error) {
 // stamp marks a socket as ztunnel's own, by descriptor: there is no other way
 // past the programs.
 func (d *Datapath) stamp(fd int, kind outboundSockKind) error {
-	if err := d.outbound.Sockets.Put(int32(fd), outboundSockState{Kind: kind}); err != nil {
+	if err := put(d.outbound.Sockets, new(int32(fd)), &outboundSockState{Kind: kind}); err != nil {
 		return fmt.Errorf("stamp socket: %w", err)
 	}
 	return nil
@@ -116,7 +117,7 @@ func (d *Datapath) prepareInner(fd int, src netip.AddrPort, flow outboundFlow) e
 	if err := pose(fd, src); err != nil {
 		return err
 	}
-	if err := d.outbound.Inner.Put(flow, monotonic()); err != nil {
+	if err := put(d.outbound.Inner, &flow, new(monotonic())); err != nil {
 		return fmt.Errorf("announce leg from %v: %w", src, err)
 	}
 	return nil
@@ -150,11 +151,19 @@ func bind(fd int, at netip.AddrPort) error {
 	return os.NewSyscallError("bind", unix.Bind(fd, sa))
 }
 
-// monotonic returns what bpf_ktime_get_ns() does.
-func monotonic() uint64 {
+// epoch is a moment by both clocks. package time has the monotonic one too, and
+// reads it without a system call, but does not say since when.
+var epoch = func() (at struct {
+	time   time.Time
+	kernel uint64
+}) {
 	var now unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
-		return 0 // the programs take it for too old, and refuse
+		panic(err) // there is no Linux without it
 	}
-	return uint64(now.Nano())
-}
+	at.time, at.kernel = time.Now(), uint64(now.Nano())
+	return at
+}()
+
+// monotonic returns what bpf_ktime_get_ns() does.
+func monotonic() uint64 { return epoch.kernel + uint64(time.Since(epoch.time)) }

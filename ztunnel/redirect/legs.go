@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+	"unsafe"
 
 	"github.com/culvert-mesh/culvert/ztunnel/netns"
 )
@@ -78,7 +79,7 @@ func (l *legs) has(flow outboundFlow) bool {
 func (d *Datapath) sweepLegs() {
 	for _, leg := range d.legs.expired() {
 		// What is left of it expires in the kernel, too.
-		_ = del(d.outbound.Inner, leg.flow)
+		_ = del(d.outbound.Inner, unsafe.Pointer(&leg.flow))
 		d.legs.abort(leg.flow)
 	}
 }
@@ -89,5 +90,5 @@ func (d *Datapath) sweepLegs() {
 func (d *Datapath) IsInner(cookie netns.Cookie, src, dst netip.AddrPort) bool {
 	flow := wireFlow(cookie, src, dst)
 	var since uint64
-	return d.legs.has(flow) || d.outbound.Inner.Lookup(flow, &since) == nil
+	return d.legs.has(flow) || lookup(d.outbound.Inner, &flow, &since) == nil
 }

@@ -5,6 +5,9 @@ package redirect
 import (
 	"encoding/binary"
 	"net/netip"
+	"unsafe"
+
+	"github.com/cilium/ebpf"
 
 	"github.com/culvert-mesh/culvert/ztunnel/netns"
 )
@@ -52,4 +55,14 @@ func wireCIDR(p netip.Prefix) outboundCidr {
 		bits += 96
 	}
 	return outboundCidr{Prefixlen: uint32(bits), Addr: wireAddr(p.Addr())}
+}
+
+// put and lookup are ebpf.Map's for each connection: from what is already laid
+// out as the programs have it, without a look at its type.
+func put[K, V any](m *ebpf.Map, key *K, value *V) error {
+	return m.Put(unsafe.Pointer(key), unsafe.Pointer(value))
+}
+
+func lookup[K, V any](m *ebpf.Map, key *K, value *V) error {
+	return m.Lookup(unsafe.Pointer(key), unsafe.Pointer(value))
 }
