@@ -112,12 +112,14 @@ func dial(ctx context.Context, to netip.AddrPort, connect func(context.Context) 
 // kernel: client's own would give the app's socket the very addresses of the
 // connection that we hold.
 func (p *Pod) inner(ctx context.Context, client, to netip.AddrPort) (*net.TCPConn, error) {
-	if scarce() {
-		return nil, fail(Limit, fmt.Errorf("dial %v: %w", to, errScarce))
-	}
-	return dial(ctx, to, func(ctx context.Context) (*net.TCPConn, error) {
+	app, err := dial(ctx, to, func(ctx context.Context) (*net.TCPConn, error) {
 		return p.Inner(ctx, netip.AddrPortFrom(client.Addr(), 0), to)
 	})
+	if err == nil && isLast(app) {
+		reset(app)
+		return nil, fail(Limit, fmt.Errorf("dial %v: %w", to, errScarce))
+	}
+	return app, err
 }
 
 // addrOf returns the address of one end of a TCP connection.

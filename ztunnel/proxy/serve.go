@@ -106,7 +106,7 @@ func (a *acceptor) accept(ctx context.Context) (*net.TCPConn, error) {
 			conn, err = a.acceptOnSpare(err)
 		}
 		switch {
-		case conn != nil && scarce():
+		case conn != nil && isLast(conn):
 			reset(conn)
 			a.refused(addrOf(conn.RemoteAddr()), errScarce)
 			continue
@@ -159,19 +159,33 @@ const (
 
 var errScarce = fmt.Errorf("%w: the last descriptors are not for connections of apps", syscall.EMFILE)
 
-// scarce reports that apps' connections have used up their share. The kernel
-// gives the lowest number that is free.
-func scarce() bool {
+// isLast reports that a new connection of an app has one of the last
+// descriptors. The kernel gives the lowest number that is free.
+func isLast(conn *net.TCPConn) (last bool) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return false
+	}
+	raw.Control(func(fd uintptr) { last = isReserved(uint64(fd)) })
+	return last
+}
+
+func isReserved(fd uint64) bool {
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 		return false
 	}
+	return fd >= limit.Cur-min(limit.Cur/reserveShare, reserveMost)
+}
+
+// scarce reports that the next descriptor would be one of the last.
+func scarce() bool {
 	next, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
 	if err != nil {
 		return true
 	}
 	unix.Close(next)
-	return uint64(next) >= limit.Cur-min(limit.Cur/reserveShare, reserveMost)
+	return isReserved(uint64(next))
 }
 
 // spare is a descriptor held back for the moment when there are no others.
