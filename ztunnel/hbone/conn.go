@@ -215,8 +215,8 @@ func (c *conn) failLocked(err error) (victims []*Stream) {
 	return victims
 }
 
-// streamError is how a stream ends that loses its tunnel by err. No byte of the
-// app is sent before the answer, so until then it may be opened anew; but not if
+// streamError is how a stream ends that loses its tunnel by err. Before the
+// answer it may be opened anew, if no byte of the app was sent early; but not if
 // the tunnel never worked. mu is held.
 func (c *conn) streamError(s *Stream, err error) error {
 	if c.client && c.settled && !s.accepted && errors.Is(err, errLost) {

@@ -4,6 +4,7 @@ package hbone
 
 import (
 	"fmt"
+	"net/netip"
 )
 
 // Cause says why a stream could not be opened or did not end in order. Its
@@ -39,6 +40,21 @@ func (e *StatusError) Unwrap() error {
 	}
 	return ErrDial
 }
+
+// NoAnswerError says that the peer, to which there is a tunnel, did not answer a
+// CONNECT before Why.
+type NoAnswerError struct {
+	Target netip.AddrPort
+	Why    error
+}
+
+// Error names the target.
+func (e *NoAnswerError) Error() string {
+	return fmt.Sprintf("%v: no answer to CONNECT %v: %v", ErrDial, e.Target, e.Why)
+}
+
+// Unwrap is the Cause, and why nobody waited longer.
+func (e *NoAnswerError) Unwrap() []error { return []error{ErrDial, e.Why} }
 
 // code is an HTTP/2 error code, RFC 9113 §7.
 type code uint32

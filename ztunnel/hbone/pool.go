@@ -87,28 +87,32 @@ func NewPool(cfg PoolConfig) *Pool {
 	return p
 }
 
-// Open asks the peer at key to connect to target and returns the stream, whose
-// Carry the caller must call. The peer's answer may also be told by Carry.
+// Open asks the peer at key to connect to target and returns the stream when
+// it has, whose Carry the caller must call.
 //
 // The stream is tried again on another tunnel if the peer did nothing for it,
 // or its tunnel broke before a byte of the app was sent.
 func (p *Pool) Open(ctx context.Context, key Key, target Target) (*Stream, error) {
+	return p.OpenFor(ctx, key, target, nil)
+}
+
+// OpenFor is Open for an app whose first bytes need not wait for the answer.
+// The caller still owns app, unless an error says that it broke off.
+func (p *Pool) OpenFor(ctx context.Context, key Key, target Target, app *net.TCPConn) (*Stream, error) {
 	var tried []*conn
+	first := newEarly(app)
 	for {
 		s, err := p.reserve(ctx, key, target, tried)
 		if err != nil {
 			return nil, err
 		}
-		waiting, cancel := context.WithTimeoutCause(ctx, p.cfg.AnswerTimeout,
-			fmt.Errorf("none in %v", p.cfg.AnswerTimeout))
-		err = s.await(waiting)
-		cancel()
+		err = s.await(ctx, p.cfg.AnswerTimeout, first)
 		var again *notTaken
 		switch {
 		case err == nil:
 			p.opened.Add(1)
 			return s, nil
-		case !errors.As(err, &again) || len(tried) == maxRetries:
+		case !errors.As(err, &again) || first.sent || len(tried) == maxRetries:
 			return nil, err
 		}
 		p.retries.Add(1)
@@ -120,7 +124,7 @@ func (p *Pool) Open(ctx context.Context, key Key, target Target) (*Stream, error
 const maxRetries = 3
 
 // reserve opens a stream in the youngest tunnel that takes one, or waits for a
-// new tunnel. A retry wants one that is younger than all it tried.
+// new tunnel. The request is queued, and yet to be flushed. A retry wants one that is younger than all it tried.
 func (p *Pool) reserve(ctx context.Context, key Key, target Target, tried []*conn) (*Stream, error) {
 	d := new(dial)
 	for {
@@ -136,9 +140,6 @@ func (p *Pool) reserve(ctx context.Context, key Key, target Target, tried []*con
 			}
 			if s := c.reserve(target); s != nil {
 				p.mu.Unlock()
-				c.mu.Lock()
-				c.flush()
-				c.mu.Unlock()
 				return s, nil
 			}
 		}

@@ -175,6 +175,7 @@ func (c *conn) gotAnswer(f fields) error {
 	s.accepted = true
 	s.header = f.header
 	close(s.answered)
+	s.wake()
 	c.mu.Unlock()
 	if end {
 		c.endReceived(s)

@@ -105,15 +105,15 @@ func TestPoolClosesTheTunnelOfAPeerWhoseStreamsAreFaulty(t *testing.T) {
 
 // A peer that restarted leaves tunnels that look alive until they are used.
 func TestStaleTunnelDoesNotFailAnOpen(t *testing.T) {
-	var peers []*rawPeer
+	peers := make(chan *rawPeer, 5)
 	l := greetedServer(t, func(p *rawPeer) {
-		peers = append(peers, p)
+		peers <- p
 		answerAll(p)
 	})
-	for i := range 5 {
+	for range 5 {
 		a := l.open()
 		a.Close()
-		peers[i].conn.NetConn().Close()
+		(<-peers).conn.NetConn().Close()
 	}
 	if n := l.dials.Load(); n != 5 {
 		t.Errorf("%d dials", n)

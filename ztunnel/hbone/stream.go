@@ -53,8 +53,9 @@ type Stream struct {
 	window     int // what we let the peer send
 	limit      int // of window, when all was taken
 	grantedAt  time.Time
-	unacked    int // taken off window and since written to the app
-	interim    int // 1xx answers
+	unacked    int          // taken off window and since written to the app
+	interim    int          // 1xx answers
+	listening  *net.TCPConn // to wake when the stream is answered or over, or nil
 
 	delivery
 	arrival
@@ -210,6 +211,7 @@ func (c *conn) end(s *Stream, err error) bool {
 	delete(c.streams, s.id)
 	c.uncount(s)
 	close(s.done)
+	s.wake()
 	s.changed.Broadcast()
 	if len(c.streams) == 0 && c.empty != nil {
 		close(c.empty)
@@ -247,15 +249,27 @@ func (s *Stream) result() error {
 	return s.err
 }
 
-// await returns when the peer accepted the stream.
-func (s *Stream) await(ctx context.Context) error {
+// await sends the request and returns when the peer accepted it, or the reason
+// why it does not.
+func (s *Stream) await(ctx context.Context, patience time.Duration, first *early) error {
+	timeout := time.AfterFunc(patience, func() { s.giveUp(fmt.Errorf("none in %v", patience)) })
+	defer timeout.Stop()
+	defer context.AfterFunc(ctx, func() { s.giveUp(context.Cause(ctx)) })()
+	first.follow(s)
 	select {
 	case <-s.answered:
 		return nil
 	case <-s.done:
-	case <-ctx.Done():
-		s.resetWith(codeCancel, fmt.Errorf("%w: no answer to CONNECT %v: %w", ErrDial, s.target, context.Cause(ctx)))
+		return s.result()
 	}
-	<-s.done
-	return s.result()
+}
+
+// giveUp ends a stream that the peer has not answered.
+func (s *Stream) giveUp(why error) {
+	s.c.mu.Lock()
+	ended := !s.accepted && s.c.reset(s, codeCancel, &NoAnswerError{s.target, why})
+	s.c.mu.Unlock()
+	if ended {
+		s.sever()
+	}
 }

@@ -70,7 +70,7 @@ func (o Outbound) tunnel(ctx context.Context, c *connection, app *net.TCPConn, s
 		return err
 	}
 	target := hbone.Target{Authority: d.Target, Header: header(o.cluster(), self, c.src.addr, d.Service)}
-	stream, err := o.openStream(ctx, key, target, d.Peer)
+	stream, err := o.openStream(ctx, key, target, d.Peer, app)
 	if err != nil {
 		return fmt.Errorf("tunnel to %v at %v: %w", key.Dst, key.Addr, explained(err))
 	}
@@ -85,11 +85,11 @@ func (o Outbound) tunnel(ctx context.Context, c *connection, app *net.TCPConn, s
 // openStream opens a stream, and while the peer has only just joined the mesh
 // dials again where nobody answers: its own node may not know yet. A peer that
 // answers and cannot prove its identity is not asked twice.
-func (o Outbound) openStream(ctx context.Context, key hbone.Key, target hbone.Target, peer workload.Workload) (*hbone.Stream, error) {
+func (o Outbound) openStream(ctx context.Context, key hbone.Key, target hbone.Target, peer workload.Workload, app *net.TCPConn) (*hbone.Stream, error) {
 	start, pause := time.Now(), 50*time.Millisecond
 	deadline := start.Add(o.Peers.patience(peer, start))
 	for {
-		stream, err := o.Tunnels.Open(ctx, key, target)
+		stream, err := o.Tunnels.OpenFor(ctx, key, target, app)
 		if err == nil || !unanswered(err) || time.Until(deadline) < pause {
 			return stream, err
 		}
@@ -105,7 +105,8 @@ func (o Outbound) openStream(ctx context.Context, key hbone.Key, target hbone.Ta
 // unanswered reports whether nobody took a tunnel's TCP connection.
 func unanswered(err error) bool {
 	var status *hbone.StatusError
-	return errors.Is(err, hbone.ErrDial) && !errors.As(err, &status)
+	var silence *hbone.NoAnswerError
+	return errors.Is(err, hbone.ErrDial) && !errors.As(err, &status) && !errors.As(err, &silence)
 }
 
 // isAt reports whether addr is one of the netns that app came from. The

@@ -1,0 +1,289 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hbone
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"testing"
+
+	"golang.org/x/net/http2"
+)
+
+// provenServer is a raw peer that has accepted our certificate: the first
+// stream was answered and is over. serve goes on from there, to its end.
+func provenServer(t *testing.T, serve func(*rawPeer)) *link {
+	served := make(chan struct{}, 2)
+	l := greetedServer(t, func(p *rawPeer) {
+		f, err := p.find(is[*http2.MetaHeadersFrame])
+		if err != nil {
+			return
+		}
+		p.must(p.writeHeaders(f.Header().StreamID, false, ":status", "200"))
+		if _, err := p.find(is[*http2.RSTStreamFrame]); err == nil {
+			serve(p)
+			served <- struct{}{}
+		}
+	})
+	s, err := l.pool.Open(t.Context(), l.key, l.target(l.key))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Reset()
+	t.Cleanup(func() { <-served })
+	return l
+}
+
+// opening is an OpenFor under way.
+type opening struct {
+	t         *testing.T
+	near, far *net.TCPConn
+	done      chan result
+}
+
+func (l *link) openFor(t *testing.T, near, far *net.TCPConn) *opening {
+	o := &opening{t, near, far, make(chan result, 1)}
+	go func() {
+		s, err := l.pool.OpenFor(t.Context(), l.key, l.target(l.key), near)
+		if err != nil {
+			reset(near)
+			o.done <- result{err: err}
+			return
+		}
+		totals, err := s.Carry(near)
+		o.done <- result{totals, err}
+	}()
+	t.Cleanup(func() { far.Close() })
+	return o
+}
+
+func reset(conn *net.TCPConn) {
+	conn.SetLinger(0)
+	conn.Close()
+}
+
+func (o *opening) say(text string) {
+	o.t.Helper()
+	if _, err := io.WriteString(o.far, text); err != nil {
+		o.t.Error(err)
+	}
+}
+
+// request reads the next CONNECT and the frame behind it.
+func (p *rawPeer) request() (id uint32, next http2.Frame) {
+	p.t.Helper()
+	id = p.until(is[*http2.MetaHeadersFrame]).Header().StreamID
+	return id, p.until(func(f http2.Frame) bool { return f.Header().StreamID == id })
+}
+
+func data(f http2.Frame) string {
+	if d, ok := f.(*http2.DataFrame); ok {
+		return string(d.Data())
+	}
+	return f.Header().String()
+}
+
+func TestFirstBytesOfAnAppDoNotWaitForTheAnswer(t *testing.T) {
+	for name, before := range map[string]bool{"there already": true, "on their way": false} {
+		t.Run(name, func(t *testing.T) {
+			asked, heard := make(chan struct{}), make(chan string, 1)
+			l := provenServer(t, func(p *rawPeer) {
+				id := p.until(is[*http2.MetaHeadersFrame]).Header().StreamID
+				close(asked)
+				heard <- data(p.until(is[*http2.DataFrame]))
+				p.must(p.writeHeaders(id, false, ":status", "200"))
+				p.must(p.WriteData(id, false, []byte("you too")))
+				p.until(func(f http2.Frame) bool { return f.Header().Flags.Has(http2.FlagDataEndStream) })
+				p.must(p.WriteData(id, true, nil))
+			})
+			near, far := socketPair(t)
+			if before {
+				io.WriteString(far, "hello")
+			}
+			o := l.openFor(t, near, far)
+			if !before {
+				<-asked
+				o.say("hello")
+			}
+			if got := <-heard; got != "hello" {
+				t.Errorf("peer heard %q before its answer", got)
+			}
+			answer := make([]byte, 7)
+			if _, err := io.ReadFull(far, answer); err != nil || string(answer) != "you too" {
+				t.Errorf("app heard %q, %v", answer, err)
+			}
+			far.CloseWrite()
+			if r := <-o.done; r.err != nil || r.totals != (Totals{Sent: 5, Received: 7}) {
+				t.Errorf("%+v", r)
+			}
+		})
+	}
+}
+
+// An app that only listens is not waited for.
+func TestAnAppThatHearsFirstIsCarriedAtOnce(t *testing.T) {
+	l := provenServer(t, func(p *rawPeer) {
+		id := p.until(is[*http2.MetaHeadersFrame]).Header().StreamID
+		p.must(p.writeHeaders(id, false, ":status", "200"))
+		p.must(p.WriteData(id, true, []byte("220 ready")))
+		p.until(func(f http2.Frame) bool { return f.Header().Flags.Has(http2.FlagDataEndStream) })
+	})
+	near, far := socketPair(t)
+	o := l.openFor(t, near, far)
+	if got, err := io.ReadAll(far); err != nil || string(got) != "220 ready" {
+		t.Errorf("app heard %q, %v", got, err)
+	}
+	far.CloseWrite()
+	if r := <-o.done; r.err != nil {
+		t.Error(r.err)
+	}
+}
+
+// What an app says and that it then has no more to say arrive in this order,
+// whenever the answer comes.
+func TestAnAppThatSaysAllAtOnceIsHeardToTheEnd(t *testing.T) {
+	l, far := newPipe(t)
+	l.open().Close()
+	(<-far).Close()
+	for _, size := range []int{1, earlyLimit, earlyLimit + 1, 1 << 20} {
+		near, app := socketPair(t)
+		said := bytes.Repeat([]byte("x"), size)
+		go func() {
+			app.Write(said)
+			app.CloseWrite()
+		}()
+		o := l.openFor(t, near, app)
+		server := <-far
+		if got, err := io.ReadAll(server); err != nil || !bytes.Equal(got, said) {
+			t.Errorf("%d of %d bytes, %v", len(got), size, err)
+		}
+		server.CloseWrite()
+		if r := <-o.done; r.err != nil || r.totals.Sent != uint64(size) {
+			t.Errorf("%+v", r)
+		}
+	}
+}
+
+func TestNoMoreThanTheLimitIsSentBeforeTheAnswer(t *testing.T) {
+	l := provenServer(t, func(p *rawPeer) {
+		id, first := p.request()
+		if n := len(data(first)); n != earlyLimit {
+			t.Errorf("%d bytes", n)
+		}
+		p.wantAlive() // and nothing came meanwhile that would be an answer to it
+		p.must(p.writeHeaders(id, true, ":status", "503"))
+		p.wantReset(id, http2.ErrCodeCancel)
+	})
+	near, far := socketPair(t)
+	far.Write(make([]byte, 3*earlyLimit))
+	if r := <-l.openFor(t, near, far).done; !errors.Is(r.err, ErrDial) {
+		t.Error(r.err)
+	}
+}
+
+// Without the peer's first frame nobody knows whether it accepts us.
+func TestNothingIsSentEarlyToAPeerThatHasNotAcceptedUs(t *testing.T) {
+	l := rawServer(t, func(p *rawPeer) {
+		io.ReadFull(p.conn, make([]byte, len(preface)))
+		id := p.until(is[*http2.MetaHeadersFrame]).Header().StreamID
+		p.must(p.WriteSettings())
+		p.must(p.WritePing(false, [8]byte{1}))
+		for { // all that was sent before our SETTINGS came
+			f, err := p.ReadFrame()
+			if err != nil || is[*http2.PingFrame](f) {
+				break
+			}
+			if is[*http2.DataFrame](f) {
+				t.Error("DATA before the answer")
+			}
+		}
+		p.must(p.writeHeaders(id, false, ":status", "200"))
+		if got := data(p.until(is[*http2.DataFrame])); got != "hello" {
+			t.Errorf("then %q", got)
+		}
+		p.must(p.WriteRSTStream(id, http2.ErrCodeCancel))
+	})
+	near, far := socketPair(t)
+	io.WriteString(far, "hello")
+	<-l.openFor(t, near, far).done
+}
+
+// A peer that refuses a stream has done nothing for it, or says so. Bytes of an
+// app are given out once.
+func TestAStreamIsNotOpenedAnewOnceBytesWereSent(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		end  func(p *rawPeer, id uint32)
+		want error
+	}{
+		{"refused", func(p *rawPeer, id uint32) { p.WriteRSTStream(id, http2.ErrCodeRefusedStream) }, ErrLimit},
+		{"GOAWAY below", func(p *rawPeer, id uint32) { p.WriteGoAway(id-1, http2.ErrCodeNo, nil) }, ErrReset},
+		{"lost", func(p *rawPeer, id uint32) { p.conn.NetConn().Close() }, ErrReset},
+		{"denied", func(p *rawPeer, id uint32) { p.writeHeaders(id, true, ":status", "401") }, ErrDenied},
+	} {
+		for text, dials := range map[string]int64{"hello": 1, "": 2} {
+			if text == "" && c.want == ErrDenied {
+				dials = 1
+			}
+			l := provenServer(t, func(p *rawPeer) {
+				id := p.until(is[*http2.MetaHeadersFrame]).Header().StreamID
+				if text != "" {
+					p.until(is[*http2.DataFrame])
+				}
+				c.end(p, id)
+			})
+			near, far := socketPair(t)
+			io.WriteString(far, text)
+			o := l.openFor(t, near, far)
+			if dials == 2 {
+				waitUntil(t, func() bool { return l.dials.Load() == 2 })
+				far.Close()
+				continue
+			}
+			if r := <-o.done; !errors.Is(r.err, c.want) || l.dials.Load() != dials {
+				t.Errorf("%s after %q: %v after %d dials, want %v", c.name, text, r.err, l.dials.Load(), c.want)
+			}
+			if _, err := far.Read(make([]byte, 1)); err == nil || err == io.EOF {
+				t.Errorf("%s after %q: app read %v, want a reset", c.name, text, err)
+			}
+		}
+	}
+}
+
+func TestAnAppThatBreaksOffBeforeTheAnswerEndsItsStream(t *testing.T) {
+	asked := make(chan struct{})
+	l := provenServer(t, func(p *rawPeer) {
+		id := p.until(is[*http2.MetaHeadersFrame]).Header().StreamID
+		close(asked)
+		p.wantReset(id, http2.ErrCodeCancel)
+	})
+	near, far := socketPair(t)
+	o := l.openFor(t, near, far)
+	<-asked
+	reset(far)
+	if r := <-o.done; !errors.Is(r.err, ErrReset) {
+		t.Error(r.err)
+	}
+}
+
+func TestAnAppThatWaitsForItsPeerIsLetGoWhenNobodyWantsTheStreamAnyMore(t *testing.T) {
+	asked := make(chan struct{})
+	l := provenServer(t, func(p *rawPeer) {
+		id := p.until(is[*http2.MetaHeadersFrame]).Header().StreamID
+		close(asked)
+		p.wantReset(id, http2.ErrCodeCancel)
+	})
+	near, _ := socketPair(t)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	go func() {
+		<-asked
+		cancel(ErrDenied)
+	}()
+	var silence *NoAnswerError
+	if _, err := l.pool.OpenFor(ctx, l.key, l.target(l.key), near); !errors.As(err, &silence) || !errors.Is(err, ErrDenied) {
+		t.Error(err)
+	}
+}
