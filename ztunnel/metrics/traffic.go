@@ -87,6 +87,7 @@ type traffic struct {
 	opened, closed, failed *prometheus.CounterVec
 	received, sent         *prometheus.CounterVec
 	sockets                *prometheus.GaugeVec
+	source, destination    sockets
 	plaintext, refused     *prometheus.CounterVec
 
 	mu     sync.Mutex
@@ -94,8 +95,17 @@ type traffic struct {
 	open   map[*Connection]struct{}
 }
 
+// sockets are a reporter's app-facing ones.
+type sockets struct {
+	open   prometheus.Gauge
+	closed func()
+}
+
+func (s *sockets) of(g prometheus.Gauge) { s.open, s.closed = g, g.Dec }
+
 // series are the label children of one Flow, resolved once.
 type series struct {
+	flow                           Flow
 	opened, closed, received, sent prometheus.Counter
 }
 
@@ -118,8 +128,8 @@ func (t *traffic) init(r *prometheus.Registry) {
 		Name: "istio_tcp_sockets_open", Help: "App-facing sockets open now.",
 	}, []string{"reporter"})
 	r.MustRegister(t.sockets)
-	t.sockets.WithLabelValues(Source)
-	t.sockets.WithLabelValues(Destination)
+	t.source.of(t.sockets.WithLabelValues(Source))
+	t.destination.of(t.sockets.WithLabelValues(Destination))
 	t.series = make(map[Flow]*series)
 	t.open = make(map[*Connection]struct{})
 }
@@ -130,6 +140,7 @@ func (t *traffic) children(flow Flow) *series {
 	if !ok {
 		values := flow.labels(noFlags)
 		s = &series{
+			flow:     flow,
 			opened:   t.opened.WithLabelValues(values...),
 			closed:   t.closed.WithLabelValues(values...),
 			received: t.received.WithLabelValues(values...),
@@ -152,7 +163,6 @@ func (t *traffic) settle() {
 // Connection counts one connection from Open to Close.
 type Connection struct {
 	traffic *traffic
-	flow    Flow
 	series  *series
 	totals  func() Bytes
 	counted Bytes // guarded by traffic.mu
@@ -165,7 +175,7 @@ func (m *Metrics) Open(flow Flow, totals func() Bytes) *Connection {
 	t := &m.traffic
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	c := &Connection{traffic: t, flow: flow, series: t.children(flow), totals: totals}
+	c := &Connection{traffic: t, series: t.children(flow), totals: totals}
 	t.open[c] = struct{}{}
 	c.series.opened.Inc()
 	return c
@@ -183,7 +193,7 @@ func (c *Connection) Close(flags string) {
 		c.series.closed.Inc()
 		return
 	}
-	values := c.flow.labels(flags)
+	values := c.series.flow.labels(flags)
 	t.closed.WithLabelValues(values...).Inc()
 	t.failed.WithLabelValues(values...).Inc()
 }
@@ -204,9 +214,12 @@ func (c *Connection) settle() {
 // Socket counts one app-facing socket of reporter as open, until the returned
 // function is called.
 func (m *Metrics) Socket(reporter string) (closed func()) {
-	g := m.traffic.sockets.WithLabelValues(reporter)
-	g.Inc()
-	return g.Dec
+	s := &m.traffic.source
+	if reporter == Destination {
+		s = &m.traffic.destination
+	}
+	s.open.Inc()
+	return s.closed
 }
 
 // Plaintext counts a connection that is carried without mutual TLS.

@@ -34,9 +34,9 @@ func (p *Pod) begin(ctx context.Context, d direction, src netip.AddrPort) *conne
 	c := &connection{pod: p, record: record{direction: d, start: time.Now()}}
 	c.src.addr = src
 	if d == outbound {
-		c.src.workload, _ = p.Self()
+		c.src.workload = p.whoWeAre()
 	} else {
-		c.dst.workload, _ = p.Self()
+		c.dst.workload = p.whoWeAre()
 	}
 	c.ctx, c.cancel = context.WithCancelCause(ctx)
 	return c

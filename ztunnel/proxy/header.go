@@ -3,7 +3,8 @@
 package proxy
 
 import (
-	"fmt"
+	"encoding/binary"
+	"encoding/hex"
 	"math/rand/v2"
 	"net/netip"
 	"strings"
@@ -14,16 +15,25 @@ import (
 
 // header describes the source of a stream to the peer, in the form of Istio's
 // ztunnel. Nothing is decided by it, at either end.
-func header(cluster string, self workload.Workload, client netip.AddrPort, service *workload.Service) hbone.Header {
-	forwarded := `for="` + client.String() + `"`
+func header(baggage string, client netip.AddrPort, service *workload.Service) hbone.Header {
+	forwarded := append(make([]byte, 0, 64), `for="`...)
+	forwarded = append(client.AppendTo(forwarded), '"')
 	if service != nil {
-		forwarded += ";host=" + service.Hostname()
+		forwarded = append(append(forwarded, ";host="...), service.Hostname()...)
 	}
-	return hbone.Header{Baggage: baggage(cluster, self), Forwarded: forwarded, Traceparent: traceparent()}
+	return hbone.Header{Baggage: baggage, Forwarded: string(forwarded), Traceparent: traceparent()}
+}
+
+// baggage is that of self, which whoWeAre returned.
+func (p *Pod) baggage(self *workload.Workload) string {
+	if s := p.known.Load(); s != nil && &s.workload == self {
+		return s.baggage
+	}
+	return baggage(p.cluster(), self) // of a snapshot that was replaced meanwhile
 }
 
 // baggage lists what is known of a workload; keys without a value are left out.
-func baggage(cluster string, w workload.Workload) string {
+func baggage(cluster string, w *workload.Workload) string {
 	kind := "k8s.deployment.name"
 	if w.Owner == w.Name {
 		kind = "k8s.pod.name"
@@ -45,7 +55,13 @@ func baggage(cluster string, w workload.Workload) string {
 
 // traceparent is a new W3C trace context, not sampled.
 func traceparent() string {
-	return fmt.Sprintf("00-%016x%016x-%016x-00", rand.Uint64(), rand.Uint64(), rand.Uint64())
+	var ids [24]byte
+	for i := 0; i < len(ids); i += 8 {
+		binary.NativeEndian.PutUint64(ids[i:], rand.Uint64())
+	}
+	b := hex.AppendEncode(append(make([]byte, 0, 55), "00-"...), ids[:16])
+	b = hex.AppendEncode(append(b, '-'), ids[16:])
+	return string(append(b, "-00"...))
 }
 
 // forwardedHost returns the host of a forwarded header, or "".

@@ -53,23 +53,23 @@ func (i Inbound) carry(ctx context.Context, c *connection, stream *hbone.Stream)
 	if i.isSelf(target) || slices.Contains(i.Ports, stream.LocalAddr().Port()) {
 		return refuse(stream, http.StatusServiceUnavailable, errSelfCall)
 	}
-	self, ok := i.Self()
-	if !ok {
+	self := i.whoWeAre()
+	if self == nil {
 		return refuse(stream, http.StatusServiceUnavailable, errUnknownSelf)
 	}
 	c.dst.workload, c.dst.identity = self, self.ID.String()
 	c.service = i.Peers.service(forwardedHost(stream.Header().Forwarded), target)
 	// The address tells a name only if the certificate agrees.
 	if w, ok := i.Registry.ByAddr(c.src.addr.Addr()); ok && w.ID == peer {
-		c.src.workload = w
+		c.src.workload = &w
 	}
 
 	err := c.admit(func() error {
-		dst, ok := i.Self() // labels may change, and with them what is selected
-		if !ok {
+		dst := i.whoWeAre() // labels may change, and with them what is selected
+		if dst == nil {
 			dst = self
 		}
-		return i.Policy.AllowInbound(policy.Request{Src: c.src.addr.Addr(), Peer: peer, Dst: dst, Port: target.Port()})
+		return i.Policy.AllowInbound(policy.Request{Src: c.src.addr.Addr(), Peer: peer, Dst: *dst, Port: target.Port()})
 	})
 	if err != nil {
 		return refuse(stream, http.StatusUnauthorized, err)

@@ -46,31 +46,31 @@ func (o Outbound) carry(ctx context.Context, c *connection, app *net.TCPConn) er
 	if err != nil {
 		return err // unknown, yet inside the mesh CIDRs: refused, never plaintext
 	}
-	c.service, c.dst.workload = d.Service, d.Peer
+	c.service, c.dst.workload = d.Service, &d.Peer
 	switch {
 	case d.Peer.UID == self.UID && isAt(app, d.Target.Addr()):
-		return o.itself(ctx, c, app, self, d)
+		return o.itself(ctx, c, app, self, &d)
 	case d.Peer.Meshed:
-		return o.tunnel(ctx, c, app, self, d)
+		return o.tunnel(ctx, c, app, self, &d)
 	}
-	return o.plain(ctx, c, app, self, d)
+	return o.plain(ctx, c, app, self, &d)
 }
 
 // isOurs reports whether an app dialled one of ztunnel's listeners in its pod.
-func (o Outbound) isOurs(self workload.Workload, dst netip.AddrPort) bool {
+func (o Outbound) isOurs(self *workload.Workload, dst netip.AddrPort) bool {
 	addr := dst.Addr()
 	return addr.IsLoopback() || addr.IsUnspecified() || slices.Contains(self.Addrs, addr) && o.isSelf(dst)
 }
 
 // tunnel carries app to a workload of the mesh: by HBONE, or not at all.
-func (o Outbound) tunnel(ctx context.Context, c *connection, app *net.TCPConn, self workload.Workload, d workload.Destination) error {
+func (o Outbound) tunnel(ctx context.Context, c *connection, app *net.TCPConn, self *workload.Workload, d *workload.Destination) error {
 	key := hbone.Key{Dst: d.Peer.ID, Addr: d.Peer.HBONE(d.Target.Addr())}
 	c.path, c.src.identity, c.dst.addr, c.hbone = pathTunnel, self.ID.String(), key.Addr, d.Target
-	if err := c.admit(func() error { return o.Policy.AllowOutbound(self, d) }); err != nil {
+	if err := c.admit(func() error { return o.Policy.AllowOutbound(*self, *d) }); err != nil {
 		return err
 	}
-	target := hbone.Target{Authority: d.Target, Header: header(o.cluster(), self, c.src.addr, d.Service)}
-	stream, err := o.openStream(ctx, key, target, d.Peer, app)
+	target := hbone.Target{Authority: d.Target, Header: header(o.baggage(self), c.src.addr, d.Service)}
+	stream, err := o.openStream(ctx, key, target, &d.Peer, app)
 	if err != nil {
 		return fmt.Errorf("tunnel to %v at %v: %w", key.Dst, key.Addr, explained(err))
 	}
@@ -85,7 +85,7 @@ func (o Outbound) tunnel(ctx context.Context, c *connection, app *net.TCPConn, s
 // openStream opens a stream, and while the peer has only just joined the mesh
 // dials again where nobody answers: its own node may not know yet. A peer that
 // answers and cannot prove its identity is not asked twice.
-func (o Outbound) openStream(ctx context.Context, key hbone.Key, target hbone.Target, peer workload.Workload, app *net.TCPConn) (*hbone.Stream, error) {
+func (o Outbound) openStream(ctx context.Context, key hbone.Key, target hbone.Target, peer *workload.Workload, app *net.TCPConn) (*hbone.Stream, error) {
 	start, pause := time.Now(), 50*time.Millisecond
 	deadline := start.Add(o.Peers.patience(peer, start))
 	for {
@@ -119,7 +119,7 @@ func isAt(app *net.TCPConn, addr netip.Addr) bool {
 // itself carries app to its own pod, of which a Service made it an endpoint. It
 // stays inside, as if the app had dialled the pod's address: what a pod sends
 // to itself is not steered, so that no tunnel could arrive.
-func (o Outbound) itself(ctx context.Context, c *connection, app *net.TCPConn, self workload.Workload, d workload.Destination) error {
+func (o Outbound) itself(ctx context.Context, c *connection, app *net.TCPConn, self *workload.Workload, d *workload.Destination) error {
 	c.path, c.dst.addr = pathLocal, d.Target
 	c.src.identity, c.dst.identity = self.ID.String(), self.ID.String()
 	if o.isSelf(d.Target) {
@@ -133,7 +133,7 @@ func (o Outbound) itself(ctx context.Context, c *connection, app *net.TCPConn, s
 }
 
 // plain carries app to a destination outside the mesh.
-func (o Outbound) plain(ctx context.Context, c *connection, app *net.TCPConn, self workload.Workload, d workload.Destination) error {
+func (o Outbound) plain(ctx context.Context, c *connection, app *net.TCPConn, self *workload.Workload, d *workload.Destination) error {
 	c.path, c.dst.addr = pathPassthrough, d.Target
 	far, err := o.direct(ctx, c, self, d)
 	if err != nil {
@@ -144,8 +144,8 @@ func (o Outbound) plain(ctx context.Context, c *connection, app *net.TCPConn, se
 }
 
 // direct connects without a tunnel, from the address that the app has.
-func (o Outbound) direct(ctx context.Context, c *connection, self workload.Workload, d workload.Destination) (*net.TCPConn, error) {
-	if err := c.admit(func() error { return o.Policy.AllowOutbound(self, d) }); err != nil {
+func (o Outbound) direct(ctx context.Context, c *connection, self *workload.Workload, d *workload.Destination) (*net.TCPConn, error) {
+	if err := c.admit(func() error { return o.Policy.AllowOutbound(*self, *d) }); err != nil {
 		return nil, err
 	}
 	return dial(ctx, d.Target, func(ctx context.Context) (*net.TCPConn, error) {
@@ -154,7 +154,7 @@ func (o Outbound) direct(ctx context.Context, c *connection, self workload.Workl
 }
 
 // whyPlain is the reason under which plaintext out of the pod is counted.
-func whyPlain(d workload.Destination) string {
+func whyPlain(d *workload.Destination) string {
 	if d.Peer.UID != "" {
 		return "not_meshed" // a pod without the label
 	}

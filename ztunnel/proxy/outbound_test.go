@@ -179,22 +179,22 @@ func TestANewcomerIsGivenTime(t *testing.T) {
 	p := NewPeers(registry)
 	start := time.Unix(1000, 0)
 	db := pod("db", dbAddr, true)
-	if got := p.patience(db, start); got != patientFor {
+	if got := p.patience(&db, start); got != patientFor {
 		t.Errorf("not observed yet: %v", got)
 	}
 	p.observe(registry.All(), start)
 	p.observe(registry.All(), start.Add(4*time.Second)) // another snapshot, the same pod
-	if got := p.patience(db, start.Add(4*time.Second)); got != 6*time.Second {
+	if got := p.patience(&db, start.Add(4*time.Second)); got != 6*time.Second {
 		t.Errorf("after 4 s: %v", got)
 	}
-	if got := p.patience(db, start.Add(time.Minute)); got != 0 {
+	if got := p.patience(&db, start.Add(time.Minute)); got != 0 {
 		t.Errorf("after a minute: %v", got)
 	}
 	out := meshOf(1, 1)
 	out.Workloads[1].Meshed = false
 	p.observe(out, start.Add(time.Minute))
 	p.observe(registry.All(), start.Add(2*time.Minute)) // labelled again
-	if got := p.patience(db, start.Add(2*time.Minute)); got != patientFor {
+	if got := p.patience(&db, start.Add(2*time.Minute)); got != patientFor {
 		t.Errorf("labelled again: %v", got)
 	}
 }
@@ -215,7 +215,7 @@ func TestAServiceNameOfAPeerIsBelievedOnlyIfTheTargetIsBehindIt(t *testing.T) {
 func TestTheHeaderDescribesTheSourceAsIstioDoes(t *testing.T) {
 	web := pod("web", webAddr, true)
 	db := service("db", dbVIP)
-	h := header("Kubernetes", web, netip.MustParseAddrPort("10.0.0.1:4711"), &db)
+	h := header(baggage("Kubernetes", &web), netip.MustParseAddrPort("10.0.0.1:4711"), &db)
 	if want := "k8s.cluster.name=Kubernetes,k8s.namespace.name=shop,k8s.deployment.name=web,service.name=web,service.version=v1"; h.Baggage != want {
 		t.Errorf("baggage %s\nwant    %s", h.Baggage, want)
 	}
@@ -229,7 +229,7 @@ func TestTheHeaderDescribesTheSourceAsIstioDoes(t *testing.T) {
 		t.Errorf("host read back: %q", got)
 	}
 	alone := workload.Workload{Namespace: "shop", Name: "web-0", Owner: "web-0"}
-	if got, want := header("", alone, netip.MustParseAddrPort("[2001:db8::1]:4711"), nil), "k8s.namespace.name=shop,k8s.pod.name=web-0"; got.Baggage != want || got.Forwarded != `for="[2001:db8::1]:4711"` {
+	if got, want := header(baggage("", &alone), netip.MustParseAddrPort("[2001:db8::1]:4711"), nil), "k8s.namespace.name=shop,k8s.pod.name=web-0"; got.Baggage != want || got.Forwarded != `for="[2001:db8::1]:4711"` {
 		t.Errorf("got %+v, want baggage %s", got, want)
 	}
 }

@@ -35,15 +35,17 @@ func (p Passthrough) carry(ctx context.Context, c *connection, client *net.TCPCo
 		return err
 	}
 	c.dst.workload = self
-	c.src.workload, _ = p.Registry.ByAddr(c.src.addr.Addr())
+	if w, ok := p.Registry.ByAddr(c.src.addr.Addr()); ok {
+		c.src.workload = &w
+	}
 
 	err = c.admit(func() error {
-		dst, ok := p.Self() // labels may change, and with them what is selected
-		if !ok {
+		dst := p.whoWeAre() // labels may change, and with them what is selected
+		if dst == nil {
 			dst = self
 		}
 		return p.Policy.AllowInbound(policy.Request{
-			Src: c.src.addr.Addr(), Peer: spiffeid.ID{}, Dst: dst, Port: c.dst.addr.Port(),
+			Src: c.src.addr.Addr(), Peer: spiffeid.ID{}, Dst: *dst, Port: c.dst.addr.Port(),
 		})
 	})
 	if err != nil {

@@ -68,7 +68,7 @@ func (p *Peers) observe(mesh workload.Mesh, now time.Time) {
 
 // patience is how much longer a refused tunnel to w is dialled again. A
 // workload that was not observed yet joined just now.
-func (p *Peers) patience(w workload.Workload, now time.Time) time.Duration {
+func (p *Peers) patience(w *workload.Workload, now time.Time) time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	since, ok := p.joined[w.UID]

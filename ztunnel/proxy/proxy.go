@@ -20,6 +20,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/culvert-mesh/culvert/ztunnel/hbone"
@@ -54,7 +55,8 @@ type Pod struct {
 	Log     *slog.Logger     // gets the access records; required
 	Metrics *metrics.Metrics // required
 
-	open open
+	open  open
+	known atomic.Pointer[sandbox]
 }
 
 const (
@@ -62,22 +64,48 @@ const (
 	selfTimeout = 5 * time.Second  // for the registry to learn of the pod
 )
 
+// whoWeAre is the workload of the sandbox, or nil while the registry does not
+// know it. It is asked once per snapshot.
+func (p *Pod) whoWeAre() *workload.Workload {
+	changed := p.Registry.Changed()
+	if s := p.known.Load(); s != nil && s.changed == changed {
+		return &s.workload
+	}
+	w, ok := p.Self()
+	if !ok {
+		return nil
+	}
+	s := &sandbox{changed: changed, workload: w, baggage: baggage(p.cluster(), &w)}
+	p.known.Store(s)
+	return &s.workload
+}
+
+// sandbox is what we are in one snapshot.
+type sandbox struct {
+	changed  <-chan struct{} // by the next one
+	workload workload.Workload
+	baggage  string
+}
+
 // self waits a while for the workload of the sandbox: the first connection of
 // a pod may be faster than the registry.
-func (p *Pod) self(ctx context.Context) (workload.Workload, error) {
+func (p *Pod) self(ctx context.Context) (*workload.Workload, error) {
+	if w := p.whoWeAre(); w != nil {
+		return w, nil
+	}
 	deadline := time.NewTimer(selfTimeout)
 	defer deadline.Stop()
 	for {
 		changed := p.Registry.Changed()
-		if w, ok := p.Self(); ok {
+		if w := p.whoWeAre(); w != nil {
 			return w, nil
 		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return workload.Workload{}, context.Cause(ctx)
+			return nil, context.Cause(ctx)
 		case <-deadline.C:
-			return workload.Workload{}, errUnknownSelf
+			return nil, errUnknownSelf
 		}
 	}
 }
@@ -99,14 +127,22 @@ func (p *Pod) cluster() string {
 
 // dial bounds the time of a connect and names what was dialled.
 func dial(ctx context.Context, to netip.AddrPort, connect func(context.Context) (*net.TCPConn, error)) (*net.TCPConn, error) {
-	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
-	defer cancel()
-	conn, err := connect(ctx)
+	conn, err := connect(until{ctx, time.Now().Add(dialTimeout)})
 	if err != nil {
 		return nil, fail(Dial, fmt.Errorf("dial %v: %w", to, err))
 	}
 	return conn, nil
 }
+
+// until is a context with a deadline for who asks for it, which package net
+// does: its poller needs no timer to end with it.
+type until struct {
+	context.Context
+	deadline time.Time
+}
+
+// Deadline is the one.
+func (u until) Deadline() (time.Time, bool) { return u.deadline, true }
 
 // inner connects to the pod's app, as if from client. The port is left to the
 // kernel: client's own would give the app's socket the very addresses of the

@@ -6,6 +6,7 @@ import (
 	"context"
 	"log/slog"
 	"net/netip"
+	"sync"
 	"time"
 
 	"github.com/culvert-mesh/culvert/ztunnel/metrics"
@@ -63,11 +64,21 @@ const (
 type end struct {
 	addr netip.AddrPort
 	// workload gives names, for people. It is what the registry has at an
-	// address, and right only as far as that.
-	workload workload.Workload
+	// address, and right only as far as that. Nil: nothing.
+	workload *workload.Workload
 	// identity is proven: by the certificate that was verified, or by the
 	// netns that the connection came from or goes to.
 	identity string
+}
+
+var nobody workload.Workload
+
+// known is the workload, or one without any names.
+func (e *end) known() *workload.Workload {
+	if e.workload == nil {
+		return &nobody
+	}
+	return e.workload
 }
 
 // record is what one access line says.
@@ -95,7 +106,7 @@ func (r *record) target() netip.AddrPort {
 // opened logs the beginning of a connection, for who debugs.
 func (r *record) opened(log *slog.Logger) {
 	if log.Enabled(context.Background(), slog.LevelDebug) {
-		log.LogAttrs(context.Background(), slog.LevelDebug, "connection opened", r.names()...)
+		log.LogAttrs(context.Background(), slog.LevelDebug, "connection opened", r.names(nil)...)
 	}
 }
 
@@ -112,12 +123,21 @@ func (r *record) write(log *slog.Logger, word Word, err error) {
 	if !log.Enabled(context.Background(), level) {
 		return
 	}
-	log.LogAttrs(context.Background(), level, message, append(r.names(), r.end(word, err)...)...)
+	l := sheets.Get().(*line)
+	l.attrs = r.end(r.names(l.attrs[:0]), word, err)
+	log.LogAttrs(context.Background(), level, message, slog.Attr{Value: slog.GroupValue(l.attrs...)})
+	clear(l.attrs)
+	sheets.Put(l)
 }
 
-// end is what is known when the connection has ended.
-func (r *record) end(word Word, err error) []slog.Attr {
-	attrs := make([]slog.Attr, 0, 7)
+// line is the fields of a record while it is written: a group without a name,
+// so that they are not copied.
+type line struct{ attrs []slog.Attr }
+
+var sheets = sync.Pool{New: func() any { return new(line) }}
+
+// end appends what is known when the connection has ended.
+func (r *record) end(attrs []slog.Attr, word Word, err error) []slog.Attr {
 	if r.named {
 		attrs = append(attrs,
 			slog.Uint64(fieldBytesSent, r.sent),
@@ -134,9 +154,9 @@ func (r *record) end(word Word, err error) []slog.Attr {
 	return attrs
 }
 
-// names is what is known of the two ends.
-func (r *record) names() []slog.Attr {
-	attrs := make([]slog.Attr, 0, 20)
+// names appends what is known of the two ends.
+func (r *record) names(attrs []slog.Attr) []slog.Attr {
+	src, dst := r.src.known(), r.dst.known()
 	text := func(key, value string) {
 		if value != "" {
 			attrs = append(attrs, slog.String(key, value))
@@ -148,16 +168,16 @@ func (r *record) names() []slog.Attr {
 		}
 	}
 	addr(fieldSrcAddr, r.src.addr)
-	text(fieldSrcWorkload, r.src.workload.Name)
-	text(fieldSrcNamespace, r.src.workload.Namespace)
+	text(fieldSrcWorkload, src.Name)
+	text(fieldSrcNamespace, src.Namespace)
 	text(fieldSrcIdentity, r.src.identity)
 	addr(fieldDstAddr, r.dst.addr)
 	addr(fieldDstHBONEAddr, r.hbone)
 	if r.service != nil {
 		text(fieldDstService, r.service.Hostname())
 	}
-	text(fieldDstWorkload, r.dst.workload.Name)
-	text(fieldDstNamespace, r.dst.workload.Namespace)
+	text(fieldDstWorkload, dst.Name)
+	text(fieldDstNamespace, dst.Namespace)
 	text(fieldDstIdentity, r.dst.identity)
 	text(fieldDirection, string(r.direction))
 	text(fieldPath, r.path)
@@ -178,8 +198,8 @@ func (r *record) flow(cluster string) metrics.Flow {
 	return f
 }
 
-func (e end) labels(cluster string) metrics.Peer {
-	w := e.workload
+func (e *end) labels(cluster string) metrics.Peer {
+	w := e.known()
 	peer := metrics.Peer{
 		Workload: w.Owner, Canonical: w.CanonicalName, Revision: w.CanonicalRevision, Namespace: w.Namespace,
 		Principal: e.identity, App: w.App, Version: w.Version,
