@@ -35,6 +35,7 @@ type conn struct {
 	live     int           // streams that a Listener's user has not let go
 	nextID   uint32        // client: of the next stream
 	lastPeer uint32        // server: highest id that the peer opened
+	request  []byte        // client: the last header block, whose memory is the next one's
 	retired  bool          // takes no new streams
 	stale    bool          // server: made with credentials that were replaced meanwhile
 	settled  bool          // the peer's first SETTINGS came
@@ -152,7 +153,8 @@ func (c *conn) reserve(t Target) *Stream {
 	}
 	s := newStream(c, c.nextID, t.Authority)
 	c.nextID += 2
-	c.control = appendBlock(c.control, s.id, 0, appendConnect(nil, t), c.peerFrame)
+	c.request = appendConnect(c.request[:0], t)
+	c.control = appendBlock(c.control, s.id, 0, c.request, c.peerFrame)
 	return s
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -38,7 +39,8 @@ const (
 // dynamic table, so that the bytes do not depend on what went before.
 func appendConnect(b []byte, t Target) []byte {
 	b = appendField(b, indexMethod, "", "CONNECT")
-	b = appendField(b, indexAuthority, "", t.Authority.String())
+	var authority [64]byte
+	b = appendField(b, indexAuthority, "", t.Authority.AppendTo(authority[:0]))
 	for _, f := range [...]struct{ name, value string }{
 		{"baggage", t.Header.Baggage}, {"forwarded", t.Header.Forwarded}, {"traceparent", t.Header.Traceparent},
 	} {
@@ -57,7 +59,7 @@ func appendStatus(b []byte, code int) []byte {
 }
 
 // appendField is a literal without indexing, RFC 7541 §6.2.2.
-func appendField(b []byte, index byte, name, value string) []byte {
+func appendField[T string | []byte](b []byte, index byte, name string, value T) []byte {
 	b = append(b, index) // all of our indices fit the four bits
 	if index == 0 {
 		b = appendString(b, name)
@@ -65,7 +67,7 @@ func appendField(b []byte, index byte, name, value string) []byte {
 	return appendString(b, value)
 }
 
-func appendString(b []byte, s string) []byte {
+func appendString[T string | []byte](b []byte, s T) []byte {
 	n := len(s)
 	if n < 127 {
 		b = append(b, byte(n))
@@ -86,6 +88,8 @@ type fields struct {
 	problem                   string // of the list; "" if it is well-formed
 }
 
+var pseudoNames = [...]string{":method", ":authority", ":status", ":scheme", ":path", ":protocol"}
+
 // decoder turns header blocks into fields. One block uses the state that the
 // blocks before it left, so each must be decoded, whatever becomes of its stream.
 type decoder struct {
@@ -94,14 +98,15 @@ type decoder struct {
 
 	out        fields
 	size, n    int
-	seen       map[string]bool // pseudo-header fields
+	seen       [len(pseudoNames)]bool
 	anyRegular bool
+	kept       [len(keptNames)]string // the last value of each
 }
 
 var errHeaderBomb = errors.New("header list over the limit")
 
 func newDecoder(limit int) *decoder {
-	d := &decoder{limit: limit, seen: make(map[string]bool)}
+	d := &decoder{limit: limit}
 	d.hpack = hpack.NewDecoder(headerTableSize, d.field)
 	d.hpack.SetMaxStringLength(headerStringLimit)
 	return d
@@ -109,8 +114,15 @@ func newDecoder(limit int) *decoder {
 
 // decode decodes one block. An error leaves the state useless: the tunnel must end.
 func (d *decoder) decode(block []byte) (fields, error) {
-	d.out, d.size, d.n, d.anyRegular = fields{}, 0, 0, false
-	clear(d.seen)
+	if d.begin(); d.plain(block) {
+		return d.out, nil
+	}
+	return d.unfold(block)
+}
+
+// unfold is decode for all that HPACK can do.
+func (d *decoder) unfold(block []byte) (fields, error) {
+	d.begin()
 	// A block is decoded field by field so that a small one that unfolds
 	// into a large list is stopped on the way.
 	d.hpack.SetEmitEnabled(true)
@@ -131,6 +143,11 @@ func (d *decoder) decode(block []byte) (fields, error) {
 		return fields{}, violation(codeCompression, "%v", err)
 	}
 	return d.out, nil
+}
+
+func (d *decoder) begin() {
+	d.out, d.size, d.n, d.anyRegular = fields{}, 0, 0, false
+	clear(d.seen[:])
 }
 
 func (d *decoder) field(f hpack.HeaderField) {
@@ -163,10 +180,12 @@ func (d *decoder) pseudo(f hpack.HeaderField) {
 	if d.anyRegular {
 		d.out.problem = "pseudo-header field after a regular one"
 	}
-	if d.seen[f.Name] {
-		d.out.problem = "pseudo-header field twice"
+	if i := slices.Index(pseudoNames[:], f.Name); i >= 0 {
+		if d.seen[i] {
+			d.out.problem = "pseudo-header field twice"
+		}
+		d.seen[i] = true
 	}
-	d.seen[f.Name] = true
 	switch f.Name {
 	case ":method":
 		d.out.method = f.Value

@@ -242,6 +242,24 @@ func FuzzConnectHeaders(f *testing.F) {
 	})
 }
 
+// A block that plain decodes says the same to package hpack, whatever state that is in.
+func FuzzPlainBlocks(f *testing.F) {
+	f.Add(appendConnect(nil, Target{Authority: netip.MustParseAddrPort("10.0.0.1:80"), Header: Header{Baggage: strings.Repeat("b", 300), Forwarded: "f"}}))
+	f.Add(appendStatus(nil, 200))
+	f.Add(appendStatus(nil, 503))
+	f.Add([]byte{0x10, 1, 'X', 1, 'y', 0x88, 0x11, 3, 'a', ':', '1'})
+	d := newDecoder(serverHeaderLimit)
+	f.Fuzz(func(t *testing.T, block []byte) {
+		if d.begin(); !d.plain(block) {
+			return
+		}
+		got := d.out
+		if want, err := newDecoder(serverHeaderLimit).unfold(block); err != nil || got != want {
+			t.Errorf("%x: %+v, want %+v, %v", block, got, want, err)
+		}
+	})
+}
+
 func FuzzAuthority(f *testing.F) {
 	for _, s := range []string{"10.0.0.1:80", "[fd00::1]:80", "[::ffff:10.0.0.1]:80", "[fe80::1%eth0]:80", "10.0.0.1", "host:80", "10.0.0.1:0", "10.0.0.1:65536", ":80", ""} {
 		f.Add(s)
