@@ -77,14 +77,21 @@ func (c *connection) relay(ctx context.Context, app, far *net.TCPConn) error {
 }
 
 // carryStream lets the tunnel's engine carry app until both directions have
-// ended. The engine owns app and closes it. The end of ctx resets both ends.
-func (c *connection) carryStream(ctx context.Context, stream *hbone.Stream, app *net.TCPConn) error {
+// ended. The engine owns app and closes it. The end of c.ctx resets both ends.
+func (c *connection) carryStream(stream *hbone.Stream, app *net.TCPConn) error {
 	c.count()
-	stop := context.AfterFunc(ctx, func() { stream.Close(context.Cause(ctx)) })
-	defer stop()
 	c.stream.Store(stream)
+	c.cutIfOver() // that may have been before there was a stream
 	_, err := stream.Carry(app)
 	return err
+}
+
+// cutIfOver ends the stream of a connection whose context has ended. Whoever
+// ends contexts calls it, which costs less than to have each stream wait for that.
+func (c *connection) cutIfOver() {
+	if s := c.stream.Load(); s != nil && c.ctx.Err() != nil {
+		s.Close(context.Cause(c.ctx))
+	}
 }
 
 // carried is what went through so far.
@@ -167,6 +174,7 @@ func (p *Pod) Recheck() {
 	for c, allowed := range p.open.all() {
 		if err := allowed(); err != nil {
 			c.cancel(fail(PolicyChanged, fmt.Errorf("connection closed due to policy change: %w", err)))
+			c.cutIfOver()
 		}
 	}
 }

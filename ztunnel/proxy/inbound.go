@@ -84,7 +84,7 @@ func (i Inbound) carry(ctx context.Context, c *connection, stream *hbone.Stream)
 		reset(app)
 		return explained(err)
 	}
-	return explained(c.carryStream(ctx, stream, app))
+	return explained(c.carryStream(stream, app))
 }
 
 // refuse answers with a status, and returns why.

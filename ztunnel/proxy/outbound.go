@@ -76,7 +76,7 @@ func (o Outbound) tunnel(ctx context.Context, c *connection, app *net.TCPConn, s
 	}
 	// From here on the peer's certificate was verified to be this identity's.
 	c.proven(stream.Peer().String())
-	if err := c.carryStream(ctx, stream, app); err != nil {
+	if err := c.carryStream(stream, app); err != nil {
 		return fmt.Errorf("stream to %v at %v: %w", key.Dst, key.Addr, explained(err))
 	}
 	return nil

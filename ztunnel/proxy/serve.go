@@ -53,6 +53,9 @@ func (p *Pod) serve(ctx context.Context, next func() (carry func(context.Context
 	case <-ended:
 	case <-drain.C:
 		force(errDrained)
+		for c := range p.open.all() {
+			c.cutIfOver()
+		}
 		<-ended
 	}
 	return broken
