@@ -65,9 +65,9 @@ var shopFlow = Flow{
 
 func TestTrafficHasTheNamesAndLabelsOfIstio(t *testing.T) {
 	m := New(Config{Version: "v1"})
-	ok := m.Open(shopFlow, func() Bytes { return Bytes{Received: 5, Sent: 7} })
+	ok := m.Open(&shopFlow, func() Bytes { return Bytes{Received: 5, Sent: 7} })
 	ok.Close("-")
-	bad := m.Open(shopFlow, func() Bytes { return Bytes{} })
+	bad := m.Open(&shopFlow, func() Bytes { return Bytes{} })
 	bad.Close("DENY")
 	m.Socket(Destination)
 	m.Plaintext("inbound", "permissive")
@@ -111,7 +111,7 @@ func TestByteCountersMoveWhileAConnectionIsOpen(t *testing.T) {
 	m := New(Config{})
 	var mu sync.Mutex
 	var now Bytes
-	c := m.Open(shopFlow, func() Bytes { mu.Lock(); defer mu.Unlock(); return now })
+	c := m.Open(&shopFlow, func() Bytes { mu.Lock(); defer mu.Unlock(); return now })
 	add := func(received, sent uint64) { mu.Lock(); defer mu.Unlock(); now.Received += received; now.Sent += sent }
 	expect := func(received, sent string) {
 		t.Helper()
@@ -133,7 +133,7 @@ func TestByteCountersMoveWhileAConnectionIsOpen(t *testing.T) {
 
 func TestAFailedConnectionCountsAsFailedAndClosed(t *testing.T) {
 	m := New(Config{})
-	m.Open(shopFlow, func() Bytes { return Bytes{} }).Close("TLS_FAILURE")
+	m.Open(&shopFlow, func() Bytes { return Bytes{} }).Close("TLS_FAILURE")
 	for name, want := range map[string]string{
 		`istio_tcp_connections_opened_total`: "1",
 		`istio_tcp_connections_failed_total`: "1",
@@ -149,8 +149,8 @@ func TestAFailedConnectionCountsAsFailedAndClosed(t *testing.T) {
 
 func TestConnectionsOfOneFlowShareOneSeries(t *testing.T) {
 	m := New(Config{})
-	a := m.Open(shopFlow, func() Bytes { return Bytes{Sent: 1} })
-	b := m.Open(shopFlow, func() Bytes { return Bytes{Sent: 2} })
+	a := m.Open(&shopFlow, func() Bytes { return Bytes{Sent: 1} })
+	b := m.Open(&shopFlow, func() Bytes { return Bytes{Sent: 2} })
 	if a.series != b.series {
 		t.Error("two connections of one flow resolved their label children twice")
 	}
@@ -170,7 +170,7 @@ func TestScrapesMayOverlapWithTraffic(t *testing.T) {
 	for range 4 {
 		wg.Go(func() {
 			for range 50 {
-				m.Open(shopFlow, func() Bytes { return Bytes{Sent: 1} }).Close("-")
+				m.Open(&shopFlow, func() Bytes { return Bytes{Sent: 1} }).Close("-")
 			}
 		})
 		wg.Go(func() {
@@ -246,6 +246,6 @@ func BenchmarkOpenClose(b *testing.B) {
 	totals := func() Bytes { return Bytes{} }
 	b.ReportAllocs()
 	for b.Loop() {
-		m.Open(shopFlow, totals).Close("-")
+		m.Open(&shopFlow, totals).Close("-")
 	}
 }

@@ -57,7 +57,7 @@ type Flow struct {
 }
 
 // labels are the values of trafficLabels.
-func (f Flow) labels(flags string) []string {
+func (f *Flow) labels(flags string) []string {
 	policy := ""
 	if f.MutualTLS {
 		policy = "mutual_tls"
@@ -135,18 +135,18 @@ func (t *traffic) init(r *prometheus.Registry) {
 }
 
 // children returns the counters of flow. t.mu is held.
-func (t *traffic) children(flow Flow) *series {
-	s, ok := t.series[flow]
+func (t *traffic) children(flow *Flow) *series {
+	s, ok := t.series[*flow]
 	if !ok {
 		values := flow.labels(noFlags)
 		s = &series{
-			flow:     flow,
+			flow:     *flow,
 			opened:   t.opened.WithLabelValues(values...),
 			closed:   t.closed.WithLabelValues(values...),
 			received: t.received.WithLabelValues(values...),
 			sent:     t.sent.WithLabelValues(values...),
 		}
-		t.series[flow] = s
+		t.series[*flow] = s
 	}
 	return s
 }
@@ -171,7 +171,7 @@ type Connection struct {
 // Open counts a connection of flow as opened. totals tells its bytes so far,
 // never fewer than before; it is called at scrapes, with a lock held, until
 // Close returns.
-func (m *Metrics) Open(flow Flow, totals func() Bytes) *Connection {
+func (m *Metrics) Open(flow *Flow, totals func() Bytes) *Connection {
 	t := &m.traffic
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -65,7 +65,9 @@ func (c *connection) proven(identity string) {
 // it, which is when it begins to carry or when it has failed.
 func (c *connection) count() {
 	if c.named && c.counted == nil {
-		c.counted = c.pod.Metrics.Open(c.flow(c.pod.cluster()), c.metricBytes)
+		var flow metrics.Flow
+		c.describe(&flow, c.pod.cluster())
+		c.counted = c.pod.Metrics.Open(&flow, c.metricBytes)
 		c.opened(c.pod.Log)
 	}
 }
@@ -76,14 +78,15 @@ func (c *connection) relay(ctx context.Context, app, far *net.TCPConn) error {
 	return fail(Reset, relay(ctx, app, far, &c.bytes))
 }
 
-// carryStream lets the tunnel's engine carry app until both directions have
-// ended. The engine owns app and closes it. The end of c.ctx resets both ends.
-func (c *connection) carryStream(stream *hbone.Stream, app *net.TCPConn) error {
+// carryStream lets the tunnel's engine carry app by c.stream until both
+// directions have ended. The engine owns app and closes it. The end of c.ctx
+// resets both ends. Its callers are few and their frames small: here idle
+// connections wait.
+func (c *connection) carryStream(app *net.TCPConn) error {
 	c.count()
-	c.stream.Store(stream)
 	c.cutIfOver() // that may have been before there was a stream
-	_, err := stream.Carry(app)
-	return err
+	_, err := c.stream.Load().Carry(app)
+	return explained(err)
 }
 
 // cutIfOver ends the stream of a connection whose context has ended. Whoever

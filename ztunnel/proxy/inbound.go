@@ -4,6 +4,7 @@ package proxy
 
 import (
 	"context"
+	"net"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -30,7 +31,11 @@ func (i Inbound) Serve(ctx context.Context, ln *hbone.Listener) error {
 		return func(ctx context.Context) {
 			c := i.begin(ctx, inbound, stream.RemoteAddr())
 			defer i.Metrics.Socket(inbound.reporter())()
-			c.finish(i.carry(c.ctx, c, stream))
+			app, err := i.carry(c.ctx, c, stream)
+			if err == nil {
+				err = c.carryStream(app)
+			}
+			c.finish(err)
 		}, nil
 	})
 }
@@ -43,19 +48,19 @@ func (i Inbound) Refused(src netip.AddrPort, err error) {
 	c.finish(explained(err))
 }
 
-// carry serves one stream and reports why it ended. The status codes are what
-// Istio's ztunnel answers.
-func (i Inbound) carry(ctx context.Context, c *connection, stream *hbone.Stream) error {
+// carry brings one stream to its app, or reports why not. The status codes are
+// what Istio's ztunnel answers.
+func (i Inbound) carry(ctx context.Context, c *connection, stream *hbone.Stream) (*net.TCPConn, error) {
 	target, peer := stream.Target(), stream.Peer()
 	c.path, c.src.identity, c.dst.addr, c.hbone = pathTunnel, peer.String(), stream.LocalAddr(), target
 	// A tunnel to another port than 15008 was not steered here: somebody in
 	// the pod dialled our listener.
 	if i.isSelf(target) || slices.Contains(i.Ports, stream.LocalAddr().Port()) {
-		return refuse(stream, http.StatusServiceUnavailable, errSelfCall)
+		return nil, refuse(stream, http.StatusServiceUnavailable, errSelfCall)
 	}
 	self := i.whoWeAre()
 	if self == nil {
-		return refuse(stream, http.StatusServiceUnavailable, errUnknownSelf)
+		return nil, refuse(stream, http.StatusServiceUnavailable, errUnknownSelf)
 	}
 	c.dst.workload, c.dst.identity = self, self.ID.String()
 	c.service = i.Peers.service(forwardedHost(stream.Header().Forwarded), target)
@@ -72,19 +77,20 @@ func (i Inbound) carry(ctx context.Context, c *connection, stream *hbone.Stream)
 		return i.Policy.AllowInbound(policy.Request{Src: c.src.addr.Addr(), Peer: peer, Dst: *dst, Port: target.Port()})
 	})
 	if err != nil {
-		return refuse(stream, http.StatusUnauthorized, err)
+		return nil, refuse(stream, http.StatusUnauthorized, err)
 	}
 	// The source that the app sees is the tunnel's TCP peer, never a header.
 	app, err := i.inner(ctx, c.src.addr, target)
 	if err != nil {
-		return refuse(stream, http.StatusServiceUnavailable, err)
+		return nil, refuse(stream, http.StatusServiceUnavailable, err)
 	}
 	if err := stream.Accept(); err != nil {
 		stream.Reset()
 		reset(app)
-		return explained(err)
+		return nil, explained(err)
 	}
-	return explained(c.carryStream(stream, app))
+	c.stream.Store(stream)
+	return app, nil
 }
 
 // refuse answers with a status, and returns why.

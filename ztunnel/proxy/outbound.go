@@ -26,8 +26,9 @@ func (o Outbound) Serve(ctx context.Context, ln *net.TCPListener) error {
 	return o.serveTCP(ctx, ln, outbound, o.carry)
 }
 
-// carry serves one accepted connection and reports why it ended. Whatever it
-// returns an error for, serveTCP resets towards the app.
+// carry brings one accepted connection to where it goes, and reports why it
+// ended, or why it gets nowhere. Whatever it returns an error for, serveTCP
+// resets towards the app; a stream that it opened, serveTCP carries.
 func (o Outbound) carry(ctx context.Context, c *connection, app *net.TCPConn) error {
 	dst, err := o.OriginalDst(app)
 	if err != nil {
@@ -42,18 +43,27 @@ func (o Outbound) carry(ctx context.Context, c *connection, app *net.TCPConn) er
 	if o.isOurs(self, dst) {
 		return errSelfCall
 	}
-	d, err := o.Registry.Resolve(dst)
+	d, err := o.resolve(dst)
 	if err != nil {
 		return err // unknown, yet inside the mesh CIDRs: refused, never plaintext
 	}
 	c.service, c.dst.workload = d.Service, &d.Peer
 	switch {
 	case d.Peer.UID == self.UID && isAt(app, d.Target.Addr()):
-		return o.itself(ctx, c, app, self, &d)
+		return o.itself(ctx, c, app, self, d)
 	case d.Peer.Meshed:
-		return o.tunnel(ctx, c, app, self, &d)
+		return o.tunnel(ctx, c, app, self, d)
 	}
-	return o.plain(ctx, c, app, self, &d)
+	return o.plain(ctx, c, app, self, d)
+}
+
+// resolve has a Destination, which is large, on the heap: stacks that hold
+// copies grow, and thousands of them wait for their apps.
+//
+//go:noinline
+func (o Outbound) resolve(dst netip.AddrPort) (*workload.Destination, error) {
+	d, err := o.Registry.Resolve(dst)
+	return &d, err
 }
 
 // isOurs reports whether an app dialled one of ztunnel's listeners in its pod.
@@ -62,7 +72,8 @@ func (o Outbound) isOurs(self *workload.Workload, dst netip.AddrPort) bool {
 	return addr.IsLoopback() || addr.IsUnspecified() || slices.Contains(self.Addrs, addr) && o.isSelf(dst)
 }
 
-// tunnel carries app to a workload of the mesh: by HBONE, or not at all.
+// tunnel opens a stream to a workload of the mesh: by HBONE app is carried, or
+// not at all.
 func (o Outbound) tunnel(ctx context.Context, c *connection, app *net.TCPConn, self *workload.Workload, d *workload.Destination) error {
 	key := hbone.Key{Dst: d.Peer.ID, Addr: d.Peer.HBONE(d.Target.Addr())}
 	c.path, c.src.identity, c.dst.addr, c.hbone = pathTunnel, self.ID.String(), key.Addr, d.Target
@@ -76,9 +87,7 @@ func (o Outbound) tunnel(ctx context.Context, c *connection, app *net.TCPConn, s
 	}
 	// From here on the peer's certificate was verified to be this identity's.
 	c.proven(stream.Peer().String())
-	if err := c.carryStream(stream, app); err != nil {
-		return fmt.Errorf("stream to %v at %v: %w", key.Dst, key.Addr, explained(err))
-	}
+	c.stream.Store(stream)
 	return nil
 }
 

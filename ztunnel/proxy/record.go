@@ -125,7 +125,10 @@ func (r *record) write(log *slog.Logger, word Word, err error) {
 	}
 	l := sheets.Get().(*line)
 	l.attrs = r.end(r.names(l.attrs[:0]), word, err)
-	log.LogAttrs(context.Background(), level, message, slog.Attr{Value: slog.GroupValue(l.attrs...)})
+	// Not by the logger, which would look for the line of code that logs.
+	entry := slog.NewRecord(time.Now(), level, message, 0)
+	entry.AddAttrs(slog.Attr{Value: slog.GroupValue(l.attrs...)})
+	_ = log.Handler().Handle(context.Background(), entry) // there is nobody to tell
 	clear(l.attrs)
 	sheets.Put(l)
 }
@@ -184,28 +187,23 @@ func (r *record) names(attrs []slog.Attr) []slog.Attr {
 	return attrs
 }
 
-// flow is the time series that the connection counts in.
-func (r *record) flow(cluster string) metrics.Flow {
-	f := metrics.Flow{
-		Reporter:    r.direction.reporter(),
-		Source:      r.src.labels(cluster),
-		Destination: r.dst.labels(cluster),
-		MutualTLS:   r.path == pathTunnel,
-	}
+// describe fills in the time series that the connection counts in.
+func (r *record) describe(f *metrics.Flow, cluster string) {
+	f.Reporter, f.MutualTLS = r.direction.reporter(), r.path == pathTunnel
+	r.src.describe(&f.Source, cluster)
+	r.dst.describe(&f.Destination, cluster)
 	if s := r.service; s != nil {
 		f.Service = metrics.Service{Host: s.Hostname(), Namespace: s.Namespace, Name: s.Name}
 	}
-	return f
 }
 
-func (e *end) labels(cluster string) metrics.Peer {
+func (e *end) describe(peer *metrics.Peer, cluster string) {
 	w := e.known()
-	peer := metrics.Peer{
+	*peer = metrics.Peer{
 		Workload: w.Owner, Canonical: w.CanonicalName, Revision: w.CanonicalRevision, Namespace: w.Namespace,
 		Principal: e.identity, App: w.App, Version: w.Version,
 	}
 	if w.UID != "" {
 		peer.Cluster = cluster
 	}
-	return peer
 }

@@ -79,6 +79,11 @@ func (p *Pod) serveTCP(ctx context.Context, ln *net.TCPListener, d direction, ca
 			c := p.begin(ctx, d, addrOf(conn.RemoteAddr()))
 			defer p.Metrics.Socket(d.reporter())()
 			err := carry(c.ctx, c, conn)
+			if err == nil && c.stream.Load() != nil {
+				if err = c.carryStream(conn); err != nil {
+					err = fmt.Errorf("stream to %v at %v: %w", c.dst.identity, c.dst.addr, err)
+				}
+			}
 			if err != nil {
 				reset(conn) // refused or broken: no app may take it for an end of data
 			}
