@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"sync"
 	"testing"
 
 	"golang.org/x/net/http2"
@@ -140,6 +141,32 @@ func TestAnAppThatHearsFirstIsCarriedAtOnce(t *testing.T) {
 	if r := <-o.done; r.err != nil {
 		t.Error(r.err)
 	}
+}
+
+// The answer goes before what the app behind it says, though somebody else may be
+// writing to the tunnel at the moment when both come.
+func TestNothingOvertakesAnAnswer(t *testing.T) {
+	l := newLink(t, nil)
+	l.open().Close()
+	var apps sync.WaitGroup
+	for range 16 {
+		apps.Go(func() {
+			for range 100 {
+				near, far := socketPair(t)
+				io.WriteString(far, "hello")
+				o := l.openFor(t, near, far)
+				if _, err := io.ReadFull(far, make([]byte, 5)); err != nil {
+					t.Errorf("echo: %v", err)
+				}
+				far.Close()
+				if r := <-o.done; r.err != nil {
+					t.Error(r.err)
+					return
+				}
+			}
+		})
+	}
+	apps.Wait()
 }
 
 // What an app says and that it then has no more to say arrive in this order,

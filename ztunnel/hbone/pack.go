@@ -99,18 +99,11 @@ func (c *conn) wanted() int {
 }
 
 // pack fills b with the next frames: those in control, and then DATA that it
-// reads from the apps whose turn it is. mu is held, and released while reading.
+// reads from the apps whose turn it is. mu is held, and released while reading:
+// what came into control meanwhile goes before the DATA of the stream that it
+// is about, which may be the next.
 func (c *conn) pack(b *record.Batch) {
-	n := b.Append(c.control)
-	c.control = c.control[:copy(c.control, c.control[n:])]
-	if len(c.control) > 0 {
-		return // a frame may be cut: nothing can come between
-	}
-	c.owed = 0
-	if cap(c.control) > 4<<10 {
-		c.control = nil
-	}
-	for c.sending.window > 0 && b.Room() > 2*frameHeaderSize {
+	for c.packControl(b) && c.sending.window > 0 && b.Room() > 2*frameHeaderSize {
 		s := c.next(b)
 		if s == nil {
 			return
@@ -122,6 +115,21 @@ func (c *conn) pack(b *record.Batch) {
 			s.changed.Broadcast()
 		}
 	}
+}
+
+// packControl reports whether b took all of control. If not, a frame may be
+// cut, and nothing can come between; mu is held.
+func (c *conn) packControl(b *record.Batch) bool {
+	n := b.Append(c.control)
+	c.control = c.control[:copy(c.control, c.control[n:])]
+	if len(c.control) > 0 {
+		return false
+	}
+	c.owed = 0
+	if cap(c.control) > 4<<10 {
+		c.control = nil
+	}
+	return true
 }
 
 // takeTurn reads once from a stream's app into b; mu is held, and released
