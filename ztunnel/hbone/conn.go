@@ -47,6 +47,7 @@ type conn struct {
 	rtt roundTrip
 	clock
 	leave
+	load
 }
 
 // reading is the state of a tunnel's reader.

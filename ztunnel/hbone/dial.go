@@ -55,6 +55,9 @@ func (p *Pool) establish(key Key, t *tunnels, epoch uint64) (*conn, error) {
 		c.wire.Close()
 		return nil, nil
 	}
+	if other, _ := t.choose(nil); other != nil {
+		c.idleTimeout = min(c.idleTimeout, shardIdle)
+	}
 	t.list = append(t.list, c)
 	c.greet()
 	p.work.Go(c.run)

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -61,8 +60,9 @@ type Pool struct {
 
 // tunnels are those of one key.
 type tunnels struct {
-	list []*conn // oldest first
-	dial *dial   // under way, or nil
+	list    []*conn // oldest first
+	dial    *dial   // under way, or nil
+	widened time.Time
 }
 
 // NewPool makes a Pool without tunnels.
@@ -123,8 +123,8 @@ func (p *Pool) OpenFor(ctx context.Context, key Key, target Target, app *net.TCP
 // maxRetries bounds how often one Open is tried again.
 const maxRetries = 3
 
-// reserve opens a stream in the youngest tunnel that takes one, or waits for a
-// new tunnel. The request is queued, and yet to be flushed. A retry wants one that is younger than all it tried.
+// reserve opens a stream in the tunnel that has the fewest, or waits for a new
+// one if none takes it. The request is queued, and yet to be flushed. A retry wants one that is younger than all it tried.
 func (p *Pool) reserve(ctx context.Context, key Key, target Target, tried []*conn) (*Stream, error) {
 	d := new(dial)
 	for {
@@ -134,14 +134,15 @@ func (p *Pool) reserve(ctx context.Context, key Key, target Target, tried []*con
 			return nil, fmt.Errorf("%w: pool is closed", ErrDrained)
 		}
 		t := p.of(key)
-		for _, c := range slices.Backward(t.list) {
-			if slices.Contains(tried, c) {
-				break
+		if c, more := t.choose(tried); c != nil {
+			if more {
+				p.widen(key, t)
 			}
+			p.mu.Unlock()
 			if s := c.reserve(target); s != nil {
-				p.mu.Unlock()
 				return s, nil
 			}
+			continue // it takes none any more
 		}
 		if err := d.stillborn(); err != nil {
 			p.mu.Unlock()

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hbone
+
+import (
+	"math/bits"
+	"runtime"
+	"slices"
+	"time"
+)
+
+// One tunnel is one TCP connection, and its records one core's work. A key whose
+// tunnels are busy gets another, for the streams that are yet to be opened; none
+// is moved. Few streams, or many that say nothing, never do.
+const (
+	shardLimit   = 8                // tunnels of one key that take streams
+	shardIdle    = 45 * time.Second // after which such a one is closed
+	shardPause   = 10 * time.Second // between two of them
+	samplePause  = time.Millisecond // between two looks at a tunnel
+	busySamples  = 12               // looks, of the last 16, that found somebody writing
+	sharesWriter = 2                // streams, without which there is nothing to share
+)
+
+// shards is how many tunnels of one key are worth while.
+func shards() int { return min(runtime.GOMAXPROCS(0), shardLimit) }
+
+// load is what a tunnel has to do; conn.mu guards it.
+type load struct {
+	samples   uint16 // whether somebody was writing, at each look
+	sampledAt time.Time
+}
+
+// burden is how many streams a tunnel has open and whether it is busy with them;
+// false if it takes no more.
+func (c *conn) burden() (streams int, busy, takes bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.takesStreams() {
+		return 0, false, false
+	}
+	if now := time.Now(); now.Sub(c.sampledAt) >= samplePause {
+		c.sampledAt = now
+		c.samples <<= 1
+		if c.leading {
+			c.samples |= 1
+		}
+	}
+	return c.active, c.active >= sharesWriter && bits.OnesCount16(c.samples) >= busySamples, true
+}
+
+// choose is the tunnel with the fewest streams of those that take one, nil if
+// there is none; and whether another should be made. Those that were tried, and
+// all that are older, do not count. Pool.mu is held.
+func (t *tunnels) choose(tried []*conn) (best *conn, more bool) {
+	fewest, taking, busy := 0, 0, 0
+	for _, c := range slices.Backward(t.list) {
+		if slices.Contains(tried, c) {
+			break
+		}
+		n, isBusy, takes := c.burden()
+		if !takes {
+			continue
+		}
+		taking++
+		if isBusy {
+			busy++
+		}
+		if best == nil || n < fewest {
+			best, fewest = c, n
+		}
+	}
+	return best, taking > 0 && busy == taking && taking < shards()
+}
+
+// widen has another tunnel made beside those that are busy, and waits for
+// nothing; Pool.mu is held.
+func (p *Pool) widen(key Key, t *tunnels) {
+	if now := time.Now(); t.dial == nil && now.Sub(t.widened) >= shardPause {
+		t.widened = now
+		p.dialLocked(key, t)
+	}
+}
