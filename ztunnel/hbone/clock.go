@@ -58,7 +58,7 @@ func (c *conn) tick() {
 			silent = append(silent, s)
 		}
 	}
-	idle := len(c.streams) == 0 && c.idleTimeout > 0 && time.Since(c.usedAt) >= c.idleTimeout
+	idle := c.unused() && c.idleTimeout > 0 && time.Since(c.usedAt) >= c.idleTimeout
 	dead := c.missed >= silentPings
 	expired := !c.deadline.IsZero() && !time.Now().Before(c.deadline)
 	if !dead {
@@ -128,7 +128,7 @@ func (c *conn) expire() {
 	}
 	left := time.Until(c.deadline)
 	near := left <= c.margin
-	renew := near && c.client && len(c.streams) > 0
+	renew := near && c.client && !c.unused()
 	if left > 0 {
 		c.expiry.Reset(c.nextExpiry())
 	}

@@ -48,6 +48,7 @@ type conn struct {
 	clock
 	leave
 	load
+	guarding
 }
 
 // reading is the state of a tunnel's reader.
@@ -194,6 +195,7 @@ func (c *conn) failLocked(err error) (victims []*Stream) {
 	c.err = err
 	c.retired = true
 	c.stopClock()
+	c.loseGuards(err)
 	for _, s := range c.streams {
 		if !s.closed() && c.end(s, c.streamError(s, err)) {
 			victims = append(victims, s)
@@ -251,7 +253,7 @@ func (c *conn) lost(err error) error {
 
 // closeIfUnused ends a retired tunnel with its last stream; mu is held.
 func (c *conn) closeIfUnused() {
-	if len(c.streams) == 0 && c.retired && !c.leaving() {
+	if c.unused() && c.retired && !c.leaving() {
 		c.failLocked(ErrDrained) // no victims without streams
 	}
 }

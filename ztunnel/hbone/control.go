@@ -82,8 +82,11 @@ func (c *conn) gotPing(pc piece) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if pc.has(flagAck) {
-		if data == pingData {
+		switch data {
+		case pingData:
 			c.goAwayFinal()
+		case guardPing:
+			c.pinged()
 		}
 		return nil
 	}
@@ -193,7 +196,7 @@ func (c *conn) gotGoAway(pc piece) error {
 			victims = append(victims, s)
 		}
 	}
-	open := len(c.streams) > 0
+	open := !c.unused()
 	c.closeIfUnused()
 	c.mu.Unlock()
 	for _, s := range victims {

@@ -134,7 +134,7 @@ func (p *Pool) dialTCP(ctx context.Context, key Key) (net.Conn, error) {
 	return conn, nil
 }
 
-// proven lets the streams of older tunnels of the key live on.
+// proven lets the streams of older tunnels of the key live on, and moves their Guards.
 func (p *Pool) proven(key Key, younger *conn) {
 	p.mu.Lock()
 	var older []*conn
@@ -146,6 +146,7 @@ func (p *Pool) proven(key Key, younger *conn) {
 	p.mu.Unlock()
 	for _, c := range older {
 		c.extend(younger.until)
+		c.moveGuards(younger)
 	}
 }
 

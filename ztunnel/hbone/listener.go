@@ -79,6 +79,9 @@ func NewListener(ln *net.TCPListener, cfg ListenerConfig) *Listener {
 	return l
 }
 
+// Addr is where the Listener listens.
+func (l *Listener) Addr() netip.AddrPort { return addrPort(l.ln.Addr()) }
+
 // Run accepts tunnels until ctx is done, which ends all streams at once, or
 // until Drain or Close; then it returns nil.
 func (l *Listener) Run(ctx context.Context) error {

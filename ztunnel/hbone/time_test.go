@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -30,6 +31,8 @@ type bubble struct {
 	mu      sync.Mutex
 	dials   int
 	down    bool         // dials fail
+	port    uint16       // of the last dial
+	mute    atomic.Bool  // the network takes everything and delivers nothing
 	arrived chan *Stream // accepted at the listener
 }
 
@@ -84,6 +87,14 @@ func (b *bubble) dial() (net.Conn, error) {
 type addressed struct {
 	net.Conn
 	local, remote netip.AddrPort
+	mute          *atomic.Bool
+}
+
+func (a addressed) Write(b []byte) (int, error) {
+	if a.mute.Load() {
+		return len(b), nil
+	}
+	return a.Conn.Write(b)
 }
 
 func (a addressed) LocalAddr() net.Addr  { return net.TCPAddrFromAddrPort(a.local) }
@@ -91,8 +102,9 @@ func (a addressed) RemoteAddr() net.Addr { return net.TCPAddrFromAddrPort(a.remo
 
 func (b *bubble) pipe() (near, far net.Conn) {
 	near, far = net.Pipe()
-	from := netip.MustParseAddrPort("10.0.0.1:40000")
-	return addressed{near, from, b.key.Addr}, addressed{far, b.key.Addr, from}
+	b.port++
+	from := netip.AddrPortFrom(netip.MustParseAddr("10.0.0.1"), 40000+b.port)
+	return addressed{near, from, b.key.Addr, &b.mute}, addressed{far, b.key.Addr, from, &b.mute}
 }
 
 // open opens a stream and returns its two ends.

@@ -1,0 +1,310 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hbone
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+)
+
+// Guard is a share in a tunnel of which this process has both ends. It carries
+// nothing: bytes that go straight from one pod of a node to another take a Guard
+// in the tunnel that would carry them, and end when it is lost.
+//
+// It holds its tunnel as an open stream does: neither end closes it for being
+// idle, both renew it before its certificates run out, and a Listener that
+// drains waits. Unlike a stream it moves to the younger tunnel.
+type Guard struct {
+	far  *Listener
+	lost func(error)
+
+	mu       sync.Mutex // before conn.mu; guards what follows
+	near     *conn      // nil before it holds one
+	end      *conn      // of the same tunnel, at far
+	released bool
+}
+
+// ErrElsewhere says that the tunnel's other end is not the Listener that was
+// named: only a stream leads there.
+var ErrElsewhere = errors.New("the tunnel ends elsewhere")
+
+// Guard returns a share in a tunnel to key whose other end is far. There is one
+// only if the peer has proved itself and lately answered a PING, by the network
+// between the pods. lost is called, from a goroutine of its own, when the tunnel
+// ends before Release.
+func (p *Pool) Guard(ctx context.Context, key Key, far *Listener, lost func(error)) (*Guard, error) {
+	for range maxRetries {
+		c, err := p.standing(ctx, key)
+		if err != nil {
+			return nil, err
+		}
+		err = c.answers(ctx, p.cfg.DialTimeout)
+		switch {
+		case err == nil:
+		case c.wentIdle(err):
+			continue
+		default:
+			return nil, err
+		}
+		end := c.endAt(far)
+		if end == nil {
+			break
+		}
+		g := &Guard{far: far, lost: lost}
+		if g.take(c, end) {
+			return g, nil
+		}
+		c.retire() // or the other end is, and we shall hear of it
+	}
+	return nil, ErrElsewhere
+}
+
+// Release gives the share back.
+func (g *Guard) Release() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.released {
+		g.released = true
+		g.let()
+	}
+}
+
+// Client is the identity that the destination has verified.
+func (g *Guard) Client() spiffeid.ID {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.end.peer
+}
+
+// Addr is the source address that the destination sees.
+func (g *Guard) Addr() netip.Addr {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.end.remote.Addr()
+}
+
+// take holds both ends of a tunnel, and lets go of those held before. It
+// reports whether they could be held.
+func (g *Guard) take(c, end *conn) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	switch {
+	case g.released, end == nil, g.end != nil && g.end.peer != end.peer:
+		return false
+	case !end.hold(nil):
+		return false
+	case !c.hold(g):
+		end.let(nil)
+		return false
+	}
+	g.let()
+	g.near, g.end = c, end
+	return true
+}
+
+// let gives back what is held; mu is held.
+func (g *Guard) let() {
+	if g.near != nil {
+		g.near.let(g)
+		g.end.let(nil)
+	}
+}
+
+// endAt is the other end of the tunnel, if it is l's; else nil.
+func (c *conn) endAt(l *Listener) *conn {
+	c.mu.Lock()
+	end, known := c.far, c.farAt == l
+	c.mu.Unlock()
+	if known {
+		return end
+	}
+	if end = l.endOf(c); end != nil {
+		c.mu.Lock()
+		c.far, c.farAt = end, l
+		c.mu.Unlock()
+	}
+	return end
+}
+
+// endOf looks for this Listener's end of the tunnel whose client's is c.
+func (l *Listener) endOf(c *conn) *conn {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for end := range l.tunnels {
+		if end.remote == c.local && end.local == c.remote {
+			return end
+		}
+	}
+	return nil
+}
+
+// guarding is what Guards need of a tunnel; conn.mu guards it.
+type guarding struct {
+	guards   map[*Guard]struct{} // client
+	far      *conn               // client: the other end, once it was asked for
+	farAt    *Listener           // whose that is
+	guarded  int                 // server: Guards of the other end
+	answered time.Time           // when a PING for a Guard was
+	asking   chan struct{}       // closed with the answer that is awaited, or with the tunnel
+}
+
+// unused reports that nobody needs the tunnel now; mu is held.
+func (c *conn) unused() bool { return len(c.streams) == 0 && len(c.guards) == 0 && c.guarded == 0 }
+
+// hold keeps the tunnel for g, of which a server's end needs only the number. It
+// takes no new ones when it would take no stream.
+func (c *conn) hold(g *Guard) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.err != nil || c.retired || c.broken || c.stale || c.outdated():
+		return false
+	case !c.client:
+		c.guarded++
+		return true
+	case c.guards == nil:
+		c.guards = make(map[*Guard]struct{})
+	}
+	c.guards[g] = struct{}{}
+	return true
+}
+
+// let is the end of hold.
+func (c *conn) let(g *Guard) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.client {
+		delete(c.guards, g)
+	} else {
+		c.guarded--
+	}
+	c.used()
+	c.closeIfUnused()
+}
+
+// loseGuards tells all Guards that the tunnel ends; mu is held.
+func (c *conn) loseGuards(err error) {
+	if c.asking != nil {
+		close(c.asking)
+		c.asking = nil
+	}
+	if lost := c.guards; len(lost) > 0 {
+		c.guards = nil
+		go func() {
+			for g := range lost {
+				g.lost(err)
+			}
+		}()
+	}
+}
+
+// moveGuards has the Guards of an older tunnel hold a younger one, in which
+// both ends have proved themselves again.
+func (c *conn) moveGuards(younger *conn) {
+	c.mu.Lock()
+	guards := make([]*Guard, 0, len(c.guards))
+	for g := range c.guards {
+		guards = append(guards, g)
+	}
+	c.mu.Unlock()
+	for _, g := range guards {
+		g.take(younger, younger.endAt(g.far)) // else it stays, as a stream does
+	}
+}
+
+// freshly is how long an answer to PING counts for Guards: a NetworkPolicy that
+// cuts the tunnel is noticed by the next of them, not only when the tunnel dies.
+const freshly = time.Second
+
+var guardPing = [8]byte{'g', 'u', 'a', 'r', 'd'}
+
+// answers returns once the peer answers PING, or has lately. That proves, too,
+// that it accepted our certificate: with TLS 1.3 a client learns that later.
+func (c *conn) answers(ctx context.Context, patience time.Duration) error {
+	c.mu.Lock()
+	if c.err != nil || time.Since(c.answered) < freshly {
+		defer c.mu.Unlock()
+		return c.err
+	}
+	if c.asking == nil {
+		c.asking = make(chan struct{})
+		c.control = appendPing(c.control, 0, guardPing)
+	}
+	asking := c.asking
+	c.flush()
+	c.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	select {
+	case <-asking:
+	case <-ctx.Done():
+		return fmt.Errorf("%w: no answer to PING from %v: %w", ErrDial, c.remote, context.Cause(ctx))
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err
+}
+
+// pinged is an answer to the PING of answers; mu is held.
+func (c *conn) pinged() {
+	if c.asking != nil {
+		close(c.asking)
+		c.asking, c.answered = nil, time.Now()
+	}
+}
+
+// wentIdle reports that the tunnel ended before it was asked, and not by a
+// refusal: another may do.
+func (c *conn) wentIdle(err error) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err != nil && c.settled && (errors.Is(err, ErrDrained) || errors.Is(err, errLost))
+}
+
+// standing returns the youngest tunnel that would take a stream, or waits for
+// a new one.
+func (p *Pool) standing(ctx context.Context, key Key) (*conn, error) {
+	d := new(dial)
+	for {
+		p.mu.Lock()
+		if p.closed {
+			p.mu.Unlock()
+			return nil, fmt.Errorf("%w: pool is closed", ErrDrained)
+		}
+		t := p.of(key)
+		for _, c := range slices.Backward(t.list) {
+			if c.stands() {
+				p.mu.Unlock()
+				return c, nil
+			}
+		}
+		if err := d.stillborn(); err != nil {
+			p.mu.Unlock()
+			return nil, err
+		}
+		d = p.dialLocked(key, t)
+		p.mu.Unlock()
+		select {
+		case <-d.done:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%w: waiting for a tunnel to %v: %w", ErrDial, key.Addr, context.Cause(ctx))
+		}
+		if d.err != nil {
+			return nil, d.err
+		}
+	}
+}
+
+// stands reports whether the tunnel may have new Guards.
+func (c *conn) stands() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err == nil && !c.retired && !c.broken && !c.outdated()
+}
