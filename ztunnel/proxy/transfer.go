@@ -3,6 +3,7 @@
 package proxy
 
 import (
+	"errors"
 	"io"
 	"net"
 	"sync"
@@ -12,10 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const (
-	copySize   = 32 << 10  // of one buffered copy, and what is taken for bulk
-	spliceSize = 256 << 10 // of the pipe, where the system allows it
-)
+// copySize is what one buffered copy takes at most, and what is taken for bulk.
+const copySize = 32 << 10
 
 // buffers are lent for one read and write, so that idle connections hold none.
 var buffers = sync.Pool{New: func() any { return new([copySize]byte) }}
@@ -25,7 +24,8 @@ var buffers = sync.Pool{New: func() any { return new([copySize]byte) }}
 // the end, and holds a pipe even while nothing moves.
 //
 // Small messages are copied. A read that fills its buffer shows bulk: from then
-// on bytes are spliced, and never enter this process.
+// on bytes are spliced, and never enter this process, until little comes again.
+// Neither a buffer nor a pipe is held while there is nothing to move.
 func transfer(dst, src *net.TCPConn, n *atomic.Uint64) error {
 	from, err := src.SyscallConn()
 	if err != nil {
@@ -45,11 +45,9 @@ func transfer(dst, src *net.TCPConn, n *atomic.Uint64) error {
 		case err != nil:
 			return err
 		case bulk:
-			if m.pipe, err = newPipe(); err != nil {
-				continue // out of descriptors: copying needs none
+			if more, err := m.splice(); !more {
+				return err
 			}
-			defer m.pipe.close()
-			return m.splice()
 		}
 	}
 }
@@ -61,8 +59,8 @@ type moving struct {
 	from, to syscall.RawConn
 	n        *atomic.Uint64
 	buf      *[copySize]byte // while it holds bytes
-	pipe     pipe
-	held     int // bytes in the pipe
+	pipe     *pipe           // while it holds bytes
+	held     int             // of them
 
 	got int // by the last of read, fill and drain
 	err error
@@ -112,27 +110,62 @@ func (m *moving) putBack() {
 	m.buf = nil
 }
 
-// splice moves bytes by the pipe until from ends, which is nil, or either side
-// breaks.
-func (m *moving) splice() error {
+// splice moves bytes by a pipe until little comes, which it reports as more, or
+// from ends, which is nil, or either side breaks.
+func (m *moving) splice() (more bool, err error) {
 	for {
-		if err := m.wait(m.from.Read, m.fillFn); err != nil || m.got == 0 {
-			return err
+		if err := m.wait(m.from.Read, m.fillFn); err != nil {
+			return errors.Is(err, errScarce), err
 		}
-		for m.held = m.got; m.held > 0; m.held -= m.got {
-			if err := m.wait(m.to.Write, m.drainFn); err != nil {
-				return err
-			}
-			if m.got == 0 {
-				return io.ErrUnexpectedEOF
-			}
-			m.n.Add(uint64(m.got))
+		if m.got == 0 {
+			return false, nil
+		}
+		little := m.got < littleSize
+		if err := m.drainAll(); err != nil || little {
+			return err == nil, err
 		}
 	}
 }
 
-// fill finds the pipe empty, so that EAGAIN speaks of the socket.
-func (m *moving) fill(fd uintptr) bool { return m.move(int(fd), m.pipe.w, spliceSize) }
+// littleSize is what is not worth a pipe.
+const littleSize = 4 << 10
+
+// drainAll empties the pipe, and gives it back. One that could not be emptied
+// is not for others.
+func (m *moving) drainAll() error {
+	for m.held = m.got; m.held > 0; m.held -= m.got {
+		err := m.wait(m.to.Write, m.drainFn)
+		if err == nil && m.got == 0 {
+			err = io.ErrUnexpectedEOF
+		}
+		if err != nil {
+			m.pipe.close()
+			m.pipe = nil
+			return err
+		}
+		m.n.Add(uint64(m.got))
+	}
+	m.rest()
+	return nil
+}
+
+func (m *moving) rest() {
+	pipes.put(m.pipe)
+	m.pipe = nil
+}
+
+// fill takes a pipe only if there is something to fill it. It finds it empty, so
+// that EAGAIN speaks of the socket.
+func (m *moving) fill(fd uintptr) bool {
+	if m.pipe, m.err = pipes.get(); m.err != nil {
+		return true
+	}
+	answered := m.move(int(fd), m.pipe.w, spliceSize)
+	if !answered || m.err != nil || m.got == 0 {
+		m.rest()
+	}
+	return answered
+}
 
 // drain finds bytes in the pipe, so that EAGAIN speaks of the socket again.
 func (m *moving) drain(fd uintptr) bool { return m.move(m.pipe.r, int(fd), m.held) }
@@ -145,25 +178,4 @@ func (m *moving) move(from, to, limit int) (answered bool) {
 			return err != unix.EAGAIN
 		}
 	}
-}
-
-// pipe is where spliced bytes are between two sockets.
-type pipe struct{ r, w int }
-
-func newPipe() (pipe, error) {
-	if scarce() {
-		return pipe{}, errScarce
-	}
-	var fds [2]int
-	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
-		return pipe{}, err
-	}
-	// Refused beyond the user's quota; the default size will do.
-	unix.FcntlInt(uintptr(fds[1]), unix.F_SETPIPE_SZ, spliceSize)
-	return pipe{fds[0], fds[1]}, nil
-}
-
-func (p pipe) close() {
-	unix.Close(p.r)
-	unix.Close(p.w)
 }

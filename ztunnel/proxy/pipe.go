@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package proxy
+
+import (
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	spliceSize  = 256 << 10       // of a pipe, where the system allows it
+	pipesAtRest = 16              // empty ones that are kept for the next bytes
+	pipeRest    = time.Second / 2 // between sweeps
+)
+
+// pipe is where spliced bytes are between two sockets.
+type pipe struct{ r, w int }
+
+// pipes lends empty pipes to all connections of the process, so that only
+// those through which bytes are passing have one.
+var pipes pipePool
+
+type pipePool struct {
+	mu      sync.Mutex
+	resting []*pipe // the last is lent first
+	unused  int     // of them, since the last sweep: the first ones
+	swept   bool    // a sweep is to come
+}
+
+// get lends a pipe. The error is errScarce's when there are no descriptors:
+// copying needs none.
+func (p *pipePool) get() (*pipe, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	last := len(p.resting) - 1
+	if last < 0 {
+		return newPipe()
+	}
+	lent := p.resting[last]
+	p.resting = p.resting[:last]
+	p.unused = min(p.unused, last)
+	return lent, nil
+}
+
+// put takes a pipe back, which is empty.
+func (p *pipePool) put(back *pipe) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.resting) == pipesAtRest {
+		back.close()
+		return
+	}
+	p.resting = append(p.resting, back)
+	if !p.swept {
+		p.swept = true
+		time.AfterFunc(pipeRest, p.sweep)
+	}
+}
+
+// sweep closes the pipes that nobody needed since the last one.
+func (p *pipePool) sweep() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, idle := range p.resting[:p.unused] {
+		idle.close()
+	}
+	p.resting = append(p.resting[:0], p.resting[p.unused:]...)
+	p.unused = len(p.resting)
+	if p.swept = p.unused > 0; p.swept {
+		time.AfterFunc(pipeRest, p.sweep)
+	}
+}
+
+func newPipe() (*pipe, error) {
+	if scarce() {
+		return nil, errScarce
+	}
+	var fds [2]int
+	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
+		return nil, errScarce
+	}
+	// Refused beyond the user's quota; the default size will do.
+	unix.FcntlInt(uintptr(fds[1]), unix.F_SETPIPE_SZ, spliceSize)
+	return &pipe{fds[0], fds[1]}, nil
+}
+
+func (p *pipe) close() {
+	unix.Close(p.r)
+	unix.Close(p.w)
+}
