@@ -18,6 +18,7 @@ import (
 // of tunnels, and every connection that it carries.
 type carrier struct {
 	pod      *proxy.Pod
+	node     *proxy.Node
 	pool     *hbone.Pool
 	tunnels  []*hbone.Listener
 	outbound []*net.TCPListener
@@ -52,6 +53,7 @@ func (p *pods) newCarrier(m *member) *carrier {
 		IsInner: func(src, dst netip.AddrPort) bool {
 			return p.datapath.IsInner(m.Cookie, src, dst)
 		},
+		Local:   p.local(),
 		Log:     p.log,
 		Metrics: p.metrics,
 	}
@@ -69,12 +71,23 @@ func (p *pods) newCarrier(m *member) *carrier {
 			},
 		}))
 	}
+	c.node = proxy.NewNode(c.pod, c.tunnelsTo)
 	for _, lns := range [][]*net.TCPListener{c.outbound, c.plain, inbound} {
 		for _, ln := range lns {
 			c.pod.Ports = append(c.pod.Ports, uint16(ln.Addr().(*net.TCPAddr).Port))
 		}
 	}
 	return c
+}
+
+// tunnelsTo is the listener of addr's family; nil if the pod has none.
+func (c *carrier) tunnelsTo(addr netip.Addr) *hbone.Listener {
+	for _, ln := range c.tunnels {
+		if ln.Addr().Addr().Is4() == addr.Is4() {
+			return ln
+		}
+	}
+	return nil
 }
 
 // present drops the listeners of a family that the pod does not have.
@@ -109,6 +122,7 @@ func (c *carrier) start(base context.Context, failed func(error)) {
 		run(func() error { return ln.Run(ctx) })
 		run(func() error { return proxy.Inbound{Pod: c.pod}.Serve(ctx, ln) })
 	}
+	run(func() error { return c.node.Serve(ctx) })
 	go func() {
 		proxies.Wait()
 		close(c.done)
@@ -121,6 +135,7 @@ func (c *carrier) finish(ctx context.Context) {
 	for _, ln := range slices.Concat(c.outbound, c.plain) {
 		ln.Close()
 	}
+	c.node.Close()
 	var draining sync.WaitGroup
 	for _, ln := range c.tunnels {
 		draining.Go(func() { ln.Drain(ctx) })

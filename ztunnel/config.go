@@ -30,7 +30,8 @@ type Config struct {
 	TokenFile    string        // bearer token shown to the CA, read again for each call; required
 	TTL          time.Duration // lifetime asked for SVIDs; default 1 h
 
-	StdTLSRecords bool // leave TLS records to crypto/tls; default false: hbone/record, but in FIPS mode
+	SameNodeTunnel bool // carry connections between pods of this node in tunnels; default false: from socket to socket
+	StdTLSRecords  bool // leave TLS records to crypto/tls; default false: hbone/record, but in FIPS mode
 
 	BPFFS         string         // directory under a bpffs for maps and links; required
 	Cgroup        string         // cgroup2 directory above kubelet, ztunnel and pods; required

@@ -39,7 +39,8 @@ const steeringSteps = 5
 
 // steps is the life of a membership. Order matters: whatever the kernel hands
 // over must find somebody listening, and inbound is steered before outbound,
-// so that a pod which can talk can also be answered.
+// so that a pod which can talk can also be answered. Last, other pods of the node
+// may reach it without a tunnel.
 func (p *pods) steps() []step[*member] {
 	return []step[*member]{
 		{"open netns", p.openNetns, closeNetns},
@@ -49,6 +50,7 @@ func (p *pods) steps() []step[*member] {
 		{"serve", p.serve, p.stopServing},
 		{"steer inbound", p.steerInbound, p.unsteerInbound},
 		{"steer outbound", p.steerOutbound, p.unsteerOutbound},
+		{"make known to its node", p.makeKnown, p.forgetAddrs},
 	}
 }
 

@@ -37,6 +37,7 @@ const (
 type pods struct {
 	node    string
 	records hbone.Records
+	tunnels bool // between pods of this node, too
 	boot    string
 	host    netns.Cookie // the node's own netns is never enrolled
 	drain   time.Duration
@@ -55,6 +56,8 @@ type pods struct {
 	leaving sync.WaitGroup  // members that left and still carry what was open
 
 	recording sync.Mutex // one new record at a time; before pod.mu and mu
+
+	neighbours neighbours
 
 	mu          sync.Mutex // guards what follows; nothing is locked under it
 	byContainer map[string]*pod
@@ -91,7 +94,7 @@ func newPods(cfg Config, host netns.Cookie, datapath *redirect.Datapath, registr
 		records = hbone.StdRecords
 	}
 	return &pods{
-		node: cfg.NodeName, records: records, boot: boot, host: host, drain: cfg.Drain, files: files, log: cfg.Log,
+		node: cfg.NodeName, records: records, tunnels: cfg.SameNodeTunnel, boot: boot, host: host, drain: cfg.Drain, files: files, log: cfg.Log,
 		datapath: datapath, registry: registry, policy: policies, peers: peers, metrics: counts,
 		loaded: make(chan struct{}), byContainer: map[string]*pod{}, serving: map[*member]struct{}{},
 	}, nil
@@ -262,7 +265,7 @@ func (p *pods) repair(ctx context.Context) error {
 	}
 	verified := 0
 	for _, pod := range p.all() {
-		if err == nil && p.confirmed(pod) {
+		if p.confirmed(pod, err == nil) {
 			verified++
 		}
 	}
@@ -279,15 +282,24 @@ func kindOf(what string) string {
 	return kind
 }
 
-// confirmed reports whether pod is in the mesh and the kernel agrees. Of one
-// whose membership is changing it does not.
-func (p *pods) confirmed(pod *pod) bool {
+// confirmed reports whether pod is in the mesh and the kernel agrees; else only
+// tunnels lead to it. Of one whose membership is changing it does not. sound says
+// that what all pods share is in order.
+func (p *pods) confirmed(pod *pod, sound bool) bool {
 	if !pod.mu.TryLock() {
 		return false
 	}
 	defer pod.mu.Unlock()
-	inbound, outbound := p.datapath.Steered(pod.Cookie)
-	return pod.member != nil && inbound && outbound
+	if pod.member == nil {
+		return false
+	}
+	ok := sound && p.steered(pod.member)
+	if ok {
+		p.neighbours.add(pod.member)
+	} else {
+		p.neighbours.remove(pod.member)
+	}
+	return ok
 }
 
 // shutdown closes all listeners and waits for open connections until the

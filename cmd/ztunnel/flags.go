@@ -43,6 +43,13 @@ func define(flags *flag.FlagSet, cfg *ztunnel.Config) {
 		cfg.StdTLSRecords = s == "std"
 		return nil
 	})
+	flags.Func("same-node", "`path` between two pods of this node: local, from socket to socket beside a tunnel, or tunnel, in it (default local)", func(s string) error {
+		if s != "local" && s != "tunnel" {
+			return fmt.Errorf("%q is neither local nor tunnel", s)
+		}
+		cfg.SameNodeTunnel = s == "tunnel"
+		return nil
+	})
 	flags.StringVar(&cfg.BPFFS, "bpffs", "/sys/fs/bpf/culvert", "`directory` on a bpffs for this ztunnel's maps and links")
 	flags.StringVar(&cfg.Cgroup, "cgroup", "/sys/fs/cgroup", "cgroup2 `directory` above kubelet, ztunnel and pods")
 	flags.StringVar(&cfg.KubeletCgroup, "kubelet-cgroup", "", "cgroup2 `directory` of the kubelet, whose probes reach the pods directly (default none: probes are treated like all others)")

@@ -25,6 +25,7 @@ type connection struct {
 	record
 	bytes   tally
 	stream  atomic.Pointer[hbone.Stream] // whose engine counts, instead of bytes
+	twin    *connection                  // of the source on the same node, which counts for both
 	counted *metrics.Connection          // nil until both ends are named
 }
 
@@ -44,7 +45,8 @@ func (p *Pod) begin(ctx context.Context, d direction, src netip.AddrPort) *conne
 
 // admit says whether the connection may go on. It can be found by Recheck
 // before allowed is first asked: of a policy that changes in between, one of
-// the two knows. The record's names do not change after, but for proven.
+// the two knows. The record's names do not change after, but for proven and
+// tunnelled.
 func (c *connection) admit(allowed func() error) error {
 	c.named = true
 	c.pod.open.add(c, allowed)
@@ -59,6 +61,13 @@ func (c *connection) proven(identity string) {
 	c.pod.open.mu.Lock()
 	defer c.pod.open.mu.Unlock()
 	c.dst.identity = identity
+}
+
+// tunnelled names the tunnel by which the connection goes.
+func (c *connection) tunnelled(to, target netip.AddrPort) {
+	c.pod.open.mu.Lock()
+	defer c.pod.open.mu.Unlock()
+	c.path, c.guarded, c.dst.addr, c.hbone = pathTunnel, false, to, target
 }
 
 // count opens the connection in the metrics, once: as soon as all is known of
@@ -102,6 +111,9 @@ func (c *connection) carried() (sent, received uint64) {
 	if s := c.stream.Load(); s != nil {
 		totals := s.Totals()
 		return totals.Sent, totals.Received
+	}
+	if c.twin != nil {
+		return c.twin.bytes.received.Load(), c.twin.bytes.sent.Load()
 	}
 	return c.bytes.sent.Load(), c.bytes.received.Load()
 }

@@ -9,6 +9,8 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
 	"github.com/culvert-mesh/culvert/ztunnel/hbone"
 	"github.com/culvert-mesh/culvert/ztunnel/policy"
 )
@@ -55,34 +57,12 @@ func (i Inbound) carry(ctx context.Context, c *connection, stream *hbone.Stream)
 	c.path, c.src.identity, c.dst.addr, c.hbone = pathTunnel, peer.String(), stream.LocalAddr(), target
 	// A tunnel to another port than 15008 was not steered here: somebody in
 	// the pod dialled our listener.
-	if i.isSelf(target) || slices.Contains(i.Ports, stream.LocalAddr().Port()) {
+	if slices.Contains(i.Ports, stream.LocalAddr().Port()) {
 		return nil, refuse(stream, http.StatusServiceUnavailable, errSelfCall)
 	}
-	self := i.whoWeAre()
-	if self == nil {
-		return nil, refuse(stream, http.StatusServiceUnavailable, errUnknownSelf)
-	}
-	c.dst.workload, c.dst.identity = self, self.ID.String()
-	c.service = i.Peers.service(forwardedHost(stream.Header().Forwarded), target)
-	// The address tells a name only if the certificate agrees.
-	if w, ok := i.Registry.ByAddr(c.src.addr.Addr()); ok && w.ID == peer {
-		c.src.workload = &w
-	}
-
-	err := c.admit(func() error {
-		dst := i.whoWeAre() // labels may change, and with them what is selected
-		if dst == nil {
-			dst = self
-		}
-		return i.Policy.AllowInbound(policy.Request{Src: c.src.addr.Addr(), Peer: peer, Dst: *dst, Port: target.Port()})
-	})
+	app, status, err := i.admitted(ctx, c, peer, target, forwardedHost(stream.Header().Forwarded))
 	if err != nil {
-		return nil, refuse(stream, http.StatusUnauthorized, err)
-	}
-	// The source that the app sees is the tunnel's TCP peer, never a header.
-	app, err := i.inner(ctx, c.src.addr, target)
-	if err != nil {
-		return nil, refuse(stream, http.StatusServiceUnavailable, err)
+		return nil, refuse(stream, status, err)
 	}
 	if err := stream.Accept(); err != nil {
 		stream.Reset()
@@ -91,6 +71,37 @@ func (i Inbound) carry(ctx context.Context, c *connection, stream *hbone.Stream)
 	}
 	c.stream.Store(stream)
 	return app, nil
+}
+
+// admitted asks what every connection is asked whose peer has proved itself,
+// and connects it to the app. If it is refused, status is the tunnel's answer.
+func (p *Pod) admitted(ctx context.Context, c *connection, peer spiffeid.ID, target netip.AddrPort, host string) (app *net.TCPConn, status int, err error) {
+	if p.isSelf(target) {
+		return nil, http.StatusServiceUnavailable, errSelfCall
+	}
+	self := p.whoWeAre()
+	if self == nil {
+		return nil, http.StatusServiceUnavailable, errUnknownSelf
+	}
+	c.dst.workload, c.dst.identity = self, self.ID.String()
+	c.service = p.Peers.service(host, target)
+	// The address tells a name only if the certificate agrees.
+	if w, ok := p.Registry.ByAddr(c.src.addr.Addr()); ok && w.ID == peer {
+		c.src.workload = &w
+	}
+	err = c.admit(func() error {
+		dst := p.whoWeAre() // labels may change, and with them what is selected
+		if dst == nil {
+			dst = self
+		}
+		return p.Policy.AllowInbound(policy.Request{Src: c.src.addr.Addr(), Peer: peer, Dst: *dst, Port: target.Port()})
+	})
+	if err != nil {
+		return nil, http.StatusUnauthorized, err
+	}
+	// The source that the app sees is the tunnel's TCP peer, never a header.
+	app, err = p.inner(ctx, c.src.addr, target)
+	return app, http.StatusServiceUnavailable, err
 }
 
 // refuse answers with a status, and returns why.

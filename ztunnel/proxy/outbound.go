@@ -72,16 +72,32 @@ func (o Outbound) isOurs(self *workload.Workload, dst netip.AddrPort) bool {
 	return addr.IsLoopback() || addr.IsUnspecified() || slices.Contains(self.Addrs, addr) && o.isSelf(dst)
 }
 
-// tunnel opens a stream to a workload of the mesh: by HBONE app is carried, or
-// not at all.
+// tunnel opens a way to a workload of the mesh: app is carried by HBONE, on the
+// same node beside it, or not at all.
 func (o Outbound) tunnel(ctx context.Context, c *connection, app *net.TCPConn, self *workload.Workload, d *workload.Destination) error {
 	key := hbone.Key{Dst: d.Peer.ID, Addr: d.Peer.HBONE(d.Target.Addr())}
-	c.path, c.src.identity, c.dst.addr, c.hbone = pathTunnel, self.ID.String(), key.Addr, d.Target
+	c.src.identity = self.ID.String()
+	node := o.neighbour(self, d)
+	if node != nil {
+		c.path, c.guarded, c.dst.addr = pathLocal, true, d.Target
+	} else {
+		c.tunnelled(key.Addr, d.Target)
+	}
 	if err := c.admit(func() error { return o.Policy.AllowOutbound(*self, *d) }); err != nil {
 		return err
 	}
+	if node != nil {
+		if err := o.local(ctx, c, app, node, key, d); !errors.Is(err, hbone.ErrElsewhere) {
+			return err
+		}
+		c.tunnelled(key.Addr, d.Target)
+	}
 	target := hbone.Target{Authority: d.Target, Header: header(o.baggage(self), c.src.addr, d.Service)}
-	stream, err := o.openStream(ctx, key, target, &d.Peer, app)
+	var stream *hbone.Stream
+	err := o.patiently(ctx, &d.Peer, func() (err error) {
+		stream, err = o.Tunnels.OpenFor(ctx, key, target, app)
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("tunnel to %v at %v: %w", key.Dst, key.Addr, explained(err))
 	}
@@ -91,21 +107,21 @@ func (o Outbound) tunnel(ctx context.Context, c *connection, app *net.TCPConn, s
 	return nil
 }
 
-// openStream opens a stream, and while the peer has only just joined the mesh
-// dials again where nobody answers: its own node may not know yet. A peer that
+// patiently dials, and while the peer has only just joined the mesh again and
+// again where nobody answers: its own node may not know yet. A peer that
 // answers and cannot prove its identity is not asked twice.
-func (o Outbound) openStream(ctx context.Context, key hbone.Key, target hbone.Target, peer *workload.Workload, app *net.TCPConn) (*hbone.Stream, error) {
+func (o Outbound) patiently(ctx context.Context, peer *workload.Workload, dial func() error) error {
 	start, pause := time.Now(), 50*time.Millisecond
 	deadline := start.Add(o.Peers.patience(peer, start))
 	for {
-		stream, err := o.Tunnels.OpenFor(ctx, key, target, app)
+		err := dial()
 		if err == nil || !unanswered(err) || time.Until(deadline) < pause {
-			return stream, err
+			return err
 		}
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():
-			return nil, context.Cause(ctx)
+			return context.Cause(ctx)
 		}
 		pause = min(2*pause, maxBackoff)
 	}

@@ -53,7 +53,7 @@ func (d direction) reporter() string {
 }
 
 // How the bytes went: in a tunnel, plainly because policy allows it, or without
-// leaving the pod.
+// leaving the node or even the pod.
 const (
 	pathTunnel      = "tunnel"
 	pathPassthrough = "passthrough"
@@ -90,6 +90,7 @@ type record struct {
 	hbone     netip.AddrPort    // the target inside the tunnel; zero: no tunnel
 	service   *workload.Service // that was asked for; nil: none
 	named     bool              // both ends are known as far as they will be
+	guarded   bool              // a tunnel proves both ends, and does not carry
 	policy    string            // that refused it
 
 	sent, received uint64
@@ -189,7 +190,7 @@ func (r *record) names(attrs []slog.Attr) []slog.Attr {
 
 // describe fills in the time series that the connection counts in.
 func (r *record) describe(f *metrics.Flow, cluster string) {
-	f.Reporter, f.MutualTLS = r.direction.reporter(), r.path == pathTunnel
+	f.Reporter, f.MutualTLS = r.direction.reporter(), r.path == pathTunnel || r.guarded
 	r.src.describe(&f.Source, cluster)
 	r.dst.describe(&f.Destination, cluster)
 	if s := r.service; s != nil {

@@ -19,8 +19,7 @@ import (
 )
 
 // serve carries, each in a goroutine of its own, the connections that next
-// returns, until next fails. It waits for them to end: for as long as they
-// like while ctx lives, p.Drain after that; then they are ended.
+// returns, until next fails. It waits for them to end.
 func (p *Pod) serve(ctx context.Context, next func() (carry func(context.Context), err error)) error {
 	// Not a child of ctx, whose end starts the drain and not the end.
 	base, force := context.WithCancelCause(context.WithoutCancel(ctx))
@@ -37,6 +36,13 @@ func (p *Pod) serve(ctx context.Context, next func() (carry func(context.Context
 		}
 		connections.Go(func() { carry(base) })
 	}
+	p.await(ctx, &connections, force)
+	return broken
+}
+
+// await waits for connections to end: for as long as they like while ctx
+// lives, p.Drain after that; then they are forced to.
+func (p *Pod) await(ctx context.Context, connections *sync.WaitGroup, force context.CancelCauseFunc) {
 	ended := make(chan struct{})
 	go func() {
 		connections.Wait()
@@ -44,7 +50,7 @@ func (p *Pod) serve(ctx context.Context, next func() (carry func(context.Context
 	}()
 	select {
 	case <-ended:
-		return broken
+		return
 	case <-ctx.Done():
 	}
 	drain := time.NewTimer(p.Drain)
@@ -58,7 +64,6 @@ func (p *Pod) serve(ctx context.Context, next func() (carry func(context.Context
 		}
 		<-ended
 	}
-	return broken
 }
 
 // serveTCP serves the connections that ln accepts, and closes ln.

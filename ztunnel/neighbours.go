@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ztunnel
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"github.com/culvert-mesh/culvert/ztunnel/proxy"
+	"github.com/culvert-mesh/culvert/ztunnel/workload"
+)
+
+// neighbours is the members that other pods of this node may reach without a
+// tunnel, by address: those that are served here and that the kernel says are
+// steered. The registry's word that a pod is on this node is not enough.
+type neighbours struct{ byAddr sync.Map } // netip.Addr -> *member; read with every connection
+
+func (n *neighbours) add(m *member) {
+	for _, addr := range m.addrs {
+		n.byAddr.Store(addr, m)
+	}
+}
+
+// remove leaves alone what is another member's by now: addresses are reused.
+func (n *neighbours) remove(m *member) {
+	for _, addr := range m.addrs {
+		n.byAddr.CompareAndDelete(addr, m)
+	}
+}
+
+// find returns the member at an address, which must be the sandbox of the pod
+// and of the identity that are expected there.
+func (n *neighbours) find(d workload.Destination) *member {
+	found, _ := n.byAddr.Load(d.Target.Addr())
+	m, _ := found.(*member)
+	if m == nil || m.PodUID != d.Peer.UID || m.id != d.Peer.ID {
+		return nil
+	}
+	return m
+}
+
+// local is how a pod finds others of this node; nil if only tunnels lead to them.
+func (p *pods) local() func(*workload.Destination) *proxy.Node {
+	if p.tunnels {
+		return nil
+	}
+	return func(d *workload.Destination) *proxy.Node {
+		if m := p.neighbours.find(*d); m != nil {
+			return m.carrier.node
+		}
+		return nil
+	}
+}
+
+// makeKnown asks the kernel before it lets other pods do without a tunnel.
+func (p *pods) makeKnown(_ context.Context, m *member) error {
+	if !p.steered(m) {
+		return fmt.Errorf("the kernel does not steer netns %d", m.Cookie)
+	}
+	p.neighbours.add(m)
+	return nil
+}
+
+func (p *pods) forgetAddrs(_ context.Context, m *member) error {
+	p.neighbours.remove(m)
+	return nil
+}
+
+// steered reports whether the kernel agrees that m is in the mesh.
+func (p *pods) steered(m *member) bool {
+	inbound, outbound := p.datapath.Steered(m.Cookie)
+	return inbound && outbound
+}
