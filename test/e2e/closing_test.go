@@ -223,9 +223,9 @@ func TestAPortWithoutAServerIsRefusedAtOnce(t *testing.T) {
 		if took := time.Since(start); took > time.Second {
 			p.Errorf("refused after %v", took)
 		}
-		p.record(p.client.Node, "direction", "outbound", "dst.hbone_addr", to.String(), "path", "tunnel",
+		p.record(p.client.Node, "direction", "outbound", "target", to.String(), "path", way(p.client, p.server),
 			"result", "dial", "response_flags", "CONNECT")
-		p.record(p.server.Node, "direction", "inbound", "dst.hbone_addr", to.String(), "path", "tunnel",
+		p.record(p.server.Node, "direction", "inbound", "target", to.String(), "path", way(p.client, p.server),
 			"result", "dial", "response_flags", "CONNECT", "src.identity", p.client.SPIFFEID("cluster.local"))
 		// With a server it is reached, by the same tunnel.
 		p.serve(p.server.Place, agent.Echo, to.Port())
@@ -239,6 +239,7 @@ func TestAnAppThatNeverClosesHoldsNothingOnceItsPeerIsGone(t *testing.T) {
 	s.overPaths(func(p *path) {
 		ln, to := p.listen()
 		near, far := p.dial(ln, to) // opens the tunnel
+		p.greet(ends{first: near, second: far})
 		before := p.censuses()
 		var clients, servers []*agent.Conn
 		for range count {

@@ -88,7 +88,7 @@ func (p *path) connected() (near, far *agent.Conn, to netip.AddrPort) {
 }
 
 // ended asserts how both nodes recorded the connection to a target of its own:
-// as carried by a tunnel between the two identities, ended by word.
+// as carried between the two identities, ended by word.
 func (p *path) ended(to netip.AddrPort, word string) (outbound, inbound lab.Record) {
 	p.Helper()
 	return p.endedAs(to, word, word)
@@ -100,8 +100,8 @@ func (p *path) endedAs(to netip.AddrPort, client, server string) (outbound, inbo
 	src, dst := p.client.SPIFFEID("cluster.local"), p.server.SPIFFEID("cluster.local")
 	check := func(n *lab.Node, direction, word string) lab.Record {
 		p.Helper()
-		r := p.record(n, "direction", direction, "dst.hbone_addr", to.String())
-		for name, want := range map[string]string{"path": "tunnel", "src.identity": src, "dst.identity": dst, "result": word} {
+		r := p.record(n, "direction", direction, "target", to.String())
+		for name, want := range map[string]string{"path": way(p.client, p.server), "src.identity": src, "dst.identity": dst, "result": word} {
 			if got := r.Get(name); got != want {
 				p.Errorf("%s record on %s: %s is %q, want %q: %v", direction, n.Name, name, got, want, r)
 			}
@@ -127,13 +127,13 @@ func (p *path) carried(to netip.AddrPort, fromClient, fromServer int64) {
 	count(inbound, fromServer, fromClient)
 }
 
-// records are those of a node that name the target inside the tunnel.
+// records are those of a node that name the target.
 func (p *path) records(n *lab.Node, direction string, to netip.AddrPort) (found []lab.Record) {
 	p.Helper()
 	all, err := n.Records()
 	p.must(err)
 	for _, r := range all {
-		if r.Get("direction") == direction && r.Get("dst.hbone_addr") == to.String() {
+		if r.Get("direction") == direction && field(r, "target") == to.String() {
 			found = append(found, r)
 		}
 	}

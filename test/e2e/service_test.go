@@ -51,7 +51,7 @@ func TestAServiceLeadsToItsReadyPodsOnly(t *testing.T) {
 			s.must(err)
 			n := 0
 			for _, r := range records {
-				at := r.AddrPort("dst.hbone_addr")
+				at, _ := netip.ParseAddrPort(field(r, "target"))
 				if r.Get("direction") == "outbound" && r.Get("src.namespace") == s.namespace &&
 					r.Get("dst.service") != "" && at.Addr().Is4() == vip.Addr().Is4() && r.Get("result") == "ok" {
 					spread[r.Get("dst.workload")]++

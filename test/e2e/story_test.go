@@ -198,12 +198,33 @@ func (s *story) refused(from *lab.Place, network string, to *lab.Pod, port uint1
 	}
 }
 
+// field is a field of a record. "target" is the app's address, which is the
+// destination's, but in a tunnel.
+func field(r lab.Record, name string) string {
+	if name != "target" {
+		return r.Get(name)
+	}
+	if to := r.Get("dst.hbone_addr"); to != "" {
+		return to
+	}
+	return r.Get("dst.addr")
+}
+
+// way is the path of the record between two pods: what stays on a node goes
+// beside its tunnel.
+func way(from, to *lab.Pod) string {
+	if from.Node == to.Node {
+		return "local"
+	}
+	return "tunnel"
+}
+
 // record awaits the access record with these fields (name, value, ...).
 func (s *story) record(n *lab.Node, fields ...string) lab.Record {
 	s.Helper()
 	found, err := n.Access(s.ctx, func(r lab.Record) bool {
 		for i := 0; i < len(fields); i += 2 {
-			if !strings.HasPrefix(r.Get(fields[i]), fields[i+1]) {
+			if !strings.HasPrefix(field(r, fields[i]), fields[i+1]) {
 				return false
 			}
 		}
