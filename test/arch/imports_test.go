@@ -29,7 +29,7 @@ const imports = `
 	identity < ztunnel/hbone;
 	identity, identity/identityv1 < ztunnel/certs;
 	ztunnel/netns < ztunnel/redirect;
-	ztunnel/workload, ztunnel/policy, ztunnel/hbone, ztunnel/metrics < ztunnel/proxy;
+	ztunnel/workload, ztunnel/policy, ztunnel/hbone, ztunnel/socket, ztunnel/metrics < ztunnel/proxy;
 
 	ztunnel/*, cni/enroll < ztunnel < cmd/ztunnel;
 

@@ -11,6 +11,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/culvert-mesh/culvert/ztunnel/socket"
 )
 
 // copySize is what one buffered copy takes at most, and what is taken for bulk.
@@ -36,9 +38,9 @@ func transfer(dst, src *net.TCPConn, n *atomic.Uint64) error {
 		return err
 	}
 	m := &moving{from: from, to: to, n: n}
-	m.readFn, m.fillFn, m.drainFn = m.read, m.fill, m.drain
+	m.readFn, m.writeFn, m.fillFn, m.drainFn = m.read, m.write, m.fill, m.drain
 	for {
-		bulk, err := m.copy(dst)
+		bulk, err := m.copy()
 		switch {
 		case err == io.EOF:
 			return nil
@@ -59,18 +61,19 @@ type moving struct {
 	from, to syscall.RawConn
 	n        *atomic.Uint64
 	buf      *[copySize]byte // while it holds bytes
+	left     []byte          // of them, to write
 	pipe     *pipe           // while it holds bytes
-	held     int             // of them
+	held     int             // of them, to write
 
-	got int // by the last of read, fill and drain
+	got int // by the last of read, write, fill and drain
 	err error
 
-	readFn, fillFn, drainFn func(fd uintptr) bool
+	readFn, writeFn, fillFn, drainFn func(fd uintptr) bool
 }
 
 // copy waits until there is something to read, and passes it on. A full buffer
 // is bulk.
-func (m *moving) copy(dst *net.TCPConn) (bulk bool, err error) {
+func (m *moving) copy() (bulk bool, err error) {
 	if err := m.wait(m.from.Read, m.readFn); err != nil {
 		return false, err
 	}
@@ -78,9 +81,14 @@ func (m *moving) copy(dst *net.TCPConn) (bulk bool, err error) {
 		return false, io.EOF
 	}
 	defer m.putBack()
-	written, err := dst.Write(m.buf[:m.got])
-	m.n.Add(uint64(written))
-	return m.got == copySize, err
+	bulk = m.got == copySize
+	for m.left = m.buf[:m.got]; len(m.left) > 0; m.left = m.left[m.got:] {
+		if err := m.wait(m.to.Write, m.writeFn); err != nil {
+			return false, err
+		}
+		m.n.Add(uint64(m.got))
+	}
+	return bulk, nil
 }
 
 // wait calls f as often as its socket is ready, until f has an answer.
@@ -94,20 +102,21 @@ func (m *moving) wait(ready func(func(uintptr) bool) error, f func(uintptr) bool
 // read takes a buffer only if there is something to fill it.
 func (m *moving) read(fd uintptr) bool {
 	m.buf = buffers.Get().(*[copySize]byte)
-	for {
-		if m.got, m.err = unix.Read(int(fd), m.buf[:]); m.err != unix.EINTR {
-			break
-		}
-	}
+	m.got, m.err = socket.Read(fd, m.buf[:])
 	if m.err != nil || m.got == 0 {
 		m.putBack()
 	}
 	return m.err != unix.EAGAIN
 }
 
+func (m *moving) write(fd uintptr) bool {
+	m.got, m.err = socket.Write(fd, m.left)
+	return m.err != unix.EAGAIN
+}
+
 func (m *moving) putBack() {
 	buffers.Put(m.buf)
-	m.buf = nil
+	m.buf, m.left = nil, nil
 }
 
 // splice moves bytes by a pipe until little comes, which it reports as more, or
