@@ -52,7 +52,7 @@ func TestPodsOfOneNodeTalkWithTheSameProofs(t *testing.T) {
 		s.reached(client.Place, network, server, 8080)
 		target := server.At(network, 8080).String()
 		for _, direction := range []string{"outbound", "inbound"} {
-			s.record(s.one, "direction", direction, "target", target, "result", "ok", "path", "local",
+			s.record(s.one, "direction", direction, "target", target, "result", "ok", "path", s.way(client, server),
 				"src.identity", client.SPIFFEID("cluster.local"), "dst.identity", server.SPIFFEID("cluster.local"))
 		}
 	})

@@ -223,9 +223,9 @@ func TestAPortWithoutAServerIsRefusedAtOnce(t *testing.T) {
 		if took := time.Since(start); took > time.Second {
 			p.Errorf("refused after %v", took)
 		}
-		p.record(p.client.Node, "direction", "outbound", "target", to.String(), "path", way(p.client, p.server),
+		p.record(p.client.Node, "direction", "outbound", "target", to.String(), "path", p.way(p.client, p.server),
 			"result", "dial", "response_flags", "CONNECT")
-		p.record(p.server.Node, "direction", "inbound", "target", to.String(), "path", way(p.client, p.server),
+		p.record(p.server.Node, "direction", "inbound", "target", to.String(), "path", p.way(p.client, p.server),
 			"result", "dial", "response_flags", "CONNECT", "src.identity", p.client.SPIFFEID("cluster.local"))
 		// With a server it is reached, by the same tunnel.
 		p.serve(p.server.Place, agent.Echo, to.Port())

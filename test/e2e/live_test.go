@@ -65,7 +65,7 @@ spec:
 			_, err := conn.Receive(ctx, 1)
 			wantReset(t, "the "+end+"'s end", err)
 		}
-		s.record(server.Node, "direction", "inbound", "target", c.to.String(), "path", way(c.from, server),
+		s.record(server.Node, "direction", "inbound", "target", c.to.String(), "path", s.way(c.from, server),
 			"result", "policy_changed", "response_flags", "DENY", "policy", "AuthorizationPolicy "+s.namespace+"/nobody",
 			"src.identity", c.from.SPIFFEID("cluster.local"))
 	}

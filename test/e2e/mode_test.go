@@ -21,6 +21,7 @@ type mode struct {
 var modes = []mode{
 	{name: "std", args: []string{"-tls-records=std"}},
 	{name: "purego", tags: "purego"},
+	{name: "tunnel", args: []string{"-same-node=tunnel"}},
 }
 
 // told is the mode in which stories are told. To tell all of them in another:

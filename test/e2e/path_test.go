@@ -101,7 +101,7 @@ func (p *path) endedAs(to netip.AddrPort, client, server string) (outbound, inbo
 	check := func(n *lab.Node, direction, word string) lab.Record {
 		p.Helper()
 		r := p.record(n, "direction", direction, "target", to.String())
-		for name, want := range map[string]string{"path": way(p.client, p.server), "src.identity": src, "dst.identity": dst, "result": word} {
+		for name, want := range map[string]string{"path": p.way(p.client, p.server), "src.identity": src, "dst.identity": dst, "result": word} {
 			if got := r.Get(name); got != want {
 				p.Errorf("%s record on %s: %s is %q, want %q: %v", direction, n.Name, name, got, want, r)
 			}

@@ -9,6 +9,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -58,6 +59,7 @@ type story struct {
 	ctx       context.Context
 	one, two  *lab.Node
 	namespace string
+	flags     []string // of every ztunnel, beside the lab's own
 }
 
 var count atomic.Int32
@@ -71,14 +73,17 @@ func tell(t *testing.T, labels ...string) *story {
 	if shared.err != nil {
 		t.Fatal(shared.err)
 	}
-	return in(t, shared.lab, labels...)
+	s := in(t, shared.lab, labels...)
+	s.flags = told.args
+	return s
 }
 
 // tellAlone begins a story in a lab of its own, for what would disturb others.
 func tellAlone(t *testing.T, opts lab.Options, labels ...string) *story {
 	t.Helper()
 	env.Need(t, env.Netns, env.Cgroup2, env.BPF)
-	l, err := lab.New(t.Context(), told.apply(opts))
+	opts = told.apply(opts)
+	l, err := lab.New(t.Context(), opts)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,7 +92,9 @@ func tellAlone(t *testing.T, opts lab.Options, labels ...string) *story {
 			t.Errorf("close the lab: %v", err)
 		}
 	})
-	return in(t, l, labels...)
+	s := in(t, l, labels...)
+	s.flags = opts.ZtunnelArgs
+	return s
 }
 
 func in(t *testing.T, l *lab.Lab, labels ...string) *story {
@@ -212,11 +219,16 @@ func field(r lab.Record, name string) string {
 
 // way is the path of the record between two pods: what stays on a node goes
 // beside its tunnel.
-func way(from, to *lab.Pod) string {
-	if from.Node == to.Node {
-		return "local"
+func (s *story) way(from, to *lab.Pod) string {
+	if from.Node != to.Node {
+		return "tunnel"
 	}
-	return "tunnel"
+	for _, flag := range slices.Backward(s.flags) {
+		if path, ok := strings.CutPrefix(flag, "-same-node="); ok {
+			return path
+		}
+	}
+	return "local"
 }
 
 // record awaits the access record with these fields (name, value, ...).
