@@ -36,8 +36,8 @@ func relay(ctx context.Context, app, far *net.TCPConn, n *tally) error {
 	defer stop()
 
 	var other sync.WaitGroup
-	other.Go(func() { r.carry(app, far, &n.received) })
-	r.carry(far, app, &n.sent)
+	other.Go(func() { r.carry(app, far, &n.received, &r.toApp, &r.toFar) })
+	r.carry(far, app, &n.sent, &r.toFar, &r.toApp)
 	other.Wait()
 
 	app.Close()
@@ -49,6 +49,8 @@ func relay(ctx context.Context, app, far *net.TCPConn, n *tally) error {
 type relaying struct {
 	app, far *net.TCPConn
 	open     atomic.Int32 // directions that have not seen their end
+
+	toApp, toFar atomic.Bool // the end of data was passed on to it
 
 	once sync.Once
 	err  error // written once by abort, read when both directions are done
@@ -65,9 +67,15 @@ func (r *relaying) abort(err error) {
 
 // carry moves one direction. After its end it stays to watch src, because
 // nobody else would notice there that the process behind it has gone.
-func (r *relaying) carry(dst, src *net.TCPConn, n *atomic.Uint64) {
+func (r *relaying) carry(dst, src *net.TCPConn, n *atomic.Uint64, toDst, toSrc *atomic.Bool) {
 	err := transfer(dst, src, n)
+	if err == nil && isClosed(src) && !toSrc.Load() {
+		// Not even half of it was closed here, so it was reset. The kernel
+		// tells that once, and the other direction, which writes, was first.
+		err = syscall.ECONNRESET
+	}
 	if err == nil {
+		toDst.Store(true)
 		err = dst.CloseWrite()
 	}
 	if err != nil {
@@ -84,6 +92,20 @@ func (r *relaying) carry(dst, src *net.TCPConn, n *atomic.Uint64) {
 	if err := watch(src); err != nil {
 		r.abort(err)
 	}
+}
+
+// isClosed reports that both ways of a connection have ended, or that it broke.
+func isClosed(conn *net.TCPConn) (closed bool) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return true
+	}
+	const tcpClose = 7 // TCP_CLOSE of linux/tcp_states.h
+	err = raw.Control(func(fd uintptr) {
+		info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+		closed = err == nil && info.State == tcpClose
+	})
+	return closed || err != nil
 }
 
 // watch waits on a socket whose incoming side has ended, until the socket

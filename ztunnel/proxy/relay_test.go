@@ -232,6 +232,32 @@ func TestRelayPassesAResetOn(t *testing.T) {
 
 // A process that is gone does not answer for its half-open connection: what a
 // keepalive probe finds out ends the relay although the far end never closes.
+// The kernel tells a socket's error once: whoever writes may hear of a reset
+// before who reads, for whom it then looks like an end of data.
+func TestRelayTakesNoResetForAnEndOfData(t *testing.T) {
+	for range 50 {
+		r := startRelay(t)
+		chunk := bytes.Repeat([]byte("bulk"), 1<<16)
+		broke := make(chan error, 1)
+		go func() {
+			for {
+				if _, err := r.server.Write(chunk); err != nil {
+					broke <- err
+					return
+				}
+			}
+		}()
+		if _, err := io.ReadFull(r.client, make([]byte, len(chunk))); err != nil {
+			t.Fatal(err)
+		}
+		reset(r.client)
+		if err := <-broke; !errors.Is(err, syscall.ECONNRESET) { // EPIPE, had an end of data come before it
+			t.Fatalf("the other end is told %v, want a reset", err)
+		}
+		r.end()
+	}
+}
+
 func TestRelayEndsWhenAHalfClosedProcessIsGone(t *testing.T) {
 	r := startRelay(t)
 	fast := net.KeepAliveConfig{Enable: true, Idle: time.Second, Interval: time.Second, Count: 2}
