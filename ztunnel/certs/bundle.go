@@ -14,6 +14,7 @@ type bundle struct {
 	roots []*x509.Certificate
 	pool  *x509.CertPool
 	set   map[[sha256.Size]byte]bool
+	proofs
 }
 
 func newBundle(roots []*x509.Certificate) (*bundle, error) {

@@ -196,7 +196,10 @@ func (s *Store) install(e *entry, fresh *svid, roots *bundle, now time.Time) (ro
 	}
 	e.current, e.err, e.failures = fresh, nil, 0
 	e.due = renewal(fresh)
-	if s.bundle != nil && !roots.equal(s.bundle) {
+	if roots.equal(s.bundle) {
+		return rotated // the old one has proofs
+	}
+	if s.bundle != nil {
 		rotated = append(rotated, s.rebase(e, roots, now)...)
 	}
 	s.bundle = roots

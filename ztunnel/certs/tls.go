@@ -8,7 +8,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"sync/atomic"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -60,14 +59,7 @@ type pair struct {
 	store *Store
 	own   *svid
 	usage x509.ExtKeyUsage // that the peer's leaf must allow
-	match func(*x509.Certificate) error
-	last  atomic.Pointer[verified]
-}
-
-// verified remembers the last verification, for until.
-type verified struct {
-	leaf  *x509.Certificate
-	until time.Time
+	match func(spiffeid.ID) error
 }
 
 func (p *pair) config() *tls.Config {
@@ -96,39 +88,32 @@ func (p *pair) verify(state tls.ConnectionState) error {
 	case state.CipherSuite != tls.TLS_AES_128_GCM_SHA256 && state.CipherSuite != tls.TLS_AES_256_GCM_SHA384:
 		return fmt.Errorf("%s is not AES-GCM", tls.CipherSuiteName(state.CipherSuite))
 	}
-	chains, err := p.verifyPeer(state.PeerCertificates)
-	if err != nil {
+	if _, err := p.prove(state.PeerCertificates); err != nil {
 		return fmt.Errorf("verify peer: %v", err)
 	}
-	p.last.Store(&verified{state.PeerCertificates[0], chainsUntil(chains)})
 	return nil
 }
 
-// verifyPeer asks the current bundle, not the one of when the SVID came.
-func (p *pair) verifyPeer(certs []*x509.Certificate) ([][]*x509.Certificate, error) {
-	chains, err := verifyChain(certs, p.store.roots(), p.usage, time.Now())
+// prove asks the current bundle, not the one of when the SVID came.
+func (p *pair) prove(certs []*x509.Certificate) (*proof, error) {
+	proof, err := p.store.roots().prove(certs, p.usage, time.Now())
 	if err != nil {
 		return nil, err
 	}
-	return chains, p.match(certs[0])
+	return proof, p.match(proof.id)
 }
 
 // longAgo ends a connection at once: the zero time would say "never".
 var longAgo = time.Unix(1, 0)
 
-// until needs no second verification for the peer it verified last, which is
-// nearly always the one it is asked about.
+// until needs no second verification for a peer that was just verified.
 func (p *pair) until(state tls.ConnectionState) time.Time {
 	if len(state.PeerCertificates) == 0 {
 		return longAgo
 	}
-	peer := p.last.Load()
-	if peer == nil || peer.leaf != state.PeerCertificates[0] {
-		chains, err := p.verifyPeer(state.PeerCertificates)
-		if err != nil {
-			return longAgo // no longer proved
-		}
-		peer = &verified{state.PeerCertificates[0], chainsUntil(chains)}
+	peer, err := p.prove(state.PeerCertificates)
+	if err != nil {
+		return longAgo // no longer proved
 	}
 	if p.own.until.Before(peer.until) {
 		return p.own.until

@@ -61,12 +61,8 @@ func chainsUntil(chains [][]*x509.Certificate) time.Time {
 }
 
 // matchPeer accepts exactly one workload.
-func matchPeer(want spiffeid.ID) func(*x509.Certificate) error {
-	return func(leaf *x509.Certificate) error {
-		id, err := workloadOf(leaf)
-		if err != nil {
-			return err
-		}
+func matchPeer(want spiffeid.ID) func(spiffeid.ID) error {
+	return func(id spiffeid.ID) error {
 		if id != want {
 			return fmt.Errorf("the peer is %v, want %v", id, want)
 		}
@@ -75,12 +71,8 @@ func matchPeer(want spiffeid.ID) func(*x509.Certificate) error {
 }
 
 // matchDomain accepts any workload of a trust domain.
-func matchDomain(td spiffeid.TrustDomain) func(*x509.Certificate) error {
-	return func(leaf *x509.Certificate) error {
-		id, err := workloadOf(leaf)
-		if err != nil {
-			return err
-		}
+func matchDomain(td spiffeid.TrustDomain) func(spiffeid.ID) error {
+	return func(id spiffeid.ID) error {
 		if !id.MemberOf(td) {
 			return fmt.Errorf("the peer %v is not of the trust domain %v", id, td)
 		}
@@ -88,6 +80,7 @@ func matchDomain(td spiffeid.TrustDomain) func(*x509.Certificate) error {
 	}
 }
 
+// workloadOf is the one workload that a leaf names.
 func workloadOf(leaf *x509.Certificate) (spiffeid.ID, error) {
 	id, err := identity.FromCertificate(leaf)
 	if err != nil {
