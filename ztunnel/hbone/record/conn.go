@@ -20,6 +20,7 @@ type Conn struct {
 	fatal    atomic.Pointer[Error] // either side's fatal alert: nothing is sent any more
 	owed     atomic.Bool           // the peer asked for our KeyUpdate
 	overused atomic.Bool           // the peer should update its key
+	resting  atomic.Bool           // a key is kept no longer than it is used
 
 	rmu sync.Mutex
 	receiving

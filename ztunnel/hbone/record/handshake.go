@@ -24,6 +24,7 @@ func Supported() bool { return !fips140.Enabled() }
 // the caller closes the socket.
 //
 // The ConnectionState is not kept: it holds the peer's certificates and much else.
+// Of a socket with a NetConn, the Conn goes on with that.
 func Client(ctx context.Context, socket net.Conn, config *tls.Config) (*Conn, tls.ConnectionState, error) {
 	return shake(ctx, socket, config, true)
 }
@@ -64,6 +65,9 @@ func shake(ctx context.Context, socket net.Conn, config *tls.Config, client bool
 		return nil, state, fmt.Errorf("%w: resumed session", ErrUnsupported)
 	case exact.left != 0:
 		return nil, state, errors.New("handshake ended within a record")
+	}
+	if wrapped, ok := socket.(interface{ NetConn() net.Conn }); ok {
+		socket = wrapped.NetConn()
 	}
 	c := newConn(socket, client)
 	in, out := log.server.bytes(), log.client.bytes()

@@ -9,6 +9,7 @@ import (
 	"crypto/sha512"
 	"crypto/tls"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash"
 )
@@ -68,14 +69,9 @@ func (h *half) begin(s *suite, secret []byte) error {
 	return h.derive()
 }
 
-// derive makes key and iv of the secret, RFC 8446 §7.3. The first record under
+// derive makes iv and key of the secret, RFC 8446 §7.3. The first record under
 // a key has number 0 (§5.3).
 func (h *half) derive() error {
-	key, err := h.expand("key", h.suite.keySize)
-	if err != nil {
-		return err
-	}
-	defer clear(key)
 	iv, err := h.expand("iv", len(h.iv))
 	if err != nil {
 		return err
@@ -83,7 +79,29 @@ func (h *half) derive() error {
 	defer clear(iv)
 	copy(h.iv[:], iv)
 	h.seq = 0
+	h.sleep()
+	return h.wake()
+}
+
+// sleep gives up the key and what it expands to, which wake makes of the secret again.
+func (h *half) sleep() {
 	eraseAEAD(h.aead)
+	h.aead = nil
+}
+
+// wake must have been called before seal and open. It does nothing to a half that is awake.
+func (h *half) wake() error {
+	if h.aead != nil {
+		return nil
+	}
+	if h.suite == nil {
+		return errors.New("the keys are forgotten")
+	}
+	key, err := h.expand("key", h.suite.keySize)
+	if err != nil {
+		return err
+	}
+	defer clear(key)
 	h.aead, err = newAEAD(key)
 	return err
 }
@@ -116,8 +134,8 @@ func (h *half) forget() {
 	clear(h.secret[:])
 	clear(h.iv[:])
 	clear(h.nonce[:])
-	eraseAEAD(h.aead)
-	h.aead = nil
+	h.sleep()
+	h.suite = nil // no key can be made of what is left
 }
 
 // next is the nonce of the record at hand, RFC 8446 §5.3.

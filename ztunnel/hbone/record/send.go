@@ -111,7 +111,10 @@ func (c *Conn) mayWrite() error {
 	if fault := c.fatal.Load(); fault != nil && c.werr == nil {
 		return fault // lastWords follow
 	}
-	return c.werr
+	if c.werr != nil {
+		return c.werr
+	}
+	return c.out.wake()
 }
 
 // endSending notes the first reason why nothing more can be sent.
@@ -223,6 +226,9 @@ const alertTimeout = time.Second
 // doneSending unlocks the writing side. Who finds it locked in lastWords leaves
 // them to who holds it.
 func (c *Conn) doneSending() {
+	if c.resting.Load() {
+		c.out.sleep()
+	}
 	c.wmu.Unlock()
 	c.lastWords()
 }
@@ -238,7 +244,7 @@ func (c *Conn) lastWords() {
 	if c.werr != nil {
 		return
 	}
-	if !fault.Remote && len(c.unsent) == 0 {
+	if !fault.Remote && len(c.unsent) == 0 && c.out.wake() == nil {
 		rec := c.sealAlert(alertLevelFatal, fault.Alert)
 		c.tryWrite(rec[:])
 	}
