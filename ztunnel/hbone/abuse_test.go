@@ -355,7 +355,7 @@ func TestTinyFramesCostNoMoreMemoryThanTheirBytes(t *testing.T) {
 }
 
 func TestPeerThatDoesNotReadIsOwedOnlySoManyAnswers(t *testing.T) {
-	c := newConn(false, nil, proof{}, hooks{})
+	c := newConn(false, nil, proof{}, &hooks{})
 	c.leading = true // as if a write were stuck
 	var err error
 	n := 0

@@ -203,3 +203,6 @@ func (t *turnstile) SyscallConn() (syscall.RawConn, error) {
 	}
 	return nil, syscall.ENOTSOCK
 }
+
+// NetConn is the socket, for who has no need of a turnstile any more.
+func (t *turnstile) NetConn() net.Conn { return t.Conn }

@@ -12,7 +12,7 @@ import (
 // clock is a tunnel's timers; conn.mu guards it.
 type clock struct {
 	ticker        *time.Timer
-	expiry        *time.Timer
+	expiry        *time.Timer // nil: the tick sees to it
 	farewellTimer *time.Timer
 	missed        int       // ticks in a row at which nothing had come since a PING
 	usedAt        time.Time // when the last stream ended
@@ -58,9 +58,15 @@ func (c *conn) tick() {
 			silent = append(silent, s)
 		}
 	}
+	if c.unused() && time.Since(c.usedAt) >= pingInterval {
+		c.quiet.Store(true)
+	}
 	idle := c.unused() && c.idleTimeout > 0 && time.Since(c.usedAt) >= c.idleTimeout
 	dead := c.missed >= silentPings
 	expired := !c.deadline.IsZero() && !time.Now().Before(c.deadline)
+	if c.expiry == nil && !c.deadline.IsZero() {
+		c.armExpiry()
+	}
 	if !dead {
 		c.control = appendPing(c.control, 0, [8]byte{})
 		c.kick()
@@ -89,20 +95,25 @@ var errAppGone = errors.New("connection gone")
 // setDeadline arms the timer that ends the tunnel with its certificates; mu is held.
 func (c *conn) setDeadline(deadline time.Time) {
 	c.deadline = deadline
+	if c.expiry != nil {
+		c.expiry.Stop()
+		c.expiry = nil
+	}
 	if deadline.IsZero() {
-		if c.expiry != nil {
-			c.expiry.Stop()
-		}
 		return
 	}
 	c.margin = min(renewMargin, time.Until(deadline)/10)
 	// Not all pools of a cluster at the same moment.
 	c.margin -= time.Duration(rand.Int64N(int64(max(c.margin/4, 1))))
-	if c.expiry == nil {
-		c.expiry = time.AfterFunc(c.nextExpiry(), c.expire)
-		return
+	c.armExpiry()
+}
+
+// armExpiry arms the timer if there is something to do before the tick after the
+// next. So a tunnel has no timer but its ticker for most of its life; mu is held.
+func (c *conn) armExpiry() {
+	if next := c.nextExpiry(); next <= 2*pingInterval {
+		c.expiry = time.AfterFunc(next, c.expire)
 	}
-	c.expiry.Reset(c.nextExpiry())
 }
 
 // nextExpiry is the time until expire has something to do; mu is held.
@@ -129,7 +140,7 @@ func (c *conn) expire() {
 	left := time.Until(c.deadline)
 	near := left <= c.margin
 	renew := near && c.client && !c.unused()
-	if left > 0 {
+	if left > 0 && c.expiry != nil {
 		c.expiry.Reset(c.nextExpiry())
 	}
 	c.mu.Unlock()

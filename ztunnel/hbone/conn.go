@@ -23,24 +23,25 @@ type conn struct {
 	until         time.Time // end of the certificates that opened it; zero: never
 	idleTimeout   time.Duration
 	streamLimit   int // of streams opened by the client
-	hooks         hooks
+	hooks         *hooks
 	heard         atomic.Bool // a byte came since the last tick
+	quiet         atomic.Bool // no stream since the last tick, or ever
 
 	reading // the reader's alone
 
 	mu       sync.Mutex // guards all below, and the fields that Stream says
 	err      error      // why it ended
 	streams  map[uint32]*Stream
-	active   int           // streams that count against the limit: not closed on both sides
-	live     int           // streams that a Listener's user has not let go
-	nextID   uint32        // client: of the next stream
-	lastPeer uint32        // server: highest id that the peer opened
-	request  []byte        // client: the last header block, whose memory is the next one's
-	retired  bool          // takes no new streams
-	stale    bool          // server: made with credentials that were replaced meanwhile
-	settled  bool          // the peer's first SETTINGS came
-	empty    chan struct{} // closed with the last stream, if somebody waits for that
-	ended    chan struct{} // closed when run returns
+	active   int            // streams that count against the limit: not closed on both sides
+	live     int            // streams that a Listener's user has not let go
+	nextID   uint32         // client: of the next stream
+	lastPeer uint32         // server: highest id that the peer opened
+	request  []byte         // client: the last header block, whose memory is the next one's
+	retired  bool           // takes no new streams
+	stale    bool           // server: made with credentials that were replaced meanwhile
+	settled  bool           // the peer's first SETTINGS came
+	empty    chan struct{}  // closed with the last stream, if somebody waits for that
+	ended    sync.WaitGroup // for when nothing of it is left
 
 	sending
 	receiving
@@ -54,9 +55,9 @@ type conn struct {
 // reading is the state of a tunnel's reader.
 type reading struct {
 	in      parser
-	headers *decoder
-	block   []byte // header block so far
-	opening frame  // the HEADERS frame that began it
+	headers *decoder // nil until the first block
+	block   []byte   // header block so far
+	opening frame    // the HEADERS frame that began it
 
 	prefaced    int  // bytes of the client's preface that came
 	settledSeen bool // and the first SETTINGS behind it
@@ -85,6 +86,7 @@ type receiving struct {
 // hooks tell the Pool or Listener that made the tunnel of its turns. They are
 // called without conn.mu. A nil one is not called.
 type hooks struct {
+	spawn    func(func())       // runs a part of the tunnel's life in another goroutine; required
 	incoming func(*Stream) bool // a request came; false refuses it
 	refused  func(*conn, error) // a request came that was answered or reset here
 	proven   func(*conn)        // the peer's first frame came, so it accepted our certificate
@@ -93,23 +95,22 @@ type hooks struct {
 	gone     func(*conn)        // nothing of it is left
 }
 
-func newConn(client bool, w wire, proof proof, h hooks) *conn {
+func newConn(client bool, w wire, proof proof, h *hooks) *conn {
 	c := &conn{
 		client: client, wire: w, hooks: h,
 		rtt: proof.rtt, peer: proof.peer, local: proof.local, remote: proof.remote, until: proof.until,
-		streams: make(map[uint32]*Stream),
-		nextID:  1,
-		ended:   make(chan struct{}),
+		nextID: 1,
 	}
 	limit := serverHeaderLimit
 	if client {
 		limit = clientHeaderLimit
 	}
 	c.in.headerLimit = limit
-	c.headers = newDecoder(limit)
 	c.sending = sending{window: defaultWindow, peerWindow: defaultWindow, peerFrame: defaultFrameLimit, peerStreams: windowLimit}
 	c.receiving.window = defaultWindow
 	c.clock.deadline = proof.until
+	c.quiet.Store(true)
+	c.ended.Add(1)
 	return c
 }
 

@@ -107,8 +107,9 @@ func (p *Pool) tunnel(key Key) (*conn, error) {
 		w.Close()
 		return nil, fmt.Errorf("%w: %v is %v, want %v", ErrTLS, key.Addr, proof.peer, key.Dst)
 	}
-	c := newConn(true, w, proof, hooks{})
-	c.hooks = hooks{
+	c := newConn(true, w, proof, nil)
+	c.hooks = &hooks{
+		spawn:   p.work.Go,
 		proven:  func(*conn) { p.proven(key, c) },
 		leaving: func(*conn) { p.renew(key, c) },
 		renew:   func(*conn) { p.renew(key, c) },

@@ -92,8 +92,10 @@ const (
 // budget is what is left of a rate.
 type budget struct {
 	left float64
-	at   time.Time
+	at   time.Duration // since epoch; 0: never
 }
+
+var epoch = time.Now()
 
 // spend takes one event and reports whether there was one left.
 func (b *budget) spend(r rate) bool {
@@ -107,7 +109,7 @@ func (b *budget) spend(r rate) bool {
 
 // spent reports that there is none left.
 func (b *budget) spent(r rate) bool {
-	if b.at.IsZero() || b.left >= 1 {
+	if b.at == 0 || b.left >= 1 {
 		return false
 	}
 	b.refill(r)
@@ -115,11 +117,11 @@ func (b *budget) spent(r rate) bool {
 }
 
 func (b *budget) refill(r rate) {
-	now := time.Now()
-	if b.at.IsZero() {
+	now := time.Since(epoch)
+	if b.at == 0 {
 		b.left = r.burst
 	} else {
-		b.left = min(r.burst, b.left+r.perSecond*now.Sub(b.at).Seconds())
+		b.left = min(r.burst, b.left+r.perSecond*(now-b.at).Seconds())
 	}
 	b.at = now
 }

@@ -36,6 +36,7 @@ type Listener struct {
 	ln        *net.TCPListener
 	cfg       ListenerConfig
 	admission *admission
+	hooks     hooks
 	incoming  chan *Stream
 	draining  chan struct{} // closed: no new tunnels
 	done      chan struct{} // closed: no new streams
@@ -75,6 +76,7 @@ func NewListener(ln *net.TCPListener, cfg ListenerConfig) *Listener {
 		done:      make(chan struct{}),
 		tunnels:   make(map[*conn]struct{}),
 	}
+	l.hooks = hooks{spawn: l.work.Go, incoming: l.take, refused: l.turnedAway, gone: l.gone}
 	l.ctx, l.cancel = context.WithCancelCause(context.Background())
 	return l
 }
@@ -192,7 +194,7 @@ func (l *Listener) Drain(ctx context.Context) {
 	finished := make(chan struct{})
 	go func() {
 		for _, c := range l.all() {
-			<-c.ended
+			c.ended.Wait()
 		}
 		close(finished)
 	}()

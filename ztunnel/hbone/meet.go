@@ -80,7 +80,7 @@ func (l *Listener) shake(ctx context.Context, socket net.Conn, v *visitor) (*con
 	if err != nil {
 		return nil, err
 	}
-	c := newConn(false, w, proof, hooks{incoming: l.take, refused: l.turnedAway, gone: l.gone})
+	c := newConn(false, w, proof, &l.hooks)
 	c.streamLimit = l.cfg.MaxStreams
 	c.idleTimeout = l.cfg.IdleTimeout
 

@@ -126,7 +126,7 @@ func (c *conn) packControl(b *record.Batch) bool {
 		return false
 	}
 	c.owed = 0
-	if cap(c.control) > 4<<10 {
+	if cap(c.control) > 4<<10 || c.quiet.Load() {
 		c.control = nil
 	}
 	return true

@@ -249,7 +249,7 @@ func TestPoolRetiresItsTunnelsForYoungerOnes(t *testing.T) {
 	b.CloseWrite()
 	a.wait(t)
 	b.wait(t)
-	<-a.s.c.ended // with its last stream
+	a.s.c.ended.Wait() // with its last stream
 	younger.wantAliveWith(c)
 
 	l.pool.Retire(Denied)

@@ -9,27 +9,49 @@ import (
 )
 
 // run reads the tunnel until it ends, and then waits for what its last streams
-// still deliver.
+// still deliver. It returns when that is done, or goes on in another goroutine
+// of hooks.spawn.
 func (c *conn) run() {
 	c.wire.SetReadDeadline(time.Now().Add(settingsTimeout))
+	c.read(nil)
+}
+
+// read reads the tunnel until it ends or is unused; err is of what came before.
+func (c *conn) read(err error) {
 	for {
-		err := c.readOnce()
 		if err == nil {
-			continue
+			err = c.readOnce()
 		}
-		if fault := c.overdue(err); fault != nil {
+		if err != nil {
+			fault := c.overdue(err)
+			if fault == nil {
+				c.fail(c.lost(err))
+				break
+			}
 			c.fail(fault)
-			continue
+			err = nil
 		}
-		c.fail(c.lost(err))
-		break
+		if w, ok := c.wire.(rester); ok && c.quiet.Load() {
+			c.hooks.spawn(func() { c.watch(w) })
+			return
+		}
 	}
 	c.wire.Close()
 	c.wait()
-	close(c.ended)
+	c.ended.Done()
 	if c.hooks.gone != nil {
 		c.hooks.gone(c)
 	}
+}
+
+// rester is a wire that can wait with less in hand than in Receive.
+type rester interface{ Rest() error }
+
+// watch waits while nobody uses the tunnel. What comes is read by another
+// goroutine, so that the stack of this one stays the smallest there is.
+func (c *conn) watch(w rester) {
+	err := w.Rest()
+	c.hooks.spawn(func() { c.read(err) })
 }
 
 // overdue is the violation behind a missed read deadline, nil if there is none.

@@ -39,6 +39,9 @@ func (c *conn) readDeadline(t time.Time) {
 }
 
 func (c *conn) gotHeaders(block []byte) error {
+	if c.headers == nil {
+		c.headers = newDecoder(c.in.headerLimit)
+	}
 	f, err := c.headers.decode(block)
 	if err != nil {
 		return err

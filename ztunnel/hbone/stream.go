@@ -94,7 +94,11 @@ func newStream(c *conn, id uint32, target netip.AddrPort) *Stream {
 		counted: true, sendWindow: c.peerWindow, window: streamWindow, limit: streamWindow,
 	}
 	s.changed.L = &c.mu
+	if c.streams == nil {
+		c.streams = make(map[uint32]*Stream)
+	}
 	c.streams[id] = s
+	c.quiet.Store(false)
 	c.active++
 	return s
 }

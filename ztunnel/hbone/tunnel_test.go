@@ -33,7 +33,7 @@ func FuzzTunnel(f *testing.F) {
 	f.Add(append(appendBlock(nil, 1, 0, appendStatus(nil, 200), 1<<14), sampleFrames()...), false)
 	f.Add(appendBlock(nil, 3, flagEndStream, appendStatus(nil, 401), 1<<14), false)
 	f.Fuzz(func(t *testing.T, b []byte, server bool) {
-		c := newConn(!server, nowhere{}, proof{local: local}, hooks{incoming: func(s *Stream) bool {
+		c := newConn(!server, nowhere{}, proof{local: local}, &hooks{incoming: func(s *Stream) bool {
 			return s.Accept() == nil
 		}})
 		c.streamLimit = 5

@@ -31,3 +31,13 @@ func TestAMessageOfAnyLengthArrivesWithoutTheNext(t *testing.T) {
 		})
 	}
 }
+
+func TestBothEndsKnowTheSocketBelowTheirTunnel(t *testing.T) {
+	l := newLink(t, nil)
+	l.open()
+	for _, c := range append(l.pool.all(), l.ln.all()...) {
+		if c.rtt.socket == nil {
+			t.Errorf("client %v does not", c.client)
+		}
+	}
+}

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hbone
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"runtime"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// idleTunnel bounds what one end of a tunnel without streams takes, beside what
+// the kernel holds. It takes 5 KB: half of it the stack of a goroutine that waits.
+// With keys, and the stack of one that has read something, it is 9.
+const idleTunnel = 8 << 10
+
+func TestATunnelWithoutStreamsIsSmall(t *testing.T) {
+	const many = 300
+	l := newLinkOf(t, OwnRecords, (*Stream).Reset)
+	l.pool.connect = func(ctx context.Context, _ Key) (net.Conn, error) { return dialTCP(ctx, l.key.Addr) }
+	port := uint16(0)
+	open := func(n int) {
+		for range n {
+			port++
+			key := Key{serverID, netip.AddrPortFrom(l.key.Addr.Addr(), port)}
+			l.pool.mu.Lock()
+			d := l.pool.dialLocked(key, l.pool.of(key))
+			l.pool.mu.Unlock()
+			if <-d.done; d.err != nil {
+				t.Fatal(d.err)
+			}
+		}
+	}
+	open(20) // so that pools and tables are there
+	before := memoryInUse()
+	open(many)
+	var each int
+	defer func() { t.Logf("%d bytes", each) }()
+	waitUntil(t, func() bool {
+		each = (memoryInUse() - before) / (2 * many)
+		return l.ln.Stats().Tunnels == 20+many && each <= idleTunnel
+	})
+}
+
+func memoryInUse() int {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int(m.HeapAlloc + m.StackInuse)
+}
+
+func TestATunnelIsUnusedAgainATickAfterItsLastStream(t *testing.T) {
+	inBubble(t, time.Hour, func(t *testing.T, b *bubble) {
+		near, far := b.open()
+		both := func() (unused bool) {
+			synctest.Wait()
+			if near.c.quiet.Load() != far.c.quiet.Load() {
+				t.Error("the ends do not agree")
+			}
+			return near.c.quiet.Load()
+		}
+		if pass(time.Minute); both() {
+			t.Error("unused while a stream is open")
+		}
+		near.Reset()
+		far.Reset()
+		if both() {
+			t.Error("unused at once")
+		}
+		if pass(2 * pingInterval); !both() {
+			t.Error("it counts as used for ever")
+		}
+		if near, far = b.open(); both() {
+			t.Error("a new stream is no use")
+		}
+		near.Reset()
+		far.Reset()
+	})
+}
