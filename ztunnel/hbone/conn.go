@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/culvert-mesh/culvert/ztunnel/socket"
 )
 
 // conn is one tunnel, of either role. Its reader is run; whoever has something
@@ -40,6 +42,7 @@ type conn struct {
 	retired  bool           // takes no new streams
 	stale    bool           // server: made with credentials that were replaced meanwhile
 	settled  bool           // the peer's first SETTINGS came
+	resting  socket.Ticket  // of the last rest
 	empty    chan struct{}  // closed with the last stream, if somebody waits for that
 	ended    sync.WaitGroup // for when nothing of it is left
 
@@ -86,7 +89,7 @@ type receiving struct {
 // hooks tell the Pool or Listener that made the tunnel of its turns. They are
 // called without conn.mu. A nil one is not called.
 type hooks struct {
-	spawn    func(func())       // runs a part of the tunnel's life in another goroutine; required
+	work     *sync.WaitGroup    // counts the tunnel while it runs; required
 	incoming func(*Stream) bool // a request came; false refuses it
 	refused  func(*conn, error) // a request came that was answered or reset here
 	proven   func(*conn)        // the peer's first frame came, so it accepted our certificate
@@ -215,7 +218,7 @@ func (c *conn) failLocked(err error) (victims []*Stream) {
 	// The reader stays to take what is in flight: a socket closed with
 	// unread bytes is reset, and the reset would overtake our GOAWAY.
 	c.wire.SetWriteDeadline(now.Add(hangUpTimeout))
-	c.wire.SetReadDeadline(now.Add(hangUpTimeout))
+	c.hurry()
 	c.hangUp = true
 	c.kick()
 	return victims

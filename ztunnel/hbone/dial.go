@@ -109,7 +109,7 @@ func (p *Pool) tunnel(key Key) (*conn, error) {
 	}
 	c := newConn(true, w, proof, nil)
 	c.hooks = &hooks{
-		spawn:   p.work.Go,
+		work:    &p.work,
 		proven:  func(*conn) { p.proven(key, c) },
 		leaving: func(*conn) { p.renew(key, c) },
 		renew:   func(*conn) { p.renew(key, c) },

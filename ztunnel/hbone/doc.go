@@ -17,6 +17,9 @@
 // no app can stop the tunnel's reader. Windows are granted again only when the
 // app took the bytes.
 //
+// A tunnel without streams rests: until the peer says something, or a timer of the
+// tunnel fires, no goroutine has to do with it.
+//
 // Every stream and tunnel ends with an error that is a Cause, the word of the
 // access record, or with none if both sides closed in order.
 //

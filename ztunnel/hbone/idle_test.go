@@ -13,9 +13,8 @@ import (
 )
 
 // idleTunnel bounds what one end of a tunnel without streams takes, beside what
-// the kernel holds. It takes 5 KB: half of it the stack of a goroutine that waits.
-// With keys, and the stack of one that has read something, it is 9.
-const idleTunnel = 8 << 10
+// the kernel holds. It takes 2.5 KB; with a goroutine and the keys 8.
+const idleTunnel = 6 << 10
 
 func TestATunnelWithoutStreamsIsSmall(t *testing.T) {
 	const many = 300

@@ -76,7 +76,7 @@ func NewListener(ln *net.TCPListener, cfg ListenerConfig) *Listener {
 		done:      make(chan struct{}),
 		tunnels:   make(map[*conn]struct{}),
 	}
-	l.hooks = hooks{spawn: l.work.Go, incoming: l.take, refused: l.turnedAway, gone: l.gone}
+	l.hooks = hooks{work: &l.work, incoming: l.take, refused: l.turnedAway, gone: l.gone}
 	l.ctx, l.cancel = context.WithCancelCause(context.Background())
 	return l
 }

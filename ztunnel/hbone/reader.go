@@ -6,33 +6,30 @@ import (
 	"errors"
 	"os"
 	"time"
+
+	"github.com/culvert-mesh/culvert/ztunnel/socket"
 )
 
 // run reads the tunnel until it ends, and then waits for what its last streams
-// still deliver. It returns when that is done, or goes on in another goroutine
-// of hooks.spawn.
+// still deliver. It returns then, or as soon as the tunnel rests.
 func (c *conn) run() {
+	c.hooks.work.Add(1)
 	c.wire.SetReadDeadline(time.Now().Add(settingsTimeout))
-	c.read(nil)
+	c.read()
 }
 
-// read reads the tunnel until it ends or is unused; err is of what came before.
-func (c *conn) read(err error) {
+// read is run after the first lines, and what goes on after a rest.
+func (c *conn) read() {
 	for {
-		if err == nil {
-			err = c.readOnce()
-		}
-		if err != nil {
+		if err := c.readOnce(); err != nil {
 			fault := c.overdue(err)
 			if fault == nil {
 				c.fail(c.lost(err))
 				break
 			}
 			c.fail(fault)
-			err = nil
 		}
-		if w, ok := c.wire.(rester); ok && c.quiet.Load() {
-			c.hooks.spawn(func() { c.watch(w) })
+		if c.quiet.Load() && c.rest() {
 			return
 		}
 	}
@@ -42,16 +39,34 @@ func (c *conn) read(err error) {
 	if c.hooks.gone != nil {
 		c.hooks.gone(c)
 	}
+	c.hooks.work.Done()
 }
 
-// rester is a wire that can wait with less in hand than in Receive.
-type rester interface{ Rest() error }
+// rester is a wire that can wait without a goroutine.
+type rester interface {
+	Rest(ready func()) socket.Ticket
+}
 
-// watch waits while nobody uses the tunnel. What comes is read by another
-// goroutine, so that the stack of this one stays the smallest there is.
-func (c *conn) watch(w rester) {
-	err := w.Rest()
-	c.hooks.spawn(func() { c.read(err) })
+// rest leaves an unused tunnel alone until something comes. Nothing may be due
+// meanwhile, as no deadline ends a rest, but hurry.
+func (c *conn) rest() bool {
+	w, ok := c.wire.(rester)
+	if !ok || c.in.block != 0 {
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err != nil || c.broken || !c.settled {
+		return false
+	}
+	c.resting = w.Rest(c.read)
+	return c.resting != 0
+}
+
+// hurry has the reader wait for little longer; mu is held.
+func (c *conn) hurry() {
+	c.wire.SetReadDeadline(time.Now().Add(hangUpTimeout))
+	socket.Wake(c.resting)
 }
 
 // overdue is the violation behind a missed read deadline, nil if there is none.

@@ -3,8 +3,6 @@
 package hbone
 
 import (
-	"time"
-
 	"github.com/culvert-mesh/culvert/ztunnel/hbone/record"
 )
 
@@ -163,7 +161,7 @@ func (c *conn) breakOff() {
 	c.broken = true
 	c.control = nil
 	if c.err == nil {
-		c.wire.SetReadDeadline(time.Now().Add(hangUpTimeout))
+		c.hurry()
 	}
 }
 

@@ -10,10 +10,7 @@
 // two relays in a row answered 64 bytes within 70 to 105 µs instead of 90 to 190.
 package socket
 
-import (
-	"syscall"
-	"unsafe"
-)
+import "syscall"
 
 // most is the segments that Readv and Writev take at once.
 const most = 64
@@ -58,17 +55,6 @@ func Writev(fd uintptr, v [][]byte) (int, error) {
 	for {
 		if n, err := writev(fd, v[:min(len(v), most)]); err != syscall.EINTR {
 			return n, err
-		}
-	}
-}
-
-// Readable reports whether Read would return something else than EAGAIN.
-func Readable(fd uintptr) bool {
-	for {
-		var b [1]byte
-		_, _, errno := syscall.RawSyscall6(syscall.SYS_RECVFROM, fd, uintptr(unsafe.Pointer(&b)), 1, syscall.MSG_PEEK|syscall.MSG_DONTWAIT, 0, 0)
-		if errno != syscall.EINTR {
-			return errno != syscall.EAGAIN
 		}
 	}
 }

@@ -141,30 +141,3 @@ func TestNothingIsAllocated(t *testing.T) {
 		t.Errorf("%v allocations", n)
 	}
 }
-
-func TestASocketIsReadableOnceThereIsSomethingOrNeverWillBe(t *testing.T) {
-	a, b, end := pair(t)
-	readable := func() (is bool) {
-		b.Control(func(fd uintptr) { is = Readable(fd) })
-		return is
-	}
-	if readable() {
-		t.Error("nothing came yet")
-	}
-	a.Control(func(fd uintptr) { Write(fd, []byte("x")) })
-	if err := b.Read(Readable); err != nil || !readable() {
-		t.Errorf("a byte came: %v", err)
-	}
-	b.Control(func(fd uintptr) {
-		if n, err := Read(fd, make([]byte, 2)); n != 1 || err != nil {
-			t.Errorf("it was not left there: %d, %v", n, err)
-		}
-	})
-	if readable() {
-		t.Error("it was read")
-	}
-	end()
-	if err := b.Read(Readable); err != nil || !readable() {
-		t.Errorf("the end came: %v", err)
-	}
-}

@@ -79,11 +79,7 @@ func (c *Conn) Read(p []byte) (int, error) {
 
 func (c *Conn) receive() ([][]byte, error) {
 	c.rest = nil
-	if c.rerr == nil {
-		if err := c.in.wake(); err != nil {
-			c.endReceiving(err)
-		}
-	}
+	c.getUp()
 	for {
 		if segments := c.openAll(); len(segments) > 0 {
 			return segments, nil // an error that came behind them is for the next call

@@ -4,23 +4,23 @@ package record
 
 import "github.com/culvert-mesh/culvert/ztunnel/socket"
 
-// Rest waits until Receive has something to do, and meanwhile keeps no buffer,
-// and of the keys only the secrets that they are made of. What Receive has
-// returned is void. Receive is to be called even after an error. A net.Conn that
-// is no socket cannot rest: then Rest returns at once.
-func (c *Conn) Rest() error {
-	if c.raw == nil {
-		return nil
+// Rest has ready called when there is something to Receive, or at socket.Wake.
+// Until Receive is called then, the Conn keeps no buffer, and of the keys only the
+// secrets that they are made of; what Receive has returned is void. Without a
+// Ticket there is no waiting: Receive is to be called now.
+func (c *Conn) Rest(ready func()) socket.Ticket {
+	if c.raw == nil || !c.layDown() {
+		return 0
 	}
 	c.resting.Store(true)
-	defer c.resting.Store(false)
 	if c.wmu.TryLock() { // or else somebody sends
 		c.doneSending()
 	}
-	if !c.layDown() {
-		return nil
+	ticket, err := socket.Wait(c.raw, ready)
+	if err != nil {
+		return 0
 	}
-	return c.raw.Read(socket.Readable)
+	return ticket
 }
 
 // layDown reports whether nothing is in hand that Receive would not wait for.
@@ -33,4 +33,15 @@ func (c *Conn) layDown() bool {
 	c.settle()
 	c.in.sleep()
 	return true
+}
+
+// getUp ends a Rest; rmu is held.
+func (c *Conn) getUp() {
+	c.resting.Store(false)
+	if c.rerr != nil {
+		return
+	}
+	if err := c.in.wake(); err != nil {
+		c.endReceiving(err)
+	}
 }

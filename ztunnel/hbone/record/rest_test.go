@@ -7,9 +7,10 @@ import (
 	"io"
 	"net"
 	"os"
-	"runtime"
 	"testing"
 	"time"
+
+	"github.com/culvert-mesh/culvert/ztunnel/socket"
 )
 
 // holdsNothing reports whether c is as small as it gets.
@@ -21,20 +22,23 @@ func holdsNothing(c *Conn) bool {
 	return c.in.aead == nil && c.out.aead == nil && c.buf == nil && c.segments == nil
 }
 
-// rest lets c rest, and returns when it does.
-func rest(c *Conn) (rested chan error) {
-	rested = make(chan error, 1)
-	go func() { rested <- c.Rest() }()
-	for !c.resting.Load() || !holdsNothing(c) {
-		runtime.Gosched()
+// rest lets c rest, and returns what is closed when it is to receive again.
+func rest(t *testing.T, c *Conn) (up chan struct{}, ticket socket.Ticket) {
+	t.Helper()
+	up = make(chan struct{})
+	if ticket = c.Rest(func() { close(up) }); ticket == 0 {
+		t.Fatal("it does not rest")
 	}
-	return rested
+	if !holdsNothing(c) {
+		t.Error("it holds keys or buffers")
+	}
+	return up, ticket
 }
 
 func TestAConnThatRestsHoldsNeitherKeysNorBuffers(t *testing.T) {
 	a, b := pair(t)
 	for _, text := range []string{"one", "two"} {
-		rested := rest(b)
+		up, _ := rest(t, b)
 		if _, err := b.Write([]byte("meanwhile")); err != nil {
 			t.Fatal(err)
 		}
@@ -44,9 +48,7 @@ func TestAConnThatRestsHoldsNeitherKeysNorBuffers(t *testing.T) {
 		if _, err := a.Write([]byte(text)); err != nil {
 			t.Fatal(err)
 		}
-		if err := <-rested; err != nil {
-			t.Fatal(err)
-		}
+		<-up
 		for conn, want := range map[*Conn]string{a: "meanwhile", b: text} {
 			got := make([]byte, len(want))
 			if _, err := io.ReadFull(conn, got); err != nil || string(got) != want {
@@ -63,9 +65,8 @@ func TestKeysThatWereUpdatedRestToo(t *testing.T) {
 		if _, err := a.Write([]byte("x")); err != nil {
 			t.Fatal(err)
 		}
-		if err := b.Rest(); err != nil {
-			t.Fatal(err)
-		}
+		up, _ := rest(t, b)
+		<-up
 		if n, err := b.Read(make([]byte, 2)); n != 1 || err != nil {
 			t.Fatalf("%d, %v", n, err)
 		}
@@ -81,15 +82,15 @@ func TestNobodyRestsOverWhatHasCome(t *testing.T) {
 	if _, err := b.Read(one); err != nil || one[0] != 'w' {
 		t.Fatalf("%q, %v", one, err)
 	}
-	if err := b.Rest(); err != nil { // data that Read did not copy yet
-		t.Fatal(err)
+	if b.Rest(nil) != 0 {
+		t.Error("over data that Read did not copy yet")
 	}
 	rest := make([]byte, 4)
 	if _, err := io.ReadFull(b, rest); err != nil || string(rest) != "hole" {
 		t.Fatalf("%q, %v", rest, err)
 	}
-	if err := b.Rest(); err != nil { // a record in part
-		t.Fatal(err)
+	if b.Rest(nil) != 0 {
+		t.Error("over a record in part")
 	}
 	f.send(next[7:])
 	if got, err := b.Receive(); err != nil || string(got[0]) != "next" {
@@ -97,31 +98,38 @@ func TestNobodyRestsOverWhatHasCome(t *testing.T) {
 	}
 }
 
-func TestRestEndsWithADeadlineAndWithClose(t *testing.T) {
-	_, b := pair(t)
-	b.SetReadDeadline(time.Now().Add(-time.Second))
-	if err := b.Rest(); !errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Errorf("deadline: %v", err)
-	}
-	b.SetReadDeadline(time.Time{})
-	rested := rest(b)
-	b.Close()
-	<-rested
-	if err := errors.Join(b.in.wake(), b.out.wake()); err == nil {
-		t.Error("there is a key after Close")
-	}
-	if _, err := b.Receive(); !errors.Is(err, net.ErrClosed) {
-		t.Errorf("after close: %v", err)
+func TestWhatEndsWhileItRestsIsToldByReceive(t *testing.T) {
+	for name, test := range map[string]struct {
+		end  func(near, far *Conn, rest socket.Ticket)
+		want error
+	}{
+		"the peer": {func(near, far *Conn, rest socket.Ticket) { far.Close() }, io.ErrUnexpectedEOF},
+		"Close": {func(near, far *Conn, rest socket.Ticket) {
+			near.Close()
+			socket.Wake(rest)
+		}, net.ErrClosed},
+		"a deadline": {func(near, far *Conn, rest socket.Ticket) {
+			near.SetReadDeadline(time.Unix(1, 0))
+			socket.Wake(rest)
+		}, os.ErrDeadlineExceeded},
+	} {
+		far, near := pair(t)
+		up, ticket := rest(t, near)
+		test.end(near, far, ticket)
+		<-up
+		if _, err := near.Receive(); !errors.Is(err, test.want) {
+			t.Errorf("%s: %v, want %v", name, err, test.want)
+		}
 	}
 }
 
-func TestRestEndsWithThePeer(t *testing.T) {
-	a, b := pair(t)
-	a.Close()
-	if err := b.Rest(); err != nil {
-		t.Fatal(err)
+func TestAClosedConnHasNoKeysToRemake(t *testing.T) {
+	_, c := pair(t)
+	c.Close()
+	if c.in.wake() == nil || c.out.wake() == nil {
+		t.Error("there is a key after Close")
 	}
-	if _, err := b.Receive(); err != io.ErrUnexpectedEOF {
-		t.Errorf("%v", err)
+	if c.Rest(nil) != 0 {
+		t.Error("it rests")
 	}
 }
