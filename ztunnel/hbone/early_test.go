@@ -15,9 +15,11 @@ import (
 )
 
 // provenServer is a raw peer that has accepted our certificate: the first
-// stream was answered and is over. serve goes on from there, to its end.
+// stream was answered and is over. serve goes on from there, to its end. In
+// other tunnels the first stream is answered, and no more.
 func provenServer(t *testing.T, serve func(*rawPeer)) *link {
-	served := make(chan struct{}, 2)
+	served := make(chan struct{})
+	var first sync.Once
 	l := greetedServer(t, func(p *rawPeer) {
 		f, err := p.find(is[*http2.MetaHeadersFrame])
 		if err != nil {
@@ -25,8 +27,10 @@ func provenServer(t *testing.T, serve func(*rawPeer)) *link {
 		}
 		p.must(p.writeHeaders(f.Header().StreamID, false, ":status", "200"))
 		if _, err := p.find(is[*http2.RSTStreamFrame]); err == nil {
-			serve(p)
-			served <- struct{}{}
+			first.Do(func() {
+				defer close(served)
+				serve(p)
+			})
 		}
 	})
 	s, err := l.pool.Open(t.Context(), l.key, l.target(l.key))
