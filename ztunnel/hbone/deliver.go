@@ -151,6 +151,9 @@ func (s *Stream) finish() bool {
 // tell passes the peer's END_STREAM on to the app, as a FIN.
 func (s *Stream) tell() {
 	c := s.c
+	c.mu.Lock()
+	s.telling = true
+	c.mu.Unlock()
 	if err := s.app.CloseWrite(); err != nil {
 		s.appFailed(err)
 		return

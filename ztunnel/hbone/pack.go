@@ -141,6 +141,7 @@ func (c *conn) takeTurn(b *record.Batch, s *Stream) {
 	s.inTurn = true
 	c.mu.Unlock()
 	n, err := socket.Readv(s.fd, l.vector[:l.segments])
+	broke := n == 0 && err == nil && socket.Broke(s.fd)
 	c.mu.Lock()
 	s.inTurn = false
 	room := l.room
@@ -153,6 +154,10 @@ func (c *conn) takeTurn(b *record.Batch, s *Stream) {
 		s.empty = true
 	case err != nil:
 		s.readErr = err
+	case broke && !s.telling:
+		// Neither side has closed it in order. The kernel tells a reset once,
+		// and who writes to the app was told first.
+		s.readErr = syscall.ECONNRESET
 	case n == 0:
 		appendFrame(b.Reserve(frameHeaderSize)[:0], 0, kindData, flagEndStream, s.id)
 		c.sentEnd(s)

@@ -41,7 +41,8 @@ type Stream struct {
 	short      int     // reads in a row that left most of it empty
 	endSent    bool    // nothing more will be sent
 	gotEnd     bool    // the peer sent END_STREAM
-	told       bool    // and the app was told, after all data
+	telling    bool    // and the app is being told, after all data
+	told       bool    // and the app was told
 	accepted   bool    // the 200 was sent, or came
 	over       bool    // nothing is left to do
 	err        error   // why it is over; nil if in order

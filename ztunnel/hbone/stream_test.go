@@ -11,6 +11,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -335,5 +336,29 @@ func TestAcceptAndCarryAfterTheStreamIsOver(t *testing.T) {
 	}
 	if err := s.Reject(503); !errors.Is(err, ErrReset) {
 		t.Errorf("Reject: %v", err)
+	}
+}
+
+// The kernel tells a socket's error once: the tunnel's reader, which writes to
+// an app, may hear of its reset before who reads from it, for whom it then looks
+// like an end of data.
+func TestAResetIsNotTakenForAnEndOfData(t *testing.T) {
+	l, far := newPipe(t)
+	s, err := l.pool.Open(t.Context(), l.key, l.target(l.key))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := <-far
+	near, app := socketPair(t)
+	reset(app)
+	waitUntil(t, func() bool {
+		_, err := near.Write([]byte("x"))
+		return errors.Is(err, syscall.ECONNRESET)
+	})
+	if _, err := s.Carry(near); !errors.Is(err, ErrReset) {
+		t.Errorf("Carry returned %v", err)
+	}
+	if _, err := b.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the other app is told %v, want a reset", err)
 	}
 }

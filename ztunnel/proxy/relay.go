@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/culvert-mesh/culvert/ztunnel/socket"
 )
 
 // tally counts the payload of one connection as it passes.
@@ -100,11 +102,7 @@ func isClosed(conn *net.TCPConn) (closed bool) {
 	if err != nil {
 		return true
 	}
-	const tcpClose = 7 // TCP_CLOSE of linux/tcp_states.h
-	err = raw.Control(func(fd uintptr) {
-		info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
-		closed = err == nil && info.State == tcpClose
-	})
+	err = raw.Control(func(fd uintptr) { closed = socket.Broke(fd) })
 	return closed || err != nil
 }
 

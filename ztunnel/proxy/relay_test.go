@@ -230,8 +230,6 @@ func TestRelayPassesAResetOn(t *testing.T) {
 	}
 }
 
-// A process that is gone does not answer for its half-open connection: what a
-// keepalive probe finds out ends the relay although the far end never closes.
 // The kernel tells a socket's error once: whoever writes may hear of a reset
 // before who reads, for whom it then looks like an end of data.
 func TestRelayTakesNoResetForAnEndOfData(t *testing.T) {
@@ -258,6 +256,8 @@ func TestRelayTakesNoResetForAnEndOfData(t *testing.T) {
 	}
 }
 
+// A process that is gone does not answer for its half-open connection: what a
+// keepalive probe finds out ends the relay although the far end never closes.
 func TestRelayEndsWhenAHalfClosedProcessIsGone(t *testing.T) {
 	r := startRelay(t)
 	fast := net.KeepAliveConfig{Enable: true, Idle: time.Second, Interval: time.Second, Count: 2}

@@ -10,7 +10,11 @@
 // two relays in a row answered 64 bytes within 70 to 105 µs instead of 90 to 190.
 package socket
 
-import "syscall"
+import (
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
 
 // most is the segments that Readv and Writev take at once.
 const most = 64
@@ -57,4 +61,12 @@ func Writev(fd uintptr, v [][]byte) (int, error) {
 			return n, err
 		}
 	}
+}
+
+// Broke reports that a TCP connection is no more: both sides have closed it, or
+// it was reset.
+func Broke(fd uintptr) bool {
+	const closed = 7 // TCP_CLOSE of the kernel's net/tcp_states.h
+	info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+	return err != nil || info.State == closed
 }
