@@ -7,15 +7,16 @@
 // arrive at one. Both end in a Stream, which owns the app's socket while it
 // carries it:
 //
-//	app → Carry reads → the stream waits in the ring → one of the waiting streams
-//	      leads: it packs frames of all into one buffer and writes it (writer.go)
+//	app → the stream waits for its turn (carry.go) → one of the waiting streams
+//	      leads (writer.go): it reads from the apps of all straight into the records
+//	      of one batch, between frame headers (pack.go), and writes it
 //	app ← the tunnel's reader cuts frames (parser.go) and writes DATA to the app's
 //	      socket at once, without blocking; what does not fit is queued up to the
 //	      stream's window and left to a goroutine of the stream (deliver.go)
 //
 // So a byte changes goroutines only when an app is slower than its peer, and
 // no app can stop the tunnel's reader. Windows are granted again only when the
-// app took the bytes.
+// app took the bytes, and grow where the way is long (window.go).
 //
 // A tunnel without streams rests: until the peer says something, or a timer of the
 // tunnel fires, no goroutine has to do with it.
