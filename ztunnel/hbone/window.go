@@ -56,15 +56,15 @@ func tune(socket net.Conn) (r roundTrip) {
 var widened atomic.Int64
 
 // grant returns to the peer what apps took, once that is most of a stream's
-// window. Each WINDOW_UPDATE wakes both ends, so those of other streams that are
-// due soon come along; mu is held.
+// window. Each WINDOW_UPDATE wakes both ends, so those of other streams come
+// along; mu is held.
 func (c *conn) grant(s *Stream) {
 	if s.unacked < s.limit/4*3 || s.gotEnd || s.over || c.err != nil {
 		return
 	}
+	c.widen(s)
 	for _, s := range c.streams {
-		if s.unacked >= s.limit/2 && !s.gotEnd {
-			c.widen(s)
+		if s.unacked >= s.limit/4 && !s.gotEnd {
 			c.control = appendWindowUpdate(c.control, s.id, s.unacked)
 			s.window += s.unacked
 			s.unacked = 0
