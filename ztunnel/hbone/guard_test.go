@@ -128,7 +128,7 @@ func TestGuardIsLostWithItsTunnel(t *testing.T) {
 		want error
 	}{
 		{"here", func(b *bubble) { go b.pool.Close() }, ErrDrained},
-		{"there", func(b *bubble) { go b.ln.Close() }, ErrReset},
+		{"there", func(b *bubble) { b.unreachable(); go b.ln.Close() }, ErrReset},
 		{"denied here", func(b *bubble) { b.pool.Retire(Denied) }, ErrDenied},
 		{"denied there", func(b *bubble) { b.ln.Retire(Denied) }, ErrReset},
 		{"network", func(b *bubble) { b.pool.all()[0].wire.Close() }, ErrReset},

@@ -48,11 +48,17 @@ func TestRequestsThatNobodyAcceptsAreReported(t *testing.T) {
 	for _, id := range []uint32{7, 9, 11} {
 		p.must(p.connect(id))
 	}
-	if s, err := ln.Accept(context.Background()); err != nil || s.id != 7 {
-		t.Fatalf("stream %v, %v", s, err)
-	} else {
-		defer s.Reset()
+	waitUntil(t, func() bool {
+		c := ln.all()[0]
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return c.lastPeer == 11
+	})
+	s, err := ln.Accept(context.Background())
+	if err != nil || s.id != 7 {
+		t.Fatalf("stream %d, %v", s.id, err)
 	}
+	defer s.Reset()
 	want("given up", ErrReset)
 
 	p.must(p.connect(13))

@@ -83,6 +83,13 @@ func (b *bubble) dial() (net.Conn, error) {
 	return near, nil
 }
 
+// unreachable has later dials fail.
+func (b *bubble) unreachable() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.down = true
+}
+
 // addressed is an end of a net.Pipe with the addresses of a socket.
 type addressed struct {
 	net.Conn
