@@ -57,7 +57,17 @@ func (q *queue) append(p []byte) {
 				return
 			}
 		}
+		q.compact()
 		q.segments = append(q.segments, segment{buf: takeBuffer(len(p))})
+	}
+}
+
+// compact makes use of the room of what was discarded, before there is no other.
+func (q *queue) compact() {
+	if n := len(q.segments); n == cap(q.segments) && q.first > n/2 {
+		kept := copy(q.segments, q.segments[q.first:])
+		clear(q.segments[kept:])
+		q.segments, q.first = q.segments[:kept], 0
 	}
 }
 

@@ -329,3 +329,22 @@ func TestQueueKeepsBytesInOrderWhileTheFrontIsRead(t *testing.T) {
 		t.Errorf("%d bytes, %d held", len(got), memory(&q))
 	}
 }
+
+// An app that is always a little behind never has its queue empty.
+func TestQueueThatIsNeverEmptyDoesNotGrow(t *testing.T) {
+	var q queue
+	p := make([]byte, 16<<10)
+	for range 4 {
+		q.append(p)
+	}
+	for range 10000 {
+		q.append(p)
+		q.discard(len(q.front()))
+	}
+	if n := cap(q.segments); n > 64 {
+		t.Errorf("room for %d segments, %d are in use", n, len(q.segments)-q.first)
+	}
+	if n := q.free(); n != 4*len(p) {
+		t.Errorf("%d bytes are left", n)
+	}
+}
