@@ -247,6 +247,7 @@ func FuzzPlainBlocks(f *testing.F) {
 	f.Add(appendConnect(nil, Target{Authority: netip.MustParseAddrPort("10.0.0.1:80"), Header: Header{Baggage: strings.Repeat("b", 300), Forwarded: "f"}}))
 	f.Add(appendStatus(nil, 200))
 	f.Add(appendStatus(nil, 503))
+	f.Add(bytes.Repeat(appendStatus(nil, 200), headerFieldLimit+1))
 	f.Add([]byte{0x10, 1, 'X', 1, 'y', 0x88, 0x11, 3, 'a', ':', '1'})
 	d := newDecoder(serverHeaderLimit)
 	f.Fuzz(func(t *testing.T, block []byte) {

@@ -16,6 +16,9 @@ const keptLimit = 256 // bytes of one
 // wrong, it leaves to package hpack.
 func (d *decoder) plain(b []byte) bool {
 	for len(b) > 0 {
+		if d.size > d.limit || d.n > headerFieldLimit {
+			return false
+		}
 		first := b[0]
 		b = b[1:]
 		name := ""
@@ -44,11 +47,8 @@ func (d *decoder) plain(b []byte) bool {
 		}
 		b = rest
 		d.field(hpack.HeaderField{Name: name, Value: d.valueOf(name, raw)})
-		if d.size > d.limit || d.n > headerFieldLimit {
-			return false
-		}
 	}
-	return true
+	return d.size <= d.limit && d.n <= headerFieldLimit
 }
 
 // plainString reads a string literal, RFC 7541 §5.2.
