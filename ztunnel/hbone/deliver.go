@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"syscall"
+	"time"
 
 	"github.com/culvert-mesh/culvert/ztunnel/socket"
 )
@@ -227,7 +228,8 @@ func skip(vector [][]byte, n int) [][]byte {
 }
 
 // sever cuts the app off from a stream that did not end in order, with a TCP
-// reset. No lock is held.
+// reset. No lock is held. To close the socket would wait for who leads in serve,
+// perhaps for long; and the reader, which calls sever too, must not.
 func (s *Stream) sever() {
 	s.mu.Lock()
 	if s.dead {
@@ -239,11 +241,11 @@ func (s *Stream) sever() {
 	if !s.draining { // else drain does it, which is using the bytes
 		left = s.waiting.free()
 	}
-	app := s.app
+	app, raw := s.app, s.raw
 	s.mu.Unlock()
 	s.c.granted(s, 0, -left)
 	if app != nil {
-		app.SetLinger(0)
-		app.Close()
+		raw.Control(func(fd uintptr) { socket.Reset(fd) })
+		app.SetDeadline(time.Unix(1, 0)) // Carry closes it
 	}
 }

@@ -12,6 +12,7 @@ package socket
 
 import (
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -69,4 +70,15 @@ func Broke(fd uintptr) bool {
 	const closed = 7 // TCP_CLOSE of the kernel's net/tcp_states.h
 	info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
 	return err != nil || info.State == closed
+}
+
+// Reset ends a TCP connection by a reset, and at once: close(2) waits in package
+// net until nobody uses the descriptor.
+func Reset(fd uintptr) error {
+	nowhere := syscall.RawSockaddr{Family: syscall.AF_UNSPEC}
+	_, _, errno := syscall.Syscall(syscall.SYS_CONNECT, fd, uintptr(unsafe.Pointer(&nowhere)), unsafe.Sizeof(nowhere))
+	if errno != 0 {
+		return errno
+	}
+	return nil
 }

@@ -141,3 +141,22 @@ func TestNothingIsAllocated(t *testing.T) {
 		t.Errorf("%v allocations", n)
 	}
 }
+
+func TestResetReachesThePeerWhileTheSocketIsInUse(t *testing.T) {
+	a, b, _ := pair(t)
+	a.Control(func(fd uintptr) {
+		if err := Reset(fd); err != nil {
+			t.Fatal(err)
+		}
+		b.Read(func(fd uintptr) bool {
+			_, err := Read(fd, make([]byte, 1))
+			if err == syscall.EAGAIN {
+				return false
+			}
+			if err != syscall.ECONNRESET {
+				t.Errorf("%v, want a reset", err)
+			}
+			return true
+		})
+	})
+}
