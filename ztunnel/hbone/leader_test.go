@@ -61,3 +61,44 @@ func (a *app) isGone() bool {
 	_, err := a.Write([]byte{0})
 	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }
+
+func TestStreamsThatAreOverWaitForNoTurn(t *testing.T) {
+	l, far := newPipe(t)
+	first := l.open()
+	<-far
+	c := first.s.c
+	window := c.setWindow(0)
+	queued := func(a *app) func() bool {
+		return func() bool {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			return a.s.queued
+		}
+	}
+	first.write("held back")
+	waitUntil(t, queued(first))
+	for range 10 {
+		a := l.open()
+		b := <-far
+		a.write("never sent")
+		waitUntil(t, queued(a))
+		b.s.Reset()
+		a.wait(t)
+	}
+	c.mu.Lock()
+	n := c.small.n
+	c.mu.Unlock()
+	if n != 1 {
+		t.Errorf("%d streams wait for their turn, want 1", n)
+	}
+	c.setWindow(window)
+}
+
+// setWindow sets what the peer lets us send in the whole tunnel.
+func (c *conn) setWindow(n int) (before int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	before, c.sending.window = c.sending.window, n
+	c.kick()
+	return before
+}

@@ -47,16 +47,28 @@ func (r *ring) pop() *Stream {
 	return s
 }
 
+// drop takes a stream out before its turn.
+func (r *ring) drop(s *Stream) {
+	for n := r.n; n > 0; n-- {
+		if other := r.pop(); other != s {
+			r.push(other)
+		}
+	}
+}
+
 // enqueue has a stream wait for its turn. Those that send little go first:
 // they wait for no more than the batch under way. mu is held.
 func (c *conn) enqueue(s *Stream) {
-	switch {
-	case s.queued:
-	case s.size == 0:
-		c.small.push(s)
-	default:
-		c.bulk.push(s)
+	if !s.queued {
+		c.ringOf(s).push(s)
 	}
+}
+
+func (c *conn) ringOf(s *Stream) *ring {
+	if s.size == 0 {
+		return &c.small
+	}
+	return &c.bulk
 }
 
 // next takes the stream whose turn it is, nil if there is none; mu is held.

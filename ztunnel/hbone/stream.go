@@ -213,6 +213,9 @@ func (c *conn) end(s *Stream, err error) bool {
 	}
 	s.over, s.err = true, err
 	s.narrow()
+	if s.queued {
+		c.ringOf(s).drop(s)
+	}
 	delete(c.streams, s.id)
 	c.uncount(s)
 	close(s.done)
