@@ -141,7 +141,7 @@ func (c *conn) greet() {
 
 // takesStreams reports whether a stream may be opened; mu is held.
 func (c *conn) takesStreams() bool {
-	return c.err == nil && !c.retired && !c.broken &&
+	return c.err == nil && !c.retired && !c.broken && len(c.control) <= controlLimit &&
 		c.active < min(c.streamLimit, c.peerStreams) && c.nextID < streamIDLimit && !c.outdated()
 }
 

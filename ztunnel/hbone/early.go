@@ -14,6 +14,10 @@ import (
 // earlyLimit is the most of an app that goes to a peer before its answer.
 const earlyLimit = 16 << 10
 
+// earlyBacklog is what may wait in a tunnel before it: a peer that reads nothing
+// is not sent more for each stream that it refuses.
+const earlyBacklog = 4 * earlyLimit
+
 // early sends what an app says first along with its CONNECT, without waiting
 // for the answer: once, and for good. A stream that then fails is not opened
 // anew, for the peer may have passed the bytes on.
@@ -76,7 +80,7 @@ func (e *early) readSome(fd uintptr) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	most := min(earlyLimit, s.sendWindow, c.sending.window, c.peerFrame)
-	if most <= 0 || s.over {
+	if most <= 0 || s.over || len(c.control) > earlyBacklog {
 		return true
 	}
 	buf := takeBuffer(most)

@@ -37,8 +37,9 @@ const (
 	informationalLimit = 8   // 1xx answers to one CONNECT
 	settingsLimit      = 100 // entries in one SETTINGS frame
 	goAwayLimit        = 16 << 10
-	emptyDataLimit     = 100 // DATA frames without data that end nothing, in a tunnel's life
-	unflushedLimit     = 100 // frames that the peer made us owe, not yet written
+	emptyDataLimit     = 100     // DATA frames without data that end nothing, in a tunnel's life
+	unflushedLimit     = 100     // frames that the peer made us owe, not yet written
+	controlLimit       = 1 << 20 // bytes that wait to go ahead of DATA, beyond which no stream is opened
 )
 
 // rate is a budget of events: burst at once, perSecond in the long run.

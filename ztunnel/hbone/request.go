@@ -62,6 +62,10 @@ func (c *conn) gotRequest(f fields) error {
 		return c.lateHeaders(s)
 	}
 	c.lastPeer = id
+	if len(c.control) > controlLimit {
+		c.mu.Unlock()
+		return violation(codeCalm, "more than %d bytes of answers that are not read", controlLimit)
+	}
 	if c.farewell == 2 { // said to be too late
 		c.ghost = min(c.ghost+streamWindow+1, ghostLimit)
 		c.mu.Unlock()

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hbone
+
+import (
+	"errors"
+	"net/netip"
+	"testing"
+	"time"
+)
+
+// A peer that reads nothing must not have us keep the first bytes of all apps
+// whose streams it refuses.
+func TestFirstBytesDoNotPileUpBehindAStalledWriter(t *testing.T) {
+	l := newLink(t, nil)
+	c := l.open().s.c
+	c.setLeading(true) // a leader that is stuck
+	l.pool.mu.Lock()
+	l.pool.of(l.key).widened = time.Now() // it asks for no other tunnel
+	l.pool.mu.Unlock()
+	const streams = 20
+	var openings []*opening
+	for range streams {
+		near, far := socketPair(t)
+		far.Write(make([]byte, earlyLimit))
+		openings = append(openings, l.openFor(t, near, far))
+	}
+	pending := 0
+	waitUntil(t, func() bool {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		pending = len(c.control)
+		return c.nextID == 1+2*(1+streams) && pending >= earlyBacklog
+	})
+	if most := earlyBacklog + earlyLimit + streams*100; pending > most {
+		t.Errorf("%d bytes wait, want at most %d", pending, most)
+	}
+	c.setLeading(false)
+	for _, o := range openings {
+		o.far.CloseWrite()
+		if r := <-o.done; r.err != nil {
+			t.Error(r.err)
+		}
+	}
+}
+
+func (c *conn) setLeading(is bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.leading = is
+	c.kick()
+}
+
+func TestNoStreamIsOpenedBehindAFullBacklog(t *testing.T) {
+	local := netip.MustParseAddrPort("10.0.0.2:15008")
+	for _, client := range []bool{true, false} {
+		c := newConn(client, nowhere{}, proof{local: local}, &hooks{})
+		c.streamLimit = 5
+		c.leading = true // and stuck
+		greeting := appendSettings(nil)
+		if !client {
+			greeting = append([]byte(preface), greeting...)
+		}
+		if err := c.feed(greeting); err != nil {
+			t.Fatal(err)
+		}
+		c.control = make([]byte, controlLimit+1)
+		if client {
+			if c.reserve(Target{Authority: local}) != nil {
+				t.Error("a stream is opened")
+			}
+			continue
+		}
+		err := c.feed(appendBlock(nil, 1, 0, appendConnect(nil, Target{Authority: local}), defaultFrameLimit))
+		var bad *tunnelError
+		if !errors.As(err, &bad) || bad.code != codeCalm {
+			t.Errorf("a request is answered with %v", err)
+		}
+	}
+}
