@@ -4,6 +4,7 @@ package hbone
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -71,7 +72,7 @@ func (d *dial) stillborn() error {
 	}
 	d.conn.mu.Lock()
 	defer d.conn.mu.Unlock()
-	if d.conn.settled {
+	if d.conn.settled || errors.Is(d.conn.err, ErrDrained) { // the latter by Retire, before anyone used it
 		return nil
 	}
 	return d.conn.err

@@ -127,3 +127,19 @@ func TestTunnelThatNeverWorkedIsNotTriedAgain(t *testing.T) {
 		t.Errorf("error %v after %d dials", err, l.dials.Load())
 	}
 }
+
+// Certificates may rotate while a tunnel is new and nobody uses it yet: who waited
+// for it gets another.
+func TestTunnelRetiredBeforeItsFirstStreamFailsNobody(t *testing.T) {
+	over := make(chan struct{})
+	l := rawServer(t, func(*rawPeer) { <-over })
+	defer close(over)
+	l.pool.mu.Lock()
+	d := l.pool.dialLocked(l.key, l.pool.of(l.key))
+	l.pool.mu.Unlock()
+	<-d.done
+	l.pool.Retire(Rotated)
+	if err := d.stillborn(); err != nil {
+		t.Errorf("who waited is told %v", err)
+	}
+}
