@@ -55,8 +55,11 @@ func TestRequestsThatNobodyAcceptsAreReported(t *testing.T) {
 		return c.lastPeer == 11
 	})
 	s, err := ln.Accept(context.Background())
-	if err != nil || s.id != 7 {
-		t.Fatalf("stream %d, %v", s.id, err)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.id != 7 {
+		t.Errorf("stream %d", s.id)
 	}
 	defer s.Reset()
 	want("given up", ErrReset)
