@@ -14,7 +14,7 @@ import (
 // still deliver. It returns then, or as soon as the tunnel rests.
 func (c *conn) run() {
 	c.hooks.work.Add(1)
-	c.wire.SetReadDeadline(time.Now().Add(settingsTimeout))
+	c.readDeadline(time.Now().Add(settingsTimeout)) // unless it has ended already
 	c.read()
 }
 

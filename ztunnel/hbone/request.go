@@ -29,7 +29,7 @@ func (c *conn) headerBlock(pc piece) error {
 	return c.gotHeaders(block)
 }
 
-// readDeadline bounds the time in which the rest of a header block may come.
+// readDeadline bounds the time in which what is due may come.
 func (c *conn) readDeadline(t time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/net/http2"
 )
@@ -141,5 +142,22 @@ func TestTunnelRetiredBeforeItsFirstStreamFailsNobody(t *testing.T) {
 	l.pool.Retire(Rotated)
 	if err := d.stillborn(); err != nil {
 		t.Errorf("who waited is told %v", err)
+	}
+}
+
+func TestTunnelThatEndsBeforeItIsReadIsNotWaitedFor(t *testing.T) {
+	over := make(chan struct{})
+	l := rawServer(t, func(*rawPeer) { <-over })
+	defer close(over)
+	c, err := l.pool.tunnel(l.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.greet()
+	c.retire()
+	start := time.Now()
+	c.run()
+	if d := time.Since(start); d > settingsTimeout/2 {
+		t.Errorf("it took %v", d)
 	}
 }
