@@ -212,6 +212,8 @@ func (c *conn) failLocked(err error) (victims []*Stream) {
 		c.control = appendGoAway(c.control, last, bad.code, bad.reason)
 	case errors.Is(err, errLost):
 		c.control, c.broken = nil, true
+	case errors.Is(err, ErrDenied): // or the peer would move its Guards to another tunnel
+		c.control = appendGoAway(c.control, last, codeSecurity, "")
 	default:
 		c.control = appendGoAway(c.control, last, codeNone, "")
 	}
