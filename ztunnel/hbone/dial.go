@@ -20,6 +20,16 @@ type dial struct {
 	err  error
 }
 
+// wait returns when the dial is done, and why it failed.
+func (d *dial) wait(ctx context.Context, key Key) error {
+	select {
+	case <-d.done:
+		return d.err
+	case <-ctx.Done():
+		return fmt.Errorf("%w: waiting for a tunnel to %v: %w", ErrDial, key.Addr, context.Cause(ctx))
+	}
+}
+
 // dialLocked joins the dial that is under way for a key, or starts one. It
 // lives longer than whoever asked first, for others wait for it too; mu is held.
 func (p *Pool) dialLocked(key Key, t *tunnels) *dial {

@@ -291,13 +291,8 @@ func (p *Pool) standing(ctx context.Context, key Key) (*conn, error) {
 		}
 		d = p.dialLocked(key, t)
 		p.mu.Unlock()
-		select {
-		case <-d.done:
-		case <-ctx.Done():
-			return nil, fmt.Errorf("%w: waiting for a tunnel to %v: %w", ErrDial, key.Addr, context.Cause(ctx))
-		}
-		if d.err != nil {
-			return nil, d.err
+		if err := d.wait(ctx, key); err != nil {
+			return nil, err
 		}
 	}
 }

@@ -124,7 +124,8 @@ func (p *Pool) OpenFor(ctx context.Context, key Key, target Target, app *net.TCP
 const maxRetries = 3
 
 // reserve opens a stream in the tunnel that has the fewest, or waits for a new
-// one if none takes it. The request is queued, and yet to be flushed. A retry wants one that is younger than all it tried.
+// one if none takes it. The request is queued, and yet to be flushed. A retry
+// wants one that is younger than all it tried.
 func (p *Pool) reserve(ctx context.Context, key Key, target Target, tried []*conn) (*Stream, error) {
 	d := new(dial)
 	for {
@@ -150,13 +151,8 @@ func (p *Pool) reserve(ctx context.Context, key Key, target Target, tried []*con
 		}
 		d = p.dialLocked(key, t)
 		p.mu.Unlock()
-		select {
-		case <-d.done:
-		case <-ctx.Done():
-			return nil, fmt.Errorf("%w: waiting for a tunnel to %v: %w", ErrDial, key.Addr, context.Cause(ctx))
-		}
-		if d.err != nil {
-			return nil, d.err
+		if err := d.wait(ctx, key); err != nil {
+			return nil, err
 		}
 	}
 }
