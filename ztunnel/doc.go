@@ -14,6 +14,6 @@
 //  7. ztunnel/certs/tls.go: who we are, and whom we accept
 //  8. ztunnel/proxy/inbound.go: the same connection on the peer's node
 //
-// pods.go, member.go and takeover.go tell the life of a pod: how it is enrolled,
-// verified against the kernel, taken over by the next ztunnel, and let go.
+// ztunnel/pods is the life of a pod: how it is enrolled, verified against the
+// kernel, taken over by the next ztunnel, and let go.
 package ztunnel

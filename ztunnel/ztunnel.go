@@ -17,6 +17,7 @@ import (
 	"github.com/culvert-mesh/culvert/ztunnel/certs"
 	"github.com/culvert-mesh/culvert/ztunnel/metrics"
 	"github.com/culvert-mesh/culvert/ztunnel/netns"
+	"github.com/culvert-mesh/culvert/ztunnel/pods"
 	"github.com/culvert-mesh/culvert/ztunnel/policy"
 	"github.com/culvert-mesh/culvert/ztunnel/proxy"
 	"github.com/culvert-mesh/culvert/ztunnel/redirect"
@@ -68,7 +69,7 @@ func Run(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	objects := file.New(cfg.Workloads, file.Options{
+	var objects source.Source = file.New(cfg.Workloads, file.Options{
 		TrustDomain: td, RootNamespace: cfg.RootNamespace, IgnoreIstioLabels: cfg.NoIstioLabels,
 		Log: cfg.Log, OnError: func(err error) {
 			counts.SourceError()
@@ -84,16 +85,23 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	defer ca.Close()
-	pods, err := newPods(cfg, host.Cookie(), datapath, registry, policies, peers, counts)
+	var members *pods.Pods // before the store runs
+	store := certs.New(certs.Config{
+		TrustDomain: td, Issuer: ca, TTL: cfg.TTL, Log: cfg.Log, OnRotate: func(id spiffeid.ID) { members.Retire(id) },
+	})
+
+	// Whose connections?
+	members, err = pods.New(pods.Config{
+		Node: cfg.NodeName, Host: host.Cookie(), Dir: cfg.sandboxDir(), Drain: cfg.Drain,
+		SameNodeTunnel: cfg.SameNodeTunnel, StdTLSRecords: cfg.StdTLSRecords,
+		Datapath: datapath, Registry: registry, Policy: policies, Peers: peers, Certs: store, Metrics: counts, Log: cfg.Log,
+	})
 	if err != nil {
 		return err
 	}
-	pods.certs = certs.New(certs.Config{
-		TrustDomain: td, Issuer: ca, TTL: cfg.TTL, Log: cfg.Log, OnRotate: pods.retire,
-	})
 
 	// What operators and the plugin see.
-	status := &status{cfg: cfg, pods: pods, registry: registry, objects: objects}
+	status := &status{cfg: cfg, pods: members, registry: registry, objects: objects}
 	status.publish(counts, datapath)
 	admin, err := admin.Open(admin.Config{
 		MetricsAddress: cfg.MetricsAddress, ReadyAddress: cfg.ReadyAddress, AdminAddress: cfg.AdminAddress,
@@ -112,7 +120,7 @@ func Run(ctx context.Context, cfg Config) error {
 		policies.Replace(s.Policies) // first: see source.Snapshot
 		registry.Replace(s.Mesh)
 		counts.SourceApplied(s.Version)
-		pods.recheck()
+		members.Recheck()
 		status.snapshot()
 	}
 	// The parts that connections need while they drain outlive ctx.
@@ -120,13 +128,13 @@ func Run(ctx context.Context, cfg Config) error {
 	defer stop()
 	group, ctx := errgroup.WithContext(ctx)
 	part(group, "source of workloads", func() error { return objects.Run(lasting, sink) })
-	part(group, "certificates", func() error { return pods.certs.Run(lasting) })
+	part(group, "certificates", func() error { return store.Run(lasting) })
 	part(group, "peers", func() error { return peers.Run(lasting) })
 	part(group, "admin", func() error { return admin.Run(lasting) })
-	part(group, "enroll socket", func() error { return enroll.Serve(ctx, plugins, pods) })
+	part(group, "enroll socket", func() error { return enroll.Serve(ctx, plugins, members) })
 	part(group, "pods", func() error {
 		defer stop()
-		return pods.Run(ctx)
+		return members.Run(ctx)
 	})
 	cfg.Log.Info("ztunnel started", "node", cfg.NodeName, "version", version(), "trustDomain", cfg.TrustDomain)
 	return group.Wait()

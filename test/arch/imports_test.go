@@ -31,6 +31,9 @@ const imports = `
 	ztunnel/netns < ztunnel/redirect;
 	ztunnel/workload, ztunnel/policy, ztunnel/hbone, ztunnel/socket, ztunnel/metrics < ztunnel/proxy;
 
+	ztunnel/redirect, ztunnel/netns, ztunnel/certs, ztunnel/proxy, ztunnel/hbone, ztunnel/workload < ztunnel/pods;
+	ztunnel/policy, ztunnel/metrics, cni/enroll < ztunnel/pods;
+
 	ztunnel/*, cni/enroll < ztunnel < cmd/ztunnel;
 
 	# Never ztunnel/*: the plugin is on kubelet's critical path.

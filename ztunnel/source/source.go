@@ -7,6 +7,7 @@ package source
 
 import (
 	"context"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -32,6 +33,17 @@ type Sink func(Snapshot)
 // nothing that it could not read whole: the last good snapshot stays in force.
 type Source interface {
 	Run(ctx context.Context, sink Sink) error
+	Stats() Stats
+}
+
+// Stats is what became of a source so far.
+type Stats struct {
+	Generation uint64    // version of the snapshot in force; 0: none yet
+	InForce    time.Time // since when
+	Files      int       // in that snapshot, where it comes from files
+	Objects    int       // in that snapshot
+	Failures   uint64    // times that it could not be read whole
+	LastError  string    // why it cannot be now; empty: it can
 }
 
 // Options is how objects are read.

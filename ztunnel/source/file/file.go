@@ -50,23 +50,13 @@ type Source struct {
 	tries   int               // looks in a row that met somebody writing
 
 	mu    sync.Mutex // guards stats
-	stats Stats
+	stats source.Stats
 }
 
 // parsed is what a file meant when its contents had that sum.
 type parsed struct {
 	sum      [sha256.Size]byte
 	contents contents
-}
-
-// Stats is what became of the directory so far.
-type Stats struct {
-	Generation uint64    // version of the snapshot in force; 0: none yet
-	InForce    time.Time // since when
-	Files      int       // in that snapshot
-	Objects    int       // in that snapshot
-	Failures   uint64    // times that the directory could not be read whole
-	LastError  string    // why it cannot be now; empty: it can
 }
 
 var _ source.Source = (*Source)(nil)
@@ -97,7 +87,7 @@ func New(dir string, o Options) *Source {
 }
 
 // Stats returns the counts of this moment.
-func (s *Source) Stats() Stats {
+func (s *Source) Stats() source.Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.stats
@@ -195,8 +185,8 @@ func transient(err error) bool {
 }
 
 // load reads the whole directory; an error holds everything that is wrong.
-func (s *Source) load() (source.Snapshot, [sha256.Size]byte, Stats, error) {
-	var stats Stats
+func (s *Source) load() (source.Snapshot, [sha256.Size]byte, source.Stats, error) {
+	var stats source.Stats
 	files, err := list(s.dir)
 	s.shown, s.reread = files, err != nil
 	if err != nil {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package ztunnel
+package pods
 
 import (
 	"errors"
@@ -87,7 +87,7 @@ func TestAPodWhoseRecordIsLostIsNotReleased(t *testing.T) {
 	w.add(req, enroll.Enrolled)
 	w.process(uid)
 	w.kill()
-	if err := os.Truncate(filepath.Join(w.cfg.sandboxDir(), req.ContainerID+".json"), 0); err != nil {
+	if err := os.Truncate(filepath.Join(w.cfg.Dir, req.ContainerID+".json"), 0); err != nil {
 		t.Fatal(err)
 	}
 	w.load()

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package ztunnel
+package pods
 
 import (
 	"net/netip"
@@ -76,7 +76,7 @@ func TestARecordThatCannotBeWrittenLeavesTheOldOne(t *testing.T) {
 }
 
 func TestTheSnapshotCallsANamespaceMeshedForOnePodsLabel(t *testing.T) {
-	got := snapshotOf(workload.Mesh{
+	got := Snapshot(workload.Mesh{
 		Workloads: []workload.Workload{{Namespace: "mixed", Meshed: true}, {Namespace: "mixed"}, {Namespace: "plain"}},
 		Namespaces: map[string]workload.Namespace{
 			"mixed": {}, "plain": {}, "shop": {Meshed: true},
@@ -90,16 +90,6 @@ func TestTheSnapshotCallsANamespaceMeshedForOnePodsLabel(t *testing.T) {
 	}
 	if got.OwnPod.Namespace != "culvert-system" || got.OwnPod.Name != "ztunnel-x" {
 		t.Errorf("own pod %+v", got.OwnPod)
-	}
-}
-
-func TestConfigNamesEveryProblemAtOnce(t *testing.T) {
-	err := Config{TrustDomain: "not a domain", OwnPod: "x", Drain: -1}.Validate()
-	for _, want := range []string{"node name", "workloads directory", "CA address", "CA root file", "token file",
-		"bpffs directory", "cgroup directory", "state directory", "mesh CIDRs", "trust domain", "own pod", "durations"} {
-		if err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%q is not named in: %v", want, err)
-		}
 	}
 }
 

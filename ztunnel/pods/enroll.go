@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package ztunnel
+package pods
 
 import (
 	"context"
@@ -21,30 +21,30 @@ const awaitPod = 2 * time.Second
 // Add answers a CNI ADD: it records the sandbox, enrolls it if its pod's
 // labels say so, and returns only when the kernel steers it. Whether, and as
 // whom, is the registry's word; the request only says where.
-func (p *pods) Add(ctx context.Context, req enroll.Request) (enroll.Reply, error) {
+func (p *Pods) Add(ctx context.Context, req enroll.Request) (enroll.Reply, error) {
 	block := func(format string, args ...any) (enroll.Reply, error) {
 		reason := fmt.Sprintf(format, args...)
-		p.log.Warn("pod may not start", "pod", req.PodNamespace+"/"+req.PodName, "reason", reason)
+		p.Log.Warn("pod may not start", "pod", req.PodNamespace+"/"+req.PodName, "reason", reason)
 		return enroll.Reply{Verdict: enroll.Block, Reason: reason}, nil
 	}
 	if err := p.ready(ctx); err != nil {
-		return block("ztunnel on %s is still starting: %v", p.node, err)
+		return block("ztunnel on %s is still starting: %v", p.Node, err)
 	}
 	w, known := p.await(ctx, req)
 	if !known {
 		// As the plugin decides when nobody answers.
-		meshed, found := namespacesOf(p.registry.All())[req.PodNamespace]
+		meshed, found := namespacesOf(p.Registry.All())[req.PodNamespace]
 		if !found {
-			return block("namespace %s is not known on node %s yet", req.PodNamespace, p.node)
+			return block("namespace %s is not known on node %s yet", req.PodNamespace, p.Node)
 		}
 		if meshed {
 			return block("pod %s/%s (UID %s) is not known on node %s yet, and its namespace is in the mesh",
-				req.PodNamespace, req.PodName, req.PodUID, p.node)
+				req.PodNamespace, req.PodName, req.PodUID, p.Node)
 		}
 	}
-	if known && w.Meshed && w.Node != p.node {
+	if known && w.Meshed && w.Node != p.Node {
 		// Not "none of ours": it would start unprotected.
-		return block("pod %v is placed on node %q, and this ztunnel serves node %q", w, w.Node, p.node)
+		return block("pod %v is placed on node %q, and this ztunnel serves node %q", w, w.Node, p.Node)
 	}
 	s, err := p.claim(req, w.UID)
 	if err == nil {
@@ -56,7 +56,7 @@ func (p *pods) Add(ctx context.Context, req enroll.Request) (enroll.Reply, error
 		}
 		// Outside the mesh nothing depends on us: the pod may start, and
 		// is not remembered.
-		p.log.Warn("sandbox is not recorded", "pod", req.PodNamespace+"/"+req.PodName, "error", err)
+		p.Log.Warn("sandbox is not recorded", "pod", req.PodNamespace+"/"+req.PodName, "error", err)
 		return enroll.Reply{Verdict: enroll.Ignore}, nil
 	}
 	if !known || !p.wanted(w) {
@@ -76,14 +76,14 @@ func (p *pods) Add(ctx context.Context, req enroll.Request) (enroll.Reply, error
 }
 
 // Del forgets the sandbox.
-func (p *pods) Del(ctx context.Context, req enroll.Request) error {
+func (p *Pods) Del(ctx context.Context, req enroll.Request) error {
 	if err := p.ready(ctx); err != nil {
 		return err
 	}
 	var problems error
 	for _, pod := range p.all() {
 		if isOf(req, pod.sandbox) {
-			p.log.Info("sandbox deleted", "pod", pod.String())
+			p.Log.Info("sandbox deleted", "pod", pod.String())
 			problems = errors.Join(problems, p.forget(pod))
 		}
 	}
@@ -108,7 +108,7 @@ func isOf(req enroll.Request, s sandbox) bool {
 }
 
 // Check confirms against the kernel that the sandbox is as its labels say.
-func (p *pods) Check(ctx context.Context, req enroll.Request) error {
+func (p *Pods) Check(ctx context.Context, req enroll.Request) error {
 	if err := p.ready(ctx); err != nil {
 		return err
 	}
@@ -116,7 +116,7 @@ func (p *pods) Check(ctx context.Context, req enroll.Request) error {
 	if !ok {
 		return fmt.Errorf("sandbox %s of pod %s/%s is not known to ztunnel", req.ContainerID, req.PodNamespace, req.PodName)
 	}
-	w, known := p.registry.ByUID(pod.PodUID)
+	w, known := p.Registry.ByUID(pod.PodUID)
 	if !known || !p.wanted(w) {
 		return nil
 	}
@@ -127,7 +127,7 @@ func (p *pods) Check(ctx context.Context, req enroll.Request) error {
 }
 
 // GC forgets every sandbox of the network that the runtime does not list.
-func (p *pods) GC(ctx context.Context, network string, valid []enroll.Attachment) error {
+func (p *Pods) GC(ctx context.Context, network string, valid []enroll.Attachment) error {
 	if err := p.ready(ctx); err != nil {
 		return err
 	}
@@ -135,7 +135,7 @@ func (p *pods) GC(ctx context.Context, network string, valid []enroll.Attachment
 	for _, pod := range p.all() {
 		listed := slices.ContainsFunc(valid, func(a enroll.Attachment) bool { return a.ContainerID == pod.ContainerID })
 		if pod.Network == network && !listed {
-			p.log.Info("sandbox is not among the runtime's attachments", "pod", pod.String())
+			p.Log.Info("sandbox is not among the runtime's attachments", "pod", pod.String())
 			problems = errors.Join(problems, p.forget(pod))
 		}
 	}
@@ -143,7 +143,7 @@ func (p *pods) GC(ctx context.Context, network string, valid []enroll.Attachment
 }
 
 // ready waits until the records of an earlier run are taken over.
-func (p *pods) ready(ctx context.Context) error {
+func (p *Pods) ready(ctx context.Context) error {
 	select {
 	case <-p.loaded:
 		return nil
@@ -154,11 +154,11 @@ func (p *pods) ready(ctx context.Context) error {
 
 // await returns the pod of the request, by UID where the runtime passes one,
 // or gives up after a while.
-func (p *pods) await(ctx context.Context, req enroll.Request) (workload.Workload, bool) {
+func (p *Pods) await(ctx context.Context, req enroll.Request) (workload.Workload, bool) {
 	ctx, cancel := context.WithTimeout(ctx, awaitPod)
 	defer cancel()
 	for {
-		changed := p.registry.Changed()
+		changed := p.Registry.Changed()
 		if w, ok := p.find(req); ok {
 			return w, true
 		}
@@ -170,12 +170,12 @@ func (p *pods) await(ctx context.Context, req enroll.Request) (workload.Workload
 	}
 }
 
-func (p *pods) find(req enroll.Request) (workload.Workload, bool) {
+func (p *Pods) find(req enroll.Request) (workload.Workload, bool) {
 	if req.PodUID != "" {
-		w, ok := p.registry.ByUID(req.PodUID)
+		w, ok := p.Registry.ByUID(req.PodUID)
 		return w, ok && w.Node != "" && w.Namespace == req.PodNamespace && w.Name == req.PodName
 	}
-	for _, w := range p.registry.Local(p.node) {
+	for _, w := range p.Registry.Local(p.Node) {
 		if w.Namespace == req.PodNamespace && w.Name == req.PodName {
 			return w, true
 		}
@@ -185,7 +185,7 @@ func (p *pods) find(req enroll.Request) (workload.Workload, bool) {
 
 // claim turns a request into a record after checking what it claims: the netns
 // holds the addresses, is not the node's, and is nobody else's.
-func (p *pods) claim(req enroll.Request, podUID string) (sandbox, error) {
+func (p *Pods) claim(req enroll.Request, podUID string) (sandbox, error) {
 	ns, err := netns.Open(req.Netns)
 	if err != nil {
 		return sandbox{}, fmt.Errorf("netns: %w", err)
@@ -209,7 +209,7 @@ func (p *pods) claim(req enroll.Request, podUID string) (sandbox, error) {
 // record remembers s, on disk first: what is enrolled must survive us. A
 // repeated ADD finds its pod as it is; one for a new netns replaces the old. One
 // netns has one record: two would undo each other's steering.
-func (p *pods) record(s sandbox) error {
+func (p *Pods) record(s sandbox) error {
 	p.recording.Lock()
 	defer p.recording.Unlock()
 	if err := p.unclaimed(s); err != nil { // in the meantime
@@ -233,7 +233,7 @@ func (p *pods) record(s sandbox) error {
 	return nil
 }
 
-func (p *pods) byID(containerID string) (*pod, bool) {
+func (p *Pods) byID(containerID string) (*pod, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	pod, ok := p.byContainer[containerID]

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package ztunnel
+package pods
 
 import (
 	"context"
@@ -17,10 +17,10 @@ import (
 // and removes what it left in the kernel for sandboxes that are gone. Before,
 // it looks for pods without a record, which may have been lost: they would be
 // released.
-func (p *pods) takeOver() error {
+func (p *Pods) takeOver() error {
 	found, problems := p.files.load(p.boot)
 	if problems != nil {
-		p.log.Warn("reading sandbox records", "error", problems)
+		p.Log.Warn("reading sandbox records", "error", problems)
 	}
 	for _, s := range found {
 		s, err := p.locate(s, sameCookie)
@@ -28,9 +28,9 @@ func (p *pods) takeOver() error {
 			p.remember(s)
 			continue
 		}
-		p.log.Info("sandbox is gone", "pod", s.String(), "reason", err)
+		p.Log.Info("sandbox is gone", "pod", s.String(), "reason", err)
 		if err := p.files.remove(s.ContainerID); err != nil {
-			p.log.Warn("removing the record of a sandbox", "error", err)
+			p.Log.Warn("removing the record of a sandbox", "error", err)
 		}
 	}
 	p.discover()
@@ -38,16 +38,16 @@ func (p *pods) takeOver() error {
 	for _, pod := range p.all() {
 		live = append(live, pod.Cookie)
 	}
-	if err := p.datapath.Reconcile(live); err != nil {
+	if err := p.Datapath.Reconcile(live); err != nil {
 		return fmt.Errorf("remove what an earlier run left: %w", err)
 	}
 	return nil
 }
 
 // remember has the sandbox looked after from now on.
-func (p *pods) remember(s sandbox) {
+func (p *Pods) remember(s sandbox) {
 	life, end := context.WithCancel(p.base)
-	inbound, outbound := p.datapath.Steered(s.Cookie)
+	inbound, outbound := p.Datapath.Steered(s.Cookie)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.byContainer[s.ContainerID] = &pod{sandbox: s, life: life, end: end, path: s.Netns, adopted: inbound || outbound}
@@ -55,19 +55,19 @@ func (p *pods) remember(s sandbox) {
 
 // letGo ends the steering that an earlier run began, of a pod whose label went
 // while no ztunnel was here; pod.mu is held.
-func (p *pods) letGo(pod *pod) error {
-	err := errors.Join(p.datapath.UnsteerOutbound(pod.Cookie), p.datapath.UnsteerInbound(pod.Cookie))
+func (p *Pods) letGo(pod *pod) error {
+	err := errors.Join(p.Datapath.UnsteerOutbound(pod.Cookie), p.Datapath.UnsteerInbound(pod.Cookie))
 	if err != nil {
 		return err
 	}
 	pod.adopted = false
-	p.log.Info("pod unenrolled, after an earlier run", "pod", pod.String())
+	p.Log.Info("pod unenrolled, after an earlier run", "pod", pod.String())
 	return nil
 }
 
 // stillThere reports why the netns of pod is gone; nil if it is not. If only
 // the way that leads there has changed, it writes that down.
-func (p *pods) stillThere(pod *pod) error {
+func (p *Pods) stillThere(pod *pod) error {
 	pod.mu.Lock()
 	defer pod.mu.Unlock()
 	s := pod.sandbox
@@ -78,14 +78,14 @@ func (p *pods) stillThere(pod *pod) error {
 	}
 	pod.path = s.Netns
 	if err := p.files.write(s); err != nil {
-		p.log.Warn("recording sandbox", "pod", pod.String(), "error", err)
+		p.Log.Warn("recording sandbox", "pod", pod.String(), "error", err)
 	}
 	return nil
 }
 
 // locate returns s if its netns is still the same. A sandbox that was found
 // through a process outlives it: then another of its processes leads there.
-func (p *pods) locate(s sandbox, same func(sandbox) error) (sandbox, error) {
+func (p *Pods) locate(s sandbox, same func(sandbox) error) (sandbox, error) {
 	gone := same(s)
 	if gone == nil || !isScanned(s) {
 		return s, gone

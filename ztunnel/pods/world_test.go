@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package ztunnel
+package pods
 
 import (
 	"context"
@@ -52,7 +52,7 @@ type world struct {
 type node struct {
 	datapath *redirect.Datapath
 	registry *workload.Registry
-	pods     *pods
+	pods     *Pods
 	stop     func()
 }
 
@@ -64,8 +64,8 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	w.opts = redirect.Options{BPFFS: filepath.Join(env.BPFFS(t), "culvert"), Cgroup: w.cgroup}
-	w.cfg = Config{NodeName: "here", StateDir: t.TempDir(), Drain: time.Millisecond}.withDefaults()
-	w.cfg.Log = slog.New(slog.NewTextHandler(logTo{t}, nil))
+	w.cfg = Config{Node: "here", Dir: filepath.Join(t.TempDir(), "sandboxes"), Drain: time.Millisecond,
+		Log: slog.New(slog.NewTextHandler(logTo{t}, nil))}
 	t.Cleanup(func() {
 		if w.node != nil {
 			w.kill()
@@ -102,11 +102,13 @@ func (w *world) load() {
 		w.t.Fatal(err)
 	}
 	defer host.Close()
-	n.pods, err = newPods(w.cfg, host.Cookie(), d, n.registry, policy.NewSet(), proxy.NewPeers(n.registry), metrics.New(metrics.Config{}))
-	if err != nil {
+	cfg := w.cfg
+	cfg.Host, cfg.Datapath, cfg.Registry = host.Cookie(), d, n.registry
+	cfg.Policy, cfg.Peers, cfg.Metrics = policy.NewSet(), proxy.NewPeers(n.registry), metrics.New(metrics.Config{})
+	cfg.Certs = certs.New(certs.Config{TrustDomain: domain, Issuer: nobody{}, Log: w.cfg.Log})
+	if n.pods, err = New(cfg); err != nil {
 		w.t.Fatal(err)
 	}
-	n.pods.certs = certs.New(certs.Config{TrustDomain: domain, Issuer: nobody{}, Log: w.cfg.Log})
 	n.stop = func() { d.Close() }
 	w.node = n
 	w.replace()

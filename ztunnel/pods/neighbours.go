@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package ztunnel
+package pods
 
 import (
 	"context"
@@ -41,8 +41,8 @@ func (n *neighbours) find(d workload.Destination) *member {
 }
 
 // local is how a pod finds others of this node; nil if only tunnels lead to them.
-func (p *pods) local() func(*workload.Destination) *proxy.Node {
-	if p.tunnels {
+func (p *Pods) local() func(*workload.Destination) *proxy.Node {
+	if p.SameNodeTunnel {
 		return nil
 	}
 	return func(d *workload.Destination) *proxy.Node {
@@ -54,7 +54,7 @@ func (p *pods) local() func(*workload.Destination) *proxy.Node {
 }
 
 // makeKnown asks the kernel before it lets other pods do without a tunnel.
-func (p *pods) makeKnown(_ context.Context, m *member) error {
+func (p *Pods) makeKnown(_ context.Context, m *member) error {
 	if !p.steered(m) {
 		return fmt.Errorf("the kernel does not steer netns %d", m.Cookie)
 	}
@@ -62,13 +62,13 @@ func (p *pods) makeKnown(_ context.Context, m *member) error {
 	return nil
 }
 
-func (p *pods) forgetAddrs(_ context.Context, m *member) error {
+func (p *Pods) forgetAddrs(_ context.Context, m *member) error {
 	p.neighbours.remove(m)
 	return nil
 }
 
 // steered reports whether the kernel agrees that m is in the mesh.
-func (p *pods) steered(m *member) bool {
-	inbound, outbound := p.datapath.Steered(m.Cookie)
+func (p *Pods) steered(m *member) bool {
+	inbound, outbound := p.Datapath.Steered(m.Cookie)
 	return inbound && outbound
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package ztunnel
+package pods
 
 import (
 	"context"
@@ -32,22 +32,27 @@ type member struct {
 	carrier   *carrier
 }
 
-// steeringSteps is the index of the first step that touches steering: what
-// comes after it is undone at once when a pod leaves the mesh, what comes
-// before it when its last connection has ended.
-const steeringSteps = 5
+// A membership is two lists of steps, done in this order and undone in reverse:
+// whatever the kernel hands over must find somebody listening.
 
-// steps is the life of a membership. Order matters: whatever the kernel hands
-// over must find somebody listening, and inbound is steered before outbound,
-// so that a pod which can talk can also be answered. Last, other pods of the node
-// may reach it without a tunnel.
-func (p *pods) steps() []step[*member] {
+// carrying is what a pod needs so that its connections are carried. It is
+// undone when the last of them has ended.
+func (p *Pods) carrying() []step[*member] {
 	return []step[*member]{
 		{"open netns", p.openNetns, closeNetns},
 		{"listen", p.listen, closeListeners},
 		{"route inner legs", p.route, nil}, // open connections need it until the pod is gone
 		{"hold certificate", p.hold, releaseCertificate},
 		{"serve", p.serve, p.stopServing},
+	}
+}
+
+// steering hands the pod's connections to us. It is undone at once when the
+// pod leaves the mesh. Inbound comes before outbound, so that a pod which can
+// talk can also be answered. Last, other pods of the node may reach it without
+// a tunnel.
+func (p *Pods) steering() []step[*member] {
+	return []step[*member]{
 		{"steer inbound", p.steerInbound, p.unsteerInbound},
 		{"steer outbound", p.steerOutbound, p.unsteerOutbound},
 		{"make known to its node", p.makeKnown, p.forgetAddrs},
@@ -58,7 +63,7 @@ func (p *pods) steps() []step[*member] {
 // address in it: a second network's must not be a way around the listeners. But
 // one that is another pod's stays that pod's: whoever may configure devices can
 // give himself any address.
-func (p *pods) openNetns(_ context.Context, m *member) (err error) {
+func (p *Pods) openNetns(_ context.Context, m *member) (err error) {
 	if m.ns, err = netns.Open(m.Netns); err != nil {
 		return err
 	}
@@ -80,7 +85,7 @@ func (p *pods) openNetns(_ context.Context, m *member) (err error) {
 			continue
 		}
 		if other, ok := p.otherWith(addr, m.PodUID); ok {
-			p.log.Warn("pod holds the address of another", "pod", m.sandbox.String(), "address", addr, "other", other)
+			p.Log.Warn("pod holds the address of another", "pod", m.sandbox.String(), "address", addr, "other", other)
 			continue
 		}
 		m.addrs = append(m.addrs, addr)
@@ -90,8 +95,8 @@ func (p *pods) openNetns(_ context.Context, m *member) (err error) {
 
 func closeNetns(_ context.Context, m *member) error { return m.ns.Close() }
 
-func (p *pods) listen(ctx context.Context, m *member) (err error) {
-	m.listeners, err = p.datapath.Listen(ctx, m.ns, m.addrs)
+func (p *Pods) listen(ctx context.Context, m *member) (err error) {
+	m.listeners, err = p.Datapath.Listen(ctx, m.ns, m.addrs)
 	return err
 }
 
@@ -100,10 +105,10 @@ func closeListeners(_ context.Context, m *member) error {
 	return nil
 }
 
-func (p *pods) route(_ context.Context, m *member) error { return p.datapath.Route(m.ns) }
+func (p *Pods) route(_ context.Context, m *member) error { return p.Datapath.Route(m.ns) }
 
-func (p *pods) hold(_ context.Context, m *member) error {
-	m.release = p.certs.Hold(m.id) // fetched meanwhile: connections wait, the pod does not
+func (p *Pods) hold(_ context.Context, m *member) error {
+	m.release = p.Certs.Hold(m.id) // fetched meanwhile: connections wait, the pod does not
 	return nil
 }
 
@@ -112,10 +117,10 @@ func releaseCertificate(_ context.Context, m *member) error {
 	return nil
 }
 
-func (p *pods) serve(_ context.Context, m *member) error {
+func (p *Pods) serve(_ context.Context, m *member) error {
 	m.carrier = p.newCarrier(m)
 	m.carrier.start(m.life, func(err error) {
-		p.log.Error("serving a pod", "pod", m.sandbox.String(), "error", err)
+		p.Log.Error("serving a pod", "pod", m.sandbox.String(), "error", err)
 	})
 	// Before it is steered: from its first connection on, it must hear of
 	// changed policies and certificates.
@@ -131,7 +136,7 @@ const inFlight = time.Second
 
 // stopServing takes what is still on its way, waits for open connections to
 // end by themselves until ctx is done, then ends them.
-func (p *pods) stopServing(ctx context.Context, m *member) error {
+func (p *Pods) stopServing(ctx context.Context, m *member) error {
 	select {
 	case <-time.After(inFlight):
 	case <-ctx.Done():
@@ -143,26 +148,26 @@ func (p *pods) stopServing(ctx context.Context, m *member) error {
 	return nil
 }
 
-func (p *pods) steerInbound(_ context.Context, m *member) error {
-	return p.datapath.SteerInbound(m.steered())
+func (p *Pods) steerInbound(_ context.Context, m *member) error {
+	return p.Datapath.SteerInbound(m.steered())
 }
 
-func (p *pods) unsteerInbound(_ context.Context, m *member) error {
+func (p *Pods) unsteerInbound(_ context.Context, m *member) error {
 	if m.adopted {
 		return nil
 	}
-	return p.datapath.UnsteerInbound(m.Cookie)
+	return p.Datapath.UnsteerInbound(m.Cookie)
 }
 
-func (p *pods) steerOutbound(_ context.Context, m *member) error {
-	return p.datapath.SteerOutbound(m.steered())
+func (p *Pods) steerOutbound(_ context.Context, m *member) error {
+	return p.Datapath.SteerOutbound(m.steered())
 }
 
-func (p *pods) unsteerOutbound(_ context.Context, m *member) error {
+func (p *Pods) unsteerOutbound(_ context.Context, m *member) error {
 	if m.adopted {
 		return nil
 	}
-	return p.datapath.UnsteerOutbound(m.Cookie)
+	return p.Datapath.UnsteerOutbound(m.Cookie)
 }
 
 func (m *member) steered() redirect.Sandbox {

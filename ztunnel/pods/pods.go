@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package ztunnel
+package pods
 
 import (
 	"context"
@@ -16,7 +16,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/culvert-mesh/culvert/ztunnel/certs"
-	"github.com/culvert-mesh/culvert/ztunnel/hbone"
 	"github.com/culvert-mesh/culvert/ztunnel/metrics"
 	"github.com/culvert-mesh/culvert/ztunnel/netns"
 	"github.com/culvert-mesh/culvert/ztunnel/policy"
@@ -30,26 +29,32 @@ const (
 	atOnce      = 4               // pods that are enrolled at the same time
 )
 
-// pods knows every pod sandbox of this node, meshed or not, and keeps exactly
-// those in the mesh whose labels say so. Sandboxes come from the CNI plugin
-// (cni.go), from records of an earlier run (sandbox.go) and, for pods older
-// than both, from /proc (scan.go).
-type pods struct {
-	node    string
-	records hbone.Records
-	tunnels bool // between pods of this node, too
-	boot    string
-	host    netns.Cookie // the node's own netns is never enrolled
-	drain   time.Duration
-	files   sandboxFiles
-	log     *slog.Logger
+// Config says what Pods needs to know and whom it works with.
+type Config struct {
+	Node           string        // as spec.nodeName of the pods to look after; required
+	Host           netns.Cookie  // of the node's own netns, which is never enrolled; required
+	Dir            string        // root-only directory of sandbox records, made if missing; required
+	Drain          time.Duration // how long open connections may end by themselves when Run's context ends; default 0
+	SameNodeTunnel bool          // carry connections between pods of this node in tunnels; default false
+	StdTLSRecords  bool          // leave TLS records to crypto/tls; default false
 
-	datapath *redirect.Datapath
-	registry *workload.Registry
-	policy   *policy.Set
-	peers    *proxy.Peers
-	certs    *certs.Store // set before Run
-	metrics  *metrics.Metrics
+	Datapath *redirect.Datapath // required
+	Registry *workload.Registry // required
+	Policy   *policy.Set        // required
+	Peers    *proxy.Peers       // required
+	Certs    *certs.Store       // required; its OnRotate calls Retire
+	Metrics  *metrics.Metrics   // required
+	Log      *slog.Logger       // required
+}
+
+// Pods knows every pod sandbox of this node, meshed or not, and keeps exactly
+// those in the mesh whose labels say so. Sandboxes come from the CNI plugin
+// (enroll.go), from records of an earlier run (sandbox.go) and, for pods older
+// than both, from /proc (proc.go).
+type Pods struct {
+	Config
+	boot  string
+	files sandboxFiles
 
 	loaded  chan struct{}   // closed when the records of an earlier run are taken over
 	base    context.Context // lives as long as Run; set before loaded is closed
@@ -79,23 +84,18 @@ type pod struct {
 	failed  string     // why the last attempt to enroll failed; "" when it did not
 }
 
-func newPods(cfg Config, host netns.Cookie, datapath *redirect.Datapath, registry *workload.Registry,
-	policies *policy.Set, peers *proxy.Peers, counts *metrics.Metrics) (*pods, error) {
+// New makes the directory of records. Nothing is looked at before Run.
+func New(cfg Config) (*Pods, error) {
 	boot, err := bootID()
 	if err != nil {
 		return nil, err
 	}
-	files, err := openSandboxFiles(cfg.sandboxDir())
+	files, err := openSandboxFiles(cfg.Dir)
 	if err != nil {
 		return nil, err
 	}
-	records := hbone.OwnRecords
-	if cfg.StdTLSRecords {
-		records = hbone.StdRecords
-	}
-	return &pods{
-		node: cfg.NodeName, records: records, tunnels: cfg.SameNodeTunnel, boot: boot, host: host, drain: cfg.Drain, files: files, log: cfg.Log,
-		datapath: datapath, registry: registry, policy: policies, peers: peers, metrics: counts,
+	return &Pods{
+		Config: cfg, boot: boot, files: files,
 		loaded: make(chan struct{}), byContainer: map[string]*pod{}, serving: map[*member]struct{}{},
 	}, nil
 }
@@ -104,12 +104,12 @@ func newPods(cfg Config, host netns.Cookie, datapath *redirect.Datapath, registr
 // until ctx ends. Then it drains: listeners close at once and open
 // connections end by themselves or at the deadline. Steering stays in the
 // kernel, so that without us connections are refused.
-func (p *pods) Run(ctx context.Context) error {
+func (p *Pods) Run(ctx context.Context) error {
 	base, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer p.leaving.Wait()
 	defer cut()
 	p.base = base
-	if err := p.registry.WaitSynced(ctx); err != nil {
+	if err := p.Registry.WaitSynced(ctx); err != nil {
 		return err
 	}
 	if err := p.takeOver(); err != nil {
@@ -120,7 +120,7 @@ func (p *pods) Run(ctx context.Context) error {
 	tick := time.NewTicker(verifyEvery)
 	defer tick.Stop()
 	for {
-		changed := p.registry.Changed()
+		changed := p.Registry.Changed()
 		p.reconcile(ctx)
 		select {
 		case <-ctx.Done():
@@ -134,14 +134,14 @@ func (p *pods) Run(ctx context.Context) error {
 }
 
 // reconcile brings every sandbox to what its labels say.
-func (p *pods) reconcile(ctx context.Context) {
+func (p *Pods) reconcile(ctx context.Context) {
 	p.discover()
 	var group errgroup.Group
 	group.SetLimit(atOnce)
 	for _, pod := range p.all() {
 		group.Go(func() error {
 			if err := p.converge(ctx, pod); err != nil && ctx.Err() == nil {
-				p.log.Warn("pod is not enrolled, will try again", "pod", pod.String(), "error", err)
+				p.Log.Warn("pod is not enrolled, will try again", "pod", pod.String(), "error", err)
 			}
 			return nil
 		})
@@ -153,10 +153,10 @@ func (p *pods) reconcile(ctx context.Context) {
 // stays as it is: the registry may be late, and leaving the mesh needs a
 // label, not a gap. Nor does a pod leave because its containers ended: what
 // still runs of it is not let out.
-func (p *pods) converge(ctx context.Context, pod *pod) error {
+func (p *Pods) converge(ctx context.Context, pod *pod) error {
 	pod.mu.Lock()
 	defer pod.mu.Unlock()
-	w, known := p.registry.ByUID(pod.PodUID)
+	w, known := p.Registry.ByUID(pod.PodUID)
 	switch {
 	case pod.gone || !known:
 		return nil
@@ -167,51 +167,51 @@ func (p *pods) converge(ctx context.Context, pod *pod) error {
 	case !w.Meshed && pod.adopted:
 		return p.letGo(pod)
 	case pod.member != nil:
-		return pod.member.update(p.datapath, w)
+		return pod.member.update(p.Datapath, w)
 	}
 	return nil
 }
 
 // wanted says whether labels put w into the mesh on this node.
-func (p *pods) wanted(w workload.Workload) bool {
-	return w.Meshed && !w.HostNetwork && !w.Terminated && w.Node == p.node
+func (p *Pods) wanted(w workload.Workload) bool {
+	return w.Meshed && !w.HostNetwork && !w.Terminated && w.Node == p.Node
 }
 
 // join enrolls pod; pod.mu is held.
-func (p *pods) join(ctx context.Context, pod *pod, w workload.Workload) error {
+func (p *Pods) join(ctx context.Context, pod *pod, w workload.Workload) error {
 	start := time.Now()
 	m := &member{sandbox: pod.sandbox, id: w.ID, probePorts: w.ProbePorts, life: pod.life, adopted: pod.adopted}
 	m.Netns = pod.path
-	if err := doSteps(ctx, p.steps(), m); err != nil {
+	if err := doSteps(ctx, slices.Concat(p.carrying(), p.steering()), m); err != nil {
 		pod.failed = err.Error()
 		return err
 	}
 	m.adopted, pod.adopted = false, false
 	pod.member, pod.failed = m, ""
-	p.metrics.PodStarted()
-	p.log.Info("pod enrolled", "pod", pod.String(), "identity", w.ID.String(), "took", time.Since(start).String())
+	p.Metrics.PodStarted()
+	p.Log.Info("pod enrolled", "pod", pod.String(), "identity", w.ID.String(), "took", time.Since(start).String())
 	return nil
 }
 
 // leave takes pod out of the mesh; pod.mu is held. New connections go their
 // own way at once, open ones are carried until they end.
-func (p *pods) leave(pod *pod) {
-	m, steps := pod.member, p.steps()
+func (p *Pods) leave(pod *pod) {
+	m := pod.member
 	pod.member = nil
-	problems := undoSteps(pod.life, steps[steeringSteps:], m)
+	problems := undoSteps(pod.life, p.steering(), m)
 	p.leaving.Go(func() {
-		problems = errors.Join(problems, undoSteps(pod.life, steps[:steeringSteps], m))
-		p.metrics.PodStopped()
+		problems = errors.Join(problems, undoSteps(pod.life, p.carrying(), m))
+		p.Metrics.PodStopped()
 		if problems != nil {
-			p.log.Error("unenrolling pod", "pod", pod.String(), "error", problems)
+			p.Log.Error("unenrolling pod", "pod", pod.String(), "error", problems)
 		}
 	})
-	p.log.Info("pod unenrolled", "pod", pod.String())
+	p.Log.Info("pod unenrolled", "pod", pod.String())
 }
 
 // forget ends a sandbox for good: its connections are cut, for its veth is
 // going, and its record is removed.
-func (p *pods) forget(pod *pod) error {
+func (p *Pods) forget(pod *pod) error {
 	p.mu.Lock()
 	if p.byContainer[pod.ContainerID] == pod {
 		delete(p.byContainer, pod.ContainerID)
@@ -224,11 +224,10 @@ func (p *pods) forget(pod *pod) error {
 	if pod.member != nil {
 		// Steering first: verify would else find listeners gone and fail to
 		// put them back.
-		steps := p.steps()
-		problems = undoSteps(pod.life, steps[steeringSteps:], pod.member)
+		problems = undoSteps(pod.life, p.steering(), pod.member)
 		pod.end()
-		problems = errors.Join(problems, undoSteps(pod.life, steps[:steeringSteps], pod.member))
-		p.metrics.PodStopped()
+		problems = errors.Join(problems, undoSteps(pod.life, p.carrying(), pod.member))
+		p.Metrics.PodStopped()
 	} else if pod.adopted {
 		problems = p.letGo(pod)
 	}
@@ -239,29 +238,29 @@ func (p *pods) forget(pod *pod) error {
 
 // verify lets go of sandboxes whose netns was removed without a DEL, and has
 // the kernel confirm the others.
-func (p *pods) verify(ctx context.Context) {
+func (p *Pods) verify(ctx context.Context) {
 	for _, pod := range p.all() {
 		reason := p.stillThere(pod)
 		if reason == nil {
 			continue
 		}
-		p.log.Info("sandbox is gone", "pod", pod.String(), "reason", reason)
+		p.Log.Info("sandbox is gone", "pod", pod.String(), "reason", reason)
 		if err := p.forget(pod); err != nil {
-			p.log.Error("forgetting sandbox", "pod", pod.String(), "error", err)
+			p.Log.Error("forgetting sandbox", "pod", pod.String(), "error", err)
 		}
 	}
 	if err := p.repair(ctx); err != nil {
-		p.log.Error("verifying steering", "error", err)
+		p.Log.Error("verifying steering", "error", err)
 	}
 }
 
 // repair asks the kernel whether every enrolled pod is steered and restores
 // what another hand removed.
-func (p *pods) repair(ctx context.Context) error {
-	repaired, err := p.datapath.Verify(ctx)
+func (p *Pods) repair(ctx context.Context) error {
+	repaired, err := p.Datapath.Verify(ctx)
 	for _, what := range repaired {
-		p.metrics.LinkRepaired(kindOf(what))
-		p.log.Error("steering was removed by another hand and is restored", "what", what)
+		p.Metrics.LinkRepaired(kindOf(what))
+		p.Log.Error("steering was removed by another hand and is restored", "what", what)
 	}
 	verified := 0
 	for _, pod := range p.all() {
@@ -285,7 +284,7 @@ func kindOf(what string) string {
 // confirmed reports whether pod is in the mesh and the kernel agrees; else only
 // tunnels lead to it. Of one whose membership is changing it does not. sound says
 // that what all pods share is in order.
-func (p *pods) confirmed(pod *pod, sound bool) bool {
+func (p *Pods) confirmed(pod *pod, sound bool) bool {
 	if !pod.mu.TryLock() {
 		return false
 	}
@@ -304,42 +303,42 @@ func (p *pods) confirmed(pod *pod, sound bool) bool {
 
 // shutdown closes all listeners and waits for open connections until the
 // drain deadline.
-func (p *pods) shutdown() {
-	deadline, cancel := context.WithTimeout(p.base, p.drain)
+func (p *Pods) shutdown() {
+	deadline, cancel := context.WithTimeout(p.base, p.Drain)
 	defer cancel()
 	var group sync.WaitGroup
-	for m := range p.carrying() {
+	for m := range p.served() {
 		group.Go(func() { m.carrier.finish(deadline) })
 	}
 	group.Wait()
 }
 
-// retire replaces the tunnels that were made with id's former certificate or
+// Retire replaces the tunnels that were made with id's former certificate or
 // bundle.
-func (p *pods) retire(id spiffeid.ID) {
-	for m := range p.carrying() {
+func (p *Pods) Retire(id spiffeid.ID) {
+	for m := range p.served() {
 		if m.id == id {
 			m.carrier.retire()
 		}
 	}
 }
 
-// recheck asks the policies in force about every open connection.
-func (p *pods) recheck() {
-	for m := range p.carrying() {
+// Recheck asks the policies in force about every open connection.
+func (p *Pods) Recheck() {
+	for m := range p.served() {
 		m.carrier.pod.Recheck()
 	}
 }
 
-func (p *pods) all() []*pod {
+func (p *Pods) all() []*pod {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return slices.Collect(maps.Values(p.byContainer))
 }
 
-// carrying is every member that has connections, or may have: those that are
+// served is every member that has connections, or may have: those that are
 // joining, and those that left and carry what was open. It waits for neither.
-func (p *pods) carrying() map[*member]struct{} {
+func (p *Pods) served() map[*member]struct{} {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return maps.Clone(p.serving)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package ztunnel
+package pods
 
 import (
 	"bytes"
@@ -24,24 +24,24 @@ func isScanned(s sandbox) bool { return strings.HasPrefix(s.ContainerID, scanned
 
 // discover finds the sandboxes of pods that should be in the mesh and of which
 // neither the plugin nor a record told: they started before Culvert came.
-func (p *pods) discover() {
+func (p *Pods) discover() {
 	known := map[string]bool{}
 	for _, pod := range p.all() {
 		known[pod.PodUID] = true
 	}
-	for _, w := range p.registry.Local(p.node) {
+	for _, w := range p.Registry.Local(p.Node) {
 		if known[w.UID] || !p.wanted(w) || len(w.Addrs) == 0 {
 			continue
 		}
 		s, err := p.findSandbox(sandbox{ContainerID: scanned + w.UID, PodUID: w.UID, Namespace: w.Namespace, Name: w.Name,
 			BootID: p.boot, IPs: w.Addrs})
 		if err != nil {
-			p.log.Debug("no sandbox found", "pod", w.Namespace+"/"+w.Name, "error", err)
+			p.Log.Debug("no sandbox found", "pod", w.Namespace+"/"+w.Name, "error", err)
 			continue
 		}
-		p.log.Info("found the sandbox of a running pod", "pod", s.String(), "netns", s.Netns)
+		p.Log.Info("found the sandbox of a running pod", "pod", s.String(), "netns", s.Netns)
 		if err := p.record(s); err != nil {
-			p.log.Error("recording sandbox", "pod", s.String(), "error", err)
+			p.Log.Error("recording sandbox", "pod", s.String(), "error", err)
 		}
 	}
 }
@@ -51,7 +51,7 @@ func (p *pods) discover() {
 // netns must hold every address of the pod and none of another: a process of
 // somebody else may be visiting (istio#61211), and a pod that may write to its
 // cgroup and its devices can look like one that it is not.
-func (p *pods) findSandbox(s sandbox) (sandbox, error) {
+func (p *Pods) findSandbox(s sandbox) (sandbox, error) {
 	pid, err := oldestProcess(s.PodUID)
 	if err != nil {
 		return sandbox{}, err
@@ -76,7 +76,7 @@ func (p *pods) findSandbox(s sandbox) (sandbox, error) {
 }
 
 // unclaimed reports that s's netns is known as that of another pod.
-func (p *pods) unclaimed(s sandbox) error {
+func (p *Pods) unclaimed(s sandbox) error {
 	for _, other := range p.all() {
 		if other.Cookie == s.Cookie && other.PodUID != s.PodUID {
 			return fmt.Errorf("netns %s is enrolled as pod %v already", s.Netns, other.sandbox)
@@ -87,25 +87,25 @@ func (p *pods) unclaimed(s sandbox) error {
 
 // otherWith names another pod than podUID which has that address: by what the
 // plugin said of it, by the registry's word, or because it was enrolled first.
-func (p *pods) otherWith(addr netip.Addr, podUID string) (name string, ok bool) {
+func (p *Pods) otherWith(addr netip.Addr, podUID string) (name string, ok bool) {
 	for _, pod := range p.all() {
 		if pod.PodUID != podUID && slices.Contains(pod.IPs, addr) {
 			return pod.String(), true
 		}
 	}
-	for m := range p.carrying() {
+	for m := range p.served() {
 		if m.PodUID != podUID && slices.Contains(m.addrs, addr) {
 			return m.String(), true
 		}
 	}
-	w, ok := p.registry.ByAddr(addr)
+	w, ok := p.Registry.ByAddr(addr)
 	return w.String(), ok && w.UID != podUID
 }
 
 // mayHold returns the addresses of ns, or why it cannot be the netns of a pod
 // that has those in want.
-func (p *pods) mayHold(ns *netns.NS, want []netip.Addr) ([]netip.Addr, error) {
-	if ns.Cookie() == p.host {
+func (p *Pods) mayHold(ns *netns.NS, want []netip.Addr) ([]netip.Addr, error) {
+	if ns.Cookie() == p.Host {
 		return nil, errors.New("is the node's own netns")
 	}
 	held, err := ns.Addrs()

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package ztunnel
+package pods
 
 import (
 	"context"
@@ -30,32 +30,36 @@ type carrier struct {
 
 // newCarrier builds the proxies of m. The pool and the listeners are m's alone
 // and can obtain no other identity than m's.
-func (p *pods) newCarrier(m *member) *carrier {
-	direct := p.datapath.DialOut(m.ns)
+func (p *Pods) newCarrier(m *member) *carrier {
+	records := hbone.OwnRecords
+	if p.StdTLSRecords {
+		records = hbone.StdRecords
+	}
+	direct := p.Datapath.DialOut(m.ns)
 	c := &carrier{done: make(chan struct{})}
 	c.pool = hbone.NewPool(hbone.PoolConfig{
-		Records: p.records,
+		Records: records,
 		Dial:    direct,
 		Credential: func(ctx context.Context, key hbone.Key) (hbone.Credential, error) {
-			config, until, err := p.certs.Client(ctx, m.id, key.Dst)
+			config, until, err := p.Certs.Client(ctx, m.id, key.Dst)
 			return hbone.Credential{Config: config, Until: until}, err
 		},
 	})
 	c.pod = &proxy.Pod{
-		Self:        func() (workload.Workload, bool) { return p.registry.ByUID(m.PodUID) },
-		Registry:    p.registry,
-		Policy:      p.policy,
-		Peers:       p.peers,
+		Self:        func() (workload.Workload, bool) { return p.Registry.ByUID(m.PodUID) },
+		Registry:    p.Registry,
+		Policy:      p.Policy,
+		Peers:       p.Peers,
 		Tunnels:     c.pool,
-		OriginalDst: p.datapath.OriginalDst,
+		OriginalDst: p.Datapath.OriginalDst,
 		Direct:      direct,
-		Inner:       p.datapath.DialInner(m.ns),
+		Inner:       p.Datapath.DialInner(m.ns),
 		IsInner: func(src, dst netip.AddrPort) bool {
-			return p.datapath.IsInner(m.Cookie, src, dst)
+			return p.Datapath.IsInner(m.Cookie, src, dst)
 		},
 		Local:   p.local(),
-		Log:     p.log,
-		Metrics: p.metrics,
+		Log:     p.Log,
+		Metrics: p.Metrics,
 	}
 	l := m.listeners
 	c.outbound = present(l.Outbound4, l.Outbound6)
@@ -63,10 +67,10 @@ func (p *pods) newCarrier(m *member) *carrier {
 	inbound := present(l.HBONE4, l.HBONE6)
 	for _, ln := range inbound {
 		c.tunnels = append(c.tunnels, hbone.NewListener(ln, hbone.ListenerConfig{
-			Records: p.records,
+			Records: records,
 			Refused: proxy.Inbound{Pod: c.pod}.Refused,
 			Credential: func(ctx context.Context) (hbone.Credential, error) {
-				config, until, err := p.certs.Server(ctx, m.id)
+				config, until, err := p.Certs.Server(ctx, m.id)
 				return hbone.Credential{Config: config, Until: until}, err
 			},
 		}))
