@@ -17,12 +17,12 @@ import (
 // carrier is the running proxies of one pod sandbox: its listeners, its pool
 // of tunnels, and every connection that it carries.
 type carrier struct {
-	pod      *proxy.Pod
-	node     *proxy.Node
-	pool     *hbone.Pool
-	tunnels  []*hbone.Listener
-	outbound []*net.TCPListener
-	plain    []*net.TCPListener
+	pod       *proxy.Pod
+	neighbour *proxy.Neighbour
+	pool      *hbone.Pool
+	tunnels   []*hbone.Listener
+	outbound  []*net.TCPListener
+	plain     []*net.TCPListener
 
 	cut  context.CancelFunc // ends every connection at once
 	done chan struct{}      // closed when all of them have ended
@@ -75,7 +75,7 @@ func (p *Pods) newCarrier(m *member) *carrier {
 			},
 		}))
 	}
-	c.node = proxy.NewNode(c.pod, c.tunnelsTo)
+	c.neighbour = proxy.NewNeighbour(c.pod, c.tunnelsTo)
 	for _, lns := range [][]*net.TCPListener{c.outbound, c.plain, inbound} {
 		for _, ln := range lns {
 			c.pod.Ports = append(c.pod.Ports, uint16(ln.Addr().(*net.TCPAddr).Port))
@@ -126,7 +126,7 @@ func (c *carrier) start(base context.Context, failed func(error)) {
 		run(func() error { return ln.Run(ctx) })
 		run(func() error { return proxy.Inbound{Pod: c.pod}.Serve(ctx, ln) })
 	}
-	run(func() error { return c.node.Serve(ctx) })
+	run(func() error { return c.neighbour.Serve(ctx) })
 	go func() {
 		proxies.Wait()
 		close(c.done)
@@ -139,7 +139,7 @@ func (c *carrier) finish(ctx context.Context) {
 	for _, ln := range slices.Concat(c.outbound, c.plain) {
 		ln.Close()
 	}
-	c.node.Close()
+	c.neighbour.Close()
 	var draining sync.WaitGroup
 	for _, ln := range c.tunnels {
 		draining.Go(func() { ln.Drain(ctx) })

@@ -41,13 +41,13 @@ func (n *neighbours) find(d workload.Destination) *member {
 }
 
 // local is how a pod finds others of this node; nil if only tunnels lead to them.
-func (p *Pods) local() func(*workload.Destination) *proxy.Node {
+func (p *Pods) local() func(*workload.Destination) *proxy.Neighbour {
 	if p.SameNodeTunnel {
 		return nil
 	}
-	return func(d *workload.Destination) *proxy.Node {
+	return func(d *workload.Destination) *proxy.Neighbour {
 		if m := p.neighbours.find(*d); m != nil {
-			return m.carrier.node
+			return m.carrier.neighbour
 		}
 		return nil
 	}

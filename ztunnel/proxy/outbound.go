@@ -77,8 +77,8 @@ func (o Outbound) isOurs(self *workload.Workload, dst netip.AddrPort) bool {
 func (o Outbound) tunnel(ctx context.Context, c *connection, app *net.TCPConn, self *workload.Workload, d *workload.Destination) error {
 	key := hbone.Key{Dst: d.Peer.ID, Addr: d.Peer.HBONE(d.Target.Addr())}
 	c.src.identity = self.ID.String()
-	node := o.neighbour(self, d)
-	if node != nil {
+	neighbour := o.neighbour(self, d)
+	if neighbour != nil {
 		c.path, c.guarded, c.dst.addr = pathLocal, true, d.Target
 	} else {
 		c.tunnelled(key.Addr, d.Target)
@@ -86,8 +86,8 @@ func (o Outbound) tunnel(ctx context.Context, c *connection, app *net.TCPConn, s
 	if err := c.admit(func() error { return o.Policy.AllowOutbound(*self, *d) }); err != nil {
 		return err
 	}
-	if node != nil {
-		if err := o.local(ctx, c, app, node, key, d); !errors.Is(err, hbone.ErrElsewhere) {
+	if neighbour != nil {
+		if err := o.local(ctx, c, app, neighbour, key, d); !errors.Is(err, hbone.ErrElsewhere) {
 			return err
 		}
 		c.tunnelled(key.Addr, d.Target)

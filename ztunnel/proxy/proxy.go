@@ -4,7 +4,7 @@
 //
 //	Outbound     what a pod's app opens: into a tunnel, or plainly out of the mesh
 //	Inbound      what arrives for it in tunnels
-//	Node         what arrives for it from another pod of the same node
+//	Neighbour    what arrives for it from another pod of the same node
 //	Passthrough  what arrives for it in plaintext
 //
 // Each has one function, carry, that asks its questions in order and reports
@@ -40,9 +40,9 @@ type Pod struct {
 	Policy   *policy.Set        // required
 	Peers    *Peers             // required; one for all pods of the process
 	Tunnels  *hbone.Pool        // the pod's own: its netns, address and identity; required
-	// Local finds the Node of a destination that is verified to be on this
+	// Local finds the Neighbour of a destination that is verified to be on this
 	// node, nil for others. default nil: all are reached by tunnels
-	Local func(*workload.Destination) *Node
+	Local func(*workload.Destination) *Neighbour
 
 	OriginalDst func(*net.TCPConn) (netip.AddrPort, error) // where an app wanted to go; required
 	// Direct dials out of the pod past our own steering. required

@@ -14,12 +14,12 @@ import (
 	"github.com/culvert-mesh/culvert/ztunnel/workload"
 )
 
-// Node carries what arrives for a pod from other pods of its node. Both are
+// Neighbour carries what arrives for a pod from other pods of its node. Both are
 // this process's, which holds their keys: to seal bytes only to open them again
 // would protect nothing. So they go from socket to socket, after the questions
 // that Outbound and Inbound ask, and only while the tunnel that would carry them
 // proves both ends and that the network lets the two pods talk.
-type Node struct {
+type Neighbour struct {
 	*Pod // the destination
 	far  func(netip.Addr) *hbone.Listener
 
@@ -31,17 +31,17 @@ type Node struct {
 	connections sync.WaitGroup  // added to only while they are
 }
 
-// NewNode returns the Node of a pod, where far tells which Listener takes the
+// NewNeighbour returns the Neighbour of a pod, where far tells which Listener takes the
 // tunnels to an address of the pod.
-func NewNode(destination *Pod, far func(netip.Addr) *hbone.Listener) *Node {
-	n := &Node{Pod: destination, far: far, closing: make(chan struct{})}
+func NewNeighbour(destination *Pod, far func(netip.Addr) *hbone.Listener) *Neighbour {
+	n := &Neighbour{Pod: destination, far: far, closing: make(chan struct{})}
 	n.close = sync.OnceFunc(func() { close(n.closing) })
 	return n
 }
 
 // Serve lets connections in until ctx is done, or Close is called. It returns
 // once all have ended: by themselves, or n.Drain after ctx.
-func (n *Node) Serve(ctx context.Context) error {
+func (n *Neighbour) Serve(ctx context.Context) error {
 	base, force := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer force(nil)
 	n.letIn(base)
@@ -55,22 +55,22 @@ func (n *Node) Serve(ctx context.Context) error {
 }
 
 // Close takes no new connections. Open ones go on.
-func (n *Node) Close() { n.close() }
+func (n *Neighbour) Close() { n.close() }
 
-func (n *Node) letIn(base context.Context) {
+func (n *Neighbour) letIn(base context.Context) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.base = base
 }
 
-func (n *Node) keepOut() {
+func (n *Neighbour) keepOut() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.base = nil
 }
 
 // enter counts a connection in; nil if none are taken.
-func (n *Node) enter() context.Context {
+func (n *Neighbour) enter() context.Context {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.base != nil {
@@ -79,9 +79,9 @@ func (n *Node) enter() context.Context {
 	return n.base
 }
 
-// neighbour returns the Node of the destination if that is another pod of this
+// neighbour returns the Neighbour of the destination if that is another pod of this
 // node, nil if only a tunnel leads there.
-func (o Outbound) neighbour(self *workload.Workload, d *workload.Destination) *Node {
+func (o Outbound) neighbour(self *workload.Workload, d *workload.Destination) *Neighbour {
 	if o.Local == nil || d.Peer.UID == self.UID {
 		return nil
 	}
@@ -90,8 +90,8 @@ func (o Outbound) neighbour(self *workload.Workload, d *workload.Destination) *N
 
 // local carries app to another pod of this node. It returns
 // hbone.ErrElsewhere, and has done nothing, if only a tunnel leads there.
-func (o Outbound) local(ctx context.Context, c *connection, app *net.TCPConn, node *Node, key hbone.Key, d *workload.Destination) error {
-	far := node.far(key.Addr.Addr())
+func (o Outbound) local(ctx context.Context, c *connection, app *net.TCPConn, neighbour *Neighbour, key hbone.Key, d *workload.Destination) error {
+	far := neighbour.far(key.Addr.Addr())
 	if far == nil {
 		return hbone.ErrElsewhere
 	}
@@ -106,7 +106,7 @@ func (o Outbound) local(ctx context.Context, c *connection, app *net.TCPConn, no
 	}
 	defer guard.Release()
 	c.proven(key.Dst.String())
-	if err := node.carry(c, app, guard, d); err != nil {
+	if err := neighbour.carry(c, app, guard, d); err != nil {
 		return fmt.Errorf("%v at %v on this node: %w", key.Dst, d.Target, explained(err))
 	}
 	return nil
@@ -120,7 +120,7 @@ func (g *guardLost) Unwrap() error { return g.error }
 // carry is the destination's part of a connection from another pod of the
 // node. What it returns is for the record of the source, which is told no more
 // than by a tunnel.
-func (n *Node) carry(from *connection, app *net.TCPConn, guard *hbone.Guard, d *workload.Destination) error {
+func (n *Neighbour) carry(from *connection, app *net.TCPConn, guard *hbone.Guard, d *workload.Destination) error {
 	base := n.enter()
 	if base == nil { // it is leaving the mesh just now
 		return fail(Dial, errors.New("the pod takes no new connections"))

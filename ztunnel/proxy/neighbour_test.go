@@ -21,39 +21,39 @@ import (
 // near is a story whose two pods are on one node.
 type near struct {
 	*story
-	node *Node
-	far  atomic.Pointer[hbone.Listener] // where db's tunnels end
-	stop context.CancelFunc             // ends db's connections beside tunnels, as the end of its sandbox does
-	done chan struct{}                  // closed when they have ended
+	neighbour *Neighbour
+	far       atomic.Pointer[hbone.Listener] // where db's tunnels end
+	stop      context.CancelFunc             // ends db's connections beside tunnels, as the end of its sandbox does
+	done      chan struct{}                  // closed when they have ended
 }
 
 func tellNear(t *testing.T, appPort uint16, changes ...plot) *near {
 	t.Helper()
-	var node atomic.Pointer[Node]
+	var neighbour atomic.Pointer[Neighbour]
 	s := &near{done: make(chan struct{})}
 	s.story = tell(t, appPort, append([]plot{func(s *story) {
-		s.web.Local = func(d *workload.Destination) *Node {
+		s.web.Local = func(d *workload.Destination) *Neighbour {
 			if d.Peer.UID != "uid-db" {
 				t.Errorf("asked for %v", d.Peer)
 			}
-			return node.Load()
+			return neighbour.Load()
 		}
 	}}, changes...)...)
 	s.far.Store(s.ln)
-	s.node = NewNode(s.db.Pod, func(netip.Addr) *hbone.Listener { return s.far.Load() })
+	s.neighbour = NewNeighbour(s.db.Pod, func(netip.Addr) *hbone.Listener { return s.far.Load() })
 	var ctx context.Context
 	ctx, s.stop = context.WithCancel(context.Background())
 	go func() {
 		defer close(s.done)
-		s.node.Serve(ctx)
+		s.neighbour.Serve(ctx)
 	}()
 	t.Cleanup(func() { s.stop(); <-s.done })
 	eventually(t, "it takes connections", func() bool {
-		s.node.mu.Lock()
-		defer s.node.mu.Unlock()
-		return s.node.base != nil
+		s.neighbour.mu.Lock()
+		defer s.neighbour.mu.Unlock()
+		return s.neighbour.base != nil
 	})
-	node.Store(s.node)
+	neighbour.Store(s.neighbour)
 	return s
 }
 
@@ -217,10 +217,10 @@ func TestConnectionsBesideATunnelEndWithTheirCertificates(t *testing.T) {
 }
 
 // A pod that leaves the mesh takes no new connections, and breaks none.
-func TestANodeThatClosesLetsItsConnectionsEnd(t *testing.T) {
+func TestANeighbourThatClosesLetsItsConnectionsEnd(t *testing.T) {
 	s := tellNear(t, echo(t, dbAddr))
 	conn := s.talk()
-	s.node.Close()
+	s.neighbour.Close()
 	expectRefusedOnceClosed(t, s)
 	send(t, conn, "still")
 	expect(t, conn, "still")
@@ -237,9 +237,9 @@ func TestANodeThatClosesLetsItsConnectionsEnd(t *testing.T) {
 func expectRefusedOnceClosed(t *testing.T, s *near) {
 	t.Helper()
 	eventually(t, "no new ones are taken", func() bool {
-		s.node.mu.Lock()
-		defer s.node.mu.Unlock()
-		return s.node.base == nil
+		s.neighbour.mu.Lock()
+		defer s.neighbour.mu.Unlock()
+		return s.neighbour.base == nil
 	})
 	expectRefused(t, webAddr, s.to)
 	s.web.record(Dial)
