@@ -107,5 +107,3 @@ int inbound_lookup(struct bpf_sk_lookup *ctx)
 	}
 	return steer(ctx, *netns);
 }
-
-char _license[] SEC("license") = "Dual BSD/GPL";

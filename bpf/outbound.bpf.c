@@ -445,5 +445,3 @@ int outbound_sockops(struct bpf_sock_ops *ctx)
 	}
 	return 1;
 }
-
-char _license[] SEC("license") = "Dual BSD/GPL";

@@ -191,11 +191,11 @@ func (d *Datapath) attach() error {
 		at   ebpf.AttachType
 		prog *ebpf.Program
 	}{
-		{"sockops", ebpf.AttachCGroupSockOps, d.outbound.OutboundSockops},
-		{"getpeername4", ebpf.AttachCgroupInet4GetPeername, d.outbound.OutboundGetpeername4},
-		{"getpeername6", ebpf.AttachCgroupInet6GetPeername, d.outbound.OutboundGetpeername6},
-		{"connect4", ebpf.AttachCGroupInet4Connect, d.outbound.OutboundConnect4},
-		{"connect6", ebpf.AttachCGroupInet6Connect, d.outbound.OutboundConnect6},
+		{"sockops", ebpf.AttachCGroupSockOps, d.mesh.OutboundSockops},
+		{"getpeername4", ebpf.AttachCgroupInet4GetPeername, d.mesh.OutboundGetpeername4},
+		{"getpeername6", ebpf.AttachCgroupInet6GetPeername, d.mesh.OutboundGetpeername6},
+		{"connect4", ebpf.AttachCGroupInet4Connect, d.mesh.OutboundConnect4},
+		{"connect6", ebpf.AttachCGroupInet6Connect, d.mesh.OutboundConnect6},
 	} {
 		a := &anchor{
 			name:     p.name,
@@ -233,7 +233,7 @@ func (d *Datapath) adopt() error {
 		if err != nil {
 			continue // SteerInbound replaces it, Reconcile removes it
 		}
-		err = l.Update(d.inbound.InboundLookup)
+		err = l.Update(d.mesh.InboundLookup)
 		l.Close()
 		if err != nil && !errors.Is(err, unix.ENOLINK) { // of a netns that is gone
 			return fmt.Errorf("replace inbound program of netns %d: %w", cookie, err)

@@ -24,9 +24,9 @@ var ErrNoOriginalDst = errors.New("no original destination")
 // OriginalDst returns where the app wanted to go whose connection an outbound
 // listener accepted.
 func (d *Datapath) OriginalDst(conn *net.TCPConn) (netip.AddrPort, error) {
-	var state outboundSockState
-	err := withFd(conn, func(fd int) error { return lookup(d.outbound.Sockets, new(int32(fd)), &state) })
-	if errors.Is(err, ebpf.ErrKeyNotExist) || err == nil && state.Kind != outboundSockKindSOCK_ACCEPTED {
+	var state meshSockState
+	err := withFd(conn, func(fd int) error { return lookup(d.mesh.Sockets, new(int32(fd)), &state) })
+	if errors.Is(err, ebpf.ErrKeyNotExist) || err == nil && state.Kind != meshSockKindSOCK_ACCEPTED {
 		return netip.AddrPort{}, ErrNoOriginalDst
 	}
 	if err != nil {
@@ -37,8 +37,8 @@ func (d *Datapath) OriginalDst(conn *net.TCPConn) (netip.AddrPort, error) {
 
 // stamp marks a socket as ztunnel's own, by descriptor: there is no other way
 // past the programs.
-func (d *Datapath) stamp(fd int, kind outboundSockKind) error {
-	if err := put(d.outbound.Sockets, new(int32(fd)), &outboundSockState{Kind: kind}); err != nil {
+func (d *Datapath) stamp(fd int, kind meshSockKind) error {
+	if err := put(d.mesh.Sockets, new(int32(fd)), &meshSockState{Kind: kind}); err != nil {
 		return fmt.Errorf("stamp socket: %w", err)
 	}
 	return nil
@@ -49,7 +49,7 @@ func (d *Datapath) stamp(fd int, kind outboundSockKind) error {
 func (d *Datapath) DialOut(ns *netns.NS) func(ctx context.Context, from netip.Addr, to netip.AddrPort) (*net.TCPConn, error) {
 	return func(ctx context.Context, from netip.Addr, to netip.AddrPort) (*net.TCPConn, error) {
 		return ns.Dial(ctx, to, func(fd int) error {
-			if err := d.stamp(fd, outboundSockKindSOCK_ZTUNNEL); err != nil {
+			if err := d.stamp(fd, meshSockKindSOCK_ZTUNNEL); err != nil {
 				return err
 			}
 			if !from.IsValid() || from.Is4() != to.Addr().Is4() {
@@ -102,7 +102,7 @@ func (d *Datapath) dialInner(ctx context.Context, ns *netns.NS, src, to netip.Ad
 	}
 	conn, err := ns.Dial(ctx, to, func(fd int) error { return d.prepareInner(fd, src, flow) })
 	if err != nil {
-		err = errors.Join(err, del(d.outbound.Inner, flow))
+		err = errors.Join(err, del(d.mesh.Inner, flow))
 		d.legs.abort(flow) // last: the next to have the flow has an entry of its own
 		return nil, err
 	}
@@ -110,14 +110,14 @@ func (d *Datapath) dialInner(ctx context.Context, ns *netns.NS, src, to netip.Ad
 	return conn, nil
 }
 
-func (d *Datapath) prepareInner(fd int, src netip.AddrPort, flow outboundFlow) error {
-	if err := d.stamp(fd, outboundSockKindSOCK_INNER); err != nil {
+func (d *Datapath) prepareInner(fd int, src netip.AddrPort, flow meshFlow) error {
+	if err := d.stamp(fd, meshSockKindSOCK_INNER); err != nil {
 		return err
 	}
 	if err := pose(fd, src); err != nil {
 		return err
 	}
-	if err := put(d.outbound.Inner, &flow, new(monotonic())); err != nil {
+	if err := put(d.mesh.Inner, &flow, new(monotonic())); err != nil {
 		return fmt.Errorf("announce leg from %v: %w", src, err)
 	}
 	return nil

@@ -185,7 +185,7 @@ func TestManyLegsUnderOneClientAddress(t *testing.T) {
 		}
 	}
 	app.Close()
-	if n := count(t, w.d.outbound.Inner); n != 0 {
+	if n := count(t, w.d.mesh.Inner); n != 0 {
 		t.Errorf("%d entries left in the map inner with all legs established", n)
 	}
 }
@@ -213,7 +213,7 @@ func TestLegNeverDisturbsALiveConnectionOfTheClient(t *testing.T) {
 			t.Errorf("a leg under the tuple of a live connection: %v", err)
 		}
 	}
-	if n := count(t, w.d.outbound.Inner); n != 0 {
+	if n := count(t, w.d.mesh.Inner); n != 0 {
 		t.Errorf("%d entries left of refused legs", n)
 	}
 	exchange(t, direct, theirs)
@@ -222,10 +222,10 @@ func TestLegNeverDisturbsALiveConnectionOfTheClient(t *testing.T) {
 func TestFullInnerMapRefusesTheLeg(t *testing.T) {
 	w := newWorld(t)
 	p := w.enrolled()
-	m := w.d.outbound.Inner
-	keys := make([]outboundFlow, m.MaxEntries())
+	m := w.d.mesh.Inner
+	keys := make([]meshFlow, m.MaxEntries())
 	for i := range keys {
-		keys[i] = outboundFlow{Netns: 1<<40 | uint64(i)}
+		keys[i] = meshFlow{Netns: 1<<40 | uint64(i)}
 	}
 	if _, err := m.BatchUpdate(keys, make([]uint64, len(keys)), nil); err != nil {
 		t.Fatal(err)
@@ -271,7 +271,7 @@ func TestTupleOfALegIsOfNoUseToOthers(t *testing.T) {
 
 	// An entry that was forgotten is too old to count.
 	flow := wireFlow(p.ns.Cookie(), netip.AddrPortFrom(client4, 33333), to)
-	if err := w.d.outbound.Inner.Put(flow, monotonic()-uint64(131*time.Second)); err != nil {
+	if err := w.d.mesh.Inner.Put(flow, monotonic()-uint64(131*time.Second)); err != nil {
 		t.Fatal(err)
 	}
 	wantServer(t, w.ns, to, "plaintext", bindTo(client4, 33333))
@@ -390,7 +390,7 @@ func TestNothingBreaksUnderLoad(t *testing.T) {
 // its SYN would be steered back to us.
 func TestAFlowIsReservedUntilItsEntryIsGone(t *testing.T) {
 	var l legs
-	flow := outboundFlow{Netns: 1}
+	flow := meshFlow{Netns: 1}
 	if !l.begin(flow) || l.begin(flow) {
 		t.Fatal("a flow is reserved twice")
 	}

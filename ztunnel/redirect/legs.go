@@ -19,37 +19,37 @@ const legLinger = time.Second
 // legs are the legs to apps that are being opened, or were a moment ago.
 type legs struct {
 	mu   sync.Mutex
-	open map[outboundFlow]struct{}
+	open map[meshFlow]struct{}
 	done []doneLeg // oldest first
 }
 
 type doneLeg struct {
-	flow outboundFlow
+	flow meshFlow
 	at   time.Time
 }
 
 // begin reserves a flow; false if another dial has it.
-func (l *legs) begin(flow outboundFlow) bool {
+func (l *legs) begin(flow meshFlow) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if _, taken := l.open[flow]; taken {
 		return false
 	}
 	if l.open == nil {
-		l.open = make(map[outboundFlow]struct{})
+		l.open = make(map[meshFlow]struct{})
 	}
 	l.open[flow] = struct{}{}
 	return true
 }
 
 // abort ends the reservation of a flow.
-func (l *legs) abort(flow outboundFlow) {
+func (l *legs) abort(flow meshFlow) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.open, flow)
 }
 
-func (l *legs) finish(flow outboundFlow) {
+func (l *legs) finish(flow meshFlow) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.done = append(l.done, doneLeg{flow, time.Now()})
@@ -69,7 +69,7 @@ func (l *legs) expired() []doneLeg {
 	return old
 }
 
-func (l *legs) has(flow outboundFlow) bool {
+func (l *legs) has(flow meshFlow) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	_, ok := l.open[flow]
@@ -79,7 +79,7 @@ func (l *legs) has(flow outboundFlow) bool {
 func (d *Datapath) sweepLegs() {
 	for _, leg := range d.legs.expired() {
 		// What is left of it expires in the kernel, too.
-		_ = del(d.outbound.Inner, unsafe.Pointer(&leg.flow))
+		_ = del(d.mesh.Inner, unsafe.Pointer(&leg.flow))
 		d.legs.abort(leg.flow)
 	}
 }
@@ -90,5 +90,5 @@ func (d *Datapath) sweepLegs() {
 func (d *Datapath) IsInner(cookie netns.Cookie, src, dst netip.AddrPort) bool {
 	flow := wireFlow(cookie, src, dst)
 	var since uint64
-	return d.legs.has(flow) || lookup(d.outbound.Inner, &flow, &since) == nil
+	return d.legs.has(flow) || lookup(d.mesh.Inner, &flow, &since) == nil
 }

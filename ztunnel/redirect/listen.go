@@ -38,12 +38,12 @@ func (l Listeners) Close() error {
 	return errors.Join(problems...)
 }
 
-func (l Listeners) inbound() iter.Seq2[outboundListenerKind, *net.TCPListener] {
-	return func(yield func(outboundListenerKind, *net.TCPListener) bool) {
-		_ = yield(outboundListenerKindLISTENER_PLAINTEXT4, l.Inbound4) &&
-			yield(outboundListenerKindLISTENER_PLAINTEXT6, l.Inbound6) &&
-			yield(outboundListenerKindLISTENER_HBONE4, l.HBONE4) &&
-			yield(outboundListenerKindLISTENER_HBONE6, l.HBONE6)
+func (l Listeners) inbound() iter.Seq2[meshListenerKind, *net.TCPListener] {
+	return func(yield func(meshListenerKind, *net.TCPListener) bool) {
+		_ = yield(meshListenerKindLISTENER_PLAINTEXT4, l.Inbound4) &&
+			yield(meshListenerKindLISTENER_PLAINTEXT6, l.Inbound6) &&
+			yield(meshListenerKindLISTENER_HBONE4, l.HBONE4) &&
+			yield(meshListenerKindLISTENER_HBONE6, l.HBONE6)
 	}
 }
 

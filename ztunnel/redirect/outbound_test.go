@@ -375,9 +375,9 @@ func TestDirectConnectionToTheOutboundListenerHasNoOriginalDestination(t *testin
 
 func TestFullPodMapRefusesEnrollment(t *testing.T) {
 	w := newWorld(t)
-	m := w.d.outbound.Pods
+	m := w.d.mesh.Pods
 	for i := range m.MaxEntries() {
-		if err := m.Put(1<<40|uint64(i), outboundPod{}); err != nil {
+		if err := m.Put(1<<40|uint64(i), meshPod{}); err != nil {
 			t.Fatal(err)
 		}
 	}

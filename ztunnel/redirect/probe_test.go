@@ -42,7 +42,7 @@ func TestOnlyKubeletsProbesOfDeclaredPortsReachTheApp(t *testing.T) {
 			}
 		}
 	}
-	if n := count(t, w.d.outbound.Bypass); n != 0 {
+	if n := count(t, w.d.mesh.Bypass); n != 0 {
 		t.Errorf("%d probes left in the map bypass", n)
 	}
 
@@ -81,7 +81,7 @@ func TestProbeTupleIsOfNoUseToOthers(t *testing.T) {
 	if got, err := w.probeFrom("kubelet", w.path, netip.AddrPortFrom(p.v4, 8081)); err == nil || !strings.Contains(got, "refused") {
 		t.Errorf("probe of a closed port: %q, %v", got, err)
 	}
-	if n := count(t, w.d.outbound.Bypass); n != 0 {
+	if n := count(t, w.d.mesh.Bypass); n != 0 {
 		t.Errorf("%d entries left of a refused probe", n)
 	}
 
@@ -91,7 +91,7 @@ func TestProbeTupleIsOfNoUseToOthers(t *testing.T) {
 		age  time.Duration
 		want string
 	}{{11 * time.Second, "plaintext"}, {9 * time.Second, "app"}} {
-		if err := w.d.outbound.Bypass.Put(flow, monotonic()-uint64(tc.age)); err != nil {
+		if err := w.d.mesh.Bypass.Put(flow, monotonic()-uint64(tc.age)); err != nil {
 			t.Fatal(err)
 		}
 		wantServer(t, w.ns, to, tc.want, bindTo(node4, 34567))

@@ -24,16 +24,17 @@ import (
 	"github.com/culvert-mesh/culvert/ztunnel/netns"
 )
 
-//go:generate go tool bpf2go -cc clang-19 -strip llvm-strip-19 -cflags "-O2 -g -Wall -Werror -mcpu=v3 -I../../bpf/include" -type counter -type listener_kind -type sock_kind outbound ../../bpf/outbound.bpf.c
-//go:generate go tool bpf2go -cc clang-19 -strip llvm-strip-19 -cflags "-O2 -g -Wall -Werror -mcpu=v3 -I../../bpf/include" -no-global-types inbound ../../bpf/inbound.bpf.c
+// amd64 and arm64, on which Culvert runs, are little-endian: there is no object
+// for others.
+//
+//go:generate go tool bpf2go -cc clang-19 -strip llvm-strip-19 -target bpfel -cflags "-O2 -g -Wall -Werror -mcpu=v3 -I../../bpf/include" -type counter -type listener_kind -type sock_kind mesh ../../bpf/mesh.bpf.c
 
 // Datapath is the loaded programs and what they know. It outlives the process
 // in its pins: with ztunnel gone, enrolled pods are refused, not released.
 type Datapath struct {
 	opts     Options
 	pins     pins
-	outbound outboundObjects
-	inbound  inboundObjects
+	mesh     meshObjects
 	counters []string // names, by index
 
 	legs legs
@@ -63,11 +64,10 @@ func Load(opts Options) (*Datapath, error) {
 	return d, nil
 }
 
-// load loads both objects. They share their maps through the pins.
 func (d *Datapath) load() error {
-	spec, err := loadOutbound()
+	spec, err := loadMesh()
 	if err != nil {
-		return fmt.Errorf("read outbound programs: %v", err)
+		return fmt.Errorf("read programs: %v", err)
 	}
 	if d.counters, err = enumerators(spec, "counter"); err != nil {
 		return err
@@ -77,17 +77,14 @@ func (d *Datapath) load() error {
 		return err
 	}
 	if err := errors.Join(
-		spec.Variables[outboundVarHostNetns].Set(uint64(d.opts.HostNetns)),
-		spec.Variables[outboundVarKubeletCgroup].Set(kubelet),
+		spec.Variables[meshVarHostNetns].Set(uint64(d.opts.HostNetns)),
+		spec.Variables[meshVarKubeletCgroup].Set(kubelet),
 	); err != nil {
-		return fmt.Errorf("configure outbound programs: %v", err)
+		return fmt.Errorf("configure programs: %v", err)
 	}
 	opts := &ebpf.CollectionOptions{Maps: ebpf.MapOptions{PinPath: d.pins.dir}}
-	if err := spec.LoadAndAssign(&d.outbound, opts); err != nil {
-		return fmt.Errorf("load outbound programs: %w", explain(err))
-	}
-	if err := loadInboundObjects(&d.inbound, opts); err != nil {
-		return fmt.Errorf("load inbound program: %w", explain(err))
+	if err := spec.LoadAndAssign(&d.mesh, opts); err != nil {
+		return fmt.Errorf("load programs: %w", explain(err))
 	}
 	return nil
 }
@@ -122,7 +119,7 @@ func (d *Datapath) Stats() map[string]uint64 {
 	stats := make(map[string]uint64, len(d.counters))
 	for i, name := range d.counters[:len(d.counters)-1] { // the last counts the others
 		var perCPU []uint64
-		if err := d.outbound.Counters.Lookup(uint32(i), &perCPU); err != nil {
+		if err := d.mesh.Counters.Lookup(uint32(i), &perCPU); err != nil {
 			continue // only while closing
 		}
 		for _, n := range perCPU {
@@ -144,7 +141,7 @@ func (d *Datapath) Close() error {
 		p.anchor.close()
 	}
 	clear(d.pods)
-	return errors.Join(d.outbound.Close(), d.inbound.Close())
+	return d.mesh.Close()
 }
 
 // Unpin detaches everything and removes the pins: all pods of this instance

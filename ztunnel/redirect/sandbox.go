@@ -41,9 +41,9 @@ type pod struct {
 // Steered reports what the kernel steers of a netns, for this run or since an
 // earlier one: as long as that has nobody to listen, it is refused.
 func (d *Datapath) Steered(cookie netns.Cookie) (inbound, outbound bool) {
-	var entry outboundPod
+	var entry meshPod
 	_, err := os.Stat(d.pins.pod(cookie))
-	return err == nil, d.outbound.Pods.Lookup(uint64(cookie), &entry) == nil
+	return err == nil, d.mesh.Pods.Lookup(uint64(cookie), &entry) == nil
 }
 
 // SteerInbound hands connections that arrive in the sandbox to its listeners.
@@ -57,7 +57,7 @@ func (d *Datapath) SteerInbound(s Sandbox) error {
 	p := d.podOf(s)
 	err := d.fillInbound(p.Sandbox)
 	if err == nil {
-		err = p.anchor.open(d.inbound.InboundLookup)
+		err = p.anchor.open(d.mesh.InboundLookup)
 	}
 	if err != nil && !before {
 		err = errors.Join(err, d.unsteerInbound(s.NS.Cookie()))
@@ -134,7 +134,7 @@ func (d *Datapath) podOf(s Sandbox) *pod {
 	p.Sandbox = s
 	p.anchor.attach = func() (l link.Link, err error) {
 		err = s.NS.Fd(func(fd int) error {
-			l, err = link.AttachNetNs(fd, d.inbound.InboundLookup)
+			l, err = link.AttachNetNs(fd, d.mesh.InboundLookup)
 			return err
 		})
 		return l, err
@@ -149,21 +149,21 @@ func (d *Datapath) podOf(s Sandbox) *pod {
 func (d *Datapath) fillInbound(s Sandbox) error {
 	cookie := uint64(s.NS.Cookie())
 	for kind, ln := range s.Listeners.inbound() {
-		key := outboundListenerKey{Netns: cookie, Kind: kind}
+		key := meshListenerKey{Netns: cookie, Kind: kind}
 		if ln == nil {
-			if err := del(d.outbound.Listeners, key); err != nil {
+			if err := del(d.mesh.Listeners, key); err != nil {
 				return fmt.Errorf("remove listener: %w", err)
 			}
 			continue
 		}
-		err := withFd(ln, func(fd int) error { return d.outbound.Listeners.Put(key, uint64(fd)) })
+		err := withFd(ln, func(fd int) error { return d.mesh.Listeners.Put(key, uint64(fd)) })
 		if err != nil {
 			return fmt.Errorf("add listener %v: %w", ln.Addr(), err)
 		}
 	}
 	for _, addr := range s.Addrs {
 		// Over an earlier pod's, if need be: the address is ours now.
-		if err := d.outbound.PodIps.Put(wireAddr(addr), cookie); err != nil {
+		if err := d.mesh.PodIps.Put(wireAddr(addr), cookie); err != nil {
 			return fmt.Errorf("add address %v: %w", addr, err)
 		}
 	}
@@ -172,16 +172,16 @@ func (d *Datapath) fillInbound(s Sandbox) error {
 
 func (d *Datapath) fillProbePorts(s Sandbox) error {
 	cookie := uint64(s.NS.Cookie())
-	want := make(map[outboundPodPort]bool)
+	want := make(map[meshPodPort]bool)
 	for _, port := range s.ProbePorts {
-		want[outboundPodPort{Netns: cookie, Port: wirePort(port)}] = true
+		want[meshPodPort{Netns: cookie, Port: wirePort(port)}] = true
 	}
 	for key := range want {
-		if err := d.outbound.ProbePorts.Put(key, uint8(1)); err != nil {
+		if err := d.mesh.ProbePorts.Put(key, uint8(1)); err != nil {
 			return fmt.Errorf("add probe port %d: %w", wirePort(key.Port), err)
 		}
 	}
-	return sweep(d.outbound.ProbePorts, func(key outboundPodPort, _ *uint8) bool {
+	return sweep(d.mesh.ProbePorts, func(key meshPodPort, _ *uint8) bool {
 		return key.Netns == cookie && !want[key]
 	})
 }
@@ -189,12 +189,12 @@ func (d *Datapath) fillProbePorts(s Sandbox) error {
 func (d *Datapath) fillOutbound(s Sandbox) error {
 	cookie := uint64(s.NS.Cookie())
 	for _, addr := range s.Addrs {
-		key := outboundPodAddr{Netns: cookie, Addr: wireAddr(addr)}
-		if err := d.outbound.OwnIps.Put(key, uint8(1)); err != nil {
+		key := meshPodAddr{Netns: cookie, Addr: wireAddr(addr)}
+		if err := d.mesh.OwnIps.Put(key, uint8(1)); err != nil {
 			return fmt.Errorf("add own address %v: %w", addr, err)
 		}
 	}
-	if err := d.outbound.Pods.Put(cookie, s.entry()); err != nil {
+	if err := d.mesh.Pods.Put(cookie, s.entry()); err != nil {
 		return fmt.Errorf("add pod: %w", err)
 	}
 	return nil
@@ -202,7 +202,7 @@ func (d *Datapath) fillOutbound(s Sandbox) error {
 
 // entry points at the outbound listeners, which listen on the primary
 // addresses. A family without one is refused.
-func (s Sandbox) entry() (e outboundPod) {
+func (s Sandbox) entry() (e meshPod) {
 	if ln := s.Listeners.Outbound4; ln != nil {
 		at := ln.Addr().(*net.TCPAddr).AddrPort()
 		e.Addr4, e.Port4 = wireAddr(s.primary(netip.Addr.Is4)), wirePort(at.Port())
@@ -244,17 +244,17 @@ func (d *Datapath) drop(cookie netns.Cookie) {
 // others: an address may have passed to another pod already.
 func (d *Datapath) forgetInbound(gone func(netns.Cookie) bool) error {
 	return errors.Join(
-		sweep(d.outbound.PodIps, func(_ outboundAddr, owner *uint64) bool { return gone(netns.Cookie(*owner)) }),
-		sweep(d.outbound.ProbePorts, func(key outboundPodPort, _ *uint8) bool { return gone(netns.Cookie(key.Netns)) }),
-		sweep(d.outbound.Listeners, func(key outboundListenerKey, _ *uint64) bool { return gone(netns.Cookie(key.Netns)) }),
-		sweep(d.outbound.Inner, func(key outboundFlow, _ *uint64) bool { return gone(netns.Cookie(key.Netns)) }),
+		sweep(d.mesh.PodIps, func(_ meshAddr, owner *uint64) bool { return gone(netns.Cookie(*owner)) }),
+		sweep(d.mesh.ProbePorts, func(key meshPodPort, _ *uint8) bool { return gone(netns.Cookie(key.Netns)) }),
+		sweep(d.mesh.Listeners, func(key meshListenerKey, _ *uint64) bool { return gone(netns.Cookie(key.Netns)) }),
+		sweep(d.mesh.Inner, func(key meshFlow, _ *uint64) bool { return gone(netns.Cookie(key.Netns)) }),
 	)
 }
 
 func (d *Datapath) forgetOutbound(gone func(netns.Cookie) bool) error {
 	return errors.Join(
-		sweep(d.outbound.Pods, func(cookie uint64, _ *outboundPod) bool { return gone(netns.Cookie(cookie)) }),
-		sweep(d.outbound.OwnIps, func(key outboundPodAddr, _ *uint8) bool { return gone(netns.Cookie(key.Netns)) }),
+		sweep(d.mesh.Pods, func(cookie uint64, _ *meshPod) bool { return gone(netns.Cookie(cookie)) }),
+		sweep(d.mesh.OwnIps, func(key meshPodAddr, _ *uint8) bool { return gone(netns.Cookie(key.Netns)) }),
 	)
 }
 

@@ -54,7 +54,7 @@ func (d *Datapath) Verify(ctx context.Context) (repaired []string, err error) {
 
 // maps are the pinned ones, by the names of their pins.
 func (d *Datapath) maps() map[string]*ebpf.Map {
-	m := &d.outbound.outboundMaps
+	m := &d.mesh.meshMaps
 	return map[string]*ebpf.Map{
 		"bypass": m.Bypass, "counters": m.Counters, "excluded_cidrs": m.ExcludedCidrs, "excluded_ports": m.ExcludedPorts,
 		"inner": m.Inner, "listeners": m.Listeners, "original_dst": m.OriginalDst, "own_ips": m.OwnIps, "pod_ips": m.PodIps,
@@ -105,7 +105,7 @@ func (d *Datapath) verifyInbound(p *pod) (wrong string, err error) {
 	cookie := uint64(p.NS.Cookie())
 	var owner uint64
 	for _, addr := range p.Addrs {
-		if err := d.outbound.PodIps.Lookup(wireAddr(addr), &owner); errors.Is(err, ebpf.ErrKeyNotExist) {
+		if err := d.mesh.PodIps.Lookup(wireAddr(addr), &owner); errors.Is(err, ebpf.ErrKeyNotExist) {
 			return fmt.Sprintf("address %v of netns %d was removed", addr, cookie), d.fillInbound(p.Sandbox)
 		} else if err != nil {
 			return "", fmt.Errorf("look up address %v: %w", addr, err)
@@ -116,7 +116,7 @@ func (d *Datapath) verifyInbound(p *pod) (wrong string, err error) {
 			continue
 		}
 		var socket uint64
-		if err := d.outbound.Listeners.Lookup(outboundListenerKey{Netns: cookie, Kind: kind}, &socket); errors.Is(err, ebpf.ErrKeyNotExist) {
+		if err := d.mesh.Listeners.Lookup(meshListenerKey{Netns: cookie, Kind: kind}, &socket); errors.Is(err, ebpf.ErrKeyNotExist) {
 			if err := d.fillInbound(p.Sandbox); !errors.Is(err, net.ErrClosed) {
 				return fmt.Sprintf("listener %v of netns %d was removed", ln.Addr(), cookie), err
 			}
@@ -130,8 +130,8 @@ func (d *Datapath) verifyInbound(p *pod) (wrong string, err error) {
 
 func (d *Datapath) verifyOutbound(p *pod) (wrong string, err error) {
 	cookie := uint64(p.NS.Cookie())
-	var entry outboundPod
-	err = d.outbound.Pods.Lookup(cookie, &entry)
+	var entry meshPod
+	err = d.mesh.Pods.Lookup(cookie, &entry)
 	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 		return "", fmt.Errorf("look up netns %d: %w", cookie, err)
 	}

@@ -55,7 +55,7 @@ func TestVerifyRepairsWhatWasRemovedByHand(t *testing.T) {
 		{"connect4 detached and unpinned", both(detach(connect4), remove(connect4)), true, false, 1},
 		{"sk_lookup detached", detach(pod), false, true, 1},
 		{"sk_lookup unpinned", remove(pod), false, false, 1},
-		{"pod removed", func() error { return w.d.outbound.Pods.Delete(cookie) }, true, false, 1},
+		{"pod removed", func() error { return w.d.mesh.Pods.Delete(cookie) }, true, false, 1},
 		{"all pins removed", func() error { return os.RemoveAll(pins.links) }, false, false, len(w.d.anchors)},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -117,10 +117,10 @@ func TestVerifyRestoresAddressesAndListeners(t *testing.T) {
 	w := newWorld(t)
 	p := w.enrolled()
 	p.serveAll()
-	key := outboundListenerKey{Netns: uint64(p.ns.Cookie()), Kind: outboundListenerKindLISTENER_PLAINTEXT4}
+	key := meshListenerKey{Netns: uint64(p.ns.Cookie()), Kind: meshListenerKindLISTENER_PLAINTEXT4}
 	for _, harm := range []func() error{
-		func() error { return w.d.outbound.PodIps.Delete(wireAddr(p.v4)) },
-		func() error { return w.d.outbound.Listeners.Delete(key) },
+		func() error { return w.d.mesh.PodIps.Delete(wireAddr(p.v4)) },
+		func() error { return w.d.mesh.Listeners.Delete(key) },
 	} {
 		if err := harm(); err != nil {
 			t.Fatal(err)
@@ -200,7 +200,7 @@ func TestReconcileRemovesWhatIsNotLive(t *testing.T) {
 	wantServer(t, w.ns, netip.AddrPortFrom(gone.v4, 8080), "app")
 	live.serveAll()
 	wantServer(t, live.ns, netip.AddrPortFrom(node4, 8080), "outbound")
-	if n := count(t, w.d.outbound.Pods); n != 1 {
+	if n := count(t, w.d.mesh.Pods); n != 1 {
 		t.Errorf("%d pods left, want 1", n)
 	}
 	if err := w.d.Reconcile(nil); err != nil {
@@ -212,17 +212,17 @@ func TestReconcileRemovesWhatIsNotLive(t *testing.T) {
 func wantEmpty(t *testing.T, d *Datapath) {
 	t.Helper()
 	for name, m := range map[string]*ebpf.Map{
-		"pods": d.outbound.Pods, "pod_ips": d.outbound.PodIps, "own_ips": d.outbound.OwnIps,
-		"probe_ports": d.outbound.ProbePorts, "inner": d.outbound.Inner, "bypass": d.outbound.Bypass,
-		"original_dst": d.outbound.OriginalDst,
+		"pods": d.mesh.Pods, "pod_ips": d.mesh.PodIps, "own_ips": d.mesh.OwnIps,
+		"probe_ports": d.mesh.ProbePorts, "inner": d.mesh.Inner, "bypass": d.mesh.Bypass,
+		"original_dst": d.mesh.OriginalDst,
 	} {
 		if n := count(t, m); n != 0 {
 			t.Errorf("%d entries left in map %s", n, name)
 		}
 	}
 	keys := 0
-	var key, next outboundListenerKey
-	for err := d.outbound.Listeners.NextKey(nil, &next); err == nil; err = d.outbound.Listeners.NextKey(key, &next) {
+	var key, next meshListenerKey
+	for err := d.mesh.Listeners.NextKey(nil, &next); err == nil; err = d.mesh.Listeners.NextKey(key, &next) {
 		key = next
 		keys++
 	}
@@ -311,7 +311,7 @@ func TestTwoInstancesOnOneKernelDoNotSeeEachOthersPods(t *testing.T) {
 		wantServer(t, p.ns, netip.AddrPortFrom(node4, 8080), "outbound")
 		wantServer(t, w.ns, netip.AddrPortFrom(p.v6, 8080), "plaintext")
 	}
-	if n := count(t, d2.outbound.Pods); n != 1 {
+	if n := count(t, d2.mesh.Pods); n != 1 {
 		t.Errorf("%d pods in the second instance, want 1", n)
 	}
 	if err := errors.Join(d2.Reconcile(nil), w.d.SelfTest(t.Context()), d2.SelfTest(t.Context())); err != nil {
@@ -347,7 +347,7 @@ func TestAPodThatCannotBeEnrolledAgainStaysRefused(t *testing.T) {
 	if err := w.d.SteerInbound(p.s); err == nil { // its listeners are closed
 		t.Error("closed listeners were steered to")
 	}
-	fill(t, w.d.outbound.OwnIps)
+	fill(t, w.d.mesh.OwnIps)
 	p.s.Addrs = append(p.s.Addrs, far4)
 	if err := w.d.SteerOutbound(p.s); !errors.Is(err, unix.E2BIG) {
 		t.Errorf("SteerOutbound: %v, want E2BIG", err)
@@ -371,7 +371,7 @@ func TestAPodThatCannotBeEnrolledAgainStaysRefused(t *testing.T) {
 func fill(t *testing.T, m *ebpf.Map) {
 	t.Helper()
 	for i := range m.MaxEntries() {
-		key := outboundPodAddr{Netns: 1<<40 | uint64(i)}
+		key := meshPodAddr{Netns: 1<<40 | uint64(i)}
 		if err := m.Put(key, uint8(1)); errors.Is(err, unix.E2BIG) {
 			return
 		} else if err != nil {

@@ -14,7 +14,7 @@ import (
 
 // wireAddr returns addr as the programs know it: 16 bytes in network order,
 // IPv4 as ::ffff:a.b.c.d.
-func wireAddr(addr netip.Addr) (w outboundAddr) {
+func wireAddr(addr netip.Addr) (w meshAddr) {
 	b := addr.As16()
 	for i := range w.Word {
 		w.Word[i] = binary.NativeEndian.Uint32(b[4*i:])
@@ -22,7 +22,7 @@ func wireAddr(addr netip.Addr) (w outboundAddr) {
 	return w
 }
 
-func goAddr(w outboundAddr) netip.Addr {
+func goAddr(w meshAddr) netip.Addr {
 	var b [16]byte
 	for i, word := range w.Word {
 		binary.NativeEndian.PutUint32(b[4*i:], word)
@@ -37,8 +37,8 @@ func wirePort(port uint16) uint16 {
 	return binary.NativeEndian.Uint16(b[:])
 }
 
-func wireFlow(cookie netns.Cookie, src, dst netip.AddrPort) outboundFlow {
-	return outboundFlow{
+func wireFlow(cookie netns.Cookie, src, dst netip.AddrPort) meshFlow {
+	return meshFlow{
 		Netns: uint64(cookie),
 		Src:   wireAddr(src.Addr()),
 		Dst:   wireAddr(dst.Addr()),
@@ -48,13 +48,13 @@ func wireFlow(cookie netns.Cookie, src, dst netip.AddrPort) outboundFlow {
 }
 
 // wireCIDR returns the key of a prefix of either family in a trie of 128 bits.
-func wireCIDR(p netip.Prefix) outboundCidr {
+func wireCIDR(p netip.Prefix) meshCidr {
 	p = p.Masked()
 	bits := p.Bits()
 	if p.Addr().Is4() {
 		bits += 96
 	}
-	return outboundCidr{Prefixlen: uint32(bits), Addr: wireAddr(p.Addr())}
+	return meshCidr{Prefixlen: uint32(bits), Addr: wireAddr(p.Addr())}
 }
 
 // put and lookup are ebpf.Map's for each connection: from what is already laid
