@@ -34,7 +34,7 @@ static __always_inline bool fresh(const __u64 *since, __u64 lifetime)
 	return since && bpf_ktime_get_ns() - *since < lifetime;
 }
 
-static __always_inline int steer(struct bpf_sk_lookup *ctx, __u64 netns)
+static __always_inline int steer_inbound(struct bpf_sk_lookup *ctx, __u64 netns)
 {
 	bool hbone = ctx->local_port == HBONE_PORT;
 	struct listener_key key = { .netns = netns };
@@ -105,5 +105,5 @@ int inbound_lookup(struct bpf_sk_lookup *ctx)
 		count(INBOUND_PROBE);
 		return SK_PASS;
 	}
-	return steer(ctx, *netns);
+	return steer_inbound(ctx, *netns);
 }

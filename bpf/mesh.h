@@ -52,7 +52,7 @@ struct flow {
 	__u32 pad;
 };
 
-/* Where the pod's captured connections go: ztunnel's listeners in its netns.
+/* Where the pod's steered connections go: ztunnel's listeners in its netns.
  * A zero port means that the family is not enrolled; connects are refused.
  */
 struct pod {
@@ -91,7 +91,7 @@ struct listener_key {
 
 enum sock_kind {
 	SOCK_NONE,
-	SOCK_CAPTURED, /* app's socket; dst is where it wanted to go */
+	SOCK_STEERED, /* app's socket; dst is where it wanted to go */
 	SOCK_ACCEPTED, /* ztunnel's end of it; dst likewise */
 	SOCK_ZTUNNEL, /* ztunnel's own; userspace wrote this stamp by fd */
 	SOCK_INNER, /* likewise, and it poses as a client of the pod */
@@ -111,7 +111,7 @@ struct cidr {
 
 /* Why a socket went where it went. Userspace takes the names from BTF. */
 enum counter {
-	OUTBOUND_CAPTURED,
+	OUTBOUND_STEERED,
 	OUTBOUND_ZTUNNEL, /* passed: carries our stamp */
 	OUTBOUND_LOCAL, /* passed: loopback, own address, 0.0.0.0 or :: */
 	OUTBOUND_EXCLUDED, /* passed: by configuration */
@@ -135,7 +135,7 @@ enum counter {
 
 /* ---- written by userspace ---- */
 
-/* By netns cookie: pods whose outbound connections are captured.
+/* By netns cookie: pods whose outbound connections are steered.
  * Full: SteerOutbound fails.
  */
 struct {

@@ -194,8 +194,8 @@ static __always_inline enum verdict refuse(enum counter reason)
 	return DENY;
 }
 
-static __always_inline enum verdict capture(struct bpf_sock_addr *ctx, int family,
-					    const struct pod *pod, struct endpoint *dst)
+static __always_inline enum verdict
+steer_outbound(struct bpf_sock_addr *ctx, int family, const struct pod *pod, struct endpoint *dst)
 {
 	bool v4 = is_ipv4(&dst->addr);
 	__be16 port = v4 ? pod->port4 : pod->port6;
@@ -210,9 +210,9 @@ static __always_inline enum verdict capture(struct bpf_sock_addr *ctx, int famil
 	if (!state)
 		return refuse(OUTBOUND_REFUSED_STATE);
 	state->dst = *dst;
-	state->kind = SOCK_CAPTURED;
+	state->kind = SOCK_STEERED;
 	set_address(ctx, family, &to, port);
-	count(OUTBOUND_CAPTURED);
+	count(OUTBOUND_STEERED);
 	return ALLOW;
 }
 
@@ -247,7 +247,7 @@ static __always_inline enum verdict on_connect(struct bpf_sock_addr *ctx, int fa
 		return pass(state, OUTBOUND_LOCAL);
 	if (is_excluded(&dst))
 		return pass(state, OUTBOUND_EXCLUDED);
-	return capture(ctx, family, pod, &dst);
+	return steer_outbound(ctx, family, pod, &dst);
 }
 
 SEC("cgroup/connect4")
@@ -269,7 +269,7 @@ static __always_inline int on_getpeername(struct bpf_sock_addr *ctx, int family)
 	if (!ctx->sk)
 		return ALLOW;
 	state = state_of(ctx->sk);
-	if (state && state->kind == SOCK_CAPTURED)
+	if (state && state->kind == SOCK_STEERED)
 		set_address(ctx, family, &state->dst.addr, state->dst.port);
 	return ALLOW;
 }
@@ -371,7 +371,7 @@ static __always_inline void on_tcp_connect(struct bpf_sock_ops *ctx)
 		publish_probe(ctx, state);
 		return;
 	}
-	if (state->kind != SOCK_CAPTURED)
+	if (state->kind != SOCK_STEERED)
 		return;
 	src = sockops_local(ctx);
 	dst = sockops_remote(ctx);

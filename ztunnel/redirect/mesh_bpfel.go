@@ -27,7 +27,7 @@ type meshCidr struct {
 type meshCounter uint32
 
 const (
-	meshCounterOUTBOUND_CAPTURED           meshCounter = 0
+	meshCounterOUTBOUND_STEERED            meshCounter = 0
 	meshCounterOUTBOUND_ZTUNNEL            meshCounter = 1
 	meshCounterOUTBOUND_LOCAL              meshCounter = 2
 	meshCounterOUTBOUND_EXCLUDED           meshCounter = 3
@@ -109,7 +109,7 @@ type meshSockKind uint32
 
 const (
 	meshSockKindSOCK_NONE     meshSockKind = 0
-	meshSockKindSOCK_CAPTURED meshSockKind = 1
+	meshSockKindSOCK_STEERED  meshSockKind = 1
 	meshSockKindSOCK_ACCEPTED meshSockKind = 2
 	meshSockKindSOCK_ZTUNNEL  meshSockKind = 3
 	meshSockKindSOCK_INNER    meshSockKind = 4

@@ -80,7 +80,7 @@ func fromSockaddr(sa unix.Sockaddr) netip.AddrPort {
 	return netip.AddrPort{}
 }
 
-func TestEveryKindOfConnectIsCaptured(t *testing.T) {
+func TestEveryKindOfConnectIsSteered(t *testing.T) {
 	w := newWorld(t)
 	p := w.enrolled()
 	for _, tc := range []struct {
@@ -121,14 +121,14 @@ func TestEveryKindOfConnectIsCaptured(t *testing.T) {
 				if six {
 					far, af = netip.AddrPortFrom(far6, 4242), unix.AF_INET6
 				}
-				checkCaptured(t, p, tc.client(six), af, sockaddr(far), far, tc.peer)
+				checkSteered(t, p, tc.client(six), af, sockaddr(far), far, tc.peer)
 			})
 		}
 	}
 	t.Run("v4-mapped", func(t *testing.T) {
 		far := netip.AddrPortFrom(far4, 4242)
 		sa := &unix.SockaddrInet6{Addr: far4.As16(), Port: 4242}
-		checkCaptured(t, p, plainClient(nil), unix.AF_INET6, sa, far, true)
+		checkSteered(t, p, plainClient(nil), unix.AF_INET6, sa, far, true)
 	})
 }
 
@@ -139,7 +139,7 @@ func family(six bool) string {
 	return "v4"
 }
 
-func checkCaptured(t *testing.T, p *testPodNS, c client, af int, sa unix.Sockaddr, far netip.AddrPort, peer bool) {
+func checkSteered(t *testing.T, p *testPodNS, c client, af int, sa unix.Sockaddr, far netip.AddrPort, peer bool) {
 	t.Helper()
 	six := far.Addr().Is6()
 	fd := -1
@@ -169,7 +169,7 @@ func checkCaptured(t *testing.T, p *testPodNS, c client, af int, sa unix.Sockadd
 }
 
 // connectTwice is refused by the pod's own loopback, then connects the same
-// socket to where it is captured.
+// socket to where it is steered.
 func connectTwice(p *testPodNS, six bool, family int, to unix.Sockaddr) (int, error) {
 	nobody := netip.AddrPortFrom(p.addr(six), 9)
 	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)

@@ -59,7 +59,7 @@ func TestOnlyKubeletsProbesOfDeclaredPortsReachTheApp(t *testing.T) {
 
 // kubelet's cgroup counts in the node's netns only: what it runs in a pod's
 // netns is the pod's.
-func TestKubeletInAPodsNetnsIsCaptured(t *testing.T) {
+func TestKubeletInAPodsNetnsIsSteered(t *testing.T) {
 	w := newWorld(t)
 	server, client := w.enrolled(8080), w.enrolled()
 	server.serveAll()

@@ -80,7 +80,7 @@ func (d *Datapath) UnsteerInbound(cookie netns.Cookie) error {
 	return nil
 }
 
-// SteerOutbound captures the connections that the sandbox opens from now on.
+// SteerOutbound steers the connections that the sandbox opens from now on.
 // If it fails, it leaves what SteerInbound would.
 func (d *Datapath) SteerOutbound(s Sandbox) error {
 	d.mu.Lock()

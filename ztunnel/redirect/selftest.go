@@ -28,7 +28,7 @@ var (
 const selfTestLimit = 3 * time.Second
 
 // SelfTest enrols a scratch netns and proves on this very kernel that
-// connections are captured, that their destination is known, that closing
+// connections are steered, that their destination is known, that closing
 // works, and that without a listener they are refused. Run it before the
 // first pod is enrolled.
 //
@@ -52,7 +52,7 @@ func (d *Datapath) SelfTest(ctx context.Context) (err error) {
 			name string
 			run  func(ctx context.Context, pod netip.Addr, far netip.AddrPort) error
 		}{
-			{"capture", t.capture},
+			{"steer outbound", t.steerOutbound},
 			{"steer inbound", t.steerInbound},
 			{"reach the app", t.reachApp},
 		} {
@@ -146,15 +146,15 @@ func (t *selfTest) leave() error {
 	return errors.Join(t.d.UnsteerOutbound(t.ns.Cookie()), t.d.UnsteerInbound(t.ns.Cookie()))
 }
 
-// capture connects to a place that does not exist.
-func (t *selfTest) capture(ctx context.Context, pod netip.Addr, far netip.AddrPort) error {
+// steerOutbound connects to a place that does not exist.
+func (t *selfTest) steerOutbound(ctx context.Context, pod netip.Addr, far netip.AddrPort) error {
 	ln := t.listeners.Outbound4
 	if pod.Is6() {
 		ln = t.listeners.Outbound6
 	}
 	app, err := t.ns.Dial(ctx, far, nil)
 	if err != nil {
-		return fmt.Errorf("connect() was not captured: %w%s", err, t.d.outsideCgroup())
+		return fmt.Errorf("connect() was not steered: %w%s", err, t.d.outsideCgroup())
 	}
 	defer app.Close()
 	conn, err := accept(ctx, ln)
@@ -245,7 +245,7 @@ func (t *selfTest) reachApp(ctx context.Context, pod netip.Addr, far netip.AddrP
 	return nil
 }
 
-// refuse tries what capture did, now that nobody listens.
+// refuse tries what steerOutbound did, now that nobody listens.
 func (t *selfTest) refuse(ctx context.Context, far netip.AddrPort) error {
 	app, err := t.ns.Dial(ctx, far, nil)
 	if errors.Is(err, unix.ECONNREFUSED) {

@@ -38,7 +38,7 @@ type uringParams struct {
 	}
 }
 
-func TestConnectsByIOUringAreCaptured(t *testing.T) {
+func TestConnectsByIOUringAreSteered(t *testing.T) {
 	probe := uringParams{}
 	if fd, _, errno := unix.Syscall(unix.SYS_IO_URING_SETUP, uringEntries, uintptr(unsafe.Pointer(&probe)), 0); errno != 0 {
 		t.Skipf("needs io_uring: %v", errno)
@@ -61,7 +61,7 @@ func TestConnectsByIOUringAreCaptured(t *testing.T) {
 					}
 					return fd, uringConnect(fd, flags, rawSockaddr(far))
 				}
-				checkCaptured(t, p, connect, af, sockaddr(far), far, true)
+				checkSteered(t, p, connect, af, sockaddr(far), far, true)
 			})
 		}
 	}

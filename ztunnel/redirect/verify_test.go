@@ -45,7 +45,7 @@ func TestVerifyRepairsWhatWasRemovedByHand(t *testing.T) {
 	for _, tc := range []struct {
 		name     string
 		harm     func() error
-		leaves   bool // the pod's connections are not captured meanwhile
+		leaves   bool // the pod's connections are not steered meanwhile
 		arrives  bool // connections reach the app meanwhile
 		repaired int
 	}{
@@ -265,7 +265,7 @@ func TestPodsComeAndGoWithoutATrace(t *testing.T) {
 			t.Fatal(err)
 		}
 		took += time.Since(start)
-		if err := st.capture(t.Context(), testPod[0], testFar[0]); err != nil {
+		if err := st.steerOutbound(t.Context(), testPod[0], testFar[0]); err != nil {
 			t.Fatal(err)
 		}
 		if err := w.d.Unroute(ns); err != nil {
