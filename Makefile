@@ -8,6 +8,10 @@ PLUGINS := $(addprefix github.com/containernetworking/plugins/plugins/,\
 
 FUZZTIME  ?= 30s
 
+# Any Go from 1.21 on fetches the one that go.mod names, but not where the
+# machine's own setting is `local`.
+export GOTOOLCHAIN = auto
+
 # go build stamps the commit, and fails where git does not trust the checkout.
 ifeq ($(shell git rev-parse HEAD 2>/dev/null),)
 export GOFLAGS += -buildvcs=false

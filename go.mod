@@ -1,6 +1,8 @@
 module github.com/culvert-mesh/culvert
 
-go 1.26.0
+go 1.27.0
+
+toolchain go1.27.4
 
 require (
 	github.com/cilium/ebpf v0.22.0
