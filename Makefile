@@ -8,6 +8,9 @@ PLUGINS := $(addprefix github.com/containernetworking/plugins/plugins/,\
 
 FUZZTIME  ?= 30s
 
+# What builds and checks, but is no part of the product, is a module of its own.
+TOOL := go tool -modfile=$(CURDIR)/tools/go.mod
+
 # Any Go from 1.21 on fetches the one that go.mod names, but not where the
 # machine's own setting is `local`.
 export GOTOOLCHAIN = auto
@@ -20,7 +23,7 @@ endif
 .PHONY: build
 build: ## build the programs and the reference CNI plugins into bin/ (default)
 	CGO_ENABLED=0 go build -o bin/ ./cmd/...
-	CGO_ENABLED=0 go build -o bin/cni/ $(PLUGINS)
+	CGO_ENABLED=0 go -C tools build -o ../bin/cni/ $(PLUGINS)
 
 .PHONY: demo
 demo: build ## show two nodes and their pods getting mutual TLS (root; KEEP=1 leaves it running)
@@ -49,7 +52,7 @@ race: ## run the tests under the race detector, but for the slow ones
 lint: ## gofmt, vet, staticcheck, the import table, shell syntax
 	@test -z "$$(gofmt -l . | tee /dev/stderr)" || { echo "lint: run gofmt -w on these files" >&2; exit 1; }
 	go vet ./...
-	go tool staticcheck ./...
+	$(TOOL) staticcheck ./...
 	go test -count=1 ./test/arch
 	@find . -name '*.sh' -o -path './.ci/run' | xargs -n1 bash -n
 

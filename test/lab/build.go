@@ -41,7 +41,7 @@ func build(ctx context.Context, mesh bool) (string, error) {
 	}
 	return bin, errors.Join(
 		goBuild(ctx, repo, bin, own...),
-		goBuild(ctx, repo, cni,
+		goBuild(ctx, filepath.Join(repo, "tools"), cni,
 			plugins+"main/loopback", plugins+"main/ptp", plugins+"main/bridge", plugins+"ipam/host-local"),
 	)
 }
@@ -78,12 +78,13 @@ func lockDir(dir string) (*os.File, error) {
 	return lock, nil
 }
 
-func goBuild(ctx context.Context, repo, dir string, packages ...string) error {
-	cmd := exec.CommandContext(ctx, "go", append([]string{"build", "-o", dir + "/"}, packages...)...)
-	cmd.Dir = repo
+// goBuild builds packages into dir, as the module at root names them.
+func goBuild(ctx context.Context, root, dir string, args ...string) error {
+	cmd := exec.CommandContext(ctx, "go", append([]string{"build", "-o", dir + "/"}, args...)...)
+	cmd.Dir = root
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("go build %s: %w: %s", strings.Join(packages, " "), err, out)
+		return fmt.Errorf("go build %s: %w: %s", strings.Join(args, " "), err, out)
 	}
 	return nil
 }
