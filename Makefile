@@ -6,6 +6,8 @@ MODULE  := github.com/culvert-mesh/culvert
 PLUGINS := $(addprefix github.com/containernetworking/plugins/plugins/,\
 	main/ptp main/bridge main/loopback ipam/host-local)
 
+CRYPTO := ./ztunnel/hbone/aead ./ztunnel/hbone/record
+
 FUZZTIME  ?= 30s
 
 # What builds and checks, but is no part of the product, is a module of its own.
@@ -30,19 +32,32 @@ demo: build ## show two nodes and their pods getting mutual TLS (root; KEEP=1 le
 	CGO_ENABLED=0 go build -o bin/demo ./test/demo
 	@bin/demo
 
-# The crypto once more as on CPUs that can less, and without assembler; counted
-# as packages of other names.
-CRYPTO := ./ztunnel/hbone/aead ./ztunnel/hbone/record
-named   = sed 's|"Package":"|&$(1): |'
+# gotestsum prints how it goes and leaves a recording of each part; test/skips adds
+# them up. A part that fails does not keep the others from running.
+PARTS := unit no-avx512 no-vaes purego e2e
+part   = $(TOOL) gotestsum --format=$(2) --format-icons=text --jsonfile=$(CURDIR)/bin/test/$(1).json -- -count=1
 
-# The stories of test/e2e measure milliseconds: nothing else runs beside them.
 .PHONY: test
 test: build ## run every test and count them; as root, those with namespaces and BPF too
-	@{ go test -json -count=1 -timeout=10m $$(go list ./... | grep -v '^$(MODULE)/test/e2e'); \
-	   GODEBUG=cpu.avx512f=off go test -json -short -count=1 -skip='/VAES_with_AVX-512' $(CRYPTO) | $(call named,no AVX-512); \
-	   GODEBUG=cpu.avx2=off go test -json -short -count=1 -skip='/VAES' $(CRYPTO) | $(call named,no VAES); \
-	   go test -json -short -count=1 -tags purego ./ztunnel/hbone/aead | $(call named,purego); \
-	   go test -json -count=1 -timeout=20m -p=1 ./test/e2e/...; } | go run ./test/count -skips=test/skips.txt
+	@rm -rf bin/test
+	@status=0; for part in $(PARTS); do echo "--- $$part"; $(MAKE) --no-print-directory test-$$part || status=1; done; \
+		go run ./test/skips $(PARTS) && exit $$status
+
+.PHONY: $(addprefix test-,$(PARTS))
+test-unit:
+	@$(call part,unit,pkgname-and-test-fails) -timeout=10m $$(go list ./... | grep -v '^$(MODULE)/test/e2e')
+
+# The crypto once more as on CPUs that can less, and without assembler.
+test-no-avx512:
+	@GODEBUG=cpu.avx512f=off $(call part,no-avx512,pkgname-and-test-fails) -short -skip='/VAES_with_AVX-512' $(CRYPTO)
+test-no-vaes:
+	@GODEBUG=cpu.avx2=off $(call part,no-vaes,pkgname-and-test-fails) -short -skip='/VAES' $(CRYPTO)
+test-purego:
+	@$(call part,purego,pkgname-and-test-fails) -short -tags purego ./ztunnel/hbone/aead
+
+# The stories of test/e2e measure milliseconds: nothing else runs beside them.
+test-e2e:
+	@$(call part,e2e,testname) -timeout=20m -p=1 ./test/e2e/...
 
 .PHONY: race
 race: ## run the tests under the race detector, but for the slow ones

@@ -20,7 +20,7 @@ import (
 const imports = `
 	NONE < identity, identity/identityv1, cni/enroll;
 	NONE < ztunnel/netns, ztunnel/metrics, ztunnel/admin, ztunnel/socket, ztunnel/hbone/aead;
-	NONE < test/env, test/arch, test/count;
+	NONE < test/env, test/arch, test/skips;
 
 	identity < ztunnel/workload < ztunnel/policy;
 	ztunnel/workload, ztunnel/policy < ztunnel/source < ztunnel/source/*;
