@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"runtime/debug"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -35,9 +34,11 @@ func Run(ctx context.Context, cfg Config) error {
 	if err := cfg.Validate(); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(cfg.StateDir, 0o700); err != nil {
+	lock, err := redirect.LockDir(cfg.StateDir) // before anything is touched
+	if err != nil {
 		return fmt.Errorf("state directory (-state-dir): %w", err)
 	}
+	defer lock.Close()
 	ctx, quit := context.WithCancel(ctx)
 	defer quit()
 

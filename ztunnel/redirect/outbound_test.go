@@ -265,11 +265,8 @@ func TestExemptDestinationsAreReachedDirectly(t *testing.T) {
 	}
 	// Options of a later run replace those of an earlier one.
 	w.opts.ExcludeCIDRs, w.opts.ExcludePorts = nil, nil
-	again, err := Load(w.opts)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer again.Close()
+	w.d.Close()
+	w.d = load(t, w.opts)
 	wantServer(t, p.ns, netip.AddrPortFrom(excluded, 8080), "outbound")
 	wantServer(t, p.ns, netip.AddrPortFrom(node4, 7777), "outbound")
 }

@@ -33,6 +33,7 @@ import (
 // in its pins: with ztunnel gone, enrolled pods are refused, not released.
 type Datapath struct {
 	opts     Options
+	lock     *Lock // of opts.BPFFS
 	pins     pins
 	mesh     meshObjects
 	counters []string // names, by index
@@ -46,7 +47,8 @@ type Datapath struct {
 
 // Load loads the programs and attaches those of the cgroup. What an earlier
 // run left in opts.BPFFS is taken over: maps with their entries, and links,
-// whose programs are replaced in one step.
+// whose programs are replaced in one step. Before it changes anything, it
+// takes the Lock of opts.BPFFS, until Close.
 func Load(opts Options) (*Datapath, error) {
 	if err := opts.validate(); err != nil {
 		return nil, fmt.Errorf("redirect options: %w", err)
@@ -54,7 +56,11 @@ func Load(opts Options) (*Datapath, error) {
 	if err := probe(); err != nil {
 		return nil, err
 	}
-	d := &Datapath{opts: opts, pins: newPins(opts.BPFFS), pods: make(map[netns.Cookie]*pod)}
+	lock, err := LockDir(opts.BPFFS)
+	if err != nil {
+		return nil, fmt.Errorf("pins: %w", err)
+	}
+	d := &Datapath{opts: opts, lock: lock, pins: newPins(opts.BPFFS), pods: make(map[netns.Cookie]*pod)}
 	for _, step := range []func() error{d.pins.make, d.load, d.exclude, d.attach, d.adopt} {
 		if err := step(); err != nil {
 			d.Close()
@@ -141,7 +147,7 @@ func (d *Datapath) Close() error {
 		p.anchor.close()
 	}
 	clear(d.pods)
-	return d.mesh.Close()
+	return errors.Join(d.mesh.Close(), d.lock.Close())
 }
 
 // Unpin detaches everything and removes the pins: all pods of this instance

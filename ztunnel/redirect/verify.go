@@ -22,6 +22,9 @@ func (d *Datapath) Verify(ctx context.Context) (repaired []string, err error) {
 	d.sweepLegs()
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if err := d.lock.Keep(); err != nil {
+		return nil, fmt.Errorf("pins: %w", err) // what is there now is another's
+	}
 	var problems []error
 	check := func(wrong string, err error) {
 		if err != nil {

@@ -39,6 +39,9 @@ func TestMain(m *testing.M) {
 	if args := strings.Fields(os.Getenv(probing)); len(args) == 2 {
 		os.Exit(probeMain(args[0], args[1]))
 	}
+	if dir := os.Getenv(locking); dir != "" {
+		os.Exit(lockMain(dir))
+	}
 	os.Exit(env.CheckLeaks(m))
 }
 

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package redirect
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrLocked says that another process holds a Lock. The error that wraps it
+// names the process.
+var ErrLocked = errors.New("in use by another ztunnel")
+
+// Lock keeps a directory to this process: two ztunnels with one state
+// directory or one bpffs directory would undo each other's work. The kernel
+// releases it with the process, however that ends.
+//
+// The lock is on the directory itself, because a bpffs has no files to lock.
+type Lock struct {
+	dir  string
+	file *os.File
+}
+
+// LockDir makes the directory, for its owner only, unless it is there, and
+// takes its lock. It changes nothing else, and never waits: whoever holds the
+// lock keeps it for as long as it runs.
+func LockDir(dir string) (*Lock, error) {
+	l := &Lock{dir: dir}
+	if err := l.take(); err != nil {
+		return nil, err
+	}
+	return l, nil
+}
+
+// take locks the directory that is at the path now. While it is opened another
+// hand may replace it: then the lock is worth nothing, and the new one counts.
+func (l *Lock) take() error {
+	for {
+		if err := os.MkdirAll(l.dir, 0o700); err != nil {
+			return fmt.Errorf("make directory %s: %w", l.dir, err)
+		}
+		file, err := os.Open(l.dir)
+		if err != nil {
+			return fmt.Errorf("open directory %s: %w", l.dir, err)
+		}
+		if err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+			defer file.Close()
+			if errors.Is(err, unix.EWOULDBLOCK) {
+				return fmt.Errorf("%s is %w, %s", l.dir, ErrLocked, holder(file))
+			}
+			return fmt.Errorf("lock directory %s: %w", l.dir, err)
+		}
+		l.Close()
+		l.file = file
+		if l.current() {
+			return nil
+		}
+	}
+}
+
+// Keep takes the lock again if the directory was replaced or its file system
+// unmounted: another process may have locked what is there now.
+func (l *Lock) Keep() error {
+	if l.current() {
+		return nil
+	}
+	return l.take()
+}
+
+// current reports whether what is locked is what the path leads to.
+func (l *Lock) current() bool {
+	if l.file == nil {
+		return false
+	}
+	there, err := os.Stat(l.dir)
+	if err != nil {
+		return false
+	}
+	ours, err := l.file.Stat()
+	return err == nil && os.SameFile(ours, there)
+}
+
+// Close releases the lock. Closed again, it does nothing.
+func (l *Lock) Close() error {
+	if l.file == nil {
+		return nil
+	}
+	err := l.file.Close()
+	l.file = nil
+	return err
+}
+
+// holder names the process that has locked the file, as /proc/locks does. That
+// lists no process of a PID namespace which the reader's /proc does not show.
+func holder(file *os.File) string {
+	const unknown = "a process that /proc/locks does not show here: it may be in another PID namespace"
+	var st unix.Stat_t
+	if err := unix.Fstat(int(file.Fd()), &st); err != nil {
+		return unknown
+	}
+	id := fmt.Sprintf("%02x:%02x:%d", unix.Major(st.Dev), unix.Minor(st.Dev), st.Ino)
+	locks, err := os.Open("/proc/locks")
+	if err != nil {
+		return unknown
+	}
+	defer locks.Close()
+	for lines := bufio.NewScanner(locks); lines.Scan(); {
+		// proc_locks(5): number, class, mode, type, process, device and inode.
+		fields := strings.Fields(lines.Text())
+		if len(fields) < 6 || fields[1] != "FLOCK" || fields[5] != id {
+			continue
+		}
+		if pid, err := strconv.Atoi(fields[4]); err == nil && pid > 0 {
+			return process(pid)
+		}
+	}
+	return unknown
+}
+
+func process(pid int) string {
+	name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+	if err != nil {
+		return fmt.Sprintf("process %d", pid)
+	}
+	return fmt.Sprintf("process %d (%s)", pid, strings.TrimSpace(string(name)))
+}
