@@ -63,12 +63,14 @@ type anchor struct {
 	pin      string
 	attach   func() (link.Link, error)
 	attached func(*link.Info) bool
+	prog     *ebpf.Program
 	link     link.Link
 }
 
 // open takes over the link of an earlier run and has it run prog from now on,
 // in one step. A pin that is no good is replaced.
 func (a *anchor) open(prog *ebpf.Program) error {
+	a.prog = prog
 	l, err := link.LoadPinnedLink(a.pin, nil)
 	if err != nil {
 		return a.replace()
@@ -108,31 +110,57 @@ func repin(l interface{ Pin(string) error }, pin string) error {
 	return os.Rename(temp, pin)
 }
 
-// verify asks the kernel whether the program is attached and its link pinned,
-// and makes it so. It says what was wrong.
+// verify asks the kernel whether the program is attached, this very one, and
+// its link pinned, and makes it so. It says what was wrong.
 func (a *anchor) verify() (wrong string, err error) {
 	if a.link == nil || !a.holds(a.link) {
 		return a.name + " was detached", a.replace()
 	}
-	if a.pinned() {
-		return "", nil
+	if runs, err := a.runs(); err != nil {
+		return "", err
+	} else if !runs {
+		if err := a.link.Update(a.prog); err != nil {
+			return "", fmt.Errorf("replace the program of %s: %w", a.name, err)
+		}
+		wrong = a.name + " ran another program"
 	}
-	// A second handle: ours believes that it is pinned.
+	if a.pinned() {
+		return wrong, nil
+	}
+	return "pin of " + a.name + " was removed", a.pinAgain()
+}
+
+// runs says whether the link runs our program.
+func (a *anchor) runs() (bool, error) {
 	info, err := a.link.Info()
 	if err != nil {
-		return "", fmt.Errorf("ask for link of %s: %w", a.name, err)
+		return false, fmt.Errorf("ask for link of %s: %w", a.name, err)
+	}
+	prog, err := a.prog.Info()
+	if err != nil {
+		return false, fmt.Errorf("ask for program of %s: %w", a.name, err)
+	}
+	id, known := prog.ID()
+	return known && info.Program == id, nil
+}
+
+// pinAgain pins by a second handle: ours believes that it is pinned.
+func (a *anchor) pinAgain() error {
+	info, err := a.link.Info()
+	if err != nil {
+		return fmt.Errorf("ask for link of %s: %w", a.name, err)
 	}
 	l, err := link.NewFromID(info.ID)
 	if err != nil {
-		return "", fmt.Errorf("open link of %s: %w", a.name, err)
+		return fmt.Errorf("open link of %s: %w", a.name, err)
 	}
 	if err := repin(l, a.pin); err != nil {
 		l.Close()
-		return "", fmt.Errorf("pin %s: %w", a.name, err)
+		return fmt.Errorf("pin %s: %w", a.name, err)
 	}
 	a.close()
 	a.link = l
-	return "pin of " + a.name + " was removed", nil
+	return nil
 }
 
 func (a *anchor) holds(l link.Link) bool {

@@ -61,7 +61,7 @@ func Load(opts Options) (*Datapath, error) {
 		return nil, fmt.Errorf("pins: %w", err)
 	}
 	d := &Datapath{opts: opts, lock: lock, pins: newPins(opts.BPFFS), pods: make(map[netns.Cookie]*pod)}
-	for _, step := range []func() error{d.pins.make, d.load, d.exclude, d.attach, d.adopt} {
+	for _, step := range []func() error{d.pins.make, d.load, d.setExclusions, d.attach, d.adopt} {
 		if err := step(); err != nil {
 			d.Close()
 			return nil, err

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 )
 
 // Verify asks the kernel whether everything is attached, pinned and filled in
@@ -37,6 +38,9 @@ func (d *Datapath) Verify(ctx context.Context) (repaired []string, err error) {
 	for name, m := range d.maps() {
 		check(d.verifyMap(name, m))
 	}
+	changed, err := d.exclude()
+	repaired = append(repaired, changed...)
+	check("", err)
 	for _, a := range d.anchors {
 		check(a.verify())
 	}
@@ -118,17 +122,40 @@ func (d *Datapath) verifyInbound(p *pod) (wrong string, err error) {
 		if ln == nil {
 			continue
 		}
-		var socket uint64
-		if err := d.mesh.Listeners.Lookup(meshListenerKey{Netns: cookie, Kind: kind}, &socket); errors.Is(err, ebpf.ErrKeyNotExist) {
-			if err := d.fillInbound(p.Sandbox); !errors.Is(err, net.ErrClosed) {
-				return fmt.Sprintf("listener %v of netns %d was removed", ln.Addr(), cookie), err
-			}
-			return "", nil // its owner closed it: the pod is being left, and refused until then
-		} else if err != nil {
-			return "", fmt.Errorf("look up listener %v: %w", ln.Addr(), err)
+		if wrong, err := d.verifyListener(cookie, kind, ln); err != nil {
+			return "", err
+		} else if wrong == "" {
+			continue
+		} else if err := d.fillInbound(p.Sandbox); !errors.Is(err, net.ErrClosed) {
+			return wrong, err
 		}
+		return "", nil // its owner closed it: the pod is being left, and refused until then
 	}
 	return "", nil
+}
+
+// verifyListener asks whether the programs would hand connections to ln: the
+// map shows a socket by its cookie. Another ztunnel's would answer otherwise.
+func (d *Datapath) verifyListener(cookie uint64, kind meshListenerKind, ln *net.TCPListener) (wrong string, err error) {
+	var theirs, ours uint64
+	err = d.mesh.Listeners.Lookup(meshListenerKey{Netns: cookie, Kind: kind}, &theirs)
+	if errors.Is(err, ebpf.ErrKeyNotExist) {
+		return fmt.Sprintf("listener %v of netns %d was removed", ln.Addr(), cookie), nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("look up listener %v: %w", ln.Addr(), err)
+	}
+	err = withFd(ln, func(fd int) (err error) {
+		ours, err = unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_COOKIE)
+		return err
+	})
+	if err == nil && ours == theirs || errors.Is(err, net.ErrClosed) {
+		return "", nil // closed: as above
+	}
+	if err != nil {
+		return "", fmt.Errorf("socket cookie of listener %v: %w", ln.Addr(), err)
+	}
+	return fmt.Sprintf("listener %v of netns %d was replaced", ln.Addr(), cookie), nil
 }
 
 func (d *Datapath) verifyOutbound(p *pod) (wrong string, err error) {

@@ -57,6 +57,14 @@ func wireCIDR(p netip.Prefix) meshCidr {
 	return meshCidr{Prefixlen: uint32(bits), Addr: wireAddr(p.Addr())}
 }
 
+func goCIDR(c meshCidr) netip.Prefix {
+	addr, bits := goAddr(c.Addr), int(c.Prefixlen)
+	if addr.Is4() {
+		bits -= 96
+	}
+	return netip.PrefixFrom(addr, bits)
+}
+
 // put and lookup are ebpf.Map's for each connection: from what is already laid
 // out as the programs have it, without a look at its type.
 func put[K, V any](m *ebpf.Map, key *K, value *V) error {
