@@ -25,14 +25,15 @@
  */
 #include "mesh.h"
 
-/* Levels of the cgroup tree that are searched for kubelet's. */
-#define CGROUP_DEPTH 32
-
 enum verdict { DENY = 0, ALLOW = 1 };
 
 /* Set by redirect.Load before the programs are verified. */
 const volatile __u64 host_netns; /* cookie */
-const volatile __u64 kubelet_cgroup; /* id; 0: no probe is exempt */
+
+/* The id of kubelet's cgroup now, or 0: no probe is exempt. Not const: userspace
+ * changes it, as a kubelet that is restarted has another cgroup.
+ */
+volatile __u64 kubelet_cgroup;
 
 static __always_inline struct sock_state *state_of(struct bpf_sock *sk)
 {
@@ -85,19 +86,14 @@ static __always_inline void set_address(struct bpf_sock_addr *ctx, int family,
 	ctx->user_port = port;
 }
 
+/* Only kubelet's own cgroup, no ancestor: where kubelet is part of a larger
+ * service (k3s), containers live below it.
+ */
 static __always_inline bool is_kubelet(void)
 {
-	if (!kubelet_cgroup)
-		return false;
-	for (int level = 0; level < CGROUP_DEPTH; level++) {
-		__u64 id = bpf_get_current_ancestor_cgroup_id(level);
+	__u64 id = kubelet_cgroup;
 
-		if (!id)
-			break; /* below the current cgroup */
-		if (id == kubelet_cgroup)
-			return true;
-	}
-	return false;
+	return id && bpf_get_current_cgroup_id() == id;
 }
 
 /* A probe is a connection of the kubelet, from the node's netns, to a port

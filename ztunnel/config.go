@@ -35,7 +35,7 @@ type Config struct {
 
 	BPFFS         string         // directory under a bpffs for maps and links; required
 	Cgroup        string         // cgroup2 directory above kubelet, ztunnel and pods; required
-	KubeletCgroup string         // cgroup2 directory of the kubelet; default none: probes are steered
+	KubeletCgroup string         // cgroup2 directory of the kubelet itself, followed by path; default none: probes are steered
 	HostNetns     string         // the node's network namespace; default /proc/1/ns/net
 	ExcludeCIDRs  []netip.Prefix // destinations never steered; default none
 	ExcludePorts  []uint16       // destination ports never steered; default none

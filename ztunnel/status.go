@@ -57,6 +57,9 @@ func (s *status) dumps() map[string]func() any {
 // publish has the kernel's, the store's and the pods' counts scraped with the rest.
 func (s *status) publish(counts *metrics.Metrics, datapath *redirect.Datapath) {
 	counts.BPF(datapath.Stats)
+	if s.cfg.KubeletCgroup != "" {
+		counts.Kubelet(func() bool { return datapath.Kubelet() == nil })
+	}
 	counts.Pods(s.pods.Enrollment)
 	counts.Certificates(s.pods.Certs.Expiries)
 }

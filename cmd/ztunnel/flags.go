@@ -52,7 +52,7 @@ func define(flags *flag.FlagSet, cfg *ztunnel.Config) {
 	})
 	flags.StringVar(&cfg.BPFFS, "bpffs", "/sys/fs/bpf/culvert", "`directory` on a bpffs for this ztunnel's maps and links")
 	flags.StringVar(&cfg.Cgroup, "cgroup", "/sys/fs/cgroup", "cgroup2 `directory` above kubelet, ztunnel and pods")
-	flags.StringVar(&cfg.KubeletCgroup, "kubelet-cgroup", "", "cgroup2 `directory` of the kubelet, whose probes reach the pods directly (default none: probes are treated like all others)")
+	flags.StringVar(&cfg.KubeletCgroup, "kubelet-cgroup", "", "cgroup2 `directory` of the kubelet itself, not one above it: its probes reach the pods directly; may come later or be replaced (default none: probes are treated like all others)")
 	flags.StringVar(&cfg.HostNetns, "host-netns", "/proc/1/ns/net", "`path` of the node's network namespace")
 	flags.Func("exclude-cidrs", "comma-separated destination `CIDRs` that are never steered", list(&cfg.ExcludeCIDRs, netip.ParsePrefix))
 	flags.Func("exclude-ports", "comma-separated destination `ports` that are never steered", list(&cfg.ExcludePorts, parsePort))

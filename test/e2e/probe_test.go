@@ -6,6 +6,8 @@ import (
 	"errors"
 	"io"
 	"net/netip"
+	"os"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -94,6 +96,54 @@ func TestOnlyTheKubeletReachesProbePortsAndNoOthers(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A kubelet that is restarted has another cgroup at the same path. ztunnel
+// lives on, and so do the pods: a liveness probe that fails kills them.
+func TestProbesPassAgainWithinSecondsOfAKubeletsRestart(t *testing.T) {
+	s := tellAlone(t, lab.Options{}, "mesh")
+	p := s.probed()
+	s.probe(p, "tcp4")
+	s.must(s.one.Kubelet.Restart(s.ctx))
+	s.eventually("the kubelet is known again", func() bool {
+		return s.one.Kubelet.Ping(s.ctx, "tcp4", p.At("tcp4", 8081), "probe") == nil
+	})
+	child, err := s.one.Kubelet.Below("container")
+	s.must(err)
+	s.overBoth(func(s *story, network string) {
+		s.probe(p, network)
+		// Its refused twins: what the kubelet itself runs, as k3s does with
+		// containers, and everyone else.
+		s.refused(child, network, p.Pod, 8081)
+		s.refused(s.one.Host, network, p.Pod, 8081)
+	})
+
+	// A ztunnel that starts without a kubelet says so, and waits for it.
+	s.must(s.one.Kubelet.Restart(s.ctx))
+	s.must(os.Remove(s.one.Kubelet.Cgroup))
+	s.must(s.one.Ztunnel.Stop(s.ctx))
+	s.must(s.one.StartZtunnel(s.ctx, lab.ZtunnelOptions{}))
+	s.logged(s.one, `"level":"WARN"`, "the kubelet's cgroup is not found", s.one.Kubelet.Cgroup)
+	if s.kubeletFound(s.one) {
+		s.Error("the metrics say that there is a kubelet")
+	}
+	s.must(os.Mkdir(s.one.Kubelet.Cgroup, 0o755))
+	s.eventually("the kubelet is known", func() bool { return s.kubeletFound(s.one) })
+	s.logged(s.one, "the kubelet's cgroup is found")
+	s.eventually("the pod is enrolled", func() bool {
+		return s.one.Kubelet.Ping(s.ctx, "tcp4", p.At("tcp4", 8081), "probe") == nil
+	})
+	s.overBoth(func(s *story, network string) {
+		s.probe(p, network)
+		s.refused(s.one.Host, network, p.Pod, 8081)
+	})
+}
+
+func (s *story) kubeletFound(n *lab.Node) bool {
+	s.Helper()
+	_, body, err := n.HTTPGet(s.ctx, "http://127.0.0.1:15020/metrics")
+	s.must(err)
+	return strings.Contains(body, "\nculvert_kubelet_cgroup_found 1\n")
 }
 
 // A probe's 4-tuple is let through for the one connection it was published

@@ -163,6 +163,29 @@ func (p *Place) Sever(port uint16) error {
 	})
 }
 
+// Restart ends what runs in the place and gives it a new cgroup at the same
+// path, as systemd does with a service.
+func (p *Place) Restart(ctx context.Context) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err := removeCgroup(ctx, p.Cgroup); err != nil {
+		return fmt.Errorf("stop what runs in %s: %w", p.name, err)
+	}
+	if p.proc != nil {
+		<-p.proc.Done()
+	}
+	return os.Mkdir(p.Cgroup, 0o755)
+}
+
+// Below makes a place whose cgroup is a child of this one's.
+func (p *Place) Below(child string) (*Place, error) {
+	path, err := filepath.Rel(p.lab.run.cgroup, p.Cgroup)
+	if err != nil {
+		return nil, err
+	}
+	return p.lab.newPlace(p.name+"-"+child, p.ns, path, child)
+}
+
 // remove ends what runs in the place. Its netns is its owner's.
 func (p *Place) remove(ctx context.Context) error {
 	return removeCgroup(ctx, p.Cgroup)

@@ -67,6 +67,20 @@ func (m *Metrics) Certificates(f func() map[string]time.Time) {
 		})
 }
 
+// Kubelet publishes whether the kubelet's cgroup is found, by f, which is asked
+// at each scrape.
+func (m *Metrics) Kubelet(f func() bool) {
+	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "culvert_kubelet_cgroup_found",
+		Help: "Whether the cgroup of -kubelet-cgroup is there: 0 while probes are treated like all other connections.",
+	}, func() float64 {
+		if f() {
+			return 1
+		}
+		return 0
+	}))
+}
+
 // Enrollment says how many pods of the node are how far.
 type Enrollment struct {
 	Intended int // labels say they belong in the mesh

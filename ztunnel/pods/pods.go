@@ -68,6 +68,8 @@ type Pods struct {
 	byContainer map[string]*pod
 	serving     map[*member]struct{} // whose proxies run, those included that left and still carry
 	verified    int                  // pods that the kernel confirmed when it was last asked
+
+	noKubelet string // why no probe is exempt, when that was last looked at; only Run's goroutine uses it
 }
 
 // pod is one sandbox and whether it is in the mesh.
@@ -109,6 +111,7 @@ func (p *Pods) Run(ctx context.Context) error {
 	defer p.leaving.Wait()
 	defer cut()
 	p.base = base
+	p.noteKubelet()
 	if err := p.Registry.WaitSynced(ctx); err != nil {
 		return err
 	}
@@ -258,6 +261,7 @@ func (p *Pods) verify(ctx context.Context) {
 // what another hand removed.
 func (p *Pods) repair(ctx context.Context) error {
 	repaired, err := p.Datapath.Verify(ctx)
+	p.noteKubelet()
 	for _, what := range repaired {
 		p.Metrics.LinkRepaired(kindOf(what))
 		p.Log.Error("steering was removed by another hand and is restored", "what", what)
@@ -272,6 +276,22 @@ func (p *Pods) repair(ctx context.Context) error {
 	defer p.mu.Unlock()
 	p.verified = verified
 	return err
+}
+
+// noteKubelet logs when the kubelet's cgroup comes or goes.
+func (p *Pods) noteKubelet() {
+	why := ""
+	if err := p.Datapath.Kubelet(); err != nil {
+		why = err.Error()
+	}
+	switch {
+	case why == p.noKubelet:
+	case why == "":
+		p.Log.Info("the kubelet's cgroup is found, its probes reach the pods")
+	default:
+		p.Log.Warn("the kubelet's cgroup is not found, probes are treated like all other connections", "error", why)
+	}
+	p.noKubelet = why
 }
 
 // kindOf is what was repaired, without saying of whom: a label of a metric must

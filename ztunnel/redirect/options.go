@@ -5,6 +5,7 @@ package redirect
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -23,7 +24,8 @@ type Options struct {
 	// only sockets made below it are seen; required.
 	Cgroup string
 	// KubeletCgroup is kubelet's cgroup2 directory. Connections to a pod's
-	// probe ports from below it reach the pod; default: no probe is exempt.
+	// probe ports from it, and not from below it, reach the pod. It may come
+	// later, and another may take its place; default: no probe is exempt.
 	KubeletCgroup string
 	// HostNetns is the node's netns, where kubelet runs; required with
 	// KubeletCgroup.
@@ -51,7 +53,7 @@ func (o *Options) validate() error {
 			problems = append(problems, fmt.Errorf("ExcludeCIDRs: invalid prefix %v", p))
 		}
 	}
-	if _, err := o.kubelet(); err != nil {
+	if _, err := o.kubelet(); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		problems = append(problems, err)
 	}
 	return errors.Join(problems...)
@@ -59,18 +61,26 @@ func (o *Options) validate() error {
 
 // onBPFFS asks the nearest directory that exists, as ours is yet to be made.
 func onBPFFS(dir string) error {
+	dir, err := nearest(dir)
+	if err != nil {
+		return err
+	}
+	return onFilesystem(dir, unix.BPF_FS_MAGIC, "bpf")
+}
+
+// nearest is dir, or the nearest directory above it that exists.
+func nearest(dir string) (string, error) {
 	for {
 		_, err := os.Stat(dir)
 		if err == nil {
-			break
+			return dir, nil
 		}
 		parent := filepath.Dir(dir)
 		if parent == dir {
-			return err
+			return "", err
 		}
 		dir = parent
 	}
-	return onFilesystem(dir, unix.BPF_FS_MAGIC, "bpf")
 }
 
 func onFilesystem(dir string, magic int64, name string) error {
@@ -82,39 +92,6 @@ func onFilesystem(dir string, magic int64, name string) error {
 		return fmt.Errorf("%s is not on a %s file system: mount -t %[2]s %[2]s %[1]s", dir, name)
 	}
 	return nil
-}
-
-// kubelet returns the id of kubelet's cgroup, which is its inode number.
-func (o *Options) kubelet() (uint64, error) {
-	if o.KubeletCgroup == "" {
-		return 0, nil
-	}
-	if o.HostNetns == 0 {
-		return 0, errors.New("no HostNetns with KubeletCgroup: kubelet's connections come from the node's netns")
-	}
-	if err := onFilesystem(o.KubeletCgroup, unix.CGROUP2_SUPER_MAGIC, "cgroup2"); err != nil {
-		return 0, fmt.Errorf("KubeletCgroup: %w", err)
-	}
-	above, err := isBelow(o.Cgroup, o.KubeletCgroup)
-	if err != nil {
-		return 0, err
-	}
-	if above {
-		return 0, fmt.Errorf("the KubeletCgroup %s holds all of Cgroup %s: every process of the node would pass for kubelet; give kubelet a cgroup of its own",
-			o.KubeletCgroup, o.Cgroup)
-	}
-	seen, err := isBelow(o.KubeletCgroup, o.Cgroup)
-	if err != nil {
-		return 0, err
-	}
-	if !seen {
-		return 0, fmt.Errorf("the KubeletCgroup %s is not below Cgroup %s: its connections would not be seen", o.KubeletCgroup, o.Cgroup)
-	}
-	var st unix.Stat_t
-	if err := unix.Stat(o.KubeletCgroup, &st); err != nil {
-		return 0, fmt.Errorf("stat %s: %w", o.KubeletCgroup, err)
-	}
-	return st.Ino, nil
 }
 
 // isBelow says whether dir is top or below it, by identity: paths may lead

@@ -29,7 +29,7 @@ func TestOnlyKubeletsProbesOfDeclaredPortsReachTheApp(t *testing.T) {
 		want             string
 	}{
 		{"kubelet, declared port", "kubelet", w.path, 8080, "app"},
-		{"below kubelet", "kubelet/child", w.path, 8080, "app"},
+		{"below kubelet, as the containers of k3s", "kubelet/child", w.path, 8080, "plaintext"},
 		{"kubelet, other port", "kubelet", w.path, 9090, "plaintext"},
 		{"kubelet, HBONE port", "kubelet", w.path, hbonePort, "hbone"},
 		{"other process of the node", "pods", w.path, 8080, "plaintext"},

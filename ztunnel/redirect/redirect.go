@@ -40,9 +40,11 @@ type Datapath struct {
 
 	legs legs
 
-	mu      sync.Mutex
-	anchors []*anchor // the cgroup programs
-	pods    map[netns.Cookie]*pod
+	mu        sync.Mutex
+	anchors   []*anchor // the cgroup programs
+	pods      map[netns.Cookie]*pod
+	kubelet   uint64 // the cgroup that the programs know as kubelet's, or 0
+	noKubelet error  // why that is 0, though one is configured
 }
 
 // Load loads the programs and attaches those of the cgroup. What an earlier
@@ -61,7 +63,7 @@ func Load(opts Options) (*Datapath, error) {
 		return nil, fmt.Errorf("pins: %w", err)
 	}
 	d := &Datapath{opts: opts, lock: lock, pins: newPins(opts.BPFFS), pods: make(map[netns.Cookie]*pod)}
-	for _, step := range []func() error{d.pins.make, d.load, d.setExclusions, d.attach, d.adopt} {
+	for _, step := range []func() error{d.pins.make, d.load, d.setExclusions, d.followKubelet, d.attach, d.adopt} {
 		if err := step(); err != nil {
 			d.Close()
 			return nil, err
@@ -78,14 +80,7 @@ func (d *Datapath) load() error {
 	if d.counters, err = enumerators(spec, "counter"); err != nil {
 		return err
 	}
-	kubelet, err := d.opts.kubelet()
-	if err != nil {
-		return err
-	}
-	if err := errors.Join(
-		spec.Variables[meshVarHostNetns].Set(uint64(d.opts.HostNetns)),
-		spec.Variables[meshVarKubeletCgroup].Set(kubelet),
-	); err != nil {
+	if err := spec.Variables[meshVarHostNetns].Set(uint64(d.opts.HostNetns)); err != nil {
 		return fmt.Errorf("configure programs: %v", err)
 	}
 	opts := &ebpf.CollectionOptions{Maps: ebpf.MapOptions{PinPath: d.pins.dir}}

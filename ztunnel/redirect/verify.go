@@ -35,6 +35,7 @@ func (d *Datapath) Verify(ctx context.Context) (repaired []string, err error) {
 		}
 	}
 	check("", d.pins.make())
+	check("", d.followKubelet())
 	for name, m := range d.maps() {
 		check(d.verifyMap(name, m))
 	}
