@@ -9,4 +9,6 @@
 
 #include "inbound.bpf.c"
 
+#include "forward.bpf.c"
+
 char _license[] SEC("license") = "Dual BSD/GPL";

@@ -130,6 +130,8 @@ enum counter {
 	INBOUND_PLAINTEXT, /* steered */
 	INBOUND_REFUSED_ADDRESS, /* not one of an enrolled pod */
 	INBOUND_REFUSED_LISTENER, /* ztunnel does not listen */
+	FORWARD_GUARDED, /* steered, lest the pod forward it; see forward.bpf.c */
+	FORWARD_DROPPED, /* likewise, and ztunnel does not listen, or it hid what it is */
 	COUNTERS,
 };
 
@@ -189,6 +191,18 @@ struct {
 	__type(value, __u8);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } probe_ports SEC(".maps");
+
+/* Pods that forward: ports at which plaintext is refused (1) or not (0); port 0
+ * stands for all others. Full: GuardForwarding fails, the pod is not verified.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct pod_port);
+	__type(value, __u8);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} forward_guard SEC(".maps");
 
 /* Our legs to an app that are being opened, to the time in ns. Userspace
  * writes before connect(); sockops deletes when the app's socket exists, so

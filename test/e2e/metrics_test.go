@@ -38,6 +38,22 @@ func (s *story) counted(n *lab.Node, family string, labels ...string) (sum float
 	return sum
 }
 
+// gauge is the one sample of a family without labels.
+func (s *story) gauge(n *lab.Node, family string) float64 {
+	s.Helper()
+	_, body, err := n.HTTPGet(s.ctx, "http://127.0.0.1:15020/metrics")
+	s.must(err)
+	for line := range strings.Lines(body) {
+		if value, ok := strings.CutPrefix(strings.TrimSpace(line), family+" "); ok {
+			v, err := strconv.ParseFloat(value, 64)
+			s.must(err)
+			return v
+		}
+	}
+	s.Fatalf("%s has no %s", n.Name, family)
+	return 0
+}
+
 // reporter is one side's view of connections from client to server.
 type reporter struct {
 	node   *lab.Node

@@ -25,6 +25,8 @@ type PodSpec struct {
 	Readiness       *corev1.Probe          // none
 	Liveness        *corev1.Probe          // none
 	Lifecycle       *corev1.Lifecycle      // none
+	Annotations     map[string]string      // none
+	RuntimeClass    string                 // none
 	Unready         bool                   // it is ready once its network is
 	Hasty           bool                   // do not wait until every ztunnel knows the pod
 	Unmeshed        bool                   // leave culvert-cni out of its chain, as if started before it was installed
@@ -83,14 +85,18 @@ func (n *Node) schedule(spec PodSpec) (*Pod, error) {
 }
 
 func (p *Pod) newObject(spec PodSpec) *corev1.Pod {
+	var class *string
+	if spec.RuntimeClass != "" {
+		class = &spec.RuntimeClass
+	}
 	return &corev1.Pod{
 		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"},
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: p.Namespace, Name: p.Name, UID: types.UID(p.UID), Labels: maps.Clone(spec.Labels),
-			CreationTimestamp: metav1.Now(),
+			CreationTimestamp: metav1.Now(), Annotations: maps.Clone(spec.Annotations),
 		},
 		Spec: corev1.PodSpec{
-			NodeName: p.Node.Name, ServiceAccountName: p.ServiceAccount,
+			NodeName: p.Node.Name, ServiceAccountName: p.ServiceAccount, RuntimeClassName: class,
 			Containers: []corev1.Container{{
 				Name: "app", Image: "lab/app", Ports: spec.Ports,
 				ReadinessProbe: spec.Readiness, LivenessProbe: spec.Liveness, Lifecycle: spec.Lifecycle,

@@ -31,9 +31,10 @@ type Dump struct {
 
 // PodState is what ztunnel says of a sandbox.
 type PodState struct {
-	State    string `json:"state"` // enrolled, pending or outside
-	Reason   string `json:"reason"`
-	Identity string `json:"identity"`
+	State    string   `json:"state"` // enrolled, pending or outside
+	Reason   string   `json:"reason"`
+	Identity string   `json:"identity"`
+	Forwards []string `json:"forwards"` // devices that lead to a netns behind the pod
 }
 
 // Dump asks ztunnel for its state.

@@ -86,6 +86,9 @@ type Enrollment struct {
 	Intended int // labels say they belong in the mesh
 	Enrolled int // steered and listening, as this process believes
 	Verified int // the same, as the kernel last confirmed
+
+	Forwarding  int // of the enrolled, those that forward to another netns
+	Unsteerable int // labels say they belong in the mesh, and their runtime does not allow it
 }
 
 // pods are the workload_manager families of Istio's ztunnel.
@@ -127,5 +130,9 @@ func (m *Metrics) Pods(f func() Enrollment) {
 		gauge("workload_manager_active_proxy_count", "Pods that are proxied.",
 			func(e Enrollment) int { return e.Enrolled }),
 		gauge("workload_manager_pending_proxy_count", "Pods that should be proxied and are not.",
-			func(e Enrollment) int { return max(0, e.Intended-e.Enrolled) }))
+			func(e Enrollment) int { return max(0, e.Intended-e.Enrolled) }),
+		gauge("culvert_forwarding_pods", "Enrolled pods that forward to a network namespace behind them, which has no identity.",
+			func(e Enrollment) int { return e.Forwarding }),
+		gauge("culvert_unsteerable_pods", "Pods whose labels say they belong in the mesh and whose runtime does not allow it.",
+			func(e Enrollment) int { return e.Unsteerable }))
 }

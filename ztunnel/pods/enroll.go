@@ -59,6 +59,9 @@ func (p *Pods) Add(ctx context.Context, req enroll.Request) (enroll.Reply, error
 		p.Log.Warn("sandbox is not recorded", "pod", req.PodNamespace+"/"+req.PodName, "error", err)
 		return enroll.Reply{Verdict: enroll.Ignore}, nil
 	}
+	if known && w.Unsteerable != "" {
+		p.Log.Warn("pod is not in the mesh although its labels say so", "pod", w.String(), "reason", w.Unsteerable)
+	}
 	if !known || !p.wanted(w) {
 		return enroll.Reply{Verdict: enroll.Ignore}, nil
 	}

@@ -30,6 +30,9 @@ type member struct {
 	listeners redirect.Listeners
 	release   func() // of the SVID
 	carrier   *carrier
+
+	behind []string // devices by which the pod forwards to another netns
+	guard  guard
 }
 
 // A membership is two lists of steps, done in this order and undone in reverse:
@@ -55,6 +58,7 @@ func (p *Pods) steering() []step[*member] {
 	return []step[*member]{
 		{"steer inbound", p.steerInbound, p.unsteerInbound},
 		{"steer outbound", p.steerOutbound, p.unsteerOutbound},
+		{"guard forwarding", p.guardForwarding, p.unguardForwarding},
 		{"make known to its node", p.makeKnown, p.forgetAddrs},
 	}
 }

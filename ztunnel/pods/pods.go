@@ -170,7 +170,7 @@ func (p *Pods) converge(ctx context.Context, pod *pod) error {
 	case !w.Meshed && pod.adopted:
 		return p.letGo(pod)
 	case pod.member != nil:
-		return pod.member.update(p.Datapath, w)
+		return errors.Join(pod.member.update(p.Datapath, w), p.watchForwarding(pod.member, w))
 	}
 	return nil
 }

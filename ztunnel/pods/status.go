@@ -3,6 +3,8 @@
 package pods
 
 import (
+	"cmp"
+
 	"github.com/culvert-mesh/culvert/ztunnel/metrics"
 	"github.com/culvert-mesh/culvert/ztunnel/proxy"
 )
@@ -11,6 +13,7 @@ import (
 type State struct {
 	State       string             `json:"state"` // enrolled, pending or outside
 	Reason      string             `json:"reason,omitempty"`
+	Forwards    []string           `json:"forwards,omitempty"` // devices that lead to a netns behind the pod
 	Identity    string             `json:"identity,omitempty"`
 	Sandbox     sandbox            `json:"sandbox"`
 	Connections []proxy.Connection `json:"connections,omitempty"`
@@ -26,10 +29,10 @@ func (p *Pods) Dump() map[string]State {
 			state.State = "pending"
 		}
 		pod.mu.Lock()
-		state.Reason = pod.failed
+		state.Reason = cmp.Or(pod.failed, w.Unsteerable)
 		if m := pod.member; m != nil {
 			state.State, state.Identity = "enrolled", m.id.String()
-			state.Connections = m.carrier.pod.Connections()
+			state.Connections, state.Forwards = m.carrier.pod.Connections(), m.behind
 		}
 		pod.mu.Unlock()
 		states[pod.PodUID] = state
@@ -44,11 +47,19 @@ func (p *Pods) Enrollment() (e metrics.Enrollment) {
 		if p.wanted(w) {
 			e.Intended++
 		}
+		if w.Unsteerable != "" && !w.Terminated {
+			e.Unsteerable++
+		}
 	}
 	for _, pod := range p.all() {
-		if ok, _ := pod.enrolled(); ok {
+		pod.mu.Lock()
+		if pod.member != nil {
 			e.Enrolled++
+			if len(pod.member.behind) > 0 {
+				e.Forwarding++
+			}
 		}
+		pod.mu.Unlock()
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()

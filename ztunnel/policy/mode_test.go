@@ -240,3 +240,31 @@ func agree(t *testing.T, policies []PeerAuthentication, dst workload.Workload) {
 		}
 	}
 }
+
+// A guard asks for all ports at once, and must be told what each would be.
+func TestRefusesPlaintextAgreesWithEveryPort(t *testing.T) {
+	for _, policies := range [][]PeerAuthentication{
+		nil, {mesh(Strict)}, {mesh(Strict), namespace(Permissive)}, {namespace(Strict)},
+		{selecting(Unset, map[uint16]Mode{80: Strict}), mesh(Permissive)},
+		{selecting(Strict, map[uint16]Mode{80: Permissive, 81: Unset, 82: Strict})},
+		{mesh(Strict), selecting(Disable, map[uint16]Mode{80: Strict})},
+	} {
+		s := NewSet()
+		s.Replace(Objects{RootNamespace: root, PeerAuthentications: policies})
+		others, ports := s.RefusesPlaintext(web)
+		for port := uint16(79); port < 84; port++ {
+			refuses, own := ports[port]
+			if !own {
+				refuses = others
+			}
+			if want := !s.Mode(web, port).Plaintext(); refuses != want {
+				t.Errorf("%v: port %d refuses plaintext: %v, want %v", policies, port, refuses, want)
+			}
+		}
+	}
+	s := NewSet()
+	s.Replace(Objects{RootNamespace: root, AuthorizationPolicies: []AuthorizationPolicy{authz("shop", "deny", nil)}})
+	if others, ports := s.RefusesPlaintext(web); !others || len(ports) > 0 {
+		t.Errorf("a workload that refuses everybody lets plaintext in: %v, %v", others, ports)
+	}
+}

@@ -67,6 +67,24 @@ func (s *Set) AllowOutbound(src workload.Workload, d workload.Destination) error
 	return nil
 }
 
+// RefusesPlaintext reports at which ports of dst plaintext is refused: at those
+// that have a mode of their own, and at all others.
+func (s *Set) RefusesPlaintext(dst workload.Workload) (others bool, ports map[uint16]bool) {
+	in := s.scopes.Load()
+	if _, ok := in.authorization(dst); ok {
+		return true, nil
+	}
+	ports = make(map[uint16]bool)
+	if p, ok := first(in.workloads[dst.Namespace], dst); ok {
+		for port := range p.Ports {
+			mode, _ := in.mode(dst, port)
+			ports[port] = !mode.Plaintext()
+		}
+	}
+	mode, _ := in.mode(dst, 0) // no port is 0
+	return !mode.Plaintext(), ports
+}
+
 // Mode returns the effective mode of a workload's port; never Unset.
 func (s *Set) Mode(dst workload.Workload, port uint16) Mode {
 	mode, _ := s.scopes.Load().mode(dst, port)

@@ -46,7 +46,9 @@ const (
 	meshCounterINBOUND_PLAINTEXT           meshCounter = 16
 	meshCounterINBOUND_REFUSED_ADDRESS     meshCounter = 17
 	meshCounterINBOUND_REFUSED_LISTENER    meshCounter = 18
-	meshCounterCOUNTERS                    meshCounter = 19
+	meshCounterFORWARD_GUARDED             meshCounter = 19
+	meshCounterFORWARD_DROPPED             meshCounter = 20
+	meshCounterCOUNTERS                    meshCounter = 21
 )
 
 type meshEndpoint struct {
@@ -131,6 +133,7 @@ const (
 	meshMapCounters              = "counters"
 	meshMapExcludedCidrs         = "excluded_cidrs"
 	meshMapExcludedPorts         = "excluded_ports"
+	meshMapForwardGuard          = "forward_guard"
 	meshMapInner                 = "inner"
 	meshMapListeners             = "listeners"
 	meshMapOriginalDst           = "original_dst"
@@ -139,6 +142,7 @@ const (
 	meshMapPods                  = "pods"
 	meshMapProbePorts            = "probe_ports"
 	meshMapSockets               = "sockets"
+	meshProgForwardIngress       = "forward_ingress"
 	meshProgInboundLookup        = "inbound_lookup"
 	meshProgOutboundConnect4     = "outbound_connect4"
 	meshProgOutboundConnect6     = "outbound_connect6"
@@ -191,6 +195,7 @@ type meshSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type meshProgramSpecs struct {
+	ForwardIngress       *ebpf.ProgramSpec `ebpf:"forward_ingress"`
 	InboundLookup        *ebpf.ProgramSpec `ebpf:"inbound_lookup"`
 	OutboundConnect4     *ebpf.ProgramSpec `ebpf:"outbound_connect4"`
 	OutboundConnect6     *ebpf.ProgramSpec `ebpf:"outbound_connect6"`
@@ -207,6 +212,7 @@ type meshMapSpecs struct {
 	Counters      *ebpf.MapSpec `ebpf:"counters"`
 	ExcludedCidrs *ebpf.MapSpec `ebpf:"excluded_cidrs"`
 	ExcludedPorts *ebpf.MapSpec `ebpf:"excluded_ports"`
+	ForwardGuard  *ebpf.MapSpec `ebpf:"forward_guard"`
 	Inner         *ebpf.MapSpec `ebpf:"inner"`
 	Listeners     *ebpf.MapSpec `ebpf:"listeners"`
 	OriginalDst   *ebpf.MapSpec `ebpf:"original_dst"`
@@ -249,6 +255,7 @@ type meshMaps struct {
 	Counters      *ebpf.Map `ebpf:"counters"`
 	ExcludedCidrs *ebpf.Map `ebpf:"excluded_cidrs"`
 	ExcludedPorts *ebpf.Map `ebpf:"excluded_ports"`
+	ForwardGuard  *ebpf.Map `ebpf:"forward_guard"`
 	Inner         *ebpf.Map `ebpf:"inner"`
 	Listeners     *ebpf.Map `ebpf:"listeners"`
 	OriginalDst   *ebpf.Map `ebpf:"original_dst"`
@@ -265,6 +272,7 @@ func (m *meshMaps) Close() error {
 		m.Counters,
 		m.ExcludedCidrs,
 		m.ExcludedPorts,
+		m.ForwardGuard,
 		m.Inner,
 		m.Listeners,
 		m.OriginalDst,
@@ -288,6 +296,7 @@ type meshVariables struct {
 //
 // It can be passed to loadMeshObjects or ebpf.CollectionSpec.LoadAndAssign.
 type meshPrograms struct {
+	ForwardIngress       *ebpf.Program `ebpf:"forward_ingress"`
 	InboundLookup        *ebpf.Program `ebpf:"inbound_lookup"`
 	OutboundConnect4     *ebpf.Program `ebpf:"outbound_connect4"`
 	OutboundConnect6     *ebpf.Program `ebpf:"outbound_connect6"`
@@ -298,6 +307,7 @@ type meshPrograms struct {
 
 func (p *meshPrograms) Close() error {
 	return _MeshClose(
+		p.ForwardIngress,
 		p.InboundLookup,
 		p.OutboundConnect4,
 		p.OutboundConnect6,

@@ -43,8 +43,9 @@ type Datapath struct {
 	mu        sync.Mutex
 	anchors   []*anchor // the cgroup programs
 	pods      map[netns.Cookie]*pod
-	kubelet   uint64 // the cgroup that the programs know as kubelet's, or 0
-	noKubelet error  // why that is 0, though one is configured
+	guarded   map[netns.Cookie][]string // devices of pods that forward
+	kubelet   uint64                    // the cgroup that the programs know as kubelet's, or 0
+	noKubelet error                     // why that is 0, though one is configured
 }
 
 // Load loads the programs and attaches those of the cgroup. What an earlier
@@ -62,7 +63,7 @@ func Load(opts Options) (*Datapath, error) {
 	if err != nil {
 		return nil, fmt.Errorf("pins: %w", err)
 	}
-	d := &Datapath{opts: opts, lock: lock, pins: newPins(opts.BPFFS), pods: make(map[netns.Cookie]*pod)}
+	d := &Datapath{opts: opts, lock: lock, pins: newPins(opts.BPFFS), pods: make(map[netns.Cookie]*pod), guarded: make(map[netns.Cookie][]string)}
 	for _, step := range []func() error{d.pins.make, d.load, d.setExclusions, d.followKubelet, d.attach, d.adopt} {
 		if err := step(); err != nil {
 			d.Close()

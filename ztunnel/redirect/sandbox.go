@@ -247,6 +247,7 @@ func (d *Datapath) forgetInbound(gone func(netns.Cookie) bool) error {
 		sweep(d.mesh.PodIps, func(_ meshAddr, owner *uint64) bool { return gone(netns.Cookie(*owner)) }),
 		sweep(d.mesh.ProbePorts, func(key meshPodPort, _ *uint8) bool { return gone(netns.Cookie(key.Netns)) }),
 		sweep(d.mesh.Listeners, func(key meshListenerKey, _ *uint64) bool { return gone(netns.Cookie(key.Netns)) }),
+		sweep(d.mesh.ForwardGuard, func(key meshPodPort, _ *uint8) bool { return gone(netns.Cookie(key.Netns)) }),
 		sweep(d.mesh.Inner, func(key meshFlow, _ *uint64) bool { return gone(netns.Cookie(key.Netns)) }),
 	)
 }

@@ -65,7 +65,8 @@ func (d *Datapath) maps() map[string]*ebpf.Map {
 	m := &d.mesh.meshMaps
 	return map[string]*ebpf.Map{
 		"bypass": m.Bypass, "counters": m.Counters, "excluded_cidrs": m.ExcludedCidrs, "excluded_ports": m.ExcludedPorts,
-		"inner": m.Inner, "listeners": m.Listeners, "original_dst": m.OriginalDst, "own_ips": m.OwnIps, "pod_ips": m.PodIps,
+		"forward_guard": m.ForwardGuard,
+		"inner":         m.Inner, "listeners": m.Listeners, "original_dst": m.OriginalDst, "own_ips": m.OwnIps, "pod_ips": m.PodIps,
 		"pods": m.Pods, "probe_ports": m.ProbePorts, "sockets": m.Sockets,
 	}
 }

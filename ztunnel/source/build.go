@@ -25,7 +25,7 @@ func Build(objects Objects, o Options) (Snapshot, error) {
 	}
 	hosts := map[netip.Addr]struct{}{}
 	for _, pod := range objects.Pods {
-		w, err := podWorkload(pod, mesh.Namespaces[pod.Namespace].Labels, o)
+		w, err := podWorkload(pod, mesh.Namespaces[pod.Namespace].Labels, objects.RuntimeClasses, o)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s %s/%s: %w", "Pod", pod.Namespace, pod.Name, err))
 			continue

@@ -3,6 +3,7 @@
 package source
 
 import (
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -13,6 +14,7 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	nodev1 "k8s.io/api/node/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 
@@ -166,6 +168,25 @@ func TestPodsThatCannotBeInTheMeshNeverAre(t *testing.T) {
 	}
 	if w := onlyWorkload(t, `{metadata: {name: p, namespace: shop}}`, in); !w.Meshed {
 		t.Error("an ordinary pod is not")
+	}
+}
+
+func TestAPodWithANetworkStackOfItsOwnIsNotInTheMesh(t *testing.T) {
+	in := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "shop", Labels: map[string]string{MeshLabel: "enabled"}}}
+	secure := &nodev1.RuntimeClass{ObjectMeta: metav1.ObjectMeta{Name: "secure"}, Handler: "kata-qemu"}
+	for class, outside := range map[string]bool{
+		"kata": true, "kata-clh": true, "kata2": true, "gvisor": true, "io.containerd.runsc.v1": true, "Firecracker": true, "secure": true,
+		"nvidia": false, "crun": false, "runc": false, "wasmtime": false, "skatable": false,
+	} {
+		text := fmt.Sprintf(`{metadata: {name: p, namespace: shop}, spec: {containers: [], runtimeClassName: %s}}`, class)
+		s := mustBuild(t, Objects{Namespaces: []*corev1.Namespace{in}, Pods: []*corev1.Pod{parse[corev1.Pod](t, text)},
+			RuntimeClasses: []*nodev1.RuntimeClass{secure}})
+		if w := s.Mesh.Workloads[0]; w.Meshed == outside || strings.Contains(w.Unsteerable, class) != outside {
+			t.Errorf("%s: meshed %v, because %q", class, w.Meshed, w.Unsteerable)
+		}
+	}
+	if w := onlyWorkload(t, `{metadata: {name: p, namespace: bank}, spec: {containers: [], runtimeClassName: kata}}`, in); w.Unsteerable != "" {
+		t.Errorf("a pod that nobody wants in the mesh is called unsteerable: %s", w.Unsteerable)
 	}
 }
 

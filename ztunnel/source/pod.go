@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	nodev1 "k8s.io/api/node/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
@@ -25,12 +26,13 @@ const (
 	IstioLabel    = "istio.io/dataplane-mode" // ambient, none
 	istioAmbient  = "ambient"
 	istioNone     = "none"
+	mayForward    = "culvert.dev/may-forward" // annotation: "true": strangers may reach what the pod forwards to
 	istioSidecar  = "sidecar.istio.io/status" // annotation: it has a proxy of its own
 	defaultSA     = "default"
 	latestVersion = "latest"
 )
 
-func podWorkload(pod *corev1.Pod, namespace map[string]string, o Options) (workload.Workload, error) {
+func podWorkload(pod *corev1.Pod, namespace map[string]string, classes []*nodev1.RuntimeClass, o Options) (workload.Workload, error) {
 	sa := cmp.Or(pod.Spec.ServiceAccountName, defaultSA)
 	id, err := workload.Identity(o.TrustDomain, pod.Namespace, sa)
 	if err != nil {
@@ -55,6 +57,11 @@ func podWorkload(pod *corev1.Pod, namespace map[string]string, o Options) (workl
 	}
 	_, sidecar := pod.Annotations[istioSidecar]
 	w.Meshed = !w.HostNetwork && !sidecar && meshed(namespace, pod.Labels, o)
+	if w.Meshed {
+		w.Unsteerable = unsteerable(pod, classes)
+		w.Meshed = w.Unsteerable == ""
+	}
+	w.MayForward = pod.Annotations[mayForward] == "true"
 	w.CanonicalName = firstLabel(pod.Labels, w.Owner, "service.istio.io/canonical-name", "app.kubernetes.io/name", "app")
 	w.CanonicalRevision = firstLabel(pod.Labels, latestVersion, "service.istio.io/canonical-revision", "app.kubernetes.io/version", "version")
 	// As ztunnel reports them: app and version are the canonical ones.

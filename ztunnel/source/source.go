@@ -11,6 +11,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	nodev1 "k8s.io/api/node/v1"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
@@ -59,6 +60,7 @@ type Options struct {
 type Objects struct {
 	Namespaces            []*corev1.Namespace
 	Pods                  []*corev1.Pod
+	RuntimeClasses        []*nodev1.RuntimeClass
 	Services              []*corev1.Service
 	EndpointSlices        []*discoveryv1.EndpointSlice
 	PeerAuthentications   []*PeerAuthentication

@@ -45,6 +45,13 @@ type Workload struct {
 	// another pod's by now.
 	Terminated bool
 
+	// Unsteerable says why the workload is not in the mesh although labels say
+	// so; else empty.
+	Unsteerable string
+	// MayForward: its policies do not concern what the pod forwards to a netns
+	// behind it.
+	MayForward bool
+
 	// Ports are the named container ports.
 	Ports map[string]uint16
 	// ProbePorts are the ports that the kubelet connects to for probes and

@@ -12,6 +12,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	nodev1 "k8s.io/api/node/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	k8sjson "k8s.io/apimachinery/pkg/runtime/serializer/json"
@@ -42,6 +43,7 @@ var (
 		"ServiceAccount":      {[]string{"v1"}, func() object { return &corev1.ServiceAccount{} }},
 		"Pod":                 {[]string{"v1"}, func() object { return &corev1.Pod{} }},
 		"Service":             {[]string{"v1"}, func() object { return &corev1.Service{} }},
+		"RuntimeClass":        {[]string{"node.k8s.io/v1"}, func() object { return &nodev1.RuntimeClass{} }},
 		"EndpointSlice":       {[]string{"discovery.k8s.io/v1"}, func() object { return &discoveryv1.EndpointSlice{} }},
 		"PeerAuthentication":  {istioVersions, func() object { return &source.PeerAuthentication{} }},
 		"AuthorizationPolicy": {istioVersions, func() object { return &source.AuthorizationPolicy{} }},
@@ -231,7 +233,7 @@ func (h header) mistaken() error {
 	return nil
 }
 
-func namespaced(kind string) bool { return kind != "Namespace" }
+func namespaced(kind string) bool { return kind != "Namespace" && kind != "RuntimeClass" }
 
 // decodeStrictly fills into; an error names the field.
 func decodeStrictly(text []byte, empty func() object, into object) error {

@@ -8,6 +8,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	nodev1 "k8s.io/api/node/v1"
 
 	"github.com/culvert-mesh/culvert/ztunnel/source"
 )
@@ -49,6 +50,8 @@ func add(out *source.Objects, o object) {
 		out.Pods = append(out.Pods, o)
 	case *corev1.Service:
 		out.Services = append(out.Services, o)
+	case *nodev1.RuntimeClass:
+		out.RuntimeClasses = append(out.RuntimeClasses, o)
 	case *discoveryv1.EndpointSlice:
 		out.EndpointSlices = append(out.EndpointSlices, o)
 	case *source.PeerAuthentication:

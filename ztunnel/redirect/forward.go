@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package redirect
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/culvert-mesh/culvert/ztunnel/netns"
+)
+
+// ForwardGuard says at which ports of a pod that forwards plaintext is
+// refused before the pod's own NAT may send it to another netns.
+type ForwardGuard struct {
+	Refuse bool            // at every port that is not in Ports
+	Ports  map[uint16]bool // refuse at this port; default none
+}
+
+// The filter's place among those that others may have put on a device.
+const (
+	guardName     = "culvert_forward"
+	guardPriority = 1
+	guardHandle   = 1
+)
+
+// Forwards names the devices of a netns by which it may forward to another:
+// those that are up and have none of the pod's own addresses, of a kind that
+// leads into another netns or a virtual machine. It returns none where
+// forwarding is off.
+func Forwards(ns *netns.NS, own []net.IP) (behind []string, err error) {
+	err = ns.Do(func() error {
+		if !isOn("net/ipv4/ip_forward") && !isOn("net/ipv6/conf/all/forwarding") {
+			return nil
+		}
+		links, err := netlink.LinkList()
+		if err != nil {
+			return err
+		}
+		for _, l := range links {
+			if !leadsBehind(l) {
+				continue
+			}
+			addrs, err := netlink.AddrList(l, netlink.FAMILY_ALL)
+			if err != nil {
+				return err
+			}
+			if !slices.ContainsFunc(addrs, func(a netlink.Addr) bool {
+				return slices.ContainsFunc(own, a.IP.Equal)
+			}) {
+				behind = append(behind, l.Attrs().Name)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("look for forwarding in netns %d: %w", ns.Cookie(), err)
+	}
+	return behind, nil
+}
+
+// leadsBehind leaves out what a CNI plugin puts into a pod by itself and what
+// leads nowhere: dummies, and the tunnel devices that come with a netns.
+func leadsBehind(l netlink.Link) bool {
+	if l.Attrs().Flags&net.FlagUp == 0 {
+		return false
+	}
+	switch l.Type() {
+	case "bridge", "veth", "tun", "tuntap", "macvtap", "ipvtap", "openvswitch", "netkit":
+		return true
+	}
+	return false
+}
+
+func isOn(sysctl string) bool {
+	text, err := os.ReadFile("/proc/sys/" + sysctl)
+	return err == nil && strings.TrimSpace(string(text)) != "0"
+}
+
+// GuardForwarding puts g in force for a pod that is steered. Done again, it
+// follows what g and the pod's devices are now, and says what another hand had
+// removed. Without ztunnel it refuses.
+func (d *Datapath) GuardForwarding(ns *netns.NS, g ForwardGuard) (wrong string, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	cookie := uint64(ns.Cookie())
+	want := map[meshPodPort]uint8{{Netns: cookie}: refuse(g.Refuse)}
+	for port, no := range g.Ports {
+		want[meshPodPort{Netns: cookie, Port: wirePort(port)}] = refuse(no)
+	}
+	for key, value := range want {
+		if err := d.mesh.ForwardGuard.Put(key, value); err != nil {
+			return "", fmt.Errorf("guard forwarding of netns %d: port %d: %w", cookie, wirePort(key.Port), err)
+		}
+	}
+	if err := sweep(d.mesh.ForwardGuard, func(key meshPodPort, _ *uint8) bool {
+		_, wanted := want[key]
+		return key.Netns == cookie && !wanted
+	}); err != nil {
+		return "", err
+	}
+	guarded := d.guarded[ns.Cookie()]
+	var added []string
+	err = ns.Do(func() (err error) {
+		added, err = addGuards(d.mesh.ForwardIngress)
+		return err
+	})
+	if err != nil {
+		return "", fmt.Errorf("guard forwarding of netns %d: %w", cookie, err)
+	}
+	for _, device := range added {
+		if slices.Contains(guarded, device) {
+			wrong = fmt.Sprintf("guard of netns %d on %s was removed", cookie, device)
+		}
+	}
+	d.guarded[ns.Cookie()] = append(guarded, added...)
+	return wrong, nil
+}
+
+func refuse(yes bool) uint8 {
+	if yes {
+		return 1
+	}
+	return 0
+}
+
+// UnguardForwarding lets the pod forward again. A pod without a guard is no
+// error.
+func (d *Datapath) UnguardForwarding(ns *netns.NS) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	cookie := ns.Cookie()
+	delete(d.guarded, cookie)
+	err := ns.Do(removeGuards)
+	if err != nil {
+		return fmt.Errorf("end the guard of netns %d: %w", cookie, err)
+	}
+	return sweep(d.mesh.ForwardGuard, func(key meshPodPort, _ *uint8) bool { return key.Netns == uint64(cookie) })
+}
+
+// guardable are the devices by which the world may reach the pod.
+func guardable() ([]netlink.Link, error) {
+	links, err := netlink.LinkList()
+	return slices.DeleteFunc(links, func(l netlink.Link) bool {
+		a := l.Attrs()
+		return a.Flags&net.FlagLoopback != 0 || a.Flags&net.FlagUp == 0
+	}), err
+}
+
+// addGuards has every device guarded and names those that were not.
+func addGuards(program *ebpf.Program) (added []string, err error) {
+	links, err := guardable()
+	if err != nil {
+		return nil, err
+	}
+	info, err := program.Info()
+	if err != nil {
+		return nil, err
+	}
+	id, _ := info.ID()
+	for _, l := range links {
+		name := l.Attrs().Name
+		if has, err := guardOn(l); err == nil && has == int(id) {
+			continue
+		}
+		qdisc := &netlink.GenericQdisc{QdiscType: "clsact", QdiscAttrs: netlink.QdiscAttrs{
+			LinkIndex: l.Attrs().Index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT}}
+		if err := netlink.QdiscAdd(qdisc); err != nil && !errors.Is(err, unix.EEXIST) {
+			return added, fmt.Errorf("add clsact to %s: %w", name, err)
+		}
+		filter := guardFilter(l.Attrs().Index)
+		filter.Fd, filter.Name, filter.DirectAction = program.FD(), guardName, true
+		if err := netlink.FilterReplace(filter); err != nil {
+			return added, fmt.Errorf("add filter to %s: %w", name, err)
+		}
+		added = append(added, name)
+	}
+	return added, nil
+}
+
+func guardFilter(link int) *netlink.BpfFilter {
+	return &netlink.BpfFilter{FilterAttrs: netlink.FilterAttrs{LinkIndex: link, Parent: netlink.HANDLE_MIN_INGRESS,
+		Priority: guardPriority, Handle: guardHandle, Protocol: unix.ETH_P_ALL}}
+}
+
+// guardOn returns the id of the program that guards a device; 0 if none does.
+func guardOn(l netlink.Link) (id int, err error) {
+	filters, err := netlink.FilterList(l, netlink.HANDLE_MIN_INGRESS)
+	for _, f := range filters {
+		if bpf, ok := f.(*netlink.BpfFilter); ok && bpf.Name == guardName {
+			return bpf.Id, nil
+		}
+	}
+	return 0, err
+}
+
+func removeGuards() error {
+	links, err := guardable()
+	if err != nil {
+		return err
+	}
+	for _, l := range links {
+		if id, err := guardOn(l); err != nil || id == 0 {
+			continue // no clsact either
+		}
+		if err := netlink.FilterDel(guardFilter(l.Attrs().Index)); err != nil && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("remove filter from %s: %w", l.Attrs().Name, err)
+		}
+	}
+	return nil
+}
