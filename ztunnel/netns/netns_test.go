@@ -5,12 +5,15 @@ package netns
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -295,4 +298,52 @@ func TestConcurrentDialsAndDosDoNotMixNamespaces(t *testing.T) {
 	if here(t) != home {
 		t.Error("a thread is away")
 	}
+}
+
+// An urgent byte is among the others in a pod's connections, and does not
+// disappear.
+func TestUrgentBytesStayInTheStream(t *testing.T) {
+	ns := open(t)
+	for _, at := range []string{"127.0.0.1:0", "[::1]:0"} {
+		ln, err := ns.Listen(t.Context(), netip.MustParseAddrPort(at), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer ln.Close()
+		dialled, err := ns.Dial(t.Context(), ln.Addr().(*net.TCPAddr).AddrPort(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer dialled.Close()
+		accepted, err := ln.AcceptTCP()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer accepted.Close()
+		for _, ends := range [][2]*net.TCPConn{{dialled, accepted}, {accepted, dialled}} {
+			from, to := ends[0], ends[1]
+			for _, urgent := range []string{"a", "bc"} {
+				if err := onFd(raw(t, from), func(fd int) error { return unix.Sendto(fd, []byte(urgent), unix.MSG_OOB, nil) }); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if _, err := from.Write([]byte("d")); err != nil {
+				t.Fatal(err)
+			}
+			got := make([]byte, 4)
+			to.SetReadDeadline(time.Now().Add(10 * time.Second))
+			if _, err := io.ReadFull(to, got); err != nil || string(got) != "abcd" {
+				t.Errorf("%s: got %q, %v; want abcd", at, got, err)
+			}
+		}
+	}
+}
+
+func raw(t *testing.T, c *net.TCPConn) syscall.RawConn {
+	t.Helper()
+	raw, err := c.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return raw
 }

@@ -47,6 +47,9 @@ func (ns *NS) Dial(ctx context.Context, to netip.AddrPort, prepare func(fd int) 
 			return err
 		}
 		return onFd(c, func(fd int) error {
+			if err := keepUrgent(fd); err != nil {
+				return err
+			}
 			if prepare != nil {
 				if err := prepare(fd); err != nil {
 					return err
@@ -95,9 +98,18 @@ func sockaddr(at netip.AddrPort) unix.Sockaddr {
 // closed its sending side does not.
 var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 180 * time.Second, Interval: 180 * time.Second, Count: 9}
 
-// inherit sets keepAlive on a listener, whose connections have it from the
-// start: package net would set it on each of them.
+// keepUrgent leaves a byte that was sent with MSG_OOB among the others. The
+// kernel would else take it out, and read(2) would never return it.
+func keepUrgent(fd int) error {
+	return os.NewSyscallError("setsockopt(SO_OOBINLINE)", unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_OOBINLINE, 1))
+}
+
+// inherit sets keepAlive and keepUrgent on a listener, whose connections have
+// them from the start: package net would set keepAlive on each of them.
 func inherit(fd int) error {
+	if err := keepUrgent(fd); err != nil {
+		return err
+	}
 	for _, o := range []struct{ level, option, value int }{
 		{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
 		{unix.SOL_TCP, unix.TCP_KEEPIDLE, int(keepAlive.Idle.Seconds())},

@@ -119,12 +119,13 @@ func (m *moving) putBack() {
 	m.buf, m.left = nil, nil
 }
 
-// splice moves bytes by a pipe until little comes, which it reports as more, or
-// from ends, which is nil, or either side breaks.
+// splice moves bytes by a pipe until copy must go on, which it reports as more:
+// little comes, or what splice(2) cannot move. It ends without an error where
+// from does.
 func (m *moving) splice() (more bool, err error) {
 	for {
 		if err := m.wait(m.from.Read, m.fillFn); err != nil {
-			return errors.Is(err, errScarce), err
+			return errors.Is(err, errScarce) || errors.Is(err, errUrgent), err
 		}
 		if m.got == 0 {
 			return false, nil
@@ -173,7 +174,22 @@ func (m *moving) fill(fd uintptr) bool {
 	if !answered || m.err != nil || m.got == 0 {
 		m.rest()
 	}
+	if m.got <= 0 && (m.err == nil || m.err == unix.EAGAIN) && holds(fd) {
+		m.err = errUrgent
+		return true
+	}
 	return answered
+}
+
+// errUrgent: the next byte of the socket was sent as urgent. splice(2) does not
+// move it: it reports an empty socket, or, once the other side has finished,
+// the end of data (Linux 6.18, tcp_read_sock). read(2) returns it.
+var errUrgent = errors.New("splice: urgent data")
+
+// holds reports that a socket has bytes to read.
+func holds(fd uintptr) bool {
+	n, err := unix.IoctlGetInt(int(fd), unix.SIOCINQ)
+	return err == nil && n > 0
 }
 
 // drain finds bytes in the pipe, so that EAGAIN speaks of the socket again.

@@ -72,6 +72,12 @@ func (c *Conn) Send(ctx context.Context, data []byte) error {
 	return err
 }
 
+// SendUrgent writes all of data, and marks its last byte as urgent (MSG_OOB).
+func (c *Conn) SendUrgent(ctx context.Context, data []byte) error {
+	_, err := call[int](ctx, c.agent, "write", writeArgs{ID: c.id, Data: data, Urgent: true, Timeout: left(ctx)})
+	return err
+}
+
 // Receive reads up to most bytes, at least one. The end is io.EOF.
 func (c *Conn) Receive(ctx context.Context, most int) ([]byte, error) {
 	return call[[]byte](ctx, c.agent, "read", readArgs{ID: c.id, Max: most, Timeout: left(ctx)})

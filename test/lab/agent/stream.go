@@ -12,11 +12,14 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 type writeArgs struct {
 	ID      uint64        `json:"id"`
 	Data    []byte        `json:"data"`
+	Urgent  bool          `json:"urgent,omitempty"` // the last byte is sent as urgent
 	Timeout time.Duration `json:"timeout,omitempty"`
 }
 
@@ -28,7 +31,28 @@ func (s *server) write(ctx context.Context, a writeArgs) (n int, err error) {
 	ctx, cancel := limit(ctx, a.Timeout, defaultTimeout)
 	defer cancel()
 	defer sock.until(ctx, sock.file.SetWriteDeadline)()
+	if a.Urgent {
+		return sock.sendUrgent(a.Data)
+	}
 	return sock.file.Write(a.Data)
+}
+
+func (s *socket) sendUrgent(data []byte) (sent int, err error) {
+	raw, err := s.file.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	for sent < len(data) && err == nil {
+		n := 0
+		if werr := raw.Write(func(fd uintptr) bool {
+			n, err = unix.SendmsgN(int(fd), data[sent:], nil, nil, unix.MSG_OOB)
+			return err != unix.EAGAIN
+		}); werr != nil {
+			return sent, werr
+		}
+		sent += max(n, 0)
+	}
+	return sent, err
 }
 
 type readArgs struct {
