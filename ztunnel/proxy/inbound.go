@@ -101,7 +101,16 @@ func (p *Pod) admitted(ctx context.Context, c *connection, peer spiffeid.ID, tar
 	}
 	// The source that the app sees is the tunnel's TCP peer, never a header.
 	app, err = p.inner(ctx, c.src.addr, target)
-	return app, http.StatusServiceUnavailable, err
+	return app, statusOf(err), err
+}
+
+// statusOf is the tunnel's answer when the app was not reached. A shortage of
+// ours says nothing of the app.
+func statusOf(err error) int {
+	if wordOf(err) == Limit {
+		return http.StatusTooManyRequests
+	}
+	return http.StatusServiceUnavailable
 }
 
 // refuse answers with a status, and returns why.

@@ -45,16 +45,22 @@ func (o Outbound) carry(ctx context.Context, c *connection, app *net.TCPConn) er
 	}
 	d, err := o.resolve(dst)
 	if err != nil {
+		o.tellDead(c, dst, d, err)
 		return err // unknown, yet inside the mesh CIDRs: refused, never plaintext
 	}
 	c.service, c.dst.workload = d.Service, &d.Peer
 	switch {
 	case d.Peer.UID == self.UID && isAt(app, d.Target.Addr()):
-		return o.itself(ctx, c, app, self, d)
+		err = o.itself(ctx, c, app, self, d)
 	case d.Peer.Meshed:
-		return o.tunnel(ctx, c, app, self, d)
+		err = o.tunnel(ctx, c, app, self, d)
+	default:
+		err = o.plain(ctx, c, app, self, d)
 	}
-	return o.plain(ctx, c, app, self, d)
+	if err != nil {
+		o.tellDead(c, dst, d, err)
+	}
+	return err
 }
 
 // resolve has a Destination, which is large, on the heap: stacks that hold

@@ -47,6 +47,10 @@ type Pod struct {
 	OriginalDst func(*net.TCPConn) (netip.AddrPort, error) // where an app wanted to go; required
 	// Direct dials out of the pod past our own steering. required
 	Direct func(ctx context.Context, from netip.Addr, to netip.AddrPort) (*net.TCPConn, error)
+	// Dead is told of a destination at which nobody answers, as the pod's app
+	// named it: for a second, further connects of the pod to it shall be refused
+	// before they are steered. default nil: the app sees a reset each time
+	Dead func(dst netip.AddrPort)
 	// Inner dials the pod's app with a client's address as source. required
 	Inner func(ctx context.Context, from, to netip.AddrPort) (*net.TCPConn, error)
 	// IsInner reports whether a connection that arrived is an inner leg of

@@ -120,6 +120,18 @@ func (idx *index) addService(s *Service, addrs []netip.Addr, into map[netip.Addr
 	}
 }
 
+// at is the service that addr leads to, nil if it leads to none. A pod's own
+// address is not a load balancer's, whatever a Service says.
+func (idx *index) at(addr netip.Addr) *virtual {
+	if v := idx.vips[addr]; v != nil {
+		return v
+	}
+	if _, pod := idx.byAddr[addr]; pod {
+		return nil
+	}
+	return idx.lbs[addr]
+}
+
 func (idx *index) endpoints(addrs []netip.AddrPort, v4 bool, inside func(netip.Addr) bool) []endpoint {
 	var out []endpoint
 	for _, ap := range addrs {

@@ -115,6 +115,8 @@ type Destination struct {
 	Target netip.AddrPort
 	// Service is the one that was addressed; nil if none was.
 	Service *Service
+	// Only: the Service has nobody but Target for the address that was dialled.
+	Only bool
 }
 
 // Resolve says what a connection to dst means. In order: a service's cluster
@@ -126,14 +128,11 @@ func (r *Registry) Resolve(dst netip.AddrPort) (Destination, error) {
 		return Destination{}, fmt.Errorf("%w at %v: workloads are not known yet", ErrUnknownPeer, dst)
 	}
 	idx := r.index.Load()
-	if vip, ok := idx.vips[dst.Addr()]; ok {
-		return vip.pick(dst)
+	if v := idx.at(dst.Addr()); v != nil {
+		return v.pick(dst)
 	}
 	if peer, ok := idx.byAddr[dst.Addr()]; ok {
 		return Destination{Peer: *peer, Target: dst}, nil
-	}
-	if vip, ok := idx.lbs[dst.Addr()]; ok {
-		return vip.pick(dst)
 	}
 	if _, ok := idx.hosts[dst.Addr()]; !ok && r.inside(dst.Addr()) {
 		return Destination{}, fmt.Errorf("%w at %v: no pod or service has this address", ErrUnknownPeer, dst)
@@ -159,7 +158,28 @@ func (v *virtual) pick(dst netip.AddrPort) (Destination, error) {
 	}
 	e := endpoints[rand.IntN(len(endpoints))]
 	peer, _ := value(e.peer)
-	return Destination{Peer: peer, Target: e.addr, Service: v.service}, nil
+	return Destination{Peer: peer, Target: e.addr, Service: v.service, Only: len(endpoints) == 1}, nil
+}
+
+// Nobody returns the addresses and ports of services that have nobody ready,
+// sorted. A connect to one of them can be refused at once.
+func (r *Registry) Nobody() []netip.AddrPort {
+	idx := r.index.Load()
+	var out []netip.AddrPort
+	for _, virtuals := range []map[netip.Addr]*virtual{idx.vips, idx.lbs} {
+		for addr, v := range virtuals {
+			if idx.at(addr) != v {
+				continue // it is somebody else's first
+			}
+			for port, endpoints := range v.ports {
+				if len(endpoints) == 0 {
+					out = append(out, netip.AddrPortFrom(addr, port))
+				}
+			}
+		}
+	}
+	slices.SortFunc(out, netip.AddrPort.Compare)
+	return out
 }
 
 func value(w *Workload) (Workload, bool) {
