@@ -22,6 +22,8 @@ type ServiceSpec struct {
 	Selector        map[string]string    // required
 	Ports           []corev1.ServicePort // required; Protocol TCP
 	Headless        bool                 // it has addresses of its own
+	NodePorts       bool                 // Ports have them; ClusterIP
+	Local           bool                 // node ports lead to pods of their node only
 }
 
 // Service is a Service of the lab.
@@ -44,6 +46,12 @@ func (l *Lab) Service(spec ServiceSpec) (Service, error) {
 			Type: corev1.ServiceTypeClusterIP, ClusterIP: corev1.ClusterIPNone,
 			IPFamilies: []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol}, IPFamilyPolicy: &dual,
 		},
+	}
+	if spec.NodePorts {
+		s.Spec.Type = corev1.ServiceTypeNodePort
+	}
+	if spec.Local {
+		s.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
 	}
 	made := Service{Namespace: spec.Namespace, Name: spec.Name}
 	if !spec.Headless {

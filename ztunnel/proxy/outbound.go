@@ -186,8 +186,17 @@ func (o Outbound) direct(ctx context.Context, c *connection, self *workload.Work
 
 // whyPlain is the reason under which plaintext out of the pod is counted.
 func whyPlain(d *workload.Destination) string {
-	if d.Peer.UID != "" {
+	switch {
+	case d.Peer.UID != "":
 		return "not_meshed" // a pod without the label
+	case d.Node && isNodePort(d.Target.Port()):
+		return "node_port" // of no service that is known
+	case d.Node:
+		return "node" // the kubelet, the API server, what runs in the node's own network
 	}
 	return "outside_mesh"
 }
+
+// isNodePort reports that a port is in the range from which Kubernetes gives
+// node ports, unless its API server was told another.
+func isNodePort(port uint16) bool { return port >= 30000 && port <= 32767 }

@@ -53,6 +53,35 @@ func TestADestinationOutsideTheMeshIsReachedPlainlyAndLabelledSo(t *testing.T) {
 	}
 }
 
+// What leads to a pod of the mesh goes in a tunnel; the rest is counted by what
+// it is.
+func TestPlaintextToNodesIsCountedByItsReason(t *testing.T) {
+	node := netip.MustParseAddr("192.0.2.9")
+	for _, row := range []struct {
+		port   uint16
+		reason string
+	}{{30080, "node_port"}, {10250, "node"}} {
+		mesh := meshOf(1, 1)
+		mesh.Nodes = []workload.Node{{Name: "n", Addrs: []netip.Addr{node}}}
+		b := newBench(t, registryOf(mesh), "web")
+		b.OriginalDst = func(*net.TCPConn) (netip.AddrPort, error) { return netip.AddrPortFrom(node, row.port), nil }
+		to := netip.AddrPortFrom(legacyAddr, echo(t, legacyAddr))
+		direct := b.Direct
+		b.Direct = func(ctx context.Context, from netip.Addr, _ netip.AddrPort) (*net.TCPConn, error) {
+			return direct(ctx, from, to)
+		}
+		app := connect(t, webAddr, b.serve(webAddr, Outbound{b.Pod}.Serve))
+		send(t, app, "hello")
+		expect(t, app, "hello")
+		app.CloseWrite()
+		expectEOF(t, app)
+		has(t, b.record(OK), map[string]any{"path": "passthrough", "dst.addr": netip.AddrPortFrom(node, row.port).String()})
+		if got := b.metric("culvert_plaintext_connections_total", `direction="outbound"`, `reason="`+row.reason+`"`); got != "1" {
+			t.Errorf("%q connections with reason %s", got, row.reason)
+		}
+	}
+}
+
 func TestAPodReachesItselfThroughItsService(t *testing.T) {
 	mesh := meshOf(1, 1)
 	mesh.Services = append(mesh.Services, service("web", webVIP, netip.AddrPortFrom(webAddr, echo(t, webAddr))))

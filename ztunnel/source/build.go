@@ -5,7 +5,6 @@ package source
 import (
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 
 	"github.com/culvert-mesh/culvert/ztunnel/policy"
@@ -23,7 +22,10 @@ func Build(objects Objects, o Options) (Snapshot, error) {
 	for _, ns := range objects.Namespaces {
 		mesh.Namespaces[ns.Name] = workload.Namespace{Meshed: meshed(ns.Labels, nil, o), Labels: ns.Labels}
 	}
-	hosts := map[netip.Addr]struct{}{}
+	nodes := nodeAddrs{}
+	for _, node := range objects.Nodes {
+		nodes.add(node.Name, ownAddrs(node))
+	}
 	for _, pod := range objects.Pods {
 		w, err := podWorkload(pod, mesh.Namespaces[pod.Namespace].Labels, objects.RuntimeClasses, o)
 		if err != nil {
@@ -31,11 +33,9 @@ func Build(objects Objects, o Options) (Snapshot, error) {
 			continue
 		}
 		mesh.Workloads = append(mesh.Workloads, w)
-		for _, addr := range hostAddrs(pod) {
-			hosts[addr] = struct{}{}
-		}
+		nodes.add(pod.Spec.NodeName, hostAddrs(pod))
 	}
-	mesh.Hosts = sortedAddrs(hosts)
+	mesh.Nodes = nodes.sorted()
 	mesh.Services = services(objects)
 
 	policies, err := policies(objects, o)
@@ -66,15 +66,6 @@ func policies(objects Objects, o Options) (policy.Objects, error) {
 		out.AuthorizationPolicies = append(out.AuthorizationPolicies, compiled)
 	}
 	return out, errors.Join(errs...)
-}
-
-func sortedAddrs(set map[netip.Addr]struct{}) []netip.Addr {
-	out := make([]netip.Addr, 0, len(set))
-	for addr := range set {
-		out = append(out, addr)
-	}
-	slices.SortFunc(out, netip.Addr.Compare)
-	return out
 }
 
 func sortedKeys[V any](m map[string]V) []string {

@@ -92,8 +92,9 @@ func TestAPodBecomesAWorkload(t *testing.T) {
 	if diff := cmp.Diff(want, s.Mesh.Workloads[0], values); diff != "" {
 		t.Error(diff)
 	}
-	if diff := cmp.Diff([]netip.Addr{netip.MustParseAddr("192.168.0.1")}, s.Mesh.Hosts, values); diff != "" {
-		t.Errorf("hosts: %s", diff)
+	node := workload.Node{Name: "node-1", Addrs: []netip.Addr{netip.MustParseAddr("192.168.0.1")}}
+	if diff := cmp.Diff([]workload.Node{node}, s.Mesh.Nodes, values); diff != "" {
+		t.Errorf("nodes: %s", diff)
 	}
 }
 

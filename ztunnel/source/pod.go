@@ -52,6 +52,7 @@ func podWorkload(pod *corev1.Pod, namespace map[string]string, classes []*nodev1
 		Ready:          podServes(pod) && pod.DeletionTimestamp == nil,
 		Terminated:     terminated(pod),
 		Ports:          namedPorts(pod),
+		HostPorts:      hostPorts(pod),
 		ProbePorts:     probePorts(pod),
 		Owner:          owner(pod),
 	}

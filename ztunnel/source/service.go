@@ -54,7 +54,7 @@ func services(objects Objects) []workload.Service {
 				backends = fromSlices(slices, port.Name)
 			}
 			s.Ports = append(s.Ports, workload.ServicePort{
-				Name: port.Name, Port: number,
+				Name: port.Name, Port: number, NodePort: nodePort(svc, port),
 				Endpoints: usable(backends, svc.Spec.PublishNotReadyAddresses),
 			})
 		}
@@ -63,10 +63,21 @@ func services(objects Objects) []workload.Service {
 	return out
 }
 
+// nodePort is 0 where a type does not have one, whatever is left in the object.
+func nodePort(svc *corev1.Service, port corev1.ServicePort) uint16 {
+	switch svc.Spec.Type {
+	case corev1.ServiceTypeNodePort, corev1.ServiceTypeLoadBalancer:
+		number, _ := portNumber(port.NodePort)
+		return number
+	}
+	return 0
+}
+
 func newService(svc *corev1.Service) workload.Service {
 	s := workload.Service{
 		Namespace: svc.Namespace, Name: svc.Name, Created: svc.CreationTimestamp.Time,
 		Headless: svc.Spec.ClusterIP == corev1.ClusterIPNone,
+		Local:    svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal,
 	}
 	if !s.Headless {
 		s.VIPs = parseAddrs(append([]string{svc.Spec.ClusterIP}, svc.Spec.ClusterIPs...))

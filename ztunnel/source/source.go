@@ -59,6 +59,7 @@ type Options struct {
 // the snapshot shares their label maps.
 type Objects struct {
 	Namespaces            []*corev1.Namespace
+	Nodes                 []*corev1.Node
 	Pods                  []*corev1.Pod
 	RuntimeClasses        []*nodev1.RuntimeClass
 	Services              []*corev1.Service

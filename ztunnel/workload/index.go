@@ -17,14 +17,23 @@ type index struct {
 	byNode  map[string][]*Workload
 	vips    map[netip.Addr]*virtual
 	lbs     map[netip.Addr]*virtual
-	hosts   map[netip.Addr]struct{}
 	changed chan struct{} // closed once this index is no longer in force
+
+	nodes     map[netip.Addr]string // names, by address
+	hostPorts map[netip.AddrPort]endpoint
+	nodePorts map[uint16]*nodePort
 }
 
-// virtual is one virtual address of a service.
+// virtual is one virtual address. A cluster IP is one service's, a load
+// balancer's address may be shared by several.
 type virtual struct {
-	service *Service
-	ports   map[uint16][]endpoint
+	service *Service // the first
+	ports   map[uint16]virtualPort
+}
+
+type virtualPort struct {
+	service   *Service
+	endpoints []endpoint
 }
 
 type endpoint struct {
@@ -41,11 +50,9 @@ func buildIndex(mesh Mesh, inside func(netip.Addr) bool) *index {
 		byNode:  map[string][]*Workload{},
 		vips:    make(map[netip.Addr]*virtual, len(mesh.Services)),
 		lbs:     map[netip.Addr]*virtual{},
-		hosts:   map[netip.Addr]struct{}{},
 		changed: make(chan struct{}),
-	}
-	for _, addr := range mesh.Hosts {
-		idx.hosts[addr.Unmap()] = struct{}{}
+
+		nodes: map[netip.Addr]string{}, hostPorts: map[netip.AddrPort]endpoint{}, nodePorts: map[uint16]*nodePort{},
 	}
 	for i := range mesh.Workloads {
 		idx.addWorkload(&mesh.Workloads[i])
@@ -53,6 +60,7 @@ func buildIndex(mesh Mesh, inside func(netip.Addr) bool) *index {
 	for _, local := range idx.byNode {
 		slices.SortFunc(local, byName)
 	}
+	idx.addNodes()
 	services := make([]*Service, len(mesh.Services))
 	for i := range mesh.Services {
 		services[i] = &mesh.Services[i]
@@ -62,8 +70,9 @@ func buildIndex(mesh Mesh, inside func(netip.Addr) bool) *index {
 		return cmp.Or(a.Created.Compare(b.Created), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
 	})
 	for _, s := range services {
-		idx.addService(s, s.VIPs, idx.vips, inside)
-		idx.addService(s, s.LoadBalancerIPs, idx.lbs, inside)
+		idx.addService(s, s.VIPs, idx.vips, false, inside)
+		idx.addService(s, s.LoadBalancerIPs, idx.lbs, true, inside)
+		idx.addNodePorts(s, inside)
 	}
 	return idx
 }
@@ -77,7 +86,7 @@ func (idx *index) addWorkload(w *Workload) {
 	}
 	if w.HostNetwork {
 		for _, addr := range w.Addrs {
-			idx.hosts[addr.Unmap()] = struct{}{}
+			idx.addNode(addr, w.Node)
 		}
 		return
 	}
@@ -103,20 +112,25 @@ func supersedes(w, old *Workload) bool {
 	return newer(w, old)
 }
 
-// addService needs all workloads added. Endpoints that a client could not
-// resolve by their own address are left out: a stale slice must not draw
+// addService needs all workloads and nodes added. Endpoints that a client could
+// not resolve by their own address are left out: a stale slice must not draw
 // connections which would all be refused.
-func (idx *index) addService(s *Service, addrs []netip.Addr, into map[netip.Addr]*virtual, inside func(netip.Addr) bool) {
+func (idx *index) addService(s *Service, addrs []netip.Addr, into map[netip.Addr]*virtual, shared bool, inside func(netip.Addr) bool) {
 	for _, vip := range addrs {
 		vip = vip.Unmap()
-		if _, taken := into[vip]; taken {
+		v := into[vip]
+		switch {
+		case v == nil:
+			v = &virtual{service: s, ports: make(map[uint16]virtualPort, len(s.Ports))}
+			into[vip] = v
+		case !shared:
 			continue
 		}
-		v := &virtual{service: s, ports: make(map[uint16][]endpoint, len(s.Ports))}
 		for _, port := range s.Ports {
-			v.ports[port.Port] = idx.endpoints(port.Endpoints, vip.Is4(), inside)
+			if _, taken := v.ports[port.Port]; !taken {
+				v.ports[port.Port] = virtualPort{s, idx.endpoints(port.Endpoints, vip.Is4(), inside)}
+			}
 		}
-		into[vip] = v
 	}
 }
 
@@ -140,8 +154,8 @@ func (idx *index) endpoints(addrs []netip.AddrPort, v4 bool, inside func(netip.A
 			continue
 		}
 		peer := idx.byAddr[ap.Addr()]
-		_, host := idx.hosts[ap.Addr()]
-		if peer == nil && !host && inside(ap.Addr()) {
+		_, node := idx.nodes[ap.Addr()]
+		if peer == nil && !node && inside(ap.Addr()) {
 			continue
 		}
 		out = append(out, endpoint{addr: ap, peer: peer})

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"sync"
@@ -117,24 +116,31 @@ type Destination struct {
 	Service *Service
 	// Only: the Service has nobody but Target for the address that was dialled.
 	Only bool
+	// Node: Target is a node's own address, and no pod's.
+	Node bool
 }
 
 // Resolve says what a connection to dst means. In order: a service's cluster
-// IP, a pod, a service's load balancer address, a node, then either an error
-// (inside the mesh CIDRs) or a destination without peer (outside).
+// IP, a pod, a service's load balancer address, a node with its ports for pods
+// and services, then either an error (inside the mesh CIDRs) or a destination
+// without peer (outside).
 func (r *Registry) Resolve(dst netip.AddrPort) (Destination, error) {
 	dst = netip.AddrPortFrom(dst.Addr().Unmap(), dst.Port())
 	if !r.Synced() {
 		return Destination{}, fmt.Errorf("%w at %v: workloads are not known yet", ErrUnknownPeer, dst)
 	}
 	idx := r.index.Load()
-	if v := idx.at(dst.Addr()); v != nil {
-		return v.pick(dst)
+	node, isNode := idx.nodes[dst.Addr()]
+	if v := idx.at(dst.Addr()); v != nil && (v.has(dst.Port()) || !isNode) {
+		return idx.pick(v, dst)
 	}
 	if peer, ok := idx.byAddr[dst.Addr()]; ok {
 		return Destination{Peer: *peer, Target: dst}, nil
 	}
-	if _, ok := idx.hosts[dst.Addr()]; !ok && r.inside(dst.Addr()) {
+	if isNode {
+		return idx.atNode(node, dst)
+	}
+	if r.inside(dst.Addr()) {
 		return Destination{}, fmt.Errorf("%w at %v: no pod or service has this address", ErrUnknownPeer, dst)
 	}
 	return Destination{Target: dst}, nil
@@ -146,23 +152,27 @@ func (r *Registry) inside(addr netip.Addr) bool {
 }
 
 // pick chooses one of the endpoints at random.
-func (v *virtual) pick(dst netip.AddrPort) (Destination, error) {
-	endpoints, ok := v.ports[dst.Port()]
+func (idx *index) pick(v *virtual, dst netip.AddrPort) (Destination, error) {
+	port, ok := v.ports[dst.Port()]
 	if !ok {
 		return Destination{}, fmt.Errorf("%w: service %s/%s has no TCP port %d",
 			ErrNoEndpoint, v.service.Namespace, v.service.Name, dst.Port())
 	}
-	if len(endpoints) == 0 {
+	if len(port.endpoints) == 0 {
 		return Destination{}, fmt.Errorf("%w: no ready pod behind %v of service %s/%s",
-			ErrNoEndpoint, dst, v.service.Namespace, v.service.Name)
+			ErrNoEndpoint, dst, port.service.Namespace, port.service.Name)
 	}
-	e := endpoints[rand.IntN(len(endpoints))]
-	peer, _ := value(e.peer)
-	return Destination{Peer: peer, Target: e.addr, Service: v.service, Only: len(endpoints) == 1}, nil
+	return idx.among(port.endpoints, port.service), nil
+}
+
+func (v *virtual) has(port uint16) bool {
+	_, ok := v.ports[port]
+	return ok
 }
 
 // Nobody returns the addresses and ports of services that have nobody ready,
-// sorted. A connect to one of them can be refused at once.
+// sorted. A connect to one of them can be refused at once. Node ports are not
+// among them: they would be as many as nodes times services.
 func (r *Registry) Nobody() []netip.AddrPort {
 	idx := r.index.Load()
 	var out []netip.AddrPort
@@ -171,9 +181,9 @@ func (r *Registry) Nobody() []netip.AddrPort {
 			if idx.at(addr) != v {
 				continue // it is somebody else's first
 			}
-			for port, endpoints := range v.ports {
-				if len(endpoints) == 0 {
-					out = append(out, netip.AddrPortFrom(addr, port))
+			for number, port := range v.ports {
+				if len(port.endpoints) == 0 {
+					out = append(out, netip.AddrPortFrom(addr, number))
 				}
 			}
 		}

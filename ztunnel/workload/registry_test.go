@@ -88,7 +88,7 @@ func TestAWorkloadOutsideTheMeshHasNoTunnelAddress(t *testing.T) {
 }
 
 func TestUnknownAddressesAreRefusedInsideTheMeshAndPassOutside(t *testing.T) {
-	r := registry(t, Mesh{Hosts: []netip.Addr{addr("10.200.0.1")}})
+	r := registry(t, Mesh{Nodes: []Node{{Addrs: []netip.Addr{addr("10.200.0.1")}}}})
 	refused(t, r, "10.9.9.9:80", ErrUnknownPeer, "10.9.9.9:80")
 	refused(t, r, "[fd00::9]:80", ErrUnknownPeer, "[fd00::9]:80")
 	refused(t, r, "[::ffff:10.9.9.9]:80", ErrUnknownPeer, "10.9.9.9:80")

@@ -54,6 +54,8 @@ type Workload struct {
 
 	// Ports are the named container ports.
 	Ports map[string]uint16
+	// HostPorts are the node's ports that lead to it.
+	HostPorts []HostPort
 	// ProbePorts are the ports that the kubelet connects to for probes and
 	// lifecycle handlers, sorted.
 	ProbePorts []uint16
@@ -96,13 +98,16 @@ type Service struct {
 	// service; the node would short-cut them past us if we did not.
 	LoadBalancerIPs []netip.Addr
 	Headless        bool
-	Ports           []ServicePort
+	// Local: a node port leads to pods of that node only (externalTrafficPolicy).
+	Local bool
+	Ports []ServicePort
 }
 
 // ServicePort is one TCP port of a service.
 type ServicePort struct {
-	Name string
-	Port uint16
+	Name     string
+	Port     uint16
+	NodePort uint16 // 0: none
 	// Endpoints are the ones that may get connections, of both families, with
 	// the target port resolved.
 	Endpoints []netip.AddrPort
@@ -122,6 +127,6 @@ type Mesh struct {
 	Workloads  []Workload
 	Services   []Service
 	Namespaces map[string]Namespace
-	// Hosts are the nodes' own addresses: known, and never in the mesh.
-	Hosts []netip.Addr
+	// Nodes have addresses that are known, and never in the mesh.
+	Nodes []Node
 }

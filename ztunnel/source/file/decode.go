@@ -40,6 +40,7 @@ var (
 
 	kinds = map[string]kind{
 		"Namespace":           {[]string{"v1"}, func() object { return &corev1.Namespace{} }},
+		"Node":                {[]string{"v1"}, func() object { return &corev1.Node{} }},
 		"ServiceAccount":      {[]string{"v1"}, func() object { return &corev1.ServiceAccount{} }},
 		"Pod":                 {[]string{"v1"}, func() object { return &corev1.Pod{} }},
 		"Service":             {[]string{"v1"}, func() object { return &corev1.Service{} }},
@@ -233,7 +234,7 @@ func (h header) mistaken() error {
 	return nil
 }
 
-func namespaced(kind string) bool { return kind != "Namespace" && kind != "RuntimeClass" }
+func namespaced(kind string) bool { return kind != "Namespace" && kind != "Node" && kind != "RuntimeClass" }
 
 // decodeStrictly fills into; an error names the field.
 func decodeStrictly(text []byte, empty func() object, into object) error {

@@ -60,6 +60,12 @@ apiVersion: v1
 kind: ServiceAccount
 metadata: {name: web}
 ---
+apiVersion: v1
+kind: Node
+metadata: {name: node-1}
+spec: {podCIDR: 10.1.0.0/24}
+status: {addresses: [{type: InternalIP, address: 192.168.0.1}, {type: Hostname, address: node-1}]}
+---
 apiVersion: security.istio.io/v1
 kind: PeerAuthentication
 metadata: {name: default, namespace: istio-system}
@@ -77,8 +83,9 @@ spec: {}
 		"shop.yaml: document 3: Service shop/web",
 		"shop.yaml: document 4: EndpointSlice shop/web-1",
 		"shop.yaml: document 5: ServiceAccount default/web",
-		"shop.yaml: document 6: PeerAuthentication istio-system/default",
-		"shop.yaml: document 7: AuthorizationPolicy shop/deny",
+		"shop.yaml: document 6: Node node-1",
+		"shop.yaml: document 7: PeerAuthentication istio-system/default",
+		"shop.yaml: document 8: AuthorizationPolicy shop/deny",
 	}
 	if diff := cmp.Diff(want, names(c)); diff != "" {
 		t.Error(diff)
@@ -238,6 +245,12 @@ func TestMistakesAreNamedByFileDocumentAndField(t *testing.T) {
 		{pod("spec: {containers: [{name: c}]}, status: {conditions: [{type: Ready, status: \"yes\"}]}"), `status.conditions[0].status: "yes": not True, False or Unknown`},
 
 		// services
+		{container("ports: [{containerPort: 1, hostPort: 70000}]"), `spec.containers[0].ports[0].hostPort: 70000: not a port`},
+		{container("ports: [{containerPort: 1, hostPort: 1, hostIP: node}]"), `spec.containers[0].ports[0].hostIP: "node": not an IP address`},
+		{"{apiVersion: v1, kind: Node, metadata: {name: node-1}, status: {addresses: [{type: InternalIP, address: there}]}}", `Node node-1: status.addresses[0].address: "there": not an IP address`},
+		{service("{externalIPs: [x]}"), `spec.externalIPs[0]: "x": not an IP address`},
+		{service("{externalTrafficPolicy: local}"), `spec.externalTrafficPolicy: "local": not Cluster or Local`},
+		{service("{ports: [{port: 80, nodePort: -1}]}"), `spec.ports[0].nodePort: -1: not a port`},
 		{service("{type: Cluster}"), `spec.type: "Cluster": not ClusterIP`},
 		{service("{clusterIP: none}"), `spec.clusterIP: "none": not an IP address`},
 		{service("{clusterIPs: [10.0.0.1, x]}"), `spec.clusterIPs[1]: "x"`},

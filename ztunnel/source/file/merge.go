@@ -46,6 +46,8 @@ func add(out *source.Objects, o object) {
 	switch o := o.(type) {
 	case *corev1.Namespace:
 		out.Namespaces = append(out.Namespaces, o)
+	case *corev1.Node:
+		out.Nodes = append(out.Nodes, o)
 	case *corev1.Pod:
 		out.Pods = append(out.Pods, o)
 	case *corev1.Service:

@@ -30,6 +30,8 @@ func validate(o object) []error {
 	switch o := o.(type) {
 	case *corev1.Namespace:
 		p.meshLabel(o.Labels)
+	case *corev1.Node:
+		p.node(o)
 	case *corev1.Pod:
 		p.pod(o)
 	case *corev1.Service:
@@ -63,8 +65,18 @@ func (p *problems) metadata(o object) {
 		check = validation.IsDNS1123Label
 	}
 	p.name("metadata.name", o.GetName(), check)
-	if _, cluster := o.(*corev1.Namespace); !cluster {
+	switch o.(type) {
+	case *corev1.Namespace, *corev1.Node:
+	default:
 		p.name("metadata.namespace", o.GetNamespace(), validation.IsDNS1123Label)
+	}
+}
+
+func (p *problems) node(n *corev1.Node) {
+	for i, a := range n.Status.Addresses {
+		if a.Type == corev1.NodeInternalIP || a.Type == corev1.NodeExternalIP {
+			p.addr(fmt.Sprintf("status.addresses[%d].address", i), a.Address)
+		}
 	}
 }
 
@@ -122,6 +134,14 @@ func (p *problems) service(s *corev1.Service) {
 			p.addr(fmt.Sprintf("spec.clusterIPs[%d]", i), ip)
 		}
 	}
+	for i, ip := range s.Spec.ExternalIPs {
+		p.addr(fmt.Sprintf("spec.externalIPs[%d]", i), ip)
+	}
+	switch s.Spec.ExternalTrafficPolicy {
+	case "", corev1.ServiceExternalTrafficPolicyCluster, corev1.ServiceExternalTrafficPolicyLocal:
+	default:
+		p.add("spec.externalTrafficPolicy", "%q: not Cluster or Local", s.Spec.ExternalTrafficPolicy)
+	}
 	for i, ingress := range s.Status.LoadBalancer.Ingress {
 		if ingress.IP != "" {
 			p.addr(fmt.Sprintf("status.loadBalancer.ingress[%d].ip", i), ingress.IP)
@@ -140,6 +160,9 @@ func (p *problems) servicePorts(ports []corev1.ServicePort) {
 		path := fmt.Sprintf("spec.ports[%d]", i)
 		p.protocol(path+".protocol", port.Protocol)
 		p.port(path+".port", port.Port)
+		if port.NodePort != 0 {
+			p.port(path+".nodePort", port.NodePort)
+		}
 		switch t := port.TargetPort; {
 		case t.Type == intstr.Int && t.IntVal != 0:
 			p.port(path+".targetPort", t.IntVal)

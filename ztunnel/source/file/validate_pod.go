@@ -64,6 +64,12 @@ func (p *problems) container(path string, c *corev1.Container) {
 		at := fmt.Sprintf("%s.ports[%d]", path, i)
 		p.port(at+".containerPort", port.ContainerPort)
 		p.protocol(at+".protocol", port.Protocol)
+		if port.HostPort != 0 {
+			p.port(at+".hostPort", port.HostPort)
+		}
+		if port.HostIP != "" {
+			p.addr(at+".hostIP", port.HostIP)
+		}
 		if port.Name == "" {
 			continue
 		}

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package workload
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+)
+
+// Node is a node of the cluster. What its own addresses lead to, but for the
+// ports of services and pods, is not in the mesh.
+type Node struct {
+	Name  string // empty: not known
+	Addrs []netip.Addr
+}
+
+// HostPort is a port of a pod's node that leads to the pod.
+type HostPort struct {
+	Addr netip.Addr // of the node; unspecified: all of that family; the zero Addr: all
+	Port uint16     // of the node
+	To   uint16     // of the pod
+}
+
+// nodePort is what a port of every node leads to.
+type nodePort struct {
+	service   *Service
+	four, six []endpoint
+}
+
+// addNodes needs all workloads added.
+func (idx *index) addNodes() {
+	for _, n := range idx.mesh.Nodes {
+		for _, addr := range n.Addrs {
+			idx.addNode(addr, n.Name)
+		}
+	}
+	addrs := map[string][]netip.Addr{}
+	for addr, name := range idx.nodes {
+		addrs[name] = append(addrs[name], addr)
+	}
+	for name, pods := range idx.byNode {
+		for _, w := range pods {
+			for _, p := range w.HostPorts {
+				idx.addHostPort(w, p, addrs[name])
+			}
+		}
+	}
+}
+
+// addNode lets no name go for none.
+func (idx *index) addNode(addr netip.Addr, name string) {
+	addr = addr.Unmap()
+	if idx.nodes[addr] == "" {
+		idx.nodes[addr] = name
+	}
+}
+
+// addHostPort gives a node's port to a pod of that node. A pod without an
+// address of the family gets nothing there.
+func (idx *index) addHostPort(w *Workload, p HostPort, node []netip.Addr) {
+	for _, at := range node {
+		only := p.Addr.IsValid() && p.Addr.Unmap() != at
+		if only && !(p.Addr.IsUnspecified() && p.Addr.Is4() == at.Is4()) {
+			continue
+		}
+		for _, own := range w.Addrs {
+			own = own.Unmap()
+			if own.Is4() != at.Is4() {
+				continue
+			}
+			from := netip.AddrPortFrom(at, p.Port)
+			if old, taken := idx.hostPorts[from]; !taken || supersedes(w, old.peer) {
+				idx.hostPorts[from] = endpoint{addr: netip.AddrPortFrom(own, p.To), peer: w}
+			}
+			break
+		}
+	}
+}
+
+// addNodePorts gives the services' node ports to them; the first keeps a
+// disputed one.
+func (idx *index) addNodePorts(s *Service, inside func(netip.Addr) bool) {
+	for _, port := range s.Ports {
+		if _, taken := idx.nodePorts[port.NodePort]; port.NodePort == 0 || taken {
+			continue
+		}
+		idx.nodePorts[port.NodePort] = &nodePort{
+			service: s, four: idx.endpoints(port.Endpoints, true, inside), six: idx.endpoints(port.Endpoints, false, inside),
+		}
+	}
+}
+
+// atNode says what a port of a node leads to: to a pod that has it for its own,
+// to a service, or to the node itself.
+func (idx *index) atNode(name string, dst netip.AddrPort) (Destination, error) {
+	if e, ok := idx.hostPorts[dst]; ok {
+		return Destination{Peer: *e.peer, Target: e.addr}, nil
+	}
+	p := idx.nodePorts[dst.Port()]
+	if p == nil {
+		return Destination{Target: dst, Node: true}, nil
+	}
+	endpoints := p.six
+	if dst.Addr().Is4() {
+		endpoints = p.four
+	}
+	if p.service.Local {
+		endpoints = onNode(endpoints, name)
+	}
+	if len(endpoints) == 0 {
+		return Destination{}, fmt.Errorf("%w: no ready pod behind node port %v of service %s/%s",
+			ErrNoEndpoint, dst, p.service.Namespace, p.service.Name)
+	}
+	return idx.among(endpoints, p.service), nil
+}
+
+// onNode are the endpoints that are pods of a node.
+func onNode(endpoints []endpoint, name string) (local []endpoint) {
+	for _, e := range endpoints {
+		if e.peer != nil && e.peer.Node == name && name != "" {
+			local = append(local, e)
+		}
+	}
+	return local
+}
+
+// among chooses one of the endpoints of a service at random.
+func (idx *index) among(endpoints []endpoint, s *Service) Destination {
+	e := endpoints[rand.IntN(len(endpoints))]
+	peer, _ := value(e.peer)
+	_, node := idx.nodes[e.addr.Addr()]
+	return Destination{Peer: peer, Target: e.addr, Service: s, Only: len(endpoints) == 1, Node: node}
+}
