@@ -27,8 +27,10 @@ func (s *story) counted(n *lab.Node, family string, labels ...string) (sum float
 		want = append(want, fmt.Sprintf("%s=%q", labels[i], labels[i+1]))
 	}
 	for line := range strings.Lines(body) {
-		sample, value, _ := strings.Cut(strings.TrimSpace(line), "} ")
-		if !strings.HasPrefix(sample, family+"{") || !containsAll(sample, want) {
+		line = strings.TrimSpace(line)
+		last := strings.LastIndexByte(line, ' ')
+		sample, value := line[:max(last, 0)], line[last+1:]
+		if name, _, _ := strings.Cut(sample, "{"); name != family || !containsAll(sample, want) {
 			continue
 		}
 		v, err := strconv.ParseFloat(value, 64)

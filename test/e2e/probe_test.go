@@ -215,3 +215,39 @@ func (s *story) from(a *agent.Client, from, to netip.AddrPort) *agent.Conn {
 	s.must(err)
 	return conn
 }
+
+// Whoever may create a pod must not have the kubelet say to a STRICT pod what
+// the pod may not say itself. To the kernel both come from the kubelet, so the
+// port is exempt for neither.
+func TestAProbeOfAnotherPodIsNoWayPastStrict(t *testing.T) {
+	s := tell(t, "mesh")
+	p := s.probed()
+	kubelet, err := s.one.Kubelet.Agent()
+	s.must(err)
+	attacker := s.pod(s.one, "attacker", func(spec *lab.PodSpec) {
+		spec.Labels["culvert.dev/mesh"] = "disabled"
+		spec.Liveness = lab.HTTPProbe("8080")
+		spec.Liveness.HTTPGet.Host = p.IP4.String()
+	})
+	s.must(s.Settle(s.ctx))
+	to := p.At("tcp4", 8080)
+	get := func() error {
+		_, err := kubelet.Get(s.ctx, agent.Request{URL: "http://" + to.String() + "/shutdown"})
+		return err
+	}
+	s.eventually("the probe is refused", func() bool { return get() != nil })
+	s.record(s.one, "direction", "inbound", "dst.addr", to.String(), "result", "denied")
+	s.refused(s.one.Kubelet, "tcp6", p.Pod, 8080)
+	conn, err := kubelet.Dial(s.ctx, "tcp4", p.At("tcp4", 8081)) // another port of the same pod
+	s.must(err)
+	s.must(errors.Join(conn.Ping(s.ctx, "probe"), conn.Close()))
+	s.logged(s.one, "a probe names another host", attacker.Namespace+"/attacker", to.String())
+	s.logged(s.one, "probes of a port are not exempt", attacker.Namespace+"/attacker", attacker.Namespace+"/probed")
+	if s.counted(s.one, "culvert_foreign_probes_total") == 0 {
+		t.Error("not counted")
+	}
+
+	s.must(attacker.Delete(s.ctx))
+	s.must(s.Settle(s.ctx))
+	s.eventually("the pod's own probe passes again", func() bool { return get() == nil })
+}

@@ -195,6 +195,7 @@ func TestTheNodesOwnStateIsReadAtEachScrape(t *testing.T) {
 	m.Pods(func() Enrollment { return Enrollment{Intended: 3, Enrolled: 2, Verified: 1} })
 	m.LinkRepaired("connect4")
 	m.SourceError()
+	m.ForeignProbe()
 	m.SourceApplied(7)
 	m.PodStarted()
 	m.PodStopped()
@@ -212,6 +213,7 @@ func TestTheNodesOwnStateIsReadAtEachScrape(t *testing.T) {
 		{"workload_manager_proxies_started_total", "", "1"},
 		{"workload_manager_proxies_stopped_total", "", "1"},
 		{"culvert_bpf_links_repaired_total", `link="connect4"`, "1"},
+		{"culvert_foreign_probes_total", "", "1"},
 		{"culvert_source_errors_total", "", "1"},
 		{"culvert_source_generation", "", "7"},
 	} {

@@ -11,6 +11,7 @@ import (
 // events are counted when they happen.
 type events struct {
 	linksRepaired *prometheus.CounterVec
+	foreignProbes prometheus.Counter
 	sourceErrors  prometheus.Counter
 	generation    prometheus.Gauge
 	applied       prometheus.Gauge
@@ -21,6 +22,10 @@ func (e *events) init(r *prometheus.Registry) {
 		Name: "culvert_bpf_links_repaired_total",
 		Help: "BPF links that had gone and were attached again. Anything but zero is an alarm.",
 	}, []string{"link"})
+	e.foreignProbes = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "culvert_foreign_probes_total",
+		Help: "Probes of pods of this node that name another host, where they are not exempt from policy.",
+	})
 	e.sourceErrors = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "culvert_source_errors_total",
 		Help: "States of workloads and policies that could not be read; the last good one stays in force.",
@@ -33,13 +38,16 @@ func (e *events) init(r *prometheus.Registry) {
 		Name: "culvert_source_applied_timestamp_seconds",
 		Help: "When the workloads and policies in force were applied.",
 	})
-	r.MustRegister(e.linksRepaired, e.sourceErrors, e.generation, e.applied)
+	r.MustRegister(e.linksRepaired, e.foreignProbes, e.sourceErrors, e.generation, e.applied)
 }
 
 // LinkRepaired counts a BPF link that was found missing and attached again.
 func (m *Metrics) LinkRepaired(link string) {
 	m.events.linksRepaired.WithLabelValues(known(link)).Inc()
 }
+
+// ForeignProbe counts a probe that names another host.
+func (m *Metrics) ForeignProbe() { m.events.foreignProbes.Inc() }
 
 // SourceError counts a state that the source could not read.
 func (m *Metrics) SourceError() { m.events.sourceErrors.Inc() }

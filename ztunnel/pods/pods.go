@@ -64,6 +64,8 @@ type Pods struct {
 
 	neighbours neighbours
 
+	said map[string]bool // by warnOfProbes
+
 	mu          sync.Mutex // guards what follows; nothing is locked under it
 	byContainer map[string]*pod
 	serving     map[*member]struct{} // whose proxies run, those included that left and still carry
@@ -139,6 +141,7 @@ func (p *Pods) Run(ctx context.Context) error {
 // reconcile brings every sandbox to what its labels say.
 func (p *Pods) reconcile(ctx context.Context) {
 	p.discover()
+	p.warnOfProbes()
 	var group errgroup.Group
 	group.SetLimit(atOnce)
 	for _, pod := range p.all() {

@@ -244,13 +244,17 @@ spec:
     livenessProbe: {httpGet: {port: http}}
     readinessProbe: {httpGet: {port: 80, host: elsewhere.example}}
     startupProbe: {exec: {command: ["true"]}}
-    lifecycle: {preStop: {tcpSocket: {port: own, host: 192.0.2.1}}, postStart: {exec: {command: ["true"]}}}
+    lifecycle: {preStop: {tcpSocket: {port: 8098, host: 192.0.2.1}}, postStart: {exec: {command: ["true"]}}}
   - name: c
     livenessProbe: {httpGet: {port: admin}}
     readinessProbe: {httpGet: {port: 70000}}
 `)
 	if want := []uint16{7001, 8080, 8081, 8090, 8099, 9090}; !cmp.Equal(w.ProbePorts, want) {
 		t.Errorf("probe ports %v, want %v", w.ProbePorts, want)
+	}
+	foreign := []workload.ForeignProbe{{Host: "elsewhere.example", Port: 80}, {Host: "192.0.2.1", Addr: netip.MustParseAddr("192.0.2.1"), Port: 8098}}
+	if diff := cmp.Diff(foreign, w.ForeignProbes, values); diff != "" {
+		t.Errorf("foreign probes: %s", diff)
 	}
 	// The first container of that name has it, and containers come before sidecars.
 	if want := map[string]uint16{"http": 8080, "admin": 9090, "own": 7001}; !cmp.Equal(w.Ports, want) {

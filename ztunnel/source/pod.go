@@ -53,9 +53,9 @@ func podWorkload(pod *corev1.Pod, namespace map[string]string, classes []*nodev1
 		Terminated:     terminated(pod),
 		Ports:          namedPorts(pod),
 		HostPorts:      hostPorts(pod),
-		ProbePorts:     probePorts(pod),
 		Owner:          owner(pod),
 	}
+	w.ProbePorts, w.ForeignProbes = probes(pod, w.Addrs)
 	_, sidecar := pod.Annotations[istioSidecar]
 	w.Meshed = !w.HostNetwork && !sidecar && meshed(namespace, pod.Labels, o)
 	if w.Meshed {
@@ -165,55 +165,6 @@ func namedPorts(pod *corev1.Pod) map[string]uint16 {
 			if _, taken := out[p.Name]; ok && !taken && p.Name != "" && isTCP(p.Protocol) {
 				out[p.Name] = port
 			}
-		}
-	}
-	return out
-}
-
-// probePorts are the ports that the kubelet itself connects to.
-func probePorts(pod *corev1.Pod) []uint16 {
-	var out []uint16
-	for _, c := range longRunning(pod) {
-		for _, target := range probeTargets(c) {
-			if port, ok := containerPort(c, target); ok && !slices.Contains(out, port) {
-				out = append(out, port)
-			}
-		}
-	}
-	slices.Sort(out)
-	return out
-}
-
-func probeTargets(c *corev1.Container) []intstr.IntOrString {
-	var out []intstr.IntOrString
-	http := func(h *corev1.HTTPGetAction) {
-		// With a host, the kubelet goes there and not to the pod.
-		if h != nil && h.Host == "" {
-			out = append(out, h.Port)
-		}
-	}
-	tcp := func(t *corev1.TCPSocketAction) {
-		if t != nil && t.Host == "" {
-			out = append(out, t.Port)
-		}
-	}
-	for _, probe := range []*corev1.Probe{c.LivenessProbe, c.ReadinessProbe, c.StartupProbe} {
-		if probe == nil {
-			continue
-		}
-		http(probe.HTTPGet)
-		tcp(probe.TCPSocket)
-		if probe.GRPC != nil {
-			out = append(out, intstr.FromInt32(probe.GRPC.Port))
-		}
-	}
-	if c.Lifecycle == nil {
-		return out
-	}
-	for _, handler := range []*corev1.LifecycleHandler{c.Lifecycle.PostStart, c.Lifecycle.PreStop} {
-		if handler != nil {
-			http(handler.HTTPGet)
-			tcp(handler.TCPSocket)
 		}
 	}
 	return out

@@ -43,6 +43,9 @@ type endpoint struct {
 
 // buildIndex arranges a snapshot; inside says whether an address must be known.
 func buildIndex(mesh Mesh, inside func(netip.Addr) bool) *index {
+	if slices.ContainsFunc(mesh.Workloads, Workload.probesOthers) {
+		mesh.Workloads = slices.Clone(mesh.Workloads) // takeProbes writes to them
+	}
 	idx := &index{
 		mesh:    mesh,
 		byUID:   make(map[string]*Workload, len(mesh.Workloads)),
@@ -74,6 +77,7 @@ func buildIndex(mesh Mesh, inside func(netip.Addr) bool) *index {
 		idx.addService(s, s.LoadBalancerIPs, idx.lbs, true, inside)
 		idx.addNodePorts(s, inside)
 	}
+	idx.takeProbes()
 	return idx
 }
 

@@ -57,8 +57,14 @@ type Workload struct {
 	// HostPorts are the node's ports that lead to it.
 	HostPorts []HostPort
 	// ProbePorts are the ports that the kubelet connects to for probes and
-	// lifecycle handlers, sorted.
+	// lifecycle handlers of this pod, sorted. Those that a Registry returns are
+	// exempt from policy: it leaves out TakenProbes.
 	ProbePorts []uint16
+	// ForeignProbes are the pod's probes that lead elsewhere.
+	ForeignProbes []ForeignProbe
+	// TakenProbes are ports that a probe of another pod of the node names, or may
+	// reach. A Registry fills it.
+	TakenProbes []TakenProbe
 
 	// Names for logs and metrics, as Istio derives them.
 	Owner             string // Deployment, StatefulSet, ... or the pod's own name

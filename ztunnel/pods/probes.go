@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package pods
+
+import (
+	"net"
+	"strconv"
+)
+
+// warnOfProbes says once of each pod of the node that a probe of it names
+// another host, and of each pod here that its own probes pass its policy since.
+// Only Run's goroutine calls it.
+func (p *Pods) warnOfProbes() {
+	said := map[string]bool{}
+	once := func(key string, say func()) {
+		if said[key] = true; !p.said[key] {
+			say()
+		}
+	}
+	for _, w := range p.Registry.ProbingOthers(p.Node) {
+		for _, probe := range w.ForeignProbes {
+			to := net.JoinHostPort(probe.Host, strconv.Itoa(int(probe.Port)))
+			once(w.UID+" "+to, func() {
+				p.Metrics.ForeignProbe()
+				p.Log.Warn("a probe names another host, where it is not exempt from policy", "pod", w.String(), "host", to)
+			})
+		}
+	}
+	for _, w := range p.Registry.Local(p.Node) {
+		for _, t := range w.TakenProbes {
+			once(w.UID+" "+strconv.Itoa(int(t.Port))+" "+t.By, func() {
+				p.Log.Warn("probes of a port are not exempt from policy: the probe of another pod leads there, or may",
+					"pod", w.String(), "port", t.Port, "other", t.By)
+			})
+		}
+	}
+	p.said = said
+}
