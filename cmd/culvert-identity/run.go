@@ -52,7 +52,11 @@ func run(ctx context.Context, cfg config) error {
 	workloads := file.New(cfg.workloads, file.Options{TrustDomain: cfg.trustDomain, IgnoreIstioLabels: cfg.ignoreIstioLabels, Log: cfg.log})
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
-		return workloads.Run(ctx, func(s source.Snapshot) { placement.Replace(running(s.Mesh)) })
+		known := workload.NewRegistry(nil) // of before: a Namespace that vanished takes no pod out of the mesh
+		return workloads.Run(ctx, func(s source.Snapshot) {
+			known.Replace(s.Mesh)
+			placement.Replace(running(known.All()))
+		})
 	})
 	group.Go(func() error { return service.Serve(ctx, nodes) })
 	group.Go(func() error { return service.ServeMetrics(ctx, metrics) })

@@ -20,14 +20,16 @@ func Build(objects Objects, o Options) (Snapshot, error) {
 	var errs []error
 	mesh := workload.Mesh{Namespaces: make(map[string]workload.Namespace, len(objects.Namespaces))}
 	for _, ns := range objects.Namespaces {
-		mesh.Namespaces[ns.Name] = workload.Namespace{Meshed: meshed(ns.Labels, nil, o), Labels: ns.Labels}
+		in, _ := meshed(ns.Labels, nil, o)
+		mesh.Namespaces[ns.Name] = workload.Namespace{Meshed: in, Labels: ns.Labels}
 	}
 	nodes := nodeAddrs{}
 	for _, node := range objects.Nodes {
 		nodes.add(node.Name, ownAddrs(node))
 	}
 	for _, pod := range objects.Pods {
-		w, err := podWorkload(pod, mesh.Namespaces[pod.Namespace].Labels, objects.RuntimeClasses, o)
+		namespace, known := mesh.Namespaces[pod.Namespace]
+		w, err := podWorkload(pod, namespace.Labels, known, objects.RuntimeClasses, o)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s %s/%s: %w", "Pod", pod.Namespace, pod.Name, err))
 			continue

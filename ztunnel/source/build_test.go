@@ -111,6 +111,57 @@ func TestABarePodGetsTheDefaultsOfKubernetesAndIstio(t *testing.T) {
 	}
 }
 
+func inMesh(namespace map[string]string, ignore bool) bool {
+	in, _ := meshed(namespace, nil, Options{IgnoreIstioLabels: ignore})
+	return in
+}
+
+// A missing Namespace is not a namespace without a label.
+func TestAPodOfAnUnknownNamespaceIsDecidedByItsOwnLabelOrNotAtAll(t *testing.T) {
+	for _, c := range []struct {
+		labels, rest      string
+		meshed, undecided bool
+	}{
+		{"{}", "", false, true},
+		{"{culvert.dev/mesh: perhaps}", "", false, true},
+		{"{culvert.dev/mesh: enabled}", "", true, false},
+		{"{culvert.dev/mesh: disabled}", "", false, false},
+		{"{istio.io/dataplane-mode: none}", "", false, false},
+		{"{}", "spec: {hostNetwork: true}", false, false},
+	} {
+		w := onlyWorkload(t, "metadata: {name: lone, namespace: shop, uid: u, labels: "+c.labels+"}\n"+c.rest)
+		if w.Meshed != c.meshed || w.Undecided != c.undecided {
+			t.Errorf("labels %s %s: in the mesh %v, undecided %v; want %v, %v", c.labels, c.rest, w.Meshed, w.Undecided, c.meshed, c.undecided)
+		}
+	}
+	shop := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "shop"}}
+	if w := onlyWorkload(t, `{metadata: {name: lone, namespace: shop, uid: u}}`, shop); w.Meshed || w.Undecided {
+		t.Errorf("a known namespace without a label leaves it open: %+v", w)
+	}
+}
+
+// The kubelet names a static pod by the hash of its file; the UID of the mirror
+// in the API is another, and changes.
+func TestAStaticPodHasTheUIDByWhichTheKubeletKnowsIt(t *testing.T) {
+	const hash = "kubernetes.io/config.hash: 5d41402abc4b2a76b9719d911017c592"
+	for _, c := range []struct {
+		annotations, spec string
+		uid               string
+		static, meshed    bool
+	}{
+		{"{" + hash + ", kubernetes.io/config.mirror: x}", "{}", "5d41402abc4b2a76b9719d911017c592", true, true},
+		{"{" + hash + ", kubernetes.io/config.mirror: x}", "{hostNetwork: true}", "5d41402abc4b2a76b9719d911017c592", true, false},
+		{"{" + hash + "}", "{}", "api", false, true}, // no mirror: the annotation is its author's
+		{"{kubernetes.io/config.mirror: x}", "{}", "api", false, true},
+	} {
+		w := onlyWorkload(t, "metadata: {name: etcd-node-1, namespace: shop, uid: api, labels: {culvert.dev/mesh: enabled}, annotations: "+
+			c.annotations+"}\nspec: "+c.spec)
+		if w.UID != c.uid || w.Static != c.static || w.Meshed != c.meshed {
+			t.Errorf("annotations %s: UID %s, static %v, in the mesh %v", c.annotations, w.UID, w.Static, w.Meshed)
+		}
+	}
+}
+
 func TestLabelsPutPodsIntoTheMesh(t *testing.T) {
 	const ours, istios = MeshLabel, IstioLabel
 	for _, c := range []struct {
@@ -148,7 +199,7 @@ func TestLabelsPutPodsIntoTheMesh(t *testing.T) {
 				if got := s.Mesh.Workloads[0].Meshed; got != want {
 					t.Errorf("ignoring Istio's labels %v: meshed %v, want %v", ignore, got, want)
 				}
-				if got := s.Mesh.Namespaces["shop"].Meshed; got != meshed(c.namespace, nil, Options{IgnoreIstioLabels: ignore}) {
+				if got := s.Mesh.Namespaces["shop"].Meshed; got != inMesh(c.namespace, ignore) {
 					t.Errorf("namespace meshed %v", got)
 				}
 			}

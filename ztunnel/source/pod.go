@@ -28,18 +28,22 @@ const (
 	istioNone     = "none"
 	mayForward    = "culvert.dev/may-forward" // annotation: "true": strangers may reach what the pod forwards to
 	istioSidecar  = "sidecar.istio.io/status" // annotation: it has a proxy of its own
+	mirrorPod     = corev1.MirrorPodAnnotationKey
+	staticUID     = "kubernetes.io/config.hash" // annotation of a mirror pod: the UID by which the kubelet knows it
 	defaultSA     = "default"
 	latestVersion = "latest"
 )
 
-func podWorkload(pod *corev1.Pod, namespace map[string]string, classes []*nodev1.RuntimeClass, o Options) (workload.Workload, error) {
+// podWorkload needs the labels of the pod's namespace, and whether that is known.
+func podWorkload(pod *corev1.Pod, namespace map[string]string, known bool, classes []*nodev1.RuntimeClass, o Options) (workload.Workload, error) {
 	sa := cmp.Or(pod.Spec.ServiceAccountName, defaultSA)
 	id, err := workload.Identity(o.TrustDomain, pod.Namespace, sa)
 	if err != nil {
 		return workload.Workload{}, err
 	}
+	uid, static := kubeletUID(pod)
 	w := workload.Workload{
-		UID:            string(pod.UID),
+		UID:            uid,
 		Namespace:      pod.Namespace,
 		Name:           pod.Name,
 		Node:           pod.Spec.NodeName,
@@ -49,6 +53,7 @@ func podWorkload(pod *corev1.Pod, namespace map[string]string, classes []*nodev1
 		Addrs:          podAddrs(pod),
 		Labels:         pod.Labels,
 		HostNetwork:    pod.Spec.HostNetwork,
+		Static:         static,
 		Ready:          podServes(pod) && pod.DeletionTimestamp == nil,
 		Terminated:     terminated(pod),
 		Ports:          namedPorts(pod),
@@ -57,7 +62,9 @@ func podWorkload(pod *corev1.Pod, namespace map[string]string, classes []*nodev1
 	}
 	w.ProbePorts, w.ForeignProbes = probes(pod, w.Addrs)
 	_, sidecar := pod.Annotations[istioSidecar]
-	w.Meshed = !w.HostNetwork && !sidecar && meshed(namespace, pod.Labels, o)
+	in, decided := meshed(namespace, pod.Labels, o)
+	w.Meshed = !w.HostNetwork && !sidecar && in
+	w.Undecided = !w.HostNetwork && !sidecar && !decided && !known
 	if w.Meshed {
 		w.Unsteerable = unsteerable(pod, classes)
 		w.Meshed = w.Unsteerable == ""
@@ -70,28 +77,39 @@ func podWorkload(pod *corev1.Pod, namespace map[string]string, classes []*nodev1
 	return w, nil
 }
 
+// kubeletUID is the UID by which the kubelet and the runtime know a pod. A
+// static pod's is made from its file: the object in the API only mirrors it, has
+// a UID of its own, and another one when it is made anew.
+func kubeletUID(pod *corev1.Pod) (uid string, static bool) {
+	_, mirror := pod.Annotations[mirrorPod]
+	if uid := pod.Annotations[staticUID]; mirror && uid != "" {
+		return uid, true
+	}
+	return string(pod.UID), false
+}
+
 // meshed decides by labels: what the pod says counts before what its namespace
 // says, and on the same object our label before Istio's. A value that neither
-// defines says nothing.
-func meshed(namespace, pod map[string]string, o Options) bool {
+// defines says nothing; decided reports whether any label said something.
+func meshed(namespace, pod map[string]string, o Options) (in, decided bool) {
 	for _, labels := range []map[string]string{pod, namespace} {
 		switch labels[MeshLabel] {
 		case MeshEnabled:
-			return true
+			return true, true
 		case MeshDisabled:
-			return false
+			return false, true
 		}
 		if o.IgnoreIstioLabels {
 			continue
 		}
 		switch labels[IstioLabel] {
 		case istioAmbient:
-			return true
+			return true, true
 		case istioNone:
-			return false
+			return false, true
 		}
 	}
-	return false
+	return false, false
 }
 
 func podAddrs(pod *corev1.Pod) []netip.Addr {

@@ -82,7 +82,7 @@ func buildIndex(mesh Mesh, inside func(netip.Addr) bool) *index {
 }
 
 func (idx *index) addWorkload(w *Workload) {
-	if old := idx.byUID[w.UID]; old == nil || newer(w, old) {
+	if old := idx.byUID[w.UID]; old == nil || hasUID(w, old) {
 		idx.byUID[w.UID] = w
 	}
 	if w.Terminated {
@@ -112,6 +112,9 @@ func (idx *index) addWorkload(w *Workload) {
 func supersedes(w, old *Workload) bool {
 	if w.Meshed != old.Meshed {
 		return w.Meshed
+	}
+	if w.Undecided != old.Undecided {
+		return w.Undecided // it may be in the mesh
 	}
 	return newer(w, old)
 }
@@ -165,6 +168,17 @@ func (idx *index) endpoints(addrs []netip.AddrPort, v4 bool, inside func(netip.A
 		out = append(out, endpoint{addr: ap, peer: peer})
 	}
 	return out
+}
+
+// hasUID reports whether a takes over a UID from b. A static pod's is what an
+// annotation claims, which anybody may write on a pod of his own: a claim never
+// beats an object's own UID, nor an older claim under another name.
+func hasUID(a, b *Workload) bool {
+	if a.Static != b.Static {
+		return b.Static
+	}
+	sameName := a.Namespace == b.Namespace && a.Name == b.Name
+	return newer(a, b) == (!a.Static || sameName)
 }
 
 // newer reports whether a takes over an address or UID from b: a pod's address

@@ -27,8 +27,9 @@ type Registry struct {
 	meshCIDRs []netip.Prefix
 	index     atomic.Pointer[index]
 
-	syncOnce sync.Once
-	synced   chan struct{} // closed by the first Replace
+	replacing sync.Mutex // one Replace at a time
+	syncOnce  sync.Once
+	synced    chan struct{} // closed by the first Replace
 }
 
 // NewRegistry returns an empty registry, which refuses everything until its
@@ -44,10 +45,25 @@ func NewRegistry(meshCIDRs []netip.Prefix) *Registry {
 
 // Replace puts a snapshot in force. The registry owns mesh from here on.
 func (r *Registry) Replace(mesh Mesh) {
-	old := r.index.Swap(buildIndex(mesh, r.inside))
+	r.replacing.Lock()
+	defer r.replacing.Unlock()
+	old := r.index.Load()
+	keepMembership(mesh.Workloads, old)
+	r.index.Store(buildIndex(mesh, r.inside))
 	r.syncOnce.Do(func() { close(r.synced) })
 	// Last: who wakes up finds the new index.
 	close(old.changed)
+}
+
+// keepMembership leaves a pod of which no label says any more whether it is in
+// the mesh what it was: a namespace's object that went is not a label that did.
+func keepMembership(workloads []Workload, before *index) {
+	for i := range workloads {
+		w := &workloads[i]
+		if old := before.byUID[w.UID]; w.Undecided && old != nil && old.Namespace == w.Namespace && old.Name == w.Name {
+			w.Meshed, w.Undecided = old.Meshed, old.Undecided
+		}
+	}
 }
 
 // Synced reports whether there was a first snapshot.
@@ -124,7 +140,19 @@ type Destination struct {
 // IP, a pod, a service's load balancer address, a node with its ports for pods
 // and services, then either an error (inside the mesh CIDRs) or a destination
 // without peer (outside).
+//
+// A pod of which no label says whether it is in the mesh is refused: it may be,
+// and plaintext would be a guess.
 func (r *Registry) Resolve(dst netip.AddrPort) (Destination, error) {
+	d, err := r.resolve(dst)
+	if err == nil && d.Peer.Undecided {
+		return Destination{}, fmt.Errorf("%w at %v: whether pod %v is in the mesh is not known, as its namespace is not",
+			ErrUnknownPeer, d.Target, d.Peer)
+	}
+	return d, err
+}
+
+func (r *Registry) resolve(dst netip.AddrPort) (Destination, error) {
 	dst = netip.AddrPortFrom(dst.Addr().Unmap(), dst.Port())
 	if !r.Synced() {
 		return Destination{}, fmt.Errorf("%w at %v: workloads are not known yet", ErrUnknownPeer, dst)

@@ -268,6 +268,72 @@ func TestAPodOutsideTheMeshNeverTakesAnAddressFromOneInIt(t *testing.T) {
 	}
 }
 
+// A Namespace object that is gone is not a label that says no.
+func TestAPodWhoseNamespaceVanishedStaysWhatItWas(t *testing.T) {
+	in, out := pod("in", "u1", "10.1.0.2"), pod("out", "u2", "10.1.0.3")
+	out.Meshed = false
+	r := registry(t, Mesh{Workloads: []Workload{in, out}})
+	undecided := func(w Workload) Workload {
+		w.Meshed, w.Undecided = false, true
+		return w
+	}
+	for range 2 { // and again
+		r.Replace(Mesh{Workloads: []Workload{undecided(in), undecided(out), undecided(pod("new", "u3", "10.1.0.4"))}})
+		if w, _ := r.ByUID("u1"); !w.Meshed || w.Undecided {
+			t.Errorf("a pod of the mesh became %+v", w)
+		}
+		if w, _ := r.ByUID("u2"); w.Meshed || w.Undecided {
+			t.Errorf("a pod outside became %+v", w)
+		}
+		if w, _ := r.ByUID("u3"); w.Meshed || !w.Undecided {
+			t.Errorf("a new pod became %+v", w)
+		}
+	}
+	resolve(t, r, "10.1.0.3:80")
+	refused(t, r, "10.1.0.4:80", ErrUnknownPeer, "pod shop/new") // plaintext would be a guess
+	r.Replace(Mesh{Workloads: []Workload{out}})
+	r.Replace(Mesh{Workloads: []Workload{undecided(in), out}})
+	if w, _ := r.ByUID("u1"); !w.Undecided {
+		t.Errorf("a pod that was away is remembered: %+v", w)
+	}
+}
+
+func TestAServiceLeadsToNoPodOfWhichNobodySaysWhetherItIsInTheMesh(t *testing.T) {
+	mesh := shop()
+	for i := range mesh.Workloads {
+		mesh.Workloads[i].Meshed, mesh.Workloads[i].Undecided = false, true
+	}
+	refused(t, registry(t, mesh), "10.96.0.5:80", ErrUnknownPeer, "is not known")
+}
+
+// The UID of a static pod is what an annotation claims.
+func TestAClaimedUIDNeverBeatsAnother(t *testing.T) {
+	old, young := time.Unix(1000, 0), time.Unix(2000, 0)
+	made := func(name string, static bool, at time.Time) Workload {
+		w := pod(name, "u1")
+		w.Static, w.Created = static, at
+		return w
+	}
+	for _, c := range []struct {
+		what string
+		pods []Workload
+		want time.Time
+		name string
+	}{
+		{"an object's own UID", []Workload{made("real", false, young), made("thief", true, old)}, young, "real"},
+		{"the older claim", []Workload{made("real", true, old), made("thief", true, young)}, old, "real"},
+		{"the mirror that was made anew", []Workload{made("real", true, old), made("real", true, young)}, young, "real"},
+	} {
+		for range 2 {
+			w, _ := registry(t, Mesh{Workloads: c.pods}).ByUID("u1")
+			if w.Name != c.name || !w.Created.Equal(c.want) {
+				t.Errorf("%s: the UID is %v's, created %v", c.what, w, w.Created)
+			}
+			c.pods[0], c.pods[1] = c.pods[1], c.pods[0]
+		}
+	}
+}
+
 func TestTheOldestServiceKeepsADisputedAddress(t *testing.T) {
 	at := func(name string, sec int64) Service {
 		return Service{Namespace: "shop", Name: name, Created: time.Unix(sec, 0), VIPs: []netip.Addr{addr("10.96.0.5")},

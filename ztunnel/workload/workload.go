@@ -24,6 +24,9 @@ const HBONEPort = 15008
 // Workload is one pod. It is a value; its maps and slices are shared by all
 // copies and are never written after the snapshot was handed over.
 type Workload struct {
+	// UID is the one by which the kubelet knows the pod: it stands in the name of
+	// the pod's cgroup, and the runtime passes it to CNI. A static pod's is not
+	// that of its object.
 	UID       string
 	Namespace string
 	Name      string
@@ -38,9 +41,16 @@ type Workload struct {
 
 	// Meshed: labels put it in the mesh, so it is reached by HBONE and in no
 	// other way. Never true of a pod in the node's own network namespace.
-	Meshed      bool
+	Meshed bool
+	// Undecided: its namespace is not known and its own labels say nothing.
+	// It is neither in the mesh nor outside until a label says so: nothing
+	// reaches it, and it is neither enrolled nor let go. A registry that knew
+	// better before keeps that.
+	Undecided   bool
 	HostNetwork bool
-	Ready       bool
+	// Static: a file of its node made it, and its object is only a mirror.
+	Static bool
+	Ready  bool
 	// Terminated: all its containers ended for good; its addresses may be
 	// another pod's by now.
 	Terminated bool

@@ -234,7 +234,9 @@ func (h header) mistaken() error {
 	return nil
 }
 
-func namespaced(kind string) bool { return kind != "Namespace" && kind != "Node" && kind != "RuntimeClass" }
+func namespaced(kind string) bool {
+	return kind != "Namespace" && kind != "Node" && kind != "RuntimeClass"
+}
 
 // decodeStrictly fills into; an error names the field.
 func decodeStrictly(text []byte, empty func() object, into object) error {
