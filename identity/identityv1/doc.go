@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package identityv1 is the wire between ztunnel and a certificate authority:
-// gRPC istio.v1.auth.IstioCertificateService, generated from certificate.proto.
+// gRPC istio.v1.auth.IstioCertificateService, which istiod speaks, too, and
+// culvert.identity.v1.NodeService, which only culvert-identity does. Generated
+// from certificate.proto and node.proto.
 package identityv1
 
 //go:generate ./generate.sh

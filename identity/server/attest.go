@@ -5,8 +5,13 @@ package server
 import (
 	"context"
 	"errors"
+	"fmt"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/culvert-mesh/culvert/identity"
+	"github.com/culvert-mesh/culvert/identity/identityv1"
 )
 
 // ErrUnavailable is wrapped by an Attestor that cannot tell at the moment, so
@@ -21,7 +26,30 @@ type Caller struct {
 	TokenID        string // for the log
 }
 
-// Attestor tells who calls by the bearer token that came with the request.
+// Attestor tells who calls by the bearer token that came with the request. Its
+// error wraps ErrUnavailable or a *Refused.
 type Attestor interface {
 	Attest(ctx context.Context, token string) (Caller, error)
+}
+
+// Refused is what is wrong with a token: a sentence for people, and a word for
+// the node's metrics.
+type Refused struct {
+	Reason   identityv1.Reason
+	Sentence string
+}
+
+func (r *Refused) Error() string { return r.Sentence }
+
+func refused(reason identityv1.Reason, format string, args ...any) error {
+	return &Refused{Reason: reason, Sentence: fmt.Sprintf(format, args...)}
+}
+
+// refusal is a status that bears the word for it as a detail.
+func refusal(code codes.Code, reason identityv1.Reason, format string, args ...any) error {
+	st := status.Newf(code, format, args...)
+	if detailed, err := st.WithDetails(&identityv1.Refusal{Reason: reason}); err == nil {
+		st = detailed
+	}
+	return st.Err()
 }

@@ -45,12 +45,17 @@ type decision struct {
 	started time.Time
 }
 
-// CreateCertificate answers one request of a node.
-func (s *Server) CreateCertificate(ctx context.Context, request *identityv1.IstioCertificateRequest) (*identityv1.IstioCertificateResponse, error) {
+func newDecision(ctx context.Context) *decision {
 	d := &decision{started: time.Now()}
 	if p, ok := peer.FromContext(ctx); ok {
 		d.from = p.Addr.String()
 	}
+	return d
+}
+
+// CreateCertificate answers one request of a node.
+func (s *Server) CreateCertificate(ctx context.Context, request *identityv1.IstioCertificateRequest) (*identityv1.IstioCertificateResponse, error) {
+	d := newDecision(ctx)
 	chain, err := s.decide(ctx, request, d)
 	s.record(d, err)
 	if err != nil {
@@ -63,18 +68,9 @@ func (s *Server) CreateCertificate(ctx context.Context, request *identityv1.Isti
 // node, not too often, for whom do they ask, does that run on their node, and
 // do they hold the key. All errors are gRPC statuses.
 func (s *Server) decide(ctx context.Context, request *identityv1.IstioCertificateRequest, d *decision) ([]*x509.Certificate, error) {
-	select {
-	case s.inFlight <- struct{}{}:
-		defer func() { <-s.inFlight }()
-	default:
-		return nil, status.Errorf(codes.ResourceExhausted, "the CA is handling %d requests already; try again", maxInFlight)
-	}
-	if err := s.attest(ctx, d); err != nil {
+	release, err := s.admit(ctx, d)
+	if err != nil {
 		return nil, err
-	}
-	release, ok := s.limits.take(d.caller.Node, time.Now())
-	if !ok {
-		return nil, status.Errorf(codes.ResourceExhausted, "node %s asks too often; try again later", d.caller.Node)
 	}
 	defer release()
 	id, sa, err := s.asked(request.GetMetadata(), d)
@@ -90,30 +86,63 @@ func (s *Server) decide(ctx context.Context, request *identityv1.IstioCertificat
 	}
 	if !s.cfg.Placement.RunsOn(ctx, d.caller.Node, sa) {
 		if !s.cfg.Placement.Synced() {
-			return nil, status.Error(codes.Unavailable, "the CA does not know yet what runs where")
+			return nil, errNotSynced
 		}
-		return nil, status.Errorf(codes.PermissionDenied, "metadata.%s: no pod of ServiceAccount %v that the mesh carries runs on node %s",
+		return nil, refusal(codes.PermissionDenied, identityv1.Reason_NOT_PLACED, "metadata.%s: no pod of ServiceAccount %v that the mesh carries runs on node %s",
 			identityv1.ImpersonatedIdentity, sa, d.caller.Node)
 	}
 	return s.sign(ctx, request.GetCsr(), id, ttl, d)
+}
+
+var errNotSynced = refusal(codes.Unavailable, identityv1.Reason_CA_NOT_READY, "the CA does not know yet what runs where")
+
+// admit asks what does not depend on the request: is there room, who calls, may
+// they speak for a node, and not too often. What it takes is taken until release.
+func (s *Server) admit(ctx context.Context, d *decision) (release func(), err error) {
+	select {
+	case s.inFlight <- struct{}{}:
+	default:
+		return nil, refusal(codes.ResourceExhausted, identityv1.Reason_TOO_MANY_REQUESTS,
+			"the CA is handling %d requests already; try again", maxInFlight)
+	}
+	admitted := false
+	defer func() {
+		if !admitted { // also if the Attestor panicked
+			<-s.inFlight
+		}
+	}()
+	if err := s.attest(ctx, d); err != nil {
+		return nil, err
+	}
+	give, ok := s.limits.take(d.caller.Node, time.Now())
+	if !ok {
+		return nil, refusal(codes.ResourceExhausted, identityv1.Reason_TOO_MANY_REQUESTS,
+			"node %s asks too often; try again later", d.caller.Node)
+	}
+	admitted = true
+	return func() { give(); <-s.inFlight }, nil
 }
 
 // attest finds out which node calls.
 func (s *Server) attest(ctx context.Context, d *decision) error {
 	token, err := bearer(ctx)
 	if err != nil {
-		return status.Errorf(codes.Unauthenticated, "authorization: %v", err)
+		return refusal(codes.Unauthenticated, identityv1.Reason_TOKEN_MALFORMED, "authorization: %v", err)
 	}
 	d.caller, err = s.cfg.Attestor.Attest(ctx, token)
+	var refused *Refused
 	switch {
 	case errors.Is(err, ErrUnavailable):
-		return status.Errorf(codes.Unavailable, "authorization: %v", err)
+		return refusal(codes.Unavailable, identityv1.Reason_CA_NOT_READY, "authorization: %v", err)
+	case errors.As(err, &refused):
+		return refusal(codes.Unauthenticated, refused.Reason, "authorization: %v", err)
 	case err != nil:
 		return status.Errorf(codes.Unauthenticated, "authorization: %v", err)
 	case d.caller.Node == "":
-		return status.Error(codes.Unauthenticated, "authorization: the token names no node")
+		return refusal(codes.Unauthenticated, identityv1.Reason_TOKEN_NODE_MISSING, "authorization: the token names no node")
 	case !slices.Contains(s.cfg.NodeAccounts, d.caller.ServiceAccount):
-		return status.Errorf(codes.PermissionDenied, "authorization: ServiceAccount %v does not speak for nodes", d.caller.ServiceAccount)
+		return refusal(codes.PermissionDenied, identityv1.Reason_ACCOUNT_NOT_TRUSTED,
+			"authorization: ServiceAccount %v does not speak for nodes", d.caller.ServiceAccount)
 	}
 	return nil
 }
@@ -137,8 +166,8 @@ func bearer(ctx context.Context) (string, error) {
 // asked is the one identity that the request names. Other metadata would be
 // wishes that we do not fulfil, so they are refused rather than ignored.
 func (s *Server) asked(meta *structpb.Struct, d *decision) (spiffeid.ID, identity.ServiceAccount, error) {
-	refuse := func(code codes.Code, format string, args ...any) (spiffeid.ID, identity.ServiceAccount, error) {
-		return spiffeid.ID{}, identity.ServiceAccount{}, status.Errorf(code, "metadata."+identityv1.ImpersonatedIdentity+": "+format, args...)
+	refuse := func(format string, args ...any) (spiffeid.ID, identity.ServiceAccount, error) {
+		return spiffeid.ID{}, identity.ServiceAccount{}, status.Errorf(codes.InvalidArgument, "metadata."+identityv1.ImpersonatedIdentity+": "+format, args...)
 	}
 	for name := range meta.GetFields() {
 		if name != identityv1.ImpersonatedIdentity {
@@ -147,22 +176,23 @@ func (s *Server) asked(meta *structpb.Struct, d *decision) (spiffeid.ID, identit
 	}
 	value, ok := meta.GetFields()[identityv1.ImpersonatedIdentity].GetKind().(*structpb.Value_StringValue)
 	if !ok {
-		return refuse(codes.InvalidArgument, "want one SPIFFE ID")
+		return refuse("want one SPIFFE ID")
 	}
 	if len(value.StringValue) > maxID {
-		return refuse(codes.InvalidArgument, "longer than %d bytes", maxID)
+		return refuse("longer than %d bytes", maxID)
 	}
 	d.id = value.StringValue
 	id, err := spiffeid.FromString(value.StringValue)
 	if err != nil {
-		return refuse(codes.InvalidArgument, "%q: %v", value.StringValue, err)
+		return refuse("%q: %v", value.StringValue, err)
 	}
 	sa, err := identity.Parse(id)
 	if err != nil {
-		return refuse(codes.InvalidArgument, "%v", err)
+		return refuse("%v", err)
 	}
 	if td := s.cfg.CA.TrustDomain(); !id.MemberOf(td) {
-		return refuse(codes.PermissionDenied, "%v is not of the trust domain %v", id, td)
+		return spiffeid.ID{}, identity.ServiceAccount{}, refusal(codes.PermissionDenied, identityv1.Reason_TRUST_DOMAIN_WRONG,
+			"metadata.%s: %v is not of the trust domain %v", identityv1.ImpersonatedIdentity, id, td)
 	}
 	return id, sa, nil
 }
@@ -203,7 +233,7 @@ func (s *Server) sign(ctx context.Context, csr string, id spiffeid.ID, ttl time.
 	chain, err := s.cfg.CA.Sign([]byte(csr), id, ttl)
 	switch {
 	case errors.Is(err, ca.ErrExpired):
-		return nil, status.Errorf(codes.FailedPrecondition, "%v", err)
+		return nil, refusal(codes.FailedPrecondition, identityv1.Reason_CA_EXPIRED, "%v", err)
 	case err != nil:
 		return nil, status.Errorf(codes.Internal, "%v", err)
 	}

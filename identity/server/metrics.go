@@ -21,6 +21,7 @@ import (
 type metrics struct {
 	registry *prometheus.Registry
 	requests *prometheus.CounterVec
+	checks   *prometheus.CounterVec
 	duration prometheus.Histogram
 }
 
@@ -30,6 +31,10 @@ func newMetrics(authority *ca.CA) *metrics {
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "culvert_identity_requests_total",
 			Help: "Requests for a certificate by how they were answered: OK is an issued one.",
+		}, []string{"code"}),
+		checks: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "culvert_identity_node_checks_total",
+			Help: "Nodes' questions whether they would get certificates, by how they were answered: OK is yes.",
 		}, []string{"code"}),
 		duration: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "culvert_identity_request_duration_seconds",
@@ -46,7 +51,7 @@ func newMetrics(authority *ca.CA) *metrics {
 		expiry.WithLabelValues("root").Set(float64(root.NotAfter.Unix()))
 	}
 	m.requests.WithLabelValues(codes.OK.String()) // so that it starts at 0
-	m.registry.MustRegister(m.requests, m.duration, expiry,
+	m.registry.MustRegister(m.requests, m.checks, m.duration, expiry,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -74,11 +79,13 @@ func (s *Server) ready() error {
 	if !s.cfg.Placement.Synced() {
 		return errors.New("not known yet what runs where")
 	}
-	if left := time.Until(s.cfg.CA.NotAfter()); left < ca.MinTTL {
+	if s.expired() {
 		return ca.ErrExpired
 	}
 	return nil
 }
+
+func (s *Server) expired() bool { return time.Until(s.cfg.CA.NotAfter()) < ca.MinTTL }
 
 // ServeMetrics serves Handler on ln until ctx ends.
 func (s *Server) ServeMetrics(ctx context.Context, ln net.Listener) error {

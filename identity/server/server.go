@@ -84,9 +84,11 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// Server is istio.v1.auth.IstioCertificateService.
+// Server is istio.v1.auth.IstioCertificateService and
+// culvert.identity.v1.NodeService.
 type Server struct {
 	identityv1.UnimplementedIstioCertificateServiceServer
+	identityv1.UnimplementedNodeServiceServer
 
 	cfg         Config
 	certificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
@@ -134,6 +136,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 		grpc.UnaryInterceptor(s.recover),
 	)
 	identityv1.RegisterIstioCertificateServiceServer(server, s)
+	identityv1.RegisterNodeServiceServer(server, s)
 	stopped := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(stopped)

@@ -3,14 +3,13 @@
 package server
 
 import (
-	"errors"
-	"fmt"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
 	"github.com/go-jose/go-jose/v4/jwt"
 
 	"github.com/culvert-mesh/culvert/identity"
+	"github.com/culvert-mesh/culvert/identity/identityv1"
 )
 
 // leeway is how far a node's or API server's clock may be off ours.
@@ -37,10 +36,10 @@ type object struct {
 func verify(token string, keys []jose.JSONWebKey) (*claims, error) {
 	parsed, err := jwt.ParseSigned(token, []jose.SignatureAlgorithm{jose.ES256, jose.RS256})
 	if err != nil {
-		return nil, fmt.Errorf("parse token: %v", err)
+		return nil, refused(identityv1.Reason_TOKEN_MALFORMED, "parse token: %v", err)
 	}
 	if len(parsed.Headers) != 1 {
-		return nil, fmt.Errorf("the token has %d signatures", len(parsed.Headers))
+		return nil, refused(identityv1.Reason_TOKEN_MALFORMED, "the token has %d signatures", len(parsed.Headers))
 	}
 	header := parsed.Headers[0]
 	known := false
@@ -55,9 +54,10 @@ func verify(token string, keys []jose.JSONWebKey) (*claims, error) {
 		}
 	}
 	if !known {
-		return nil, fmt.Errorf("the token is signed by the key %.64q for %s, which is not in the JWKS", header.KeyID, header.Algorithm)
+		return nil, refused(identityv1.Reason_TOKEN_KEY_UNKNOWN,
+			"the token is signed by the key %.64q for %s, which is not in the JWKS", header.KeyID, header.Algorithm)
 	}
-	return nil, errors.New("the token's signature or claims are wrong")
+	return nil, refused(identityv1.Reason_TOKEN_SIGNATURE_WRONG, "the token's signature or claims are wrong")
 }
 
 // caller checks what the signature does not: when, for whom, and who.
@@ -66,18 +66,19 @@ func (c *claims) caller(audience string) (Caller, error) {
 		return Caller{}, err
 	}
 	if !c.Audience.Contains(audience) {
-		return Caller{}, fmt.Errorf("the token is for the audience %q, want %q", []string(c.Audience), audience)
+		return Caller{}, refused(identityv1.Reason_TOKEN_AUDIENCE_WRONG, "the token is for the audience %q, want %q", []string(c.Audience), audience)
 	}
 	k := c.Kubernetes
 	sa, err := identity.ParseServiceAccount(k.Namespace + "/" + k.ServiceAccount.Name)
 	if err != nil {
-		return Caller{}, fmt.Errorf("kubernetes.io of the token: %v", err)
+		return Caller{}, refused(identityv1.Reason_TOKEN_MALFORMED, "kubernetes.io of the token: %v", err)
 	}
 	if want := "system:serviceaccount:" + sa.Namespace + ":" + sa.Name; c.Subject != "" && c.Subject != want {
-		return Caller{}, fmt.Errorf("the token's subject is %q, but its kubernetes.io says %v", c.Subject, sa)
+		return Caller{}, refused(identityv1.Reason_TOKEN_MALFORMED, "the token's subject is %q, but its kubernetes.io says %v", c.Subject, sa)
 	}
 	if k.Node.Name == "" {
-		return Caller{}, errors.New("kubernetes.io.node.name is missing in the token: it is not bound to a node's pod")
+		return Caller{}, refused(identityv1.Reason_TOKEN_NODE_MISSING,
+			"kubernetes.io.node.name is missing in the token: it is not bound to a node's pod")
 	}
 	return Caller{
 		ServiceAccount: sa,
@@ -90,13 +91,13 @@ func (c *claims) caller(audience string) (Caller, error) {
 func (c *claims) checkTimes(now time.Time) error {
 	switch {
 	case c.Expiry == nil:
-		return errors.New("the token never expires")
+		return refused(identityv1.Reason_TOKEN_MALFORMED, "the token never expires")
 	case !now.Before(c.Expiry.Time().Add(leeway)):
-		return fmt.Errorf("the token expired on %v", stamp(c.Expiry))
+		return refused(identityv1.Reason_TOKEN_EXPIRED, "the token expired on %v", stamp(c.Expiry))
 	case c.NotBefore != nil && now.Add(leeway).Before(c.NotBefore.Time()):
-		return fmt.Errorf("the token is not valid before %v; the clock says %v", stamp(c.NotBefore), now.UTC().Format(time.RFC3339))
+		return refused(identityv1.Reason_TOKEN_NOT_YET_VALID, "the token is not valid before %v; the clock says %v", stamp(c.NotBefore), now.UTC().Format(time.RFC3339))
 	case c.IssuedAt != nil && now.Add(leeway).Before(c.IssuedAt.Time()):
-		return fmt.Errorf("the token was issued in the future, on %v", stamp(c.IssuedAt))
+		return refused(identityv1.Reason_TOKEN_NOT_YET_VALID, "the token was issued in the future, on %v", stamp(c.IssuedAt))
 	}
 	return nil
 }

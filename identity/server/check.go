@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"context"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/culvert-mesh/culvert/identity/ca"
+	"github.com/culvert-mesh/culvert/identity/identityv1"
+)
+
+// Check answers whether CreateCertificate would sign for the caller's node, and
+// tells what the node cannot know by itself: the CA's trust domain, and which
+// node the token speaks for. A node that is started with other values compares.
+func (s *Server) Check(ctx context.Context, _ *identityv1.CheckRequest) (*identityv1.CheckResponse, error) {
+	d := newDecision(ctx)
+	err := s.check(ctx, d)
+	s.recordCheck(d, err)
+	if err != nil {
+		return nil, err
+	}
+	return &identityv1.CheckResponse{TrustDomain: s.cfg.CA.TrustDomain().Name(), Node: d.caller.Node}, nil
+}
+
+// check asks all that CreateCertificate asks but for which pod.
+func (s *Server) check(ctx context.Context, d *decision) error {
+	release, err := s.admit(ctx, d)
+	if err != nil {
+		return err
+	}
+	defer release()
+	switch {
+	case !s.cfg.Placement.Synced():
+		return errNotSynced
+	case s.expired():
+		return refusal(codes.FailedPrecondition, identityv1.Reason_CA_EXPIRED, "%v", ca.ErrExpired)
+	}
+	return nil
+}
+
+// recordCheck writes a line only for a refusal: nodes ask again and again.
+func (s *Server) recordCheck(d *decision, err error) {
+	s.metrics.checks.WithLabelValues(status.Code(err).String()).Inc()
+	if err != nil {
+		s.cfg.Log.Warn("node refused", "node", d.caller.Node, "caller", d.caller.ServiceAccount.String(), "pod", d.caller.Pod,
+			"token", d.caller.TokenID, "from", d.from, "code", status.Code(err).String(), "reason", status.Convert(err).Message(),
+			"took", time.Since(d.started))
+	}
+}
