@@ -9,7 +9,8 @@
 // Byte counters move while a connection is open although nothing counts per
 // write: every open connection is asked for its totals when a scrape begins,
 // and once more when it ends. Carrying a byte costs no metric at all, and a
-// connection resolves its label children once, when it opens.
+// connection resolves its label children once, when it opens. Peers choose what
+// stands in the labels, so series.go bounds how many there are.
 package metrics
 
 import (
@@ -64,6 +65,7 @@ func (m *Metrics) Handler() http.Handler {
 	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		m.traffic.settle()
+		m.traffic.sweep()
 		scrape.ServeHTTP(w, r)
 	})
 }

@@ -4,6 +4,7 @@ package metrics
 
 import (
 	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -89,10 +90,14 @@ type traffic struct {
 	sockets                *prometheus.GaugeVec
 	source, destination    sockets
 	plaintext, refused     *prometheus.CounterVec
+	overflow               prometheus.Counter
+	pods                   func() map[Workload]bool // set before the first scrape
 
-	mu     sync.Mutex
+	mu     sync.Mutex // guards what follows
 	series map[Flow]*series
+	locals map[Peer]int // how many series a pod of this node is the local end of
 	open   map[*Connection]struct{}
+	swept  time.Time
 }
 
 // sockets are a reporter's app-facing ones.
@@ -102,12 +107,6 @@ type sockets struct {
 }
 
 func (s *sockets) of(g prometheus.Gauge) { s.open, s.closed = g, g.Dec }
-
-// series are the label children of one Flow, resolved once.
-type series struct {
-	flow                           Flow
-	opened, closed, received, sent prometheus.Counter
-}
 
 func (t *traffic) init(r *prometheus.Registry) {
 	vec := func(name, help string, labels ...string) *prometheus.CounterVec {
@@ -130,25 +129,15 @@ func (t *traffic) init(r *prometheus.Registry) {
 	r.MustRegister(t.sockets)
 	t.source.of(t.sockets.WithLabelValues(Source))
 	t.destination.of(t.sockets.WithLabelValues(Destination))
+	t.overflow = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "culvert_series_overflow_total",
+		Help: "Connections that count under the labels \"other\", as there are too many series for labels of their own.",
+	})
+	r.MustRegister(t.overflow)
+	t.pods = func() map[Workload]bool { return nil }
 	t.series = make(map[Flow]*series)
+	t.locals = make(map[Peer]int)
 	t.open = make(map[*Connection]struct{})
-}
-
-// children returns the counters of flow. t.mu is held.
-func (t *traffic) children(flow *Flow) *series {
-	s, ok := t.series[*flow]
-	if !ok {
-		values := flow.labels(noFlags)
-		s = &series{
-			flow:     *flow,
-			opened:   t.opened.WithLabelValues(values...),
-			closed:   t.closed.WithLabelValues(values...),
-			received: t.received.WithLabelValues(values...),
-			sent:     t.sent.WithLabelValues(values...),
-		}
-		t.series[*flow] = s
-	}
-	return s
 }
 
 // settle adds what the open connections carried since they were last asked.
@@ -175,8 +164,9 @@ func (m *Metrics) Open(flow *Flow, totals func() Bytes) *Connection {
 	t := &m.traffic
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	c := &Connection{traffic: t, series: t.children(flow), totals: totals}
+	c := &Connection{traffic: t, series: t.of(flow), totals: totals}
 	t.open[c] = struct{}{}
+	c.series.open++
 	c.series.opened.Inc()
 	return c
 }
@@ -189,11 +179,13 @@ func (c *Connection) Close(flags string) {
 	defer t.mu.Unlock()
 	c.settle()
 	delete(t.open, c)
+	c.series.open--
+	c.series.needed = time.Now()
 	if flags == noFlags {
 		c.series.closed.Inc()
 		return
 	}
-	values := c.series.flow.labels(flags)
+	values := c.series.labels(flags)
 	t.closed.WithLabelValues(values...).Inc()
 	t.failed.WithLabelValues(values...).Inc()
 }

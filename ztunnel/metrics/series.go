@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package metrics
+
+import (
+	"slices"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Each flow has five series or more. A pod of this node has its own share, so
+// that one which talks to everybody takes nothing from the others.
+const (
+	maxFlows   = 8192
+	maxOfLocal = 512
+
+	keepFlows  = 10 * time.Minute // after the last connection and pod
+	sweepEvery = time.Minute
+)
+
+// other is the value of labels for which there is no more room.
+const other = "other"
+
+var (
+	otherPeer    = Peer{other, other, other, other, other, other, other, other}
+	otherService = Service{other, other, other}
+)
+
+// Workload names the pods that count under the same labels: a Peer's.
+type Workload struct{ Namespace, Workload string }
+
+// Known says which workloads have pods, anywhere. Series of others are dropped
+// some time later. f is asked about once a minute, at a scrape, with no lock
+// held. Call it before the first scrape; by default none has.
+func (m *Metrics) Known(f func() map[Workload]bool) { m.traffic.pods = f }
+
+// series are the label children of one Flow, resolved once.
+type series struct {
+	flow                           Flow
+	opened, closed, received, sent prometheus.Counter
+	failures                       []string // response_flags that it has beside noFlags
+
+	open   int       // connections
+	needed time.Time // when a connection or its pods were last seen
+}
+
+// labels also remembers which children are made, for drop.
+func (s *series) labels(flags string) []string {
+	if !slices.Contains(s.failures, flags) {
+		s.failures = append(s.failures, flags)
+	}
+	return s.flow.labels(flags)
+}
+
+// local is the end that is a pod of this node.
+func (f *Flow) local() *Peer {
+	if f.Reporter == Source {
+		return &f.Source
+	}
+	return &f.Destination
+}
+
+// of returns the series of flow, or those that stand for what there is no room
+// for: first of its local pod with all others, then of all pods. t.mu is held.
+func (t *traffic) of(flow *Flow) *series {
+	if s, ok := t.series[*flow]; ok {
+		return s
+	}
+	room := len(t.series) < maxFlows
+	if room && t.locals[*flow.local()] < maxOfLocal {
+		return t.add(flow)
+	}
+	t.overflow.Inc()
+	rest := Flow{Reporter: flow.Reporter, Source: otherPeer, Destination: otherPeer, Service: otherService, MutualTLS: flow.MutualTLS}
+	if room {
+		*rest.local() = *flow.local()
+	}
+	if s, ok := t.series[rest]; ok {
+		return s
+	}
+	return t.add(&rest)
+}
+
+func (t *traffic) add(flow *Flow) *series {
+	values := flow.labels(noFlags)
+	s := &series{
+		flow:     *flow,
+		opened:   t.opened.WithLabelValues(values...),
+		closed:   t.closed.WithLabelValues(values...),
+		received: t.received.WithLabelValues(values...),
+		sent:     t.sent.WithLabelValues(values...),
+		needed:   time.Now(),
+	}
+	t.series[*flow] = s
+	t.locals[*flow.local()]++
+	return s
+}
+
+// sweep drops the series that nothing has needed for a while.
+func (t *traffic) sweep() {
+	now := time.Now()
+	t.mu.Lock()
+	due := now.Sub(t.swept) >= sweepEvery
+	if due {
+		t.swept = now
+	}
+	t.mu.Unlock()
+	if !due {
+		return
+	}
+	pods := t.pods()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, s := range t.series {
+		switch {
+		case s.open > 0 || exists(pods, s.flow.Source) && exists(pods, s.flow.Destination):
+			s.needed = now
+		case now.Sub(s.needed) >= keepFlows:
+			t.drop(s)
+		}
+	}
+}
+
+// exists is true of an end of which nothing is known: there the other decides.
+func exists(pods map[Workload]bool, p Peer) bool {
+	return p == Peer{} || pods[Workload{p.Namespace, p.Workload}]
+}
+
+func (t *traffic) drop(s *series) {
+	delete(t.series, s.flow)
+	local := *s.flow.local()
+	if t.locals[local]--; t.locals[local] == 0 {
+		delete(t.locals, local)
+	}
+	values := s.flow.labels(noFlags)
+	for _, vec := range []*prometheus.CounterVec{t.opened, t.closed, t.received, t.sent} {
+		vec.DeleteLabelValues(values...)
+	}
+	for _, flags := range s.failures {
+		values := s.flow.labels(flags)
+		t.closed.DeleteLabelValues(values...)
+		t.failed.DeleteLabelValues(values...)
+	}
+}
