@@ -3,9 +3,12 @@
 package ztunnel
 
 import (
+	"cmp"
 	"os"
+	"strings"
 
 	"github.com/culvert-mesh/culvert/cni/enroll"
+	"github.com/culvert-mesh/culvert/ztunnel/certs"
 	"github.com/culvert-mesh/culvert/ztunnel/metrics"
 	"github.com/culvert-mesh/culvert/ztunnel/pods"
 	"github.com/culvert-mesh/culvert/ztunnel/redirect"
@@ -21,22 +24,37 @@ type status struct {
 	objects  source.Source
 }
 
-// pending names what readiness waits for. After the CA has answered once, its
-// absence is a condition of certificates, not of the node.
+// pending says what readiness waits for, a sentence each. Once the CA would have
+// signed for this node, its absence is a condition of certificates, not of the node.
 func (s *status) pending() (waiting []string) {
-	for _, p := range []struct {
-		name string
-		done bool
-	}{
-		{"workloads", s.registry.Synced()},
-		{"sandboxes", s.pods.Loaded()},
-		{"CA", s.pods.Certs.Answered()},
-	} {
-		if !p.done {
-			waiting = append(waiting, p.name)
-		}
+	if !s.registry.Synced() {
+		waiting = append(waiting, "workloads: "+cmp.Or(s.objects.Stats().LastError, s.cfg.Workloads+" is not read yet")+" (-workloads)")
+	} else if !s.pods.Loaded() {
+		waiting = append(waiting, "sandboxes: those of an earlier run are being taken over")
+	}
+	if ca := s.pods.Certs.Standing(); !ca.Ready {
+		waiting = append(waiting, "CA: "+cmp.Or(ca.Problem, "it has not answered yet whether it signs for this node"))
 	}
 	return waiting
+}
+
+// remedy names the flag that sets what is wrong between this node and the CA.
+func remedy(reason certs.Reason) string {
+	flag, known := map[certs.Reason]string{
+		certs.RootFile:         "-ca-root",
+		certs.CACertificate:    "-ca-root",
+		certs.CAName:           "-ca-server-name",
+		certs.Unreachable:      "-ca-address",
+		certs.TrustDomain:      "-trust-domain",
+		certs.NodeName:         "-node-name, -token-file",
+		"token_key_unknown":    "-token-file; -jwks of the CA",
+		"token_audience_wrong": "-token-file; -audience of the CA",
+		"account_not_trusted":  "-token-file; -node-accounts of the CA",
+	}[reason]
+	if !known && strings.HasPrefix(string(reason), "token_") { // the file, or what is in it
+		return "-token-file"
+	}
+	return flag
 }
 
 // dumps are the top-level keys of /config_dump, by the names that ztunnel's
@@ -48,6 +66,7 @@ func (s *status) dumps() map[string]func() any {
 		"policies":      func() any { return s.pods.Policy.All() },
 		"certificates":  func() any { return s.pods.Certs.Dump() },
 		"workloadState": func() any { return s.pods.Dump() },
+		"ca":            func() any { return s.pods.Certs.Standing() },
 		"source":        func() any { return s.objects.Stats() },
 		"version":       func() any { return version() },
 		"config":        func() any { return s.cfg },

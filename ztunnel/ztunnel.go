@@ -88,7 +88,8 @@ func Run(ctx context.Context, cfg Config) error {
 	defer ca.Close()
 	var members *pods.Pods // before the store runs
 	store := certs.New(certs.Config{
-		TrustDomain: td, Issuer: ca, TTL: cfg.TTL, Log: cfg.Log, OnRotate: func(id spiffeid.ID) { members.Retire(id) },
+		TrustDomain: td, Node: cfg.NodeName, Issuer: ca, TTL: cfg.TTL, Log: cfg.Log, Remedy: remedy,
+		OnRotate: func(id spiffeid.ID) { members.Retire(id) },
 	})
 
 	// Whose connections?

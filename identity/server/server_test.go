@@ -155,7 +155,7 @@ func get(t *testing.T, handler http.Handler, path string) (int, string) {
 
 func TestReadyOnceItIsKnownWhatRunsWhere(t *testing.T) {
 	r := newRig(t, func(c *Config) { c.Placement = NewPlacement() })
-	if code, body := get(t, r.Handler(), "/healthz/ready"); code != http.StatusInternalServerError || !strings.Contains(body, "not known yet") {
+	if code, body := get(t, r.Handler(), "/healthz/ready"); code != http.StatusServiceUnavailable || !strings.Contains(body, "not known yet") {
 		t.Errorf("%d %q", code, body)
 	}
 	r.cfg.Placement.Replace(nil)

@@ -63,7 +63,7 @@ var private = map[string]string{
 }
 
 // inTests may be imported by any _test.go file.
-var inTests = []string{"identity/ca", "test/env"}
+var inTests = []string{"identity/ca", "identity/server", "test/env"}
 
 func TestImportsFollowThePacket(t *testing.T) {
 	packages := listPackages(t)

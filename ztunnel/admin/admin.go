@@ -28,7 +28,7 @@ type Config struct {
 	Socket         string // path of the unix socket for changes and pprof; required
 
 	Metrics http.Handler          // serves /metrics; required
-	Pending func() []string       // what readiness waits for; required
+	Pending func() []string       // what readiness waits for, a line each; required
 	Dumps   map[string]func() any // top-level keys of /config_dump; default none
 	Quit    func()                // asked for by /quitquitquit; required
 	Level   *slog.LevelVar        // set by /logging; required

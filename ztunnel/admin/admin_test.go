@@ -108,8 +108,8 @@ func TestReadinessNamesWhatIsPending(t *testing.T) {
 	if code, body := r.ask("readiness", "GET", "/healthz/ready"); code != 200 || body != "ready\n" {
 		t.Errorf("nothing pending: %d %q", code, body)
 	}
-	r.pending.Store(&[]string{"bpf self-test", "ca"})
-	if code, body := r.ask("readiness", "GET", "/healthz/ready"); code != 500 || body != "not ready, pending: bpf self-test, ca\n" {
+	r.pending.Store(&[]string{"sandboxes: not yet", "CA: the token expired (-token-file)"})
+	if code, body := r.ask("readiness", "GET", "/healthz/ready"); code != 503 || body != "not ready\nsandboxes: not yet\nCA: the token expired (-token-file)\n" {
 		t.Errorf("two pending: %d %q", code, body)
 	}
 }

@@ -23,14 +23,14 @@ func metricsHandler(cfg Config) http.Handler {
 	return mux
 }
 
-// readyHandler answers as Istio's ztunnel does: 500 until nothing is pending.
+// readyHandler answers 503 with one line for each thing that is pending.
 func readyHandler(cfg Config) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz/ready", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		if pending := cfg.Pending(); len(pending) > 0 {
-			w.WriteHeader(http.StatusInternalServerError)
-			fmt.Fprintf(w, "not ready, pending: %s\n", strings.Join(pending, ", "))
+			w.WriteHeader(http.StatusServiceUnavailable)
+			fmt.Fprintf(w, "not ready\n%s\n", strings.Join(pending, "\n"))
 			return
 		}
 		fmt.Fprintln(w, "ready")

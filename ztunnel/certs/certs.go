@@ -43,9 +43,11 @@ type Issued struct{ Chain, Roots []*x509.Certificate }
 type Config struct {
 	TrustDomain spiffeid.TrustDomain // required
 	Issuer      Issuer               // required
+	Node        string               // name that the CA must know this node by; any
 	TTL         time.Duration        // lifetime to ask for; 1 h
 	Log         *slog.Logger         // slog.Default()
 	OnRotate    func(id spiffeid.ID) // called after id got another SVID or another bundle, with no lock held; none
+	Remedy      func(Reason) string  // where an operator sets what is wrong, said after the sentence; nowhere
 }
 
 // Validate returns all that is wrong with the Config.
@@ -72,6 +74,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.OnRotate == nil {
 		c.OnRotate = func(spiffeid.ID) {}
+	}
+	if c.Remedy == nil {
+		c.Remedy = func(Reason) string { return "" }
 	}
 	return c
 }

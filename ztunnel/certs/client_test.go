@@ -37,7 +37,8 @@ type wire struct {
 	tokens  []string
 	request *identityv1.IstioCertificateRequest
 	err     error
-	chain   []string // if not nil: in place of a true answer
+	self    spiffeid.ID // of a caller who asks for nobody else
+	chain   []string    // if not nil: in place of a true answer
 }
 
 func (w *wire) CreateCertificate(ctx context.Context, request *identityv1.IstioCertificateRequest) (*identityv1.IstioCertificateResponse, error) {
@@ -52,9 +53,12 @@ func (w *wire) CreateCertificate(ctx context.Context, request *identityv1.IstioC
 	if w.chain != nil {
 		return &identityv1.IstioCertificateResponse{CertChain: w.chain}, nil
 	}
-	id, err := spiffeid.FromString(request.GetMetadata().GetFields()[identityv1.ImpersonatedIdentity].GetStringValue())
-	if err != nil {
-		return nil, err
+	id := w.self
+	if other := request.GetMetadata().GetFields()[identityv1.ImpersonatedIdentity].GetStringValue(); other != "" {
+		var err error
+		if id, err = spiffeid.FromString(other); err != nil {
+			return nil, err
+		}
 	}
 	chain, err := w.ca.Sign([]byte(request.GetCsr()), id, time.Duration(request.GetValidityDuration())*time.Second)
 	if err != nil {
@@ -125,7 +129,7 @@ func dial(t *testing.T, cfg ClientConfig) *Client {
 
 func soon(t *testing.T) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -164,9 +168,6 @@ func TestTwoStoresOverTheWireMakeATunnel(t *testing.T) {
 	}
 	if e := shake(t, sc, cc); e.serverErr != nil || e.clientErr != nil {
 		t.Errorf("server %v, client %v", e.serverErr, e.clientErr)
-	}
-	if !nodes[0].Answered() {
-		t.Error("not answered")
 	}
 }
 
@@ -225,23 +226,12 @@ func TestCAIsVerifiedByTheRootFileAsItIsNow(t *testing.T) {
 	cfg := files(t, other)
 	cfg.Address, _ = serve(t, w, "127.0.0.1:0")
 	c := dial(t, cfg)
-	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
-	defer cancel()
-	if err := c.Reach(ctx); err == nil || !strings.Contains(err.Error(), "unknown authority") {
-		t.Errorf("another root: %v", err)
-	}
+	wantProblem(t, c, CACertificate)
 	write(t, cfg.RootFile, "# no certificate\n")
-	ctx, cancel = context.WithTimeout(t.Context(), 500*time.Millisecond)
-	defer cancel()
-	if err := c.Reach(ctx); err == nil || !strings.Contains(err.Error(), cfg.RootFile) {
-		t.Errorf("no root: %v", err)
-	}
+	wantProblem(t, c, RootFile)
 	write(t, cfg.RootFile, text(other.Roots()[0], w.ca.Roots()[0]))
-	if err := c.Reach(soon(t)); err != nil {
+	if _, err := issue(t, c); err != nil { // waits until the connection is tried again
 		t.Errorf("the right root among two: %v", err)
-	}
-	if _, err := issue(t, c); err != nil {
-		t.Error(err)
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -255,11 +245,24 @@ func TestCAOfAnotherNameIsRefused(t *testing.T) {
 	cfg := files(t, w.ca)
 	cfg.Address, _ = serve(t, w, "127.0.0.1:0")
 	cfg.ServerName = "" // then it is the host, 127.0.0.1
-	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
-	defer cancel()
-	if err := dial(t, cfg).Reach(ctx); err == nil || !strings.Contains(err.Error(), "127.0.0.1") {
-		t.Errorf("%v", err)
+	wantProblem(t, dial(t, cfg), CAName)
+}
+
+// wantProblem has the Client check until that is what it finds: when gRPC tries
+// to connect again is its own business.
+func wantProblem(t *testing.T, c *Client, want Reason) {
+	t.Helper()
+	ctx := soon(t)
+	for ctx.Err() == nil {
+		_, err := c.Check(ctx)
+		var known *Problem
+		if errors.As(err, &known) && known.Reason == want {
+			return
+		}
+		t.Logf("not yet: %v", err)
+		wait(ctx, 10*time.Millisecond, nil)
 	}
+	t.Fatalf("never %s", want)
 }
 
 // A leaf of a workload chains to the same root: it must not pass for the CA.
@@ -274,8 +277,8 @@ func TestWorkloadCannotPassForTheCA(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &Client{cfg: files(t, authority)}
-	if err := c.verify(tls.ConnectionState{PeerCertificates: chain}); err == nil || !strings.Contains(err.Error(), caName) {
+	l := newLink(files(t, authority))
+	if err := l.verify(tls.ConnectionState{PeerCertificates: chain}); err == nil || !strings.Contains(err.Error(), caName) {
 		t.Errorf("%v", err)
 	}
 }
@@ -285,15 +288,16 @@ func TestRefusalKeepsTheCAsSentence(t *testing.T) {
 	cfg := files(t, w.ca)
 	cfg.Address, _ = serve(t, w, "127.0.0.1:0")
 	c := dial(t, cfg)
-	for code, refused := range map[codes.Code]bool{
-		codes.PermissionDenied: true, codes.Unauthenticated: true, codes.InvalidArgument: true, codes.ResourceExhausted: true,
-		codes.Internal: false, codes.Unknown: false,
+	for code, reason := range map[codes.Code]Reason{
+		codes.PermissionDenied: Refused, codes.Unauthenticated: Refused, codes.InvalidArgument: Refused, codes.ResourceExhausted: Refused,
+		codes.Internal: Failed, codes.Unknown: Failed,
 	} {
 		w.mu.Lock()
 		w.err = status.Error(code, "no pod of shop/web runs on node-1")
 		w.mu.Unlock()
 		_, err := issue(t, c)
-		if err == nil || !strings.Contains(err.Error(), "no pod of shop/web runs on node-1") || errors.Is(err, ErrRefused) != refused {
+		var known *Problem
+		if !errors.As(err, &known) || !strings.Contains(err.Error(), "no pod of shop/web runs on node-1") || known.Reason != reason {
 			t.Errorf("%v: %v", code, err)
 		}
 	}
@@ -311,7 +315,7 @@ func TestClientFindsTheCAAgain(t *testing.T) {
 	stop()
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
-	if _, err := c.Issue(ctx, web, nil, time.Hour); err == nil || errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), addr) {
+	if _, err := c.Issue(ctx, web, nil, time.Hour); err == nil || !strings.Contains(err.Error(), addr) {
 		t.Errorf("while it is down: %v", err)
 	}
 	serve(t, w, addr)

@@ -11,51 +11,6 @@ import (
 	"time"
 )
 
-// Stats is a count of what a Store holds and did.
-type Stats struct {
-	Held     int // identities in use
-	Valid    int // of them, with a valid SVID
-	Overdue  int // of them, whose renewal has failed for too long
-	InFlight int
-	Issued   uint64
-	Failed   uint64
-	Until    time.Time // earliest expiry of a valid SVID, or zero
-}
-
-// Stats counts.
-func (s *Store) Stats() Stats {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	now := time.Now()
-	stats := Stats{Held: len(s.entries), InFlight: s.inFlight, Issued: s.issued, Failed: s.failed}
-	for _, e := range s.entries {
-		if !e.current.valid(now) {
-			continue
-		}
-		stats.Valid++
-		if e.current.overdue(now) {
-			stats.Overdue++
-		}
-		if stats.Until.IsZero() || e.current.until.Before(stats.Until) {
-			stats.Until = e.current.until
-		}
-	}
-	return stats
-}
-
-// Expiries returns, by identity, when each valid SVID ends.
-func (s *Store) Expiries() map[string]time.Time {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	expiries := make(map[string]time.Time)
-	for id, e := range s.entries {
-		if e.current.valid(time.Now()) {
-			expiries[id.String()] = e.current.until
-		}
-	}
-	return expiries
-}
-
 // The "certificates" of a config dump, as istioctl reads them from ztunnel.
 type (
 	dumpedSVID struct {
@@ -80,7 +35,7 @@ func (s *Store) Dump() any {
 	now := time.Now()
 	all := make([]dumpedSVID, 0, len(s.entries))
 	for _, e := range s.entries {
-		d := dumpedSVID{Identity: e.id.String(), State: e.state(now), CertChain: []dumpedCert{}, RootCerts: []dumpedCert{}}
+		d := dumpedSVID{Identity: e.id.String(), State: e.dumpState(now), CertChain: []dumpedCert{}, RootCerts: []dumpedCert{}}
 		if e.current != nil {
 			d.CertChain = dumpCerts(e.current.chain)
 			d.RootCerts = dumpCerts(s.bundle.roots)
@@ -91,7 +46,8 @@ func (s *Store) Dump() any {
 	return all
 }
 
-func (e *entry) state(now time.Time) string {
+// dumpState is in istioctl's words.
+func (e *entry) dumpState(now time.Time) string {
 	switch {
 	case e.current.valid(now):
 		return "Available"

@@ -22,21 +22,11 @@ const (
 	clockJump  = 30 * time.Second
 )
 
-// ErrRefused is wrapped by an Issuer's error if the CA answered, but will not
-// sign. For readiness that is an answer.
-var ErrRefused = errors.New("the CA refused")
-
 // Keys of log attributes.
 const (
 	logIdentity = "identity"
 	logError    = "error"
 )
-
-// reacher is what an Issuer may be besides: one that can tell that the CA
-// answers on a node where nothing is held yet.
-type reacher interface {
-	Reach(ctx context.Context) error
-}
 
 // Run fetches and renews SVIDs until ctx ends.
 func (s *Store) Run(ctx context.Context) error {
@@ -47,8 +37,8 @@ func (s *Store) Run(ctx context.Context) error {
 	var attempts sync.WaitGroup
 	defer attempts.Wait()
 	defer cancel()
-	if issuer, ok := s.cfg.Issuer.(reacher); ok {
-		attempts.Go(func() { s.reach(ctx, issuer) })
+	if ca, ok := s.cfg.Issuer.(checker); ok {
+		attempts.Go(func() { s.watch(ctx, ca) })
 	}
 
 	timer := time.NewTimer(0)
@@ -105,9 +95,6 @@ func (s *Store) attempt(ctx context.Context, e *entry) {
 	s.mu.Lock()
 	s.inFlight--
 	e.stop = nil
-	if err == nil || errors.Is(err, ErrRefused) {
-		s.answered = true
-	}
 	if s.entries[e.id] != e || errors.Is(context.Cause(ctx), context.Canceled) {
 		s.mu.Unlock()
 		if fresh != nil {
@@ -128,6 +115,7 @@ func (s *Store) attempt(ctx context.Context, e *entry) {
 	current, again := e.current, e.due
 	s.mu.Unlock()
 
+	s.hear(err)
 	s.log(e.id, current, err, again)
 	for _, id := range rotated {
 		s.cfg.OnRotate(id)
@@ -235,27 +223,6 @@ func (s *Store) renewAll(now time.Time, why string) {
 	for _, e := range s.entries {
 		if due := now.Add(rand.N(maxWait)); due.Before(e.due) {
 			e.due = due
-		}
-	}
-}
-
-// reach asks until the CA answers this or anything else.
-func (s *Store) reach(ctx context.Context, issuer reacher) {
-	for failures := 1; !s.Answered(); failures++ {
-		attempt, stop := context.WithTimeout(ctx, maxAttempt)
-		err := issuer.Reach(attempt)
-		stop()
-		if err == nil {
-			s.mu.Lock()
-			s.answered = true
-			s.mu.Unlock()
-			return
-		}
-		s.cfg.Log.Warn("the CA does not answer", logError, err)
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(min(firstBackoff*time.Duration(failures), maxWait)):
 		}
 	}
 }

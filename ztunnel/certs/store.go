@@ -18,14 +18,15 @@ const maxWait = 5 * time.Second
 // Store holds one SVID per identity in use on this node. It is safe for
 // concurrent use; Run keeps its SVIDs alive.
 type Store struct {
-	cfg  Config
-	wake chan struct{} // holds one: the schedule has changed
+	cfg    Config
+	wake   chan struct{} // holds one: the schedule has changed
+	doubts chan struct{} // holds one: what the CA last said of this node may be true no more
 
 	mu       sync.Mutex // guards what follows; nothing is called under it
 	entries  map[spiffeid.ID]*entry
 	bundle   *bundle // nil until the first answer; then the last good one
 	inFlight int
-	answered bool
+	standing Standing
 	issued   uint64
 	failed   uint64
 }
@@ -49,9 +50,11 @@ type entry struct {
 // New returns a Store in which nothing is held yet.
 func New(cfg Config) *Store {
 	return &Store{
-		cfg:     cfg.withDefaults(),
-		wake:    make(chan struct{}, 1),
-		entries: make(map[spiffeid.ID]*entry),
+		cfg:      cfg.withDefaults(),
+		wake:     make(chan struct{}, 1),
+		doubts:   make(chan struct{}, 1),
+		entries:  make(map[spiffeid.ID]*entry),
+		standing: Standing{Reason: NotAsked, Since: time.Now()},
 	}
 }
 
@@ -154,22 +157,18 @@ func (e *entry) without(late error) error {
 	return fmt.Errorf("%w for %v: %v", ErrNoIdentity, e.id, why)
 }
 
-// Answered reports whether the CA has answered once. A refusal is an answer.
-func (s *Store) Answered() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.answered
-}
-
 func (s *Store) roots() *bundle {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.bundle
 }
 
-func (s *Store) poke() {
+func (s *Store) poke() { signal(s.wake) }
+
+// signal leaves a signal that is not yet seen alone.
+func signal(ch chan<- struct{}) {
 	select {
-	case s.wake <- struct{}{}:
+	case ch <- struct{}{}:
 	default:
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"context"
 	"crypto/x509"
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -21,8 +20,8 @@ var always = context.Background()
 
 func TestHoldPrefetches(t *testing.T) {
 	story(t, func(t *testing.T, r *rig) {
-		if r.Answered() {
-			t.Error("answered before it was asked")
+		if got := r.Standing(); got.Ready || got.Reason != NotAsked {
+			t.Errorf("before it was asked: %+v", got)
 		}
 		hold(t, r, web)
 		synctest.Wait()
@@ -30,7 +29,7 @@ func TestHoldPrefetches(t *testing.T) {
 		if _, _, err := r.Server(always, web); err != nil {
 			t.Fatal(err)
 		}
-		if time.Since(start) != 0 || !r.Answered() {
+		if time.Since(start) != 0 || !r.Standing().Ready {
 			t.Error("not prefetched")
 		}
 		if rotated := r.rotations(); len(rotated) != 0 {
@@ -46,7 +45,7 @@ func TestOneSVIDPerServiceAccount(t *testing.T) {
 		if n := len(r.issuer.requests()); n != 2 {
 			t.Errorf("%d requests for two identities", n)
 		}
-		if stats := r.Stats(); stats.Held != 2 || stats.Valid != 2 || stats.Issued != 2 {
+		if stats := r.Stats(); stats.Held[Valid] != 2 || stats.Issued != 2 {
 			t.Errorf("%+v", stats)
 		}
 	})
@@ -140,7 +139,7 @@ func TestValidSVIDIsKeptWhileTheCAIsDown(t *testing.T) {
 		if _, _, err := r.Client(always, web, db); err != nil || !r.leaf(web).Equal(first) {
 			t.Errorf("Client: %v", err)
 		}
-		if stats := r.Stats(); stats.Overdue != 1 || stats.Failed == 0 || stats.Valid != 1 {
+		if stats := r.Stats(); stats.Held[Overdue] != 1 || stats.Failed == 0 || stats.Held[Valid] != 0 {
 			t.Errorf("%+v", stats)
 		}
 		r.issuer.set(func() { r.issuer.err = nil })
@@ -313,7 +312,7 @@ func TestReleaseEndsTheRequestAndTheWaiters(t *testing.T) {
 		default:
 			t.Error("the connection still waits")
 		}
-		if stats := r.Stats(); stats.InFlight != 0 || stats.Held != 0 {
+		if stats := r.Stats(); stats.InFlight != 0 || stats.held() != 0 {
 			t.Errorf("%+v", stats)
 		}
 		r.issuer.set(func() { r.issuer.gate = nil })
@@ -345,7 +344,7 @@ func TestEightRequestsAreInFlightAndConnectionsGoFirst(t *testing.T) {
 		}
 		close(r.issuer.gate)
 		pass(6 * time.Second)
-		if stats := r.Stats(); stats.Valid != 31 || r.issuer.most != maxInFlight {
+		if stats := r.Stats(); stats.Held[Valid] != 31 || r.issuer.most != maxInFlight {
 			t.Errorf("%+v, at most %d in flight", stats, r.issuer.most)
 		}
 	})
@@ -524,51 +523,6 @@ func TestSVIDOfADroppedRootIsRenewedAtOnce(t *testing.T) {
 	})
 }
 
-func TestRefusalIsAnAnswerSilenceIsNot(t *testing.T) {
-	story(t, func(t *testing.T, r *rig) {
-		r.issuer.set(func() { r.issuer.err = errDown })
-		hold(t, r, web)
-		pass(time.Minute)
-		if r.Answered() {
-			t.Error("silence is an answer")
-		}
-		r.issuer.set(func() { r.issuer.err = fmt.Errorf("%w: not on this node", ErrRefused) })
-		pass(2 * time.Minute)
-		if !r.Answered() {
-			t.Error("a refusal is no answer")
-		}
-	})
-}
-
-type reachable struct {
-	issuer
-	fails int
-}
-
-func (r *reachable) Reach(context.Context) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.fails--; r.fails >= 0 {
-		return errDown
-	}
-	return nil
-}
-
-func TestCAAnswersANodeWithoutPods(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		store := New(Config{TrustDomain: td, Log: quiet, Issuer: &reachable{fails: 3}})
-		runUntilEnd(t, store)
-		synctest.Wait()
-		if store.Answered() {
-			t.Error("answered while it is down")
-		}
-		pass(time.Minute)
-		if !store.Answered() {
-			t.Error("not answered")
-		}
-	})
-}
-
 func TestSlowClockDoesNotStretchTheRenewal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		authority := newCA(t, td)
@@ -647,22 +601,6 @@ func TestDumpShowsWhatIstioctlReads(t *testing.T) {
 	})
 }
 
-func TestExpiriesAreThoseOfValidSVIDs(t *testing.T) {
-	story(t, func(t *testing.T, r *rig) {
-		hold(t, r, web)
-		synctest.Wait()
-		until := r.leaf(web).NotAfter
-		if got := r.Expiries(); len(got) != 1 || !got[web.String()].Equal(until) {
-			t.Errorf("%v", got)
-		}
-		r.issuer.set(func() { r.issuer.err = errDown })
-		pass(time.Until(until))
-		if got := r.Expiries(); len(got) != 0 {
-			t.Errorf("after expiry %v", got)
-		}
-	})
-}
-
 func TestManyPodsComeAndGoAtOnce(t *testing.T) {
 	r := newRig(t, newCA(t, td), time.Hour)
 	var wg sync.WaitGroup
@@ -681,7 +619,7 @@ func TestManyPodsComeAndGoAtOnce(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if stats := r.Stats(); stats.Held != 0 {
+	if stats := r.Stats(); stats.held() != 0 {
 		t.Errorf("%+v", stats)
 	}
 }

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package certs
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/culvert-mesh/culvert/identity"
+	"github.com/culvert-mesh/culvert/identity/identityv1"
+)
+
+// Answer is what a CA that would sign says about the caller. What it does not
+// say is empty.
+type Answer struct {
+	TrustDomain string // of the identities that it gives
+	Node        string // that the token names
+}
+
+// Check asks whether the CA would sign for this node now, by the files as they
+// are now. Its error is a *Problem. It does not wait for a CA that was away
+// when it was last tried: whoever asks, asks again.
+func (c *Client) Check(ctx context.Context) (Answer, error) {
+	if _, err := readRoots(c.cfg.RootFile); err != nil {
+		return Answer{}, err
+	}
+	ctx, err := c.authorize(ctx)
+	if err != nil {
+		return Answer{}, err
+	}
+	answer, err := c.node.Check(ctx, &identityv1.CheckRequest{})
+	switch {
+	case status.Code(err) == codes.Unimplemented:
+		return c.try(ctx)
+	case err != nil:
+		return Answer{}, c.problem(err)
+	}
+	return Answer{TrustDomain: answer.GetTrustDomain(), Node: answer.GetNode()}, nil
+}
+
+// try asks a CA that has no Check, as istiod, for a certificate of the caller's
+// own identity, by a key that is thrown away. That is the only question by
+// which istiod tells a token that it takes from one that it does not: for
+// another identity, it has one sentence and one code for both.
+func (c *Client) try(ctx context.Context) (Answer, error) {
+	if c.issued.Swap(false) {
+		return Answer{}, nil // it has just signed
+	}
+	csr, err := throwawayCSR()
+	if err != nil {
+		return Answer{}, problem(Failed, "make a CSR: %v", err)
+	}
+	response, err := c.ca.CreateCertificate(ctx, &identityv1.IstioCertificateRequest{Csr: csr})
+	switch status.Code(err) {
+	case codes.OK:
+		return Answer{TrustDomain: domainOf(response.GetCertChain())}, nil
+	case codes.PermissionDenied, codes.InvalidArgument:
+		return Answer{}, nil // it knows who asks, and does not give that
+	case codes.Unauthenticated:
+		return Answer{}, problem(Refused, "the CA at %s refuses the token in %s: %s", c.cfg.Address, c.cfg.TokenFile, status.Convert(err).Message())
+	}
+	return Answer{}, c.problem(err)
+}
+
+func throwawayCSR() (string, error) {
+	key, err := newPrivateKey()
+	if err != nil {
+		return "", err
+	}
+	defer key.forget()
+	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
+	if err != nil {
+		return "", err
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der})), nil
+}
+
+// domainOf is the trust domain of a leaf, or "" if it names none.
+func domainOf(chain []string) string {
+	issued, err := parseIssued(chain)
+	if err != nil {
+		return ""
+	}
+	id, err := identity.FromCertificate(issued.Chain[0])
+	if err != nil {
+		return ""
+	}
+	return id.TrustDomain().Name()
+}
