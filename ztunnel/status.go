@@ -32,6 +32,9 @@ func (s *status) pending() (waiting []string) {
 	} else if !s.pods.Loaded() {
 		waiting = append(waiting, "sandboxes: those of an earlier run are being taken over")
 	}
+	if wrong := s.pods.Misplaced(); wrong != "" {
+		waiting = append(waiting, "node: "+wrong+" (-node-name)")
+	}
 	if ca := s.pods.Certs.Standing(); !ca.Ready {
 		waiting = append(waiting, "CA: "+cmp.Or(ca.Problem, "it has not answered yet whether it signs for this node"))
 	}
@@ -80,7 +83,31 @@ func (s *status) publish(counts *metrics.Metrics, datapath *redirect.Datapath) {
 		counts.Kubelet(func() bool { return datapath.Kubelet() == nil })
 	}
 	counts.Pods(s.pods.Enrollment)
-	counts.Certificates(s.pods.Certs.Expiries)
+	counts.Tunnels(s.pods.Tunnels)
+	counts.Certificates(s.certificates)
+	counts.CA(func() string { return string(s.pods.Certs.Standing().Reason) })
+	counts.Known(s.workloads)
+}
+
+func (s *status) certificates() metrics.Certificates {
+	store := s.pods.Certs.Stats()
+	c := metrics.Certificates{
+		Held: map[string]int{}, Expiry: s.pods.Certs.Expiries(),
+		Issued: store.Issued, Failed: store.Failed, InFlight: store.InFlight,
+	}
+	for state, n := range store.Held {
+		c.Held[string(state)] = n
+	}
+	return c
+}
+
+// workloads are those that have pods, by the labels of their connections.
+func (s *status) workloads() map[metrics.Workload]bool {
+	known := map[metrics.Workload]bool{}
+	for _, w := range s.registry.All().Workloads {
+		known[metrics.Workload{Namespace: w.Namespace, Workload: w.Owner}] = true
+	}
+	return known
 }
 
 // snapshot writes what the plugin decides by while no ztunnel answers. When it

@@ -189,10 +189,21 @@ func TestTheNodesOwnStateIsReadAtEachScrape(t *testing.T) {
 	m := New(Config{})
 	steered := uint64(1)
 	m.BPF(func() map[string]uint64 { return map[string]uint64{"steered": steered, "refused_map_full": 2} })
-	m.Certificates(func() map[string]time.Time {
-		return map[string]time.Time{"spiffe://td/ns/a/sa/b": time.Unix(1700000000, 0)}
+	m.Certificates(func() Certificates {
+		return Certificates{
+			Held:   map[string]int{"valid": 4, "expired": 1},
+			Expiry: map[string]time.Time{"spiffe://td/ns/a/sa/b": time.Unix(1700000000, 0)},
+			Issued: 6, Failed: 2, InFlight: 1,
+		}
 	})
-	m.Pods(func() Enrollment { return Enrollment{Intended: 3, Enrolled: 2, Verified: 1} })
+	m.CA(func() string { return "token_expired" })
+	m.Pods(func() Enrollment { return Enrollment{Intended: 3, Enrolled: 2, Verified: 1, Certified: 0} })
+	m.Tunnels(func() Tunnels {
+		return Tunnels{
+			Outbound: TunnelCounts{Tunnels: 1, Streams: 2, StreamsEver: 3, Handshakes: 4, Failed: 5, Retries: 6},
+			Inbound:  TunnelCounts{Tunnels: 7, Streams: 8, StreamsEver: 9, Handshakes: 10, Failed: 11, Shed: 12},
+		}
+	})
 	m.LinkRepaired("connect4")
 	m.SourceError()
 	m.ForeignProbe()
@@ -205,6 +216,20 @@ func TestTheNodesOwnStateIsReadAtEachScrape(t *testing.T) {
 		{"culvert_bpf_events_total", `reason="steered"`, "5"},
 		{"culvert_bpf_events_total", `reason="refused_map_full"`, "2"},
 		{"culvert_certificate_expiry_timestamp_seconds", `identity="spiffe://td/ns/a/sa/b"`, "1.7e+09"},
+		{"culvert_certificates", `state="valid"`, "4"},
+		{"culvert_certificates", `state="expired"`, "1"},
+		{"culvert_certificate_requests_total", `result="issued"`, "6"},
+		{"culvert_certificate_requests_total", `result="failed"`, "2"},
+		{"culvert_certificate_requests_open", "", "1"},
+		{"culvert_ca_condition", `reason="token_expired"`, "1"},
+		{"culvert_tunnels_open", `direction="outbound"`, "1"},
+		{"culvert_tunnel_streams_open", `direction="inbound"`, "8"},
+		{"culvert_tunnel_streams_total", `direction="outbound"`, "3"},
+		{"culvert_tunnel_handshakes_total", `direction="inbound"`, "10"},
+		{"culvert_tunnel_handshakes_failed_total", `direction="outbound"`, "5"},
+		{"culvert_tunnel_stream_retries_total", `direction="outbound"`, "6"},
+		{"culvert_tunnel_connections_shed_total", `direction="inbound"`, "12"},
+		{"culvert_enrolled_pods", `state="certified"`, "0"},
 		{"culvert_enrolled_pods", `state="intended"`, "3"},
 		{"culvert_enrolled_pods", `state="enrolled"`, "2"},
 		{"culvert_enrolled_pods", `state="verified"`, "1"},

@@ -2,11 +2,7 @@
 
 package metrics
 
-import (
-	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
-)
+import "github.com/prometheus/client_golang/prometheus"
 
 // events are counted when they happen.
 type events struct {
@@ -63,18 +59,6 @@ func (m *Metrics) BPF(f func() map[string]uint64) {
 	m.CounterFunc("culvert_bpf_events_total", "What the BPF programs steered, passed and refused, by reason.", "reason", f)
 }
 
-// Certificates publishes when each identity's certificate expires.
-func (m *Metrics) Certificates(f func() map[string]time.Time) {
-	m.GaugeFunc("culvert_certificate_expiry_timestamp_seconds",
-		"When the certificate of an identity expires.", "identity", func() map[string]float64 {
-			expiry := make(map[string]float64)
-			for id, at := range f() {
-				expiry[id] = float64(at.Unix())
-			}
-			return expiry
-		})
-}
-
 // Kubelet publishes whether the kubelet's cgroup is found, by f, which is asked
 // at each scrape.
 func (m *Metrics) Kubelet(f func() bool) {
@@ -95,6 +79,7 @@ type Enrollment struct {
 	Enrolled int // steered and listening, as this process believes
 	Verified int // the same, as the kernel last confirmed
 
+	Certified   int // enrolled, with a certificate that is renewed in time
 	Forwarding  int // of the enrolled, those that forward to another netns
 	Unsteerable int // labels say they belong in the mesh, and their runtime does not allow it
 }
@@ -123,11 +108,12 @@ func (m *Metrics) PodStopped() { m.pods.stopped.Inc() }
 // Pods publishes the state of enrollment, by f, which is asked at each scrape.
 func (m *Metrics) Pods(f func() Enrollment) {
 	m.GaugeFunc("culvert_enrolled_pods",
-		"Pods of this node by how far their enrollment got; all three are equal when all is well.", "state",
+		"Pods of this node by how far they got into the mesh; all are equal when all is well.", "state",
 		func() map[string]float64 {
 			e := f()
 			return map[string]float64{
 				"intended": float64(e.Intended), "enrolled": float64(e.Enrolled), "verified": float64(e.Verified),
+				"certified": float64(e.Certified),
 			}
 		})
 	gauge := func(name, help string, read func(Enrollment) int) prometheus.Collector {

@@ -12,7 +12,7 @@ import (
 // Each flow has five series or more. A pod of this node has its own share, so
 // that one which talks to everybody takes nothing from the others.
 const (
-	maxFlows   = 8192
+	maxFlows   = 4096
 	maxOfLocal = 512
 
 	keepFlows  = 10 * time.Minute // after the last connection and pod

@@ -4,6 +4,7 @@ package metrics
 
 import (
 	"fmt"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
@@ -204,5 +205,18 @@ func TestScrapesMayOverlapWithSweeps(t *testing.T) {
 	wg.Wait()
 	if n := len(m.traffic.series); n > 4 {
 		t.Errorf("%d series are left", n)
+	}
+}
+
+// BenchmarkScrapeOfAllSeries is what a scrape costs at the bound.
+func BenchmarkScrapeOfAllSeries(b *testing.B) {
+	m := New(Config{})
+	for n := range maxFlows {
+		m.Open(flow(Source, fmt.Sprintf("a-%d", n), fmt.Sprintf("b-%d", n)), nothing).Close("-")
+	}
+	for b.Loop() {
+		w := httptest.NewRecorder()
+		m.Handler().ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+		b.SetBytes(int64(w.Body.Len()))
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"github.com/culvert-mesh/culvert/ztunnel/hbone"
+	"github.com/culvert-mesh/culvert/ztunnel/metrics"
 	"github.com/culvert-mesh/culvert/ztunnel/proxy"
 	"github.com/culvert-mesh/culvert/ztunnel/workload"
 )
@@ -152,6 +153,23 @@ func (c *carrier) finish(ctx context.Context) {
 	draining.Wait()
 	<-c.done
 	c.pool.Close()
+}
+
+// counts is what its tunnels carry and carried.
+func (c *carrier) counts() (outbound, inbound metrics.TunnelCounts) {
+	pool := c.pool.Stats()
+	outbound = metrics.TunnelCounts{
+		Tunnels: pool.Tunnels, Streams: pool.Streams, StreamsEver: pool.Opened,
+		Handshakes: pool.Dials, Failed: pool.DialErrors, Retries: pool.Retries,
+	}
+	for _, ln := range c.tunnels {
+		stats := ln.Stats()
+		inbound.Add(metrics.TunnelCounts{
+			Tunnels: stats.Tunnels, Streams: stats.Streams, StreamsEver: stats.Accepted,
+			Handshakes: stats.Handshakes, Failed: stats.Failed, Shed: stats.Shed,
+		})
+	}
+	return outbound, inbound
 }
 
 // retire has every tunnel replaced by one with the present certificate.

@@ -44,6 +44,7 @@ func (p *Pods) Add(ctx context.Context, req enroll.Request) (enroll.Reply, error
 	}
 	if known && w.Meshed && w.Node != p.Node {
 		// Not "none of ours": it would start unprotected.
+		p.setStray(w)
 		return block("pod %v is placed on node %q, and this ztunnel serves node %q", w, w.Node, p.Node)
 	}
 	s, err := p.claim(req, w.UID)

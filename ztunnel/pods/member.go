@@ -146,9 +146,12 @@ func (p *Pods) stopServing(ctx context.Context, m *member) error {
 	case <-ctx.Done():
 	}
 	m.carrier.finish(ctx)
+	outbound, inbound := m.carrier.counts()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.serving, m)
+	p.ended.Outbound.Add(outbound)
+	p.ended.Inbound.Add(inbound)
 	return nil
 }
 

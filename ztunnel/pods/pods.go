@@ -70,7 +70,10 @@ type Pods struct {
 	byContainer map[string]*pod
 	serving     map[*member]struct{} // whose proxies run, those included that left and still carry
 	verified    int                  // pods that the kernel confirmed when it was last asked
+	ended       metrics.Tunnels      // what members carried whose proxies ran
+	stray       string               // UID of another node's pod whose ADD came here last
 
+	misplaced string // what the log last said of the node's name; Run's own
 	noKubelet string // why no probe is exempt, when that was last looked at; only Run's goroutine uses it
 }
 
@@ -258,6 +261,7 @@ func (p *Pods) verify(ctx context.Context) {
 	if err := p.repair(ctx); err != nil {
 		p.Log.Error("verifying steering", "error", err)
 	}
+	p.sayMisplaced()
 }
 
 // repair asks the kernel whether every enrolled pod is steered and restores
