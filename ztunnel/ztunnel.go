@@ -57,6 +57,9 @@ func Run(ctx context.Context, cfg Config) error {
 		return fmt.Errorf("load steering: %w", err)
 	}
 	defer datapath.Close()
+	if err := datapath.AboveNode(); err != nil {
+		return fmt.Errorf("the hooks would not see this node's pods: %w", err)
+	}
 	if err := datapath.SelfTest(ctx); err != nil {
 		return fmt.Errorf("self-test of steering on this kernel: %w", err)
 	}

@@ -61,6 +61,7 @@ func parseCookie(name string) (netns.Cookie, bool) {
 type anchor struct {
 	name     string
 	pin      string
+	at       ebpf.AttachType
 	attach   func() (link.Link, error)
 	attached func(*link.Info) bool
 	prog     *ebpf.Program
@@ -228,6 +229,7 @@ func (d *Datapath) attach() error {
 		a := &anchor{
 			name:     p.name,
 			pin:      filepath.Join(d.pins.links, p.name),
+			at:       p.at,
 			attach:   func() (link.Link, error) { return attachCgroup(d.opts.Cgroup, p.at, p.prog) },
 			attached: func(i *link.Info) bool { return isOnCgroup(i, d.opts.Cgroup) },
 		}

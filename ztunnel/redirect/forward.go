@@ -37,7 +37,7 @@ const (
 // forwarding is off.
 func Forwards(ns *netns.NS, own []net.IP) (behind []string, err error) {
 	err = ns.Do(func() error {
-		if !isOn("net/ipv4/ip_forward") && !isOn("net/ipv6/conf/all/forwarding") {
+		if !sysctlIsOn("net/ipv4/ip_forward") && !sysctlIsOn("net/ipv6/conf/all/forwarding") {
 			return nil
 		}
 		links, err := netlink.LinkList()
@@ -79,7 +79,7 @@ func leadsBehind(l netlink.Link) bool {
 	return false
 }
 
-func isOn(sysctl string) bool {
+func sysctlIsOn(sysctl string) bool {
 	text, err := os.ReadFile("/proc/sys/" + sysctl)
 	return err == nil && strings.TrimSpace(string(text)) != "0"
 }

@@ -49,14 +49,14 @@ func (o *Options) kubelet() (uint64, error) {
 	}
 	there, err := nearest(o.KubeletCgroup)
 	if err != nil {
-		return 0, fmt.Errorf("KubeletCgroup: %w", err)
+		return 0, fmt.Errorf("-kubelet-cgroup: %w", err)
 	}
-	if err := onFilesystem(there, unix.CGROUP2_SUPER_MAGIC, "cgroup2"); err != nil {
-		return 0, fmt.Errorf("KubeletCgroup: %w", err)
+	if err := onCgroup2(there); err != nil {
+		return 0, fmt.Errorf("-kubelet-cgroup: %w", err)
 	}
 	var st unix.Stat_t
 	if err := unix.Stat(o.KubeletCgroup, &st); err != nil {
-		return 0, fmt.Errorf("KubeletCgroup: %w", &fs.PathError{Op: "stat", Path: o.KubeletCgroup, Err: err})
+		return 0, fmt.Errorf("-kubelet-cgroup: %w", &fs.PathError{Op: "stat", Path: o.KubeletCgroup, Err: err})
 	}
 	if err := o.setsKubeletApart(); err != nil {
 		return 0, err
@@ -72,7 +72,7 @@ func (o *Options) setsKubeletApart() error {
 		return err
 	}
 	if above {
-		return fmt.Errorf("the KubeletCgroup %s holds all of Cgroup %s: every process of the node would pass for kubelet; give kubelet a cgroup of its own",
+		return fmt.Errorf("-kubelet-cgroup %s holds all of -cgroup %s: every process of the node would pass for kubelet; give kubelet a cgroup of its own",
 			o.KubeletCgroup, o.Cgroup)
 	}
 	seen, err := isBelow(o.KubeletCgroup, o.Cgroup)
@@ -80,7 +80,7 @@ func (o *Options) setsKubeletApart() error {
 		return err
 	}
 	if !seen {
-		return fmt.Errorf("the KubeletCgroup %s is not below Cgroup %s: its connections would not be seen", o.KubeletCgroup, o.Cgroup)
+		return fmt.Errorf("-kubelet-cgroup %s is not below -cgroup %s: its connections would not be seen", o.KubeletCgroup, o.Cgroup)
 	}
 	return nil
 }

@@ -45,8 +45,8 @@ func (o *Options) validate() error {
 	}
 	if o.Cgroup == "" {
 		problems = append(problems, errors.New("the attach Cgroup is required"))
-	} else if err := onFilesystem(o.Cgroup, unix.CGROUP2_SUPER_MAGIC, "cgroup2"); err != nil {
-		problems = append(problems, err)
+	} else if err := onCgroup2(o.Cgroup); err != nil {
+		problems = append(problems, fmt.Errorf("-cgroup: %w", err))
 	}
 	for _, p := range o.ExcludeCIDRs {
 		if !p.IsValid() {
@@ -65,7 +65,25 @@ func onBPFFS(dir string) error {
 	if err != nil {
 		return err
 	}
-	return onFilesystem(dir, unix.BPF_FS_MAGIC, "bpf")
+	is, err := isOn(dir, unix.BPF_FS_MAGIC)
+	if err != nil {
+		return err
+	}
+	if !is {
+		return fmt.Errorf("-bpffs: %s is not on a bpf file system: mount -t bpf bpf %[1]s", dir)
+	}
+	return nil
+}
+
+func onCgroup2(dir string) error {
+	is, err := isOn(dir, unix.CGROUP2_SUPER_MAGIC)
+	if err != nil {
+		return err
+	}
+	if !is {
+		return fmt.Errorf("%s is not on a cgroup2 file system: %s", dir, cgroup2Hint())
+	}
+	return nil
 }
 
 // nearest is dir, or the nearest directory above it that exists.
@@ -83,15 +101,12 @@ func nearest(dir string) (string, error) {
 	}
 }
 
-func onFilesystem(dir string, magic int64, name string) error {
+func isOn(dir string, magic int64) (bool, error) {
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {
-		return fmt.Errorf("statfs %s: %w", dir, err)
+		return false, fmt.Errorf("statfs %s: %w", dir, err)
 	}
-	if int64(st.Type) != magic {
-		return fmt.Errorf("%s is not on a %s file system: mount -t %[2]s %[2]s %[1]s", dir, name)
-	}
-	return nil
+	return int64(st.Type) == magic, nil
 }
 
 // isBelow says whether dir is top or below it, by identity: paths may lead

@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -303,14 +302,8 @@ func peerName(conn *net.TCPConn) (peer netip.AddrPort, err error) {
 
 // outsideCgroup explains the usual reason for not being seen.
 func (d *Datapath) outsideCgroup() string {
-	text, err := os.ReadFile("/proc/self/cgroup")
-	if err != nil {
-		return ""
-	}
-	for line := range strings.Lines(string(text)) {
-		if path, ok := strings.CutPrefix(line, "0::"); ok {
-			return fmt.Sprintf(" (is this process, in cgroup %s, below %s?)", strings.TrimSpace(path), d.opts.Cgroup)
-		}
+	if err := d.AboveProcess(os.Getpid()); err != nil {
+		return fmt.Sprintf(" (%v)", err)
 	}
 	return ""
 }
