@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"runtime/debug"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -39,6 +40,10 @@ func Run(ctx context.Context, cfg Config) error {
 		return fmt.Errorf("state directory (-state-dir): %w", err)
 	}
 	defer lock.Close()
+	if older, err := net.Dial("unix", cfg.enrollSocket()); err == nil { // which knows no lock
+		older.Close()
+		return fmt.Errorf("a ztunnel of an older version still answers on %s: stop it first", cfg.enrollSocket())
+	}
 	ctx, quit := context.WithCancel(ctx)
 	defer quit()
 

@@ -40,6 +40,20 @@ func (n *Node) StartZtunnel(ctx context.Context, opts ZtunnelOptions) error {
 	return n.AwaitReady(ctx)
 }
 
+// StartSecond starts another ztunnel beside the node's, with the same flags and
+// then these, and does not wait for it.
+func (n *Node) StartSecond(ctx context.Context, args ...string) (*Process, error) {
+	program, err := n.ztunnelProgram(ctx, n.opts)
+	if err != nil {
+		return nil, err
+	}
+	same, err := n.ztunnelArgs(n.opts)
+	if err != nil {
+		return nil, err
+	}
+	return n.ztunnel.Start("second", append(append(program, same...), args...)...)
+}
+
 // ztunnelProgram is the begin of the command line: env replaces itself by the
 // program, so that the process is that.
 func (n *Node) ztunnelProgram(ctx context.Context, opts ZtunnelOptions) ([]string, error) {
