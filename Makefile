@@ -34,7 +34,7 @@ demo: build ## show two nodes and their pods getting mutual TLS (root; KEEP=1 le
 
 # gotestsum prints how it goes and leaves a recording of each part; test/skips adds
 # them up. A part that fails does not keep the others from running.
-PARTS := unit no-avx512 no-vaes purego e2e
+PARTS := unit bench no-avx512 no-vaes purego e2e
 part   = $(TOOL) gotestsum --format=$(2) --format-icons=text --jsonfile=$(CURDIR)/bin/test/$(1).json -- -count=1
 
 .PHONY: test
@@ -46,6 +46,9 @@ test: build ## run every test and count them; as root, those with namespaces and
 .PHONY: $(addprefix test-,$(PARTS))
 test-unit:
 	@$(call part,unit,pkgname-and-test-fails) -timeout=10m $$(go list ./... | grep -v '^$(MODULE)/test/e2e')
+
+test-bench:
+	@cd bench && $(call part,bench,pkgname-and-test-fails) -timeout=10m ./...
 
 # The crypto once more as on CPUs that can less, and without assembler.
 test-no-avx512:
@@ -62,12 +65,16 @@ test-e2e:
 .PHONY: race
 race: ## run the tests under the race detector, but for the slow ones
 	go test -race -short -timeout=10m $$(go list ./... | grep -v '^$(MODULE)/test/e2e')
+	go -C bench test -race -short -timeout=10m ./...
 
 .PHONY: lint
-lint: ## gofmt, vet, staticcheck, the import table, shell syntax
+lint: ## gofmt, go.mod, vet, staticcheck, the import table, shell syntax
 	@test -z "$$(gofmt -l . | tee /dev/stderr)" || { echo "lint: run gofmt -w on these files" >&2; exit 1; }
+	@for module in . bench tools; do go -C $$module mod tidy -diff || exit 1; done
 	go vet ./...
+	go -C bench vet ./...
 	$(TOOL) staticcheck ./...
+	cd bench && $(TOOL) staticcheck ./...
 	go test -count=1 ./test/arch
 	@find . -name '*.sh' -o -path './.ci/run' | xargs -n1 bash -n
 
@@ -80,19 +87,20 @@ generate: ## regenerate BPF objects (clang-19, libbpf-dev) and protobuf (protoc)
 .PHONY: fuzz
 fuzz: ## run each fuzz target for FUZZTIME (30s)
 	@grep -rHo --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' . | sed 's|/[^/]*_test.go:func | |' | sort | \
-	xargs -P 2 -L 1 bash -c 'out=$$(go test -run="^$$" -fuzz="^$$1\$$" -fuzztime=$(FUZZTIME) -fuzzminimizetime=100x -parallel=1 "$$0" 2>&1) && \
+	xargs -P 2 -L 1 bash -c 'out=$$(go -C "$$0" test -run="^$$" -fuzz="^$$1\$$" -fuzztime=$(FUZZTIME) -fuzzminimizetime=100x -parallel=1 2>&1) && \
 		echo "ok   $$0 $$1: $$(grep -o "execs: [0-9]*" <<<"$$out" | tail -n1)" || \
 		{ printf "FAIL %s %s\n%s\n" "$$0" "$$1" "$$out"; exit 1; }'
 
 .PHONY: bench
 bench: ## set the tunnel beside other proxies (root, up to 40 minutes; ROW=bulk,rtt PEER=ours,nginx: a part)
-	go run ./bench $(if $(ROW),-row '$(ROW)') $(if $(PEER),-peer '$(PEER)')
+	go -C bench run . $(if $(ROW),-row '$(ROW)') $(if $(PEER),-peer '$(PEER)')
 
 .PHONY: bench-smoke
 bench-smoke: ## see that every benchmark runs (root, under 3 minutes)
 	go test -run='^$$' -bench=. -benchtime=1x -timeout=5m -p=1 \
-		$$(grep -rl --include='*_test.go' '^func Benchmark' . | xargs -n1 dirname | sort -u)
-	go run ./bench -smoke
+		$$(grep -rl --include='*_test.go' --exclude-dir=bench '^func Benchmark' . | xargs -n1 dirname | sort -u)
+	go -C bench test -run='^$$' -bench=. -benchtime=1x -timeout=5m -p=1 ./...
+	go -C bench run . -smoke
 
 .PHONY: clean
 clean: ## remove what was built

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Bench sets this mesh's tunnel beside others, on two nodes of test/lab: how
-// much it moves, what that costs, what it adds to a round trip. As root:
+// much it moves, what that costs, what it adds to a round trip. As root, in this
+// directory:
 //
-//	go run ./bench -row bulk,rtt -peer direct,ours,nginx
-//	go run ./bench -peer ztunnel=/path/to/istios/ztunnel
+//	go run . -row bulk,rtt -peer direct,ours,nginx
+//	go run . -peer ztunnel=/path/to/istios/ztunnel
 //
 // prints a table in Markdown and writes it, the numbers as JSON and the plots
-// to bench/results. The peers take turns within each repetition: on a machine
+// to results. The peers take turns within each repetition: on a machine
 // that does other things too, their ratios mean something, and the numbers by
 // themselves little.
 package main
@@ -95,7 +96,7 @@ func parse(args []string) (options, error) {
 	peers := flags.String("peer", "", "columns, by commas: "+strings.Join(peerNames, " ")+"; NAME=COMMAND adds a proxy that is configured as Istio's ztunnel (default all, and env ISTIO_ZTUNNEL)")
 	flags.IntVar(&o.repetitions, "repetitions", 7, "of each number; the table has their median and quartiles")
 	flags.DurationVar(&o.duration, "duration", 2*time.Second, "of a repetition")
-	flags.StringVar(&o.results, "results", "bench/results", "directory for table, JSON and plots; empty: none")
+	flags.StringVar(&o.results, "results", "results", "directory for table, JSON and plots; empty: none")
 	smoke := flags.Bool("smoke", false, "one short repetition of everything, written nowhere: does it run?")
 	if err := flags.Parse(args); err != nil {
 		return o, err

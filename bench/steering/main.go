@@ -3,11 +3,11 @@
 // Steering measures what steering costs a pod: a connect() that is steered,
 // one of a pod that is not enrolled, and one that nftables redirects, each
 // against a plain connect() to such a listener; and how long it takes to
-// enroll a pod. As root:
+// enroll a pod. As root, in the directory bench:
 //
-//	go run ./bench/steering
+//	go run ./steering
 //
-// prints a table and writes bench/results/steering.json. The rows take turns
+// prints a table and writes results/steering.json. The rows take turns
 // within one run: on a machine that does other things too, their differences
 // and ratios mean something, and the times by themselves little.
 package main
@@ -43,7 +43,7 @@ func run(ctx context.Context) error {
 	flag.IntVar(&opts.repetitions, "repetitions", 7, "repetitions of all rows in each lab; the table has their median and quartiles")
 	flag.IntVar(&opts.connects, "connects", 2000, "connections of each row and family in a repetition")
 	pods := flag.Int("pods", 100, "pods to enroll; 0 leaves that part out")
-	out := flag.String("json", "bench/results/steering.json", "file to write; empty: none")
+	out := flag.String("json", "results/steering.json", "file to write; empty: none")
 	flag.Parse()
 	if flag.NArg() > 0 || opts.labs < 1 || opts.repetitions < 1 || opts.connects < 1 || *pods < 0 {
 		return errors.New("usage: steering [-labs N] [-repetitions N] [-connects N] [-pods N] [-json FILE]")

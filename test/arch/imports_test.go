@@ -148,7 +148,7 @@ func (tb table) refuse(from, to string) string {
 		return ""
 	}
 	if len(may) == 0 {
-		return "the table in test/arch lets it import no package of this module"
+		return "the table in test/arch lets it import no package of this repository"
 	}
 	return "the table in test/arch lets it import only " + strings.Join(slices.Sorted(maps.Keys(may)), ", ")
 }

@@ -8,14 +8,15 @@ import (
 	"errors"
 	"io"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 )
 
 const (
-	module = "github.com/culvert-mesh/culvert"
-	root   = "../.." // of the module, from this package
+	module = "github.com/culvert-mesh/culvert" // the product's
+	root   = "../.."                           // of the repository, from this package
 )
 
 // goPackage is what we read of go list -json. Imports are as written.
@@ -24,41 +25,45 @@ type goPackage struct {
 	Imports, TestImports, XTestImports []string
 }
 
-// listPackages returns the module's packages by their path within it. What does
-// not compile is the compiler's to report.
+// listPackages returns the packages of all modules by their path from the root.
+// What does not compile is the compiler's to report.
 func listPackages(t *testing.T) map[string]goPackage {
 	t.Helper()
-	cmd := exec.Command("go", "list", "-e", "-json=ImportPath,Name,Imports,TestImports,XTestImports", "./...")
-	cmd.Dir = root
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if err != nil {
-		t.Fatalf("go list: %v\n%s", err, &stderr)
-	}
 	packages := make(map[string]goPackage)
-	for dec := json.NewDecoder(bytes.NewReader(out)); ; {
-		var p goPackage
-		if err := dec.Decode(&p); errors.Is(err, io.EOF) {
-			return packages
-		} else if err != nil {
-			t.Fatal(err)
+	for dir := range listModules(t) {
+		cmd := exec.Command("go", "list", "-e", "-json=ImportPath,Name,Imports,TestImports,XTestImports", "./...")
+		cmd.Dir = filepath.Join(root, dir)
+		var stderr bytes.Buffer
+		cmd.Stderr = &stderr
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatalf("go list in %s: %v\n%s", dir, err, &stderr)
 		}
-		packages[inModule(p.ImportPath)] = p
+		for dec := json.NewDecoder(bytes.NewReader(out)); ; {
+			var p goPackage
+			if err := dec.Decode(&p); errors.Is(err, io.EOF) {
+				break
+			} else if err != nil {
+				t.Fatal(err)
+			}
+			packages[fromRoot(p.ImportPath)] = p
+		}
 	}
+	return packages
 }
 
-// inModule returns a package's path within the module.
-func inModule(importPath string) string {
+// fromRoot returns a package's path from the root of the repository. Modules in
+// it are called by their folders.
+func fromRoot(importPath string) string {
 	return strings.TrimPrefix(strings.TrimPrefix(importPath, module), "/")
 }
 
-// within returns the imports that are of this module, each once.
+// within returns the imports that are of this repository, each once.
 func within(lists ...[]string) []string {
 	var names []string
 	for _, path := range slices.Concat(lists...) {
 		if strings.HasPrefix(path, module+"/") {
-			names = append(names, inModule(path))
+			names = append(names, fromRoot(path))
 		}
 	}
 	slices.Sort(names)

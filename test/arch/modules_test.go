@@ -38,6 +38,30 @@ func listModules(t *testing.T) map[string]goModule {
 	return modules
 }
 
+// A package that no module lists would be seen by no rule here.
+func TestEveryPackageIsListed(t *testing.T) {
+	packages := listPackages(t)
+	for _, f := range goFiles(t) {
+		if _, listed := packages[f.dir()]; !listed {
+			t.Errorf("%s is in no package that go list finds", f.path)
+		}
+	}
+}
+
+// A benchmark of other versions than the product's would measure another product.
+func TestModulesRequireTheProductsVersions(t *testing.T) {
+	modules := listModules(t)
+	product := make(map[string]string)
+	for _, r := range modules["."].Require {
+		product[r.Path] = r.Version
+	}
+	for _, r := range modules["bench"].Require {
+		if want, shared := product[r.Path]; shared && r.Version != want {
+			t.Errorf("bench/go.mod requires %s %s, go.mod %s", r.Path, r.Version, want)
+		}
+	}
+}
+
 func TestAllModulesAreBuiltByOneGo(t *testing.T) {
 	modules := listModules(t)
 	product := modules["."]
