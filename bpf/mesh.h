@@ -2,8 +2,8 @@
 
 /* What the programs share with each other and with ztunnel/redirect.
  *
- * Maps are pinned by name in <bpffs>/v1: change a key or a value, and the
- * directory becomes v2.
+ * Maps are pinned by name in <bpffs>/v2: change a key or a value, and the
+ * directory becomes v3.
  *
  * Addresses are 16 bytes, IPv4 as ::ffff:a.b.c.d. Addresses and ports are in
  * network order. Structs are padded by hand: keys are compared bytewise.
@@ -42,6 +42,13 @@ struct endpoint {
 	__u16 pad;
 };
 
+/* Where an app wanted to go, since a time in ns. */
+struct published {
+	struct endpoint dst;
+	__u32 pad;
+	__u64 since;
+};
+
 /* One TCP connection, in the direction in which it was opened. */
 struct flow {
 	__u64 netns; /* cookie */
@@ -60,7 +67,7 @@ struct pod {
 	struct addr addr6;
 	__be16 port4;
 	__be16 port6;
-	__u32 pad;
+	__u32 stand_ins; /* id of the prefixes that are local in the pod; 0: none */
 };
 
 /* Netns and address, or netns and port, of an enrolled pod. */
@@ -76,11 +83,19 @@ struct pod_port {
 	__u32 pad2;
 };
 
+struct pod_endpoint {
+	__u64 netns;
+	struct endpoint dst;
+	__u32 pad;
+};
+
 enum listener_kind {
 	LISTENER_PLAINTEXT4,
 	LISTENER_PLAINTEXT6,
 	LISTENER_HBONE4,
 	LISTENER_HBONE6,
+	LISTENER_OUTBOUND4,
+	LISTENER_OUTBOUND6,
 };
 
 struct listener_key {
@@ -97,11 +112,18 @@ enum sock_kind {
 	SOCK_INNER, /* likewise, and it poses as a client of the pod */
 	SOCK_PROBE, /* kubelet's, on its way to a declared port */
 	SOCK_PROBING, /* likewise, and its 4-tuple is published */
+	SOCK_REFUSED, /* app's socket, sent where nobody answers */
 };
 
 struct sock_state {
 	struct endpoint dst;
 	enum sock_kind kind;
+};
+
+/* An address whose bits that are set in host are free. */
+struct prefix {
+	struct addr addr;
+	struct addr host;
 };
 
 struct cidr {
@@ -118,6 +140,10 @@ enum counter {
 	OUTBOUND_REFUSED_FAMILY, /* family not enrolled in this pod */
 	OUTBOUND_REFUSED_LINK_LOCAL, /* IPv6 scope would be lost */
 	OUTBOUND_REFUSED_STATE, /* destination could not be recorded */
+	OUTBOUND_REFUSED_NOBODY, /* the registry knows that nobody is ready there */
+	OUTBOUND_REFUSED_AGAIN, /* ztunnel could not reach it a moment ago */
+	OUTBOUND_REFUSED_STAND_IN, /* SYN to a stand-in that no socket published */
+	OUTBOUND_REFUSED_LISTENER, /* ztunnel does not listen */
 	OUTBOUND_REFUSED_TUPLE, /* inner leg would disturb a live connection */
 	ORIGINAL_DST_LOST, /* could not be published; ztunnel refuses */
 	ORIGINAL_DST_TAKEN, /* by ztunnel's accepted socket */
@@ -171,12 +197,12 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } own_ips SEC(".maps");
 
-/* ztunnel's listeners. An entry vanishes with its socket, whereupon inbound
- * connections are reset. Full: SteerInbound fails.
+/* ztunnel's listeners. An entry vanishes with its socket, whereupon connections
+ * are reset. Full: SteerInbound fails.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_SOCKHASH);
-	__uint(max_entries, 16384);
+	__uint(max_entries, 24576); /* 6 for each of pods */
 	__type(key, struct listener_key);
 	__type(value, __u64);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
@@ -236,6 +262,41 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } excluded_ports SEC(".maps");
 
+/* Destinations of which the registry knows that nobody is ready there, for all
+ * pods. Full: SetNobody fails, and those left out are refused by ztunnel.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct endpoint);
+	__type(value, __u8);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} nobody SEC(".maps");
+
+/* Destinations that ztunnel could not reach for a pod, to the time in ns until
+ * which the pod is refused. Full: the oldest are asked for again.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct pod_endpoint);
+	__type(value, __u64);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} refused_until SEC(".maps");
+
+/* Netns that Route changed, to the sysctls which it did not find set: bits in
+ * the order of redirect's list. No program reads it. Full: the oldest keeps its
+ * sysctls when it leaves.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 8192);
+	__type(key, __u64);
+	__type(value, __u32);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} routed SEC(".maps");
+
 /* ---- written by the programs ---- */
 
 /* What we know of a socket; lives and dies with it. The programs write what
@@ -250,14 +311,15 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } sockets SEC(".maps");
 
-/* From an app's SYN to the accepted socket, microseconds later. Full: the
- * oldest is lost, and ztunnel refuses the connection it belonged to.
+/* From an app's SYN to the accepted socket, microseconds later. Only what
+ * stands here reaches the outbound listener. Full: the oldest is lost, and the
+ * connection it belonged to is refused. userspace deletes what nobody took.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 65536);
 	__type(key, struct flow);
-	__type(value, struct endpoint);
+	__type(value, struct published);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } original_dst SEC(".maps");
 
@@ -279,6 +341,14 @@ struct {
 	__type(value, __u64);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } counters SEC(".maps");
+
+/* Prefixes of stand-ins, one of each family, and their id. A pod whose netns was
+ * prepared for others, or by an older ztunnel, is not sent to these. Set by
+ * redirect.Load.
+ */
+const volatile __u32 stand_ins;
+const volatile struct prefix stand_in4;
+const volatile struct prefix stand_in6;
 
 /* clang merges `v4 ? ctx->a : ctx->b` into one load from ctx plus a register,
  * which the verifier rejects. This keeps each load of a ctx field by itself.
@@ -331,6 +401,20 @@ static __always_inline bool is_unspecified(const struct addr *a)
 {
 	return !a->word[0] && !a->word[1] && !a->word[3] &&
 	       (!a->word[2] || a->word[2] == bpf_htonl(0xffff));
+}
+
+static __always_inline bool is_within(const struct addr *a,
+				      const volatile struct prefix *p)
+{
+	return !(((a->word[0] ^ p->addr.word[0]) & ~p->host.word[0]) |
+		 ((a->word[1] ^ p->addr.word[1]) & ~p->host.word[1]) |
+		 ((a->word[2] ^ p->addr.word[2]) & ~p->host.word[2]) |
+		 ((a->word[3] ^ p->addr.word[3]) & ~p->host.word[3]));
+}
+
+static __always_inline bool is_stand_in(const struct addr *a)
+{
+	return is_ipv4(a) ? is_within(a, &stand_in4) : is_within(a, &stand_in6);
 }
 
 #endif /* MESH_H */

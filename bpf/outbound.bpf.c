@@ -12,8 +12,15 @@
  *   userspace     accept(), then read the socket's own entry by fd
  *   getpeername   show the app the peer it asked for
  *
- * The destination becomes podIP:port, not 127.0.0.1:port, so that the kernel
- * chooses the source address it would have chosen, and getsockname() is right.
+ * The destination becomes a stand-in: an address for this destination alone, so
+ * that the limits which TCP has for each destination (ports, TIME_WAIT, one
+ * bound source port) stay limits for each. The pod's netns routes stand-ins to
+ * itself, from the address that it would use, so that getsockname() is right;
+ * sk_lookup hands them to our listener if their 4-tuple was published. The port
+ * is the listener's, on which no app can listen.
+ *
+ * The route gone, connect() gives ENETUNREACH: see ztunnel/redirect/route.go.
+ * To keep the destination and route by mark instead would send plaintext to it.
  *
  * An enrolled pod never falls back to plaintext. What cannot be recorded is
  * refused: here as EPERM from connect(), later by userspace finding no entry.
@@ -190,13 +197,83 @@ static __always_inline enum verdict refuse(enum counter reason)
 	return DENY;
 }
 
-static __always_inline enum verdict
-steer_outbound(struct bpf_sock_addr *ctx, int family, const struct pod *pod, struct endpoint *dst)
+static __always_inline __u64 mix(__u64 h, __u64 more)
 {
-	bool v4 = is_ipv4(&dst->addr);
-	__be16 port = v4 ? pod->port4 : pod->port6;
-	struct addr to = v4 ? pod->addr4 : pod->addr6;
+	h = (h ^ more) * 0x9e3779b97f4a7c15;
+	return h ^ h >> 32;
+}
+
+/* Two destinations that collide share their ports, as all did before. Whoever
+ * looks for such finds them for his own netns only: no seed is needed.
+ */
+static __always_inline struct addr stand_in(const struct endpoint *dst)
+{
+	const struct addr *a = &dst->addr;
+	__u64 h = 0x243f6a8885a308d3;
+
+	h = mix(h, (__u64)a->word[0] << 32 | a->word[1]);
+	h = mix(h, (__u64)a->word[2] << 32 | a->word[3]);
+	h = mix(h, dst->port);
+	if (is_ipv4(a))
+		return addr4(stand_in4.addr.word[3] |
+			     ((__u32)h & stand_in4.host.word[3]));
+	return (struct addr){ .word = {
+		stand_in6.addr.word[0],
+		stand_in6.addr.word[1],
+		stand_in6.addr.word[2] | ((__u32)(h >> 32) & stand_in6.host.word[2]),
+		stand_in6.addr.word[3] | ((__u32)h & stand_in6.host.word[3]),
+	} };
+}
+
+/* sk_lookup finds the pod by an address of its own: by the source, or, if that
+ * is loopback, by the destination.
+ */
+static __always_inline bool is_bound_to_loopback(struct bpf_sock_addr *ctx, int family)
+{
+	struct addr src;
+
+	if (family == AF_INET)
+		src = addr4(ctx->sk->src_ip4);
+	else
+		src = (struct addr){ .word = { ctx->sk->src_ip6[0], ctx->sk->src_ip6[1],
+					       ctx->sk->src_ip6[2], ctx->sk->src_ip6[3] } };
+	return is_loopback(&src);
+}
+
+/* Where the connection shall go instead of to dst. */
+static __always_inline struct addr detour(struct bpf_sock_addr *ctx, int family,
+					  const struct pod *pod,
+					  const struct endpoint *dst)
+{
+	if (pod->stand_ins == stand_ins && !is_bound_to_loopback(ctx, family))
+		return stand_in(dst);
+	return is_ipv4(&dst->addr) ? pod->addr4 : pod->addr6;
+}
+
+static __always_inline bool is_refused(__u64 netns, const struct endpoint *dst)
+{
+	struct pod_endpoint key = { .netns = netns, .dst = *dst };
+	__u64 *until;
+
+	if (bpf_map_lookup_elem(&nobody, dst)) {
+		count(OUTBOUND_REFUSED_NOBODY);
+		return true;
+	}
+	until = bpf_map_lookup_elem(&refused_until, &key);
+	if (until && bpf_ktime_get_ns() < *until) {
+		count(OUTBOUND_REFUSED_AGAIN);
+		return true;
+	}
+	return false;
+}
+
+static __always_inline enum verdict
+steer_outbound(struct bpf_sock_addr *ctx, int family, __u64 netns,
+	       const struct pod *pod, struct endpoint *dst)
+{
+	__be16 port = is_ipv4(&dst->addr) ? pod->port4 : pod->port6;
 	struct sock_state *state;
+	struct addr to;
 
 	if (!port)
 		return refuse(OUTBOUND_REFUSED_FAMILY);
@@ -205,6 +282,16 @@ steer_outbound(struct bpf_sock_addr *ctx, int family, const struct pod *pod, str
 	state = make_state(ctx->sk);
 	if (!state)
 		return refuse(OUTBOUND_REFUSED_STATE);
+	/* A stand-in that is not published answers with a reset: the app gets
+	 * ECONNREFUSED, as bpf_set_retval() could say since Linux 5.18 only.
+	 */
+	if (pod->stand_ins == stand_ins && is_refused(netns, dst)) {
+		to = stand_in(dst);
+		state->kind = SOCK_REFUSED;
+		set_address(ctx, family, &to, port);
+		return ALLOW;
+	}
+	to = detour(ctx, family, pod, dst);
 	state->dst = *dst;
 	state->kind = SOCK_STEERED;
 	set_address(ctx, family, &to, port);
@@ -243,7 +330,7 @@ static __always_inline enum verdict on_connect(struct bpf_sock_addr *ctx, int fa
 		return pass(state, OUTBOUND_LOCAL);
 	if (is_excluded(&dst))
 		return pass(state, OUTBOUND_EXCLUDED);
-	return steer_outbound(ctx, family, pod, &dst);
+	return steer_outbound(ctx, family, netns, pod, &dst);
 }
 
 SEC("cgroup/connect4")
@@ -355,6 +442,7 @@ static __always_inline void publish_probe(struct bpf_sock_ops *ctx,
 static __always_inline void on_tcp_connect(struct bpf_sock_ops *ctx)
 {
 	struct sock_state *state;
+	struct published original = {};
 	struct endpoint src, dst;
 	struct flow flow;
 
@@ -372,7 +460,9 @@ static __always_inline void on_tcp_connect(struct bpf_sock_ops *ctx)
 	src = sockops_local(ctx);
 	dst = sockops_remote(ctx);
 	flow = make_flow(bpf_get_netns_cookie(ctx), &src, &dst);
-	if (bpf_map_update_elem(&original_dst, &flow, &state->dst, BPF_ANY))
+	original.dst = state->dst;
+	original.since = bpf_ktime_get_ns();
+	if (bpf_map_update_elem(&original_dst, &flow, &original, BPF_ANY))
 		count(ORIGINAL_DST_LOST);
 }
 
@@ -381,7 +471,7 @@ static __always_inline void on_passive_established(struct bpf_sock_ops *ctx)
 	struct endpoint src = sockops_remote(ctx), dst = sockops_local(ctx);
 	__u64 netns = bpf_get_netns_cookie(ctx);
 	struct flow flow = make_flow(netns, &src, &dst);
-	struct endpoint *original;
+	struct published *original;
 	struct sock_state *state;
 
 	/* Not only in pods that are enrolled now: one may have been unenrolled
@@ -391,7 +481,7 @@ static __always_inline void on_passive_established(struct bpf_sock_ops *ctx)
 	if (original && ctx->sk) {
 		state = make_state(ctx->sk);
 		if (state) {
-			state->dst = *original;
+			state->dst = original->dst;
 			/* An LRU gives an evicted element to another key at once:
 			 * what was read is ours if the element still is.
 			 */

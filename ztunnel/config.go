@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/culvert-mesh/culvert/ztunnel/redirect"
 )
 
 // Config says everything that one ztunnel needs to know. cmd/ztunnel fills it
@@ -38,6 +40,7 @@ type Config struct {
 	KubeletCgroup string         // cgroup2 directory of the kubelet itself, followed by path; default none: probes are steered
 	HostNetns     string         // the node's network namespace; default /proc/1/ns/net
 	ExcludeCIDRs  []netip.Prefix // destinations never steered; default none
+	StandIns      []netip.Prefix // addresses that stand for destinations in pods; default 240.0.0.0/8, 100:0:0:1::/64
 	ExcludePorts  []uint16       // destination ports never steered; default none
 
 	StateDir       string        // root-only directory: sockets, snapshot, sandboxes; required
@@ -95,6 +98,15 @@ func (c Config) Validate() error {
 	}
 	if len(c.MeshCIDRs) == 0 {
 		problems = append(problems, errors.New("mesh CIDRs are required: which addresses must resolve (-mesh-cidrs)"))
+	}
+	standIns, err := redirect.StandIns(c.StandIns)
+	for _, err := range []error{
+		err, redirect.DisjointStandIns(standIns, c.MeshCIDRs, "mesh CIDRs (-mesh-cidrs)"),
+		redirect.DisjointStandIns(standIns, c.ExcludeCIDRs, "excluded CIDRs (-exclude-cidrs)"),
+	} {
+		if err != nil {
+			problems = append(problems, fmt.Errorf("%w (-stand-in-cidrs)", err))
+		}
 	}
 	if c.TrustDomain != "" {
 		if _, err := spiffeid.TrustDomainFromString(c.TrustDomain); err != nil {

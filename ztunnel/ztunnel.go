@@ -56,7 +56,7 @@ func Run(ctx context.Context, cfg Config) error {
 	defer host.Close()
 	datapath, err := redirect.Load(redirect.Options{
 		BPFFS: cfg.BPFFS, Cgroup: cfg.Cgroup, KubeletCgroup: cfg.KubeletCgroup, HostNetns: host.Cookie(),
-		ExcludeCIDRs: cfg.ExcludeCIDRs, ExcludePorts: cfg.ExcludePorts,
+		ExcludeCIDRs: cfg.ExcludeCIDRs, ExcludePorts: cfg.ExcludePorts, StandIns: cfg.StandIns,
 	})
 	if err != nil {
 		return fmt.Errorf("load steering: %w", err)

@@ -126,13 +126,13 @@ func (p pod) steered(ctx context.Context) (_ map[string]course, _ func() error, 
 		}
 	}()
 	addrs := []netip.Addr{p.addrs["tcp4"], p.addrs["tcp6"]}
-	listeners, err := d.Listen(ctx, p.ns, addrs)
+	listeners, err := d.Listen(ctx, p.ns, addrs, nil)
 	if err != nil {
 		return nil, nil, err
 	}
 	s := redirect.Sandbox{NS: p.ns, Addrs: addrs, Listeners: listeners}
 	for _, step := range []func() error{
-		func() error { return d.Route(p.ns) },
+		func() error { return d.Route(p.ns, addrs) },
 		func() error { return d.SteerInbound(s) },
 		func() error { return d.SteerOutbound(s) },
 	} {

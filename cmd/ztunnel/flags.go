@@ -55,6 +55,7 @@ func define(flags *flag.FlagSet, cfg *ztunnel.Config) {
 	flags.StringVar(&cfg.KubeletCgroup, "kubelet-cgroup", "", "cgroup2 `directory` of the kubelet itself, not one above it: its probes reach the pods directly; may come later or be replaced (default none: probes are treated like all others)")
 	flags.StringVar(&cfg.HostNetns, "host-netns", "/proc/1/ns/net", "`path` of the node's network namespace")
 	flags.Func("exclude-cidrs", "comma-separated destination `CIDRs` that are never steered", list(&cfg.ExcludeCIDRs, netip.ParsePrefix))
+	flags.Func("stand-in-cidrs", "comma-separated `CIDRs`, one of a family, of addresses that nobody has: inside a pod they stand for the destinations of its connections (default 240.0.0.0/8,100:0:0:1::/64)", list(&cfg.StandIns, netip.ParsePrefix))
 	flags.Func("exclude-ports", "comma-separated destination `ports` that are never steered", list(&cfg.ExcludePorts, parsePort))
 	flags.StringVar(&cfg.StateDir, "state-dir", "/run/culvert", "root-only `directory` for sockets, the plugin's snapshot and sandbox records")
 	flags.StringVar(&cfg.OwnPod, "own-pod", "", "`namespace/name` of ztunnel's own pod, which may start while ztunnel is away")

@@ -76,7 +76,7 @@ func (s *story) countPins(n *lab.Node, c census) {
 			return err
 		}
 		c["pins"]++
-		if filepath.Dir(path) != filepath.Join(n.BPFFS, "v1") {
+		if filepath.Dir(path) != filepath.Join(n.BPFFS, "v2") {
 			return nil // of links
 		}
 		m, err := ebpf.LoadPinnedMap(path, nil)

@@ -37,7 +37,7 @@ func TestWhatAnotherHandRemovesIsBackWithinFiveSeconds(t *testing.T) {
 	} {
 		before := s.repairs(s.one)
 		for _, pin := range harm.pins {
-			s.must(harm.do(filepath.Join(s.one.BPFFS, "v1", pin)))
+			s.must(harm.do(filepath.Join(s.one.BPFFS, "v2", pin)))
 		}
 		start := time.Now()
 		// Until then the pod's connections may leave in plaintext: the peer

@@ -58,6 +58,7 @@ func (p *Pods) newCarrier(m *member) *carrier {
 		IsInner: func(src, dst netip.AddrPort) bool {
 			return p.Datapath.IsInner(m.Cookie, src, dst)
 		},
+		IsOwn:   func(addr netip.Addr) bool { return p.Datapath.IsOwn(m.Cookie, addr) },
 		Local:   p.local(),
 		Log:     p.Log,
 		Metrics: p.Metrics,

@@ -21,6 +21,7 @@ import (
 type member struct {
 	sandbox
 	id         spiffeid.ID
+	declared   []uint16 // TCP ports that its containers listen on
 	probePorts []uint16
 	life       context.Context // ends when the sandbox is deleted
 	adopted    bool            // steered before this enrolment: stays so, and refused, if that fails
@@ -44,7 +45,7 @@ func (p *Pods) carrying() []step[*member] {
 	return []step[*member]{
 		{"open netns", p.openNetns, closeNetns},
 		{"listen", p.listen, closeListeners},
-		{"route inner legs", p.route, nil}, // open connections need it until the pod is gone
+		{"route inner legs and stand-ins", p.route, p.unroute},
 		{"hold certificate", p.hold, releaseCertificate},
 		{"serve", p.serve, p.stopServing},
 	}
@@ -100,7 +101,7 @@ func (p *Pods) openNetns(_ context.Context, m *member) (err error) {
 func closeNetns(_ context.Context, m *member) error { return m.ns.Close() }
 
 func (p *Pods) listen(ctx context.Context, m *member) (err error) {
-	m.listeners, err = p.Datapath.Listen(ctx, m.ns, m.addrs)
+	m.listeners, err = p.Datapath.Listen(ctx, m.ns, m.addrs, m.declared)
 	return err
 }
 
@@ -109,7 +110,19 @@ func closeListeners(_ context.Context, m *member) error {
 	return nil
 }
 
-func (p *Pods) route(_ context.Context, m *member) error { return p.Datapath.Route(m.ns) }
+func (p *Pods) route(_ context.Context, m *member) error { return p.Datapath.Route(m.ns, m.addrs) }
+
+// unroute leaves a pod that stays steered, and refused, its guard. What an app
+// holds of connections that have ended keeps some of it in place, too.
+func (p *Pods) unroute(_ context.Context, m *member) error {
+	if m.adopted {
+		return nil
+	}
+	if err := p.Datapath.Unroute(m.ns); !errors.Is(err, redirect.ErrInUse) {
+		return err
+	}
+	return nil
+}
 
 func (p *Pods) hold(_ context.Context, m *member) error {
 	m.release = p.Certs.Hold(m.id) // fetched meanwhile: connections wait, the pod does not

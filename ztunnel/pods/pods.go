@@ -189,7 +189,7 @@ func (p *Pods) wanted(w workload.Workload) bool {
 // join enrolls pod; pod.mu is held.
 func (p *Pods) join(ctx context.Context, pod *pod, w workload.Workload) error {
 	start := time.Now()
-	m := &member{sandbox: pod.sandbox, id: w.ID, probePorts: w.ProbePorts, life: pod.life, adopted: pod.adopted}
+	m := &member{sandbox: pod.sandbox, id: w.ID, declared: w.Declared, probePorts: w.ProbePorts, life: pod.life, adopted: pod.adopted}
 	m.Netns = pod.path
 	if err := doSteps(ctx, slices.Concat(p.carrying(), p.steering()), m); err != nil {
 		pod.failed = err.Error()

@@ -231,7 +231,7 @@ func TestARepairIsCountedByKindAndNotByPod(t *testing.T) {
 	w.add(w.pod("web", "10.1.0.1", true), enroll.Enrolled)
 	cookie := strconv.FormatUint(uint64(w.sandboxes["web"].Cookie), 10)
 	for _, pin := range []string{"netns/" + cookie, "links/connect4"} {
-		if err := os.Remove(filepath.Join(w.opts.BPFFS, "v1", pin)); err != nil {
+		if err := os.Remove(filepath.Join(w.opts.BPFFS, "v2", pin)); err != nil {
 			t.Fatal(err)
 		}
 	}

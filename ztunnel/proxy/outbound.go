@@ -50,7 +50,7 @@ func (o Outbound) carry(ctx context.Context, c *connection, app *net.TCPConn) er
 	}
 	c.service, c.dst.workload = d.Service, &d.Peer
 	switch {
-	case d.Peer.UID == self.UID && isAt(app, d.Target.Addr()):
+	case d.Peer.UID == self.UID && o.IsOwn(d.Target.Addr()):
 		err = o.itself(ctx, c, app, self, d)
 	case d.Peer.Meshed:
 		err = o.tunnel(ctx, c, app, self, d)
@@ -138,13 +138,6 @@ func unanswered(err error) bool {
 	var status *hbone.StatusError
 	var silence *hbone.NoAnswerError
 	return errors.Is(err, hbone.ErrDial) && !errors.As(err, &status) && !errors.As(err, &silence)
-}
-
-// isAt reports whether addr is one of the netns that app came from. The
-// registry's word is not enough to do without a tunnel: the address of a
-// sandbox of before is somebody else's by now.
-func isAt(app *net.TCPConn, addr netip.Addr) bool {
-	return addr == addrOf(app.LocalAddr()).Addr() || addr == addrOf(app.RemoteAddr()).Addr()
 }
 
 // itself carries app to its own pod, of which a Service made it an endpoint. It

@@ -87,6 +87,7 @@ func TestAPodReachesItselfThroughItsService(t *testing.T) {
 	mesh.Services = append(mesh.Services, service("web", webVIP, netip.AddrPortFrom(webAddr, echo(t, webAddr))))
 	b := newBench(t, registryOf(mesh), "web")
 	b.OriginalDst = func(*net.TCPConn) (netip.AddrPort, error) { return webVIP, nil }
+	b.IsOwn = func(addr netip.Addr) bool { return addr == webAddr }
 	app := connect(t, webAddr, b.serve(webAddr, Outbound{b.Pod}.Serve))
 	send(t, app, "hello")
 	expect(t, app, "hello")

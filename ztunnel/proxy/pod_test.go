@@ -112,6 +112,7 @@ func newBench(t *testing.T, registry *workload.Registry, name string) *bench {
 			return connect(ctx, to)
 		},
 		IsInner: func(_, _ netip.AddrPort) bool { return false },
+		IsOwn:   func(netip.Addr) bool { return false },
 		Log:     log,
 		Metrics: metrics.New(metrics.Config{}),
 	}

@@ -56,7 +56,11 @@ type Pod struct {
 	// IsInner reports whether a connection that arrived is an inner leg of
 	// ours, steered back to us. required
 	IsInner func(src, dst netip.AddrPort) bool
-	Ports   []uint16 // of ztunnel's own listeners in the pod; default none
+	// IsOwn reports whether the pod's netns holds an address. The registry's word
+	// is not enough to do without a tunnel: the address of a sandbox of before is
+	// somebody else's by now. required
+	IsOwn func(netip.Addr) bool
+	Ports []uint16 // of ztunnel's own listeners in the pod; default none
 
 	Cluster string           // cluster id in metrics and baggage; default "Kubernetes"
 	Drain   time.Duration    // how long connections may go on once Serve's context is done; default 0

@@ -22,7 +22,7 @@ import (
 type pins struct{ root, dir, links, pods string }
 
 func newPins(root string) pins {
-	dir := filepath.Join(root, "v1")
+	dir := filepath.Join(root, "v2")
 	return pins{root, dir, filepath.Join(dir, "links"), filepath.Join(dir, "netns")}
 }
 

@@ -26,9 +26,9 @@ type ForwardGuard struct {
 
 // The filter's place among those that others may have put on a device.
 const (
-	guardName     = "culvert_forward"
-	guardPriority = 1
-	guardHandle   = 1
+	guardName      = "culvert_forward"
+	filterPriority = 1
+	guardHandle    = 1
 )
 
 // Forwards names the devices of a netns by which it may forward to another:
@@ -187,7 +187,7 @@ func addGuards(program *ebpf.Program) (added []string, err error) {
 
 func guardFilter(link int) *netlink.BpfFilter {
 	return &netlink.BpfFilter{FilterAttrs: netlink.FilterAttrs{LinkIndex: link, Parent: netlink.HANDLE_MIN_INGRESS,
-		Priority: guardPriority, Handle: guardHandle, Protocol: unix.ETH_P_ALL}}
+		Priority: filterPriority, Handle: guardHandle, Protocol: unix.ETH_P_ALL}}
 }
 
 // guardOn returns the id of the program that guards a device; 0 if none does.

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -38,42 +39,63 @@ func (l Listeners) Close() error {
 	return errors.Join(problems...)
 }
 
-func (l Listeners) inbound() iter.Seq2[meshListenerKind, *net.TCPListener] {
+func (l Listeners) all() iter.Seq2[meshListenerKind, *net.TCPListener] {
 	return func(yield func(meshListenerKind, *net.TCPListener) bool) {
 		_ = yield(meshListenerKindLISTENER_PLAINTEXT4, l.Inbound4) &&
 			yield(meshListenerKindLISTENER_PLAINTEXT6, l.Inbound6) &&
 			yield(meshListenerKindLISTENER_HBONE4, l.HBONE4) &&
-			yield(meshListenerKindLISTENER_HBONE6, l.HBONE6)
+			yield(meshListenerKindLISTENER_HBONE6, l.HBONE6) &&
+			yield(meshListenerKindLISTENER_OUTBOUND4, l.Outbound4) &&
+			yield(meshListenerKindLISTENER_OUTBOUND6, l.Outbound6)
 	}
 }
 
-// Listen opens the listeners of a pod that has these addresses. The outbound
-// ones listen on the first address of their family, as their connections come
-// there. The others listen on loopback: steering ignores the address.
+// Listen opens the listeners of a pod that has these addresses, which must not
+// be where an app may listen. Steering finds them wherever they are, so they are
+// at stand-ins, on one port: only a listener on all addresses can ask for it. It
+// is HBONE's own, unless the pod declares that it listens there, hands it out, or
+// has it taken: then another is found.
 //
 // Where IPv6 is off on lo, no IPv6 connection can be steered: the pod gets no
 // IPv6 listeners, and its IPv6 connects are refused.
-func (d *Datapath) Listen(ctx context.Context, ns *netns.NS, addrs []netip.Addr) (l Listeners, err error) {
-	free, six, err := portsOf(ns)
+func (d *Datapath) Listen(ctx context.Context, ns *netns.NS, addrs []netip.Addr, declared []uint16) (Listeners, error) {
+	given, six, err := portsOf(ns)
 	if err != nil {
-		return l, err
+		return Listeners{}, err
 	}
-	pod := Sandbox{Addrs: addrs}
-	type listener struct {
-		to **net.TCPListener
-		at netip.Addr
+	has4 := slices.ContainsFunc(addrs, netip.Addr.Is4)
+	has6 := six && slices.ContainsFunc(addrs, netip.Addr.Is6)
+	port := uint16(hbonePort)
+	for try := 0; ; try++ {
+		if (!given.has(port) || try > 0) && !slices.Contains(declared, port) {
+			l, err := d.listenAt(ctx, ns, port, has4, has6)
+			if err == nil || !errors.Is(err, unix.EADDRINUSE) {
+				return l, err
+			}
+		}
+		if try == 100 {
+			return Listeners{}, fmt.Errorf("listen in netns %d: no port is free: %w", ns.Cookie(), unix.EADDRINUSE)
+		}
+		port = given.outside().pick()
 	}
-	var wanted []listener
-	if addr := pod.primary(netip.Addr.Is4); addr.IsValid() {
-		lo := netip.AddrFrom4([4]byte{127, 0, 0, 1})
-		wanted = append(wanted, listener{&l.Outbound4, addr}, listener{&l.Inbound4, lo}, listener{&l.HBONE4, lo})
-	}
-	if addr := pod.primary(netip.Addr.Is6); addr.IsValid() && six {
-		lo := netip.IPv6Loopback()
-		wanted = append(wanted, listener{&l.Outbound6, addr}, listener{&l.Inbound6, lo}, listener{&l.HBONE6, lo})
-	}
-	for _, w := range wanted {
-		if *w.to, err = listen(ctx, ns, w.at, free); err != nil {
+}
+
+// listenAt opens all listeners of the families, or none.
+func (d *Datapath) listenAt(ctx context.Context, ns *netns.NS, port uint16, has4, has6 bool) (l Listeners, err error) {
+	for _, w := range []struct {
+		to     **net.TCPListener
+		family int
+		wanted bool
+		host   byte
+	}{
+		{&l.Outbound4, unix.AF_INET, has4, 1}, {&l.Inbound4, unix.AF_INET, has4, 2}, {&l.HBONE4, unix.AF_INET, has4, 3},
+		{&l.Outbound6, unix.AF_INET6, has6, 1}, {&l.Inbound6, unix.AF_INET6, has6, 2}, {&l.HBONE6, unix.AF_INET6, has6, 3},
+	} {
+		if !w.wanted {
+			continue
+		}
+		at := netip.AddrPortFrom(nth(d.standIn(w.family), w.host), port)
+		if *w.to, err = ns.Listen(ctx, at, freebind(at.Addr())); err != nil {
 			l.Close()
 			return Listeners{}, fmt.Errorf("listen in netns %d: %w", ns.Cookie(), err)
 		}
@@ -81,62 +103,52 @@ func (d *Datapath) Listen(ctx context.Context, ns *netns.NS, addrs []netip.Addr)
 	return l, nil
 }
 
-// listen tries ports at random until one is free.
-func listen(ctx context.Context, ns *netns.NS, at netip.Addr, free ports) (*net.TCPListener, error) {
-	for try := 0; ; try++ {
-		ln, err := ns.Listen(ctx, netip.AddrPortFrom(at, free.pick()), freebind(at))
-		if err == nil || !errors.Is(err, unix.EADDRINUSE) || try == 100 {
-			return ln, err
-		}
-	}
-}
-
-// freebind lets us listen on an IPv6 address that is still tentative, as it
-// is when the CNI plugin hands over a pod.
+// freebind lets us listen on an address that is not local yet.
 func freebind(at netip.Addr) func(fd int) error {
+	level, option := unix.SOL_IP, unix.IP_FREEBIND
+	if at.Is6() {
+		level, option = unix.SOL_IPV6, unix.IPV6_FREEBIND
+	}
 	return func(fd int) error {
-		if at.Is4() {
-			return nil
-		}
-		return os.NewSyscallError("setsockopt(IPV6_FREEBIND)", unix.SetsockoptInt(fd, unix.SOL_IPV6, unix.IPV6_FREEBIND, 1))
+		return os.NewSyscallError("setsockopt(IP_FREEBIND)", unix.SetsockoptInt(fd, level, option, 1))
 	}
 }
 
 // ports are both inclusive.
 type ports struct{ low, high uint16 }
 
+func (p ports) has(port uint16) bool { return p.low <= port && port <= p.high }
+
 func (p ports) pick() uint16 { return p.low + uint16(rand.UintN(uint(p.high-p.low)+1)) }
 
-// portsOf returns ports that no app of the pod is given by the kernel. From
-// that range, an app could get the very port it is steered to while nobody
-// listens, and would be connected to itself.
-func portsOf(ns *netns.NS) (free ports, six bool, err error) {
-	var low, high uint16
+// portsOf returns the ports that apps of the pod are given by the kernel: it
+// could give our own to one while nobody listens there.
+func portsOf(ns *netns.NS) (given ports, six bool, err error) {
 	err = ns.Do(func() error {
 		text, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range")
 		if err != nil {
 			return err
 		}
-		if _, err := fmt.Sscan(string(text), &low, &high); err != nil {
+		if _, err := fmt.Sscan(string(text), &given.low, &given.high); err != nil {
 			return fmt.Errorf("read ip_local_port_range: %w", err)
 		}
 		six = hasIPv6()
 		return nil
 	})
 	if err != nil {
-		return free, false, fmt.Errorf("look into netns %d: %w", ns.Cookie(), err)
+		return given, false, fmt.Errorf("look into netns %d: %w", ns.Cookie(), err)
 	}
-	return outside(low, high), six, nil
+	return given, six, nil
 }
 
-// outside prefers the ports above the usual range. A pod that hands out all
-// of them has to spare some below; one that spares none, we take our chance.
-func outside(low, high uint16) ports {
+// outside prefers the ports above those that are given. A pod that gives all of
+// them has to spare some below; one that spares none, we take our chance.
+func (p ports) outside() ports {
 	switch {
-	case high < 65535-100:
-		return ports{max(high+1, 61000), 65535}
-	case low > 1024+100:
-		return ports{1024, low - 1}
+	case p.high < 65535-100:
+		return ports{max(p.high+1, 61000), 65535}
+	case p.low > 1024+100:
+		return ports{1024, p.low - 1}
 	default:
 		return ports{61000, 65535}
 	}

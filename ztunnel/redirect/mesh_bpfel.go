@@ -34,21 +34,25 @@ const (
 	meshCounterOUTBOUND_REFUSED_FAMILY     meshCounter = 4
 	meshCounterOUTBOUND_REFUSED_LINK_LOCAL meshCounter = 5
 	meshCounterOUTBOUND_REFUSED_STATE      meshCounter = 6
-	meshCounterOUTBOUND_REFUSED_TUPLE      meshCounter = 7
-	meshCounterORIGINAL_DST_LOST           meshCounter = 8
-	meshCounterORIGINAL_DST_TAKEN          meshCounter = 9
-	meshCounterPROBE_EXEMPTED              meshCounter = 10
-	meshCounterPROBE_LOST                  meshCounter = 11
-	meshCounterINBOUND_LOCAL               meshCounter = 12
-	meshCounterINBOUND_PROBE               meshCounter = 13
-	meshCounterINBOUND_INNER               meshCounter = 14
-	meshCounterINBOUND_HBONE               meshCounter = 15
-	meshCounterINBOUND_PLAINTEXT           meshCounter = 16
-	meshCounterINBOUND_REFUSED_ADDRESS     meshCounter = 17
-	meshCounterINBOUND_REFUSED_LISTENER    meshCounter = 18
-	meshCounterFORWARD_GUARDED             meshCounter = 19
-	meshCounterFORWARD_DROPPED             meshCounter = 20
-	meshCounterCOUNTERS                    meshCounter = 21
+	meshCounterOUTBOUND_REFUSED_NOBODY     meshCounter = 7
+	meshCounterOUTBOUND_REFUSED_AGAIN      meshCounter = 8
+	meshCounterOUTBOUND_REFUSED_STAND_IN   meshCounter = 9
+	meshCounterOUTBOUND_REFUSED_LISTENER   meshCounter = 10
+	meshCounterOUTBOUND_REFUSED_TUPLE      meshCounter = 11
+	meshCounterORIGINAL_DST_LOST           meshCounter = 12
+	meshCounterORIGINAL_DST_TAKEN          meshCounter = 13
+	meshCounterPROBE_EXEMPTED              meshCounter = 14
+	meshCounterPROBE_LOST                  meshCounter = 15
+	meshCounterINBOUND_LOCAL               meshCounter = 16
+	meshCounterINBOUND_PROBE               meshCounter = 17
+	meshCounterINBOUND_INNER               meshCounter = 18
+	meshCounterINBOUND_HBONE               meshCounter = 19
+	meshCounterINBOUND_PLAINTEXT           meshCounter = 20
+	meshCounterINBOUND_REFUSED_ADDRESS     meshCounter = 21
+	meshCounterINBOUND_REFUSED_LISTENER    meshCounter = 22
+	meshCounterFORWARD_GUARDED             meshCounter = 23
+	meshCounterFORWARD_DROPPED             meshCounter = 24
+	meshCounterCOUNTERS                    meshCounter = 25
 )
 
 type meshEndpoint struct {
@@ -82,15 +86,17 @@ const (
 	meshListenerKindLISTENER_PLAINTEXT6 meshListenerKind = 1
 	meshListenerKindLISTENER_HBONE4     meshListenerKind = 2
 	meshListenerKindLISTENER_HBONE6     meshListenerKind = 3
+	meshListenerKindLISTENER_OUTBOUND4  meshListenerKind = 4
+	meshListenerKindLISTENER_OUTBOUND6  meshListenerKind = 5
 )
 
 type meshPod struct {
-	_     structs.HostLayout
-	Addr4 meshAddr
-	Addr6 meshAddr
-	Port4 uint16
-	Port6 uint16
-	Pad   uint32
+	_        structs.HostLayout
+	Addr4    meshAddr
+	Addr6    meshAddr
+	Port4    uint16
+	Port6    uint16
+	StandIns uint32
 }
 
 type meshPodAddr struct {
@@ -99,12 +105,38 @@ type meshPodAddr struct {
 	Addr  meshAddr
 }
 
+type meshPodEndpoint struct {
+	_     structs.HostLayout
+	Netns uint64
+	Dst   meshEndpoint
+	Pad   uint32
+}
+
 type meshPodPort struct {
 	_     structs.HostLayout
 	Netns uint64
 	Port  uint16
 	Pad   uint16
 	Pad2  uint32
+}
+
+type meshPrefix struct {
+	_    structs.HostLayout
+	Addr struct {
+		_    structs.HostLayout
+		Word [4]uint32
+	}
+	Host struct {
+		_    structs.HostLayout
+		Word [4]uint32
+	}
+}
+
+type meshPublished struct {
+	_     structs.HostLayout
+	Dst   meshEndpoint
+	Pad   uint32
+	Since uint64
 }
 
 type meshSockKind uint32
@@ -117,6 +149,7 @@ const (
 	meshSockKindSOCK_INNER    meshSockKind = 4
 	meshSockKindSOCK_PROBE    meshSockKind = 5
 	meshSockKindSOCK_PROBING  meshSockKind = 6
+	meshSockKindSOCK_REFUSED  meshSockKind = 7
 )
 
 type meshSockState struct {
@@ -136,11 +169,14 @@ const (
 	meshMapForwardGuard          = "forward_guard"
 	meshMapInner                 = "inner"
 	meshMapListeners             = "listeners"
+	meshMapNobody                = "nobody"
 	meshMapOriginalDst           = "original_dst"
 	meshMapOwnIps                = "own_ips"
 	meshMapPodIps                = "pod_ips"
 	meshMapPods                  = "pods"
 	meshMapProbePorts            = "probe_ports"
+	meshMapRefusedUntil          = "refused_until"
+	meshMapRouted                = "routed"
 	meshMapSockets               = "sockets"
 	meshProgForwardIngress       = "forward_ingress"
 	meshProgInboundLookup        = "inbound_lookup"
@@ -151,6 +187,9 @@ const (
 	meshProgOutboundSockops      = "outbound_sockops"
 	meshVarHostNetns             = "host_netns"
 	meshVarKubeletCgroup         = "kubelet_cgroup"
+	meshVarStandIn4              = "stand_in4"
+	meshVarStandIn6              = "stand_in6"
+	meshVarStandIns              = "stand_ins"
 )
 
 // loadMesh returns the embedded CollectionSpec for mesh.
@@ -215,11 +254,14 @@ type meshMapSpecs struct {
 	ForwardGuard  *ebpf.MapSpec `ebpf:"forward_guard"`
 	Inner         *ebpf.MapSpec `ebpf:"inner"`
 	Listeners     *ebpf.MapSpec `ebpf:"listeners"`
+	Nobody        *ebpf.MapSpec `ebpf:"nobody"`
 	OriginalDst   *ebpf.MapSpec `ebpf:"original_dst"`
 	OwnIps        *ebpf.MapSpec `ebpf:"own_ips"`
 	PodIps        *ebpf.MapSpec `ebpf:"pod_ips"`
 	Pods          *ebpf.MapSpec `ebpf:"pods"`
 	ProbePorts    *ebpf.MapSpec `ebpf:"probe_ports"`
+	RefusedUntil  *ebpf.MapSpec `ebpf:"refused_until"`
+	Routed        *ebpf.MapSpec `ebpf:"routed"`
 	Sockets       *ebpf.MapSpec `ebpf:"sockets"`
 }
 
@@ -229,6 +271,9 @@ type meshMapSpecs struct {
 type meshVariableSpecs struct {
 	HostNetns     *ebpf.VariableSpec `ebpf:"host_netns"`
 	KubeletCgroup *ebpf.VariableSpec `ebpf:"kubelet_cgroup"`
+	StandIn4      *ebpf.VariableSpec `ebpf:"stand_in4"`
+	StandIn6      *ebpf.VariableSpec `ebpf:"stand_in6"`
+	StandIns      *ebpf.VariableSpec `ebpf:"stand_ins"`
 }
 
 // meshObjects contains all objects after they have been loaded into the kernel.
@@ -258,11 +303,14 @@ type meshMaps struct {
 	ForwardGuard  *ebpf.Map `ebpf:"forward_guard"`
 	Inner         *ebpf.Map `ebpf:"inner"`
 	Listeners     *ebpf.Map `ebpf:"listeners"`
+	Nobody        *ebpf.Map `ebpf:"nobody"`
 	OriginalDst   *ebpf.Map `ebpf:"original_dst"`
 	OwnIps        *ebpf.Map `ebpf:"own_ips"`
 	PodIps        *ebpf.Map `ebpf:"pod_ips"`
 	Pods          *ebpf.Map `ebpf:"pods"`
 	ProbePorts    *ebpf.Map `ebpf:"probe_ports"`
+	RefusedUntil  *ebpf.Map `ebpf:"refused_until"`
+	Routed        *ebpf.Map `ebpf:"routed"`
 	Sockets       *ebpf.Map `ebpf:"sockets"`
 }
 
@@ -275,11 +323,14 @@ func (m *meshMaps) Close() error {
 		m.ForwardGuard,
 		m.Inner,
 		m.Listeners,
+		m.Nobody,
 		m.OriginalDst,
 		m.OwnIps,
 		m.PodIps,
 		m.Pods,
 		m.ProbePorts,
+		m.RefusedUntil,
+		m.Routed,
 		m.Sockets,
 	)
 }
@@ -290,6 +341,9 @@ func (m *meshMaps) Close() error {
 type meshVariables struct {
 	HostNetns     *ebpf.Variable `ebpf:"host_netns"`
 	KubeletCgroup *ebpf.Variable `ebpf:"kubelet_cgroup"`
+	StandIn4      *ebpf.Variable `ebpf:"stand_in4"`
+	StandIn6      *ebpf.Variable `ebpf:"stand_in6"`
+	StandIns      *ebpf.Variable `ebpf:"stand_ins"`
 }
 
 // meshPrograms contains all programs after they have been loaded into the kernel.

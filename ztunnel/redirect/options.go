@@ -32,11 +32,16 @@ type Options struct {
 	HostNetns netns.Cookie
 	// ExcludeCIDRs are destinations that pods reach without ztunnel; default none.
 	ExcludeCIDRs []netip.Prefix
+	// StandIns are prefixes of addresses that nobody has, one of each family, in
+	// which each destination of a pod gets an address inside the pod; default
+	// 240.0.0.0/8 and 100:0:0:1::/64.
+	StandIns []netip.Prefix
 	// ExcludePorts are destination ports likewise; default none.
 	ExcludePorts []uint16
 }
 
-func (o *Options) validate() error {
+// validate returns the prefixes of stand-ins.
+func (o *Options) validate() ([]netip.Prefix, error) {
 	var problems []error
 	if o.BPFFS == "" {
 		problems = append(problems, errors.New("BPFFS is required"))
@@ -53,10 +58,12 @@ func (o *Options) validate() error {
 			problems = append(problems, fmt.Errorf("ExcludeCIDRs: invalid prefix %v", p))
 		}
 	}
+	standIns, err := StandIns(o.StandIns)
+	problems = append(problems, err, DisjointStandIns(standIns, o.ExcludeCIDRs, "excluded destinations"))
 	if _, err := o.kubelet(); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		problems = append(problems, err)
 	}
-	return errors.Join(problems...)
+	return standIns, errors.Join(problems...)
 }
 
 // onBPFFS asks the nearest directory that exists, as ours is yet to be made.

@@ -351,23 +351,28 @@ func TestLinkLocalDestinationsAreRefused(t *testing.T) {
 	})
 }
 
-func TestDirectConnectionToTheOutboundListenerHasNoOriginalDestination(t *testing.T) {
+func TestNobodyReachesZtunnelsListenersByTheirAddresses(t *testing.T) {
 	w := newWorld(t)
 	p := w.enrolled()
-	ln := p.s.Listeners.Outbound4
-	conn, err := p.ns.Dial(t.Context(), ln.Addr().(*net.TCPAddr).AddrPort(), nil)
-	if err != nil {
-		t.Fatal(err)
+	p.serveAll()
+	for _, ln := range p.s.Listeners.all() {
+		at := ln.Addr().(*net.TCPAddr).AddrPort()
+		// The app's connection is steered, as to anywhere; ztunnel's is refused.
+		wantServer(t, p.ns, at, "outbound")
+		if _, err := w.d.DialOut(p.ns)(t.Context(), netip.Addr{}, at); !errors.Is(err, unix.ECONNREFUSED) {
+			t.Errorf("ztunnel dials its own listener %v: %v, want ECONNREFUSED", at, err)
+		}
+		for _, own := range []netip.Addr{p.addr(at.Addr().Is6()), loopbackOf(at.Addr())} {
+			wantRefused(t, p.ns, netip.AddrPortFrom(own, at.Port()), nil)
+		}
 	}
-	defer conn.Close()
-	accepted, err := ln.AcceptTCP()
-	if err != nil {
-		t.Fatal(err)
+}
+
+func loopbackOf(family netip.Addr) netip.Addr {
+	if family.Is6() {
+		return netip.IPv6Loopback()
 	}
-	defer accepted.Close()
-	if dst, err := w.d.OriginalDst(accepted); !errors.Is(err, ErrNoOriginalDst) {
-		t.Errorf("original destination %v, %v", dst, err)
-	}
+	return netip.MustParseAddr("127.0.0.1")
 }
 
 func TestFullPodMapRefusesEnrollment(t *testing.T) {
@@ -380,11 +385,14 @@ func TestFullPodMapRefusesEnrollment(t *testing.T) {
 	}
 	p := w.pod()
 	addrs := []netip.Addr{p.v4, p.v6}
-	lns, err := w.d.Listen(t.Context(), p.ns, addrs)
+	lns, err := w.d.Listen(t.Context(), p.ns, addrs, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer lns.Close()
+	if err := w.d.Route(p.ns, addrs); err != nil {
+		t.Fatal(err)
+	}
 	err = w.d.SteerOutbound(Sandbox{NS: p.ns, Addrs: addrs, Listeners: lns})
 	if !errors.Is(err, unix.E2BIG) {
 		t.Errorf("SteerOutbound: %v, want E2BIG", err)

@@ -17,7 +17,3 @@ func rawConnect(fd int, sa []byte) error {
 	}
 	return nil
 }
-
-func writeSysctl(name, value string) error {
-	return os.WriteFile("/proc/sys/"+name, []byte(value), 0)
-}

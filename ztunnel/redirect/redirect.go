@@ -13,13 +13,16 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
+	"golang.org/x/sys/unix"
 
 	"github.com/culvert-mesh/culvert/ztunnel/netns"
 )
@@ -36,12 +39,16 @@ type Datapath struct {
 	lock     *Lock // of opts.BPFFS
 	pins     pins
 	mesh     meshObjects
-	counters []string // names, by index
+	standIns []netip.Prefix // IPv4, IPv6
+	counters []string       // names, by index
 
 	legs legs
 
+	routing sync.Mutex // held while a netns is changed
+
 	mu        sync.Mutex
 	anchors   []*anchor // the cgroup programs
+	swept     time.Time // when destinations were that nobody took
 	pods      map[netns.Cookie]*pod
 	guarded   map[netns.Cookie][]string // devices of pods that forward
 	kubelet   uint64                    // the cgroup that the programs know as kubelet's, or 0
@@ -53,7 +60,8 @@ type Datapath struct {
 // whose programs are replaced in one step. Before it changes anything, it
 // takes the Lock of opts.BPFFS, until Close.
 func Load(opts Options) (*Datapath, error) {
-	if err := opts.validate(); err != nil {
+	standIns, err := opts.validate()
+	if err != nil {
 		return nil, fmt.Errorf("redirect options: %w", err)
 	}
 	if err := probe(); err != nil {
@@ -63,8 +71,9 @@ func Load(opts Options) (*Datapath, error) {
 	if err != nil {
 		return nil, fmt.Errorf("pins: %w", err)
 	}
-	d := &Datapath{opts: opts, lock: lock, pins: newPins(opts.BPFFS), pods: make(map[netns.Cookie]*pod), guarded: make(map[netns.Cookie][]string)}
-	for _, step := range []func() error{d.pins.make, d.load, d.setExclusions, d.followKubelet, d.attach, d.adopt} {
+	d := &Datapath{opts: opts, lock: lock, pins: newPins(opts.BPFFS), standIns: standIns,
+		pods: make(map[netns.Cookie]*pod), guarded: make(map[netns.Cookie][]string)}
+	for _, step := range []func() error{d.pins.make, d.load, d.setExclusions, d.forgetNobody, d.followKubelet, d.attach, d.adopt} {
 		if err := step(); err != nil {
 			d.Close()
 			return nil, err
@@ -81,7 +90,12 @@ func (d *Datapath) load() error {
 	if d.counters, err = enumerators(spec, "counter"); err != nil {
 		return err
 	}
-	if err := spec.Variables[meshVarHostNetns].Set(uint64(d.opts.HostNetns)); err != nil {
+	if err := errors.Join(
+		spec.Variables[meshVarHostNetns].Set(uint64(d.opts.HostNetns)),
+		spec.Variables[meshVarStandIn4].Set(wirePrefix(d.standIn(unix.AF_INET))),
+		spec.Variables[meshVarStandIn6].Set(wirePrefix(d.standIn(unix.AF_INET6))),
+		spec.Variables[meshVarStandIns].Set(standInID(d.standIns)),
+	); err != nil {
 		return fmt.Errorf("configure programs: %v", err)
 	}
 	opts := &ebpf.CollectionOptions{Maps: ebpf.MapOptions{PinPath: d.pins.dir}}

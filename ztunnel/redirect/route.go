@@ -5,11 +5,9 @@ package redirect
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
-	"os"
-	"path/filepath"
-	"strings"
+	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -24,25 +22,54 @@ const (
 	// innerMark is on the packets of ztunnel's legs to the app, in both
 	// directions: nothing but the way back to ztunnel depends on it.
 	innerMark = 0x0c01ef7
-	// routeTable and rulePriority (before main, which has 32766) are the
+	// innerTable and innerPriority (before main, which has 32766) are the
 	// pod's own: they are in no one's way.
-	routeTable   = hbonePort
-	rulePriority = 32764
+	innerTable    = hbonePort
+	innerPriority = 32764
+	// guardPriority is right after the table local, which has 0: whatever
+	// rules a pod has, what is addressed to a stand-in takes none of them.
+	guardPriority = 1
+	// ourProtocol marks the routes and rules that are ours.
+	ourProtocol = 208
 )
 
-// Route makes the answers to ztunnel's legs to the app come back to ztunnel,
-// although they are addressed to the client that ztunnel poses as. It comes
-// before SteerInbound: without fwmark_reflect, a refused port would look like
-// a timeout.
-func (d *Datapath) Route(ns *netns.NS) error {
+// Route prepares a netns that has these addresses. It makes the answers to
+// ztunnel's legs to the app come back to ztunnel, although they are addressed to
+// the client that ztunnel poses as; and it makes stand-ins local, with the pod's
+// address as source. It comes before SteerInbound: without fwmark_reflect, a
+// refused port would look like a timeout.
+//
+// It changes what is not as it should be and nothing else: call it again when
+// addresses or devices of the netns have changed.
+func (d *Datapath) Route(ns *netns.NS, addrs []netip.Addr) error {
+	d.routing.Lock()
+	defer d.routing.Unlock()
 	err := ns.Do(func() error {
 		if err := refuseAcceptLocal(); err != nil {
 			return err
 		}
-		if err := setSysctls(); err != nil {
+		v, err := look()
+		if err != nil {
 			return err
 		}
-		return eachFamily(addRoute)
+		if !slices.ContainsFunc(v.routes, d.isStandInRoute) {
+			if err := d.refuseOverlap(v); err != nil {
+				return err
+			}
+		}
+		needs, err := d.needs(ns.Cookie(), v, addrs)
+		if err != nil {
+			return err
+		}
+		for _, n := range needs {
+			if n.met {
+				continue
+			}
+			if err := n.meet(); err != nil {
+				return fmt.Errorf("%s: %w", n.name, err)
+			}
+		}
+		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("route in netns %d: %w", ns.Cookie(), err)
@@ -50,120 +77,372 @@ func (d *Datapath) Route(ns *netns.NS) error {
 	return nil
 }
 
-// Unroute undoes Route, but for the sysctls. Connections that ztunnel carries
-// to the app end by it, so it comes after they did.
+// CheckRoute returns what Route would change, by name.
+func (d *Datapath) CheckRoute(ns *netns.NS, addrs []netip.Addr) (missing []string, err error) {
+	err = ns.Do(func() error {
+		v, err := look()
+		if err != nil {
+			return err
+		}
+		needs, err := d.needs(ns.Cookie(), v, addrs)
+		for _, n := range needs {
+			if !n.met {
+				missing = append(missing, n.name)
+			}
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("routes of netns %d: %w", ns.Cookie(), err)
+	}
+	return missing, nil
+}
+
+// ErrInUse says that a netns has connections that were steered and are open.
+var ErrInUse = errors.New("connections to stand-ins are open")
+
+// Unroute undoes Route: rules, routes, and the sysctls that it found unset.
+// Connections that ztunnel carries for the pod end by it, so it comes after they
+// did and after UnsteerOutbound. A netns that is not routed is no error.
+//
+// As long as an app holds a socket that is connected to a stand-in, even if
+// ztunnel's end is closed, what keeps its packets inside the pod stays, and
+// Unroute returns ErrInUse. To the app that does no harm.
 func (d *Datapath) Unroute(ns *netns.NS) error {
-	err := ns.Do(func() error { return eachFamily(removeRoute) })
+	d.routing.Lock()
+	defer d.routing.Unlock()
+	if _, outbound := d.Steered(ns.Cookie()); outbound {
+		return fmt.Errorf("unroute in netns %d: its outbound connections are steered", ns.Cookie())
+	}
+	err := ns.Do(func() error {
+		v, err := look()
+		if err != nil {
+			return err
+		}
+		inUse, err := d.holdsStandIns()
+		if err != nil {
+			return err
+		}
+		keep := func(dst *net.IPNet) bool {
+			p, ok := prefixOf(dst)
+			return inUse && ok && slices.Contains(d.standIns, p)
+		}
+		problems := []error{d.restoreSysctls(ns.Cookie())}
+		for _, route := range v.routes {
+			if isOurRoute(route) && !keep(route.Dst) {
+				problems = append(problems, ignoring(netlink.RouteDel(&route), unix.ESRCH, unix.ENOENT, unix.ENODEV))
+			}
+		}
+		for _, rule := range v.rules {
+			if isOurRule(rule) && !keep(rule.Dst) {
+				problems = append(problems, ignoring(netlink.RuleDel(&rule), unix.ENOENT))
+			}
+		}
+		if err := errors.Join(problems...); err != nil || !inUse {
+			return err
+		}
+		return ErrInUse
+	})
 	if err != nil {
 		return fmt.Errorf("unroute in netns %d: %w", ns.Cookie(), err)
 	}
 	return nil
 }
 
-// refuseAcceptLocal checks what inbound steering relies on: that no packet
-// from the wire claims to come from the pod itself.
-func refuseAcceptLocal() error {
-	paths, err := filepath.Glob("/proc/sys/net/ipv4/conf/*/accept_local")
+func ignoring(err error, harmless ...error) error {
+	for _, h := range harmless {
+		if errors.Is(err, h) {
+			return nil
+		}
+	}
+	return err
+}
+
+// need is one thing that steering wants of a netns.
+type need struct {
+	name string
+	met  bool
+	meet func() error
+}
+
+// view is what a netns has, of the families that it has.
+type view struct {
+	families []int
+	links    []netlink.Link
+	addrs    []netlink.Addr
+	routes   []netlink.Route
+	rules    []netlink.Rule
+}
+
+func look() (v view, err error) {
+	v.families = []int{unix.AF_INET}
+	if hasIPv6() {
+		v.families = append(v.families, unix.AF_INET6)
+	}
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE) // one socket for all that is asked
 	if err != nil {
-		return err
+		return v, err
 	}
-	for _, path := range paths {
-		text, err := os.ReadFile(path)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) { // a device may go
-			return err
-		}
-		if err == nil && strings.TrimSpace(string(text)) != "0" {
-			return fmt.Errorf("%s is set: packets could arrive under the pod's own address; set it to 0", strings.TrimPrefix(path, "/proc/sys/"))
-		}
+	defer h.Close()
+	if v.links, err = h.LinkList(); err != nil {
+		return v, fmt.Errorf("list devices: %w", err)
 	}
-	return nil
+	if v.addrs, err = h.AddrList(nil, unix.AF_UNSPEC); err != nil {
+		return v, fmt.Errorf("list addresses: %w", err)
+	}
+	for _, family := range v.families {
+		routes, err := h.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+		if err != nil {
+			return v, fmt.Errorf("list routes: %w", err)
+		}
+		rules, err := h.RuleList(family)
+		if err != nil {
+			return v, fmt.Errorf("list rules: %w", err)
+		}
+		v.routes, v.rules = append(v.routes, routes...), append(v.rules, rules...)
+	}
+	return v, nil
 }
 
-func setSysctls() error {
-	for _, s := range []struct {
-		path     string
-		optional bool
-	}{
-		{"net/ipv4/tcp_fwmark_accept", false}, // the app's socket answers with our mark
-		{"net/ipv4/fwmark_reflect", false},    // and so does a port without one
-		{"net/ipv6/fwmark_reflect", !hasIPv6()},
-		{"net/ipv4/tcp_migrate_req", true}, // since Linux 5.14
-	} {
-		err := os.WriteFile("/proc/sys/"+s.path, []byte("1"), 0)
-		if err != nil && (!s.optional || !errors.Is(err, fs.ErrNotExist)) {
-			return fmt.Errorf("set %s: %w", s.path, err)
+// needs lists what a netns must have, in the order in which it is made: what
+// keeps a stand-in inside the pod comes before what makes it reachable.
+func (d *Datapath) needs(cookie netns.Cookie, v view, addrs []netip.Addr) ([]need, error) {
+	needs, err := d.sysctlNeeds(cookie)
+	if err != nil {
+		return nil, err
+	}
+	var wanted []netlink.Route
+	route := func(name string, r netlink.Route) {
+		wanted = append(wanted, r)
+		needs = append(needs, need{name, slices.ContainsFunc(v.routes, func(have netlink.Route) bool { return v.sameRoute(have, r) }), func() error { return addRoute(r) }})
+	}
+	rule := func(name string, r *netlink.Rule) {
+		needs = append(needs, need{name, slices.ContainsFunc(v.rules, func(have netlink.Rule) bool { return sameRule(have, *r) }), func() error {
+			return ignoring(netlink.RuleAdd(r), unix.EEXIST)
+		}})
+	}
+	for _, family := range v.families {
+		ip := familyName(family)
+		route(ip+" route of inner legs", innerRoute(v, family))
+		rule(ip+" rule of inner legs", innerRule(family))
+		src := v.source(addrs, family, 0)
+		if !src.IsValid() {
+			continue
+		}
+		rule(ip+" guard rule of stand-ins", d.guardRule(family))
+		route(ip+" barrier of stand-ins", d.barrier(family))
+		for _, l := range v.links {
+			if r, ok := d.standInRoute(v, family, l.Attrs(), addrs); ok {
+				route(ip+" route of stand-ins by "+l.Attrs().Name, r)
+			}
 		}
 	}
-	return nil
+	for _, have := range v.routes {
+		if have.Protocol == ourProtocol && !slices.ContainsFunc(wanted, func(r netlink.Route) bool { return sameKey(have, r) }) {
+			needs = append(needs, need{"removal of the route to " + have.Dst.String(), false, func() error {
+				return ignoring(netlink.RouteDel(&have), unix.ESRCH, unix.ENOENT)
+			}})
+		}
+	}
+	return needs, nil
 }
 
-func eachFamily(f func(family int) error) error {
-	if err := f(unix.AF_INET); err != nil {
-		return fmt.Errorf("IPv4: %w", err)
+func familyName(family int) string {
+	if family == unix.AF_INET6 {
+		return "IPv6"
 	}
-	if !hasIPv6() {
-		return nil
+	return "IPv4"
+}
+
+// source returns the first of addrs that the netns has: on a device, if it has
+// one there, or on any. If it has none of them, the address is invalid.
+func (v view) source(addrs []netip.Addr, family, device int) (found netip.Addr) {
+	for _, addr := range addrs {
+		if addr.Is6() != (family == unix.AF_INET6) {
+			continue
+		}
+		for _, have := range v.addrs {
+			if ip, _ := netip.AddrFromSlice(have.IP); ip.Unmap() != addr {
+				continue
+			}
+			if have.LinkIndex == device {
+				return addr
+			}
+			if !found.IsValid() {
+				found = addr
+			}
+		}
 	}
-	if err := f(unix.AF_INET6); err != nil {
-		return fmt.Errorf("IPv6: %w", err)
+	return found
+}
+
+// isTentative reports whether an IPv6 address cannot be a route's source yet.
+func (v view) isTentative(addr net.IP) bool {
+	for _, have := range v.addrs {
+		if have.IP.Equal(addr) {
+			return have.Flags&unix.IFA_F_TENTATIVE != 0
+		}
 	}
-	return nil
+	return true
 }
 
 func innerRule(family int) *netlink.Rule {
 	rule := netlink.NewRule()
 	rule.Family = family
 	rule.Mark = innerMark
-	rule.Table = routeTable
-	rule.Priority = rulePriority
+	rule.Table = innerTable
+	rule.Priority = innerPriority
+	rule.Protocol = ourProtocol
 	return rule
 }
 
 // innerRoute makes every destination local.
-func innerRoute(family int) (*netlink.Route, error) {
-	lo, err := netlink.LinkByName("lo")
-	if err != nil {
-		return nil, err
-	}
-	all := &net.IPNet{IP: net.IPv4zero.To4(), Mask: net.CIDRMask(0, 32)}
+func innerRoute(v view, family int) netlink.Route {
+	all := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
 	if family == unix.AF_INET6 {
-		all = &net.IPNet{IP: net.IPv6zero, Mask: net.CIDRMask(0, 128)}
+		all = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
 	}
-	return &netlink.Route{
-		LinkIndex: lo.Attrs().Index,
-		Dst:       all,
-		Table:     routeTable,
+	return netlink.Route{
+		LinkIndex: v.loopback(),
+		Dst:       ipNet(all),
+		Table:     innerTable,
 		Type:      unix.RTN_LOCAL,
 		Scope:     netlink.SCOPE_HOST,
 		Family:    family,
-	}, nil
+		Priority:  defaultMetric(family),
+		Protocol:  ourProtocol,
+	}
 }
 
-func addRoute(family int) error {
-	route, err := innerRoute(family)
-	if err != nil {
-		return err
+// defaultMetric is what the kernel makes of a route's metric of 0.
+func defaultMetric(family int) int {
+	if family == unix.AF_INET6 {
+		return 1024
 	}
-	if err := netlink.RouteReplace(route); err != nil {
-		return fmt.Errorf("add local route: %w", err)
+	return 0
+}
+
+func (v view) loopback() int {
+	for _, l := range v.links {
+		if l.Attrs().Flags&net.FlagLoopback != 0 {
+			return l.Attrs().Index
+		}
 	}
-	if err := netlink.RuleAdd(innerRule(family)); err != nil && !errors.Is(err, unix.EEXIST) {
-		return fmt.Errorf("add rule: %w", err)
+	return 1 // the kernel's, in each netns
+}
+
+// guardRule refuses what is addressed to a stand-in when no route makes it
+// local: connections that are open would else go on in plaintext, to the wire.
+func (d *Datapath) guardRule(family int) *netlink.Rule {
+	rule := netlink.NewRule()
+	rule.Family = family
+	rule.Dst = ipNet(d.standIn(family))
+	rule.Type = unix.RTN_UNREACHABLE
+	rule.Priority = guardPriority
+	rule.Protocol = ourProtocol
+	return rule
+}
+
+// barrier does so when the rule is gone, too.
+func (d *Datapath) barrier(family int) netlink.Route {
+	return netlink.Route{
+		Dst:      ipNet(d.standIn(family)),
+		Table:    unix.RT_TABLE_MAIN,
+		Type:     unix.RTN_UNREACHABLE,
+		Family:   family,
+		Priority: defaultMetric(family),
+		Protocol: ourProtocol,
+	}
+}
+
+// standInRoute makes stand-ins local. There is one for each device: a socket
+// that is bound to a device finds no other. Ports of a bridge have no sockets.
+func (d *Datapath) standInRoute(v view, family int, link *netlink.LinkAttrs, addrs []netip.Addr) (netlink.Route, bool) {
+	if link.Flags&net.FlagUp == 0 || link.MasterIndex != 0 {
+		return netlink.Route{}, false
+	}
+	metric := 1024 + link.Index
+	if link.Flags&net.FlagLoopback != 0 {
+		metric = 1 // before the others
+	}
+	return netlink.Route{
+		LinkIndex: link.Index,
+		Dst:       ipNet(d.standIn(family)),
+		Src:       v.source(addrs, family, link.Index).AsSlice(),
+		Table:     unix.RT_TABLE_LOCAL,
+		Type:      unix.RTN_LOCAL,
+		Scope:     netlink.SCOPE_HOST,
+		Family:    family,
+		Priority:  metric,
+		Protocol:  ourProtocol,
+	}, true
+}
+
+// addRoute leaves the choice of a source to the kernel while the address is
+// tentative. When it is not any more, Verify or the next Route sets it.
+func addRoute(r netlink.Route) error {
+	err := netlink.RouteReplace(&r)
+	if r.Family == unix.AF_INET6 && r.Src != nil && errors.Is(err, unix.EINVAL) {
+		r.Src = nil
+		err = netlink.RouteReplace(&r)
+	}
+	return err
+}
+
+func sameKey(a, b netlink.Route) bool {
+	return a.Family == b.Family && a.Table == b.Table && a.Priority == b.Priority && a.Type == b.Type && a.Dst.String() == b.Dst.String() &&
+		(a.LinkIndex == b.LinkIndex || a.Type == unix.RTN_UNREACHABLE)
+}
+
+func (v view) sameRoute(have, want netlink.Route) bool {
+	return sameKey(have, want) && (have.Src.Equal(want.Src) || have.Src == nil && want.Family == unix.AF_INET6 && v.isTentative(want.Src))
+}
+
+func sameRule(have, want netlink.Rule) bool {
+	sameDst := have.Dst == nil && want.Dst == nil || have.Dst != nil && want.Dst != nil && have.Dst.String() == want.Dst.String()
+	return have.Family == want.Family && have.Priority == want.Priority && have.Mark == want.Mark && have.Table == max(want.Table, 0) && sameDst
+}
+
+// isOurRule knows those of older versions by their shape.
+func isOurRule(r netlink.Rule) bool {
+	return r.Protocol == ourProtocol || r.Priority == innerPriority && r.Mark == innerMark && r.Table == innerTable
+}
+
+func isOurRoute(r netlink.Route) bool { return r.Protocol == ourProtocol || r.Table == innerTable }
+
+func (d *Datapath) isStandInRoute(r netlink.Route) bool {
+	return r.Protocol == ourProtocol && r.Dst.String() == d.standIn(r.Family).String()
+}
+
+// refuseOverlap refuses a pod that has something among the stand-ins, which it
+// could not reach any more.
+func (d *Datapath) refuseOverlap(v view) error {
+	for _, addr := range v.addrs {
+		if ip, _ := netip.AddrFromSlice(addr.IP); slices.ContainsFunc(d.standIns, func(p netip.Prefix) bool { return p.Contains(ip.Unmap()) }) {
+			return fmt.Errorf("the address %v of the pod is among the stand-ins %v: choose others", ip.Unmap(), d.standIns)
+		}
+	}
+	for _, r := range v.routes {
+		dst, ok := prefixOf(r.Dst)
+		if !ok || isOurRoute(r) || leadsNowhere(r) || dst.Bits() <= 1 { // halves of everything stand for a default route
+			continue
+		}
+		if slices.ContainsFunc(d.standIns, dst.Overlaps) {
+			return fmt.Errorf("the route to %v of the pod overlaps the stand-ins %v: choose others", dst, d.standIns)
+		}
 	}
 	return nil
 }
 
-func removeRoute(family int) error {
-	if err := netlink.RuleDel(innerRule(family)); err != nil && !errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("remove rule: %w", err)
+func leadsNowhere(r netlink.Route) bool {
+	return r.Type == unix.RTN_UNREACHABLE || r.Type == unix.RTN_BLACKHOLE || r.Type == unix.RTN_PROHIBIT
+}
+
+func prefixOf(n *net.IPNet) (netip.Prefix, bool) {
+	if n == nil {
+		return netip.Prefix{}, false
 	}
-	route, err := innerRoute(family)
-	if err != nil {
-		return err
-	}
-	// Without the route: ESRCH; without the table, IPv6 says ENOENT.
-	if err := netlink.RouteDel(route); err != nil && !errors.Is(err, unix.ESRCH) && !errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("remove local route: %w", err)
-	}
-	return nil
+	addr, ok := netip.AddrFromSlice(n.IP)
+	ones, _ := n.Mask.Size()
+	return netip.PrefixFrom(addr.Unmap(), ones), ok
 }

@@ -3,6 +3,7 @@
 package redirect
 
 import (
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -15,12 +16,12 @@ func TestRouteIsIdempotentAndUnrouteLeavesNoRule(t *testing.T) {
 	p := w.pod()
 	before := rules(w, p)
 	for range 2 {
-		if err := w.d.Route(p.ns); err != nil {
+		if err := w.d.Route(p.ns, []netip.Addr{p.v4, p.v6}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if got := rules(w, p); got != before+2 {
-		t.Errorf("%d rules, want %d", got, before+2)
+	if got := rules(w, p); got != before+4 {
+		t.Errorf("%d rules, want %d", got, before+4)
 	}
 	for range 2 {
 		if err := w.d.Unroute(p.ns); err != nil {
@@ -51,7 +52,7 @@ func TestPodThatAcceptsItsOwnAddressesFromTheWireIsRefused(t *testing.T) {
 	w := newWorld(t)
 	p := w.pod()
 	w.in(p.ns, func() error { return writeSysctl("net/ipv4/conf/eth0/accept_local", "1") })
-	if err := w.d.Route(p.ns); err == nil || !strings.Contains(err.Error(), "net/ipv4/conf/eth0/accept_local is set") {
+	if err := w.d.Route(p.ns, []netip.Addr{p.v4, p.v6}); err == nil || !strings.Contains(err.Error(), "net/ipv4/conf/eth0/accept_local is set") {
 		t.Errorf("Route: %v", err)
 	}
 }
@@ -67,7 +68,7 @@ func TestListenersAvoidThePortsThatThePodHandsOut(t *testing.T) {
 		{32768, 65535, ports{1024, 32767}},
 		{1024, 65535, ports{61000, 65535}},
 	} {
-		if got := outside(tc.low, tc.high); got != tc.want {
+		if got := (ports{tc.low, tc.high}).outside(); got != tc.want {
 			t.Errorf("outside(%d, %d) = %v, want %v", tc.low, tc.high, got, tc.want)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -44,6 +45,14 @@ func (d *Datapath) Steered(cookie netns.Cookie) (inbound, outbound bool) {
 	var entry meshPod
 	_, err := os.Stat(d.pins.pod(cookie))
 	return err == nil, d.mesh.Pods.Lookup(uint64(cookie), &entry) == nil
+}
+
+// IsOwn reports whether an address is one of an enrolled pod's own, to which it
+// connects unsteered.
+func (d *Datapath) IsOwn(cookie netns.Cookie, addr netip.Addr) bool {
+	key := meshPodAddr{Netns: uint64(cookie), Addr: wireAddr(addr)}
+	var one uint8
+	return lookup(d.mesh.OwnIps, &key, &one) == nil
 }
 
 // SteerInbound hands connections that arrive in the sandbox to its listeners.
@@ -148,7 +157,7 @@ func (d *Datapath) podOf(s Sandbox) *pod {
 
 func (d *Datapath) fillInbound(s Sandbox) error {
 	cookie := uint64(s.NS.Cookie())
-	for kind, ln := range s.Listeners.inbound() {
+	for kind, ln := range s.Listeners.all() {
 		key := meshListenerKey{Netns: cookie, Kind: kind}
 		if ln == nil {
 			if err := del(d.mesh.Listeners, key); err != nil {
@@ -167,7 +176,10 @@ func (d *Datapath) fillInbound(s Sandbox) error {
 			return fmt.Errorf("add address %v: %w", addr, err)
 		}
 	}
-	return d.fillProbePorts(s)
+	err := sweep(d.mesh.PodIps, func(addr meshAddr, owner *uint64) bool {
+		return *owner == cookie && !slices.Contains(s.Addrs, goAddr(addr))
+	})
+	return errors.Join(err, d.fillProbePorts(s))
 }
 
 func (d *Datapath) fillProbePorts(s Sandbox) error {
@@ -186,23 +198,36 @@ func (d *Datapath) fillProbePorts(s Sandbox) error {
 	})
 }
 
+// fillOutbound has the kernel's word for it that stand-ins are local before it
+// sends a connection to one.
 func (d *Datapath) fillOutbound(s Sandbox) error {
 	cookie := uint64(s.NS.Cookie())
+	missing, err := d.CheckRoute(s.NS, s.Addrs)
+	if err != nil {
+		return err
+	}
+	if len(missing) > 0 {
+		return fmt.Errorf("not routed: no %s", strings.Join(missing, ", no "))
+	}
+	own := make(map[meshPodAddr]bool)
 	for _, addr := range s.Addrs {
 		key := meshPodAddr{Netns: cookie, Addr: wireAddr(addr)}
+		own[key] = true
 		if err := d.mesh.OwnIps.Put(key, uint8(1)); err != nil {
 			return fmt.Errorf("add own address %v: %w", addr, err)
 		}
 	}
-	if err := d.mesh.Pods.Put(cookie, s.entry()); err != nil {
+	if err := d.mesh.Pods.Put(cookie, d.entry(s)); err != nil {
 		return fmt.Errorf("add pod: %w", err)
 	}
-	return nil
+	// What another pod has by now must not be reached unsteered.
+	return sweep(d.mesh.OwnIps, func(key meshPodAddr, _ *uint8) bool { return key.Netns == cookie && !own[key] })
 }
 
-// entry points at the outbound listeners, which listen on the primary
-// addresses. A family without one is refused.
-func (s Sandbox) entry() (e meshPod) {
+// entry says where connections go: to the port of the outbound listeners. A
+// family without one is refused.
+func (d *Datapath) entry(s Sandbox) (e meshPod) {
+	e.StandIns = standInID(d.standIns)
 	if ln := s.Listeners.Outbound4; ln != nil {
 		at := ln.Addr().(*net.TCPAddr).AddrPort()
 		e.Addr4, e.Port4 = wireAddr(s.primary(netip.Addr.Is4)), wirePort(at.Port())
@@ -256,6 +281,8 @@ func (d *Datapath) forgetOutbound(gone func(netns.Cookie) bool) error {
 	return errors.Join(
 		sweep(d.mesh.Pods, func(cookie uint64, _ *meshPod) bool { return gone(netns.Cookie(cookie)) }),
 		sweep(d.mesh.OwnIps, func(key meshPodAddr, _ *uint8) bool { return gone(netns.Cookie(key.Netns)) }),
+		sweep(d.mesh.RefusedUntil, func(key meshPodEndpoint, _ *uint64) bool { return gone(netns.Cookie(key.Netns)) }),
+		sweep(d.mesh.OriginalDst, func(key meshFlow, _ *meshPublished) bool { return gone(netns.Cookie(key.Netns)) }),
 	)
 }
 
@@ -279,6 +306,7 @@ func (d *Datapath) Reconcile(live []netns.Cookie) error {
 			problems = append(problems, a.remove())
 		}
 	}
+	problems = append(problems, sweep(d.mesh.Routed, func(cookie uint64, _ *uint32) bool { return gone(netns.Cookie(cookie)) }))
 	return errors.Join(append(problems, d.forgetInbound(gone))...)
 }
 

@@ -83,10 +83,10 @@ func (t *selfTest) enroll(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if t.listeners, err = t.d.Listen(ctx, t.ns, t.addrs); err != nil {
+	if t.listeners, err = t.d.Listen(ctx, t.ns, t.addrs, nil); err != nil {
 		return err
 	}
-	if err := t.d.Route(t.ns); err != nil {
+	if err := t.d.Route(t.ns, t.addrs); err != nil {
 		return err
 	}
 	s := Sandbox{NS: t.ns, Addrs: t.addrs, Listeners: t.listeners}

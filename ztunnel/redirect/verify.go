@@ -8,6 +8,9 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
+	"reflect"
+	"strings"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -27,6 +30,9 @@ func (d *Datapath) Verify(ctx context.Context) (repaired []string, err error) {
 		return nil, fmt.Errorf("pins: %w", err) // what is there now is another's
 	}
 	var problems []error
+	if time.Since(d.swept) > staleAfter {
+		problems, d.swept = append(problems, d.sweepPublished()), time.Now()
+	}
 	check := func(wrong string, err error) {
 		if err != nil {
 			problems = append(problems, err)
@@ -49,6 +55,9 @@ func (d *Datapath) Verify(ctx context.Context) (repaired []string, err error) {
 		if ctx.Err() != nil {
 			return repaired, errors.Join(append(problems, ctx.Err())...)
 		}
+		if p.inbound || p.outbound {
+			check(d.verifyRoute(p))
+		}
 		if p.inbound {
 			check(d.verifyInbound(p))
 			check(p.anchor.verify())
@@ -62,13 +71,12 @@ func (d *Datapath) Verify(ctx context.Context) (repaired []string, err error) {
 
 // maps are the pinned ones, by the names of their pins.
 func (d *Datapath) maps() map[string]*ebpf.Map {
-	m := &d.mesh.meshMaps
-	return map[string]*ebpf.Map{
-		"bypass": m.Bypass, "counters": m.Counters, "excluded_cidrs": m.ExcludedCidrs, "excluded_ports": m.ExcludedPorts,
-		"forward_guard": m.ForwardGuard,
-		"inner":         m.Inner, "listeners": m.Listeners, "original_dst": m.OriginalDst, "own_ips": m.OwnIps, "pod_ips": m.PodIps,
-		"pods": m.Pods, "probe_ports": m.ProbePorts, "sockets": m.Sockets,
+	found := make(map[string]*ebpf.Map)
+	all := reflect.ValueOf(d.mesh.meshMaps)
+	for i := range all.NumField() {
+		found[all.Type().Field(i).Tag.Get("ebpf")] = all.Field(i).Interface().(*ebpf.Map)
 	}
+	return found
 }
 
 // verifyMap pins a map that is not any more. The programs hold it, but the next
@@ -110,6 +118,14 @@ func samePinned(m *ebpf.Map, pin string) bool {
 	return known && a == b
 }
 
+func (d *Datapath) verifyRoute(p *pod) (wrong string, err error) {
+	missing, err := d.CheckRoute(p.NS, p.Addrs)
+	if err != nil || len(missing) == 0 {
+		return "", err
+	}
+	return fmt.Sprintf("routing of netns %d was changed: no %s", p.NS.Cookie(), strings.Join(missing, ", no ")), d.Route(p.NS, p.Addrs)
+}
+
 func (d *Datapath) verifyInbound(p *pod) (wrong string, err error) {
 	cookie := uint64(p.NS.Cookie())
 	var owner uint64
@@ -120,7 +136,7 @@ func (d *Datapath) verifyInbound(p *pod) (wrong string, err error) {
 			return "", fmt.Errorf("look up address %v: %w", addr, err)
 		}
 	}
-	for kind, ln := range p.Listeners.inbound() {
+	for kind, ln := range p.Listeners.all() {
 		if ln == nil {
 			continue
 		}
@@ -167,7 +183,7 @@ func (d *Datapath) verifyOutbound(p *pod) (wrong string, err error) {
 	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 		return "", fmt.Errorf("look up netns %d: %w", cookie, err)
 	}
-	if err == nil && entry == p.entry() {
+	if err == nil && entry == d.entry(p.Sandbox) {
 		return "", nil
 	}
 	return fmt.Sprintf("entry of netns %d was changed", cookie), d.fillOutbound(p.Sandbox)

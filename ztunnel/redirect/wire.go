@@ -47,6 +47,10 @@ func wireFlow(cookie netns.Cookie, src, dst netip.AddrPort) meshFlow {
 	}
 }
 
+func wireEndpoint(at netip.AddrPort) meshEndpoint {
+	return meshEndpoint{Addr: wireAddr(at.Addr()), Port: wirePort(at.Port())}
+}
+
 // wireCIDR returns the key of a prefix of either family in a trie of 128 bits.
 func wireCIDR(p netip.Prefix) meshCidr {
 	p = p.Masked()

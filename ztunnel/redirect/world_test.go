@@ -128,6 +128,7 @@ type testPodNS struct {
 	*world
 	ns     *netns.NS
 	path   string
+	device string // the node's end of eth0
 	v4, v6 netip.Addr
 	s      Sandbox
 }
@@ -141,6 +142,7 @@ func (w *world) pod() *testPodNS {
 	p.v4 = netip.AddrFrom4([4]byte{10, 77, byte(w.pods), 2})
 	p.v6 = netip.MustParseAddr(fmt.Sprintf("fd77:0:0:%x::2", w.pods))
 	host := fmt.Sprintf("veth%d", w.pods)
+	p.device = host
 	for _, ns := range []*netns.NS{w.ns, p.ns} { // or the first second is lost to DAD
 		w.in(ns, func() error { return writeSysctl("net/ipv6/conf/default/accept_dad", "0") })
 	}
@@ -175,13 +177,13 @@ func (w *world) enrolled(probePorts ...uint16) *testPodNS {
 func (p *testPodNS) enroll(d *Datapath, probePorts ...uint16) {
 	p.t.Helper()
 	addrs := []netip.Addr{p.v4, p.v6}
-	lns, err := d.Listen(p.t.Context(), p.ns, addrs)
+	lns, err := d.Listen(p.t.Context(), p.ns, addrs, nil)
 	if err != nil {
 		p.t.Fatal(err)
 	}
 	p.t.Cleanup(func() { lns.Close() })
 	p.s = Sandbox{NS: p.ns, Addrs: addrs, ProbePorts: probePorts, Listeners: lns}
-	if err := d.Route(p.ns); err != nil {
+	if err := d.Route(p.ns, addrs); err != nil {
 		p.t.Fatal(err)
 	}
 	if err := errors.Join(d.SteerInbound(p.s), d.SteerOutbound(p.s)); err != nil {

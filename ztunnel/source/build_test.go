@@ -86,7 +86,7 @@ func TestAPodBecomesAWorkload(t *testing.T) {
 		Addrs:  []netip.Addr{netip.MustParseAddr("10.1.0.2"), netip.MustParseAddr("fd00::2")},
 		Labels: map[string]string{"app": "web", "version": "v2", "pod-template-hash": "5d4f8c7b9", "culvert.dev/mesh": "enabled"},
 		Meshed: true, Ready: true,
-		Ports: map[string]uint16{"http": 8080}, ProbePorts: []uint16{8080, 8081},
+		Ports: map[string]uint16{"http": 8080}, Declared: []uint16{8080}, ProbePorts: []uint16{8080, 8081},
 		Owner: "web", CanonicalName: "web", CanonicalRevision: "v2", App: "web", Version: "v2",
 	}
 	if diff := cmp.Diff(want, s.Mesh.Workloads[0], values); diff != "" {

@@ -58,6 +58,7 @@ func podWorkload(pod *corev1.Pod, namespace map[string]string, known bool, class
 		Terminated:     terminated(pod),
 		Ports:          namedPorts(pod),
 		HostPorts:      hostPorts(pod),
+		Declared:       declaredPorts(pod),
 		Owner:          owner(pod),
 	}
 	w.ProbePorts, w.ForeignProbes = probes(pod, w.Addrs)
@@ -186,6 +187,19 @@ func namedPorts(pod *corev1.Pod) map[string]uint16 {
 		}
 	}
 	return out
+}
+
+func declaredPorts(pod *corev1.Pod) []uint16 {
+	var out []uint16
+	for _, c := range longRunning(pod) {
+		for _, p := range c.Ports {
+			if port, ok := portNumber(p.ContainerPort); ok && isTCP(p.Protocol) {
+				out = append(out, port)
+			}
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
 }
 
 // containerPort resolves a probe's port; a name is one of the same container.

@@ -66,6 +66,8 @@ type Workload struct {
 	Ports map[string]uint16
 	// HostPorts are the node's ports that lead to it.
 	HostPorts []HostPort
+	// Declared are the TCP container ports, with a name or without, sorted.
+	Declared []uint16
 	// ProbePorts are the ports that the kubelet connects to for probes and
 	// lifecycle handlers of this pod, sorted. Those that a Registry returns are
 	// exempt from policy: it leaves out TakenProbes.

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package redirect
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/culvert-mesh/culvert/ztunnel/netns"
+)
+
+// sysctls are set to 1 in a pod's netns. The map routed has a bit for each, in
+// this order: append only.
+var sysctls = []struct {
+	path     string
+	optional func() bool // it may be missing
+}{
+	{"net/ipv4/tcp_fwmark_accept", never}, // the app's socket answers with our mark
+	{"net/ipv4/fwmark_reflect", never},    // and so does a port without one
+	{"net/ipv6/fwmark_reflect", func() bool { return !hasIPv6() }},
+	{"net/ipv4/tcp_migrate_req", func() bool { return true }}, // since Linux 5.14
+}
+
+func never() bool { return false }
+
+// sysctlNeeds runs inside the netns.
+func (d *Datapath) sysctlNeeds(cookie netns.Cookie) (needs []need, err error) {
+	for i, s := range sysctls {
+		text, err := os.ReadFile("/proc/sys/" + s.path)
+		if errors.Is(err, fs.ErrNotExist) && s.optional() {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read %s: %w", s.path, err)
+		}
+		needs = append(needs, need{
+			name: "sysctl " + s.path,
+			met:  strings.TrimSpace(string(text)) != "0",
+			meet: func() error { return d.setSysctl(cookie, i) },
+		})
+	}
+	return needs, nil
+}
+
+// setSysctl remembers that it was not set before it sets it.
+func (d *Datapath) setSysctl(cookie netns.Cookie, i int) error {
+	set, err := d.setByUs(cookie)
+	if err != nil {
+		return err
+	}
+	if err := d.mesh.Routed.Put(uint64(cookie), set|1<<i); err != nil {
+		return fmt.Errorf("remember %s: %w", sysctls[i].path, err)
+	}
+	return writeSysctl(sysctls[i].path, "1")
+}
+
+// restoreSysctls sets back those that Route set, and forgets that it did. It
+// runs inside the netns.
+func (d *Datapath) restoreSysctls(cookie netns.Cookie) error {
+	set, err := d.setByUs(cookie)
+	if err != nil {
+		return err
+	}
+	for i, s := range sysctls {
+		if set&(1<<i) == 0 {
+			continue
+		}
+		if err := writeSysctl(s.path, "0"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return del(d.mesh.Routed, uint64(cookie))
+}
+
+func (d *Datapath) setByUs(cookie netns.Cookie) (bits uint32, err error) {
+	err = d.mesh.Routed.Lookup(uint64(cookie), &bits)
+	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return 0, fmt.Errorf("look up what was routed: %w", err)
+	}
+	return bits, nil
+}
+
+func writeSysctl(path, value string) error {
+	if err := os.WriteFile("/proc/sys/"+path, []byte(value), 0); err != nil {
+		return fmt.Errorf("set %s: %w", path, err)
+	}
+	return nil
+}
+
+// refuseAcceptLocal checks what inbound steering relies on: that no packet
+// from the wire claims to come from the pod itself.
+func refuseAcceptLocal() error {
+	paths, err := filepath.Glob("/proc/sys/net/ipv4/conf/*/accept_local")
+	if err != nil {
+		return err
+	}
+	for _, path := range paths {
+		text, err := os.ReadFile(path)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) { // a device may go
+			return err
+		}
+		if err == nil && strings.TrimSpace(string(text)) != "0" {
+			return fmt.Errorf("%s is set: packets could arrive under the pod's own address; set it to 0", strings.TrimPrefix(path, "/proc/sys/"))
+		}
+	}
+	return nil
+}
