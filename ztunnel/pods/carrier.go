@@ -78,11 +78,6 @@ func (p *Pods) newCarrier(m *member) *carrier {
 		}))
 	}
 	c.neighbour = proxy.NewNeighbour(c.pod, c.tunnelsTo)
-	for _, lns := range [][]*net.TCPListener{c.outbound, c.plain, inbound} {
-		for _, ln := range lns {
-			c.pod.Ports = append(c.pod.Ports, uint16(ln.Addr().(*net.TCPAddr).Port))
-		}
-	}
 	return c
 }
 

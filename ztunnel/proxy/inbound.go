@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"slices"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
@@ -55,11 +54,6 @@ func (i Inbound) Refused(src netip.AddrPort, err error) {
 func (i Inbound) carry(ctx context.Context, c *connection, stream *hbone.Stream) (*net.TCPConn, error) {
 	target, peer := stream.Target(), stream.Peer()
 	c.path, c.src.identity, c.dst.addr, c.hbone = pathTunnel, peer.String(), stream.LocalAddr(), target
-	// A tunnel to another port than 15008 was not steered here: somebody in
-	// the pod dialled our listener.
-	if slices.Contains(i.Ports, stream.LocalAddr().Port()) {
-		return nil, refuse(stream, http.StatusServiceUnavailable, errSelfCall)
-	}
 	app, status, err := i.admitted(ctx, c, peer, target, forwardedHost(stream.Header().Forwarded))
 	if err != nil {
 		return nil, refuse(stream, status, err)

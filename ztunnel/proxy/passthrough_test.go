@@ -102,12 +102,9 @@ func TestStrictResetsPlaintextAndNamesThePolicy(t *testing.T) {
 	}
 }
 
-func TestPlaintextToOurOwnPortsIsASelfCall(t *testing.T) {
+func TestPlaintextToTheTunnelsOwnPortIsASelfCall(t *testing.T) {
 	b := newBench(t, registryOf(meshOf(1, 1)), "db")
-	ln := listen(t, dbAddr)
-	to := addrOf(ln.Addr())
-	ln.Close()
-	b.Ports = []uint16{to.Port()}
+	to := netip.AddrPortFrom(dbAddr, workload.HBONEPort)
 	served, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(to))
 	if err != nil {
 		t.Fatal(err)

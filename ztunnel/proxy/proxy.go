@@ -20,7 +20,6 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
-	"slices"
 	"sync/atomic"
 	"time"
 
@@ -60,7 +59,6 @@ type Pod struct {
 	// is not enough to do without a tunnel: the address of a sandbox of before is
 	// somebody else's by now. required
 	IsOwn func(netip.Addr) bool
-	Ports []uint16 // of ztunnel's own listeners in the pod; default none
 
 	Cluster string           // cluster id in metrics and baggage; default "Kubernetes"
 	Drain   time.Duration    // how long connections may go on once Serve's context is done; default 0
@@ -127,7 +125,7 @@ var errUnknownSelf = fail(Identity, errors.New("failed to fetch information abou
 // isSelf reports whether dst, an address of the pod, leads to ztunnel instead
 // of to an app.
 func (p *Pod) isSelf(dst netip.AddrPort) bool {
-	return dst.Port() == workload.HBONEPort || slices.Contains(p.Ports, dst.Port())
+	return dst.Port() == workload.HBONEPort
 }
 
 func (p *Pod) cluster() string {

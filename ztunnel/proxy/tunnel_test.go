@@ -411,25 +411,13 @@ func TestATunnelThatNobodyTakesIsRefusedAtOnceUnlessThePeerJustJoined(t *testing
 	expect(t, conn, "hello")
 }
 
-func TestStreamsToOurOwnPortsAreSelfCalls(t *testing.T) {
-	for _, port := range []uint16{workload.HBONEPort, 61234} {
-		t.Run(fmt.Sprint(port), func(t *testing.T) {
-			s := tell(t, port, func(s *story) { s.db.Ports = []uint16{61234} })
-			expectRefused(t, webAddr, s.to)
-			has(t, s.db.record(SelfCall), map[string]any{"level": "WARN", "msg": "connection failed"})
-			if got := s.web.record(Dial)["error"].(string); !strings.Contains(got, "http status: 503 ") {
-				t.Errorf("error %q", got)
-			}
-			s.db.nobodyDialled()
-		})
-	}
-}
-
-func TestATunnelThatWasNotSteeredIsASelfCall(t *testing.T) {
-	s := tell(t, echo(t, dbAddr))
-	s.db.Ports = []uint16{s.tunnels.Port()} // somebody in the pod dialled the listener itself
+func TestStreamsToTheTunnelsOwnPortAreSelfCalls(t *testing.T) {
+	s := tell(t, workload.HBONEPort)
 	expectRefused(t, webAddr, s.to)
-	s.db.record(SelfCall)
+	has(t, s.db.record(SelfCall), map[string]any{"level": "WARN", "msg": "connection failed"})
+	if got := s.web.record(Dial)["error"].(string); !strings.Contains(got, "http status: 503 ") {
+		t.Errorf("error %q", got)
+	}
 	s.db.nobodyDialled()
 }
 
