@@ -131,6 +131,8 @@ type testPodNS struct {
 	device string // the node's end of eth0
 	v4, v6 netip.Addr
 	s      Sandbox
+
+	declared []uint16 // container ports
 }
 
 // pod makes a pod that is not enrolled.
@@ -177,7 +179,7 @@ func (w *world) enrolled(probePorts ...uint16) *testPodNS {
 func (p *testPodNS) enroll(d *Datapath, probePorts ...uint16) {
 	p.t.Helper()
 	addrs := []netip.Addr{p.v4, p.v6}
-	lns, err := d.Listen(p.t.Context(), p.ns, addrs, nil)
+	lns, err := d.Listen(p.t.Context(), p.ns, addrs, p.declared)
 	if err != nil {
 		p.t.Fatal(err)
 	}
@@ -362,6 +364,14 @@ func linkUp(dev string) error {
 		return fmt.Errorf("%s: %w", dev, err)
 	}
 	return netlink.LinkSetUp(l)
+}
+
+func linkDel(dev string) error {
+	l, err := netlink.LinkByName(dev)
+	if err != nil {
+		return fmt.Errorf("%s: %w", dev, err)
+	}
+	return netlink.LinkDel(l)
 }
 
 func addRoute1(dev string, to netip.Addr, bits int, via netip.Addr) error {
