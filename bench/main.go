@@ -8,7 +8,7 @@
 //	go run . -peer ztunnel=/path/to/istios/ztunnel
 //
 // prints a table in Markdown and writes it, the numbers as JSON and the plots
-// to results. The peers take turns within each repetition: on a machine
+// to results if the run is whole, else to ../bin/bench. The peers take turns within each repetition: on a machine
 // that does other things too, their ratios mean something, and the numbers by
 // themselves little.
 package main
@@ -94,9 +94,9 @@ func parse(args []string) (options, error) {
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	rows := flags.String("row", "", "rows to measure, by commas: "+strings.Join(rowNames(), " ")+" (default all)")
 	peers := flags.String("peer", "", "columns, by commas: "+strings.Join(peerNames, " ")+"; NAME=COMMAND adds a proxy that is configured as Istio's ztunnel (default all, and env ISTIO_ZTUNNEL)")
-	flags.IntVar(&o.repetitions, "repetitions", 7, "of each number; the table has their median and quartiles")
-	flags.DurationVar(&o.duration, "duration", 2*time.Second, "of a repetition")
-	flags.StringVar(&o.results, "results", "results", "directory for table, JSON and plots; empty: none")
+	flags.IntVar(&o.repetitions, "repetitions", wholeRepetitions, "of each number; the table has their median and quartiles")
+	flags.DurationVar(&o.duration, "duration", wholeDuration, "of a repetition")
+	flags.StringVar(&o.results, "results", committed, "directory for table, JSON and plots; empty: none. The default takes whole runs only, and leaves the others to "+apart)
 	smoke := flags.Bool("smoke", false, "one short repetition of everything, written nowhere: does it run?")
 	if err := flags.Parse(args); err != nil {
 		return o, err
@@ -119,7 +119,7 @@ func parse(args []string) (options, error) {
 // choosePeers tells names from NAME=COMMAND. Those alone restrict nothing.
 func (o *options) choosePeers(list []string) error {
 	if program := os.Getenv("ISTIO_ZTUNNEL"); program != "" {
-		o.external = append(o.external, external{"ztunnel", program})
+		o.external = append(o.external, external{istios, program})
 	}
 	for _, p := range list {
 		if name, command, ok := strings.Cut(p, "="); ok {

@@ -45,7 +45,7 @@ func bench(ctx context.Context, opts options) (err error) {
 	if opts.results == "" {
 		return r.complete()
 	}
-	return r.write(opts.results)
+	return r.write(m.destination())
 }
 
 func (m *measurement) run(ctx context.Context) error {

@@ -7,7 +7,8 @@
 //
 //	go run ./steering
 //
-// prints a table and writes results/steering.json. The rows take turns
+// prints a table and writes results/steering.json if the run is whole, else
+// ../bin/bench/steering.json. The rows take turns
 // within one run: on a machine that does other things too, their differences
 // and ratios mean something, and the times by themselves little.
 package main
@@ -39,13 +40,13 @@ func main() {
 
 func run(ctx context.Context) error {
 	var opts options
-	flag.IntVar(&opts.labs, "labs", 3, "labs to measure connects in, one after the other")
-	flag.IntVar(&opts.repetitions, "repetitions", 7, "repetitions of all rows in each lab; the table has their median and quartiles")
-	flag.IntVar(&opts.connects, "connects", 2000, "connections of each row and family in a repetition")
-	pods := flag.Int("pods", 100, "pods to enroll; 0 leaves that part out")
-	out := flag.String("json", "results/steering.json", "file to write; empty: none")
+	flag.IntVar(&opts.labs, "labs", whole.labs, "labs to measure connects in, one after the other")
+	flag.IntVar(&opts.repetitions, "repetitions", whole.repetitions, "repetitions of all rows in each lab; the table has their median and quartiles")
+	flag.IntVar(&opts.connects, "connects", whole.connects, "connections of each row and family in a repetition")
+	flag.IntVar(&opts.pods, "pods", whole.pods, "pods to enroll; 0 leaves that part out")
+	flag.StringVar(&opts.out, "json", committed, "file to write; empty: none. The default takes whole runs only, and leaves the others to "+apart)
 	flag.Parse()
-	if flag.NArg() > 0 || opts.labs < 1 || opts.repetitions < 1 || opts.connects < 1 || *pods < 0 {
+	if flag.NArg() > 0 || opts.labs < 1 || opts.repetitions < 1 || opts.connects < 1 || opts.pods < 0 {
 		return errors.New("usage: steering [-labs N] [-repetitions N] [-connects N] [-pods N] [-json FILE]")
 	}
 
@@ -54,8 +55,8 @@ func run(ctx context.Context) error {
 		return err
 	}
 	r := report{Host: host.Describe(ctx), Results: summarize(measured), Notes: notes}
-	if *pods > 0 {
-		enrolled, err := measureEnrolment(ctx, *pods)
+	if opts.pods > 0 {
+		enrolled, err := measureEnrolment(ctx, opts.pods)
 		if err != nil {
 			return err
 		}
@@ -63,8 +64,8 @@ func run(ctx context.Context) error {
 	}
 	r.Targets = judge(r.Results)
 	fmt.Print(r.markdown())
-	if *out == "" {
+	if opts.out == "" {
 		return nil
 	}
-	return r.write(*out)
+	return r.write(opts.destination(r.Notes))
 }

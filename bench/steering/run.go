@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/culvert-mesh/culvert/test/lab"
@@ -24,6 +25,29 @@ type options struct {
 	labs        int // made anew
 	repetitions int // in each lab
 	connects    int // of each row and family in a repetition
+	pods        int // to enroll
+	out         string
+}
+
+// whole is what a run must have to replace the committed one.
+var whole = options{labs: 3, repetitions: 7, connects: 2000, pods: 100}
+
+// Where runs are written, from the directory bench: the whole ones, which are
+// committed, and all others.
+const (
+	committed = "results/steering.json"
+	apart     = "../bin/bench/steering.json"
+)
+
+// destination returns the file to write. A run with notes lacks a row.
+func (o options) destination(notes []string) string {
+	isWhole := o.labs >= whole.labs && o.repetitions >= whole.repetitions &&
+		o.connects >= whole.connects && o.pods >= whole.pods && len(notes) == 0
+	if isWhole || filepath.Clean(o.out) != committed {
+		return o.out
+	}
+	fmt.Fprintf(os.Stderr, "steering: this run is written to %s, and bench/%s stays as it is: it is not a whole one\n", strings.TrimPrefix(apart, "../"), committed)
+	return apart
 }
 
 // measurement is all samples of one row and family, by repetition.

@@ -138,3 +138,30 @@ func TestTargetsAreMetOrMissedAndNeverInvented(t *testing.T) {
 		t.Errorf("without nft: %v", withoutNft)
 	}
 }
+
+func TestOnlyAWholeRunReplacesTheCommittedOne(t *testing.T) {
+	full := whole
+	full.out = committed
+	some := func(change func(*options)) options {
+		o := full
+		change(&o)
+		return o
+	}
+	for _, tc := range []struct {
+		opts  options
+		notes []string
+		want  string
+	}{
+		{full, nil, committed},
+		{some(func(o *options) { o.pods = 0 }), nil, apart},
+		{some(func(o *options) { o.labs = 1 }), nil, apart},
+		{some(func(o *options) { o.repetitions = 1 }), nil, apart},
+		{some(func(o *options) { o.connects = 100; o.out = "./results/steering.json" }), nil, apart},
+		{full, []string{"no row nft"}, apart},
+		{some(func(o *options) { o.pods = 0; o.out = "my.json" }), nil, "my.json"},
+	} {
+		if got := tc.opts.destination(tc.notes); got != tc.want {
+			t.Errorf("%+v, notes %q: written to %q, want %q", tc.opts, tc.notes, got, tc.want)
+		}
+	}
+}
