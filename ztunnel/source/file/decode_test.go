@@ -66,6 +66,11 @@ metadata: {name: node-1}
 spec: {podCIDR: 10.1.0.0/24}
 status: {addresses: [{type: InternalIP, address: 192.168.0.1}, {type: Hostname, address: node-1}]}
 ---
+apiVersion: node.k8s.io/v1
+kind: RuntimeClass
+metadata: {name: secure}
+handler: kata-qemu
+---
 apiVersion: security.istio.io/v1
 kind: PeerAuthentication
 metadata: {name: default, namespace: istio-system}
@@ -84,8 +89,9 @@ spec: {}
 		"shop.yaml: document 4: EndpointSlice shop/web-1",
 		"shop.yaml: document 5: ServiceAccount default/web",
 		"shop.yaml: document 6: Node node-1",
-		"shop.yaml: document 7: PeerAuthentication istio-system/default",
-		"shop.yaml: document 8: AuthorizationPolicy shop/deny",
+		"shop.yaml: document 7: RuntimeClass secure",
+		"shop.yaml: document 8: PeerAuthentication istio-system/default",
+		"shop.yaml: document 9: AuthorizationPolicy shop/deny",
 	}
 	if diff := cmp.Diff(want, names(c)); diff != "" {
 		t.Error(diff)

@@ -10,6 +10,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	nodev1 "k8s.io/api/node/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/validation"
 
@@ -66,7 +67,7 @@ func (p *problems) metadata(o object) {
 	}
 	p.name("metadata.name", o.GetName(), check)
 	switch o.(type) {
-	case *corev1.Namespace, *corev1.Node:
+	case *corev1.Namespace, *corev1.Node, *nodev1.RuntimeClass:
 	default:
 		p.name("metadata.namespace", o.GetNamespace(), validation.IsDNS1123Label)
 	}
