@@ -23,6 +23,14 @@ type ZtunnelOptions struct {
 // StartZtunnel starts the node's ztunnel and waits until it is ready. Without
 // options it starts as it did before.
 func (n *Node) StartZtunnel(ctx context.Context, opts ZtunnelOptions) error {
+	if err := n.LaunchZtunnel(ctx, opts); err != nil {
+		return err
+	}
+	return n.AwaitReady(ctx)
+}
+
+// LaunchZtunnel is StartZtunnel for one that may never get ready.
+func (n *Node) LaunchZtunnel(ctx context.Context, opts ZtunnelOptions) error {
 	if opts.TrustDomain != "" || opts.Identity != nil || opts.Args != nil || opts.Env != nil || opts.Tags != "" {
 		n.opts = opts
 	}
@@ -34,10 +42,8 @@ func (n *Node) StartZtunnel(ctx context.Context, opts ZtunnelOptions) error {
 	if err != nil {
 		return err
 	}
-	if n.Ztunnel, err = n.ztunnel.Start("daemon", append(program, args...)...); err != nil {
-		return err
-	}
-	return n.AwaitReady(ctx)
+	n.Ztunnel, err = n.ztunnel.Start("daemon", append(program, args...)...)
+	return err
 }
 
 // StartSecond starts another ztunnel beside the node's, with the same flags and
