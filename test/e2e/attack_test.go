@@ -4,7 +4,6 @@ package e2e
 
 import (
 	"net/netip"
-	"strings"
 	"testing"
 	"time"
 
