@@ -119,7 +119,7 @@ func TestASandboxIsClaimedByItsOwnPodOnly(t *testing.T) {
 		said string
 	}{
 		{"another pod's netns and addresses", claim(victim.Netns, victim.IP4, victim.IP6), "is enrolled as pod " + victim.String()},
-		{"another pod's netns, its own addresses", claim(victim.Netns, thief.IP4), "does not hold the pod's address"},
+		{"another pod's netns, its own addresses", claim(victim.Netns, thief.IP4), "holds none of the pod's addresses"},
 		{"the node's netns", claim(s.one.Host.Netns, s.one.IP4), "is the node's own netns"},
 		{"no netns", claim("/etc/passwd", thief.IP4), "netns"},
 		{"no address", claim(thief.Netns), "no address"},

@@ -82,6 +82,7 @@ type Enrollment struct {
 	Certified   int // enrolled, with a certificate that is renewed in time
 	Forwarding  int // of the enrolled, those that forward to another netns
 	Unsteerable int // labels say they belong in the mesh, and their runtime does not allow it
+	Unexplained int // netns that are steered, and nothing says whose they are
 }
 
 // pods are the workload_manager families of Istio's ztunnel.
@@ -128,5 +129,8 @@ func (m *Metrics) Pods(f func() Enrollment) {
 		gauge("culvert_forwarding_pods", "Enrolled pods that forward to a network namespace behind them, which has no identity.",
 			func(e Enrollment) int { return e.Forwarding }),
 		gauge("culvert_unsteerable_pods", "Pods whose labels say they belong in the mesh and whose runtime does not allow it.",
-			func(e Enrollment) int { return e.Unsteerable }))
+			func(e Enrollment) int { return e.Unsteerable }),
+		gauge("culvert_unexplained_netns",
+			"Network namespaces that are steered, and so refused, without a record that says whose they are. Anything but zero is an alarm.",
+			func(e Enrollment) int { return e.Unexplained }))
 }

@@ -47,7 +47,7 @@ func (p *Pods) newCarrier(m *member) *carrier {
 		},
 	})
 	c.pod = &proxy.Pod{
-		Self:        func() (workload.Workload, bool) { return p.Registry.ByUID(m.PodUID) },
+		Self:        func() (workload.Workload, bool) { return p.workload(m.sandbox) },
 		Registry:    p.Registry,
 		Policy:      p.Policy,
 		Peers:       p.Peers,

@@ -84,7 +84,7 @@ func (p *Pods) sayForwarding(m *member, behind []string, allowed bool) {
 }
 
 func ips(m *member) (all []net.IP) {
-	for _, addr := range m.IPs {
+	for _, addr := range m.ips() {
 		all = append(all, addr.AsSlice())
 	}
 	return all

@@ -80,11 +80,11 @@ func (p *Pods) openNetns(_ context.Context, m *member) (err error) {
 	if m.ns.Cookie() != m.Cookie {
 		return fmt.Errorf("%s is another netns than the one that was recorded", m.Netns)
 	}
-	held, err := p.mayHold(m.ns, m.IPs)
+	held, err := p.mayHold(m.ns, m.ips())
 	if err != nil {
 		return err
 	}
-	m.addrs = slices.Clone(m.IPs)
+	m.addrs = m.ips()
 	for _, addr := range held {
 		if slices.Contains(m.addrs, addr) {
 			continue

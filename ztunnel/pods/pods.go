@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -60,18 +61,20 @@ type Pods struct {
 	base    context.Context // lives as long as Run; set before loaded is closed
 	leaving sync.WaitGroup  // members that left and still carry what was open
 
-	recording sync.Mutex // one new record at a time; before pod.mu and mu
+	recording sync.Mutex // one new record at a time; before mu
 
 	neighbours neighbours
 
 	said map[string]bool // by warnOfProbes
 
 	mu          sync.Mutex // guards what follows; nothing is locked under it
-	byContainer map[string]*pod
+	byNetns     map[netns.Cookie]*pod
 	serving     map[*member]struct{} // whose proxies run, those included that left and still carry
 	verified    int                  // pods that the kernel confirmed when it was last asked
 	ended       metrics.Tunnels      // what members carried whose proxies ran
 	stray       string               // UID of another node's pod whose ADD came here last
+	unexplained []redirect.Leftover  // netns that are steered, and nothing says whose they are
+	unfound     map[string]string    // pods of the mesh without a sandbox, and why none was found
 
 	misplaced string // what the log last said of the node's name; Run's own
 	noKubelet string // why no probe is exempt, when that was last looked at; only Run's goroutine uses it
@@ -79,17 +82,22 @@ type Pods struct {
 
 // pod is one sandbox and whether it is in the mesh.
 type pod struct {
-	sandbox                    // never changes
+	known atomic.Pointer[sandbox] // its netns and whose it is never change; written under mu
+
+	mu      sync.Mutex         // one change of membership at a time; guards what follows
 	life    context.Context    // ends with the sandbox: what it still carries is cut
 	end     context.CancelFunc // of life
-
-	mu      sync.Mutex // one change of membership at a time; guards what follows
-	path    string     // that leads to its netns now; at first the sandbox's
-	member  *member    // nil while outside the mesh
-	adopted bool       // steered by an earlier run: refused until it is enrolled again or let go
-	gone    bool       // deleted: never enroll again
-	failed  string     // why the last attempt to enroll failed; "" when it did not
+	path    string             // that leads to its netns now; at first the sandbox's, "" if it is lost
+	lost    bool               // nothing leads to its netns: not enrolled until something does
+	member  *member            // nil while outside the mesh
+	adopted bool               // steered and not served: refused until it is enrolled again or let go
+	gone    bool               // forgotten: never enroll again
+	failed  string             // why the last attempt to enroll failed; "" when it did not
 }
+
+func (pod *pod) sandbox() sandbox { return *pod.known.Load() }
+
+func (pod *pod) String() string { return pod.sandbox().String() }
 
 // New makes the directory of records. Nothing is looked at before Run.
 func New(cfg Config) (*Pods, error) {
@@ -103,7 +111,7 @@ func New(cfg Config) (*Pods, error) {
 	}
 	return &Pods{
 		Config: cfg, boot: boot, files: files,
-		loaded: make(chan struct{}), byContainer: map[string]*pod{}, serving: map[*member]struct{}{},
+		loaded: make(chan struct{}), byNetns: map[netns.Cookie]*pod{}, serving: map[*member]struct{}{},
 	}, nil
 }
 
@@ -159,17 +167,21 @@ func (p *Pods) reconcile(ctx context.Context) {
 }
 
 // converge enrolls or unenrolls one pod as its labels say. An unknown pod
-// stays as it is: the registry may be late, and leaving the mesh needs a
-// label, not a gap. Nor does a pod leave because its containers ended: what
-// still runs of it is not let out.
+// stays as it is, and one of which no label says anything: the registry may be
+// late, and leaving the mesh needs a label, not a gap. Nor does a pod leave
+// because its containers ended: what still runs of it is not let out.
 func (p *Pods) converge(ctx context.Context, pod *pod) error {
 	pod.mu.Lock()
 	defer pod.mu.Unlock()
-	w, known := p.Registry.ByUID(pod.PodUID)
+	s := pod.sandbox()
+	w, known := p.workload(s)
 	switch {
-	case pod.gone || !known:
+	case pod.gone || !known || w.Undecided:
 		return nil
 	case p.wanted(w) && pod.member == nil:
+		if s.deleted() || pod.lost {
+			return nil
+		}
 		return p.join(ctx, pod, w)
 	case !w.Meshed && pod.member != nil:
 		p.leave(pod)
@@ -181,6 +193,13 @@ func (p *Pods) converge(ctx context.Context, pod *pod) error {
 	return nil
 }
 
+// workload is the registry's word on a sandbox. The UID of a static pod is only
+// claimed by an annotation, so the names have to agree.
+func (p *Pods) workload(s sandbox) (workload.Workload, bool) {
+	w, ok := p.Registry.ByUID(s.PodUID)
+	return w, ok && w.Namespace == s.Namespace && w.Name == s.Name
+}
+
 // wanted says whether labels put w into the mesh on this node.
 func (p *Pods) wanted(w workload.Workload) bool {
 	return w.Meshed && !w.HostNetwork && !w.Terminated && w.Node == p.Node
@@ -189,7 +208,7 @@ func (p *Pods) wanted(w workload.Workload) bool {
 // join enrolls pod; pod.mu is held.
 func (p *Pods) join(ctx context.Context, pod *pod, w workload.Workload) error {
 	start := time.Now()
-	m := &member{sandbox: pod.sandbox, id: w.ID, declared: w.Declared, probePorts: w.ProbePorts, life: pod.life, adopted: pod.adopted}
+	m := &member{sandbox: pod.sandbox(), id: w.ID, declared: w.Declared, probePorts: w.ProbePorts, life: pod.life, adopted: pod.adopted}
 	m.Netns = pod.path
 	if err := doSteps(ctx, slices.Concat(p.carrying(), p.steering()), m); err != nil {
 		pod.failed = err.Error()
@@ -207,56 +226,63 @@ func (p *Pods) join(ctx context.Context, pod *pod, w workload.Workload) error {
 func (p *Pods) leave(pod *pod) {
 	m := pod.member
 	pod.member = nil
-	problems := undoSteps(pod.life, p.steering(), m)
+	problems := undoSteps(m.life, p.steering(), m)
 	p.leaving.Go(func() {
-		problems = errors.Join(problems, undoSteps(pod.life, p.carrying(), m))
+		problems = errors.Join(problems, undoSteps(m.life, p.carrying(), m))
 		p.Metrics.PodStopped()
 		if problems != nil {
-			p.Log.Error("unenrolling pod", "pod", pod.String(), "error", problems)
+			p.Log.Error("unenrolling pod", "pod", m.String(), "error", problems)
 		}
 	})
 	p.Log.Info("pod unenrolled", "pod", pod.String())
 }
 
-// forget ends a sandbox for good: its connections are cut, for its veth is
-// going, and its record is removed.
-func (p *Pods) forget(pod *pod) error {
-	p.mu.Lock()
-	if p.byContainer[pod.ContainerID] == pod {
-		delete(p.byContainer, pod.ContainerID)
-	}
-	p.mu.Unlock()
-
-	pod.mu.Lock()
-	defer pod.mu.Unlock()
-	var problems error
-	if pod.member != nil {
-		// Steering first: verify would else find listeners gone and fail to
-		// put them back.
-		problems = undoSteps(pod.life, p.steering(), pod.member)
-		pod.end()
-		problems = errors.Join(problems, undoSteps(pod.life, p.carrying(), pod.member))
-		p.Metrics.PodStopped()
-	} else if pod.adopted {
-		problems = p.letGo(pod)
-	}
+// cut ends every connection of pod and lets go of its netns, and leaves it
+// steered: what might still run there is refused. pod.mu is held.
+func (p *Pods) cut(pod *pod) error {
 	pod.end()
-	pod.member, pod.gone = nil, true
-	return errors.Join(problems, p.files.remove(pod.ContainerID))
+	pod.life, pod.end = context.WithCancel(p.base) // it may turn up again
+	m := pod.member
+	if m == nil {
+		return nil
+	}
+	m.adopted = true // so its steering stays
+	problems := undoSteps(m.life, p.steering(), m)
+	// Before its listeners close: Verify would put them back.
+	p.Datapath.LetBe(m.Cookie)
+	problems = errors.Join(problems, undoSteps(m.life, p.carrying(), m))
+	p.Metrics.PodStopped()
+	pod.member, pod.adopted = nil, true
+	return problems
 }
 
-// verify lets go of sandboxes whose netns was removed without a DEL, and has
-// the kernel confirm the others.
+// forget ends a sandbox for good, of a pod outside the mesh or of a netns that
+// is gone: with its steering and its record. pod.mu is held.
+func (p *Pods) forget(pod *pod) error {
+	problems := p.cut(pod)
+	if pod.adopted {
+		problems = errors.Join(problems, p.unsteer(pod))
+	}
+	pod.end()
+	pod.gone = true
+	cookie := pod.sandbox().Cookie
+	p.mu.Lock()
+	delete(p.byNetns, cookie)
+	p.mu.Unlock()
+	return errors.Join(problems, p.files.remove(cookie))
+}
+
+// verify finds out which sandboxes are gone, and has the kernel confirm the
+// others.
 func (p *Pods) verify(ctx context.Context) {
+	running := sync.OnceValue(processes)
 	for _, pod := range p.all() {
-		reason := p.stillThere(pod)
-		if reason == nil {
-			continue
+		if err := p.watch(pod, running); err != nil {
+			p.Log.Error("looking after a sandbox", "pod", pod.String(), "error", err)
 		}
-		p.Log.Info("sandbox is gone", "pod", pod.String(), "reason", reason)
-		if err := p.forget(pod); err != nil {
-			p.Log.Error("forgetting sandbox", "pod", pod.String(), "error", err)
-		}
+	}
+	if err := p.reconcileKernel(); err != nil {
+		p.Log.Error("looking for what is steered and not known", "error", err)
 	}
 	if err := p.repair(ctx); err != nil {
 		p.Log.Error("verifying steering", "error", err)
@@ -360,7 +386,7 @@ func (p *Pods) Recheck() {
 func (p *Pods) all() []*pod {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return slices.Collect(maps.Values(p.byContainer))
+	return slices.Collect(maps.Values(p.byNetns))
 }
 
 // served is every member that has connections, or may have: those that are

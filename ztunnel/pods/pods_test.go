@@ -49,7 +49,7 @@ func TestAPodOfAnEarlierRunIsNeverReleasedByAFailure(t *testing.T) {
 	self, _ := w.registry.ByUID("web")
 	all := func() []step[*member] { return slices.Concat(w.pods.carrying(), w.pods.steering()) }
 	for i, s := range all() {
-		m := &member{sandbox: pod.sandbox, id: self.ID, life: pod.life, adopted: pod.adopted}
+		m := &member{sandbox: pod.sandbox(), id: self.ID, life: pod.life, adopted: pod.adopted}
 		ctx, cancel := context.WithCancel(t.Context())
 		steps := all()
 		steps[i].do = func(ctx context.Context, m *member) error {
@@ -62,7 +62,7 @@ func TestAPodOfAnEarlierRunIsNeverReleasedByAFailure(t *testing.T) {
 		if got := w.connects("web"); got != refused {
 			t.Errorf("enrolment ended after %q: connections are %s", s.name, got)
 		}
-		if in, out := w.datapath.Steered(pod.Cookie); !in || !out {
+		if in, out := w.datapath.Steered(pod.sandbox().Cookie); !in || !out {
 			t.Errorf("enrolment ended after %q: steered inbound %v, outbound %v", s.name, in, out)
 		}
 	}
@@ -70,9 +70,7 @@ func TestAPodOfAnEarlierRunIsNeverReleasedByAFailure(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.want("web", carried)
-	if err := w.pods.forget(pod); err != nil {
-		t.Error(err)
-	}
+	w.forget(pod)
 	w.want("web", released)
 }
 
@@ -85,12 +83,10 @@ func TestAPodThatWasNotEnrolledAgainLeavesNoTrace(t *testing.T) {
 	w.workloads = nil // nobody knows it any more: it stays as it is
 	w.start()
 	w.want("web", refused)
-	if err := w.pods.Del(t.Context(), req); err != nil {
-		t.Error(err)
-	}
-	if in, out := w.datapath.Steered(w.sandboxes["web"].Cookie); in || out {
-		t.Errorf("a deleted pod is steered: inbound %v, outbound %v", in, out)
-	}
+	w.del(req)
+	w.want("web", refused) // the runtime says that it ends, and it has not
+	w.destroy("web")
+	w.leavesNoTrace("web")
 }
 
 func TestAPodWhoseContainersEndedIsNotLetOut(t *testing.T) {
@@ -182,9 +178,7 @@ func TestAPodThatLeftIsToldUntilItsLastConnectionEnds(t *testing.T) {
 		t.Errorf("%d members carry connections, want the one that left", left)
 	}
 	pod, _ := w.pods.byID("c-web")
-	if err := w.pods.forget(pod); err != nil {
-		t.Error(err)
-	}
+	w.forget(pod)
 	w.pods.leaving.Wait()
 	if left := len(w.pods.served()); left != 0 {
 		t.Errorf("%d members carry connections of a deleted pod", left)
@@ -252,21 +246,4 @@ func TestARepairIsCountedByKindAndNotByPod(t *testing.T) {
 	}; !slices.Equal(repairs, want) {
 		t.Errorf("counted %q, want %q", repairs, want)
 	}
-}
-
-func TestAPodThatIsTakenOffAnotherNetworkIsNotReleased(t *testing.T) {
-	w := newWorld(t)
-	w.start()
-	req := w.pod("web", "10.1.0.1", true)
-	w.add(req, enroll.Enrolled)
-	second := req
-	second.Network, second.IfName = "storage", "net1"
-	if err := w.pods.Del(t.Context(), second); err != nil {
-		t.Error(err)
-	}
-	w.want("web", carried)
-	if err := w.pods.Del(t.Context(), req); err != nil {
-		t.Error(err)
-	}
-	w.want("web", released)
 }

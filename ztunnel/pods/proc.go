@@ -4,6 +4,7 @@ package pods
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -12,57 +13,147 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/culvert-mesh/culvert/ztunnel/netns"
+	"github.com/culvert-mesh/culvert/ztunnel/redirect"
+	"github.com/culvert-mesh/culvert/ztunnel/workload"
 )
 
 // scanned marks the record of a sandbox that was found in /proc: its container
-// ID is not known, so it ends with its netns or with any DEL of its pod.
+// ID is not known, so it ends with its netns or with a DEL of its pod.
 const scanned = "scanned-"
 
 func isScanned(s sandbox) bool { return strings.HasPrefix(s.ContainerID, scanned) }
 
+// process is one that /proc shows.
+type process struct {
+	dir    string // in /proc
+	pid    int
+	cgroup string // the text of its cgroup file
+	netns  uint64 // inode
+	start  uint64 // in ticks since boot
+}
+
+// processes are all that /proc shows but this one, whose threads visit pods;
+// the oldest first. It costs three files of each: ask once for all pods.
+func processes() []process {
+	dirs, _ := filepath.Glob("/proc/[0-9]*") // the pattern is sound
+	var found []process
+	for _, dir := range dirs {
+		p, err := readProcess(dir)
+		if err != nil || p.pid == os.Getpid() {
+			continue // it just ended
+		}
+		found = append(found, p)
+	}
+	slices.SortFunc(found, func(a, b process) int { return cmp.Or(cmp.Compare(a.start, b.start), cmp.Compare(a.pid, b.pid)) })
+	return found
+}
+
+func readProcess(dir string) (p process, err error) {
+	p.dir = dir
+	if p.pid, err = strconv.Atoi(filepath.Base(dir)); err != nil {
+		return p, err
+	}
+	cgroup, err := os.ReadFile(filepath.Join(dir, "cgroup"))
+	if err != nil {
+		return p, err
+	}
+	p.cgroup = string(cgroup)
+	if p.netns, err = inode(p.path()); err != nil {
+		return p, err
+	}
+	p.start, err = startTime(dir)
+	return p, err
+}
+
+// path leads to the process's netns.
+func (p process) path() string { return filepath.Join(p.dir, "ns/net") }
+
+// of reports whether the process is in the cgroup of that pod: the kubelet and
+// the runtimes put the pod's UID into the cgroup's name, the systemd driver with
+// underscores.
+func (p process) of(podUID string) bool {
+	return len(podUID) >= 8 && // else it could be part of anything
+		(strings.Contains(p.cgroup, podUID) || strings.Contains(p.cgroup, strings.ReplaceAll(podUID, "-", "_")))
+}
+
 // discover finds the sandboxes of pods that should be in the mesh and of which
-// neither the plugin nor a record told: they started before Culvert came.
+// neither the plugin nor a record told, as they started before Culvert came or
+// the record was lost; and whose the netns are that are steered and that nobody
+// explains.
 func (p *Pods) discover() {
 	known := map[string]bool{}
 	for _, pod := range p.all() {
-		known[pod.PodUID] = true
+		if s := pod.sandbox(); !s.deleted() {
+			known[s.PodUID] = true
+		}
 	}
+	unexplained := p.leftovers()
+	var missing []workload.Workload
 	for _, w := range p.Registry.Local(p.Node) {
-		if known[w.UID] || !p.wanted(w) || len(w.Addrs) == 0 {
-			continue
+		if !known[w.UID] && len(w.Addrs) > 0 && (p.wanted(w) || len(unexplained) > 0) {
+			missing = append(missing, w)
 		}
-		s, err := p.findSandbox(sandbox{ContainerID: scanned + w.UID, PodUID: w.UID, Namespace: w.Namespace, Name: w.Name,
-			BootID: p.boot, IPs: w.Addrs})
-		if err != nil {
-			p.Log.Debug("no sandbox found", "pod", w.Namespace+"/"+w.Name, "error", err)
-			continue
+	}
+	unfound := map[string]string{}
+	if len(missing) > 0 {
+		running := processes()
+		for _, w := range missing {
+			if err := p.discoverPod(w, running, unexplained); err != nil {
+				unfound[w.String()] = err.Error()
+			}
 		}
-		p.Log.Info("found the sandbox of a running pod", "pod", s.String(), "netns", s.Netns)
-		if err := p.record(s); err != nil {
-			p.Log.Error("recording sandbox", "pod", s.String(), "error", err)
+	}
+	p.mu.Lock()
+	before := p.unfound
+	p.unfound = unfound
+	p.mu.Unlock()
+	for name, reason := range unfound {
+		if before[name] != reason {
+			p.Log.Warn("no sandbox found of a pod that belongs in the mesh", "pod", name, "reason", reason)
 		}
 	}
 }
 
+// discoverPod records the sandbox of w if it belongs in the mesh, or explains a
+// netns that is steered. It returns why a pod of the mesh was not found.
+func (p *Pods) discoverPod(w workload.Workload, running []process, unexplained []redirect.Leftover) error {
+	s, err := p.findSandbox(sandbox{ContainerID: scanned + w.UID, PodUID: w.UID, Namespace: w.Namespace, Name: w.Name,
+		BootID: p.boot, Networks: []network{{IPs: w.Addrs}}}, running)
+	explains := slices.ContainsFunc(unexplained, func(l redirect.Leftover) bool { return l.Cookie == s.Cookie })
+	switch {
+	case !p.wanted(w) && (err != nil || !explains):
+		return nil
+	case err != nil:
+		return err
+	}
+	if old, ok := p.byCookie(s.Cookie); ok && old.sandbox().deleted() {
+		return nil // the runtime is about to end it
+	}
+	p.Log.Info("found the sandbox of a running pod", "pod", s.String(), "netns", s.Netns, "steered", explains)
+	_, err = p.record(s)
+	return err
+}
+
 // findSandbox completes the record of a pod by its netns, which it looks for
 // through the processes in the pod's cgroup. The oldest process counts, and its
-// netns must hold every address of the pod and none of another: a process of
+// netns must hold an address of the pod and none of another: a process of
 // somebody else may be visiting (istio#61211), and a pod that may write to its
 // cgroup and its devices can look like one that it is not.
-func (p *Pods) findSandbox(s sandbox) (sandbox, error) {
-	pid, err := oldestProcess(s.PodUID)
-	if err != nil {
-		return sandbox{}, err
+func (p *Pods) findSandbox(s sandbox, running []process) (sandbox, error) {
+	i := slices.IndexFunc(running, func(proc process) bool { return proc.of(s.PodUID) })
+	if i < 0 {
+		return sandbox{}, fmt.Errorf("/proc shows no process in a cgroup of pod UID %s: does ztunnel see the processes of the host (hostPID)?", s.PodUID)
 	}
-	s.Netns = filepath.Join("/proc", strconv.Itoa(pid), "ns/net")
+	s.Netns = running[i].path()
 	ns, err := netns.Open(s.Netns)
 	if err != nil {
 		return sandbox{}, err
 	}
 	defer ns.Close()
-	held, err := p.mayHold(ns, s.IPs)
+	held, err := p.mayHold(ns, s.ips())
 	if err != nil {
 		return sandbox{}, fmt.Errorf("%s: %w", s.Netns, err)
 	}
@@ -77,10 +168,8 @@ func (p *Pods) findSandbox(s sandbox) (sandbox, error) {
 
 // unclaimed reports that s's netns is known as that of another pod.
 func (p *Pods) unclaimed(s sandbox) error {
-	for _, other := range p.all() {
-		if other.Cookie == s.Cookie && other.PodUID != s.PodUID {
-			return fmt.Errorf("netns %s is enrolled as pod %v already", s.Netns, other.sandbox)
-		}
+	if other, ok := p.byCookie(s.Cookie); ok && other.sandbox().PodUID != s.PodUID {
+		return fmt.Errorf("netns %s is enrolled as pod %v already", s.Netns, other)
 	}
 	return nil
 }
@@ -89,7 +178,7 @@ func (p *Pods) unclaimed(s sandbox) error {
 // plugin said of it, by the registry's word, or because it was enrolled first.
 func (p *Pods) otherWith(addr netip.Addr, podUID string) (name string, ok bool) {
 	for _, pod := range p.all() {
-		if pod.PodUID != podUID && slices.Contains(pod.IPs, addr) {
+		if s := pod.sandbox(); s.PodUID != podUID && slices.Contains(s.ips(), addr) {
 			return pod.String(), true
 		}
 	}
@@ -103,7 +192,7 @@ func (p *Pods) otherWith(addr netip.Addr, podUID string) (name string, ok bool) 
 }
 
 // mayHold returns the addresses of ns, or why it cannot be the netns of a pod
-// that has those in want.
+// that has those in want: it holds none of them.
 func (p *Pods) mayHold(ns *netns.NS, want []netip.Addr) ([]netip.Addr, error) {
 	if ns.Cookie() == p.Host {
 		return nil, errors.New("is the node's own netns")
@@ -112,45 +201,64 @@ func (p *Pods) mayHold(ns *netns.NS, want []netip.Addr) ([]netip.Addr, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, addr := range want {
-		if !slices.Contains(held, addr.Unmap()) {
-			return nil, fmt.Errorf("does not hold the pod's address %v", addr)
-		}
+	if len(want) > 0 && !slices.ContainsFunc(want, func(addr netip.Addr) bool { return slices.Contains(held, addr.Unmap()) }) {
+		return nil, fmt.Errorf("holds none of the pod's addresses %v", want)
 	}
 	return held, nil
 }
 
-// oldestProcess returns the process that has been longest in the cgroup of the
-// pod: the kubelet and the runtimes put the pod UID into the cgroup's name,
-// the systemd driver with underscores.
-func oldestProcess(podUID string) (int, error) {
-	if len(podUID) < 8 {
-		return 0, fmt.Errorf("pod UID %q is too short to search for", podUID)
+// holder returns a path that leads to the netns of that inode and cookie: what
+// a process or a mount holds. The inode alone may be another's by now.
+func holder(inode uint64, cookie netns.Cookie, running []process) (path string, ok bool) {
+	paths := mounts(inode)
+	for _, proc := range running {
+		if proc.netns == inode {
+			paths = append(paths, proc.path())
+		}
 	}
-	dirs, err := filepath.Glob("/proc/[0-9]*")
+	for _, path := range paths {
+		ns, err := netns.Open(path)
+		if err != nil {
+			continue
+		}
+		same := ns.Cookie() == cookie
+		ns.Close()
+		if same {
+			return path, true
+		}
+	}
+	return "", false
+}
+
+// mounts are the paths at which that netns is mounted, here or in the mounts of
+// the host's first process, which has those of the runtime.
+func mounts(inode uint64) (paths []string) {
+	for _, from := range []struct{ info, root string }{{"/proc/self/mountinfo", ""}, {"/proc/1/mountinfo", "/proc/1/root"}} {
+		text, err := os.ReadFile(from.info)
+		if err != nil {
+			continue
+		}
+		for line := range bytes.Lines(text) {
+			fields := strings.Fields(string(line)) // proc_pid_mountinfo(5)
+			if len(fields) > 4 && fields[3] == fmt.Sprintf("net:[%d]", inode) {
+				paths = append(paths, from.root+unescape(fields[4]))
+			}
+		}
+	}
+	return paths
+}
+
+// unescape reads what mountinfo writes for the four characters that it cannot.
+func unescape(path string) string {
+	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(path)
+}
+
+func inode(path string) (uint64, error) {
+	info, err := os.Stat(path)
 	if err != nil {
 		return 0, err
 	}
-	oldest, since := 0, uint64(0)
-	for _, dir := range dirs {
-		cgroup, err := os.ReadFile(filepath.Join(dir, "cgroup"))
-		if err != nil || !bytes.Contains(cgroup, []byte(podUID)) &&
-			!bytes.Contains(cgroup, []byte(strings.ReplaceAll(podUID, "-", "_"))) {
-			continue
-		}
-		start, err := startTime(dir)
-		if err != nil {
-			continue // it just ended
-		}
-		pid, _ := strconv.Atoi(filepath.Base(dir))
-		if oldest == 0 || start < since {
-			oldest, since = pid, start
-		}
-	}
-	if oldest == 0 {
-		return 0, fmt.Errorf("no process in a cgroup of pod %s", podUID)
-	}
-	return oldest, nil
+	return info.Sys().(*syscall.Stat_t).Ino, nil
 }
 
 // startTime is field 22 of /proc/PID/stat (proc(5)), in ticks since boot. The

@@ -3,13 +3,17 @@
 package pods
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/culvert-mesh/culvert/ztunnel/netns"
@@ -22,20 +26,85 @@ import (
 // a reboot gets a new netns, and the old record must not speak for it.
 type sandbox struct {
 	ContainerID string       `json:"containerID"`
-	Network     string       `json:"network,omitempty"` // name of the CNI network
-	PodUID      string       `json:"podUID,omitempty"`
+	PodUID      string       `json:"podUID,omitempty"` // as the kubelet knows it
 	Namespace   string       `json:"namespace"`
 	Name        string       `json:"name"`
 	Netns       string       `json:"netns"` // path, as the runtime named it
 	Cookie      netns.Cookie `json:"cookie"`
 	Inode       uint64       `json:"inode"` // of the netns: cheap to compare
 	BootID      string       `json:"bootID"`
-	IPs         []netip.Addr `json:"ips"`
+	Networks    []network    `json:"networks"` // none: the runtime deleted it, and its netns is yet to go
+}
+
+// network is one CNI network that the runtime put the sandbox on.
+type network struct {
+	Name   string       `json:"name"`
+	IfName string       `json:"ifName,omitempty"` // not known of a record of format 1
+	IPs    []netip.Addr `json:"ips"`
 }
 
 func (s sandbox) String() string { return s.Namespace + "/" + s.Name }
 
-// sandboxFiles keeps one JSON file per sandbox in a root-only directory.
+// ips are the addresses that the runtime gave the sandbox, the first network's
+// first.
+func (s sandbox) ips() (all []netip.Addr) {
+	for _, n := range s.Networks {
+		for _, ip := range n.IPs {
+			if !slices.Contains(all, ip) {
+				all = append(all, ip)
+			}
+		}
+	}
+	return all
+}
+
+// deleted reports whether the runtime took the sandbox off its last network.
+func (s sandbox) deleted() bool { return len(s.Networks) == 0 }
+
+// is reports whether n is what the runtime means by a network and an interface.
+func (n network) is(name, ifName string) bool {
+	return n.Name == name && (n.IfName == ifName || n.IfName == "")
+}
+
+// with returns s after what later says of the same netns: another network of the
+// same container, or other addresses of one. A container ID that was not known,
+// or another one, begins anew. What was found in /proc says nothing new.
+func (s sandbox) with(later sandbox) sandbox {
+	if isScanned(later) {
+		return s
+	}
+	if s.ContainerID != later.ContainerID {
+		return later
+	}
+	s.Netns = later.Netns
+	s.Networks = slices.Clone(s.Networks)
+	for _, n := range later.Networks {
+		if i := slices.IndexFunc(s.Networks, func(old network) bool { return old.is(n.Name, n.IfName) }); i >= 0 {
+			s.Networks[i] = n
+		} else {
+			s.Networks = append(s.Networks, n)
+		}
+	}
+	return s
+}
+
+// without returns s off the networks that gone names.
+func (s sandbox) without(gone func(network) bool) sandbox {
+	s.Networks = slices.DeleteFunc(slices.Clone(s.Networks), gone)
+	return s
+}
+
+// record is a sandbox as it is stored. The format changes when an older ztunnel
+// could misread one. 1 said no format, had one network, and a file was named by
+// the container.
+type record struct {
+	Format int `json:"format"`
+	sandbox
+}
+
+const recordFormat = 2
+
+// sandboxFiles keeps one JSON file per netns in a root-only directory.
 type sandboxFiles struct{ dir string }
 
 // openSandboxFiles creates dir.
@@ -48,11 +117,11 @@ func openSandboxFiles(dir string) (sandboxFiles, error) {
 
 // write stores s so that a crash leaves either the old record or the new one.
 func (f sandboxFiles) write(s sandbox) error {
-	b, err := json.Marshal(s)
+	b, err := json.Marshal(record{recordFormat, s})
 	if err != nil {
 		return fmt.Errorf("record of sandbox %v: %v", s, err)
 	}
-	path := f.path(s.ContainerID)
+	path := f.path(s.Cookie)
 	tmp := path + ".tmp"
 	if err := writeSynced(tmp, b); err != nil {
 		os.Remove(tmp)
@@ -74,46 +143,85 @@ func writeSynced(path string, b []byte) error {
 }
 
 // remove forgets a sandbox; one that is not there is fine.
-func (f sandboxFiles) remove(containerID string) error {
-	if err := os.Remove(f.path(containerID)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("record of container %s: %w", containerID, err)
+func (f sandboxFiles) remove(cookie netns.Cookie) error {
+	if err := os.Remove(f.path(cookie)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("record of netns %d: %w", cookie, err)
 	}
 	return nil
 }
 
 // load returns the readable records of this boot, removes those of an earlier
-// one, and reports the files it could not read.
+// one, and reports the files it could not read. It brings records of format 1 up
+// to date, the new file first: cut short, it does so again. A record of a format
+// that this ztunnel does not know is reported and stays.
 func (f sandboxFiles) load(bootID string) (found []sandbox, problems error) {
 	entries, err := os.ReadDir(f.dir)
 	if err != nil {
 		return nil, fmt.Errorf("sandbox records: %w", err)
 	}
+	byCookie := map[netns.Cookie]sandbox{}
 	for _, e := range entries {
 		path := filepath.Join(f.dir, e.Name())
 		if !strings.HasSuffix(e.Name(), ".json") {
 			continue
 		}
-		b, err := os.ReadFile(path)
-		var s sandbox
-		if err == nil {
-			err = json.Unmarshal(b, &s)
-		}
+		s, err := readRecord(path)
 		switch {
 		case err != nil:
 			problems = errors.Join(problems, fmt.Errorf("%s: %w", path, err))
+			continue
 		case s.BootID != bootID:
 			problems = errors.Join(problems, os.Remove(path))
-		default:
-			found = append(found, s)
+			continue
+		case path != f.path(s.Cookie):
+			problems = errors.Join(problems, f.move(s, path))
+			if _, newer := byCookie[s.Cookie]; newer {
+				continue
+			}
 		}
+		byCookie[s.Cookie] = s
 	}
-	return found, problems
+	return slices.SortedFunc(maps.Values(byCookie), func(a, b sandbox) int { return cmp.Compare(a.Cookie, b.Cookie) }), problems
 }
 
-// path names a record. Container IDs were checked by cni/enroll: letters,
-// digits and "_.-" only, so they cannot leave the directory.
-func (f sandboxFiles) path(containerID string) string {
-	return filepath.Join(f.dir, containerID+".json")
+// move puts a record where this version keeps it, unless it is there already.
+func (f sandboxFiles) move(s sandbox, from string) error {
+	if _, err := os.Stat(f.path(s.Cookie)); err != nil {
+		if err := f.write(s); err != nil {
+			return err
+		}
+	}
+	return os.Remove(from)
+}
+
+// readRecord reads a record of this format or of the one before it.
+func readRecord(path string) (sandbox, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return sandbox{}, err
+	}
+	var r struct {
+		record
+		Network string       `json:"network"` // these two of format 1
+		IPs     []netip.Addr `json:"ips"`
+	}
+	if err := json.Unmarshal(b, &r); err != nil {
+		return sandbox{}, err
+	}
+	switch {
+	case r.Format > recordFormat:
+		return sandbox{}, fmt.Errorf("format: a newer Culvert wrote it (%d, this one reads up to %d); it is left as it is", r.Format, recordFormat)
+	case r.Cookie == 0 || r.ContainerID == "":
+		return sandbox{}, errors.New("is not a whole record: it names no netns or no container")
+	case r.Format == 0:
+		r.Networks = []network{{Name: r.Network, IPs: r.IPs}}
+	}
+	return r.sandbox, nil
+}
+
+// path names a record by its netns: there is one for each.
+func (f sandboxFiles) path(cookie netns.Cookie) string {
+	return filepath.Join(f.dir, strconv.FormatUint(uint64(cookie), 10)+".json")
 }
 
 // bootID is the kernel's random id of this boot: netns cookies start anew with

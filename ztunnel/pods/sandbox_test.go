@@ -3,6 +3,8 @@
 package pods
 
 import (
+	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -12,8 +14,25 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"github.com/culvert-mesh/culvert/ztunnel/netns"
 	"github.com/culvert-mesh/culvert/ztunnel/workload"
 )
+
+// aRecord is one that load finds whole.
+func aRecord(cookie netns.Cookie) sandbox {
+	return sandbox{ContainerID: fmt.Sprintf("c%d", cookie), PodUID: "u1", Namespace: "shop", Name: "web", Netns: "/run/netns/x",
+		Cookie: cookie, Inode: 8, BootID: "now",
+		Networks: []network{{Name: "net", IfName: "eth0", IPs: []netip.Addr{netip.MustParseAddr("fd00::1")}}}}
+}
+
+func wantRecords(t *testing.T, files sandboxFiles, want ...sandbox) (problems error) {
+	t.Helper()
+	found, problems := files.load("now")
+	if diff := cmp.Diff(want, found, cmpopts.EquateComparable(netip.Addr{}), cmpopts.EquateEmpty()); diff != "" {
+		t.Errorf("found (-want +got):\n%s", diff)
+	}
+	return problems
+}
 
 func TestSandboxesOfThisBootAreFoundAgainAndOthersForgotten(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "sandboxes")
@@ -21,9 +40,8 @@ func TestSandboxesOfThisBootAreFoundAgainAndOthersForgotten(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	now := sandbox{ContainerID: "aa", PodUID: "u1", Namespace: "shop", Name: "web", Netns: "/run/netns/x",
-		Cookie: 7, Inode: 8, BootID: "now", IPs: []netip.Addr{netip.MustParseAddr("fd00::1")}}
-	before := sandbox{ContainerID: "bb", BootID: "before"}
+	now, before := aRecord(7), aRecord(9)
+	before.BootID = "before"
 	for _, s := range []sandbox{now, before} {
 		if err := files.write(s); err != nil {
 			t.Fatal(err)
@@ -34,20 +52,14 @@ func TestSandboxesOfThisBootAreFoundAgainAndOthersForgotten(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	found, problems := files.load("now")
-	if diff := cmp.Diff([]sandbox{now}, found, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
-		t.Errorf("found (-want +got):\n%s", diff)
-	}
+	problems := wantRecords(t, files, now)
 	if problems == nil || !strings.Contains(problems.Error(), broken) {
 		t.Errorf("problems %v, want one that names %s", problems, broken)
 	}
-	if _, err := os.Stat(files.path("bb")); !os.IsNotExist(err) {
+	if _, err := os.Stat(files.path(9)); !os.IsNotExist(err) {
 		t.Errorf("the record of an earlier boot is still there: %v", err)
 	}
-	if err := files.remove("aa"); err != nil {
-		t.Error(err)
-	}
-	if err := files.remove("aa"); err != nil {
+	if err := errors.Join(files.remove(7), files.remove(7)); err != nil {
 		t.Errorf("forgetting twice: %v", err)
 	}
 }
@@ -57,21 +69,80 @@ func TestARecordThatCannotBeWrittenLeavesTheOldOne(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	old := sandbox{ContainerID: "aa", Name: "old", BootID: "now"}
+	old, fresh := aRecord(7), aRecord(7)
 	if err := files.write(old); err != nil {
 		t.Fatal(err)
 	}
 	// A directory in the way of the temporary file: as good as a full disk.
-	if err := os.Mkdir(files.path("aa")+".tmp", 0o700); err != nil {
+	if err := os.Mkdir(files.path(7)+".tmp", 0o700); err != nil {
 		t.Fatal(err)
 	}
-	err = files.write(sandbox{ContainerID: "aa", Namespace: "shop", Name: "new", BootID: "now"})
+	fresh.Name = "new"
+	err = files.write(fresh)
 	if err == nil || !strings.Contains(err.Error(), "shop/new") {
 		t.Errorf("error %v, want one that names the pod", err)
 	}
-	found, _ := files.load("now")
-	if len(found) != 1 || found[0].Name != "old" {
-		t.Errorf("found %v, want the old record", found)
+	wantRecords(t, files, old)
+}
+
+// An upgrade may be cut short anywhere, and must not cost a pod its record.
+func TestRecordsOfTheFormatBeforeAreReadAndBroughtUpToDate(t *testing.T) {
+	files, err := openSandboxFiles(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	const one = `{"containerID":"c7","network":"net","podUID":"u1","namespace":"shop","name":"web",` +
+		`"netns":"/run/netns/x","cookie":7,"inode":8,"bootID":"now","ips":["fd00::1"]}`
+	before := filepath.Join(files.dir, "c7.json")
+	write := func() {
+		if err := os.WriteFile(before, []byte(one), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := aRecord(7)
+	want.Networks[0].IfName = "" // it was not recorded
+	write()
+	if err := os.Mkdir(files.path(7)+".tmp", 0o700); err != nil { // the disk is full
+		t.Fatal(err)
+	}
+	if problems := wantRecords(t, files, want); problems == nil {
+		t.Error("a record that cannot be brought up to date is no problem")
+	}
+	for range 2 {
+		if problems := wantRecords(t, files, want); problems != nil {
+			t.Error(problems)
+		}
+		if _, err := os.Stat(before); !os.IsNotExist(err) {
+			t.Errorf("the old record is still there: %v", err)
+		}
+	}
+
+	want.Networks[0].IfName = "eth0" // by now it is known
+	if err := files.write(want); err != nil {
+		t.Fatal(err)
+	}
+	write() // and the upgrade before was cut short
+	if problems := wantRecords(t, files, want); problems != nil {
+		t.Error(problems)
+	}
+	wantRecords(t, files, want)
+}
+
+func TestARecordOfANewerFormatIsRefusedAndStays(t *testing.T) {
+	files, err := openSandboxFiles(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	newer := filepath.Join(files.dir, "7.json")
+	if err := os.WriteFile(newer, []byte(`{"format":3,"cookie":7,"containerID":"c7","bootID":"before"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	problems := wantRecords(t, files)
+	if problems == nil || !strings.Contains(problems.Error(), newer+": format: a newer Culvert wrote it (3, this one reads up to 2)") {
+		t.Errorf("problems: %v", problems)
+	}
+	if _, err := os.Stat(newer); err != nil {
+		t.Error(err)
 	}
 }
 

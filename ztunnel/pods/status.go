@@ -19,7 +19,7 @@ import (
 
 // State is one sandbox in the configuration dump.
 type State struct {
-	State       string             `json:"state"` // enrolled, pending or outside
+	State       string             `json:"state"` // enrolled, pending, outside, undecided, lost, deleted, unexplained
 	Reason      string             `json:"reason,omitempty"`
 	Forwards    []string           `json:"forwards,omitempty"` // devices that lead to a netns behind the pod
 	Identity    string             `json:"identity,omitempty"`
@@ -28,27 +28,44 @@ type State struct {
 	Connections []proxy.Connection `json:"connections,omitempty"`
 }
 
-// Dump is the state of every sandbox by pod UID.
+// Dump is the state of every sandbox by pod UID, of one that is deleted only if
+// its pod has no other; and of what is steered and nobody explains, by netns.
 func (p *Pods) Dump() map[string]State {
 	states := map[string]State{}
 	for _, pod := range p.all() {
-		w, known := p.Registry.ByUID(pod.PodUID)
-		state := State{State: "outside", Sandbox: pod.sandbox}
-		if known && p.wanted(w) {
-			state.State = "pending"
+		s := pod.sandbox()
+		if _, other := states[s.PodUID]; !other || !s.deleted() {
+			states[s.PodUID] = p.state(pod, s)
 		}
-		pod.mu.Lock()
-		state.Reason = cmp.Or(pod.failed, w.Unsteerable)
-		if m := pod.member; m != nil {
-			state.State, state.Identity = "enrolled", m.id.String()
-			state.Connections, state.Forwards = m.carrier.pod.Connections(), m.behind
-			certificate := p.Certs.Certificate(m.id)
-			state.Certificate = &certificate
-		}
-		pod.mu.Unlock()
-		states[pod.PodUID] = state
+	}
+	for _, l := range p.leftovers() {
+		states[fmt.Sprintf("netns-%d", l.Cookie)] = State{State: "unexplained", Sandbox: sandbox{Cookie: l.Cookie, Inode: l.Inode},
+			Reason: "it is steered, and no record and no process says whose it is"}
 	}
 	return states
+}
+
+func (p *Pods) state(pod *pod, s sandbox) State {
+	w, known := p.workload(s)
+	pod.mu.Lock()
+	defer pod.mu.Unlock()
+	state := State{State: "outside", Reason: cmp.Or(pod.failed, w.Unsteerable), Sandbox: s}
+	switch m := pod.member; {
+	case m != nil:
+		state.State, state.Identity = "enrolled", m.id.String()
+		state.Connections, state.Forwards = m.carrier.pod.Connections(), m.behind
+		certificate := p.Certs.Certificate(m.id)
+		state.Certificate = &certificate
+	case s.deleted():
+		state.State, state.Reason = "deleted", "its netns is not gone yet, and is refused"
+	case pod.lost:
+		state.State, state.Reason = "lost", "no process and no mount leads to its netns, which is not gone: it is refused"
+	case known && p.wanted(w):
+		state.State = "pending"
+	case pod.adopted:
+		state.State, state.Reason = "undecided", "no label says whether it is in the mesh: it is refused as before"
+	}
+	return state
 }
 
 // Enrollment counts how many pods labels want, we enrolled, the kernel
@@ -77,7 +94,7 @@ func (p *Pods) Enrollment() (e metrics.Enrollment) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	e.Verified = p.verified
+	e.Verified, e.Unexplained = p.verified, len(p.unexplained)
 	return e
 }
 
@@ -103,10 +120,10 @@ func (p *Pods) Misplaced() string {
 	}
 	p.mu.Lock()
 	uids := []string{p.stray}
-	for _, pod := range p.byContainer {
-		uids = append(uids, pod.PodUID)
-	}
 	p.mu.Unlock()
+	for _, pod := range p.all() {
+		uids = append(uids, pod.sandbox().PodUID)
+	}
 	nodes := map[string]bool{}
 	for _, uid := range uids {
 		if w, known := p.Registry.ByUID(uid); known && w.Node != "" && w.Node != p.Node {

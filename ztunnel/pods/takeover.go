@@ -7,123 +7,211 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
+	"slices"
 	"syscall"
 
 	"github.com/culvert-mesh/culvert/ztunnel/netns"
+	"github.com/culvert-mesh/culvert/ztunnel/redirect"
 )
 
-// takeOver adopts the sandboxes that an earlier ztunnel of this boot recorded
-// and removes what it left in the kernel for sandboxes that are gone. Before,
-// it looks for pods without a record, which may have been lost: they would be
-// released.
+// takeOver adopts the sandboxes that an earlier ztunnel of this boot recorded,
+// looks for pods whose record may have been lost, and removes what it left in the
+// kernel of netns that are gone. It lets nobody go: a netns that is steered and
+// that no record explains stays so.
 func (p *Pods) takeOver() error {
 	found, problems := p.files.load(p.boot)
 	if problems != nil {
-		p.Log.Warn("reading sandbox records", "error", problems)
+		p.Log.Error("reading sandbox records", "error", problems)
 	}
+	running := processes()
 	for _, s := range found {
-		s, err := p.locate(s, sameCookie)
-		if err == nil {
-			p.remember(s)
+		path, err := locate(s, s.Netns, sameCookie, running)
+		inbound, outbound := p.Datapath.Steered(s.Cookie)
+		if dead, _ := p.Datapath.Gone(s.Cookie); dead || err != nil && !inbound && !outbound {
+			p.Log.Info("sandbox is gone", "pod", s.String(), "reason", err)
+			if err := p.files.remove(s.Cookie); err != nil {
+				p.Log.Warn("removing the record of a sandbox", "error", err)
+			}
 			continue
 		}
-		p.Log.Info("sandbox is gone", "pod", s.String(), "reason", err)
-		if err := p.files.remove(s.ContainerID); err != nil {
-			p.Log.Warn("removing the record of a sandbox", "error", err)
-		}
+		p.remember(s, path)
 	}
 	p.discover()
-	var live []netns.Cookie
-	for _, pod := range p.all() {
-		live = append(live, pod.Cookie)
-	}
-	if err := p.Datapath.Reconcile(live); err != nil {
+	if err := p.reconcileKernel(); err != nil {
 		return fmt.Errorf("remove what an earlier run left: %w", err)
 	}
 	return nil
 }
 
-// remember has the sandbox looked after from now on.
-func (p *Pods) remember(s sandbox) {
-	life, end := context.WithCancel(p.base)
-	inbound, outbound := p.Datapath.Steered(s.Cookie)
+// reconcileKernel removes the steering of netns that are gone, and notes those
+// that live and that nothing here explains.
+func (p *Pods) reconcileKernel() error {
+	var known []netns.Cookie
+	for _, pod := range p.all() {
+		known = append(known, pod.sandbox().Cookie)
+	}
+	left, err := p.Datapath.Reconcile(known)
+	if err != nil {
+		return err
+	}
+	left = slices.DeleteFunc(left, func(l redirect.Leftover) bool {
+		_, ok := p.byCookie(l.Cookie) // recorded meanwhile
+		return ok
+	})
+	p.mu.Lock()
+	before := p.unexplained
+	p.unexplained = left
+	p.mu.Unlock()
+	for _, l := range left {
+		if !slices.Contains(before, l) {
+			p.Log.Error("a netns is steered and no record says whose it is: it is refused until a process of its pod is found or it ends",
+				"cookie", l.Cookie, "inode", l.Inode)
+		}
+	}
+	return nil
+}
+
+// leftovers are the netns that are steered and that nothing explains.
+func (p *Pods) leftovers() []redirect.Leftover {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.byContainer[s.ContainerID] = &pod{sandbox: s, life: life, end: end, path: s.Netns, adopted: inbound || outbound}
+	return p.unexplained
+}
+
+// remember has the sandbox looked after from now on, whose netns is found at path.
+func (p *Pods) remember(s sandbox, path string) *pod {
+	inbound, outbound := p.Datapath.Steered(s.Cookie)
+	pod := &pod{path: path, adopted: inbound || outbound, lost: path == ""}
+	pod.known.Store(&s)
+	pod.life, pod.end = context.WithCancel(p.base)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.byNetns[s.Cookie] = pod
+	return pod
 }
 
 // letGo ends the steering that an earlier run began, of a pod whose label went
 // while no ztunnel was here; pod.mu is held.
 func (p *Pods) letGo(pod *pod) error {
-	err := errors.Join(p.Datapath.UnsteerOutbound(pod.Cookie), p.Datapath.UnsteerInbound(pod.Cookie))
-	if err != nil {
+	if err := p.unsteer(pod); err != nil {
 		return err
 	}
-	pod.adopted = false
 	p.Log.Info("pod unenrolled, after an earlier run", "pod", pod.String())
 	return nil
 }
 
-// stillThere reports why the netns of pod is gone; nil if it is not. If only
-// the way that leads there has changed, it writes that down.
-func (p *Pods) stillThere(pod *pod) error {
+// unsteer ends steering that no member stands for; pod.mu is held.
+func (p *Pods) unsteer(pod *pod) error {
+	cookie := pod.sandbox().Cookie
+	err := errors.Join(p.Datapath.UnsteerOutbound(cookie), p.Datapath.UnsteerInbound(cookie))
+	pod.adopted = err != nil
+	return err
+}
+
+// watch finds out what became of pod's netns since it was last looked at.
+//
+// A pod outside the mesh is forgotten when no process and no mount leads to it
+// any more. Of one that is steered only the kernel's word counts, which it cannot
+// give while we hold the netns: so the connections are cut and the netns is let
+// go of, and what might still run there stays steered, and so refused, until the
+// kernel says that it is gone. If it turns up again, it is enrolled again.
+func (p *Pods) watch(pod *pod, running func() []process) (problems error) {
 	pod.mu.Lock()
 	defer pod.mu.Unlock()
-	s := pod.sandbox
-	s.Netns = pod.path
-	s, err := p.locate(s, sameNetns)
-	if err != nil || s.Netns == pod.path || pod.gone {
-		return err
+	if pod.gone {
+		return nil
 	}
-	pod.path = s.Netns
-	if err := p.files.write(s); err != nil {
-		p.Log.Warn("recording sandbox", "pod", pod.String(), "error", err)
+	s := pod.sandbox()
+	path, err := whereIs(pod, s, running)
+	if !s.deleted() && err == nil {
+		return p.found(pod, path)
+	}
+	steered := pod.member != nil || pod.adopted
+	if steered && !s.deleted() && !pod.lost {
+		p.Log.Warn("nothing leads to the netns of a pod any more: its connections are cut", "pod", pod.String(), "reason", err)
+		pod.lost = true
+		problems = p.cut(pod)
+	}
+	gone, known := p.Datapath.Gone(s.Cookie)
+	if !known {
+		gone = err != nil
+	}
+	if steered && !gone {
+		return problems
+	}
+	p.Log.Info("sandbox is gone", "pod", pod.String(), "reason", err)
+	return errors.Join(problems, p.forget(pod))
+}
+
+// whereIs is locate for a pod; of one whose path is good it looks at no process.
+// pod.mu is held.
+func whereIs(pod *pod, s sandbox, running func() []process) (path string, err error) {
+	if pod.path != "" && sameNetns(pod.path, s) == nil {
+		return pod.path, nil
+	}
+	return locate(s, pod.path, sameNetns, running())
+}
+
+// found notes the way that leads to the netns now; pod.mu is held.
+func (p *Pods) found(pod *pod, path string) error {
+	if pod.lost {
+		p.Log.Info("found the netns of a pod again", "pod", pod.String(), "netns", path)
+		pod.lost = false
+	}
+	if path == pod.path {
+		return nil
+	}
+	pod.path = path
+	s := pod.sandbox()
+	s.Netns = path
+	if err := p.store(pod, s); err != nil {
+		return fmt.Errorf("recording where its netns is: %w", err)
 	}
 	return nil
 }
 
-// locate returns s if its netns is still the same. A sandbox that was found
-// through a process outlives it: then another of its processes leads there.
-func (p *Pods) locate(s sandbox, same func(sandbox) error) (sandbox, error) {
-	gone := same(s)
-	if gone == nil || !isScanned(s) {
-		return s, gone
+// locate returns a path that leads to s's netns: the one that was good last,
+// another of its processes, or a mount.
+func locate(s sandbox, path string, same func(path string, s sandbox) error, running []process) (string, error) {
+	gone := errors.New("its netns was not found before")
+	if path != "" {
+		if gone = same(path, s); gone == nil {
+			return path, nil
+		}
 	}
-	again, err := p.findSandbox(s)
-	if err != nil || again.Cookie != s.Cookie {
-		return s, gone
+	if path, ok := holder(s.Inode, s.Cookie, running); ok {
+		return path, nil
 	}
-	return again, nil
+	return "", gone
 }
 
-// sameNetns reports why s's netns is not the one that was recorded. The path
-// is looked at only: opening it would keep a dying netns alive. If it cannot be
-// looked at, nobody knows: a pod is not released for that.
-func sameNetns(s sandbox) error {
-	info, err := os.Stat(s.Netns)
+// sameNetns reports why path does not lead to s's netns. The path is looked at
+// only: opening it would keep a dying netns alive. If it cannot be looked at,
+// nobody knows: a pod is not released for that.
+func sameNetns(path string, s sandbox) error {
+	ino, err := inode(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR), errors.Is(err, syscall.ESRCH):
 		return err
-	case err == nil && info.Sys().(*syscall.Stat_t).Ino != s.Inode:
-		return fmt.Errorf("%s is another netns now", s.Netns)
+	case err == nil && ino != s.Inode:
+		return fmt.Errorf("%s is another netns now, or none", path)
 	}
 	return nil
 }
 
 // sameCookie is sameNetns for a netns that nobody held open since: inodes are
 // reused, cookies are not.
-func sameCookie(s sandbox) error {
-	if err := sameNetns(s); err != nil {
+func sameCookie(path string, s sandbox) error {
+	if err := sameNetns(path, s); err != nil {
 		return err
 	}
-	ns, err := netns.Open(s.Netns)
+	ns, err := netns.Open(path)
 	if err != nil {
 		return nil // out of descriptors, say: nobody knows
 	}
 	defer ns.Close()
 	if ns.Cookie() != s.Cookie {
-		return fmt.Errorf("%s is another netns now", s.Netns)
+		return fmt.Errorf("%s is another netns now", path)
 	}
 	return nil
 }

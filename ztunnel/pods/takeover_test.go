@@ -4,6 +4,7 @@ package pods
 
 import (
 	"errors"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -73,10 +74,8 @@ func TestASandboxOutlivesTheProcessThroughWhichItWasFound(t *testing.T) {
 	w.eventually("the pod is enrolled again", func() bool { return w.connects(uid) == carried })
 
 	third()
-	w.pods.verify(t.Context())
-	if _, ok := w.pods.byID(scanned + uid); ok {
-		t.Error("a pod without processes is remembered")
-	}
+	w.destroy(uid)
+	w.leavesNoTrace(uid)
 }
 
 func TestAPodWhoseRecordIsLostIsNotReleased(t *testing.T) {
@@ -86,8 +85,9 @@ func TestAPodWhoseRecordIsLostIsNotReleased(t *testing.T) {
 	req := w.pod(uid, "10.1.0.1", true)
 	w.add(req, enroll.Enrolled)
 	w.process(uid)
+	file := w.pods.files.path(w.sandboxes[uid].Cookie)
 	w.kill()
-	if err := os.Truncate(filepath.Join(w.cfg.Dir, req.ContainerID+".json"), 0); err != nil {
+	if err := os.Truncate(file, 0); err != nil {
 		t.Fatal(err)
 	}
 	w.load()
@@ -104,9 +104,7 @@ func TestAPodWhoseRecordIsLostIsNotReleased(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.want(uid, carried)
-	if err := w.pods.forget(pod); err != nil {
-		t.Error(err)
-	}
+	w.forget(pod)
 }
 
 func TestANetnsThatCannotBeLookedAtIsNotGone(t *testing.T) {
@@ -125,16 +123,17 @@ func TestANetnsThatCannotBeLookedAtIsNotGone(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, tc := range []struct {
-		what string
-		s    sandbox
-		gone bool
+		what  string
+		path  string
+		inode uint64
+		gone  bool
 	}{
-		{"the same", sandbox{Netns: path, Inode: inode}, false},
-		{"another", sandbox{Netns: path, Inode: inode + 1}, true},
-		{"none", sandbox{Netns: path + "x", Inode: inode}, true},
-		{"nobody knows", sandbox{Netns: loop, Inode: inode}, false},
+		{"the same", path, inode, false},
+		{"another", path, inode + 1, true},
+		{"none", path + "x", inode, true},
+		{"nobody knows", loop, inode, false},
 	} {
-		if err := sameNetns(tc.s); (err != nil) != tc.gone {
+		if err := sameNetns(tc.path, sandbox{Inode: tc.inode}); (err != nil) != tc.gone {
 			t.Errorf("%s: %v, want gone=%v", tc.what, err, tc.gone)
 		}
 	}
@@ -151,21 +150,21 @@ func TestANetnsHasOneRecord(t *testing.T) {
 	w.eventually("the pod is enrolled", func() bool { return w.connects(uid) == carried })
 	w.add(req, enroll.Enrolled)
 	w.pods.discover()
-	if all := w.pods.all(); len(all) != 1 || all[0].ContainerID != req.ContainerID {
-		t.Errorf("%d records, the first of %s; want one, of the runtime's container", len(all), all[0].ContainerID)
+	if all := w.pods.all(); len(all) != 1 || all[0].sandbox().ContainerID != req.ContainerID {
+		t.Errorf("%d records, the first of %s; want one, of the runtime's container", len(all), all[0].sandbox().ContainerID)
 	}
 	w.want(uid, carried)
 	pod, _ := w.pods.byID(req.ContainerID)
-	found, err := w.pods.findSandbox(sandbox{ContainerID: scanned + uid, PodUID: uid, IPs: pod.IPs})
+	found, err := w.pods.findSandbox(sandbox{ContainerID: scanned + uid, PodUID: uid, Networks: pod.sandbox().Networks}, processes())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := w.pods.record(found); err != nil || len(w.pods.all()) != 1 {
+	if _, err := w.pods.record(found); err != nil || len(w.pods.all()) != 1 {
 		t.Errorf("found again: %v, %d records", err, len(w.pods.all()))
 	}
 	thief := found
 	thief.ContainerID, thief.PodUID = "thief", "thief"
-	if err := w.pods.record(thief); err == nil {
+	if _, err := w.pods.record(thief); err == nil {
 		t.Error("a netns is recorded as another pod's")
 	}
 	w.want(uid, carried)
@@ -176,7 +175,7 @@ func TestAFoundSandboxIsNotDeletedForItsPredecessor(t *testing.T) {
 	const uid = "0f9e8d7c-web"
 	w := newWorld(t)
 	req := w.pod(uid, "10.1.0.1", true)
-	w.process(uid)
+	end := w.process(uid)
 	w.start()
 	w.eventually("the pod is enrolled", func() bool { return w.connects(uid) == carried })
 	for _, predecessor := range []string{env.NewNetns(t), "/run/netns/gone"} {
@@ -189,10 +188,13 @@ func TestAFoundSandboxIsNotDeletedForItsPredecessor(t *testing.T) {
 			t.Fatalf("the DEL of netns %s deleted another sandbox", predecessor)
 		}
 	}
-	if err := w.pods.Del(t.Context(), req); err != nil {
-		t.Error(err)
-	}
-	if _, ok := w.pods.byID(scanned + uid); ok {
-		t.Error("a deleted sandbox is remembered")
-	}
+	second := req // of another network: its addresses tell
+	second.Network, second.IfName, second.IPs = "storage", "net1", enroll.Addrs{netip.MustParseAddr("10.2.0.1")}
+	w.del(second)
+	w.want(uid, carried)
+	w.del(req)
+	w.want(uid, refused)
+	end()
+	w.destroy(uid)
+	w.leavesNoTrace(uid)
 }

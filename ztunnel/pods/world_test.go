@@ -221,6 +221,44 @@ func (w *world) add(req enroll.Request, want enroll.Verdict) enroll.Reply {
 	return reply
 }
 
+func (w *world) del(req enroll.Request) {
+	w.t.Helper()
+	if err := w.pods.Del(w.t.Context(), req); err != nil {
+		w.t.Error(err)
+	}
+}
+
+// forget ends a sandbox as if its netns were gone.
+func (w *world) forget(pod *pod) {
+	w.t.Helper()
+	pod.mu.Lock()
+	defer pod.mu.Unlock()
+	if err := w.pods.forget(pod); err != nil {
+		w.t.Error(err)
+	}
+}
+
+// destroy takes away what leads to a pod's netns; with the last process in it,
+// it is gone.
+func (w *world) destroy(uid string) {
+	w.t.Helper()
+	if err := unix.Unmount(w.sandboxes[uid].Netns, unix.MNT_DETACH); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// leavesNoTrace waits until nothing is left of a pod.
+func (w *world) leavesNoTrace(uid string) {
+	w.t.Helper()
+	cookie := w.sandboxes[uid].Cookie
+	w.eventually("nothing is left of "+uid, func() bool {
+		_, known := w.pods.byCookie(cookie)
+		inbound, outbound := w.datapath.Steered(cookie)
+		_, err := os.Stat(w.pods.files.path(cookie))
+		return !known && !inbound && !outbound && errors.Is(err, os.ErrNotExist)
+	})
+}
+
 // What becomes of a connection that a pod opens.
 const (
 	carried  = "carried"  // ztunnel takes it

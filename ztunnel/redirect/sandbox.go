@@ -286,30 +286,6 @@ func (d *Datapath) forgetOutbound(gone func(netns.Cookie) bool) error {
 	)
 }
 
-// Reconcile removes what earlier runs left of pods that are neither live nor
-// steered by this one.
-func (d *Datapath) Reconcile(live []netns.Cookie) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	gone := func(c netns.Cookie) bool {
-		_, ours := d.pods[c]
-		return !ours && !slices.Contains(live, c)
-	}
-	pinned, err := d.pins.adopted()
-	if err != nil {
-		return err
-	}
-	problems := []error{d.forgetOutbound(gone)}
-	for _, cookie := range pinned {
-		if gone(cookie) {
-			a := &anchor{name: fmt.Sprintf("sk_lookup of netns %d", cookie), pin: d.pins.pod(cookie)}
-			problems = append(problems, a.remove())
-		}
-	}
-	problems = append(problems, sweep(d.mesh.Routed, func(cookie uint64, _ *uint32) bool { return gone(netns.Cookie(cookie)) }))
-	return errors.Join(append(problems, d.forgetInbound(gone))...)
-}
-
 // del deletes a key that may be absent.
 func del(m *ebpf.Map, key any) error {
 	if err := m.Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {

@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package pods
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/culvert-mesh/culvert/cni/enroll"
+	"github.com/culvert-mesh/culvert/ztunnel/netns"
+	"github.com/culvert-mesh/culvert/ztunnel/workload"
+)
+
+// second is the ADD of another network of the same sandbox, as Multus does it.
+func (w *world) second(req enroll.Request, addr string) enroll.Request {
+	w.t.Helper()
+	ip := netip.MustParseAddr(addr)
+	w.addAddr(req.Netns, ip)
+	req.Network, req.IfName, req.IPs = "storage", "net1", enroll.Addrs{ip}
+	return req
+}
+
+// open opens a connection of the pod that is carried, to a peer that is waited
+// for. It returns what says whether it still lives, and what closes it: until
+// then its socket holds the netns.
+func (w *world) open(uid string) (lives func() bool, done func()) {
+	w.t.Helper()
+	if _, known := w.registry.ByUID("peer"); !known {
+		w.workloads = append(w.workloads, workload.Workload{UID: "peer", Namespace: "shop", Name: "peer", Node: "there",
+			ID: w.workloads[0].ID, Addrs: []netip.Addr{netip.MustParseAddr("10.9.9.9")}, Meshed: true})
+		w.replace()
+	}
+	ns, err := netns.Open(w.sandboxes[uid].Netns)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer ns.Close()
+	conn, err := ns.Dial(w.t.Context(), netip.MustParseAddrPort("10.9.9.9:80"), nil)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() { conn.Close() })
+	lives = func() bool { return w.carries(uid) > 0 }
+	w.eventually("the connection is carried", lives)
+	return lives, func() { conn.Close() }
+}
+
+// carries is how many connections of a pod are carried.
+func (w *world) carries(uid string) int { return len(w.pods.Dump()[uid].Connections) }
+
+func TestASecondNetworkOfASandboxCutsNothing(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	first := w.pod("web", "10.1.0.1", true)
+	w.add(first, enroll.Enrolled)
+	lives, done := w.open("web")
+	pod, _ := w.pods.byID(first.ContainerID)
+	life, member := pod.life, pod.member
+
+	second := w.second(first, "10.2.0.1")
+	w.add(second, enroll.Enrolled)
+	w.add(second, enroll.Enrolled) // runtimes repeat it
+	w.add(first, enroll.Enrolled)
+	if now, _ := w.pods.byID(first.ContainerID); now != pod || pod.member != member || life.Err() != nil || len(w.pods.all()) != 1 {
+		t.Error("the sandbox has another record or another membership")
+	}
+	if !lives() {
+		t.Error("the connection was cut")
+	}
+	if got := pod.sandbox().ips(); !slices.Equal(got, []netip.Addr{netip.MustParseAddr("10.1.0.1"), netip.MustParseAddr("10.2.0.1")}) {
+		t.Errorf("the sandbox has the addresses %v", got)
+	}
+	for _, req := range []enroll.Request{first, second} {
+		if err := w.pods.Check(t.Context(), req); err != nil {
+			t.Errorf("CHECK of network %s: %v", req.Network, err)
+		}
+	}
+	third := second
+	third.IfName = "net2"
+	if err := w.pods.Check(t.Context(), third); err == nil || !strings.Contains(err.Error(), "on network storage by net2") {
+		t.Errorf("CHECK of an interface that was never added: %v", err)
+	}
+
+	w.kill()
+	w.start()
+	w.eventually("the pod is enrolled again", func() bool { return w.connects("web") == carried })
+	done()
+	lives, done = w.open("web")
+
+	w.del(third)  // that it never was on
+	w.del(second) // and again, as runtimes do
+	w.del(second)
+	w.want("web", carried)
+	if !lives() {
+		t.Error("the DEL of one network cut a connection")
+	}
+	if err := w.pods.Check(t.Context(), second); err == nil {
+		t.Error("CHECK of a network that the sandbox was taken off passes")
+	}
+	w.del(first)
+	w.want("web", refused)
+	done()
+	w.destroy("web")
+	w.leavesNoTrace("web")
+}
+
+// Whichever network is deleted last ends the sandbox.
+func TestASandboxEndsWithItsLastNetwork(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	first := w.pod("web", "10.1.0.1", true)
+	second := w.second(first, "10.2.0.1")
+	w.add(first, enroll.Enrolled)
+	w.add(second, enroll.Enrolled)
+	w.del(first)
+	w.want("web", carried)
+	w.del(second)
+	w.want("web", refused)
+
+	// The runtime may take the same sandbox up again.
+	w.add(first, enroll.Enrolled)
+	w.want("web", carried)
+	w.destroy("web")
+	w.leavesNoTrace("web")
+}
+
+func TestGarbageIsCollectedByNetwork(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	first := w.pod("web", "10.1.0.1", true)
+	second := w.second(first, "10.2.0.1")
+	w.add(first, enroll.Enrolled)
+	w.add(second, enroll.Enrolled)
+	for _, tc := range []struct {
+		network string
+		valid   []enroll.Attachment
+		want    string
+		left    int
+	}{
+		{"net", []enroll.Attachment{{ContainerID: first.ContainerID, IfName: "eth0"}}, carried, 2},
+		{"other", nil, carried, 2},
+		{"storage", []enroll.Attachment{{ContainerID: first.ContainerID, IfName: "eth0"}}, carried, 1}, // of another interface
+		{"net", nil, refused, 0},
+	} {
+		if err := w.pods.GC(t.Context(), tc.network, tc.valid); err != nil {
+			t.Error(err)
+		}
+		pod, _ := w.pods.byID(first.ContainerID)
+		if left := len(pod.sandbox().Networks); left != tc.left {
+			t.Errorf("GC of network %s left %d networks, want %d", tc.network, left, tc.left)
+		}
+		w.want("web", tc.want)
+	}
+	w.destroy("web")
+	w.leavesNoTrace("web")
+}
+
+func TestAnADDWithOtherAddressesChangesTheRecordAndCutsNothing(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	req := w.pod("web", "10.1.0.1", true)
+	w.add(req, enroll.Enrolled)
+	lives, _ := w.open("web")
+	other := netip.MustParseAddr("10.1.0.7")
+	w.addAddr(req.Netns, other)
+	req.IPs = enroll.Addrs{other}
+	w.add(req, enroll.Enrolled)
+	pod, _ := w.pods.byID(req.ContainerID)
+	if got := pod.sandbox().ips(); !slices.Equal(got, []netip.Addr{other}) {
+		t.Errorf("the sandbox has the addresses %v", got)
+	}
+	if !lives() {
+		t.Error("the connection was cut")
+	}
+	w.want("web", carried)
+}
+
+func TestASandboxIsOnABoundedNumberOfNetworks(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	req := w.pod("web", "10.1.0.1", true)
+	w.add(req, enroll.Enrolled)
+	req.IPs = nil // a second network may do without addresses
+	for i := 1; i < maxNetworks; i++ {
+		req.IfName = "net" + string(rune('A'+i))
+		w.add(req, enroll.Enrolled)
+	}
+	req.IfName = "onemore"
+	if reply := w.add(req, enroll.Block); !strings.Contains(reply.Reason, "is on 32 networks, which is the limit") {
+		t.Error(reply.Reason)
+	}
+	w.want("web", carried)
+}
+
+// A netns that a process of somebody else holds is not that of the pod, whatever
+// container is named.
+func TestANetworkOfAnotherPodIsNotASecondOne(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	victim := w.pod("victim", "10.1.0.1", true)
+	w.add(victim, enroll.Enrolled)
+	thief := w.pod("thief", "10.1.0.2", true)
+	thief.Netns, thief.ContainerID, thief.IPs = victim.Netns, victim.ContainerID, victim.IPs
+	if reply := w.add(thief, enroll.Block); !strings.Contains(reply.Reason, "is enrolled as pod shop/victim already") {
+		t.Error(reply.Reason)
+	}
+	stranger := victim // another container without an address is no second network
+	stranger.ContainerID, stranger.IPs = "stranger", nil
+	if reply := w.add(stranger, enroll.Block); !strings.Contains(reply.Reason, "no address") {
+		t.Error(reply.Reason)
+	}
+	w.want("victim", carried)
+}
