@@ -46,7 +46,7 @@ func TestPlaintextIsCarriedWherePolicyAllowsItAndLabelledSo(t *testing.T) {
 	send(t, client, "hello")
 	expect(t, client, "hello")
 
-	if d := <-b.dialled; d[0] != netip.AddrPortFrom(legacyAddr, 0) || d[1] != to {
+	if d := <-b.dialled; d[0] != addrOf(client.LocalAddr()) || d[1] != to {
 		t.Errorf("inner leg from %v to %v; want the client's address and the original destination", d[0], d[1])
 	}
 	if got := b.Connections(); len(got) != 1 || got[0].Path != "passthrough" || got[0].Dst != to.String() {

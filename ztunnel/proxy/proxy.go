@@ -50,7 +50,8 @@ type Pod struct {
 	// named it: for a second, further connects of the pod to it shall be refused
 	// before they are steered. default nil: the app sees a reset each time
 	Dead func(dst netip.AddrPort)
-	// Inner dials the pod's app with a client's address as source. required
+	// Inner dials the pod's app with a client's address as source, and another
+	// port than the client's. required
 	Inner func(ctx context.Context, from, to netip.AddrPort) (*net.TCPConn, error)
 	// IsInner reports whether a connection that arrived is an inner leg of
 	// ours, steered back to us. required
@@ -154,12 +155,12 @@ type until struct {
 // Deadline is the one.
 func (u until) Deadline() (time.Time, bool) { return u.deadline, true }
 
-// inner connects to the pod's app, as if from client. The port is left to the
-// kernel: client's own would give the app's socket the very addresses of the
-// connection that we hold.
+// inner connects to the pod's app, as if from client. The port is another, as
+// client's own would give the app's socket the very addresses of the connection
+// that we hold; Inner chooses it by client's.
 func (p *Pod) inner(ctx context.Context, client, to netip.AddrPort) (*net.TCPConn, error) {
 	app, err := dial(ctx, to, func(ctx context.Context) (*net.TCPConn, error) {
-		return p.Inner(ctx, netip.AddrPortFrom(client.Addr(), 0), to)
+		return p.Inner(ctx, client, to)
 	})
 	if err == nil && isLast(app) {
 		reset(app)

@@ -65,12 +65,9 @@ func (d *Datapath) DialOut(ns *netns.NS) func(ctx context.Context, from netip.Ad
 	}
 }
 
-// innerPort returns a source port for a leg to the app: not one that clients
-// usually have, so that a leg seldom meets the client's own connection.
-func innerPort() uint16 { return ports{1024, 32767}.pick() }
-
 // DialInner returns how ztunnel connects to the app, under the address of the
-// client on whose behalf it does. The port is not the client's.
+// client on whose behalf it does. from is the client's; a port of 0 means that it
+// is not known. The leg's own port is another: see innerPorts.
 //
 // What sends a leg back to its own sender is a missing entry in the map
 // inner: it is written before the connect, and a failed write ends the dial.
@@ -79,19 +76,23 @@ func (d *Datapath) DialInner(ns *netns.NS) func(ctx context.Context, from, to ne
 		if from.Addr().Is4() != to.Addr().Is4() {
 			return nil, fmt.Errorf("dial %v as %v: address families differ", to, from.Addr())
 		}
-		for try := 0; ; try++ {
-			conn, err := d.dialInner(ctx, ns, netip.AddrPortFrom(from.Addr(), innerPort()), to)
-			if err == nil || !isTaken(err) || try == 100 {
+		var problem error
+		for port := range innerPorts(from.Port()) {
+			conn, err := d.dialInner(ctx, ns, netip.AddrPortFrom(from.Addr(), port), to)
+			if err == nil || !isTaken(err) {
 				return conn, err
 			}
+			problem = err
 		}
+		return nil, fmt.Errorf("no port is free: %w", problem)
 	}
 }
 
 // isTaken says whether another port may do: EPERM is the program's answer to
-// a tuple that is in use by the client itself.
+// a tuple that is in use by the client itself, EACCES the kernel's to a port
+// below 1024 without CAP_NET_BIND_SERVICE.
 func isTaken(err error) bool {
-	return errors.Is(err, unix.EADDRINUSE) || errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.EPERM)
+	return errors.Is(err, unix.EADDRINUSE) || errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES)
 }
 
 func (d *Datapath) dialInner(ctx context.Context, ns *netns.NS, src, to netip.AddrPort) (*net.TCPConn, error) {
