@@ -46,10 +46,11 @@ func (c *Client) Check(ctx context.Context) (Answer, error) {
 // try asks a CA that has no Check, as istiod, for a certificate of the caller's
 // own identity, by a key that is thrown away. That is the only question by
 // which istiod tells a token that it takes from one that it does not: for
-// another identity, it has one sentence and one code for both.
+// another identity, it has one sentence and one code for both. Once it was asked,
+// what it has signed for a pod since is as good an answer.
 func (c *Client) try(ctx context.Context) (Answer, error) {
-	if c.issued.Swap(false) {
-		return Answer{}, nil // it has just signed
+	if last := c.tried.Load(); last != nil && c.issued.Swap(false) {
+		return *last, nil
 	}
 	csr, err := throwawayCSR()
 	if err != nil {
@@ -58,9 +59,12 @@ func (c *Client) try(ctx context.Context) (Answer, error) {
 	response, err := c.ca.CreateCertificate(ctx, &identityv1.IstioCertificateRequest{Csr: csr})
 	switch status.Code(err) {
 	case codes.OK:
-		return Answer{TrustDomain: domainOf(response.GetCertChain())}, nil
-	case codes.PermissionDenied, codes.InvalidArgument:
-		return Answer{}, nil // it knows who asks, and does not give that
+		answer := Answer{TrustDomain: domainOf(response.GetCertChain())}
+		c.tried.Store(&answer)
+		return answer, nil
+	case codes.PermissionDenied, codes.InvalidArgument: // it knows who asks, and does not give that
+		c.tried.Store(&Answer{})
+		return Answer{}, nil
 	case codes.Unauthenticated:
 		return Answer{}, problem(Refused, "the CA at %s refuses the token in %s: %s", c.cfg.Address, c.cfg.TokenFile, status.Convert(err).Message())
 	}

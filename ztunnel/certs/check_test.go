@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -324,24 +325,42 @@ func TestCAWithoutCheckIsAskedToSign(t *testing.T) {
 }
 
 func TestCAWithoutCheckThatHasSignedIsNotAskedAgain(t *testing.T) {
-	w := &wire{ca: newCA(t, td)}
+	w := &wire{ca: newCA(t, td), self: spiffeid.RequireFromString("spiffe://cluster.local/ns/istio-system/sa/ztunnel")}
 	cfg := files(t, w.ca)
 	cfg.Address, _ = serve(t, w, "127.0.0.1:0")
 	c := dial(t, cfg)
+	want := func(requests int, when string) {
+		t.Helper()
+		answer, err := c.Check(soon(t))
+		if err != nil || answer.TrustDomain != "cluster.local" {
+			t.Errorf("%s: %+v, %v", when, answer, err)
+		}
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if got := len(w.tokens); got != requests {
+			t.Errorf("%s: %d requests, want %d", when, got, requests)
+		}
+	}
 	if _, err := issue(t, c); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []int{1, 2} { // what it signed is an answer once
-		if _, err := c.Check(soon(t)); err != nil {
-			t.Error(err)
-		}
-		w.mu.Lock()
-		if got := len(w.tokens); got != want {
-			t.Errorf("%d requests, want %d", got, want)
-		}
-		w.mu.Unlock()
-		w.mu.Lock()
-		w.self = web
-		w.mu.Unlock()
+	want(2, "its trust domain is not known yet, whatever it signed")
+	want(2, "it has signed since it was started")
+	want(3, "it has signed nothing since")
+	if _, err := issue(t, c); err != nil {
+		t.Fatal(err)
+	}
+	want(4, "it has signed for a pod since")
+}
+
+func TestFilesThatNeverEndAreRefused(t *testing.T) {
+	c := newCluster(t)
+	c.start("127.0.0.1:0", caName)
+	remove(t, c.node.TokenFile)
+	if err := syscall.Mkfifo(c.node.TokenFile, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if sentence := eventually(t, c.run(td, "node-1"), TokenFile); !strings.Contains(sentence, "regular") {
+		t.Errorf("%s", sentence)
 	}
 }

@@ -58,7 +58,8 @@ type Client struct {
 	ca   identityv1.IstioCertificateServiceClient
 	node identityv1.NodeServiceClient
 
-	issued atomic.Bool // since the last Check
+	issued atomic.Bool            // since the last Check
+	tried  atomic.Pointer[Answer] // of a CA that has no Check, the last time that it was asked to sign
 }
 
 // NewClient does not connect yet.
@@ -139,6 +140,9 @@ func readBounded(path string, limit int64) ([]byte, error) {
 	stat, err := os.Stat(path)
 	if err != nil {
 		return nil, err
+	}
+	if !stat.Mode().IsRegular() { // reading a pipe may never end
+		return nil, fmt.Errorf("%s is not a regular file", path)
 	}
 	if stat.Size() > limit {
 		return nil, fmt.Errorf("%s is longer than %d bytes", path, limit)

@@ -73,6 +73,9 @@ func (c *Client) problem(err error) error {
 
 // refusal says what is refused: the token, if it is the token's fault.
 func (c *Client) refusal(reason Reason, sentence string) error {
+	if reason == caNotReady {
+		return problem(reason, "the CA at %s cannot sign now: %s", c.cfg.Address, sentence)
+	}
 	if strings.HasPrefix(string(reason), "token_") || reason == accountNotTrusted {
 		return problem(reason, "the CA at %s refuses the token in %s: %s", c.cfg.Address, c.cfg.TokenFile, sentence)
 	}

@@ -12,8 +12,8 @@ import (
 )
 
 const (
-	checkEvery = time.Minute     // while the CA signs
-	checkAgain = 5 * time.Second // at least between two checks, then
+	checkEvery = time.Minute     // while the CA signs; with jitter
+	checkAgain = 5 * time.Second // at most while it does not, at least while it does
 )
 
 // checker is what an Issuer may be besides: one that can tell whether it would
@@ -54,7 +54,8 @@ func (s *Store) watch(ctx context.Context, ca checker) {
 			continue
 		}
 		failures++
-		wait(ctx, min(firstBackoff*time.Duration(failures), checkAgain), nil)
+		again := min(firstBackoff*time.Duration(failures), checkAgain)
+		wait(ctx, again/2+rand.N(again/2), nil)
 	}
 }
 

