@@ -209,7 +209,7 @@ func TestConnectionsBesideATunnelEndForTheirReasons(t *testing.T) {
 }
 
 func TestConnectionsBesideATunnelEndWithTheirCertificates(t *testing.T) {
-	s := tellNear(t, echo(t, dbAddr), func(s *story) { s.until = time.Now().Add(2 * time.Second) })
+	s := tellNear(t, echo(t, dbAddr), func(s *story) { s.until = time.Now().Add(4 * time.Second) })
 	conn := s.talk()
 	expectReset(t, conn)
 	s.web.record(Expired)

@@ -464,7 +464,7 @@ func TestATunnelThatNeverBecameOneIsRecorded(t *testing.T) {
 }
 
 func TestStreamsEndWithTheirCertificates(t *testing.T) {
-	s := tell(t, echo(t, dbAddr), func(s *story) { s.until = time.Now().Add(2 * time.Second) })
+	s := tell(t, echo(t, dbAddr), func(s *story) { s.until = time.Now().Add(4 * time.Second) })
 	expectReset(t, s.talk())
 	// Each end has its own clock; who is first tells the other by a reset.
 	words := []string{(<-s.web.records)["result"].(string), (<-s.db.records)["result"].(string)}
