@@ -34,7 +34,7 @@ func serving(t *testing.T) (*server, netip.AddrPort) {
 func TestEveryOrderIsDone(t *testing.T) {
 	s, to := serving(t)
 	w := new(worker)
-	const short = 300 * time.Millisecond
+	const short = 500 * time.Millisecond
 	for _, o := range []Order{
 		{Kind: Bulk, Streams: 3}, {Kind: Bulk, Streams: 3, Reverse: true},
 		{Kind: RTT}, {Kind: RTT, Streams: 4, Size: 1024, Behind: 1}, {Kind: RTT, Streams: 4, Rate: 1000},
@@ -55,7 +55,7 @@ func TestEveryOrderIsDone(t *testing.T) {
 
 func TestBulkCountsWhatArrived(t *testing.T) {
 	_, to := serving(t)
-	a, err := bulk(Order{To: to, Streams: 2, Duration: 50 * time.Millisecond})
+	a, err := bulk(Order{To: to, Streams: 2, Duration: 500 * time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}

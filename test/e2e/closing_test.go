@@ -213,15 +213,20 @@ func TestAPortWithoutAServerIsRefusedAtOnce(t *testing.T) {
 	s := tell(t, "mesh")
 	s.overPaths(func(p *path) {
 		to := p.target()
-		conn, err := p.client.Dial(p.ctx, p.network, to)
-		start := time.Now()
-		if err == nil { // the client's node took the connection
-			p.Cleanup(func() { conn.Close() })
-			_, err = conn.Receive(p.ctx, 1)
+		// At once, before a SYN is sent again, at least once: the machine may be busy.
+		fastest := time.Hour
+		for try := 0; try < 5 && fastest > time.Second; try++ {
+			conn, err := p.client.Dial(p.ctx, p.network, to)
+			start := time.Now()
+			if err == nil { // the client's node took the connection
+				p.Cleanup(func() { conn.Close() })
+				_, err = conn.Receive(p.ctx, 1)
+			}
+			wantReset(p.T, "what the client read", err)
+			fastest = min(fastest, time.Since(start))
 		}
-		wantReset(p.T, "what the client read", err)
-		if took := time.Since(start); took > time.Second {
-			p.Errorf("refused after %v", took)
+		if fastest > time.Second {
+			p.Errorf("refused after %v at best", fastest)
 		}
 		p.record(p.client.Node, "direction", "outbound", "target", to.String(), "path", p.way(p.client, p.server),
 			"result", "dial", "response_flags", "CONNECT")

@@ -266,12 +266,12 @@ func (s *story) asNobody(path, request string) (reply []byte, err error) {
 }
 
 func ask(path, request string) ([]byte, error) {
-	conn, err := net.DialTimeout("unix", path, time.Second)
+	conn, err := net.DialTimeout("unix", path, 10*time.Second)
 	if err != nil {
 		return nil, err
 	}
 	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(time.Second)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
 		return nil, err
 	}
 	if _, err := conn.Write([]byte(request)); err != nil {

@@ -157,7 +157,7 @@ func (s *story) pids(pods ...*lab.Pod) (pids []int) {
 }
 
 func TestAStoppedZtunnelLetsOpenConnectionsEnd(t *testing.T) {
-	const drain = 3 * time.Second
+	const drain = 8 * time.Second
 	s := tellAlone(t, lab.Options{ZtunnelArgs: []string{"-drain", drain.String()}}, "mesh")
 	here, there := s.pod(s.one, "here", nil), s.pod(s.two, "there", nil)
 	s.serve(here.Place, agent.Echo, 8080)

@@ -14,7 +14,7 @@ import (
 )
 
 // soon is how long the ends of a connection may wait for what ends it.
-const soon = 2 * time.Second
+const soon = 5 * time.Second
 
 // A policy that comes is asked about tunnels' connections too, and about those
 // of its own workload only.

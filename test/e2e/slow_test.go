@@ -48,7 +48,7 @@ func TestServersThatDoNotReadHoldBackOnlyTheirClients(t *testing.T) {
 		p.serve(p.server.Place, agent.Echo, to.Port())
 		began := time.Now()
 		p.must(p.client.Ping(p.ctx, p.network, to, "in between"))
-		if took := time.Since(began); took > time.Second {
+		if took := time.Since(began); took > 5*time.Second { // else it waits for the readers, for ever
 			p.Errorf("an echo beside %d blocked connections took %v", slowReaders, took)
 		}
 		for _, f := range flows {

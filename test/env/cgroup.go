@@ -82,10 +82,10 @@ func cgroup2Mount(line string) (string, bool) {
 	return strings.ReplaceAll(fields[4], `\040`, " "), true
 }
 
-// removeCgroup tries for two seconds: a process may be forking, or exiting,
+// removeCgroup tries for ten seconds: a process may be forking, or exiting,
 // between the move and the rmdir.
 func removeCgroup(dir string) error {
-	deadline := time.After(2 * time.Second)
+	deadline := time.After(10 * time.Second)
 	again := time.NewTicker(5 * time.Millisecond)
 	defer again.Stop()
 	for {

@@ -34,7 +34,7 @@ func CheckLeaks(m *testing.M) int {
 
 // settle waits for what is on its way out.
 func settle(leaks func() []string) []string {
-	deadline := time.After(2 * time.Second)
+	deadline := time.After(10 * time.Second)
 	again := time.NewTicker(10 * time.Millisecond)
 	defer again.Stop()
 	for {

@@ -274,7 +274,7 @@ func TestACrowdIsHeldAndMeasured(t *testing.T) {
 	if err := c.ManyClose(ctx, crowd.ID); err != nil {
 		t.Error(err)
 	}
-	m := Measure{Network: "tcp4", To: srv.Addr, Duration: 20 * time.Millisecond}
+	m := Measure{Network: "tcp4", To: srv.Addr, Duration: 300 * time.Millisecond}
 	if q, err := c.Latency(ctx, m); err != nil || q.Count == 0 || q.P50 > q.P99 {
 		t.Errorf("latency: %+v, %v", q, err)
 	}
