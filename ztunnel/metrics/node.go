@@ -6,11 +6,12 @@ import "github.com/prometheus/client_golang/prometheus"
 
 // events are counted when they happen.
 type events struct {
-	linksRepaired *prometheus.CounterVec
-	foreignProbes prometheus.Counter
-	sourceErrors  prometheus.Counter
-	generation    prometheus.Gauge
-	applied       prometheus.Gauge
+	linksRepaired    *prometheus.CounterVec
+	foreignProbes    prometheus.Counter
+	addressesRefused *prometheus.CounterVec
+	sourceErrors     prometheus.Counter
+	generation       prometheus.Gauge
+	applied          prometheus.Gauge
 }
 
 func (e *events) init(r *prometheus.Registry) {
@@ -18,6 +19,10 @@ func (e *events) init(r *prometheus.Registry) {
 		Name: "culvert_bpf_links_repaired_total",
 		Help: "BPF links that had gone and were attached again. Anything but zero is an alarm.",
 	}, []string{"link"})
+	e.addressesRefused = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "culvert_pod_addresses_refused_total",
+		Help: "Addresses of pods that are not steered, so that connections by them are refused: another pod's, or beyond the limit of one pod.",
+	}, []string{"reason"})
 	e.foreignProbes = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "culvert_foreign_probes_total",
 		Help: "Probes of pods of this node that name another host, where they are not exempt from policy.",
@@ -34,7 +39,7 @@ func (e *events) init(r *prometheus.Registry) {
 		Name: "culvert_source_applied_timestamp_seconds",
 		Help: "When the workloads and policies in force were applied.",
 	})
-	r.MustRegister(e.linksRepaired, e.foreignProbes, e.sourceErrors, e.generation, e.applied)
+	r.MustRegister(e.linksRepaired, e.foreignProbes, e.addressesRefused, e.sourceErrors, e.generation, e.applied)
 }
 
 // LinkRepaired counts a BPF link that was found missing and attached again.
@@ -44,6 +49,11 @@ func (m *Metrics) LinkRepaired(link string) {
 
 // ForeignProbe counts a probe that names another host.
 func (m *Metrics) ForeignProbe() { m.events.foreignProbes.Inc() }
+
+// AddressesRefused counts n addresses of a pod that are not steered.
+func (m *Metrics) AddressesRefused(reason string, n int) {
+	m.events.addressesRefused.WithLabelValues(known(reason)).Add(float64(n))
+}
 
 // SourceError counts a state that the source could not read.
 func (m *Metrics) SourceError() { m.events.sourceErrors.Inc() }

@@ -10,8 +10,6 @@ package netns
 
 import (
 	"fmt"
-	"net"
-	"net/netip"
 	"os"
 	"runtime"
 	"sync"
@@ -149,29 +147,6 @@ func (ns *NS) Do(f func() error) error {
 		}
 		return err
 	})
-}
-
-// Addrs returns the addresses of the namespace by which others can reach it:
-// neither loopback nor link-local ones.
-func (ns *NS) Addrs() ([]netip.Addr, error) {
-	var found []netip.Addr
-	err := ns.Do(func() error {
-		addrs, err := net.InterfaceAddrs()
-		for _, a := range addrs {
-			p, err := netip.ParsePrefix(a.String())
-			if err != nil {
-				return err
-			}
-			if ip := p.Addr().Unmap(); ip.IsGlobalUnicast() {
-				found = append(found, ip)
-			}
-		}
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("addresses of netns %d: %w", ns.cookie, err)
-	}
-	return found, nil
 }
 
 // strandedError says that a thread is in a namespace it should have left.

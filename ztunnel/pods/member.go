@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 	"time"
 
@@ -27,7 +26,9 @@ type member struct {
 	adopted    bool            // steered before this enrolment: stays so, and refused, if that fails
 
 	ns        *netns.NS
-	addrs     []netip.Addr // all of the netns, those of the sandbox first
+	changes   *netns.Changes
+	addresses addresses
+	unfollow  func() // returns when the netns is not followed any more
 	listeners redirect.Listeners
 	release   func() // of the SVID
 	carrier   *carrier
@@ -43,7 +44,7 @@ type member struct {
 // undone when the last of them has ended.
 func (p *Pods) carrying() []step[*member] {
 	return []step[*member]{
-		{"open netns", p.openNetns, closeNetns},
+		{"open netns", p.openNetns, p.closeNetns},
 		{"listen", p.listen, closeListeners},
 		{"route inner legs and stand-ins", p.route, p.unroute},
 		{"hold certificate", p.hold, releaseCertificate},
@@ -61,47 +62,41 @@ func (p *Pods) steering() []step[*member] {
 		{"steer outbound", p.steerOutbound, p.unsteerOutbound},
 		{"guard forwarding", p.guardForwarding, p.unguardForwarding},
 		{"make known to its node", p.makeKnown, p.forgetAddrs},
+		{"follow its netns", p.follow, p.stopFollowing},
 	}
 }
 
-// openNetns checks that the netns is still what was recorded, and takes every
-// address in it: a second network's must not be a way around the listeners. But
-// one that is another pod's stays that pod's: whoever may configure devices can
-// give himself any address.
-func (p *Pods) openNetns(_ context.Context, m *member) (err error) {
+// openNetns checks that the netns is still what was recorded, and takes the
+// addresses in it. It subscribes to changes before it looks.
+func (p *Pods) openNetns(ctx context.Context, m *member) (err error) {
 	if m.ns, err = netns.Open(m.Netns); err != nil {
 		return err
 	}
-	defer func() {
-		if err != nil {
-			m.ns.Close()
-		}
-	}()
 	if m.ns.Cookie() != m.Cookie {
+		m.ns.Close()
 		return fmt.Errorf("%s is another netns than the one that was recorded", m.Netns)
 	}
-	held, err := p.mayHold(m.ns, m.ips())
-	if err != nil {
+	if m.changes, err = m.ns.Changes(); err != nil {
+		m.ns.Close()
 		return err
 	}
-	m.addrs = m.ips()
-	for _, addr := range held {
-		if slices.Contains(m.addrs, addr) {
-			continue
-		}
-		if other, ok := p.otherWith(addr, m.PodUID); ok {
-			p.Log.Warn("pod holds the address of another", "pod", m.sandbox.String(), "address", addr, "other", other)
-			continue
-		}
-		m.addrs = append(m.addrs, addr)
+	if _, err = p.mayHold(m.ns, m.ips()); err == nil {
+		_, err = p.look(m)
+	}
+	if err != nil {
+		return errors.Join(err, p.closeNetns(ctx, m))
 	}
 	return nil
 }
 
-func closeNetns(_ context.Context, m *member) error { return m.ns.Close() }
+func (p *Pods) closeNetns(_ context.Context, m *member) error {
+	p.leaveAddrs(m)
+	m.changes.Close() // following has ended, or never began
+	return m.ns.Close()
+}
 
 func (p *Pods) listen(ctx context.Context, m *member) (err error) {
-	m.listeners, err = p.Datapath.Listen(ctx, m.ns, m.addrs, m.declared)
+	m.listeners, err = p.Datapath.Listen(ctx, m.ns, m.addresses.list(), m.declared)
 	return err
 }
 
@@ -110,7 +105,7 @@ func closeListeners(_ context.Context, m *member) error {
 	return nil
 }
 
-func (p *Pods) route(_ context.Context, m *member) error { return p.Datapath.Route(m.ns, m.addrs) }
+func (p *Pods) route(_ context.Context, m *member) error { return p.Datapath.Route(m.ns, m.addresses.list()) }
 
 // unroute leaves a pod that stays steered, and refused, its guard. What an app
 // holds of connections that have ended keeps some of it in place, too.
@@ -191,7 +186,7 @@ func (p *Pods) unsteerOutbound(_ context.Context, m *member) error {
 }
 
 func (m *member) steered() redirect.Sandbox {
-	return redirect.Sandbox{NS: m.ns, Addrs: m.addrs, ProbePorts: m.probePorts, Listeners: m.listeners}
+	return redirect.Sandbox{NS: m.ns, Addrs: m.addresses.list(), ProbePorts: m.probePorts, Listeners: m.listeners}
 }
 
 // update brings an enrolled pod up to what its object says now.

@@ -5,6 +5,7 @@ package pods
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"sync"
 
 	"github.com/culvert-mesh/culvert/ztunnel/proxy"
@@ -16,16 +17,28 @@ import (
 // steered. The registry's word that a pod is on this node is not enough.
 type neighbours struct{ byAddr sync.Map } // netip.Addr -> *member; read with every connection
 
+// add makes m known by its present addresses, while they do not change.
 func (n *neighbours) add(m *member) {
-	for _, addr := range m.addrs {
+	m.addresses.mu.Lock()
+	defer m.addresses.mu.Unlock()
+	for _, addr := range m.addresses.steered {
 		n.byAddr.Store(addr, m)
 	}
 }
 
-// remove leaves alone what is another member's by now: addresses are reused.
 func (n *neighbours) remove(m *member) {
-	for _, addr := range m.addrs {
-		n.byAddr.CompareAndDelete(addr, m)
+	m.addresses.mu.Lock()
+	defer m.addresses.mu.Unlock()
+	n.forget(m, func(netip.Addr) bool { return true })
+}
+
+// forget removes the addresses of m that have left. It leaves alone what is
+// another member's by now: addresses are reused. m.addresses.mu is held.
+func (n *neighbours) forget(m *member, left func(netip.Addr) bool) {
+	for _, addr := range m.addresses.steered {
+		if left(addr) {
+			n.byAddr.CompareAndDelete(addr, m)
+		}
 	}
 }
 

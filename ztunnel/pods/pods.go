@@ -57,13 +57,15 @@ type Pods struct {
 	boot  string
 	files sandboxFiles
 
-	loaded  chan struct{}   // closed when the records of an earlier run are taken over
-	base    context.Context // lives as long as Run; set before loaded is closed
-	leaving sync.WaitGroup  // members that left and still carry what was open
+	loaded    chan struct{}   // closed when the records of an earlier run are taken over
+	base      context.Context // lives as long as Run; set before loaded is closed
+	leaving   sync.WaitGroup  // members that left and still carry what was open
+	following sync.WaitGroup  // of the netns of members
 
 	recording sync.Mutex // one new record at a time; before mu
 
 	neighbours neighbours
+	takers     takers
 
 	said map[string]bool // by warnOfProbes
 
@@ -112,6 +114,7 @@ func New(cfg Config) (*Pods, error) {
 	return &Pods{
 		Config: cfg, boot: boot, files: files,
 		loaded: make(chan struct{}), byNetns: map[netns.Cookie]*pod{}, serving: map[*member]struct{}{},
+		takers: takers{members: map[*member]struct{}{}},
 	}, nil
 }
 
@@ -121,6 +124,7 @@ func New(cfg Config) (*Pods, error) {
 // kernel, so that without us connections are refused.
 func (p *Pods) Run(ctx context.Context) error {
 	base, cut := context.WithCancel(context.WithoutCancel(ctx))
+	defer p.following.Wait()
 	defer p.leaving.Wait()
 	defer cut()
 	p.base = base
@@ -334,9 +338,9 @@ func kindOf(what string) string {
 	return kind
 }
 
-// confirmed reports whether pod is in the mesh and the kernel agrees; else only
-// tunnels lead to it. Of one whose membership is changing it does not. sound says
-// that what all pods share is in order.
+// confirmed refreshes pod, and reports whether it is in the mesh and the kernel
+// agrees; else only tunnels lead to it. A pod that is joining or leaving is not
+// confirmed. sound says that what all pods share is in order.
 func (p *Pods) confirmed(pod *pod, sound bool) bool {
 	if !pod.mu.TryLock() {
 		return false
@@ -345,7 +349,11 @@ func (p *Pods) confirmed(pod *pod, sound bool) bool {
 	if pod.member == nil {
 		return false
 	}
-	ok := sound && p.steered(pod.member)
+	err := p.refresh(pod.member)
+	if err != nil {
+		p.Log.Error("following the netns of a pod", "pod", pod.String(), "error", err)
+	}
+	ok := sound && err == nil && p.steered(pod.member)
 	if ok {
 		p.neighbours.add(pod.member)
 	} else {

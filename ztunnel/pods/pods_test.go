@@ -133,7 +133,7 @@ func TestAPodTakesNoAddressOfAnother(t *testing.T) {
 		{thief, []netip.Addr{netip.MustParseAddr("10.1.0.2"), netip.MustParseAddr("192.0.2.2")}},
 	} {
 		tc.pod.mu.Lock()
-		got := tc.pod.member.addrs
+		got := tc.pod.member.addresses.list()
 		tc.pod.mu.Unlock()
 		if !slices.Equal(got, tc.want) {
 			t.Errorf("%v is steered at %v, want %v", tc.pod, got, tc.want)

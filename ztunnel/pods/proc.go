@@ -174,37 +174,44 @@ func (p *Pods) unclaimed(s sandbox) error {
 	return nil
 }
 
-// otherWith names another pod than podUID which has that address: by what the
-// plugin said of it, by the registry's word, or because it was enrolled first.
+// otherWith names another pod than podUID which has that address.
 func (p *Pods) otherWith(addr netip.Addr, podUID string) (name string, ok bool) {
-	for _, pod := range p.all() {
-		if s := pod.sandbox(); s.PodUID != podUID && slices.Contains(s.ips(), addr) {
-			return pod.String(), true
-		}
-	}
-	for m := range p.served() {
-		if m.PodUID != podUID && slices.Contains(m.addrs, addr) {
-			return m.String(), true
-		}
-	}
-	w, ok := p.Registry.ByAddr(addr)
-	return w.String(), ok && w.UID != podUID
+	p.takers.mu.Lock()
+	defer p.takers.mu.Unlock()
+	return p.others(podUID)(addr)
 }
 
 // mayHold returns the addresses of ns, or why it cannot be the netns of a pod
-// that has those in want: it holds none of them.
+// that has those in want: it holds none of them. It need not hold all, as IPv6
+// may be off.
 func (p *Pods) mayHold(ns *netns.NS, want []netip.Addr) ([]netip.Addr, error) {
 	if ns.Cookie() == p.Host {
 		return nil, errors.New("is the node's own netns")
 	}
-	held, err := ns.Addrs()
+	held, err := heldIn(ns, want)
 	if err != nil {
 		return nil, err
 	}
-	if len(want) > 0 && !slices.ContainsFunc(want, func(addr netip.Addr) bool { return slices.Contains(held, addr.Unmap()) }) {
+	if !holdsOneOf(held, want) && len(want) > 0 {
 		return nil, fmt.Errorf("holds none of the pod's addresses %v", want)
 	}
 	return held, nil
+}
+
+// heldIn returns the addresses of ns. Of those that are tentative only the pod's
+// own count, which the plugin hands over before they are settled.
+func heldIn(ns *netns.NS, own []netip.Addr) ([]netip.Addr, error) {
+	held, tentative, err := ns.Addrs()
+	for _, addr := range own {
+		if slices.Contains(tentative, addr.Unmap()) {
+			held = append(held, addr.Unmap())
+		}
+	}
+	return held, err
+}
+
+func holdsOneOf(held, want []netip.Addr) bool {
+	return slices.ContainsFunc(want, func(addr netip.Addr) bool { return slices.Contains(held, addr.Unmap()) })
 }
 
 // holder returns a path that leads to the netns of that inode and cookie: what

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -25,7 +26,15 @@ type State struct {
 	Identity    string             `json:"identity,omitempty"`
 	Certificate *certs.Certificate `json:"certificate,omitempty"` // of an enrolled pod
 	Sandbox     sandbox            `json:"sandbox"`
+	Addresses   *Addresses         `json:"addresses,omitempty"`
 	Connections []proxy.Connection `json:"connections,omitempty"`
+}
+
+// Addresses are those that the netns of an enrolled pod holds now.
+type Addresses struct {
+	Steered []netip.Addr          `json:"steered"`
+	Refused map[netip.Addr]string `json:"refused,omitempty"` // and why
+	Excess  int                   `json:"excess,omitempty"`  // refused likewise, beyond the limit of one pod
 }
 
 // Dump is the state of every sandbox by pod UID, of one that is deleted only if
@@ -54,6 +63,7 @@ func (p *Pods) state(pod *pod, s sandbox) State {
 	case m != nil:
 		state.State, state.Identity = "enrolled", m.id.String()
 		state.Connections, state.Forwards = m.carrier.pod.Connections(), m.behind
+		state.Addresses = m.addresses.state()
 		certificate := p.Certs.Certificate(m.id)
 		state.Certificate = &certificate
 	case s.deleted():
@@ -66,6 +76,12 @@ func (p *Pods) state(pod *pod, s sandbox) State {
 		state.State, state.Reason = "undecided", "no label says whether it is in the mesh: it is refused as before"
 	}
 	return state
+}
+
+func (a *addresses) state() *Addresses {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return &Addresses{Steered: a.steered, Refused: a.refused, Excess: a.excess}
 }
 
 // Enrollment counts how many pods labels want, we enrolled, the kernel

@@ -170,16 +170,10 @@ func (d *Datapath) fillInbound(s Sandbox) error {
 			return fmt.Errorf("add listener %v: %w", ln.Addr(), err)
 		}
 	}
-	for _, addr := range s.Addrs {
-		// Over an earlier pod's, if need be: the address is ours now.
-		if err := d.mesh.PodIps.Put(wireAddr(addr), cookie); err != nil {
-			return fmt.Errorf("add address %v: %w", addr, err)
-		}
+	if err := d.fillPodIPs(s); err != nil {
+		return err
 	}
-	err := sweep(d.mesh.PodIps, func(addr meshAddr, owner *uint64) bool {
-		return *owner == cookie && !slices.Contains(s.Addrs, goAddr(addr))
-	})
-	return errors.Join(err, d.fillProbePorts(s))
+	return d.fillProbePorts(s)
 }
 
 func (d *Datapath) fillProbePorts(s Sandbox) error {
@@ -209,32 +203,26 @@ func (d *Datapath) fillOutbound(s Sandbox) error {
 	if len(missing) > 0 {
 		return fmt.Errorf("not routed: no %s", strings.Join(missing, ", no "))
 	}
-	own := make(map[meshPodAddr]bool)
-	for _, addr := range s.Addrs {
-		key := meshPodAddr{Netns: cookie, Addr: wireAddr(addr)}
-		own[key] = true
-		if err := d.mesh.OwnIps.Put(key, uint8(1)); err != nil {
-			return fmt.Errorf("add own address %v: %w", addr, err)
-		}
+	if err := d.fillOwnIPs(s); err != nil {
+		return err
 	}
 	if err := d.mesh.Pods.Put(cookie, d.entry(s)); err != nil {
 		return fmt.Errorf("add pod: %w", err)
 	}
-	// What another pod has by now must not be reached unsteered.
-	return sweep(d.mesh.OwnIps, func(key meshPodAddr, _ *uint8) bool { return key.Netns == cookie && !own[key] })
+	return nil
 }
 
 // entry says where connections go: to the port of the outbound listeners. A
-// family without one is refused.
+// family without an address is refused at once, although its listener stays for
+// when there is one again.
 func (d *Datapath) entry(s Sandbox) (e meshPod) {
 	e.StandIns = standInID(d.standIns)
-	if ln := s.Listeners.Outbound4; ln != nil {
-		at := ln.Addr().(*net.TCPAddr).AddrPort()
-		e.Addr4, e.Port4 = wireAddr(s.primary(netip.Addr.Is4)), wirePort(at.Port())
+	port := func(ln *net.TCPListener) uint16 { return wirePort(ln.Addr().(*net.TCPAddr).AddrPort().Port()) }
+	if addr, ln := s.primary(netip.Addr.Is4), s.Listeners.Outbound4; ln != nil && addr.IsValid() {
+		e.Addr4, e.Port4 = wireAddr(addr), port(ln)
 	}
-	if ln := s.Listeners.Outbound6; ln != nil {
-		at := ln.Addr().(*net.TCPAddr).AddrPort()
-		e.Addr6, e.Port6 = wireAddr(s.primary(netip.Addr.Is6)), wirePort(at.Port())
+	if addr, ln := s.primary(netip.Addr.Is6), s.Listeners.Outbound6; ln != nil && addr.IsValid() {
+		e.Addr6, e.Port6 = wireAddr(addr), port(ln)
 	}
 	return e
 }

@@ -51,6 +51,8 @@ func (d *Datapath) Verify(ctx context.Context) (repaired []string, err error) {
 	for _, a := range d.anchors {
 		check(a.verify())
 	}
+	strays, err := d.verifyAddrs()
+	repaired, problems = append(repaired, strays...), append(problems, err)
 	for _, p := range d.pods {
 		if ctx.Err() != nil {
 			return repaired, errors.Join(append(problems, ctx.Err())...)
@@ -128,14 +130,6 @@ func (d *Datapath) verifyRoute(p *pod) (wrong string, err error) {
 
 func (d *Datapath) verifyInbound(p *pod) (wrong string, err error) {
 	cookie := uint64(p.NS.Cookie())
-	var owner uint64
-	for _, addr := range p.Addrs {
-		if err := d.mesh.PodIps.Lookup(wireAddr(addr), &owner); errors.Is(err, ebpf.ErrKeyNotExist) {
-			return fmt.Sprintf("address %v of netns %d was removed", addr, cookie), d.fillInbound(p.Sandbox)
-		} else if err != nil {
-			return "", fmt.Errorf("look up address %v: %w", addr, err)
-		}
-	}
 	for kind, ln := range p.Listeners.all() {
 		if ln == nil {
 			continue

@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package pods
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+)
+
+const (
+	// maxAddrs is how many addresses of one pod are steered: the maps that hold
+	// them are shared by all pods. Beyond it, connections are refused.
+	maxAddrs = 64
+	// settle is how long a netns may change before it is looked at again, and
+	// rest how many times as long as the last look the pause is at least: a pod
+	// that changes its devices all the time must not keep a processor busy.
+	settle = 100 * time.Millisecond
+	rest   = 10
+)
+
+// A pod is its netns, and has the addresses that the netns holds now. They are
+// looked at when netlink tells of a change, and every verifyEvery.
+
+// addresses are those of one member.
+type addresses struct {
+	looking sync.Mutex // one look at the netns at a time; before mu
+	behind  bool       // steering does not have the last change; guarded by looking
+
+	mu sync.Mutex // guards what follows
+	chosen
+}
+
+// chosen says which addresses of a netns are its pod's.
+type chosen struct {
+	steered []netip.Addr          // those of the sandbox first
+	refused map[netip.Addr]string // not steered, and why: connections are refused
+	excess  int                   // how many more are refused, as there are too many
+}
+
+func (a *addresses) list() []netip.Addr {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.steered
+}
+
+// takers is every member that has addresses. An address has one taker at a time,
+// unless both are the same pod's.
+type takers struct {
+	mu      sync.Mutex // also held while addresses change hands; before addresses.mu and Pods.mu
+	members map[*member]struct{}
+}
+
+// look has m take the addresses that its netns holds now, and reports whether
+// they are others than before.
+func (p *Pods) look(m *member) (changed bool, err error) {
+	held, err := heldIn(m.ns, m.ips())
+	if err != nil {
+		return false, err
+	}
+	p.takers.mu.Lock()
+	defer p.takers.mu.Unlock()
+	next := p.choose(m, held)
+	p.takers.members[m] = struct{}{}
+
+	a := &m.addresses
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	p.sayRefused(m, next)
+	p.neighbours.forget(m, func(addr netip.Addr) bool { return !slices.Contains(next.steered, addr) })
+	changed = !slices.Equal(a.steered, next.steered)
+	a.chosen = next
+	return changed, nil
+}
+
+// choose says which of the addresses held are m's: those of the sandbox, those
+// that are m's already, and others, as long as they are no other pod's. A second
+// network must not be a way around the listeners; but whoever may configure
+// devices can give himself any address.
+func (p *Pods) choose(m *member, held []netip.Addr) (next chosen) {
+	there := make(map[netip.Addr]bool, len(held)) // false once it was looked at
+	for _, addr := range held {
+		there[addr] = true
+	}
+	next.refused = map[netip.Addr]string{}
+	for _, addr := range m.ips() {
+		if addr = addr.Unmap(); there[addr] && len(next.steered) < maxAddrs {
+			there[addr] = false
+			next.steered = append(next.steered, addr)
+		}
+	}
+	others := p.others(m.PodUID)
+	for _, addr := range slices.Concat(m.addresses.list(), held) {
+		if !there[addr] {
+			continue
+		}
+		there[addr] = false
+		if len(next.steered) == maxAddrs || len(next.refused) == maxAddrs {
+			next.excess++
+		} else if other, ok := others(addr); ok {
+			next.refused[addr] = "is the address of pod " + other
+		} else {
+			next.steered = append(next.steered, addr)
+		}
+	}
+	return next
+}
+
+// others returns a function that names another pod than podUID which has an
+// address: by what the plugin said of it, because it was enrolled first, or by
+// the registry's word. p.takers.mu is held.
+func (p *Pods) others(podUID string) func(netip.Addr) (string, bool) {
+	collect := sync.OnceValue(func() map[netip.Addr]string {
+		names := map[netip.Addr]string{}
+		for m := range p.takers.members {
+			if m.PodUID != podUID {
+				for _, addr := range m.addresses.list() {
+					names[addr] = m.String()
+				}
+			}
+		}
+		for _, pod := range p.all() {
+			if s := pod.sandbox(); s.PodUID != podUID {
+				for _, addr := range s.ips() {
+					names[addr.Unmap()] = pod.String()
+				}
+			}
+		}
+		return names
+	})
+	return func(addr netip.Addr) (string, bool) {
+		if name, ok := collect()[addr]; ok {
+			return name, true
+		}
+		w, ok := p.Registry.ByAddr(addr)
+		return w.String(), ok && w.UID != podUID
+	}
+}
+
+// sayRefused logs and counts what was not refused before; m.addresses.mu is held.
+// A pod that goes on beyond the limit is named once.
+func (p *Pods) sayRefused(m *member, next chosen) {
+	before := m.addresses.chosen
+	for addr, why := range next.refused {
+		if before.refused[addr] != why {
+			p.Metrics.AddressesRefused("other_pod", 1)
+			p.Log.Warn("an address of a pod is not steered: connections by it are refused",
+				"pod", m.sandbox.String(), "address", addr, "reason", why)
+		}
+	}
+	if next.excess > before.excess {
+		p.Metrics.AddressesRefused("limit", next.excess-before.excess)
+	}
+	if next.excess > 0 && before.excess == 0 {
+		p.Log.Warn("a pod has more addresses than are steered: connections by the others are refused",
+			"pod", m.sandbox.String(), "limit", maxAddrs, "refused", next.excess)
+	}
+}
+
+// leaveAddrs is the end of m's addresses.
+func (p *Pods) leaveAddrs(m *member) {
+	p.takers.mu.Lock()
+	defer p.takers.mu.Unlock()
+	delete(p.takers.members, m)
+}
+
+// refresh has steering follow the netns of m as it is now.
+func (p *Pods) refresh(m *member) error {
+	m.addresses.looking.Lock()
+	defer m.addresses.looking.Unlock()
+	changed, err := p.look(m)
+	if err != nil {
+		return err
+	}
+	if changed || m.addresses.behind {
+		m.addresses.behind = true
+		addrs := m.addresses.list()
+		if err := p.Datapath.UpdateAddrs(m.Cookie, addrs); err != nil {
+			return err
+		}
+		m.addresses.behind = false
+		p.Log.Info("addresses of a pod changed", "pod", m.sandbox.String(), "addresses", fmt.Sprint(addrs))
+	}
+	return nil
+}
+
+// follow refreshes m when its netns changes, until stopFollowing or the end of
+// Run.
+func (p *Pods) follow(_ context.Context, m *member) error {
+	ctx, stop := context.WithCancel(m.life)
+	context.AfterFunc(ctx, func() { m.changes.Close() })
+	ended := make(chan struct{})
+	m.unfollow = func() {
+		stop()
+		<-ended
+	}
+	p.following.Go(func() {
+		defer close(ended)
+		for m.changes.Wait() == nil {
+			start := time.Now()
+			if err := p.refresh(m); err != nil {
+				p.Log.Error("following the netns of a pod", "pod", m.sandbox.String(), "error", err)
+			}
+			select {
+			case <-time.After(max(settle, rest*time.Since(start))):
+			case <-ctx.Done():
+			}
+		}
+	})
+	return nil
+}
+
+func (p *Pods) stopFollowing(_ context.Context, m *member) error {
+	m.unfollow()
+	return nil
+}
