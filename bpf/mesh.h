@@ -39,7 +39,7 @@ struct addr {
 struct endpoint {
 	struct addr addr;
 	__be16 port;
-	__u16 pad;
+	__u16 bound; /* where an app wanted to go: 1 if it chose the source by bind(); in keys 0 */
 };
 
 /* Where an app wanted to go, since a time in ns. */

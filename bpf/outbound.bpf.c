@@ -184,6 +184,19 @@ static __always_inline bool is_taken(struct bpf_sock_addr *ctx, int family,
 	return taken;
 }
 
+/* Before connect() chooses one, a socket has a source address by bind() only. */
+static __always_inline bool is_bound(struct bpf_sock_addr *ctx, int family)
+{
+	struct addr src;
+
+	if (family == AF_INET)
+		src = addr4(ctx->sk->src_ip4);
+	else
+		src = (struct addr){ .word = { ctx->sk->src_ip6[0], ctx->sk->src_ip6[1],
+					       ctx->sk->src_ip6[2], ctx->sk->src_ip6[3] } };
+	return !is_unspecified(&src);
+}
+
 static __always_inline enum verdict pass(struct sock_state *state, enum counter reason)
 {
 	forget(state);
@@ -293,6 +306,7 @@ steer_outbound(struct bpf_sock_addr *ctx, int family, __u64 netns,
 	}
 	to = detour(ctx, family, pod, dst);
 	state->dst = *dst;
+	state->dst.bound = is_bound(ctx, family);
 	state->kind = SOCK_STEERED;
 	set_address(ctx, family, &to, port);
 	count(OUTBOUND_STEERED);

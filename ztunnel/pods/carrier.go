@@ -53,6 +53,7 @@ func (p *Pods) newCarrier(m *member) *carrier {
 		Peers:       p.Peers,
 		Tunnels:     c.pool,
 		OriginalDst: p.Datapath.OriginalDst,
+		Bound:       p.Datapath.Bound,
 		Direct:      direct,
 		Inner:       p.Datapath.DialInner(m.ns),
 		IsInner: func(src, dst netip.AddrPort) bool {

@@ -149,7 +149,7 @@ func (o Outbound) itself(ctx context.Context, c *connection, app *net.TCPConn, s
 	if o.isSelf(d.Target) {
 		return errSelfCall
 	}
-	far, err := o.direct(ctx, c, self, d)
+	far, err := o.direct(ctx, c, app, self, d)
 	if err != nil {
 		return err
 	}
@@ -159,7 +159,7 @@ func (o Outbound) itself(ctx context.Context, c *connection, app *net.TCPConn, s
 // plain carries app to a destination outside the mesh.
 func (o Outbound) plain(ctx context.Context, c *connection, app *net.TCPConn, self *workload.Workload, d *workload.Destination) error {
 	c.path, c.dst.addr = pathPassthrough, d.Target
-	far, err := o.direct(ctx, c, self, d)
+	far, err := o.direct(ctx, c, app, self, d)
 	if err != nil {
 		return err
 	}
@@ -167,13 +167,18 @@ func (o Outbound) plain(ctx context.Context, c *connection, app *net.TCPConn, se
 	return c.relay(ctx, app, far)
 }
 
-// direct connects without a tunnel, from the address that the app has.
-func (o Outbound) direct(ctx context.Context, c *connection, self *workload.Workload, d *workload.Destination) (*net.TCPConn, error) {
+// direct connects without a tunnel: from the address to which the app bound its
+// socket, or from the one that the kernel chooses for this destination.
+func (o Outbound) direct(ctx context.Context, c *connection, app *net.TCPConn, self *workload.Workload, d *workload.Destination) (*net.TCPConn, error) {
 	if err := c.admit(func() error { return o.Policy.AllowOutbound(*self, *d) }); err != nil {
 		return nil, err
 	}
+	var from netip.Addr
+	if o.Bound != nil {
+		from = o.Bound(app)
+	}
 	return dial(ctx, d.Target, func(ctx context.Context) (*net.TCPConn, error) {
-		return o.Direct(ctx, c.src.addr.Addr(), d.Target)
+		return o.Direct(ctx, from, d.Target)
 	})
 }
 

@@ -44,7 +44,11 @@ type Pod struct {
 	Local func(*workload.Destination) *Neighbour
 
 	OriginalDst func(*net.TCPConn) (netip.AddrPort, error) // where an app wanted to go; required
-	// Direct dials out of the pod past our own steering. required
+	// Bound returns the source address of an app's connection if the app chose
+	// it, else the zero Addr. default nil: none did
+	Bound func(*net.TCPConn) netip.Addr
+	// Direct dials out of the pod past our own steering; if from is
+	// the zero Addr, from the one that the kernel chooses. required
 	Direct func(ctx context.Context, from netip.Addr, to netip.AddrPort) (*net.TCPConn, error)
 	// Dead is told of a destination at which nobody answers, as the pod's app
 	// named it: for a second, further connects of the pod to it shall be refused

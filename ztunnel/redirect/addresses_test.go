@@ -14,7 +14,9 @@ import (
 // secondAddr gives a pod another address, to which its node knows the way.
 func (p *testPodNS) secondAddr(addr netip.Addr) {
 	p.t.Helper()
-	p.in(p.ns, func() error { return errors.Join(addAddr("eth0", addr, addr.BitLen()), settle(p.t.Context(), []netip.Addr{addr})) })
+	p.in(p.ns, func() error {
+		return errors.Join(addAddr("eth0", addr, addr.BitLen()), settle(p.t.Context(), []netip.Addr{addr}))
+	})
 	p.in(p.world.ns, func() error { return addRoute1("veth1", addr, addr.BitLen(), netip.Addr{}) })
 }
 

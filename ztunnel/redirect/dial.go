@@ -24,15 +24,34 @@ var ErrNoOriginalDst = errors.New("no original destination")
 // OriginalDst returns where the app wanted to go whose connection an outbound
 // listener accepted.
 func (d *Datapath) OriginalDst(conn *net.TCPConn) (netip.AddrPort, error) {
+	dst, err := d.original(conn)
+	if err != nil {
+		return netip.AddrPort{}, err
+	}
+	return netip.AddrPortFrom(goAddr(dst.Addr), wirePort(dst.Port)), nil
+}
+
+// Bound returns the source address of that connection if the app chose it, by
+// bind(). If it did not, the address is invalid: the one that the kernel chose
+// on the way to us need not be the one for the original destination.
+func (d *Datapath) Bound(conn *net.TCPConn) netip.Addr {
+	dst, err := d.original(conn)
+	if err != nil || dst.Bound == 0 {
+		return netip.Addr{}
+	}
+	return conn.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap()
+}
+
+func (d *Datapath) original(conn *net.TCPConn) (meshEndpoint, error) {
 	var state meshSockState
 	err := withFd(conn, func(fd int) error { return lookup(d.mesh.Sockets, new(int32(fd)), &state) })
 	if errors.Is(err, ebpf.ErrKeyNotExist) || err == nil && state.Kind != meshSockKindSOCK_ACCEPTED {
-		return netip.AddrPort{}, ErrNoOriginalDst
+		return meshEndpoint{}, ErrNoOriginalDst
 	}
 	if err != nil {
-		return netip.AddrPort{}, fmt.Errorf("original destination of %v: %w", conn.RemoteAddr(), err)
+		return meshEndpoint{}, fmt.Errorf("original destination of %v: %w", conn.RemoteAddr(), err)
 	}
-	return netip.AddrPortFrom(goAddr(state.Dst.Addr), wirePort(state.Dst.Port)), nil
+	return state.Dst, nil
 }
 
 // stamp marks a socket as ztunnel's own, by descriptor: there is no other way
@@ -45,7 +64,7 @@ func (d *Datapath) stamp(fd int, kind meshSockKind) error {
 }
 
 // DialOut returns how ztunnel connects to others from inside a pod's netns:
-// unsteered, and from the pod's own address where from is one.
+// unsteered, and from an address if that is one, else from the kernel's choice.
 func (d *Datapath) DialOut(ns *netns.NS) func(ctx context.Context, from netip.Addr, to netip.AddrPort) (*net.TCPConn, error) {
 	return func(ctx context.Context, from netip.Addr, to netip.AddrPort) (*net.TCPConn, error) {
 		return ns.Dial(ctx, to, func(fd int) error {

@@ -56,10 +56,10 @@ const (
 )
 
 type meshEndpoint struct {
-	_    structs.HostLayout
-	Addr meshAddr
-	Port uint16
-	Pad  uint16
+	_     structs.HostLayout
+	Addr  meshAddr
+	Port  uint16
+	Bound uint16
 }
 
 type meshFlow struct {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -121,14 +122,20 @@ func TestEveryKindOfConnectIsSteered(t *testing.T) {
 				if six {
 					far, af = netip.AddrPortFrom(far6, 4242), unix.AF_INET6
 				}
-				checkSteered(t, p, tc.client(six), af, sockaddr(far), far, tc.peer)
+				checkSteered(t, p, tc.client(six), af, sockaddr(far), far, tc.peer, strings.HasPrefix(tc.name, "bound"))
 			})
 		}
 	}
 	t.Run("v4-mapped", func(t *testing.T) {
 		far := netip.AddrPortFrom(far4, 4242)
 		sa := &unix.SockaddrInet6{Addr: far4.As16(), Port: 4242}
-		checkSteered(t, p, plainClient(nil), unix.AF_INET6, sa, far, true)
+		checkSteered(t, p, plainClient(nil), unix.AF_INET6, sa, far, true, false)
+		checkSteered(t, p, plainClient(func(fd int) error {
+			return unix.Bind(fd, &unix.SockaddrInet6{Addr: netip.IPv4Unspecified().As16()})
+		}), unix.AF_INET6, sa, far, true, false)
+		checkSteered(t, p, plainClient(func(fd int) error {
+			return unix.Bind(fd, &unix.SockaddrInet6{Addr: p.v4.As16()})
+		}), unix.AF_INET6, sa, far, true, true)
 	})
 }
 
@@ -139,7 +146,7 @@ func family(six bool) string {
 	return "v4"
 }
 
-func checkSteered(t *testing.T, p *testPodNS, c client, af int, sa unix.Sockaddr, far netip.AddrPort, peer bool) {
+func checkSteered(t *testing.T, p *testPodNS, c client, af int, sa unix.Sockaddr, far netip.AddrPort, peer, bound bool) {
 	t.Helper()
 	six := far.Addr().Is6()
 	fd := -1
@@ -158,6 +165,9 @@ func checkSteered(t *testing.T, p *testPodNS, c client, af int, sa unix.Sockaddr
 	if dst, err := p.d.OriginalDst(conn); err != nil || dst != far {
 		t.Errorf("original destination %v, %v; want %v", dst, err, far)
 	}
+	if addr := p.d.Bound(conn); addr.IsValid() != bound || bound && addr != addrOf(conn.RemoteAddr()) {
+		t.Errorf("the app bound its source to %v, from %v; want it said: %v", addr, conn.RemoteAddr(), bound)
+	}
 	got, err := unix.Getpeername(fd)
 	if err != nil || peer && fromSockaddr(got) != far {
 		t.Errorf("getpeername() = %v, %v; want %v", fromSockaddr(got), err, far)
@@ -167,6 +177,8 @@ func checkSteered(t *testing.T, p *testPodNS, c client, af int, sa unix.Sockaddr
 		t.Errorf("getsockname() = %v, %v; want %v", fromSockaddr(name), err, p.addr(six))
 	}
 }
+
+func addrOf(a net.Addr) netip.Addr { return a.(*net.TCPAddr).AddrPort().Addr().Unmap() }
 
 // connectTwice is refused by the pod's own loopback, then connects the same
 // socket to where it is steered.

@@ -61,7 +61,7 @@ func TestConnectsByIOUringAreSteered(t *testing.T) {
 					}
 					return fd, uringConnect(fd, flags, rawSockaddr(far))
 				}
-				checkSteered(t, p, connect, af, sockaddr(far), far, true)
+				checkSteered(t, p, connect, af, sockaddr(far), far, true, false)
 			})
 		}
 	}
