@@ -105,7 +105,7 @@ func (l *Lab) build(ctx context.Context) (err error) {
 	if l.thread, err = startThread(); err != nil {
 		return err
 	}
-	if l.Wire, err = l.newWire(); err != nil {
+	if l.Wire, err = l.newWire("wire"); err != nil {
 		return err
 	}
 	l.cluster = newCluster()

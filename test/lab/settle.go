@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -35,6 +36,10 @@ type PodState struct {
 	Reason   string   `json:"reason"`
 	Identity string   `json:"identity"`
 	Forwards []string `json:"forwards"` // devices that lead to a netns behind the pod
+
+	Addresses struct {
+		Steered []netip.Addr `json:"steered"`
+	} `json:"addresses"`
 }
 
 // Dump asks ztunnel for its state.

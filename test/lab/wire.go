@@ -50,13 +50,13 @@ type Wire struct {
 	bridge int // its index
 }
 
-func (l *Lab) newWire() (*Wire, error) {
-	ns, err := l.newNamespace("wire")
+func (l *Lab) newWire(name string) (*Wire, error) {
+	ns, err := l.newNamespace(name)
 	if err != nil {
 		return nil, err
 	}
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.MTU = "wire", mtu
+	attrs.Name, attrs.MTU = name, mtu
 	// Without a querier, snooping could hold back neighbour solicitations.
 	snooping := false
 	br := &netlink.Bridge{LinkAttrs: attrs, MulticastSnooping: &snooping}
