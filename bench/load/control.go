@@ -68,6 +68,3 @@ func (w *Worker) Do(ctx context.Context, o Order) (Answer, error) {
 	}
 	return a, nil
 }
-
-// Close ends the worker.
-func (w *Worker) Close() error { return w.conn.Close() }
