@@ -36,6 +36,9 @@ const imports = `
 
 	ztunnel/*, cni/enroll < ztunnel < cmd/ztunnel;
 
+	# What the programs have in common.
+	NONE < ztunnel/journal < cmd/program < cmd/ztunnel, cmd/culvert-identity;
+
 	# Never ztunnel/*: the plugin is on kubelet's critical path.
 	cni/enroll < cni;
 	cni, cni/install < cmd/culvert-cni;
