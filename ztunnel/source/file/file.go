@@ -32,7 +32,7 @@ type Options struct {
 	IgnoreIstioLabels bool                 // false
 	Settle            time.Duration        // how long it must be quiet; 30 ms
 	Poll              time.Duration        // how often to look without an event; 5 s
-	OnError           func(error)          // each new problem, from Run; writes it to Log
+	OnError           func(error)          // each new problem, from Run, when Log has it; none
 	Log               *slog.Logger         // discards
 }
 
@@ -73,9 +73,7 @@ func New(dir string, o Options) *Source {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	if o.OnError == nil {
-		o.OnError = func(err error) {
-			o.Log.Error("cannot read workloads and policies; the last good ones stay in force", "dir", dir, "error", err)
-		}
+		o.OnError = func(error) {}
 	}
 	return &Source{
 		dir: dir, options: o,
@@ -246,6 +244,11 @@ func (s *Source) fail(err error) {
 	if known {
 		return
 	}
+	what := "workloads and policies are not understood; the last good ones stay in force"
+	if s.stats.Generation == 0 {
+		what = "workloads and policies are not understood; none were read before, so none are in force and pods wait"
+	}
+	s.options.Log.Error(what, "dir", s.dir, "error", err)
 	s.options.OnError(err)
 }
 

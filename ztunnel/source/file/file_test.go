@@ -3,6 +3,7 @@
 package file
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -494,7 +495,7 @@ func TestWithoutAReceiverErrorsAreLoggedAndSoIsTheirEnd(t *testing.T) {
 	look("a: [")
 	look("{apiVersion: apps/v1, kind: Deployment, metadata: {name: web}}")
 	for _, want := range []string{
-		`level=ERROR msg="cannot read workloads and policies; the last good ones stay in force"`, "a.yaml: document 1: yaml",
+		`level=ERROR msg="workloads and policies are not understood; none were read before, so none are in force and pods wait"`, "a.yaml: document 1: yaml",
 		`level=DEBUG msg="ignored: not a kind that the mesh needs" object="a.yaml: document 1: Deployment web (apps/v1)"`,
 		`level=INFO msg="workloads and policies can be read again"`,
 	} {
@@ -521,5 +522,42 @@ func BenchmarkLook(b *testing.B) {
 			b.Fatal(err)
 		}
 		s.look(func(source.Snapshot) { snapshots++ })
+	}
+}
+
+func TestTheLogSaysWhetherAnythingIsInForce(t *testing.T) {
+	dir := t.TempDir()
+	var text bytes.Buffer // written before errors, read after
+	failed, read := make(chan error, 1), make(chan source.Snapshot, 1)
+	s := New(dir, Options{
+		TrustDomain: spiffeid.RequireTrustDomainFromString("cluster.local"), Settle: 10 * time.Millisecond, Poll: 10 * time.Millisecond,
+		Log: slog.New(slog.NewTextHandler(&text, nil)), OnError: func(err error) { failed <- err },
+	})
+	broken := filepath.Join(dir, "broken.yaml")
+	write := func(yaml string) {
+		t.Helper()
+		if err := os.WriteFile(broken, []byte(yaml), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("kind: [\n")
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- s.Run(ctx, func(snap source.Snapshot) { read <- snap }) }()
+	<-failed
+	write("apiVersion: v1\nkind: Namespace\nmetadata: {name: a}\n")
+	<-read
+	write("kind: {\n")
+	<-failed
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	before, after, _ := strings.Cut(text.String(), "can be read again")
+	if !strings.Contains(before, "none are in force and pods wait") || strings.Contains(before, "last good") {
+		t.Errorf("before anything was read: %s", before)
+	}
+	if !strings.Contains(after, "the last good ones stay in force") {
+		t.Errorf("after something was read: %s", after)
 	}
 }

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ztunnel
+
+import (
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// capabilities are what a ztunnel cannot do without, and for what. CAP_BPF is
+// not among them: CAP_SYS_ADMIN, which setns(2) asks for, includes it.
+var capabilities = []struct {
+	bit   uint
+	name  string
+	needs string
+}{
+	{unix.CAP_NET_ADMIN, "CAP_NET_ADMIN", "BPF for the network, rules and routes of pods"},
+	{unix.CAP_SYS_ADMIN, "CAP_SYS_ADMIN", "BPF, entering the network namespaces of pods"},
+	{unix.CAP_SYS_PTRACE, "CAP_SYS_PTRACE", "finding the network namespaces of running pods"},
+}
+
+// preflight returns everything that would fail later, and less plainly: each
+// problem names what is missing, or the flag and its file.
+func (c Config) preflight() error {
+	return errors.Join(haveCapabilities("/proc/self/status"), c.files())
+}
+
+func (c Config) files() error {
+	return errors.Join(
+		isDirectory("workloads", c.Workloads, true),
+		isDirectory("state-dir", c.StateDir, false),
+		isDirectory("bpffs", c.BPFFS, false),
+		isDirectory("cgroup", c.Cgroup, true),
+		isDirectory("kubelet-cgroup", c.KubeletCgroup, false),
+		c.socketPaths(),
+		plainFile("token-file", c.TokenFile),
+		rootFile("ca-root", c.CARoot, time.Now()),
+	)
+}
+
+// haveCapabilities reads the effective ones of a process.
+func haveCapabilities(status string) error {
+	text, err := os.ReadFile(status)
+	if err != nil {
+		return fmt.Errorf("own capabilities: %w", err)
+	}
+	_, line, _ := strings.Cut(string(text), "\nCapEff:")
+	line, _, _ = strings.Cut(line, "\n")
+	have, err := strconv.ParseUint(strings.TrimSpace(line), 16, 64)
+	if err != nil {
+		return fmt.Errorf("own capabilities: %s: CapEff: %v", status, err)
+	}
+	var missing []string
+	for _, c := range capabilities {
+		if have&(1<<c.bit) == 0 {
+			missing = append(missing, fmt.Sprintf("%s (%s)", c.name, c.needs))
+		}
+	}
+	if len(missing) > 0 {
+		return fmt.Errorf("missing capabilities: %s", strings.Join(missing, ", "))
+	}
+	return nil
+}
+
+// isDirectory refuses a path that is something else, and, if it must exist, one
+// that is not there. An empty path is a flag that is not given.
+func isDirectory(flag, path string, must bool) error {
+	st, err := os.Stat(path)
+	switch {
+	case path == "" || errors.Is(err, os.ErrNotExist) && !must:
+		return nil
+	case err != nil:
+		return fmt.Errorf("-%s: %w", flag, err)
+	case !st.IsDir():
+		return fmt.Errorf("-%s: %s is not a directory", flag, path)
+	}
+	return nil
+}
+
+// plainFile refuses a directory. A file that is not there may come: see readiness.
+func plainFile(flag, path string) error {
+	if st, err := os.Stat(path); err == nil && st.IsDir() {
+		return fmt.Errorf("-%s: %s is a directory, want a file", flag, path)
+	}
+	return nil
+}
+
+// socketPaths refuses a state directory whose sockets nobody could connect to:
+// sun_path ends with a NUL byte.
+func (c Config) socketPaths() error {
+	const most = len(unix.RawSockaddrUnix{}.Path) - 1
+	if path := c.enrollSocket(); len(path) > most {
+		return fmt.Errorf("-state-dir: %s is longer than the %d bytes that the path of a socket may have", path, most)
+	}
+	return nil
+}
+
+// rootFile refuses a root that cannot verify anybody.
+func rootFile(flag, path string, now time.Time) error {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return fmt.Errorf("-%s: %w", flag, err)
+	}
+	if err := usableRoot(text, now); err != nil {
+		return fmt.Errorf("-%s: %s %w", flag, path, err)
+	}
+	return nil
+}
+
+// usableRoot wants one root that is valid now; the others may be of a rotation.
+func usableRoot(text []byte, now time.Time) error {
+	why := errors.New("is not PEM")
+	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
+		if block.Type != "CERTIFICATE" {
+			why = fmt.Errorf("holds no certificate but a %s: give the CA's root.pem", block.Type)
+			continue
+		}
+		cert, err := x509.ParseCertificate(block.Bytes)
+		switch {
+		case err != nil:
+			return fmt.Errorf("holds a certificate that cannot be read: %v", err)
+		case !cert.IsCA:
+			why = fmt.Errorf("holds the certificate %q, which is of no CA: give the CA's root.pem", cert.Subject)
+		case now.After(cert.NotAfter):
+			why = fmt.Errorf("holds a root that expired on %s", cert.NotAfter.UTC().Format(time.RFC3339))
+		case now.Before(cert.NotBefore):
+			why = fmt.Errorf("holds a root that is not valid before %s; the clock says %s", cert.NotBefore.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
+		default:
+			return nil
+		}
+	}
+	return why
+}
