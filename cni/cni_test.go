@@ -49,6 +49,19 @@ func TestConfigErrorsOpenWithTheField(t *testing.T) {
 		{`{"socket":"enroll.sock"}`, `socket: want an absolute path, got "enroll.sock"`, types.ErrInvalidNetworkConfig},
 		{`{"snapshot":"a","logFile":"b"}`, `snapshot: want an absolute path, got "a"; logFile: want`, types.ErrInvalidNetworkConfig},
 		{`{"ownPod":"ztunnel-"}`, "ownPod: want namespace/name or namespace/prefix-", types.ErrInvalidNetworkConfig},
+		{`{"ownPod":"A/b"}`, "ownPod: want namespace/name", types.ErrInvalidNetworkConfig},
+		{`{"ownPod":"a/b_c-"}`, "ownPod: want namespace/name", types.ErrInvalidNetworkConfig},
+		{`{"ownPod":"a/-"}`, "ownPod: want namespace/name", types.ErrInvalidNetworkConfig},
+		{`{"ownPod":"a/b/c"}`, "ownPod: want namespace/name", types.ErrInvalidNetworkConfig},
+		{`{"ownPod":""}`, "ownPod: empty: leave the key out", types.ErrInvalidNetworkConfig},
+		{`{"socket":""}`, "socket: empty: leave the key out", types.ErrInvalidNetworkConfig},
+		{`{"statusStrict":null}`, "statusStrict: empty", types.ErrInvalidNetworkConfig},
+		{`{"statusStrict":"yes"}`, "statusStrict: want bool, got string", types.ErrDecodingFailure},
+		{`{"socket":" /run/x"}`, "socket: want an absolute path", types.ErrInvalidNetworkConfig},
+		{`{"socket":"/` + strings.Repeat("x", 107) + `"}`, "socket: 108 bytes", types.ErrInvalidNetworkConfig},
+		{`{"sockets":"/x","type":"culvert-cni"}`, "sockets: unknown key: culvert-cni has socket, snapshot, ownPod, logFile, statusStrict", types.ErrInvalidNetworkConfig},
+		{`{"Socket":"/x","logfile":"/y"}`, "Socket: unknown key: culvert-cni has socket, snapshot, ownPod, logFile, statusStrict; logfile: unknown key", types.ErrInvalidNetworkConfig},
+		{`{"ipam":{}}`, "ipam: unknown key", types.ErrInvalidNetworkConfig},
 		{`{"cniVersion":"1.1.0","prevResult":7}`, "prevResult: ", types.ErrDecodingFailure},
 		{`{"cniVersion":"1.1.0","prevResult":{"ips":[{"address":"10.0.0"}]}}`, "prevResult: ", types.ErrDecodingFailure},
 		{`{`, "unexpected end of JSON", types.ErrDecodingFailure},
@@ -58,6 +71,13 @@ func TestConfigErrorsOpenWithTheField(t *testing.T) {
 		if !errors.As(err, &got) || got.Code != tc.code || !strings.HasPrefix(got.Msg, tc.want) {
 			t.Errorf("%s: %#v, want code %d, %q", tc.text, err, tc.code, tc.want)
 		}
+	}
+}
+
+func TestKeysOfTheRuntimeAreNoneOfOurConcern(t *testing.T) {
+	if _, err := parseConfig([]byte(`{"cniVersion":"1.1.0","name":"pods","type":"culvert-cni","args":{"cni":{"ips":[]}},
+		"capabilities":{"portMappings":true},"runtimeConfig":{"portMappings":[]},"cni.dev/attachments":[],"cni.dev/valid-attachments":[]}`)); err != nil {
+		t.Error(err)
 	}
 }
 

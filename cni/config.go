@@ -8,9 +8,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/containernetworking/cni/pkg/skel"
@@ -23,8 +25,17 @@ import (
 
 const defaultSocket = "/run/culvert/enroll.sock"
 
-// config is the plugin's entry of the network's plugin list. Keys we do not
-// know are the runtime's and of no concern.
+// runtimeKeys are written by the runtime or meant for it. Others that it writes
+// begin with runtimePrefix.
+var runtimeKeys = []string{"cniVersion", "name", "type", "prevResult", "runtimeConfig", "capabilities", "args"}
+
+const runtimePrefix = "cni.dev/"
+
+// ourKeys are those of config that an operator may set.
+var ourKeys = []string{"socket", "snapshot", "ownPod", "logFile", "statusStrict"}
+
+// config is the plugin's entry of the network's plugin list. A key that is
+// neither ours nor the runtime's is refused: it may be one of ours, misspelt.
 type config struct {
 	CNIVersion string `json:"cniVersion"` // the list's; default 0.1.0, by the specification
 	Name       string `json:"name"`       // the network's; required
@@ -45,6 +56,9 @@ type config struct {
 // with the field.
 func parseConfig(stdin []byte) (config, error) {
 	var c config
+	if err := checkKeys(stdin); err != nil {
+		return config{}, types.NewError(types.ErrInvalidNetworkConfig, strings.ReplaceAll(err.Error(), "\n", "; "), "")
+	}
 	if err := json.Unmarshal(stdin, &c); err != nil {
 		var wrongType *json.UnmarshalTypeError
 		if errors.As(err, &wrongType) && wrongType.Field != "" {
@@ -72,8 +86,35 @@ func parseConfig(stdin []byte) (config, error) {
 	return c, nil
 }
 
+// checkKeys names keys that nobody reads, and ours that are empty: an empty one
+// would pass for its default. What is no object is left to whoever decodes it.
+func checkKeys(stdin []byte) error {
+	var all map[string]json.RawMessage
+	if json.Unmarshal(stdin, &all) != nil {
+		return nil
+	}
+	var errs []error
+	for _, key := range slices.Sorted(maps.Keys(all)) {
+		value := string(all[key])
+		switch {
+		case slices.Contains(ourKeys, key) && (value == `""` || value == "null"):
+			errs = append(errs, fmt.Errorf("%s: empty: leave the key out for its default", key))
+		case slices.Contains(ourKeys, key), slices.Contains(runtimeKeys, key), strings.HasPrefix(key, runtimePrefix):
+		default:
+			errs = append(errs, fmt.Errorf("%.80s: unknown key: culvert-cni has %s", key, strings.Join(ourKeys, ", ")))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// maxSocketPath is what fits into sun_path with its NUL byte.
+const maxSocketPath = 107
+
 func (c config) validate() error {
 	var errs []error
+	if len(c.Socket) > maxSocketPath {
+		errs = append(errs, fmt.Errorf("socket: %d bytes: the path of a socket has at most %d", len(c.Socket), maxSocketPath))
+	}
 	for _, f := range []struct{ field, path string }{
 		{"socket", c.Socket}, {"snapshot", c.Snapshot}, {"logFile", c.LogFile},
 	} {
@@ -81,8 +122,8 @@ func (c config) validate() error {
 			errs = append(errs, fmt.Errorf("%s: want an absolute path, got %q", f.field, f.path))
 		}
 	}
-	namespace, name, ok := strings.Cut(c.OwnPod, "/")
-	if c.OwnPod != "" && (!ok || namespace == "" || name == "" || strings.Contains(name, "/")) {
+	namespace, name, _ := strings.Cut(c.OwnPod, "/")
+	if c.OwnPod != "" && !(enroll.Pod{Namespace: namespace, Name: strings.TrimSuffix(name, "-")}).IsNamed() {
 		errs = append(errs, fmt.Errorf("ownPod: want namespace/name or namespace/prefix-, got %q", c.OwnPod))
 	}
 	return errors.Join(errs...)

@@ -241,6 +241,7 @@ func TestAddRefusesWhatItCannotUnderstand(t *testing.T) {
 	}{
 		{"not behind another plugin", with("prevResult", nil), nil, 7, "prevResult: missing"},
 		{"relative socket", with("socket", "enroll.sock"), nil, 7, "socket: want an absolute path"},
+		{"a key that is misspelt", with("statusstrict", true), nil, 7, "statusstrict: unknown key: culvert-cni has socket"},
 		{"socket of the wrong type", with("socket", 5), nil, 6, "socket: want string"},
 		{"half a pod", conf("1.1.0", dir), map[string]string{"CNI_ARGS": "K8S_POD_NAME=web-1"}, 4, "CNI_ARGS: want"},
 		{"no name of a pod", conf("1.1.0", dir), map[string]string{"CNI_ARGS": "K8S_POD_NAMESPACE=s;K8S_POD_NAME=A_b"}, 4, "podName: want a pod name"},

@@ -42,6 +42,11 @@ type Pod struct {
 	UID       string `json:"uid,omitempty"`
 }
 
+// IsNamed reports whether namespace and name are such as Kubernetes has.
+func (p Pod) IsNamed() bool {
+	return dnsLabel.MatchString(p.Namespace) && dnsSubdomain.MatchString(p.Name)
+}
+
 func (s Snapshot) validate() error {
 	if s.MeshedNamespaces == nil || s.AllNamespaces == nil {
 		return errors.New("meshedNamespaces and allNamespaces are required, and may be empty")
