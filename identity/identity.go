@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 )
@@ -18,6 +19,12 @@ import (
 const (
 	maxLabel     = 63
 	maxSubdomain = 253
+)
+
+// Bounds of the lifetime of an SVID.
+const (
+	MinTTL = 25 * time.Second
+	MaxTTL = 24 * time.Hour
 )
 
 // ServiceAccount is what has an identity in the mesh.

@@ -3,6 +3,7 @@
 package ztunnel
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
+	"github.com/culvert-mesh/culvert/identity"
 	"github.com/culvert-mesh/culvert/ztunnel/redirect"
 )
 
@@ -50,8 +52,19 @@ type Config struct {
 	ReadyAddress   string        // default :15021
 	Drain          time.Duration // how long open connections may end by themselves at shutdown; default 5 s
 
-	Log   *slog.Logger   `json:"-"` // default slog.Default()
-	Level *slog.LevelVar // level that the admin socket may change; default none
+	Log        *slog.Logger             `json:"-"` // default slog.Default()
+	LogDropped func() map[string]uint64 `json:"-"` // records that Log could not take, by level; default none
+	Level      *slog.LevelVar           // level that the admin socket may change; default none
+}
+
+// MarshalJSON is for /config_dump: durations are text there, since a number
+// would not say its unit.
+func (c Config) MarshalJSON() ([]byte, error) {
+	type plain Config
+	return json.Marshal(struct {
+		plain
+		TTL, Drain string
+	}{plain(c), c.TTL.String(), c.Drain.String()})
 }
 
 // withDefaults returns c with the defaults named in its comments.
@@ -75,6 +88,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Log == nil {
 		c.Log = slog.Default()
+	}
+	if c.LogDropped == nil {
+		c.LogDropped = func() map[string]uint64 { return nil }
 	}
 	if c.Level == nil {
 		c.Level = new(slog.LevelVar)
@@ -116,10 +132,27 @@ func (c Config) Validate() error {
 	if c.OwnPod != "" && strings.Count(c.OwnPod, "/") != 1 {
 		problems = append(problems, fmt.Errorf("own pod %q: want namespace/name", c.OwnPod))
 	}
-	if c.Drain < 0 || c.TTL < 0 {
-		problems = append(problems, errors.New("durations must not be negative (-ttl, -drain)"))
+	if c.TTL != 0 && (c.TTL < identity.MinTTL || c.TTL > identity.MaxTTL) {
+		problems = append(problems, fmt.Errorf("lifetime of certificates %v: want %v to %v (-ttl)", c.TTL, identity.MinTTL, identity.MaxTTL))
 	}
+	if c.Drain < 0 {
+		problems = append(problems, fmt.Errorf("drain time %v is negative (-drain)", c.Drain))
+	}
+	problems = append(problems, c.excludesMesh()...)
 	return errors.Join(problems...)
+}
+
+// excludesMesh finds exclusions that would let all traffic to a part of the
+// mesh leave in plaintext. Single addresses in the mesh may be excluded.
+func (c Config) excludesMesh() (problems []error) {
+	for _, excluded := range c.ExcludeCIDRs {
+		for _, mesh := range c.MeshCIDRs {
+			if excluded.Bits() <= mesh.Bits() && excluded.Overlaps(mesh) {
+				problems = append(problems, fmt.Errorf("excluded CIDR %v holds all of %v, which is of the mesh: its traffic would be in plaintext (-exclude-cidrs, -mesh-cidrs)", excluded, mesh))
+			}
+		}
+	}
+	return problems
 }
 
 func (c Config) enrollSocket() string { return filepath.Join(c.StateDir, "enroll.sock") }

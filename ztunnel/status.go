@@ -87,6 +87,7 @@ func (s *status) publish(counts *metrics.Metrics, datapath *redirect.Datapath) {
 	counts.Certificates(s.certificates)
 	counts.CA(func() string { return string(s.pods.Certs.Standing().Reason) })
 	counts.Known(s.workloads)
+	counts.LogDropped(s.cfg.LogDropped)
 }
 
 func (s *status) certificates() metrics.Certificates {

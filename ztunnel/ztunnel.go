@@ -35,6 +35,9 @@ func Run(ctx context.Context, cfg Config) error {
 	if err := cfg.Validate(); err != nil {
 		return err
 	}
+	if err := cfg.preflight(); err != nil {
+		return err
+	}
 	lock, err := redirect.LockDir(cfg.StateDir) // before anything is touched
 	if err != nil {
 		return fmt.Errorf("state directory (-state-dir): %w", err)
@@ -80,10 +83,7 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 	var objects source.Source = file.New(cfg.Workloads, file.Options{
 		TrustDomain: td, RootNamespace: cfg.RootNamespace, IgnoreIstioLabels: cfg.NoIstioLabels,
-		Log: cfg.Log, OnError: func(err error) {
-			counts.SourceError()
-			cfg.Log.Error("objects are not understood, the last good state stays in force", "error", err)
-		},
+		Log: cfg.Log, OnError: func(error) { counts.SourceError() },
 	})
 
 	// With which certificate?

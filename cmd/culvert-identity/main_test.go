@@ -118,7 +118,7 @@ func TestNodeIsServedByFilesAlone(t *testing.T) {
 	addr := freeAddress(t)
 	if err := flags.Parse([]string{
 		"-dir", filepath.Join(dir, "ca"), "-workloads", filepath.Join(dir, "workloads"), "-jwks", filepath.Join(dir, "jwks.json"),
-		"-listen", addr, "-metrics-address", "127.0.0.1:0", "-dns-name", "other,ca.test", "-ttl", "10m",
+		"-listen", addr, "-metrics-address", freeAddress(t), "-dns-name", "other,ca.test", "-ttl", "10m",
 	}); err != nil {
 		t.Fatal(err)
 	}

@@ -4,8 +4,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
+	"os"
 
 	"golang.org/x/sync/errgroup"
 
@@ -19,6 +21,10 @@ import (
 
 // run is the CA until ctx ends.
 func run(ctx context.Context, cfg config) error {
+	attestor := &server.JWKS{File: cfg.jwks, Audience: cfg.audience}
+	if err := errors.Join(isDirectory("dir", cfg.dir, false), isDirectory("workloads", cfg.workloads, true), refused("jwks", attestor.Check())); err != nil {
+		return err
+	}
 	authority, err := ca.Open(cfg.dir, ca.Options{TrustDomain: cfg.trustDomain})
 	if err != nil {
 		return err
@@ -26,7 +32,7 @@ func run(ctx context.Context, cfg config) error {
 	placement := server.NewPlacement()
 	service, err := server.New(server.Config{
 		CA:           authority,
-		Attestor:     &server.JWKS{File: cfg.jwks, Audience: cfg.audience},
+		Attestor:     attestor,
 		Placement:    placement,
 		DNSNames:     cfg.dnsNames,
 		NodeAccounts: cfg.nodeAccounts,
@@ -61,6 +67,27 @@ func run(ctx context.Context, cfg config) error {
 	group.Go(func() error { return service.Serve(ctx, nodes) })
 	group.Go(func() error { return service.ServeMetrics(ctx, metrics) })
 	return group.Wait()
+}
+
+// isDirectory refuses a path that is something else, and, if it must exist, one
+// that is not there.
+func isDirectory(flag, path string, must bool) error {
+	st, err := os.Stat(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist) && !must:
+		return nil
+	case err == nil && !st.IsDir():
+		err = fmt.Errorf("%s is not a directory", path)
+	}
+	return refused(flag, err)
+}
+
+// refused names the flag that led to err.
+func refused(flag string, err error) error {
+	if err != nil {
+		return fmt.Errorf("-%s: %w", flag, err)
+	}
+	return nil
 }
 
 // running is for whom certificates may be asked, and from where. A pod in its

@@ -23,8 +23,8 @@ import (
 
 // Bounds of a leaf's lifetime.
 const (
-	MinTTL = 25 * time.Second
-	MaxTTL = 24 * time.Hour
+	MinTTL = identity.MinTTL
+	MaxTTL = identity.MaxTTL
 )
 
 // maxBackdate is how far a leaf's NotBefore lies in the past at most, for

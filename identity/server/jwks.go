@@ -37,6 +37,12 @@ type JWKS struct {
 	keys []jose.JSONWebKey
 }
 
+// Check reports what is wrong with the file, so that a start can be refused.
+func (j *JWKS) Check() error {
+	_, err := j.load()
+	return err
+}
+
 // Attest verifies the token's signature, its times, its audience, and reads
 // the caller out of it.
 func (j *JWKS) Attest(_ context.Context, token string) (Caller, error) {

@@ -69,6 +69,11 @@ func (m *Metrics) BPF(f func() map[string]uint64) {
 	m.CounterFunc("culvert_bpf_events_total", "What the BPF programs steered, passed and refused, by reason.", "reason", f)
 }
 
+// LogDropped publishes how many records the log could not take, by level.
+func (m *Metrics) LogDropped(f func() map[string]uint64) {
+	m.CounterFunc("culvert_log_records_dropped_total", "Log records that were dropped, as the log was not read or could not be written.", "level", f)
+}
+
 // Kubelet publishes whether the kubelet's cgroup is found, by f, which is asked
 // at each scrape.
 func (m *Metrics) Kubelet(f func() bool) {

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"flag"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/culvert-mesh/culvert/cmd/program"
+	"github.com/culvert-mesh/culvert/identity"
+)
+
+func parse(args ...string) (config, error) {
+	p := program.New("culvert-identity", usage)
+	var cfg config
+	define(p.Flags, &cfg)
+	err := p.Flags.Parse(append([]string{"-dir", "/d", "-workloads", "/w", "-jwks", "/j"}, args...))
+	if err == nil {
+		err = cfg.validate()
+	}
+	return cfg, err
+}
+
+// wrong are values that a flag refuses, and what it says.
+var wrong = map[string][][2]string{
+	"dir":             {{"a\x00b", "NUL"}},
+	"workloads":       {{"a\x00b", "NUL"}},
+	"jwks":            {{"a\x00b", "NUL"}},
+	"listen":          {{"15012", "want host:port"}, {":0", "not a port"}, {":70000", "not a port"}, {"https://:15012", "did you mean :15012?"}, {"a b:1", "neither an address"}},
+	"metrics-address": {{"15014", "want host:port"}, {":0", "not a port"}, {":70000", "not a port"}, {"fd77::1", "has no port"}},
+	"dns-name": {{"10.0.0.1", "is an address"}, {"fd77::1", "is an address"}, {"ca:15012", "no DNS name"}, {"ca.", "no DNS name"}, {"*.ca", "no DNS name"},
+		{"a,a", "listed twice"}, {"a,,b", "empty entry"}, {"a_b", "no DNS name"}},
+	"node-accounts": {{"culvert-system", "is not namespace/name"}, {"a/b/c", "a/b/c"}, {"A/b", "A/b"}, {"a/b,a/b", "listed twice"}, {"a/", "a/"}},
+	"audience":      {{"a\tb", "space"}, {"a b", "space"}},
+	"trust-domain":  {{"spiffe://foo", "did you mean foo?"}, {"Foo", "lower-case"}, {"foo.", "did you mean foo?"}, {"foo/bar", "lower-case"}},
+	"ttl": {{"5", "5 has no unit: 5s, 5m, 5h"}, {"5s", "want 25s to 24h"}, {"25h", "want 25s to 24h"}, {"-1h", "want 25s to 24h"}, {"0s", "want 25s to 24h"},
+		{"1d", "no duration"}},
+	"ignore-istio-labels": {{"yes", "want true or false"}},
+	"log-level":           {{"verbose", "want debug, info, warn or error"}},
+	"log-format":          {{"xml", "want json or text"}},
+	"version":             {{"maybe", "parse error"}},
+}
+
+func TestEveryFlagRefusesWhatIsWrong(t *testing.T) {
+	if _, err := parse(); err != nil {
+		t.Fatal(err)
+	}
+	p := program.New("culvert-identity", usage)
+	define(p.Flags, new(config))
+	p.Flags.VisitAll(func(f *flag.Flag) {
+		rows, ok := wrong[f.Name]
+		if !ok {
+			t.Errorf("-%s: no wrong value of it is known", f.Name)
+		}
+		if f.Name != "version" { // the standard library's
+			rows = append(rows, [2]string{"", "it is empty"}, [2]string{"  ", "it is empty"}, [2]string{" x", "a space"}, [2]string{"x\n", "a space"})
+		}
+		for _, row := range rows {
+			_, err := parse(fmt.Sprintf("-%s=%s", f.Name, row[0]))
+			if err == nil || !strings.Contains(err.Error(), row[1]) {
+				t.Errorf("-%s %.40q: %v, want %q", f.Name, row[0], err, row[1])
+			}
+			if err != nil && !strings.Contains(err.Error(), "-"+f.Name) {
+				t.Errorf("-%s %.40q: %v does not name the flag", f.Name, row[0], err)
+			}
+		}
+	})
+}
+
+func TestALaterListReplacesTheEarlierAndTheDefault(t *testing.T) {
+	got, err := parse("-dns-name", "a.test", "-dns-name", "b.test, c.test", "-node-accounts", "kube-system/agent")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"b.test", "c.test"}, got.dnsNames); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff([]identity.ServiceAccount{{Namespace: "kube-system", Name: "agent"}}, got.nodeAccounts); diff != "" {
+		t.Error(diff)
+	}
+}
