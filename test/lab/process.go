@@ -52,7 +52,9 @@ func (l *Lab) startLogged(place *Place, name string, cmd *exec.Cmd) (*Process, e
 		return nil, err
 	}
 	defer log.Close()
-	cmd.Stderr = log
+	if cmd.Stderr == nil {
+		cmd.Stderr = log
+	}
 	if cmd.Stdout == nil {
 		cmd.Stdout = log
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 )
@@ -18,6 +19,7 @@ type ZtunnelOptions struct {
 	Args        []string  // further flags, after the lab's; none
 	Env         []string  // NAME=VALUE, beside the lab's environment; none
 	Tags        string    // build tags; the lab's
+	Stderr      *os.File  // instead of a file of the lab; none
 }
 
 // StartZtunnel starts the node's ztunnel and waits until it is ready. Without
@@ -31,7 +33,7 @@ func (n *Node) StartZtunnel(ctx context.Context, opts ZtunnelOptions) error {
 
 // LaunchZtunnel is StartZtunnel for one that may never get ready.
 func (n *Node) LaunchZtunnel(ctx context.Context, opts ZtunnelOptions) error {
-	if opts.TrustDomain != "" || opts.Identity != nil || opts.Args != nil || opts.Env != nil || opts.Tags != "" {
+	if opts.TrustDomain != "" || opts.Identity != nil || opts.Args != nil || opts.Env != nil || opts.Tags != "" || opts.Stderr != nil {
 		n.opts = opts
 	}
 	program, err := n.ztunnelProgram(ctx, n.opts)
@@ -42,7 +44,11 @@ func (n *Node) LaunchZtunnel(ctx context.Context, opts ZtunnelOptions) error {
 	if err != nil {
 		return err
 	}
-	n.Ztunnel, err = n.ztunnel.Start("daemon", append(program, args...)...)
+	cmd := exec.Command(program[0], append(program[1:], args...)...)
+	if n.opts.Stderr != nil {
+		cmd.Stderr = n.opts.Stderr
+	}
+	n.Ztunnel, err = n.lab.startLogged(n.ztunnel, n.ztunnel.name+"-daemon", cmd)
 	return err
 }
 
