@@ -17,6 +17,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"reflect"
 	"strings"
@@ -152,6 +153,60 @@ func TestNodeIsServedByFilesAlone(t *testing.T) {
 		Replace(shop[strings.Index(shop, "---"):]))
 	if err := n.ask("spiffe://cluster.local/ns/shop/sa/db"); err != nil {
 		t.Errorf("after its pod has come: %v", err)
+	}
+}
+
+// What docs/first-run.sh makes is what docs/running.md says it is good for.
+func TestTheFilesOfAFirstRunAreServed(t *testing.T) {
+	dir := t.TempDir()
+	var token string
+	for range 20 { // an ES256 signature is two numbers; some are short
+		out, err := exec.Command("../../docs/first-run.sh", "files", dir).CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		text, err := os.ReadFile(filepath.Join(dir, "token"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		token = string(text)
+		caller, err := (&server.JWKS{File: filepath.Join(dir, "jwks.json")}).Attest(t.Context(), token)
+		if err != nil || caller.Node != "node1" || caller.ServiceAccount.String() != "culvert-system/ztunnel" {
+			t.Fatalf("the token is of %+v, %v", caller, err)
+		}
+	}
+	for _, secret := range []string{"key.pem", "token"} {
+		if st, err := os.Stat(filepath.Join(dir, secret)); err != nil || st.Mode().Perm() != 0o600 {
+			t.Errorf("%s: %v, %v", secret, st.Mode(), err)
+		}
+	}
+	cfg, err := parse("-dir", filepath.Join(dir, "ca"), "-workloads", filepath.Join(dir, "objects"), "-jwks", filepath.Join(dir, "jwks.json"),
+		"-listen", freeAddress(t), "-metrics-address", freeAddress(t), "-dns-name", "ca.test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.log = slog.New(slog.DiscardHandler)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- run(ctx, cfg) }()
+	defer func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("run: %v", err)
+		}
+	}()
+	n := node{t: t, token: token, client: dial(t, cfg.listen, filepath.Join(cfg.dir, "root.pem"))}
+	for _, account := range []string{"client", "server"} {
+		if err := n.ask("spiffe://cluster.local/ns/demo/sa/" + account); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := n.ask("spiffe://cluster.local/ns/demo/sa/other"); status.Code(err) != codes.PermissionDenied {
+		t.Errorf("an account of no pod: %v", err)
+	}
+	n.token = token[:len(token)-4] + "AAAA"
+	if err := n.ask("spiffe://cluster.local/ns/demo/sa/client"); status.Code(err) != codes.Unauthenticated {
+		t.Errorf("a forged token: %v", err)
 	}
 }
 

@@ -56,6 +56,8 @@ func logKeys(n ast.Node) []*ast.BasicLit {
 			return everySecond(n.Args)
 		case strings.EqualFold(on, "log") && slices.Contains([]string{"Debug", "Info", "Warn", "Error"}, sel.Sel.Name):
 			return everySecond(n.Args[1:])
+		case strings.EqualFold(on, "log") && sel.Sel.Name == "Log" && len(n.Args) > 2:
+			return everySecond(n.Args[3:])
 		}
 	}
 	return nil

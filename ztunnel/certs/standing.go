@@ -140,7 +140,7 @@ func (s *Store) tell(now Standing) {
 	level := slog.LevelError
 	switch now.Reason {
 	case Signs:
-		s.cfg.Log.Info("the CA signs for this node", "trustDomain", s.cfg.TrustDomain.Name())
+		s.cfg.Log.Info("the CA signs for this node", "trust_domain", s.cfg.TrustDomain.Name())
 		return
 	case Unreachable, caNotReady, tooManyRequests:
 		level = slog.LevelWarn
