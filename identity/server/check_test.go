@@ -7,6 +7,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"os"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -41,6 +42,9 @@ func TestNodeWithoutAPodIsToldThatTheCAWouldSign(t *testing.T) {
 	}
 	if got := len(r.inFlight); got != 0 {
 		t.Errorf("%d in flight", got)
+	}
+	if _, body := get(t, r.Handler(), "/metrics"); !strings.Contains(body, `culvert_identity_node_checks_total{code="OK"} 1`) {
+		t.Error("not counted")
 	}
 }
 

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ztunnel
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/culvert-mesh/culvert/ztunnel/certs"
+	"github.com/culvert-mesh/culvert/ztunnel/metrics"
+	"github.com/culvert-mesh/culvert/ztunnel/pods"
+	"github.com/culvert-mesh/culvert/ztunnel/source/file"
+	"github.com/culvert-mesh/culvert/ztunnel/workload"
+)
+
+// refuser is a CA that refuses the node's token.
+type refuser struct{}
+
+func (refuser) Issue(context.Context, spiffeid.ID, []byte, time.Duration) (certs.Issued, error) {
+	return certs.Issued{}, nil
+}
+
+func (refuser) Check(context.Context) (certs.Answer, error) {
+	return certs.Answer{}, &certs.Problem{Reason: "token_expired", Sentence: "the CA at ca:15012 refuses the token in /run/token: it expired"}
+}
+
+// newStatus is that of a ztunnel whose parts do not run.
+func newStatus(t *testing.T) *status {
+	t.Helper()
+	td := spiffeid.RequireTrustDomainFromString("cluster.local")
+	log := slog.New(slog.DiscardHandler)
+	s := &status{
+		cfg:      Config{Workloads: "/etc/objects", NodeName: "node-1"},
+		registry: workload.NewRegistry([]netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}),
+		objects:  file.New("/etc/objects", file.Options{TrustDomain: td}),
+	}
+	var err error
+	s.pods, err = pods.New(pods.Config{
+		Node: "node-1", Dir: filepath.Join(t.TempDir(), "sandboxes"), Registry: s.registry, Log: log,
+		Certs: certs.New(certs.Config{TrustDomain: td, Node: "node-1", Issuer: refuser{}, Log: log, Remedy: remedy}),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func TestReadinessSaysASentenceForEachThingThatIsPending(t *testing.T) {
+	s := newStatus(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.pods.Certs.Run(ctx) }()
+	t.Cleanup(func() { cancel(); <-done })
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for s.pods.Certs.Standing().Reason == certs.NotAsked {
+		<-tick.C
+	}
+	want := []string{
+		"workloads: /etc/objects is not read yet (-workloads)",
+		"CA: the CA at ca:15012 refuses the token in /run/token: it expired (-token-file)",
+	}
+	if got := s.pending(); strings.Join(got, "\n") != strings.Join(want, "\n") {
+		t.Errorf("got:\n%s\nwant:\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+	s.registry.Replace(workload.Mesh{})
+	if got := s.pending(); len(got) != 2 || !strings.HasPrefix(got[0], "sandboxes: ") {
+		t.Errorf("with objects: %q", got)
+	}
+}
+
+// Series are dropped when there are no pods of their labels: the names must be
+// those that connections count under, which are not the pods'.
+func TestWorkloadsAreNamedAsInTheLabelsOfConnections(t *testing.T) {
+	s := newStatus(t)
+	s.registry.Replace(workload.Mesh{Workloads: []workload.Workload{
+		{UID: "1", Namespace: "shop", Name: "web-5d9c-x", Owner: "web", Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.1")}},
+	}})
+	got := s.workloads()
+	if len(got) != 1 || !got[metrics.Workload{Namespace: "shop", Workload: "web"}] {
+		t.Errorf("%v", got)
+	}
+}
+
+func TestEveryReasonOfAFlagNamesIt(t *testing.T) {
+	for reason, flag := range map[certs.Reason]string{
+		certs.TokenFile: "-token-file", "token_expired": "-token-file", "token_key_unknown": "-jwks", "token_audience_wrong": "-audience",
+		"account_not_trusted": "-node-accounts", certs.RootFile: "-ca-root", certs.CACertificate: "-ca-root", certs.CAName: "-ca-server-name",
+		certs.Unreachable: "-ca-address", certs.TrustDomain: "-trust-domain", certs.NodeName: "-node-name",
+	} {
+		if got := remedy(reason); !strings.Contains(got, flag) {
+			t.Errorf("%s: %q, want %s", reason, got, flag)
+		}
+	}
+	for _, reason := range []certs.Reason{certs.Signs, certs.NotAsked, certs.Failed, "ca_not_ready"} {
+		if got := remedy(reason); got != "" {
+			t.Errorf("%s: %q, want nothing", reason, got)
+		}
+	}
+}
