@@ -3,14 +3,18 @@
 package pods
 
 import (
+	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/vishvananda/netlink"
+
 	"github.com/culvert-mesh/culvert/cni/enroll"
+	"github.com/culvert-mesh/culvert/test/env"
 	"github.com/culvert-mesh/culvert/ztunnel/netns"
-	"github.com/culvert-mesh/culvert/ztunnel/workload"
 )
 
 // second is the ADD of another network of the same sandbox, as Multus does it.
@@ -22,29 +26,73 @@ func (w *world) second(req enroll.Request, addr string) enroll.Request {
 	return req
 }
 
-// open opens a connection of the pod that is carried, to a peer that is waited
-// for. It returns what says whether it still lives, and what closes it: until
-// then its socket holds the netns.
+// open opens a connection of the pod that is carried to a server outside the
+// mesh, and stays open. It returns what says whether it still lives, and what
+// closes it: until then its socket holds the netns.
 func (w *world) open(uid string) (lives func() bool, done func()) {
 	w.t.Helper()
-	if _, known := w.registry.ByUID("peer"); !known {
-		w.workloads = append(w.workloads, workload.Workload{UID: "peer", Namespace: "shop", Name: "peer", Node: "there",
-			ID: w.workloads[0].ID, Addrs: []netip.Addr{netip.MustParseAddr("10.9.9.9")}, Meshed: true})
-		w.replace()
-	}
-	ns, err := netns.Open(w.sandboxes[uid].Netns)
+	at := netip.MustParseAddrPort("192.0.2.9:80")
+	pod, outside := w.enter(w.sandboxes[uid].Netns), w.enter(env.NewNetns(w.t))
+	w.wire(pod, outside, w.workloads[0].Addrs[0], at.Addr())
+	ln, err := outside.Listen(w.t.Context(), at, nil)
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	defer ns.Close()
-	conn, err := ns.Dial(w.t.Context(), netip.MustParseAddrPort("10.9.9.9:80"), nil)
+	w.t.Cleanup(func() { ln.Close() })
+	conn, err := pod.Dial(w.t.Context(), at, nil)
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	w.t.Cleanup(func() { conn.Close() })
 	lives = func() bool { return w.carries(uid) > 0 }
 	w.eventually("the connection is carried", lives)
+	pod.Close()
+	w.t.Cleanup(func() { conn.Close() })
 	return lives, func() { conn.Close() }
+}
+
+func (w *world) enter(path string) *netns.NS {
+	w.t.Helper()
+	ns, err := netns.Open(path)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() { ns.Close() })
+	return ns
+}
+
+// wire connects two netns, so that each reaches that address of the other.
+func (w *world) wire(pod, outside *netns.NS, podAddr, outsideAddr netip.Addr) {
+	w.t.Helper()
+	up := func(name string, to netip.Addr) error {
+		device, err := netlink.LinkByName(name)
+		if err != nil {
+			return err
+		}
+		return errors.Join(netlink.LinkSetUp(device), netlink.RouteReplace(&netlink.Route{
+			LinkIndex: device.Attrs().Index, Dst: netlink.NewIPNet(to.AsSlice()), Scope: netlink.SCOPE_LINK}))
+	}
+	w.wires++
+	name := fmt.Sprintf("ext%d", w.wires)
+	err := outside.Fd(func(fd int) error {
+		return pod.Do(func() error {
+			return netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: "pod", PeerNamespace: netlink.NsFd(fd)})
+		})
+	})
+	if err == nil {
+		err = outside.Do(func() error {
+			device, err := netlink.LinkByName("pod")
+			if err != nil {
+				return err
+			}
+			return errors.Join(netlink.AddrAdd(device, &netlink.Addr{IPNet: netlink.NewIPNet(outsideAddr.AsSlice())}), up("pod", podAddr))
+		})
+	}
+	if err == nil {
+		err = pod.Do(func() error { return up(name, outsideAddr) })
+	}
+	if err != nil {
+		w.t.Fatal(err)
+	}
 }
 
 // carries is how many connections of a pod are carried.

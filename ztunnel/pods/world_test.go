@@ -44,6 +44,7 @@ type world struct {
 
 	workloads []workload.Workload
 	sandboxes map[string]sandbox // what the test made, by UID
+	wires     int                // devices that lead out of them
 
 	*node
 }
