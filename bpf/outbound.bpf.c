@@ -42,6 +42,10 @@ const volatile __u64 host_netns; /* cookie */
  */
 volatile __u64 kubelet_cgroup;
 
+/* Set by userspace at any time, so that a connect() looks only for what is there. */
+__u32 nobody_known; /* the map nobody has entries */
+__u64 refused_last; /* the time in ns until which any entry of refused_until counts */
+
 static __always_inline struct sock_state *state_of(struct bpf_sock *sk)
 {
 	return bpf_sk_storage_get(&sockets, sk, 0, 0);
@@ -266,14 +270,19 @@ static __always_inline struct addr detour(struct bpf_sock_addr *ctx, int family,
 static __always_inline bool is_refused(__u64 netns, const struct endpoint *dst)
 {
 	struct pod_endpoint key = { .netns = netns, .dst = *dst };
-	__u64 *until;
+	__u64 *until, now;
 
-	if (bpf_map_lookup_elem(&nobody, dst)) {
+	if (nobody_known && bpf_map_lookup_elem(&nobody, dst)) {
 		count(OUTBOUND_REFUSED_NOBODY);
 		return true;
 	}
+	if (!refused_last)
+		return false;
+	now = bpf_ktime_get_coarse_ns();
+	if (now >= refused_last)
+		return false;
 	until = bpf_map_lookup_elem(&refused_until, &key);
-	if (until && bpf_ktime_get_ns() < *until) {
+	if (until && now < *until) {
 		count(OUTBOUND_REFUSED_AGAIN);
 		return true;
 	}
@@ -475,7 +484,7 @@ static __always_inline void on_tcp_connect(struct bpf_sock_ops *ctx)
 	dst = sockops_remote(ctx);
 	flow = make_flow(bpf_get_netns_cookie(ctx), &src, &dst);
 	original.dst = state->dst;
-	original.since = bpf_ktime_get_ns();
+	original.since = bpf_ktime_get_coarse_ns();
 	if (bpf_map_update_elem(&original_dst, &flow, &original, BPF_ANY))
 		count(ORIGINAL_DST_LOST);
 }

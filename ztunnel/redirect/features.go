@@ -33,6 +33,7 @@ func probe() error {
 		{"socket storage in connect hooks", "5.3", helper(ebpf.CGroupSockAddr, asm.FnSkStorageGet)},
 		{"socket lookup in connect hooks", "4.20", helper(ebpf.CGroupSockAddr, asm.FnSkLookupTcp)},
 		{"cgroup ids in connect hooks", "5.7", helper(ebpf.CGroupSockAddr, asm.FnGetCurrentCgroupId)},
+		{"coarse clock in socket operations", "5.11", helper(ebpf.SockOps, asm.FnKtimeGetCoarseNs)},
 		{"netns cookies in sockops", "5.15", helper(ebpf.SockOps, asm.FnGetNetnsCookie)},
 		{"socket storage in sockops", "5.2", helper(ebpf.SockOps, asm.FnSkStorageGet)},
 		{"sk_lookup programs", "5.9", helper(ebpf.SkLookup, asm.FnSkAssign)},

@@ -187,6 +187,8 @@ const (
 	meshProgOutboundSockops      = "outbound_sockops"
 	meshVarHostNetns             = "host_netns"
 	meshVarKubeletCgroup         = "kubelet_cgroup"
+	meshVarNobodyKnown           = "nobody_known"
+	meshVarRefusedLast           = "refused_last"
 	meshVarStandIn4              = "stand_in4"
 	meshVarStandIn6              = "stand_in6"
 	meshVarStandIns              = "stand_ins"
@@ -271,6 +273,8 @@ type meshMapSpecs struct {
 type meshVariableSpecs struct {
 	HostNetns     *ebpf.VariableSpec `ebpf:"host_netns"`
 	KubeletCgroup *ebpf.VariableSpec `ebpf:"kubelet_cgroup"`
+	NobodyKnown   *ebpf.VariableSpec `ebpf:"nobody_known"`
+	RefusedLast   *ebpf.VariableSpec `ebpf:"refused_last"`
 	StandIn4      *ebpf.VariableSpec `ebpf:"stand_in4"`
 	StandIn6      *ebpf.VariableSpec `ebpf:"stand_in6"`
 	StandIns      *ebpf.VariableSpec `ebpf:"stand_ins"`
@@ -341,6 +345,8 @@ func (m *meshMaps) Close() error {
 type meshVariables struct {
 	HostNetns     *ebpf.Variable `ebpf:"host_netns"`
 	KubeletCgroup *ebpf.Variable `ebpf:"kubelet_cgroup"`
+	NobodyKnown   *ebpf.Variable `ebpf:"nobody_known"`
+	RefusedLast   *ebpf.Variable `ebpf:"refused_last"`
 	StandIn4      *ebpf.Variable `ebpf:"stand_in4"`
 	StandIn6      *ebpf.Variable `ebpf:"stand_in6"`
 	StandIns      *ebpf.Variable `ebpf:"stand_ins"`

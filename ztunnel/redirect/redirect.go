@@ -44,6 +44,8 @@ type Datapath struct {
 
 	legs legs
 
+	refusing refusing
+
 	routing sync.Mutex // held while a netns is changed
 
 	mu        sync.Mutex

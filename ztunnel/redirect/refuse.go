@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"sync"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -27,10 +28,31 @@ func (d *Datapath) RefuseFor(cookie netns.Cookie, dst netip.AddrPort, lasting ti
 	if lasting <= 0 {
 		return del(d.mesh.RefusedUntil, key)
 	}
-	if err := put(d.mesh.RefusedUntil, &key, new(monotonic()+uint64(lasting))); err != nil {
+	until := monotonic() + uint64(lasting)
+	err := put(d.mesh.RefusedUntil, &key, &until)
+	if err == nil {
+		err = d.refusing.until(until, d.mesh.RefusedLast)
+	}
+	if err != nil {
 		return fmt.Errorf("refuse %v in netns %d: %w", dst, cookie, err)
 	}
 	return nil
+}
+
+// refusing is what the programs were told about how long they must look.
+type refusing struct {
+	mu   sync.Mutex
+	last uint64
+}
+
+func (r *refusing) until(at uint64, last *ebpf.Variable) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if at <= r.last {
+		return nil
+	}
+	r.last = at
+	return last.Set(at)
 }
 
 // ErrTooMany says that not all destinations fit into the kernel's map.
@@ -51,6 +73,9 @@ func (d *Datapath) SetNobody(dsts []netip.AddrPort) error {
 	// The old first, to make room.
 	if err := sweep(d.mesh.Nobody, func(e meshEndpoint, _ *uint8) bool { return !want[e] }); err != nil {
 		return err
+	}
+	if err := d.mesh.NobodyKnown.Set(uint32(min(len(want), 1))); err != nil {
+		return fmt.Errorf("set nobody_known: %w", err)
 	}
 	for e := range want {
 		err := d.mesh.Nobody.Update(e, uint8(1), ebpf.UpdateAny)
