@@ -36,6 +36,7 @@ enum verdict { DENY = 0, ALLOW = 1 };
 
 /* Set by redirect.Load before the programs are verified. */
 const volatile __u64 host_netns; /* cookie */
+const volatile __u32 exclusions; /* CIDRs and ports; 0: nobody looks for them */
 
 /* The id of kubelet's cgroup now, or 0: no probe is exempt. Not const: userspace
  * changes it, as a kubelet that is restarted has another cgroup.
@@ -140,6 +141,8 @@ static __always_inline bool is_excluded(const struct endpoint *dst)
 {
 	struct cidr cidr = { .prefixlen = 128, .addr = dst->addr };
 
+	if (!exclusions)
+		return false;
 	return bpf_map_lookup_elem(&excluded_ports, &dst->port) ||
 	       bpf_map_lookup_elem(&excluded_cidrs, &cidr);
 }

@@ -185,6 +185,7 @@ const (
 	meshProgOutboundGetpeername4 = "outbound_getpeername4"
 	meshProgOutboundGetpeername6 = "outbound_getpeername6"
 	meshProgOutboundSockops      = "outbound_sockops"
+	meshVarExclusions            = "exclusions"
 	meshVarHostNetns             = "host_netns"
 	meshVarKubeletCgroup         = "kubelet_cgroup"
 	meshVarNobodyKnown           = "nobody_known"
@@ -271,6 +272,7 @@ type meshMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type meshVariableSpecs struct {
+	Exclusions    *ebpf.VariableSpec `ebpf:"exclusions"`
 	HostNetns     *ebpf.VariableSpec `ebpf:"host_netns"`
 	KubeletCgroup *ebpf.VariableSpec `ebpf:"kubelet_cgroup"`
 	NobodyKnown   *ebpf.VariableSpec `ebpf:"nobody_known"`
@@ -343,6 +345,7 @@ func (m *meshMaps) Close() error {
 //
 // It can be passed to loadMeshObjects or ebpf.CollectionSpec.LoadAndAssign.
 type meshVariables struct {
+	Exclusions    *ebpf.Variable `ebpf:"exclusions"`
 	HostNetns     *ebpf.Variable `ebpf:"host_netns"`
 	KubeletCgroup *ebpf.Variable `ebpf:"kubelet_cgroup"`
 	NobodyKnown   *ebpf.Variable `ebpf:"nobody_known"`

@@ -28,8 +28,8 @@ const selfTestLimit = 3 * time.Second
 
 // SelfTest enrols a scratch netns and proves on this very kernel that
 // connections are steered, that their destination is known, that closing
-// works, and that without a listener they are refused. Run it before the
-// first pod is enrolled.
+// works, that stand-ins are nobody else's, and that without a listener connections
+// are refused. Run it before the first pod is enrolled.
 //
 // It uses sockets of this process, as ztunnel will: if this process is not
 // below Options.Cgroup, no destination would ever be known, and it says so.
@@ -52,6 +52,7 @@ func (d *Datapath) SelfTest(ctx context.Context) (err error) {
 			run  func(ctx context.Context, pod netip.Addr, far netip.AddrPort) error
 		}{
 			{"steer outbound", t.steerOutbound},
+			{"keep stand-ins to the pod", t.keepStandIns},
 			{"steer inbound", t.steerInbound},
 			{"reach the app", t.reachApp},
 		} {
@@ -175,6 +176,26 @@ func (t *selfTest) steerOutbound(ctx context.Context, pod netip.Addr, far netip.
 		return fmt.Errorf("getsockname() says %v, want %v", src, pod)
 	}
 	return checkClose(ctx, app, conn)
+}
+
+// keepStandIns sends a SYN to a stand-in that no app was sent to, and has an
+// app's connection refused: neither may reach a listener.
+func (t *selfTest) keepStandIns(ctx context.Context, pod netip.Addr, far netip.AddrPort) error {
+	ln := t.listeners.Outbound4
+	if pod.Is6() {
+		ln = t.listeners.Outbound6
+	}
+	stray := ln.Addr().(*net.TCPAddr).AddrPort()
+	if conn, err := t.d.DialOut(t.ns)(ctx, netip.Addr{}, stray); !errors.Is(err, unix.ECONNREFUSED) {
+		if err == nil {
+			conn.Close()
+		}
+		return fmt.Errorf("connect to a listener at %v: %v, want ECONNREFUSED", stray, err)
+	}
+	if err := t.d.RefuseFor(t.ns.Cookie(), far, selfTestLimit); err != nil {
+		return err
+	}
+	return errors.Join(t.refuse(ctx, far), t.d.RefuseFor(t.ns.Cookie(), far, 0))
 }
 
 // steerInbound sends a SYN from elsewhere: from a socket of ours that poses
