@@ -22,10 +22,12 @@ type status struct {
 	pods     *pods.Pods
 	registry *workload.Registry
 	objects  source.Source
+	datapath *redirect.Datapath
 }
 
 // pending says what readiness waits for, a sentence each. Once the CA would have
-// signed for this node, its absence is a condition of certificates, not of the node.
+// signed for this node, its absence is a condition of certificates, not of the node. What the
+// kernel does not do as it should, as it said when it was last asked, is one of the node.
 func (s *status) pending() (waiting []string) {
 	if !s.registry.Synced() {
 		waiting = append(waiting, "workloads: "+cmp.Or(s.objects.Stats().LastError, s.cfg.Workloads+" is not read yet")+" (-workloads)")
@@ -37,6 +39,9 @@ func (s *status) pending() (waiting []string) {
 	}
 	if ca := s.pods.Certs.Standing(); !ca.Ready {
 		waiting = append(waiting, "CA: "+cmp.Or(ca.Problem, "it has not answered yet whether it signs for this node"))
+	}
+	if err := s.datapath.Sound(); err != nil {
+		waiting = append(waiting, "steering: "+err.Error())
 	}
 	return waiting
 }
@@ -77,10 +82,10 @@ func (s *status) dumps() map[string]func() any {
 }
 
 // publish has the kernel's, the store's and the pods' counts scraped with the rest.
-func (s *status) publish(counts *metrics.Metrics, datapath *redirect.Datapath) {
-	counts.BPF(datapath.Stats)
+func (s *status) publish(counts *metrics.Metrics) {
+	counts.BPF(s.datapath.Stats)
 	if s.cfg.KubeletCgroup != "" {
-		counts.Kubelet(func() bool { return datapath.Kubelet() == nil })
+		counts.Kubelet(func() bool { return s.datapath.Kubelet() == nil })
 	}
 	counts.Pods(s.pods.Enrollment)
 	counts.Tunnels(s.pods.Tunnels)

@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
 
 	"github.com/culvert-mesh/culvert/test/lab"
 	"github.com/culvert-mesh/culvert/test/lab/agent"
@@ -69,6 +71,42 @@ func TestWhatAnotherHandRemovesIsBackWithinFiveSeconds(t *testing.T) {
 			t.Errorf("plaintext came through: %v", r)
 		}
 	}
+}
+
+// Pins are what keeps pods refused when ztunnel ends, so their loss must not
+// wait until then.
+func TestUnmountedBPFFSIsMountedAgainOrZtunnelIsNotReady(t *testing.T) {
+	s := tellAlone(t, lab.Options{}, "mesh")
+	here, there := s.pod(s.one, "here", nil), s.pod(s.two, "there", nil)
+	s.serve(there.Place, agent.Echo, 8080)
+	s.apply("PeerAuthentication", s.namespace, "default", peerAuthentication(s.namespace, "STRICT"))
+	point := filepath.Dir(s.one.BPFFS)
+	ready := func() (int, string) {
+		status, body, err := s.one.HTTPGet(s.ctx, "http://127.0.0.1:15021/healthz/ready")
+		s.must(err)
+		return status, body
+	}
+
+	s.must(errors.Join(unix.Unmount(point, unix.MNT_DETACH), os.Remove(point))) // it cannot be mounted again
+	s.eventually("ztunnel is not ready", func() bool {
+		status, body := ready()
+		return status >= 500 && strings.Contains(body, "steering: ") && strings.Contains(body, "bpffs on "+point+" was unmounted")
+	})
+	s.reached(here.Place, "tcp4", there, 8080)
+	s.must(os.Mkdir(point, 0o700))
+	s.eventually("ztunnel is ready again", func() bool {
+		status, _ := ready()
+		return status == http.StatusOK
+	})
+	s.logged(s.one, `"level":"ERROR"`, "bpffs on "+point+" was unmounted", "is restored")
+
+	s.must(s.one.Ztunnel.Kill())
+	s.overBoth(func(s *story, network string) {
+		s.refusedAtOnce(here.Place, there.At(network, 8080))
+	})
+	s.must(s.one.StartZtunnel(s.ctx, lab.ZtunnelOptions{}))
+	s.must(here.AwaitEnrolled(s.ctx))
+	s.reached(here.Place, "tcp4", there, 8080)
 }
 
 func detach(pin string) error {

@@ -31,46 +31,56 @@ type Lock struct {
 // takes its lock. It changes nothing else, and never waits: whoever holds the
 // lock keeps it for as long as it runs.
 func LockDir(dir string) (*Lock, error) {
-	l := &Lock{dir: dir}
-	if err := l.take(); err != nil {
-		return nil, err
+	for {
+		file, err := lock(dir)
+		if err != nil {
+			return nil, err
+		}
+		l := &Lock{dir, file}
+		if l.current() {
+			return l, nil
+		}
+		l.Close() // while it was opened, another hand replaced it
 	}
-	return l, nil
 }
 
-// take locks the directory that is at the path now. While it is opened another
-// hand may replace it: then the lock is worth nothing, and the new one counts.
-func (l *Lock) take() error {
-	for {
-		if err := os.MkdirAll(l.dir, 0o700); err != nil {
-			return fmt.Errorf("make directory %s: %w", l.dir, err)
-		}
-		file, err := os.Open(l.dir)
-		if err != nil {
-			return fmt.Errorf("open directory %s: %w", l.dir, err)
-		}
-		if err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-			defer file.Close()
-			if errors.Is(err, unix.EWOULDBLOCK) {
-				return fmt.Errorf("%s is %w, %s", l.dir, ErrLocked, holder(file))
-			}
-			return fmt.Errorf("lock directory %s: %w", l.dir, err)
-		}
-		l.Close()
-		l.file = file
-		if l.current() {
-			return nil
-		}
+func lock(dir string) (*os.File, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make directory %s: %w", dir, err)
 	}
+	file, err := os.Open(dir)
+	if err != nil {
+		return nil, fmt.Errorf("open directory %s: %w", dir, err)
+	}
+	err = unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if err == nil {
+		return file, nil
+	}
+	defer file.Close()
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return nil, fmt.Errorf("%s is %w, %s", dir, ErrLocked, holder(file))
+	}
+	return nil, fmt.Errorf("lock directory %s: %w", dir, err)
 }
 
 // Keep takes the lock again if the directory was replaced or its file system
-// unmounted: another process may have locked what is there now.
-func (l *Lock) Keep() error {
+// unmounted: another process may have locked what is there now. Before the
+// former directory is let go, move may take from it what is still there, by a
+// path that leads there.
+func (l *Lock) Keep(move func(former string) error) error {
 	if l.current() {
 		return nil
 	}
-	return l.take()
+	next, err := LockDir(l.dir)
+	if err != nil {
+		return err
+	}
+	if l.file != nil {
+		err = move(fmt.Sprintf("/proc/self/fd/%d", l.file.Fd()))
+	}
+	l.Close()
+	l.file = next.file
+	return err
 }
 
 // current reports whether what is locked is what the path leads to.

@@ -183,7 +183,7 @@ func TestLockFollowsADirectoryThatWasReplaced(t *testing.T) {
 			if err := os.Remove(dir); err != nil {
 				t.Fatal(err)
 			}
-			if err := lock.Keep(); err != nil {
+			if err := lock.Keep(func(string) error { return nil }); err != nil {
 				t.Fatal(err)
 			}
 			if _, err := LockDir(dir); !errors.Is(err, ErrLocked) {
@@ -197,7 +197,7 @@ func TestLockFollowsADirectoryThatWasReplaced(t *testing.T) {
 			if got := other.says(t); got != "locked" {
 				t.Fatal(got)
 			}
-			if err := lock.Keep(); !errors.Is(err, ErrLocked) || !strings.Contains(err.Error(), other.process()) {
+			if err := lock.Keep(func(string) error { return nil }); !errors.Is(err, ErrLocked) || !strings.Contains(err.Error(), other.process()) {
 				t.Errorf("Keep: %v", err)
 			}
 		})

@@ -36,7 +36,8 @@ import (
 // in its pins: with ztunnel gone, enrolled pods are refused, not released.
 type Datapath struct {
 	opts     Options
-	lock     *Lock // of opts.BPFFS
+	point    string // where its bpffs is mounted
+	lock     *Lock  // of opts.BPFFS
 	pins     pins
 	mesh     meshObjects
 	standIns []netip.Prefix // IPv4, IPv6
@@ -53,6 +54,7 @@ type Datapath struct {
 	swept     time.Time // when destinations were that nobody took
 	pods      map[netns.Cookie]*pod
 	guarded   map[netns.Cookie][]string // devices of pods that forward
+	unsound   error                     // what Verify could not put right the last time
 	kubelet   uint64                    // the cgroup that the programs know as kubelet's, or 0
 	noKubelet error                     // why that is 0, though one is configured
 }
@@ -69,11 +71,15 @@ func Load(opts Options) (*Datapath, error) {
 	if err := probe(); err != nil {
 		return nil, err
 	}
+	point, err := bpffsPoint(opts.BPFFS)
+	if err != nil {
+		return nil, err
+	}
 	lock, err := LockDir(opts.BPFFS)
 	if err != nil {
 		return nil, fmt.Errorf("pins: %w", err)
 	}
-	d := &Datapath{opts: opts, lock: lock, pins: newPins(opts.BPFFS), standIns: standIns,
+	d := &Datapath{opts: opts, point: point, lock: lock, pins: newPins(opts.BPFFS), standIns: standIns,
 		pods: make(map[netns.Cookie]*pod), guarded: make(map[netns.Cookie][]string)}
 	for _, step := range []func() error{d.pins.make, d.load, d.setExclusions, d.forgetNobody, d.followKubelet, d.attach, d.adopt} {
 		if err := step(); err != nil {

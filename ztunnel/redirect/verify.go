@@ -26,8 +26,27 @@ func (d *Datapath) Verify(ctx context.Context) (repaired []string, err error) {
 	d.sweepLegs()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if err := d.lock.Keep(); err != nil {
-		return nil, fmt.Errorf("pins: %w", err) // what is there now is another's
+	repaired, err = d.verify(ctx)
+	d.unsound = err
+	return repaired, err
+}
+
+// Sound returns what the last Verify could not put right.
+func (d *Datapath) Sound() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.unsound
+}
+
+// verify requires that d.mu is held. Without pins it changes nothing: they may
+// be another ztunnel's by now.
+func (d *Datapath) verify(ctx context.Context) (repaired []string, err error) {
+	wrong, err := d.keepPins()
+	if wrong != "" {
+		repaired = append(repaired, wrong)
+	}
+	if err != nil {
+		return repaired, fmt.Errorf("pins: %w", err)
 	}
 	var problems []error
 	if time.Since(d.swept) > staleAfter {
