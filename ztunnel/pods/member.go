@@ -105,7 +105,9 @@ func closeListeners(_ context.Context, m *member) error {
 	return nil
 }
 
-func (p *Pods) route(_ context.Context, m *member) error { return p.Datapath.Route(m.ns, m.addresses.list()) }
+func (p *Pods) route(_ context.Context, m *member) error {
+	return p.Datapath.Route(m.ns, m.addresses.list())
+}
 
 // unroute leaves a pod that stays steered, and refused, its guard. What an app
 // holds of connections that have ended keeps some of it in place, too.

@@ -21,8 +21,10 @@ import (
 // reserves names with dots.
 type pins struct{ root, dir, links, pods string }
 
-func newPins(root string) pins {
-	dir := filepath.Join(root, "v2")
+func newPins(root string) pins { return pinsOf(root, layout) }
+
+func pinsOf(root string, version int) pins {
+	dir := filepath.Join(root, "v"+strconv.Itoa(version))
 	return pins{root, dir, filepath.Join(dir, "links"), filepath.Join(dir, "netns")}
 }
 
@@ -211,6 +213,9 @@ func (a *anchor) remove() error {
 	}
 	return nil
 }
+
+// hookNames are the pins of the links in attach.
+var hookNames = []string{"sockops", "getpeername4", "getpeername6", "connect4", "connect6"}
 
 // attach attaches the cgroup programs: sockops first, as a destination that
 // is kept but not published is refused.

@@ -81,20 +81,50 @@ func Load(opts Options) (*Datapath, error) {
 	}
 	d := &Datapath{opts: opts, point: point, lock: lock, pins: newPins(opts.BPFFS), standIns: standIns,
 		pods: make(map[netns.Cookie]*pod), guarded: make(map[netns.Cookie][]string)}
-	for _, step := range []func() error{d.pins.make, d.load, d.setExclusions, d.forgetNobody, d.followKubelet, d.attach, d.adopt} {
-		if err := step(); err != nil {
-			d.Close()
-			return nil, err
+	steps, err := d.steps()
+	for _, step := range steps {
+		if err == nil {
+			err = step()
 		}
+	}
+	if err != nil {
+		d.Close()
+		return nil, err
 	}
 	return d, nil
 }
 
-func (d *Datapath) load() error {
+// steps are what Load does, one after another. A process that dies between two
+// leaves no pod to itself, and the next begins anew.
+func (d *Datapath) steps() ([]func() error, error) {
 	spec, err := loadMesh()
 	if err != nil {
-		return fmt.Errorf("read programs: %v", err)
+		return nil, fmt.Errorf("read programs: %v", err)
 	}
+	earlier, err := formers(d.pins.root)
+	if err != nil {
+		return nil, err
+	}
+	steps := []func() error{d.pins.make}
+	var last []func() error
+	for _, f := range earlier {
+		links, err := d.carryLinks(f)
+		if err != nil {
+			return nil, err
+		}
+		dropped, err := d.dropFormer(f)
+		if err != nil {
+			return nil, err
+		}
+		steps = slices.Concat(steps, d.carryMaps(f, spec.Maps), links)
+		last = append(last, dropped...)
+	}
+	load := func() error { return d.load(spec) }
+	steps = append(steps, load, d.setExclusions, d.forgetNobody, d.followKubelet, d.attach, d.adopt)
+	return append(steps, last...), nil
+}
+
+func (d *Datapath) load(spec *ebpf.CollectionSpec) (err error) {
 	if d.counters, err = enumerators(spec, "counter"); err != nil {
 		return err
 	}
@@ -122,7 +152,7 @@ func explain(err error) error {
 		return fmt.Errorf("%+v", verifier)
 	}
 	if errors.Is(err, ebpf.ErrMapIncompatible) {
-		return fmt.Errorf("%v: pinned by another version of Culvert: drain the node and remove the pins", err)
+		return fmt.Errorf("%v: pinned in an unknown layout: drain the node and remove the pins", err)
 	}
 	return err
 }

@@ -42,6 +42,9 @@ func TestMain(m *testing.M) {
 	if dir := os.Getenv(locking); dir != "" {
 		os.Exit(lockMain(dir))
 	}
+	if args := strings.Fields(os.Getenv(migrating)); len(args) == 3 {
+		os.Exit(migrateMain(args))
+	}
 	os.Exit(env.CheckLeaks(m))
 }
 

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package redirect
+
+import (
+	"errors"
+
+	"github.com/cilium/ebpf"
+)
+
+// fromV1 says what becomes of each map when pins of layout v1 are taken over.
+// A pod of v1 has no stand-ins, so it keeps the path by its own address until it
+// is enrolled again.
+var fromV1 = map[string]carry{
+	"bypass":         same,
+	"counters":       converted(countersOfV1),
+	"excluded_cidrs": same,
+	"excluded_ports": same,
+	"forward_guard":  emptied, // new
+	"inner":          same,
+	"listeners":      emptied, // more room; its sockets ended with their process
+	"nobody":         emptied, // new
+	"original_dst":   emptied, // of connects that are under way, and refused
+	"own_ips":        same,
+	"pod_ips":        same,
+	"pods":           same, // what was padding, and zero, is the id of stand-ins
+	"probe_ports":    same,
+	"refused_until":  emptied, // new
+	"routed":         emptied, // new
+	"sockets":        same,
+}
+
+// countersV1 are our indices of v1's counters, in v1's order.
+var countersV1 = [...]meshCounter{
+	meshCounterOUTBOUND_STEERED, // OUTBOUND_CAPTURED
+	meshCounterOUTBOUND_ZTUNNEL,
+	meshCounterOUTBOUND_LOCAL,
+	meshCounterOUTBOUND_EXCLUDED,
+	meshCounterOUTBOUND_REFUSED_FAMILY,
+	meshCounterOUTBOUND_REFUSED_LINK_LOCAL,
+	meshCounterOUTBOUND_REFUSED_STATE,
+	meshCounterOUTBOUND_REFUSED_TUPLE,
+	meshCounterORIGINAL_DST_LOST,
+	meshCounterORIGINAL_DST_TAKEN,
+	meshCounterPROBE_EXEMPTED,
+	meshCounterPROBE_LOST,
+	meshCounterINBOUND_LOCAL,
+	meshCounterINBOUND_PROBE,
+	meshCounterINBOUND_INNER,
+	meshCounterINBOUND_HBONE,
+	meshCounterINBOUND_PLAINTEXT,
+	meshCounterINBOUND_REFUSED_ADDRESS,
+	meshCounterINBOUND_REFUSED_LISTENER,
+}
+
+func countersOfV1(ours, old *ebpf.Map) error {
+	var problems []error
+	for index, counter := range countersV1 {
+		var perCPU []uint64
+		err := old.Lookup(uint32(index), &perCPU)
+		if err == nil {
+			err = ours.Put(uint32(counter), perCPU)
+		}
+		problems = append(problems, err)
+	}
+	return errors.Join(problems...)
+}
