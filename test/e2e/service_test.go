@@ -74,8 +74,8 @@ func TestAServiceLeadsToItsReadyPodsOnly(t *testing.T) {
 	s.must(far.SetReady(false))
 	s.must(s.Settle(s.ctx))
 	vip := netip.AddrPortFrom(service.IP4, 80)
-	if err := client.Ping(s.ctx, "tcp4", vip, "hello"); !errors.Is(err, syscall.ECONNRESET) {
-		t.Errorf("to a service with nobody ready: %v, want a reset", err)
+	if err := client.Ping(s.ctx, "tcp4", vip, "hello"); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("to a service with nobody ready: %v, want connect() refused", err)
 	}
 }
 

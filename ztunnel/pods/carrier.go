@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/culvert-mesh/culvert/ztunnel/hbone"
 	"github.com/culvert-mesh/culvert/ztunnel/metrics"
@@ -55,6 +56,7 @@ func (p *Pods) newCarrier(m *member) *carrier {
 		OriginalDst: p.Datapath.OriginalDst,
 		Bound:       p.Datapath.Bound,
 		Direct:      direct,
+		Dead:        p.refuseAgain(m),
 		Inner:       p.Datapath.DialInner(m.ns),
 		IsInner: func(src, dst netip.AddrPort) bool {
 			return p.Datapath.IsInner(m.Cookie, src, dst)
@@ -80,6 +82,20 @@ func (p *Pods) newCarrier(m *member) *carrier {
 	}
 	c.neighbour = proxy.NewNeighbour(c.pod, c.tunnelsTo)
 	return c
+}
+
+// againAfter is how long a destination at which nobody answered is refused when
+// it is tried again: an app that has another address for the same name tries
+// that meanwhile (RFC 8305).
+const againAfter = time.Second
+
+// refuseAgain has connects of m to a dead destination refused for a while.
+func (p *Pods) refuseAgain(m *member) func(netip.AddrPort) {
+	return func(dst netip.AddrPort) {
+		if err := p.Datapath.RefuseFor(m.Cookie, dst, againAfter); err != nil {
+			p.Log.Debug("the next connect to a dead destination is reset, not refused", "pod", m.sandbox.String(), "error", err)
+		}
+	}
 }
 
 // tunnelsTo is the listener of addr's family; nil if the pod has none.
