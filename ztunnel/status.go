@@ -26,8 +26,9 @@ type status struct {
 }
 
 // pending says what readiness waits for, a sentence each. Once the CA would have
-// signed for this node, its absence is a condition of certificates, not of the node. What the
-// kernel does not do as it should, as it said when it was last asked, is one of the node.
+// signed for this node, its absence is a condition of certificates, not of the
+// node. What the kernel does not do as it should, as it said when it was last
+// asked, is one of the node.
 func (s *status) pending() (waiting []string) {
 	if !s.registry.Synced() {
 		waiting = append(waiting, "workloads: "+cmp.Or(s.objects.Stats().LastError, s.cfg.Workloads+" is not read yet")+" (-workloads)")

@@ -16,6 +16,7 @@ import (
 	"github.com/culvert-mesh/culvert/ztunnel/certs"
 	"github.com/culvert-mesh/culvert/ztunnel/metrics"
 	"github.com/culvert-mesh/culvert/ztunnel/pods"
+	"github.com/culvert-mesh/culvert/ztunnel/redirect"
 	"github.com/culvert-mesh/culvert/ztunnel/source/file"
 	"github.com/culvert-mesh/culvert/ztunnel/workload"
 )
@@ -40,6 +41,7 @@ func newStatus(t *testing.T) *status {
 		cfg:      Config{Workloads: "/etc/objects", NodeName: "node-1"},
 		registry: workload.NewRegistry([]netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}),
 		objects:  file.New("/etc/objects", file.Options{TrustDomain: td}),
+		datapath: new(redirect.Datapath),
 	}
 	var err error
 	s.pods, err = pods.New(pods.Config{
