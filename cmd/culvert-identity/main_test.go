@@ -160,7 +160,7 @@ func TestNodeIsServedByFilesAlone(t *testing.T) {
 func TestTheFilesOfAFirstRunAreServed(t *testing.T) {
 	dir := t.TempDir()
 	var token string
-	for range 20 { // an ES256 signature is two numbers; some are short
+	for range 8 { // an ES256 signature is two numbers; some are short
 		out, err := exec.Command("../../docs/first-run.sh", "files", dir).CombinedOutput()
 		if err != nil {
 			t.Fatalf("%v: %s", err, out)
