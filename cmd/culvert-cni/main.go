@@ -5,29 +5,41 @@
 package main
 
 import (
+	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 
 	"github.com/culvert-mesh/culvert/cni"
 )
 
+const usage = `Usage: culvert-cni [-version]
+
+A chained CNI plugin: container runtimes run it with CNI_COMMAND in the
+environment and its config on stdin. Put it last in the list of plugins.
+`
+
 func main() {
-	version := flag.Bool("version", false, "print the version and exit")
-	flag.Usage = func() {
-		fmt.Fprint(flag.CommandLine.Output(), "Usage: culvert-cni [-version]\n\n"+
-			"A chained CNI plugin: container runtimes run it with CNI_COMMAND in the\n"+
-			"environment and its config on stdin. Put it last in the list of plugins.\n")
-	}
-	flag.Parse()
+	flags := flag.NewFlagSet("culvert-cni", flag.ContinueOnError)
+	flags.SetOutput(io.Discard) // misused says what is wrong
+	version := flags.Bool("version", false, "print the version and exit")
+	err := flags.Parse(os.Args[1:])
 	switch {
+	case errors.Is(err, flag.ErrHelp):
+		fmt.Print(usage)
+	case err != nil:
+		misused(err)
 	case *version:
 		fmt.Println("culvert-cni", cni.Version())
-	case flag.NArg() > 0:
-		fmt.Fprintf(os.Stderr, "culvert-cni: unexpected argument %q\n", flag.Arg(0))
-		flag.Usage()
-		os.Exit(2)
+	case flags.NArg() > 0:
+		misused(fmt.Errorf("unexpected argument %q", flags.Arg(0)))
 	default:
 		os.Exit(cni.Main())
 	}
+}
+
+func misused(err error) {
+	fmt.Fprintf(os.Stderr, "culvert-cni: %v\nculvert-cni: hint: see culvert-cni -h\n", err)
+	os.Exit(2)
 }

@@ -402,3 +402,27 @@ func BenchmarkStart(b *testing.B) {
 		}
 	}
 }
+
+func TestPeopleAreToldWhatItIsFor(t *testing.T) {
+	for _, tc := range []struct {
+		arg            string
+		stdout, stderr string
+		code           int
+	}{
+		{"-h", "Usage: culvert-cni [-version]\n\nA chained CNI plugin: container runtimes run it with CNI_COMMAND in the\n" +
+			"environment and its config on stdin. Put it last in the list of plugins.\n", "", 0},
+		{"-x", "", "culvert-cni: flag provided but not defined: -x\nculvert-cni: hint: see culvert-cni -h\n", 2},
+		{"ADD", "", "culvert-cni: unexpected argument \"ADD\"\nculvert-cni: hint: see culvert-cni -h\n", 2},
+	} {
+		cmd := exec.Command(binary, tc.arg)
+		var stdout, stderr strings.Builder
+		cmd.Stdout, cmd.Stderr = &stdout, &stderr
+		var exited *exec.ExitError
+		if err := cmd.Run(); err != nil && !errors.As(err, &exited) {
+			t.Fatal(err)
+		}
+		if stdout.String() != tc.stdout || stderr.String() != tc.stderr || cmd.ProcessState.ExitCode() != tc.code {
+			t.Errorf("%s: exit %d, stdout %q, stderr %q", tc.arg, cmd.ProcessState.ExitCode(), stdout.String(), stderr.String())
+		}
+	}
+}
