@@ -12,6 +12,16 @@ import (
 	"github.com/culvert-mesh/culvert/cni/enroll"
 )
 
+// Keys of log records.
+const (
+	logContainer = "container"
+	logNamespace = "namespace"
+	logNetns     = "netns"
+	logPod       = "pod"
+	logUID       = "uid"
+	logVerb      = "verb"
+)
+
 // maxLog is when the log is moved to "<file>.1", over the one before.
 const maxLog = 10 << 20
 
@@ -26,8 +36,8 @@ func (c config) log(verb string, req enroll.Request) (log *slog.Logger, done fun
 		}
 	}
 	log = slog.New(slog.NewJSONHandler(out, nil)).With(
-		"verb", verb, "namespace", req.PodNamespace, "pod", req.PodName, "uid", req.PodUID,
-		"container", req.ContainerID, "netns", req.Netns)
+		logVerb, verb, logNamespace, req.PodNamespace, logPod, req.PodName, logUID, req.PodUID,
+		logContainer, req.ContainerID, logNetns, req.Netns)
 	return log, done
 }
 

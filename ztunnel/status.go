@@ -123,7 +123,7 @@ func (s *status) workloads() map[metrics.Workload]bool {
 func (s *status) snapshot() {
 	path := s.cfg.snapshotFile()
 	if err := enroll.WriteSnapshot(path, pods.Snapshot(s.registry.All(), s.cfg.OwnPod)); err != nil {
-		s.cfg.Log.Error("writing the plugin's snapshot; pods wait while ztunnel is away", "error", err)
+		s.cfg.Log.Error("writing the plugin's snapshot; pods wait while ztunnel is away", logError, err)
 		os.Remove(path)
 	}
 }

@@ -149,7 +149,7 @@ func Run(ctx context.Context, cfg Config) error {
 		defer stop()
 		return members.Run(ctx)
 	})
-	cfg.Log.Info("ztunnel started", "node", cfg.NodeName, "version", version(), "trust_domain", cfg.TrustDomain)
+	cfg.Log.Info("ztunnel started", logNode, cfg.NodeName, logVersion, version(), logTrustDomain, cfg.TrustDomain)
 	return group.Wait()
 }
 

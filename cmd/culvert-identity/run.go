@@ -52,8 +52,8 @@ func run(ctx context.Context, cfg config) error {
 		return fmt.Errorf("listen for metrics: %v", err)
 	}
 	defer metrics.Close()
-	cfg.log.Info("certificate authority is open", "dir", cfg.dir, "trust_domain", cfg.trustDomain.String(),
-		"root_until", authority.Roots()[0].NotAfter, "issuer_until", authority.Issuer().NotAfter, "address", nodes.Addr().String())
+	cfg.log.Info("certificate authority is open", logDir, cfg.dir, logTrustDomain, cfg.trustDomain.String(),
+		logRootUntil, authority.Roots()[0].NotAfter, logIssuerUntil, authority.Issuer().NotAfter, logAddress, nodes.Addr().String())
 
 	workloads := file.New(cfg.workloads, file.Options{TrustDomain: cfg.trustDomain, IgnoreIstioLabels: cfg.ignoreIstioLabels, Log: cfg.log})
 	group, ctx := errgroup.WithContext(ctx)

@@ -46,8 +46,8 @@ func (s *Server) check(ctx context.Context, d *decision) error {
 func (s *Server) recordCheck(d *decision, err error) {
 	s.metrics.checks.WithLabelValues(status.Code(err).String()).Inc()
 	if err != nil {
-		s.cfg.Log.Warn("node refused", "node", d.caller.Node, "caller", d.caller.ServiceAccount.String(), "pod", d.caller.Pod,
-			"token", d.caller.TokenID, "from", d.from, "code", status.Code(err).String(), "reason", status.Convert(err).Message(),
-			"took", time.Since(d.started))
+		s.cfg.Log.Warn("node refused", logNode, d.caller.Node, logCaller, d.caller.ServiceAccount.String(), logPod, d.caller.Pod,
+			logToken, d.caller.TokenID, logFrom, d.from, logCode, status.Code(err).String(), logReason, status.Convert(err).Message(),
+			logTook, time.Since(d.started))
 	}
 }

@@ -33,8 +33,6 @@ const (
 	maxID    = 2048 // SPIFFE ID standard, 2.3
 )
 
-const logError = "error"
-
 // decision is what one request was, and became: the log's line.
 type decision struct {
 	from    string // address; says nothing about who
@@ -265,14 +263,14 @@ func (s *Server) record(d *decision, err error) {
 	took := time.Since(d.started)
 	s.metrics.answered(status.Code(err), took)
 	attrs := []any{
-		slog.String("identity", d.id), slog.String("node", d.caller.Node),
-		slog.String("caller", d.caller.ServiceAccount.String()), slog.String("pod", d.caller.Pod), slog.String("pod_uid", d.caller.PodUID),
-		slog.String("token", d.caller.TokenID), slog.String("from", d.from), slog.String("key_sha256", d.spki),
+		slog.String(logIdentity, d.id), slog.String(logNode, d.caller.Node),
+		slog.String(logCaller, d.caller.ServiceAccount.String()), slog.String(logPod, d.caller.Pod), slog.String(logPodUID, d.caller.PodUID),
+		slog.String(logToken, d.caller.TokenID), slog.String(logFrom, d.from), slog.String(logKeySHA256, d.spki),
 	}
 	if err != nil {
-		s.cfg.Log.Warn("certificate denied", append(attrs, "code", status.Code(err).String(), "reason", status.Convert(err).Message(), "took", took)...)
+		s.cfg.Log.Warn("certificate denied", append(attrs, logCode, status.Code(err).String(), logReason, status.Convert(err).Message(), logTook, took)...)
 		return
 	}
-	s.cfg.Log.Info("certificate issued", append(attrs, "serial", d.leaf.SerialNumber.Text(16),
-		"not_before", d.leaf.NotBefore, "not_after", d.leaf.NotAfter, "issuer", hex.EncodeToString(d.leaf.AuthorityKeyId), "took", took)...)
+	s.cfg.Log.Info("certificate issued", append(attrs, logSerial, d.leaf.SerialNumber.Text(16),
+		logNotBefore, d.leaf.NotBefore, logNotAfter, d.leaf.NotAfter, logIssuer, hex.EncodeToString(d.leaf.AuthorityKeyId), logTook, took)...)
 }

@@ -158,7 +158,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 func (s *Server) recover(ctx context.Context, request any, call *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (response any, err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			s.cfg.Log.Error("request panicked", "method", call.FullMethod, logError, fmt.Sprint(p), "stack", string(debug.Stack()))
+			s.cfg.Log.Error("request panicked", logMethod, call.FullMethod, logError, fmt.Sprint(p), logStack, string(debug.Stack()))
 			s.metrics.requests.WithLabelValues(codes.Internal.String()).Inc()
 			response, err = nil, status.Error(codes.Internal, "the CA could not handle the request; its log says more")
 		}

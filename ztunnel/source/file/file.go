@@ -99,7 +99,7 @@ const settleAtMost = 10
 func (s *Source) Run(ctx context.Context, sink source.Sink) error {
 	watch, err := newWatch(s.dir)
 	if err != nil {
-		s.options.Log.Warn("cannot watch the directory; changes are seen late", "dir", s.dir, "after", s.options.Poll, "error", err)
+		s.options.Log.Warn("cannot watch the directory; changes are seen late", logDir, s.dir, logAfter, s.options.Poll, logError, err)
 	}
 	defer watch.close()
 	poll := time.NewTicker(s.options.Poll)
@@ -169,7 +169,7 @@ func (s *Source) look(sink source.Sink) (again bool) {
 	s.stats.InForce, s.stats.Files, s.stats.Objects = time.Now(), stats.Files, stats.Objects
 	snapshot.Version = s.stats.Generation
 	s.mu.Unlock()
-	s.options.Log.Debug("snapshot", "dir", s.dir, "version", snapshot.Version, "files", stats.Files, "objects", stats.Objects)
+	s.options.Log.Debug("snapshot", logDir, s.dir, logVersion, snapshot.Version, logFiles, stats.Files, logObjects, stats.Objects)
 	sink(snapshot)
 	return false
 }
@@ -229,7 +229,7 @@ func (s *Source) parse(f listed) (parsed, error) {
 	}
 	p := parsed{sum: sum, contents: decode(f.name, data)}
 	for _, note := range p.contents.ignored {
-		s.options.Log.Debug("ignored: not a kind that the mesh needs", "object", note)
+		s.options.Log.Debug("ignored: not a kind that the mesh needs", logObject, note)
 	}
 	return p, nil
 }
@@ -248,7 +248,7 @@ func (s *Source) fail(err error) {
 	if s.stats.Generation == 0 {
 		what = "workloads and policies are not understood; none were read before, so none are in force and pods wait"
 	}
-	s.options.Log.Error(what, "dir", s.dir, "error", err)
+	s.options.Log.Error(what, logDir, s.dir, logError, err)
 	s.options.OnError(err)
 }
 
@@ -258,6 +258,6 @@ func (s *Source) recovered() {
 	s.stats.LastError = ""
 	s.mu.Unlock()
 	if was != "" {
-		s.options.Log.Info("workloads and policies can be read again", "dir", s.dir)
+		s.options.Log.Info("workloads and policies can be read again", logDir, s.dir)
 	}
 }

@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package file
+
+// Keys of log records.
+const (
+	logAfter   = "after"
+	logDir     = "dir"
+	logError   = "error"
+	logFiles   = "files"
+	logObject  = "object"
+	logObjects = "objects"
+	logVersion = "version"
+)
