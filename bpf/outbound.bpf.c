@@ -481,11 +481,16 @@ static __always_inline void on_tcp_connect(struct bpf_sock_ops *ctx)
 		publish_probe(ctx, state);
 		return;
 	}
-	if (state->kind != SOCK_STEERED)
+	if (state->kind != SOCK_STEERED && state->kind != SOCK_REFUSED)
 		return;
 	src = sockops_local(ctx);
 	dst = sockops_remote(ctx);
 	flow = make_flow(bpf_get_netns_cookie(ctx), &src, &dst);
+	if (state->kind == SOCK_REFUSED) {
+		/* What an earlier connection left there would let it through. */
+		bpf_map_delete_elem(&original_dst, &flow);
+		return;
+	}
 	original.dst = state->dst;
 	original.since = bpf_ktime_get_coarse_ns();
 	if (bpf_map_update_elem(&original_dst, &flow, &original, BPF_ANY))

@@ -164,3 +164,41 @@ func TestAClientBelow1024IsSeenBelow1024(t *testing.T) {
 		t.Errorf("the app sees %v, %v", conn.RemoteAddr(), err)
 	}
 }
+
+// What parity does not avoid is counted: here the client binds the port itself.
+func TestASYNThatMeetsALegIsCounted(t *testing.T) {
+	w := newWorld(t)
+	p := w.enrolled()
+	for _, six := range []bool{false, true} {
+		source, to := client4, netip.AddrPortFrom(p.addr(six), 8080)
+		if six {
+			source = client6
+		}
+		app := p.listen(to)
+		leg, err := w.d.DialInner(p.ns)(t.Context(), netip.AddrPortFrom(source, 40000), to)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer leg.Close()
+		if conn, err := app.AcceptTCP(); err != nil {
+			t.Fatal(err)
+		} else {
+			defer conn.Close()
+		}
+		before := w.d.Stats()["inbound_syn_met_socket"]
+		w.in(w.ns, func() error {
+			fd, err := rawClient(unix.SOCK_STREAM|unix.SOCK_NONBLOCK, 0, bindTo(source, addrPort(leg.LocalAddr()).Port()))(afOf(six), sockaddr(to))
+			if err == nil {
+				unix.Close(fd)
+			}
+			return err
+		})
+		// The veth's softirq has run when connect() returned, or soon does.
+		deadline := time.Now().Add(10 * time.Second)
+		for w.d.Stats()["inbound_syn_met_socket"] == before && time.Now().Before(deadline) {
+		}
+		if got := w.d.Stats()["inbound_syn_met_socket"]; got != before+1 {
+			t.Errorf("%d SYNs are counted, want %d", got, before+1)
+		}
+	}
+}

@@ -46,6 +46,7 @@ type Datapath struct {
 	legs legs
 
 	refusing refusing
+	met      met
 
 	routing sync.Mutex // held while a netns is changed
 
@@ -169,7 +170,8 @@ func enumerators(spec *ebpf.CollectionSpec, name string) ([]string, error) {
 	return names, nil
 }
 
-// Stats returns the programs' counters: why sockets went where they went.
+// Stats returns the programs' counters: why sockets went where they went. One is
+// the kernel's: see met.
 func (d *Datapath) Stats() map[string]uint64 {
 	stats := make(map[string]uint64, len(d.counters))
 	for i, name := range d.counters[:len(d.counters)-1] { // the last counts the others
@@ -181,6 +183,7 @@ func (d *Datapath) Stats() map[string]uint64 {
 			stats[name] += n
 		}
 	}
+	stats["inbound_syn_met_socket"] = d.met.count(d.steeredNetns())
 	return stats
 }
 

@@ -185,3 +185,60 @@ func TestMoreDestinationsThanFitAreSaidSo(t *testing.T) {
 		}
 	}
 }
+
+// An entry that nobody took must not let a refused connection through.
+func TestARefusedConnectionPublishesNothing(t *testing.T) {
+	w := newWorld(t)
+	p := w.enrolled()
+	to := servers(1, false)[0]
+	from := netip.AddrPortFrom(p.v4, 2020)
+	_, conn, err := p.carried(plainClient(bindTo(from.Addr(), from.Port())), false, to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	flow := wireFlow(p.ns.Cookie(), from, addrPort(conn.LocalAddr()))
+	conn.SetLinger(0)
+	conn.Close() // resets both ends: the port is free
+	if err := w.d.mesh.OriginalDst.Put(flow, meshPublished{Dst: wireEndpoint(to), Since: monotonic()}); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.d.SetNobody([]netip.AddrPort{to}); err != nil {
+		t.Fatal(err)
+	}
+	p.in(p.ns, func() error {
+		if _, err := plainClient(bindTo(from.Addr(), from.Port()))(unix.AF_INET, sockaddr(to)); err != unix.ECONNREFUSED {
+			t.Errorf("connect: %v, want ECONNREFUSED", err)
+		}
+		return nil
+	})
+	if n := count(t, w.d.mesh.OriginalDst); n != 0 {
+		t.Errorf("%d destinations are published, want none", n)
+	}
+}
+
+// IPv6 that is switched off after enrolment is refused at once, and back when it
+// is switched on.
+func TestIPv6ThatGoesIsRefusedAtOnce(t *testing.T) {
+	w := newWorld(t)
+	p := w.enrolled()
+	p.serveAll()
+	w.in(p.ns, func() error { return writeSysctl("net/ipv6/conf/all/disable_ipv6", "1") })
+	p.in(p.ns, func() error {
+		_, err := plainClient(nil)(unix.AF_INET6, sockaddr(servers(1, true)[0]))
+		if err != unix.ENETUNREACH && err != unix.EADDRNOTAVAIL && err != unix.EHOSTUNREACH {
+			t.Errorf("connect: %v, want ENETUNREACH", err)
+		}
+		return nil
+	})
+	wantServer(t, p.ns, servers(1, false)[0], "outbound")
+	if _, err := w.d.Verify(t.Context()); err != nil {
+		t.Errorf("Verify: %v", err)
+	}
+	w.in(p.ns, func() error {
+		return errors.Join(writeSysctl("net/ipv6/conf/all/disable_ipv6", "0"), addAddr("eth0", p.v6, 128), settle(t.Context(), []netip.Addr{p.v6}))
+	})
+	if _, err := w.d.Verify(t.Context()); err != nil {
+		t.Errorf("Verify: %v", err)
+	}
+	wantServer(t, p.ns, servers(1, true)[0], "outbound")
+}
