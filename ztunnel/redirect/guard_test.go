@@ -310,7 +310,7 @@ func TestTentativeSourceIsSetWhenItIsReady(t *testing.T) {
 			return err
 		}
 		return errors.Join(delAddr("eth0", p.v6),
-			writeSysctl("net/ipv6/conf/eth0/accept_dad", "1"), writeSysctl("net/ipv6/conf/eth0/dad_transmits", "5"),
+			writeSysctl("net/ipv6/conf/eth0/accept_dad", "1"), writeSysctl("net/ipv6/conf/eth0/dad_transmits", "2"),
 			netlink.AddrAdd(eth0, &netlink.Addr{IPNet: netlink.NewIPNet(fresh.AsSlice())}))
 	})
 	p.v6 = fresh
