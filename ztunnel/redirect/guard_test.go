@@ -423,6 +423,33 @@ func TestOtherStandInsWaitUntilThePodIsPreparedForThem(t *testing.T) {
 	})
 }
 
+// A pod that a ztunnel without stand-ins enrolled, and still serves, goes on as
+// before: its entry names no prefixes, its listener is on the pod's address.
+func TestAPodOfAZtunnelWithoutStandInsGoesOn(t *testing.T) {
+	w := newWorld(t)
+	p := w.pod()
+	s := p.sniff()
+	for _, six := range []bool{false, true} {
+		entry, ln := meshPod{}, p.listen(netip.AddrPortFrom(p.addr(six), 61234))
+		if six {
+			entry.Addr6, entry.Port6 = wireAddr(p.v6), wirePort(61234)
+			p.s.Listeners.Outbound6 = ln
+		} else {
+			entry.Addr4, entry.Port4 = wireAddr(p.v4), wirePort(61234)
+			p.s.Listeners.Outbound4 = ln
+		}
+		if err := w.d.mesh.Pods.Put(uint64(p.ns.Cookie()), entry); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := p.carried(plainClient(nil), six, servers(1, six)[0]); err != nil {
+			t.Error(err)
+		}
+		ln.Close()
+		wantRefused(t, p.ns, servers(1, six)[0], nil)
+	}
+	s.wantNothing()
+}
+
 func must[T any](v T, err error) T {
 	if err != nil {
 		panic(err)

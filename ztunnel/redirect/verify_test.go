@@ -136,6 +136,18 @@ func TestVerifyRestoresAddressesAndListeners(t *testing.T) {
 		}
 		wantServer(t, w.ns, netip.AddrPortFrom(p.v4, 8080), "plaintext")
 	}
+	for kind, to := range map[meshListenerKind]netip.Addr{
+		meshListenerKindLISTENER_OUTBOUND4: node4, meshListenerKindLISTENER_OUTBOUND6: node6,
+	} {
+		if err := w.d.mesh.Listeners.Delete(meshListenerKey{Netns: uint64(p.ns.Cookie()), Kind: kind}); err != nil {
+			t.Fatal(err)
+		}
+		wantRefused(t, p.ns, netip.AddrPortFrom(to, 8080), nil)
+		if repaired, err := w.d.Verify(t.Context()); err != nil || len(repaired) != 1 {
+			t.Errorf("Verify: %q, %v", repaired, err)
+		}
+		wantServer(t, p.ns, netip.AddrPortFrom(to, 8080), "outbound")
+	}
 }
 
 func TestPodsStayRefusedWithoutZtunnelAndRecoverWithTheNext(t *testing.T) {
