@@ -97,6 +97,7 @@ type Enrollment struct {
 	Certified   int // enrolled, with a certificate that is renewed in time
 	Forwarding  int // of the enrolled, those that forward to another netns
 	Unsteerable int // labels say they belong in the mesh, and their runtime does not allow it
+	Unprotected int // in the mesh, with processes for which the programs do not run
 	Unexplained int // netns that are steered, and nothing says whose they are
 }
 
@@ -145,6 +146,9 @@ func (m *Metrics) Pods(f func() Enrollment) {
 			func(e Enrollment) int { return e.Forwarding }),
 		gauge("culvert_unsteerable_pods", "Pods whose labels say they belong in the mesh and whose runtime does not allow it.",
 			func(e Enrollment) int { return e.Unsteerable }),
+		gauge("culvert_unprotected_pods",
+			"Pods in the mesh with processes outside -cgroup, which connect in plaintext. They do not count as enrolled. Anything but zero is an alarm.",
+			func(e Enrollment) int { return e.Unprotected }),
 		gauge("culvert_unexplained_netns",
 			"Network namespaces that are steered, and so refused, without a record that says whose they are. Anything but zero is an alarm.",
 			func(e Enrollment) int { return e.Unexplained }))

@@ -85,10 +85,12 @@ func TestANeighbourIsTheSandboxThatHoldsTheAddressNow(t *testing.T) {
 func TestANeighbourThatIsNotConfirmedNeedsATunnel(t *testing.T) {
 	w := newWorld(t)
 	w.start()
-	w.add(w.pod("web", "10.1.0.1", true), enroll.Enrolled)
+	req := w.pod("web", "10.1.0.1", true)
+	w.process("web")
+	w.add(req, enroll.Enrolled)
 	pod, _ := w.pods.byID("c-web")
 	for _, sound := range []bool{false, true} {
-		if got := w.pods.confirmed(pod, sound); got != sound {
+		if got := w.pods.confirmed(pod, sound, processes); got != sound {
 			t.Errorf("confirmed: %v, want %v", got, sound)
 		}
 		w.wantNeighbour("web", sound)

@@ -3,6 +3,7 @@
 package pods
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -94,6 +95,8 @@ type pod struct {
 	member  *member            // nil while outside the mesh
 	adopted bool               // steered and not served: refused until it is enrolled again or let go
 	gone    bool               // forgotten: never enroll again
+	hooks   hooks              // of the member
+	astray  string             // why the hooks do not run for the member's processes; "" while nobody knows better
 	failed  string             // why the last attempt to enroll failed; "" when it did not
 }
 
@@ -214,6 +217,10 @@ func (p *Pods) join(ctx context.Context, pod *pod, w workload.Workload) error {
 	start := time.Now()
 	m := &member{sandbox: pod.sandbox(), id: w.ID, declared: w.Declared, probePorts: w.ProbePorts, life: pod.life, adopted: pod.adopted}
 	m.Netns = pod.path
+	if err := p.admit(pod); err != nil {
+		pod.failed = err.Error()
+		return err
+	}
 	if err := doSteps(ctx, slices.Concat(p.carrying(), p.steering()), m); err != nil {
 		pod.failed = err.Error()
 		return err
@@ -223,6 +230,13 @@ func (p *Pods) join(ctx context.Context, pod *pod, w workload.Workload) error {
 	p.Metrics.PodStarted()
 	p.Log.Info("pod enrolled", "pod", pod.String(), "identity", w.ID.String(), "took", time.Since(start).String())
 	return nil
+}
+
+// admit refuses a pod that would not be protected; pod.mu is held.
+func (p *Pods) admit(pod *pod) (err error) {
+	pod.hooks, err = p.proveHooks(pod.sandbox(), processes)
+	pod.astray = ""
+	return err
 }
 
 // leave takes pod out of the mesh; pod.mu is held. New connections go their
@@ -303,9 +317,9 @@ func (p *Pods) repair(ctx context.Context) error {
 		p.Metrics.LinkRepaired(kindOf(what))
 		p.Log.Error("steering was removed by another hand and is restored", "what", what)
 	}
-	verified := 0
+	verified, running := 0, sync.OnceValue(processes)
 	for _, pod := range p.all() {
-		if p.confirmed(pod, err == nil) {
+		if p.confirmed(pod, err == nil, running) {
 			verified++
 		}
 	}
@@ -341,7 +355,7 @@ func kindOf(what string) string {
 // confirmed refreshes pod, and reports whether it is in the mesh and the kernel
 // agrees; else only tunnels lead to it. A pod that is joining or leaving is not
 // confirmed. sound says that what all pods share is in order.
-func (p *Pods) confirmed(pod *pod, sound bool) bool {
+func (p *Pods) confirmed(pod *pod, sound bool, running func() []process) bool {
 	if !pod.mu.TryLock() {
 		return false
 	}
@@ -359,7 +373,8 @@ func (p *Pods) confirmed(pod *pod, sound bool) bool {
 	} else {
 		p.neighbours.remove(pod.member)
 	}
-	return ok
+	p.watchHooks(pod, running)
+	return ok && pod.hooks == proven
 }
 
 // shutdown closes all listeners and waits for open connections until the
@@ -410,5 +425,5 @@ func (p *Pods) served() map[*member]struct{} {
 func (pod *pod) enrolled() (bool, string) {
 	pod.mu.Lock()
 	defer pod.mu.Unlock()
-	return pod.member != nil, pod.failed
+	return pod.member != nil && pod.astray == "", cmp.Or(pod.astray, pod.failed)
 }

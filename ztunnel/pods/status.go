@@ -20,7 +20,7 @@ import (
 
 // State is one sandbox in the configuration dump.
 type State struct {
-	State       string             `json:"state"` // enrolled, pending, outside, undecided, lost, deleted, unexplained
+	State       string             `json:"state"` // enrolled, unprotected, pending, outside, undecided, lost, deleted, unexplained
 	Reason      string             `json:"reason,omitempty"`
 	Forwards    []string           `json:"forwards,omitempty"` // devices that lead to a netns behind the pod
 	Identity    string             `json:"identity,omitempty"`
@@ -66,6 +66,9 @@ func (p *Pods) state(pod *pod, s sandbox) State {
 		state.Addresses = m.addresses.state()
 		certificate := p.Certs.Certificate(m.id)
 		state.Certificate = &certificate
+		if pod.astray != "" {
+			state.State, state.Reason = "unprotected", pod.astray
+		}
 	case s.deleted():
 		state.State, state.Reason = "deleted", "its netns is not gone yet, and is refused"
 	case pod.lost:
@@ -96,6 +99,9 @@ func (p *Pods) Enrollment() (e metrics.Enrollment) {
 		}
 	}
 	for _, pod := range p.all() {
+		if pod.unprotected() {
+			e.Unprotected++
+		}
 		id, behind, ok := pod.enrolledAs()
 		if !ok {
 			continue
@@ -153,12 +159,19 @@ func (p *Pods) Misplaced() string {
 		p.Node, strings.Join(slices.Sorted(maps.Keys(nodes)), ", "))
 }
 
+// unprotected reports that the pod is in the mesh and connects past it.
+func (pod *pod) unprotected() bool {
+	pod.mu.Lock()
+	defer pod.mu.Unlock()
+	return pod.member != nil && pod.astray != ""
+}
+
 // enrolledAs is the identity that the pod has in the mesh, and the devices by
 // which it forwards.
 func (pod *pod) enrolledAs() (id spiffeid.ID, behind []string, ok bool) {
 	pod.mu.Lock()
 	defer pod.mu.Unlock()
-	if pod.member == nil {
+	if pod.member == nil || pod.astray != "" {
 		return id, nil, false
 	}
 	return pod.member.id, pod.member.behind, true

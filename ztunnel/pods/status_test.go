@@ -13,7 +13,9 @@ import (
 func TestPodWithoutACertificateDoesNotLookWell(t *testing.T) {
 	w := newWorld(t)
 	w.start()
-	w.add(w.pod("web", "10.1.0.1", true), enroll.Enrolled)
+	req := w.pod("web", "10.1.0.1", true)
+	w.process("web")
+	w.add(req, enroll.Enrolled)
 	w.add(w.pod("plain", "10.1.0.2", false), enroll.Ignore)
 	w.eventually("the kernel confirms it", func() bool { return w.pods.Enrollment().Verified == 1 })
 	if e := w.pods.Enrollment(); e.Intended != 1 || e.Enrolled != 1 || e.Certified != 0 {

@@ -23,6 +23,12 @@ func (w *world) process(uid string) (end func()) {
 	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
 		w.t.Fatal(err)
 	}
+	return w.processIn(uid, dir)
+}
+
+// processIn runs in another cgroup.
+func (w *world) processIn(uid, dir string) (end func()) {
+	w.t.Helper()
 	cgroup, err := os.Open(dir)
 	if err != nil {
 		w.t.Fatal(err)
@@ -48,7 +54,7 @@ func (w *world) process(uid string) (end func()) {
 // Without a pause container, the process through which a sandbox was found is
 // an app's: others of the pod go on when it ends.
 func TestASandboxOutlivesTheProcessThroughWhichItWasFound(t *testing.T) {
-	const uid = "0f9e8d7c-web"
+	uid := newUID()
 	w := newWorld(t)
 	w.pod(uid, "10.1.0.1", true)
 	first := w.process(uid)
@@ -79,7 +85,7 @@ func TestASandboxOutlivesTheProcessThroughWhichItWasFound(t *testing.T) {
 }
 
 func TestAPodWhoseRecordIsLostIsNotReleased(t *testing.T) {
-	const uid = "0f9e8d7c-web"
+	uid := newUID()
 	w := newWorld(t)
 	w.start()
 	req := w.pod(uid, "10.1.0.1", true)
@@ -141,7 +147,7 @@ func TestANetnsThatCannotBeLookedAtIsNotGone(t *testing.T) {
 
 // Two records of one netns would undo each other's steering.
 func TestANetnsHasOneRecord(t *testing.T) {
-	const uid = "0f9e8d7c-web"
+	uid := newUID()
 	w := newWorld(t)
 	w.start()
 	req := w.pod(uid, "10.1.0.1", true)
@@ -172,7 +178,7 @@ func TestANetnsHasOneRecord(t *testing.T) {
 
 // Runtimes repeat the DEL of a sandbox, also when its pod has another by now.
 func TestAFoundSandboxIsNotDeletedForItsPredecessor(t *testing.T) {
-	const uid = "0f9e8d7c-web"
+	uid := newUID()
 	w := newWorld(t)
 	req := w.pod(uid, "10.1.0.1", true)
 	end := w.process(uid)

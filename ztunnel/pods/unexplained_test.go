@@ -68,7 +68,7 @@ func (w *world) metric(series string) string {
 // The state directory is lost, and no process of the pod is to be seen, as in a
 // PID namespace of ztunnel's own.
 func TestANetnsThatNothingExplainsStaysSteeredUntilSomethingDoes(t *testing.T) {
-	const uid = "0f9e8d7c-web"
+	uid := newUID()
 	for _, tc := range []struct {
 		what   string
 		meshed bool // when it is found again
@@ -127,7 +127,7 @@ func TestANetnsThatNothingExplainsIsLetGoWhenItEnds(t *testing.T) {
 
 // A path that leads nowhere says nothing of a netns that processes are in.
 func TestAPodWhoseNetnsIsUnmountedIsNotReleased(t *testing.T) {
-	const uid = "0f9e8d7c-web"
+	uid := newUID()
 	w := newWorld(t)
 	w.start()
 	w.add(w.pod(uid, "10.1.0.1", true), enroll.Enrolled)
@@ -247,7 +247,7 @@ func TestAMissingPodIsSaidOnceAndWhy(t *testing.T) {
 	w := newWorld(t)
 	said := w.listen()
 	w.start()
-	w.pod("0f9e8d7c-web", "10.1.0.1", true)
+	w.pod(newUID(), "10.1.0.1", true)
 	for range 3 {
 		w.pods.discover()
 	}
@@ -281,7 +281,7 @@ func TestALivePodHasTheAddressOfACompletedOne(t *testing.T) {
 
 // The kubelet names a static pod by the hash of its file.
 func TestAStaticPodIsEnrolledUnderTheKubeletsUID(t *testing.T) {
-	const hash = "5d41402abc4b2a76b9719d911017c592"
+	hash := strings.ReplaceAll(newUID(), "-", "")
 	w := newWorld(t)
 	req := w.pod(hash, "10.1.0.1", true) // as source makes of a mirror pod
 	w.workloads[0].Static, w.workloads[0].Name = true, "web-here"

@@ -4,6 +4,7 @@ package pods
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -171,6 +172,13 @@ func (w *world) label(uid string, meshed bool) {
 	if w.node != nil {
 		w.replace()
 	}
+}
+
+// newUID returns one that no other process of this machine searches for.
+func newUID() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:])
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
 }
 
 // pod makes a netns with an address on lo, and tells the registry of its pod.

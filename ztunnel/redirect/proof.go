@@ -120,7 +120,7 @@ func (d *Datapath) AbovePod(uid string) error {
 		return d.Above(d.opts.Cgroup)
 	}
 	if len(uid) < 8 {
-		return fmt.Errorf("pod UID %q is too short to search for", uid)
+		return fmt.Errorf("pod UID %q is too short to search for: %w", uid, ErrUnproven)
 	}
 	names := []string{uid, strings.ReplaceAll(uid, "-", "_")} // the systemd driver's
 	dirs, err := cgroupsOfPod(names)
