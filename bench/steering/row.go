@@ -126,7 +126,7 @@ func (p pod) steered(ctx context.Context) (_ map[string]course, _ func() error, 
 		}
 	}()
 	addrs := []netip.Addr{p.addrs["tcp4"], p.addrs["tcp6"]}
-	listeners, err := d.Listen(ctx, p.ns, addrs, nil)
+	listeners, err := d.Listen(ctx, p.ns, nil)
 	if err != nil {
 		return nil, nil, err
 	}

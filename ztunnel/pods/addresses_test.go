@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http/httptest"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -169,4 +170,123 @@ func TestAPodWithThousandsOfAddressesBlocksNoOther(t *testing.T) {
 	w.add(w.pod("other", "10.1.0.2", true), enroll.Enrolled)
 	w.want("other", carried)
 	w.want("greedy", carried)
+}
+
+func TestAPodThatIsRenumberedStaysInTheMesh(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	req := w.pod("web", "10.1.0.1", true)
+	w.add(req, enroll.Enrolled)
+	next := netip.MustParseAddr("10.1.0.77")
+	w.addAddr(req.Netns, next)
+	w.delAddr(req.Netns, netip.MustParseAddr("10.1.0.1"))
+	w.eventually("the pod has its next address", func() bool { return slices.Equal(w.steered("web"), []netip.Addr{next}) })
+	w.eventually("the pod talks", func() bool { return w.connects("web") == carried })
+	if got := w.connectsTo("web", netip.MustParseAddrPort("10.1.0.1:80")); got != carried {
+		t.Errorf("connections to what was the pod's address are %s", got)
+	}
+	w.delAddr(req.Netns, next)
+	w.eventually("a pod without an address is refused", func() bool { return forbidden(w.connects("web")) })
+}
+
+// forbidden says that the kernel refused a connection at once.
+func forbidden(what string) bool { return strings.Contains(what, "operation not permitted") }
+
+var (
+	six    = netip.MustParseAddr("fd01::1")
+	farSix = netip.MustParseAddrPort("[fd09::9]:80")
+)
+
+// sixOff switches the IPv6 of a pod off or on. When it is on again, an operator
+// gives the pod its address again.
+func (w *world) sixOff(uid string, off bool) {
+	w.t.Helper()
+	path, value := w.sandboxes[uid].Netns, "0"
+	if off {
+		value = "1"
+	}
+	w.inNetns(path, func() error {
+		return os.WriteFile("/proc/sys/net/ipv6/conf/all/disable_ipv6", []byte(value), 0)
+	})
+	if !off {
+		w.addAddr(path, six)
+	}
+}
+
+func (w *world) dualStack(uid string, meshed bool) enroll.Request {
+	w.t.Helper()
+	req := w.pod(uid, "10.1.0.1", meshed)
+	w.addAddr(req.Netns, six)
+	req.IPs = append(req.IPs, six)
+	w.workloads[len(w.workloads)-1].Addrs = addrs("10.1.0.1", six.String())
+	w.replace()
+	return req
+}
+
+// wantSix wants that a pod talks over IPv4, and over IPv6 if that is on; if not,
+// that it is told at once.
+func (w *world) wantSix(uid string, on bool) {
+	w.t.Helper()
+	w.want(uid, carried)
+	w.eventually(fmt.Sprintf("IPv6 is on: %v", on), func() bool {
+		got := w.connectsTo(uid, farSix)
+		return on && got == carried || !on && forbidden(got)
+	})
+}
+
+func TestIPv6MayBeSwitchedOffAndOn(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	w.add(w.dualStack("web", true), enroll.Enrolled)
+	w.wantSix("web", true)
+	for range 2 {
+		w.sixOff("web", true)
+		w.wantSix("web", false)
+		w.sixOff("web", false)
+		w.wantSix("web", true)
+	}
+}
+
+func TestAPodIsServedAtTheAddressesThatItHolds(t *testing.T) {
+	t.Run("when ztunnel comes back", func(t *testing.T) {
+		w := newWorld(t)
+		w.start()
+		w.add(w.dualStack("web", true), enroll.Enrolled)
+		w.kill()
+		w.sixOff("web", true)
+		w.start()
+		w.eventually("the pod is enrolled", func() bool { return w.connects("web") == carried })
+		w.wantSix("web", false)
+		w.sixOff("web", false)
+		w.wantSix("web", true)
+	})
+	t.Run("when it is labelled", func(t *testing.T) {
+		w := newWorld(t)
+		w.start()
+		w.add(w.dualStack("web", false), enroll.Ignore)
+		w.sixOff("web", true)
+		w.label("web", true)
+		w.eventually("the pod is enrolled", func() bool { return w.connects("web") == carried })
+		w.wantSix("web", false)
+		w.sixOff("web", false)
+		w.wantSix("web", true)
+	})
+	t.Run("when it is added", func(t *testing.T) {
+		w := newWorld(t)
+		w.start()
+		req := w.dualStack("web", true)
+		w.sixOff("web", true)
+		w.add(req, enroll.Enrolled)
+		w.wantSix("web", false)
+	})
+	t.Run("but not if it holds none", func(t *testing.T) {
+		w := newWorld(t)
+		w.start()
+		req := w.dualStack("web", true)
+		w.sixOff("web", true)
+		w.delAddr(req.Netns, netip.MustParseAddr("10.1.0.1"))
+		if reply := w.add(req, enroll.Block); !strings.Contains(reply.Reason, "holds none of the pod's addresses [10.1.0.1 fd01::1]") {
+			t.Errorf("blocked because %s", reply.Reason)
+		}
+	})
 }

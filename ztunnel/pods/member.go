@@ -96,7 +96,7 @@ func (p *Pods) closeNetns(_ context.Context, m *member) error {
 }
 
 func (p *Pods) listen(ctx context.Context, m *member) (err error) {
-	m.listeners, err = p.Datapath.Listen(ctx, m.ns, m.addresses.list(), m.declared)
+	m.listeners, err = p.Datapath.Listen(ctx, m.ns, m.declared)
 	return err
 }
 

@@ -50,25 +50,23 @@ func (l Listeners) all() iter.Seq2[meshListenerKind, *net.TCPListener] {
 	}
 }
 
-// Listen opens the listeners of a pod that has these addresses, which must not
-// be where an app may listen. Steering finds them wherever they are, so they are
-// at stand-ins, on one port: only a listener on all addresses can ask for it. It
-// is HBONE's own, unless the pod declares that it listens there, hands it out, or
-// has it taken: then another is found.
+// Listen opens the listeners of a pod, which must not be where an app may
+// listen. Steering finds them wherever they are, so they are at stand-ins, on one
+// port: only a listener on all addresses can ask for it. It is HBONE's own, unless
+// the pod declares that it listens there, hands it out, or has it taken: then
+// another is found.
 //
-// Where IPv6 is off on lo, no IPv6 connection can be steered: the pod gets no
-// IPv6 listeners, and its IPv6 connects are refused.
-func (d *Datapath) Listen(ctx context.Context, ns *netns.NS, addrs []netip.Addr, declared []uint16) (Listeners, error) {
-	given, six, err := portsOf(ns)
+// The listeners are of both families: a pod may get addresses of the other
+// later, and lose those that it has for a while.
+func (d *Datapath) Listen(ctx context.Context, ns *netns.NS, declared []uint16) (Listeners, error) {
+	given, err := portsOf(ns)
 	if err != nil {
 		return Listeners{}, err
 	}
-	has4 := slices.ContainsFunc(addrs, netip.Addr.Is4)
-	has6 := six && slices.ContainsFunc(addrs, netip.Addr.Is6)
 	port := uint16(hbonePort)
 	for try := 0; ; try++ {
 		if (!given.has(port) || try > 0) && !slices.Contains(declared, port) {
-			l, err := d.listenAt(ctx, ns, port, has4, has6)
+			l, err := d.listenAt(ctx, ns, port)
 			if err == nil || !errors.Is(err, unix.EADDRINUSE) {
 				return l, err
 			}
@@ -80,22 +78,22 @@ func (d *Datapath) Listen(ctx context.Context, ns *netns.NS, addrs []netip.Addr,
 	}
 }
 
-// listenAt opens all listeners of the families, or none.
-func (d *Datapath) listenAt(ctx context.Context, ns *netns.NS, port uint16, has4, has6 bool) (l Listeners, err error) {
+// listenAt opens all listeners, or none.
+func (d *Datapath) listenAt(ctx context.Context, ns *netns.NS, port uint16) (l Listeners, err error) {
 	for _, w := range []struct {
 		to     **net.TCPListener
 		family int
-		wanted bool
 		host   byte
 	}{
-		{&l.Outbound4, unix.AF_INET, has4, 1}, {&l.Inbound4, unix.AF_INET, has4, 2}, {&l.HBONE4, unix.AF_INET, has4, 3},
-		{&l.Outbound6, unix.AF_INET6, has6, 1}, {&l.Inbound6, unix.AF_INET6, has6, 2}, {&l.HBONE6, unix.AF_INET6, has6, 3},
+		{&l.Outbound4, unix.AF_INET, 1}, {&l.Inbound4, unix.AF_INET, 2}, {&l.HBONE4, unix.AF_INET, 3},
+		{&l.Outbound6, unix.AF_INET6, 1}, {&l.Inbound6, unix.AF_INET6, 2}, {&l.HBONE6, unix.AF_INET6, 3},
 	} {
-		if !w.wanted {
+		at := netip.AddrPortFrom(nth(d.standIn(w.family), w.host), port)
+		*w.to, err = ns.Listen(ctx, at, freebind(at.Addr()))
+		if errors.Is(err, unix.EAFNOSUPPORT) { // a kernel without IPv6
 			continue
 		}
-		at := netip.AddrPortFrom(nth(d.standIn(w.family), w.host), port)
-		if *w.to, err = ns.Listen(ctx, at, freebind(at.Addr())); err != nil {
+		if err != nil {
 			l.Close()
 			return Listeners{}, fmt.Errorf("listen in netns %d: %w", ns.Cookie(), err)
 		}
@@ -123,7 +121,7 @@ func (p ports) pick() uint16 { return p.low + uint16(rand.UintN(uint(p.high-p.lo
 
 // portsOf returns the ports that apps of the pod are given by the kernel: it
 // could give our own to one while nobody listens there.
-func portsOf(ns *netns.NS) (given ports, six bool, err error) {
+func portsOf(ns *netns.NS) (given ports, err error) {
 	err = ns.Do(func() error {
 		text, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range")
 		if err != nil {
@@ -132,13 +130,12 @@ func portsOf(ns *netns.NS) (given ports, six bool, err error) {
 		if _, err := fmt.Sscan(string(text), &given.low, &given.high); err != nil {
 			return fmt.Errorf("read ip_local_port_range: %w", err)
 		}
-		six = hasIPv6()
 		return nil
 	})
 	if err != nil {
-		return given, false, fmt.Errorf("look into netns %d: %w", ns.Cookie(), err)
+		return given, fmt.Errorf("look into netns %d: %w", ns.Cookie(), err)
 	}
-	return given, six, nil
+	return given, nil
 }
 
 // outside prefers the ports above those that are given. A pod that gives all of

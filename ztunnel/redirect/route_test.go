@@ -215,7 +215,7 @@ func TestSteerOutboundWantsTheRoutesFirst(t *testing.T) {
 	w := newWorld(t)
 	p := w.pod()
 	addrs := []netip.Addr{p.v4, p.v6}
-	lns, err := w.d.Listen(t.Context(), p.ns, addrs, nil)
+	lns, err := w.d.Listen(t.Context(), p.ns, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -84,7 +84,7 @@ func (t *selfTest) enroll(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if t.listeners, err = t.d.Listen(ctx, t.ns, t.addrs, nil); err != nil {
+	if t.listeners, err = t.d.Listen(ctx, t.ns, nil); err != nil {
 		return err
 	}
 	if err := t.d.Route(t.ns, t.addrs); err != nil {

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -181,8 +182,14 @@ func (w *world) enrolled(probePorts ...uint16) *testPodNS {
 
 func (p *testPodNS) enroll(d *Datapath, probePorts ...uint16) {
 	p.t.Helper()
-	addrs := []netip.Addr{p.v4, p.v6}
-	lns, err := d.Listen(p.t.Context(), p.ns, addrs, p.declared)
+	settled, tentative, err := p.ns.Addrs()
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	addrs := slices.DeleteFunc([]netip.Addr{p.v4, p.v6}, func(addr netip.Addr) bool {
+		return !slices.Contains(settled, addr) && !slices.Contains(tentative, addr)
+	})
+	lns, err := d.Listen(p.t.Context(), p.ns, p.declared)
 	if err != nil {
 		p.t.Fatal(err)
 	}
