@@ -11,6 +11,7 @@ import (
 	"github.com/culvert-mesh/culvert/ztunnel/certs"
 	"github.com/culvert-mesh/culvert/ztunnel/metrics"
 	"github.com/culvert-mesh/culvert/ztunnel/pods"
+	"github.com/culvert-mesh/culvert/ztunnel/proxy"
 	"github.com/culvert-mesh/culvert/ztunnel/redirect"
 	"github.com/culvert-mesh/culvert/ztunnel/source"
 	"github.com/culvert-mesh/culvert/ztunnel/workload"
@@ -83,8 +84,9 @@ func (s *status) dumps() map[string]func() any {
 }
 
 // publish has the kernel's, the store's and the pods' counts scraped with the rest.
-func (s *status) publish(counts *metrics.Metrics) {
+func (s *status) publish(counts *metrics.Metrics, budget *proxy.Budget) {
 	counts.BPF(s.datapath.Stats)
+	counts.Budget(budget.Stats)
 	if s.cfg.KubeletCgroup != "" {
 		counts.Kubelet(func() bool { return s.datapath.Kubelet() == nil })
 	}

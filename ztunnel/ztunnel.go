@@ -75,7 +75,7 @@ func Run(ctx context.Context, cfg Config) error {
 	// Who is there, and may we?
 	registry := workload.NewRegistry(cfg.MeshCIDRs)
 	policies := policy.NewSet()
-	peers := proxy.NewPeers(registry)
+	peers, budget := proxy.NewPeers(registry), proxy.NewBudget()
 	counts := metrics.New(metrics.Config{Version: version()})
 	td, err := spiffeid.TrustDomainFromString(cfg.TrustDomain)
 	if err != nil {
@@ -104,7 +104,7 @@ func Run(ctx context.Context, cfg Config) error {
 	members, err = pods.New(pods.Config{
 		Node: cfg.NodeName, Host: host.Cookie(), Dir: cfg.sandboxDir(), Drain: cfg.Drain,
 		SameNodeTunnel: cfg.SameNodeTunnel, StdTLSRecords: cfg.StdTLSRecords,
-		Datapath: datapath, Registry: registry, Policy: policies, Peers: peers, Certs: store, Metrics: counts, Log: cfg.Log,
+		Datapath: datapath, Registry: registry, Policy: policies, Peers: peers, Budget: budget, Certs: store, Metrics: counts, Log: cfg.Log,
 	})
 	if err != nil {
 		return err
@@ -112,7 +112,7 @@ func Run(ctx context.Context, cfg Config) error {
 
 	// What operators and the plugin see.
 	status := &status{cfg: cfg, pods: members, registry: registry, objects: objects, datapath: datapath}
-	status.publish(counts)
+	status.publish(counts, budget)
 	admin, err := admin.Open(admin.Config{
 		MetricsAddress: cfg.MetricsAddress, ReadyAddress: cfg.ReadyAddress, AdminAddress: cfg.AdminAddress,
 		Socket: cfg.adminSocket(), Metrics: counts.Handler(), Pending: status.pending, Dumps: status.dumps(),

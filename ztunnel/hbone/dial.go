@@ -50,7 +50,7 @@ func (p *Pool) dialLocked(key Key, t *tunnels) *dial {
 // establish makes a tunnel and puts it into the pool, unless the credentials
 // have changed meanwhile: then there is neither tunnel nor error.
 func (p *Pool) establish(key Key, t *tunnels, epoch uint64) (*conn, error) {
-	c, err := p.tunnel(key)
+	c, err := p.withinShare(key)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	t.dial = nil
@@ -60,10 +60,10 @@ func (p *Pool) establish(key Key, t *tunnels, epoch uint64) (*conn, error) {
 		p.forget(key, t)
 		return nil, err
 	case p.closed:
-		c.wire.Close()
+		p.discard(c)
 		return nil, ErrDrained
 	case p.epoch != epoch:
-		c.wire.Close()
+		p.discard(c)
 		return nil, nil
 	}
 	if other, _ := t.choose(nil); other != nil {
@@ -73,6 +73,24 @@ func (p *Pool) establish(key Key, t *tunnels, epoch uint64) (*conn, error) {
 	c.greet()
 	p.work.Go(c.run)
 	return c, nil
+}
+
+// withinShare makes a tunnel whose socket is the pod's until gone, or discard.
+func (p *Pool) withinShare(key Key) (*conn, error) {
+	if err := p.cfg.Share.Take(); err != nil {
+		return nil, overdrawn(err)
+	}
+	c, err := p.tunnel(key)
+	if err != nil {
+		p.cfg.Share.Give()
+	}
+	return c, err
+}
+
+// discard closes a tunnel that nobody used.
+func (p *Pool) discard(c *conn) {
+	c.wire.Close()
+	p.cfg.Share.Give()
 }
 
 // stillborn is why the tunnel ended, if that was before the peer's first frame.
@@ -192,6 +210,7 @@ func (c *conn) outlives(old *conn) bool {
 }
 
 func (p *Pool) gone(key Key, c *conn) {
+	p.cfg.Share.Give()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if t := p.keys[key]; t != nil {

@@ -22,6 +22,7 @@ type ListenerConfig struct {
 	// over before they were accepted. So somebody records them. Default: nobody does.
 	Refused func(from netip.AddrPort, err error)
 
+	Share            Share         // of sockets; default: no bound
 	Records          Records       // default OwnRecords
 	MaxStreams       int           // that a peer may have open in one tunnel; default 200
 	MaxTunnels       int           // default 4096
@@ -68,6 +69,7 @@ func NewListener(ln *net.TCPListener, cfg ListenerConfig) *Listener {
 	if cfg.HandshakeTimeout == 0 {
 		cfg.HandshakeTimeout = 10 * time.Second
 	}
+	cfg.Share = sharedOr(cfg.Share)
 	l := &Listener{
 		ln: ln, cfg: cfg,
 		admission: newAdmission(handshakeSlots(), handshakeLimit),
@@ -133,6 +135,7 @@ func (l *Listener) take(s *Stream) bool {
 }
 
 func (l *Listener) gone(c *conn) {
+	l.cfg.Share.Give()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.tunnels, c)

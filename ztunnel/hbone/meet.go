@@ -28,13 +28,24 @@ func (l *Listener) serve(socket net.Conn) {
 }
 
 // meet shakes hands; nil if that did not end in a tunnel.
-func (l *Listener) meet(socket net.Conn) *conn {
-	if l.full() {
+func (l *Listener) meet(socket net.Conn) (c *conn) {
+	shed := func(why error) *conn {
 		l.shed.Add(1)
 		abandon(socket)
-		l.refused(socket, fmt.Errorf("%w: too many tunnels", ErrLimit))
+		l.refused(socket, why)
 		return nil
 	}
+	if l.full() {
+		return shed(fmt.Errorf("%w: too many tunnels", ErrLimit))
+	}
+	if err := l.cfg.Share.Take(); err != nil {
+		return shed(overdrawn(err))
+	}
+	defer func() {
+		if c == nil { // else gone does it
+			l.cfg.Share.Give()
+		}
+	}()
 	ctx, cancel := context.WithTimeout(l.ctx, l.cfg.HandshakeTimeout)
 	defer cancel()
 	ctx, evict := context.WithCancelCause(ctx)
@@ -47,9 +58,7 @@ func (l *Listener) meet(socket net.Conn) *conn {
 	case err == nil:
 		return c
 	case context.Cause(ctx) == errEvicted:
-		l.shed.Add(1)
-		abandon(socket)
-		l.refused(socket, errEvicted)
+		return shed(errEvicted)
 	default:
 		l.failed.Add(1)
 		l.refused(socket, err)

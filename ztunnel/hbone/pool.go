@@ -32,6 +32,7 @@ type PoolConfig struct {
 	// Credential proves the pod's identity and lets nobody but Key.Dst pass. Required.
 	Credential func(ctx context.Context, key Key) (Credential, error)
 
+	Share            Share         // of sockets; default: no bound
 	Records          Records       // default OwnRecords
 	MaxStreams       int           // streams in one tunnel, at most the peer's limit; default 100
 	IdleTimeout      time.Duration // after which an unused tunnel is closed; default 5 minutes
@@ -81,6 +82,7 @@ func NewPool(cfg PoolConfig) *Pool {
 			*d.field = d.value
 		}
 	}
+	cfg.Share = sharedOr(cfg.Share)
 	p := &Pool{cfg: cfg, keys: make(map[Key]*tunnels)}
 	p.connect = p.dialTCP
 	p.ctx, p.cancel = context.WithCancelCause(context.Background())

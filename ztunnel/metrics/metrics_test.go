@@ -204,6 +204,9 @@ func TestTheNodesOwnStateIsReadAtEachScrape(t *testing.T) {
 			Inbound:  TunnelCounts{Tunnels: 7, Streams: 8, StreamsEver: 9, Handshakes: 10, Failed: 11, Shed: 12},
 		}
 	})
+	m.Budget(func() (size, used map[string]float64) {
+		return map[string]float64{"descriptors": 1000}, map[string]float64{"descriptors": 20}
+	})
 	m.LinkRepaired("connect4")
 	m.SourceError()
 	m.ForeignProbe()
@@ -238,6 +241,8 @@ func TestTheNodesOwnStateIsReadAtEachScrape(t *testing.T) {
 		{"workload_manager_proxies_started_total", "", "1"},
 		{"workload_manager_proxies_stopped_total", "", "1"},
 		{"culvert_bpf_links_repaired_total", `link="connect4"`, "1"},
+		{"culvert_budget_size", `resource="descriptors"`, "1000"},
+		{"culvert_budget_used", `resource="descriptors"`, "20"},
 		{"culvert_foreign_probes_total", "", "1"},
 		{"culvert_source_errors_total", "", "1"},
 		{"culvert_source_generation", "", "7"},

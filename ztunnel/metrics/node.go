@@ -74,6 +74,15 @@ func (m *Metrics) LogDropped(f func() map[string]uint64) {
 	m.CounterFunc("culvert_log_records_dropped_total", "Log records that were dropped, as the log was not read or could not be written.", "level", f)
 }
 
+// Budget publishes what the connections of all pods may use of this process, and
+// use.
+func (m *Metrics) Budget(f func() (size, used map[string]float64)) {
+	m.GaugeFunc("culvert_budget_size", "What the connections of all pods may use, by resource.", "resource",
+		func() map[string]float64 { size, _ := f(); return size })
+	m.GaugeFunc("culvert_budget_used", "What the connections of all pods use, by resource.", "resource",
+		func() map[string]float64 { _, used := f(); return used })
+}
+
 // Kubelet publishes whether the kubelet's cgroup is found, by f, which is asked
 // at each scrape.
 func (m *Metrics) Kubelet(f func() bool) {

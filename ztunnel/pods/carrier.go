@@ -37,9 +37,10 @@ func (p *Pods) newCarrier(m *member) *carrier {
 	if p.StdTLSRecords {
 		records = hbone.StdRecords
 	}
-	direct := p.Datapath.DialOut(m.ns)
+	direct, share := p.Datapath.DialOut(m.ns), p.Budget.Share(m.Namespace+"/"+m.Name)
 	c := &carrier{done: make(chan struct{})}
 	c.pool = hbone.NewPool(hbone.PoolConfig{
+		Share:   share.Descriptors,
 		Records: records,
 		Dial:    direct,
 		Credential: func(ctx context.Context, key hbone.Key) (hbone.Credential, error) {
@@ -63,6 +64,7 @@ func (p *Pods) newCarrier(m *member) *carrier {
 		},
 		IsOwn:   func(addr netip.Addr) bool { return p.Datapath.IsOwn(m.Cookie, addr) },
 		Local:   p.local(),
+		Share:   share,
 		Log:     p.Log,
 		Metrics: p.Metrics,
 	}
@@ -72,6 +74,7 @@ func (p *Pods) newCarrier(m *member) *carrier {
 	inbound := present(l.HBONE4, l.HBONE6)
 	for _, ln := range inbound {
 		c.tunnels = append(c.tunnels, hbone.NewListener(ln, hbone.ListenerConfig{
+			Share:   share.Descriptors,
 			Records: records,
 			Refused: proxy.Inbound{Pod: c.pod}.Refused,
 			Credential: func(ctx context.Context) (hbone.Credential, error) {

@@ -44,6 +44,7 @@ type Config struct {
 	Registry *workload.Registry // required
 	Policy   *policy.Set        // required
 	Peers    *proxy.Peers       // required
+	Budget   *proxy.Budget      // required; one for the process
 	Certs    *certs.Store       // required; its OnRotate calls Retire
 	Metrics  *metrics.Metrics   // required
 	Log      *slog.Logger       // required

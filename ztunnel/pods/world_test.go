@@ -106,6 +106,7 @@ func (w *world) load() {
 	defer host.Close()
 	cfg := w.cfg
 	cfg.Host, cfg.Datapath, cfg.Registry = host.Cookie(), d, n.registry
+	cfg.Budget = proxy.NewBudget()
 	cfg.Policy, cfg.Peers, cfg.Metrics = policy.NewSet(), proxy.NewPeers(n.registry), metrics.New(metrics.Config{})
 	cfg.Certs = certs.New(certs.Config{TrustDomain: domain, Issuer: nobody{}, Log: w.cfg.Log})
 	if n.pods, err = New(cfg); err != nil {

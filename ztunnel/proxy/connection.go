@@ -23,6 +23,7 @@ type connection struct {
 	ctx    context.Context // ends with a cause that is a failure
 	cancel context.CancelCauseFunc
 	record
+	held    int // descriptors of the pod's share
 	bytes   tally
 	stream  atomic.Pointer[hbone.Stream] // whose engine counts, instead of bytes
 	twin    *connection                  // of the source on the same node, which counts for both
@@ -41,6 +42,15 @@ func (p *Pod) begin(ctx context.Context, d direction, src netip.AddrPort) *conne
 	}
 	c.ctx, c.cancel = context.WithCancelCause(ctx)
 	return c
+}
+
+// hold takes a descriptor of the pod's share, which finish gives back.
+func (c *connection) hold() error {
+	err := c.pod.Share.descriptors().Take()
+	if err == nil {
+		c.held++
+	}
+	return err
 }
 
 // admit says whether the connection may go on. It can be found by Recheck
@@ -133,6 +143,9 @@ func (c *connection) finish(err error) {
 		err = context.Cause(c.ctx) // what came of it on the sockets is not the reason
 	}
 	c.cancel(nil)
+	for ; c.held > 0; c.held-- {
+		c.pod.Share.descriptors().Give()
+	}
 	c.pod.open.remove(c)
 	word := wordOf(err)
 	var denied *policy.Denied

@@ -94,7 +94,7 @@ func (p *Pod) admitted(ctx context.Context, c *connection, peer spiffeid.ID, tar
 		return nil, http.StatusUnauthorized, err
 	}
 	// The source that the app sees is the tunnel's TCP peer, never a header.
-	app, err = p.inner(ctx, c.src.addr, target)
+	app, err = p.inner(ctx, c, target)
 	return app, statusOf(err), err
 }
 

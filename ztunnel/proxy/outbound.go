@@ -117,6 +117,10 @@ func (o Outbound) tunnel(ctx context.Context, c *connection, app *net.TCPConn, s
 // again where nobody answers: its own node may not know yet. A peer that
 // answers and cannot prove its identity is not asked twice.
 func (o Outbound) patiently(ctx context.Context, peer *workload.Workload, dial func() error) error {
+	if err := o.Share.dialing().Take(); err != nil {
+		return err
+	}
+	defer o.Share.dialing().Give()
 	start, pause := time.Now(), 50*time.Millisecond
 	deadline := start.Add(o.Peers.patience(peer, start))
 	for {
@@ -177,7 +181,7 @@ func (o Outbound) direct(ctx context.Context, c *connection, app *net.TCPConn, s
 	if o.Bound != nil {
 		from = o.Bound(app)
 	}
-	return dial(ctx, d.Target, func(ctx context.Context) (*net.TCPConn, error) {
+	return o.dial(ctx, c, d.Target, func(ctx context.Context) (*net.TCPConn, error) {
 		return o.Direct(ctx, from, d.Target)
 	})
 }

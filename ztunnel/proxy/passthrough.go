@@ -51,7 +51,7 @@ func (p Passthrough) carry(ctx context.Context, c *connection, client *net.TCPCo
 	if err != nil {
 		return err
 	}
-	app, err := p.inner(ctx, c.src.addr, dst)
+	app, err := p.inner(ctx, c, dst)
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ package proxy
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -12,8 +13,13 @@ import (
 const (
 	spliceSize  = 256 << 10       // of a pipe, where the system allows it
 	pipesAtRest = 16              // empty ones that are kept for the next bytes
+	pipesMost   = 1024            // open at a time: apps that do not read hold pipes
+	pipesShare  = 32              // and no more than one for so many descriptors
 	pipeRest    = time.Second / 2 // between sweeps
 )
+
+// pipesOpen counts the pipes of this process.
+var pipesOpen atomic.Int64
 
 // pipe is where spliced bytes are between two sockets.
 type pipe struct{ r, w int }
@@ -29,8 +35,8 @@ type pipePool struct {
 	swept   bool    // a sweep is to come
 }
 
-// get lends a pipe. The error is errScarce's when there are no descriptors:
-// copying needs none.
+// get lends a pipe. The error is errScarce's when there are no descriptors, or
+// enough pipes: copying needs none.
 func (p *pipePool) get() (*pipe, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -74,19 +80,29 @@ func (p *pipePool) sweep() {
 }
 
 func newPipe() (*pipe, error) {
-	if scarce() {
+	if scarce() || pipesOpen.Load() >= mostPipes() {
 		return nil, errScarce
 	}
 	var fds [2]int
 	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
 		return nil, errScarce
 	}
+	pipesOpen.Add(1)
 	// Refused beyond the user's quota; the default size will do.
 	unix.FcntlInt(uintptr(fds[1]), unix.F_SETPIPE_SZ, spliceSize)
 	return &pipe{fds[0], fds[1]}, nil
 }
 
+func mostPipes() int64 {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return pipesMost
+	}
+	return int64(min(limit.Cur/pipesShare, pipesMost))
+}
+
 func (p *pipe) close() {
+	pipesOpen.Add(-1)
 	unix.Close(p.r)
 	unix.Close(p.w)
 }

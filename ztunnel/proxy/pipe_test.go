@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// pipesOpen counts this process's ends of pipes.
-func pipesOpen(t *testing.T) (n int) {
+// pipeEnds counts this process's ends of pipes.
+func pipeEnds(t *testing.T) (n int) {
 	t.Helper()
 	fds, err := filepath.Glob("/proc/self/fd/*")
 	if err != nil {
@@ -37,7 +37,7 @@ func (p *pipePool) atRest() int {
 
 func TestConnectionsHoldAPipeOnlyWhileBytesAreInIt(t *testing.T) {
 	eventually(t, "the pipes of other tests are closed", func() bool { return pipes.atRest() == 0 })
-	before := pipesOpen(t)
+	before := pipeEnds(t)
 	chunk := bytes.Repeat([]byte("bulk"), 1<<18)
 	got := make([]byte, len(chunk))
 	var open []*relayed
@@ -49,10 +49,10 @@ func TestConnectionsHoldAPipeOnlyWhileBytesAreInIt(t *testing.T) {
 			t.Fatalf("what arrived is not what was sent: %v", err)
 		}
 	}
-	if now := pipesOpen(t) - before; now > 2*pipesAtRest {
+	if now := pipeEnds(t) - before; now > 2*pipesAtRest {
 		t.Errorf("%d ends of pipes are open for %d idle connections", now, len(open))
 	}
-	eventually(t, "pipes that nobody needs are closed", func() bool { return pipesOpen(t) <= before })
+	eventually(t, "pipes that nobody needs are closed", func() bool { return pipeEnds(t) <= before })
 	for _, r := range open { // and are made again
 		r.running()
 		go r.server.Write(chunk)
@@ -120,4 +120,21 @@ func TestPipesThatAreNeededAreKept(t *testing.T) {
 			t.Errorf("%d pipes at rest, of which nobody has need", n)
 		}
 	})
+}
+
+// Apps that do not read hold the pipes that their bytes are in. Beyond a bound
+// the others are served without.
+func TestWithoutAPipeBytesAreCopied(t *testing.T) {
+	pipesOpen.Add(pipesMost)
+	defer pipesOpen.Add(-pipesMost)
+	if _, err := newPipe(); err != errScarce {
+		t.Errorf("one pipe more than there may be: %v", err)
+	}
+	r := startRelay(t)
+	text := bytes.Repeat([]byte("bulk"), 1<<20)
+	go r.client.Write(text)
+	got := make([]byte, len(text))
+	if _, err := io.ReadFull(r.server, got); err != nil || !bytes.Equal(got, text) {
+		t.Fatalf("what arrived is not what was sent: %v", err)
+	}
 }

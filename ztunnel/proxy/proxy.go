@@ -64,6 +64,9 @@ type Pod struct {
 	// is not enough to do without a tunnel: the address of a sandbox of before is
 	// somebody else's by now. required
 	IsOwn func(netip.Addr) bool
+	// Share is what the pod's connections may use of the process. Its tunnels
+	// have the same. default nil: no bound
+	Share *Share
 
 	Cluster string           // cluster id in metrics and baggage; default "Kubernetes"
 	Drain   time.Duration    // how long connections may go on once Serve's context is done; default 0
@@ -140,11 +143,23 @@ func (p *Pod) cluster() string {
 	return p.Cluster
 }
 
-// dial bounds the time of a connect and names what was dialled.
-func dial(ctx context.Context, to netip.AddrPort, connect func(context.Context) (*net.TCPConn, error)) (*net.TCPConn, error) {
+// dial connects c to what is behind it, within the pod's share: it bounds the
+// time, and names what was dialled. The end of c gives the descriptor back.
+func (p *Pod) dial(ctx context.Context, c *connection, to netip.AddrPort, connect func(context.Context) (*net.TCPConn, error)) (*net.TCPConn, error) {
+	if err := p.Share.dialing().Take(); err != nil {
+		return nil, err
+	}
+	defer p.Share.dialing().Give()
+	if err := c.hold(); err != nil {
+		return nil, err
+	}
 	conn, err := connect(until{ctx, time.Now().Add(dialTimeout)})
 	if err != nil {
 		return nil, fail(Dial, fmt.Errorf("dial %v: %w", to, err))
+	}
+	if isLast(conn) {
+		reset(conn)
+		return nil, fail(Limit, fmt.Errorf("dial %v: %w", to, errScarce))
 	}
 	return conn, nil
 }
@@ -159,18 +174,13 @@ type until struct {
 // Deadline is the one.
 func (u until) Deadline() (time.Time, bool) { return u.deadline, true }
 
-// inner connects to the pod's app, as if from client. The port is another, as
+// inner connects to the pod's app, as if from c's client. The port is another, as
 // client's own would give the app's socket the very addresses of the connection
 // that we hold; Inner chooses it by client's.
-func (p *Pod) inner(ctx context.Context, client, to netip.AddrPort) (*net.TCPConn, error) {
-	app, err := dial(ctx, to, func(ctx context.Context) (*net.TCPConn, error) {
-		return p.Inner(ctx, client, to)
+func (p *Pod) inner(ctx context.Context, c *connection, to netip.AddrPort) (*net.TCPConn, error) {
+	return p.dial(ctx, c, to, func(ctx context.Context) (*net.TCPConn, error) {
+		return p.Inner(ctx, c.src.addr, to)
 	})
-	if err == nil && isLast(app) {
-		reset(app)
-		return nil, fail(Limit, fmt.Errorf("dial %v: %w", to, errScarce))
-	}
-	return app, err
 }
 
 // addrOf returns the address of one end of a TCP connection.

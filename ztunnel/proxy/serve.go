@@ -83,7 +83,10 @@ func (p *Pod) serveTCP(ctx context.Context, ln *net.TCPListener, d direction, ca
 		return func(ctx context.Context) {
 			c := p.begin(ctx, d, addrOf(conn.RemoteAddr()))
 			defer p.Metrics.Socket(d.reporter())()
-			err := carry(c.ctx, c, conn)
+			err := c.hold()
+			if err == nil {
+				err = carry(c.ctx, c, conn)
+			}
 			if err == nil && c.stream.Load() != nil {
 				if err = c.carryStream(conn); err != nil {
 					err = fmt.Errorf("stream to %v at %v: %w", c.dst.identity, c.dst.addr, err)
@@ -188,8 +191,10 @@ func isReserved(fd uint64) bool {
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 		return false
 	}
-	return fd >= limit.Cur-min(limit.Cur/reserveShare, reserveMost)
+	return fd >= limit.Cur-reserved(limit.Cur)
 }
+
+func reserved(limit uint64) uint64 { return min(limit/reserveShare, reserveMost) }
 
 // scarce reports that the next descriptor would be one of the last.
 func scarce() bool {

@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package proxy
+
+import (
+	"fmt"
+	"os"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Budget is what the connections of all pods may use of this process. A pod
+// gets one more as long as it holds no more than what is left for all. So one
+// pod gets at most half, several that want everything get the same, and
+// something is always left for a pod that comes later.
+type Budget struct {
+	descriptors resource
+	dials       resource
+
+	others   atomic.Int64 // descriptors that are not in the budget
+	measured atomic.Int64 // when, in nanoseconds since start
+	start    time.Time
+}
+
+// Share is one pod's part of a Budget. The nil Share has no bounds.
+type Share struct {
+	Descriptors *Part
+	dials       *Part
+}
+
+const (
+	// dialsMost bounds what waits for destinations that do not answer: each dial
+	// is a goroutine, two descriptors and up to ten seconds.
+	dialsMost = 16 << 10
+	// leastPart is what a pod gets while there is any left.
+	leastPart = 16
+	// measureEvery is how old the count of other descriptors may be.
+	measureEvery = time.Second
+)
+
+// NewBudget returns a Budget of this process's limit of descriptors.
+func NewBudget() *Budget {
+	b := &Budget{start: time.Now()}
+	b.dials.size.Store(dialsMost)
+	b.dials.name, b.descriptors.name = "dials under way", "descriptors"
+	b.measure()
+	b.descriptors.now, b.descriptors.lately = b.measure, b.remeasure
+	return b
+}
+
+// Share returns a part of everything for a pod that goes by name in errors.
+func (b *Budget) Share(name string) *Share {
+	return &Share{Descriptors: &Part{of: &b.descriptors, pod: name}, dials: &Part{of: &b.dials, pod: name}}
+}
+
+// Stats returns how much there is of each resource, and how much of it is used.
+func (b *Budget) Stats() (size, used map[string]float64) {
+	b.remeasure()
+	size, used = map[string]float64{}, map[string]float64{}
+	for name, r := range map[string]*resource{"descriptors": &b.descriptors, "dials": &b.dials} {
+		size[name], used[name] = float64(r.size.Load()), float64(r.used.Load())
+	}
+	return size, used
+}
+
+// remeasure follows the limit and the descriptors that are not in the budget,
+// at most once in a while.
+func (b *Budget) remeasure() {
+	now, last := int64(time.Since(b.start)), b.measured.Load()
+	if now-last > int64(measureEvery) && b.measured.CompareAndSwap(last, now) {
+		b.measure()
+	}
+}
+
+// measure leaves out what serves everybody: listeners, maps, pipes, the admin
+// sockets, and the reserve.
+func (b *Budget) measure() {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return
+	}
+	if open := openDescriptors(); open > 0 {
+		b.others.Store(max(0, open-b.descriptors.used.Load()))
+	}
+	b.descriptors.size.Store(int64(limit.Cur-reserved(limit.Cur)) - b.others.Load())
+}
+
+// openDescriptors is how many descriptors this process has, 0 if the kernel
+// does not say so at once (before Linux 6.2). To count them takes tens of
+// milliseconds when there are many. Then only the reserve is left out.
+func openDescriptors() int64 {
+	info, err := os.Stat("/proc/self/fd")
+	if err != nil {
+		return 0
+	}
+	return info.Size()
+}
+
+// resource is one thing that the budget divides.
+type resource struct {
+	name        string
+	now, lately func() // bring size up to date, the latter if it is old; nil: it is fixed
+	size        atomic.Int64
+	used        atomic.Int64
+}
+
+// Part is what one pod holds of a resource. The nil Part has no bounds.
+type Part struct {
+	of   *resource
+	pod  string
+	held atomic.Int64
+}
+
+// Take takes one, or says why not.
+func (p *Part) Take() error {
+	if p == nil {
+		return nil
+	}
+	if p.of.lately != nil {
+		p.of.lately()
+	}
+	held := p.held.Add(1)
+	used := p.of.used.Add(1)
+	if p.of.has(held, used) {
+		return nil
+	}
+	if p.of.now != nil {
+		p.of.now() // the limit may have been raised
+		if p.of.has(held, used) {
+			return nil
+		}
+	}
+	p.Give()
+	left := max(0, p.of.size.Load()-used+1)
+	return fail(Limit, fmt.Errorf("pod %s has %d %s, and %d are left for all: %w", p.pod, held-1, p.of.name, left, errShare))
+}
+
+// has reports that a pod may hold so many while all use so many.
+func (r *resource) has(held, used int64) bool {
+	left := r.size.Load() - used
+	return left >= held || left >= 0 && held <= leastPart
+}
+
+// Give gives one back.
+func (p *Part) Give() {
+	if p != nil {
+		p.held.Add(-1)
+		p.of.used.Add(-1)
+	}
+}
+
+// errShare ends what would take more than a pod's share.
+var errShare = fmt.Errorf("%w: a pod has no more than what is left for the others", syscall.EMFILE)
+
+func (s *Share) descriptors() *Part {
+	if s == nil {
+		return nil
+	}
+	return s.Descriptors
+}
+
+func (s *Share) dialing() *Part {
+	if s == nil {
+		return nil
+	}
+	return s.dials
+}

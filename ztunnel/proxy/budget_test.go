@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package proxy
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+)
+
+// budgetOf is a Budget of a size that nothing changes.
+func budgetOf(descriptors, dials int64) *Budget {
+	b := &Budget{}
+	b.descriptors.name, b.dials.name = "descriptors", "dials under way"
+	b.descriptors.size.Store(descriptors)
+	b.dials.size.Store(dials)
+	return b
+}
+
+// takeAll takes what a pod gets.
+func takeAll(p *Part) (n int) {
+	for p.Take() == nil {
+		n++
+	}
+	return n
+}
+
+func TestAPodGetsNoMoreThanWhatIsLeftForTheOthers(t *testing.T) {
+	b := budgetOf(1000, 0)
+	first := b.Share("shop/greedy").Descriptors
+	if n := takeAll(first); n != 500 {
+		t.Errorf("the first pod got %d of 1000, want half", n)
+	}
+	if err := first.Take(); wordOf(err) != Limit || !strings.Contains(err.Error(), "pod shop/greedy has 500 descriptors") {
+		t.Errorf("refused with %s, %v", wordOf(err), err)
+	}
+	if n := takeAll(b.Share("shop/second").Descriptors); n != 250 {
+		t.Errorf("the second got %d, want half of the rest", n)
+	}
+	for range 20 { // many more, and each gets what is left for it
+		takeAll(b.Share("shop/more").Descriptors)
+	}
+	if used := b.descriptors.used.Load(); used > 1000 {
+		t.Errorf("%d of 1000 are used", used)
+	}
+	// The greedy one lets go of some: they are the others' now as much as its.
+	for range 400 {
+		first.Give()
+	}
+	late := b.Share("shop/late").Descriptors
+	if n := takeAll(late); n < 150 {
+		t.Errorf("a late pod got %d of the 400 that came back", n)
+	}
+	if n := takeAll(first); n > 150 {
+		t.Errorf("the greedy pod got %d of them again", n)
+	}
+}
+
+func TestASmallPodIsServedWhileAnythingIsLeft(t *testing.T) {
+	b := budgetOf(100, 0)
+	for range 3 {
+		takeAll(b.Share("shop/greedy").Descriptors) // 50, 25 and 16: 9 are left
+	}
+	small := b.Share("shop/small").Descriptors
+	if n := takeAll(small); n != 9 {
+		t.Errorf("a pod with nothing got %d", n)
+	}
+}
+
+func TestWhatIsTakenAtOnceStaysWithinTheBudget(t *testing.T) {
+	b := budgetOf(1000, 0)
+	var wg sync.WaitGroup
+	for range 8 {
+		share := b.Share("shop/greedy").Descriptors
+		for range 4 {
+			wg.Go(func() { takeAll(share) })
+		}
+	}
+	wg.Wait()
+	if used := b.descriptors.used.Load(); used > 1000 || used < 800 {
+		t.Errorf("%d of 1000 are used", used)
+	}
+}
+
+func TestThePodThatIsOverItsShareIsRefusedAndNamed(t *testing.T) {
+	budget := budgetOf(80, 100)
+	b := newBench(t, registryOf(meshOf(1, 1)), "db")
+	b.Share = budget.Share("shop/db")
+	dial := toEcho(t)
+	b.Inner = func(ctx context.Context, _, _ netip.AddrPort) (*net.TCPConn, error) { return dial(ctx) }
+	to := b.serve(dbAddr, Passthrough{b.Pod}.Serve)
+	neighbour := newBench(t, b.Registry, "web")
+	neighbour.Share = budget.Share("shop/web")
+	outside := netip.MustParseAddrPort("192.0.2.1:80")
+	neighbour.OriginalDst = func(*net.TCPConn) (netip.AddrPort, error) { return outside, nil }
+	echoes := netip.AddrPortFrom(legacyAddr, echo(t, legacyAddr))
+	direct := neighbour.Direct
+	neighbour.Direct = func(ctx context.Context, from netip.Addr, _ netip.AddrPort) (*net.TCPConn, error) {
+		return direct(ctx, from, echoes)
+	}
+	from := neighbour.serve(webAddr, Outbound{neighbour.Pod}.Serve)
+
+	var open []*net.TCPConn
+	refused := 0
+	for range 50 {
+		conn, err := net.DialTCP("tcp", net.TCPAddrFromAddrPort(netip.AddrPortFrom(legacyAddr, 0)), net.TCPAddrFromAddrPort(to))
+		if err == nil {
+			t.Cleanup(func() { conn.Close() })
+			if _, err = io.WriteString(conn, "x"); err == nil {
+				_, err = io.ReadFull(conn, make([]byte, 1))
+			}
+		}
+		switch {
+		case err == nil:
+			open = append(open, conn)
+		case errors.Is(err, syscall.ECONNRESET):
+			refused++
+			record := b.record(Limit)
+			has(t, record, map[string]any{"dst.workload": "db-0"})
+			if got, _ := record["error"].(string); !strings.Contains(got, "pod shop/db has ") {
+				t.Errorf("error %q", got)
+			}
+		default:
+			t.Fatal(err)
+		}
+	}
+	if len(open) != 20 || refused != 30 { // two descriptors each
+		t.Errorf("%d are open and %d refused, want 20 and 30", len(open), refused)
+	}
+	for range 10 { // the neighbour has none yet, and as much as is left
+		conn := connect(t, webAddr, from)
+		send(t, conn, "hello")
+		expect(t, conn, "hello")
+	}
+	for _, conn := range open { // unharmed
+		send(t, conn, "y")
+		expect(t, conn, "y")
+		conn.Close()
+		b.record(OK)
+	}
+	eventually(t, "what ended is given back", func() bool { return b.Share.Descriptors.held.Load() == 0 })
+	again := connect(t, legacyAddr, to)
+	send(t, again, "hello")
+	expect(t, again, "hello")
+}
+
+func TestDialsThatWaitAreBoundedByPod(t *testing.T) {
+	b := newBench(t, registryOf(meshOf(1, 1)), "web")
+	budget := budgetOf(10000, 60)
+	b.Share = budget.Share("shop/web")
+	b.OriginalDst = func(*net.TCPConn) (netip.AddrPort, error) { return netip.MustParseAddrPort("192.0.2.1:80"), nil }
+	hang := make(chan struct{})
+	b.Direct = func(ctx context.Context, _ netip.Addr, _ netip.AddrPort) (*net.TCPConn, error) {
+		<-hang
+		return nil, syscall.ETIMEDOUT
+	}
+	to := b.serve(webAddr, Outbound{b.Pod}.Serve)
+	for range 50 {
+		conn, err := net.DialTCP("tcp", net.TCPAddrFromAddrPort(netip.AddrPortFrom(webAddr, 0)), net.TCPAddrFromAddrPort(to))
+		if err == nil { // else it was reset at once
+			t.Cleanup(func() { conn.Close() })
+		}
+	}
+	for range 20 { // half of 60 wait, the rest is refused
+		has(t, b.record(Limit), map[string]any{"src.workload": "web-0"})
+	}
+	if err := budget.Share("shop/other").dials.Take(); err != nil {
+		t.Errorf("another pod's dial: %v", err)
+	}
+	close(hang)
+	for range 30 {
+		b.record(Dial)
+	}
+	if held := b.Share.dials.held.Load(); held != 0 {
+		t.Errorf("%d dials are still counted", held)
+	}
+}
+
+func TestTheBudgetIsWhatTheLimitLeaves(t *testing.T) {
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	size, used := NewBudget().Stats()
+	if got := uint64(size["descriptors"]); got > limit.Cur-reserved(limit.Cur) || got < limit.Cur/2 {
+		t.Errorf("%d of %d descriptors", got, limit.Cur)
+	}
+	if size["dials"] == 0 || used["dials"] != 0 || used["descriptors"] != 0 {
+		t.Errorf("size %v, used %v", size, used)
+	}
+}
