@@ -22,12 +22,6 @@ const (
 	clockJump  = 30 * time.Second
 )
 
-// Keys of log attributes.
-const (
-	logIdentity = "identity"
-	logError    = "error"
-)
-
 // Run fetches and renews SVIDs until ctx ends.
 func (s *Store) Run(ctx context.Context) error {
 	if err := s.cfg.Validate(); err != nil {
@@ -123,12 +117,12 @@ func (s *Store) attempt(ctx context.Context, e *entry) {
 }
 
 func (s *Store) log(id spiffeid.ID, current *svid, err error, again time.Time) {
-	log := s.cfg.Log.With(logIdentity, id.String(), "again", again)
+	log := s.cfg.Log.With(logIdentity, id.String(), logAgain, again)
 	switch {
 	case err == nil:
-		log.Info("SVID issued", "serial", current.chain[0].SerialNumber.Text(16), "until", current.until)
+		log.Info("SVID issued", logSerial, current.chain[0].SerialNumber.Text(16), logUntil, current.until)
 	case current != nil && current.overdue(time.Now()):
-		log.Error("SVID renewal is overdue", logError, err, "until", current.until)
+		log.Error("SVID renewal is overdue", logError, err, logUntil, current.until)
 	default:
 		log.Warn("SVID not issued", logError, err)
 	}
@@ -217,7 +211,7 @@ func (s *Store) rebase(done *entry, roots *bundle, now time.Time) (rotated []spi
 
 // renewAll renews everything within the next seconds.
 func (s *Store) renewAll(now time.Time, why string) {
-	s.cfg.Log.Warn("renewing all SVIDs", "reason", why)
+	s.cfg.Log.Warn("renewing all SVIDs", logReason, why)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, e := range s.entries {

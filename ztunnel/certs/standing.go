@@ -140,10 +140,10 @@ func (s *Store) tell(now Standing) {
 	level := slog.LevelError
 	switch now.Reason {
 	case Signs:
-		s.cfg.Log.Info("the CA signs for this node", "trust_domain", s.cfg.TrustDomain.Name())
+		s.cfg.Log.Info("the CA signs for this node", logTrustDomain, s.cfg.TrustDomain.Name())
 		return
 	case Unreachable, caNotReady, tooManyRequests:
 		level = slog.LevelWarn
 	}
-	s.cfg.Log.Log(context.Background(), level, "the CA does not sign for this node", "reason", string(now.Reason), logError, now.Problem)
+	s.cfg.Log.Log(context.Background(), level, "the CA does not sign for this node", logReason, string(now.Reason), logError, now.Problem)
 }
