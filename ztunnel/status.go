@@ -23,7 +23,7 @@ type status struct {
 	pods     *pods.Pods
 	registry *workload.Registry
 	objects  source.Source
-	datapath *redirect.Datapath
+	steering func() error // what the kernel does not do as it should
 }
 
 // pending says what readiness waits for, a sentence each. Once the CA would have
@@ -42,7 +42,7 @@ func (s *status) pending() (waiting []string) {
 	if ca := s.pods.Certs.Standing(); !ca.Ready {
 		waiting = append(waiting, "CA: "+cmp.Or(ca.Problem, "it has not answered yet whether it signs for this node"))
 	}
-	if err := s.datapath.Sound(); err != nil {
+	if err := s.steering(); err != nil {
 		waiting = append(waiting, "steering: "+err.Error())
 	}
 	return waiting
@@ -84,11 +84,11 @@ func (s *status) dumps() map[string]func() any {
 }
 
 // publish has the kernel's, the store's and the pods' counts scraped with the rest.
-func (s *status) publish(counts *metrics.Metrics, budget *proxy.Budget) {
-	counts.BPF(s.datapath.Stats)
+func (s *status) publish(counts *metrics.Metrics, datapath *redirect.Datapath, budget *proxy.Budget) {
+	counts.BPF(datapath.Stats)
 	counts.Budget(budget.Stats)
 	if s.cfg.KubeletCgroup != "" {
-		counts.Kubelet(func() bool { return s.datapath.Kubelet() == nil })
+		counts.Kubelet(func() bool { return datapath.Kubelet() == nil })
 	}
 	counts.Pods(s.pods.Enrollment)
 	counts.Tunnels(s.pods.Tunnels)

@@ -4,6 +4,7 @@ package ztunnel
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net/netip"
 	"path/filepath"
@@ -16,7 +17,6 @@ import (
 	"github.com/culvert-mesh/culvert/ztunnel/certs"
 	"github.com/culvert-mesh/culvert/ztunnel/metrics"
 	"github.com/culvert-mesh/culvert/ztunnel/pods"
-	"github.com/culvert-mesh/culvert/ztunnel/redirect"
 	"github.com/culvert-mesh/culvert/ztunnel/source/file"
 	"github.com/culvert-mesh/culvert/ztunnel/workload"
 )
@@ -41,7 +41,7 @@ func newStatus(t *testing.T) *status {
 		cfg:      Config{Workloads: "/etc/objects", NodeName: "node-1"},
 		registry: workload.NewRegistry([]netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}),
 		objects:  file.New("/etc/objects", file.Options{TrustDomain: td}),
-		datapath: new(redirect.Datapath),
+		steering: func() error { return errors.New("the bpffs was unmounted") },
 	}
 	var err error
 	s.pods, err = pods.New(pods.Config{
@@ -68,13 +68,18 @@ func TestReadinessSaysASentenceForEachThingThatIsPending(t *testing.T) {
 	want := []string{
 		"workloads: /etc/objects is not read yet (-workloads)",
 		"CA: the CA at ca:15012 refuses the token in /run/token: it expired (-token-file)",
+		"steering: the bpffs was unmounted",
 	}
 	if got := s.pending(); strings.Join(got, "\n") != strings.Join(want, "\n") {
 		t.Errorf("got:\n%s\nwant:\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
 	s.registry.Replace(workload.Mesh{})
-	if got := s.pending(); len(got) != 2 || !strings.HasPrefix(got[0], "sandboxes: ") {
+	if got := s.pending(); len(got) != 3 || !strings.HasPrefix(got[0], "sandboxes: ") {
 		t.Errorf("with objects: %q", got)
+	}
+	s.steering = func() error { return nil }
+	if got := s.pending(); len(got) != 2 {
+		t.Errorf("with steering: %q", got)
 	}
 }
 

@@ -111,8 +111,8 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 
 	// What operators and the plugin see.
-	status := &status{cfg: cfg, pods: members, registry: registry, objects: objects, datapath: datapath}
-	status.publish(counts, budget)
+	status := &status{cfg: cfg, pods: members, registry: registry, objects: objects, steering: datapath.Sound}
+	status.publish(counts, datapath, budget)
 	admin, err := admin.Open(admin.Config{
 		MetricsAddress: cfg.MetricsAddress, ReadyAddress: cfg.ReadyAddress, AdminAddress: cfg.AdminAddress,
 		Socket: cfg.adminSocket(), Metrics: counts.Handler(), Pending: status.pending, Dumps: status.dumps(),

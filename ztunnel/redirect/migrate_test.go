@@ -78,7 +78,8 @@ func (w *world) abandon(n int) (all int) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	d := &Datapath{opts: w.opts, lock: lock, pins: newPins(w.opts.BPFFS), standIns: standIns, pods: make(map[netns.Cookie]*pod)}
+	d := &Datapath{opts: w.opts, lock: lock, pins: newPins(w.opts.BPFFS), standIns: standIns,
+		pods: make(map[netns.Cookie]*pod), guarded: make(map[netns.Cookie][]string)}
 	defer d.Close()
 	steps, err := d.steps()
 	if err != nil {
