@@ -134,22 +134,24 @@ func peerUID(conn *net.UnixConn) (uint32, error) {
 }
 
 func routes(h Handler) http.Handler {
-	mux := http.NewServeMux()
-	mux.Handle("POST "+pathAdd, verb("add", h.Add))
-	mux.Handle("POST "+pathDel, verb("del", func(ctx context.Context, r Request) (struct{}, error) {
+	mux, g := http.NewServeMux(), &gate{busy: map[string]int{}}
+	mux.Handle("POST "+pathAdd, verb("add", g, h.Add))
+	mux.Handle("POST "+pathDel, verb("del", g, func(ctx context.Context, r Request) (struct{}, error) {
 		return struct{}{}, h.Del(ctx, r)
 	}))
-	mux.Handle("POST "+pathCheck, verb("check", func(ctx context.Context, r Request) (struct{}, error) {
+	mux.Handle("POST "+pathCheck, verb("check", g, func(ctx context.Context, r Request) (struct{}, error) {
 		return struct{}{}, h.Check(ctx, r)
 	}))
-	mux.Handle("POST "+pathGC, handle(gcRequest.validate, func(ctx context.Context, g gcRequest) (struct{}, error) {
-		return struct{}{}, h.GC(ctx, g.Network, g.Valid)
-	}))
+	mux.Handle("POST "+pathGC, handle(gcRequest.validate, through(g, func(r gcRequest) string { return "network " + r.Network },
+		func(ctx context.Context, r gcRequest) (struct{}, error) {
+			return struct{}{}, h.GC(ctx, r.Network, r.Valid)
+		})))
 	return mux
 }
 
-func verb[Out any](name string, call func(context.Context, Request) (Out, error)) http.Handler {
-	return handle(func(r Request) error { return r.Validate(name) }, call)
+func verb[Out any](name string, g *gate, call func(context.Context, Request) (Out, error)) http.Handler {
+	who := func(r Request) string { return "sandbox " + r.ContainerID }
+	return handle(func(r Request) error { return r.Validate(name) }, through(g, who, call))
 }
 
 // handle decodes In, calls, and encodes Out or a failure: 400 for what the

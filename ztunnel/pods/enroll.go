@@ -304,7 +304,10 @@ func (p *Pods) amend(pod *pod, later sandbox) error {
 		return err
 	}
 	pod.path, pod.lost = s.Netns, false
-	return nil
+	if pod.member == nil {
+		return nil
+	}
+	return p.refresh(pod.member) // the answer says that its new addresses are steered
 }
 
 // store puts s in the place of pod's record; pod.mu is held.

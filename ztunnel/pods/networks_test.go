@@ -109,6 +109,9 @@ func TestASecondNetworkOfASandboxCutsNothing(t *testing.T) {
 
 	second := w.second(first, "10.2.0.1")
 	w.add(second, enroll.Enrolled)
+	if got := member.addresses.list(); !slices.Contains(got, second.IPs[0]) {
+		t.Errorf("ADD is answered while the pod is steered at %v only", got)
+	}
 	w.add(second, enroll.Enrolled) // runtimes repeat it
 	w.add(first, enroll.Enrolled)
 	if now, _ := w.pods.byID(first.ContainerID); now != pod || pod.member != member || life.Err() != nil || len(w.pods.all()) != 1 {

@@ -14,6 +14,9 @@ import (
 	"github.com/culvert-mesh/culvert/ztunnel/redirect"
 )
 
+// sayAtMost is how many netns that nothing explains are named at once.
+const sayAtMost = 16
+
 // takeOver adopts the sandboxes that an earlier ztunnel of this boot recorded,
 // looks for pods whose record may have been lost, and removes what it left in the
 // kernel of netns that are gone. It lets nobody go: a netns that is steered and
@@ -62,11 +65,17 @@ func (p *Pods) reconcileKernel() error {
 	before := p.unexplained
 	p.unexplained = left
 	p.mu.Unlock()
+	said := 0
 	for _, l := range left {
-		if !slices.Contains(before, l) {
-			p.Log.Error("a netns is steered and no record says whose it is: it is refused until a process of its pod is found or it ends",
-				"cookie", l.Cookie, "inode", l.Inode)
+		if slices.Contains(before, l) {
+			continue
 		}
+		if said++; said > sayAtMost {
+			p.Log.Error("more netns are steered and not explained: see /config_dump", "netns", len(left))
+			break
+		}
+		p.Log.Error("a netns is steered and no record says whose it is: it is refused until a process of its pod is found or it ends",
+			"cookie", l.Cookie, "inode", l.Inode)
 	}
 	return nil
 }

@@ -60,7 +60,7 @@ func (d *Datapath) fillPodIPs(s Sandbox) error {
 	for _, addr := range s.Addrs {
 		// Over an earlier pod's, if need be: the address is ours now.
 		if err := d.mesh.PodIps.Put(wireAddr(addr), cookie); err != nil {
-			return fmt.Errorf("add address %v: %w", addr, err)
+			return fmt.Errorf("add address %v: %w", addr, full(d.mesh.PodIps, err))
 		}
 	}
 	return sweep(d.mesh.PodIps, func(addr meshAddr, owner *uint64) bool {
@@ -77,7 +77,7 @@ func (d *Datapath) fillOwnIPs(s Sandbox) error {
 	for _, addr := range s.Addrs {
 		key := meshPodAddr{Netns: uint64(s.NS.Cookie()), Addr: wireAddr(addr)}
 		if err := d.mesh.OwnIps.Put(key, uint8(1)); err != nil {
-			return fmt.Errorf("add own address %v: %w", addr, err)
+			return fmt.Errorf("add own address %v: %w", addr, full(d.mesh.OwnIps, err))
 		}
 	}
 	return nil

@@ -117,8 +117,8 @@ func isTaken(err error) bool {
 func (d *Datapath) dialInner(ctx context.Context, ns *netns.NS, src, to netip.AddrPort) (*net.TCPConn, error) {
 	d.sweepLegs()
 	flow := wireFlow(ns.Cookie(), src, to)
-	if !d.legs.begin(flow) {
-		return nil, unix.EADDRINUSE
+	if err := d.legs.begin(flow); err != nil {
+		return nil, err
 	}
 	conn, err := ns.Dial(ctx, to, func(fd int) error { return d.prepareInner(fd, src, flow) })
 	if err != nil {
@@ -138,7 +138,7 @@ func (d *Datapath) prepareInner(fd int, src netip.AddrPort, flow meshFlow) error
 		return err
 	}
 	if err := put(d.mesh.Inner, &flow, new(monotonic())); err != nil {
-		return fmt.Errorf("announce leg from %v: %w", src, err)
+		return fmt.Errorf("announce leg from %v: %w", src, full(d.mesh.Inner, err))
 	}
 	return nil
 }

@@ -3,10 +3,13 @@
 package redirect
 
 import (
+	"fmt"
 	"net/netip"
 	"sync"
 	"time"
 	"unsafe"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/culvert-mesh/culvert/ztunnel/netns"
 )
@@ -16,11 +19,14 @@ import (
 // sockops has deleted it by then; it does not if the app left the cgroup.
 const legLinger = time.Second
 
-// legs are the legs to apps that are being opened, or were a moment ago.
+// legs are the legs to apps that are being opened, or were a moment ago. Each may
+// have an entry in the map inner, which all pods share.
 type legs struct {
 	mu   sync.Mutex
+	room int // of the map
 	open map[meshFlow]struct{}
-	done []doneLeg // oldest first
+	held map[uint64]int // how many of the open ones a netns has
+	done []doneLeg      // oldest first
 }
 
 type doneLeg struct {
@@ -28,25 +34,39 @@ type doneLeg struct {
 	at   time.Time
 }
 
-// begin reserves a flow; false if another dial has it.
-func (l *legs) begin(flow meshFlow) bool {
+// begin reserves a flow; EADDRINUSE says that another dial has it.
+//
+// A pod whose app accepts nothing holds each of its legs for minutes. It may hold
+// as many as are free: one alone gets half of the map, n get 1/(n+1) each, and as
+// much is left for the others. The error is ENOBUFS, that something ran short.
+func (l *legs) begin(flow meshFlow) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if _, taken := l.open[flow]; taken {
-		return false
+		return unix.EADDRINUSE
 	}
 	if l.open == nil {
-		l.open = make(map[meshFlow]struct{})
+		l.open, l.held = make(map[meshFlow]struct{}), make(map[uint64]int)
+	}
+	if held, free := l.held[flow.Netns], l.room-len(l.open); held >= free {
+		return fmt.Errorf("the pod has %d connections to its app under way, which is its share of %d: %w", held, l.room, unix.ENOBUFS)
 	}
 	l.open[flow] = struct{}{}
-	return true
+	l.held[flow.Netns]++
+	return nil
 }
 
 // abort ends the reservation of a flow.
 func (l *legs) abort(flow meshFlow) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if _, open := l.open[flow]; !open {
+		return
+	}
 	delete(l.open, flow)
+	if l.held[flow.Netns]--; l.held[flow.Netns] == 0 {
+		delete(l.held, flow.Netns)
+	}
 }
 
 func (l *legs) finish(flow meshFlow) {

@@ -142,6 +142,7 @@ func (d *Datapath) load(spec *ebpf.CollectionSpec) (err error) {
 	if err := spec.LoadAndAssign(&d.mesh, opts); err != nil {
 		return fmt.Errorf("load programs: %w", explain(err))
 	}
+	d.legs.room = int(d.mesh.Inner.MaxEntries())
 	return nil
 }
 

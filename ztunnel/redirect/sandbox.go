@@ -167,7 +167,7 @@ func (d *Datapath) fillInbound(s Sandbox) error {
 		}
 		err := withFd(ln, func(fd int) error { return d.mesh.Listeners.Put(key, uint64(fd)) })
 		if err != nil {
-			return fmt.Errorf("add listener %v: %w", ln.Addr(), err)
+			return fmt.Errorf("add listener %v: %w", ln.Addr(), full(d.mesh.Listeners, err))
 		}
 	}
 	if err := d.fillPodIPs(s); err != nil {
@@ -184,7 +184,7 @@ func (d *Datapath) fillProbePorts(s Sandbox) error {
 	}
 	for key := range want {
 		if err := d.mesh.ProbePorts.Put(key, uint8(1)); err != nil {
-			return fmt.Errorf("add probe port %d: %w", wirePort(key.Port), err)
+			return fmt.Errorf("add probe port %d: %w", wirePort(key.Port), full(d.mesh.ProbePorts, err))
 		}
 	}
 	return sweep(d.mesh.ProbePorts, func(key meshPodPort, _ *uint8) bool {
@@ -207,7 +207,7 @@ func (d *Datapath) fillOutbound(s Sandbox) error {
 		return err
 	}
 	if err := d.mesh.Pods.Put(cookie, d.entry(s)); err != nil {
-		return fmt.Errorf("add pod: %w", err)
+		return fmt.Errorf("add pod: %w", full(d.mesh.Pods, err))
 	}
 	return nil
 }
