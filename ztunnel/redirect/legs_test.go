@@ -98,7 +98,7 @@ func TestAPodBeyondTheLastEntryIsToldSo(t *testing.T) {
 		}
 	}
 	p.s = Sandbox{NS: p.ns, Addrs: []netip.Addr{p.v4, p.v6}}
-	lns, err := w.d.Listen(t.Context(), p.ns, p.s.Addrs, nil)
+	lns, err := w.d.Listen(t.Context(), p.ns, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -403,7 +403,7 @@ func TestFullPodMapRefusesEnrollment(t *testing.T) {
 		t.Fatal(err)
 	}
 	err = w.d.SteerOutbound(Sandbox{NS: p.ns, Addrs: addrs, Listeners: lns})
-	if !errors.Is(err, unix.E2BIG) {
-		t.Errorf("SteerOutbound: %v, want E2BIG", err)
+	if !errors.Is(err, unix.ENOBUFS) {
+		t.Errorf("SteerOutbound: %v, want ENOBUFS", err)
 	}
 }

@@ -64,7 +64,12 @@ func (d *Datapath) SteerInbound(s Sandbox) error {
 	defer d.mu.Unlock()
 	before, _ := d.Steered(s.NS.Cookie())
 	p := d.podOf(s)
-	err := d.fillInbound(p.Sandbox)
+	// What an earlier run knew as the pod's own may be another's by now, and
+	// from here on somebody listens for what the pod opens.
+	err := d.dropOwnIPs(p.Sandbox)
+	if err == nil {
+		err = d.fillInbound(p.Sandbox)
+	}
 	if err == nil {
 		err = p.anchor.open(d.mesh.InboundLookup)
 	}

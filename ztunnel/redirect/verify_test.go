@@ -345,8 +345,8 @@ func TestAPodThatCannotBeEnrolledAgainStaysRefused(t *testing.T) {
 	}
 	fill(t, w.d.mesh.OwnIps)
 	p.s.Addrs = append(p.s.Addrs, far4)
-	if err := w.d.SteerOutbound(p.s); !errors.Is(err, unix.E2BIG) {
-		t.Errorf("SteerOutbound: %v, want E2BIG", err)
+	if err := w.d.SteerOutbound(p.s); !errors.Is(err, unix.ENOBUFS) {
+		t.Errorf("SteerOutbound: %v, want ENOBUFS", err)
 	}
 	wantRefused(t, w.ns, netip.AddrPortFrom(p.v4, 8080), nil)
 	wantRefused(t, p.ns, netip.AddrPortFrom(node4, 8080), nil)
