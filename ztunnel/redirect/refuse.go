@@ -70,14 +70,22 @@ func (d *Datapath) SetNobody(dsts []netip.AddrPort) error {
 	for _, dst := range dsts {
 		want[wireEndpoint(dst)] = true
 	}
-	// The old first, to make room.
-	if err := sweep(d.mesh.Nobody, func(e meshEndpoint, _ *uint8) bool { return !want[e] }); err != nil {
-		return err
-	}
 	if err := d.mesh.NobodyKnown.Set(uint32(min(len(want), 1))); err != nil {
 		return fmt.Errorf("set nobody_known: %w", err)
 	}
+	// The old go first, to make room; what stays is not written again.
+	there := make(map[meshEndpoint]bool)
+	err := sweep(d.mesh.Nobody, func(e meshEndpoint, _ *uint8) bool {
+		there[e] = true
+		return !want[e]
+	})
+	if err != nil {
+		return err
+	}
 	for e := range want {
+		if there[e] {
+			continue
+		}
 		err := d.mesh.Nobody.Update(e, uint8(1), ebpf.UpdateAny)
 		if errors.Is(err, unix.E2BIG) {
 			return ErrTooMany
