@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -55,6 +56,19 @@ func TestSecondZtunnelEndsAndTheFirstIsUnharmed(t *testing.T) {
 	}
 	// When the first is gone, even by kill -9, the next may start.
 	s.must(s.one.Ztunnel.Kill())
+	// One of a version that took no lock would be known by its socket.
+	older, err := net.Listen("unix", filepath.Join(s.one.State, "older.sock"))
+	s.must(err)
+	s.must(os.Rename(filepath.Join(s.one.State, "older.sock"), filepath.Join(s.one.State, "enroll.sock")))
+	p, err := s.one.StartSecond(s.ctx)
+	s.must(err)
+	<-p.Done()
+	said, err := os.ReadFile(p.Log)
+	s.must(err)
+	if !strings.Contains(string(said), "a ztunnel of an older version still answers on "+filepath.Join(s.one.State, "enroll.sock")) {
+		t.Errorf("beside an older ztunnel: it says %q", said)
+	}
+	s.must(older.Close())
 	s.must(s.one.StartZtunnel(s.ctx, lab.ZtunnelOptions{}))
 	s.must(here.AwaitEnrolled(s.ctx))
 	s.reached(here.Place, "tcp4", there, 8080)

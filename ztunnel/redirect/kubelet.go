@@ -8,6 +8,8 @@ import (
 	"io/fs"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/culvert-mesh/culvert/ztunnel/netns"
 )
 
 // Kubelet returns why no probe is exempt: nil while the kubelet's cgroup is
@@ -36,6 +38,38 @@ func (d *Datapath) followKubelet() error {
 	}
 	d.kubelet = id
 	return nil
+}
+
+// verifyProbePorts makes the probe ports of the pods what they should be, and
+// returns what was wrong. It requires that d.mu is held.
+func (d *Datapath) verifyProbePorts() (repaired []string, err error) {
+	have, err := keys[meshPodPort](d.mesh.ProbePorts)
+	if err != nil {
+		return nil, err
+	}
+	want, wrong := make(map[meshPodPort]bool), make(map[netns.Cookie]bool)
+	note := func(key meshPodPort, how string) {
+		repaired = append(repaired, fmt.Sprintf("probe port %d of netns %d was %s", wirePort(key.Port), key.Netns, how))
+		wrong[netns.Cookie(key.Netns)] = true
+	}
+	for cookie, p := range d.pods {
+		for _, port := range p.ProbePorts {
+			key := meshPodPort{Netns: uint64(cookie), Port: wirePort(port)}
+			if want[key] = true; p.inbound && !have[key] {
+				note(key, "removed")
+			}
+		}
+	}
+	for key := range have {
+		if p := d.pods[netns.Cookie(key.Netns)]; p != nil && p.inbound && !want[key] {
+			note(key, "added")
+		}
+	}
+	var problems []error
+	for cookie := range wrong {
+		problems = append(problems, d.fillProbePorts(d.pods[cookie].Sandbox))
+	}
+	return repaired, errors.Join(problems...)
 }
 
 // kubelet returns the id of kubelet's cgroup, which is its inode number. An

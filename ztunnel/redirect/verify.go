@@ -72,6 +72,8 @@ func (d *Datapath) verify(ctx context.Context) (repaired []string, err error) {
 	}
 	strays, err := d.verifyAddrs()
 	repaired, problems = append(repaired, strays...), append(problems, err)
+	strays, err = d.verifyProbePorts()
+	repaired, problems = append(repaired, strays...), append(problems, err)
 	for _, p := range d.pods {
 		if ctx.Err() != nil {
 			return repaired, errors.Join(append(problems, ctx.Err())...)

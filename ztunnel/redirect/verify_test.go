@@ -382,7 +382,7 @@ func TestVerifyRestoresWhatAnotherHandReplaced(t *testing.T) {
 		o.ExcludeCIDRs = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
 		o.ExcludePorts = []uint16{7777}
 	})
-	p := w.enrolled()
+	p := w.enrolled(9090)
 	p.serveAll()
 	node, err := w.ns.Listen(t.Context(), netip.AddrPortFrom(node4, 8080), nil)
 	if err != nil {
@@ -422,6 +422,12 @@ func TestVerifyRestoresWhatAnotherHandReplaced(t *testing.T) {
 		}, "outbound", "plaintext", "exclusion of 192.0.2.0/24 was removed"},
 		{"port removed", func() error { return w.d.mesh.ExcludedPorts.Delete(wirePort(7777)) },
 			"outbound", "plaintext", "exclusion of port 7777 was removed"},
+		{"probe port added", func() error {
+			return w.d.mesh.ProbePorts.Put(meshPodPort{Netns: uint64(p.ns.Cookie()), Port: wirePort(8080)}, uint8(1))
+		}, "outbound", "plaintext", fmt.Sprintf("probe port 8080 of netns %d was added", p.ns.Cookie())},
+		{"probe port removed", func() error {
+			return w.d.mesh.ProbePorts.Delete(meshPodPort{Netns: uint64(p.ns.Cookie()), Port: wirePort(9090)})
+		}, "outbound", "plaintext", fmt.Sprintf("probe port 9090 of netns %d was removed", p.ns.Cookie())},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			if err := tc.harm(); err != nil {
