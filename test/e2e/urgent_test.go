@@ -35,7 +35,7 @@ func (p *path) interrupts() {
 	ln, to := p.listen()
 	for _, inline := range []int{0, 1} {
 		for _, parts := range [][]int{
-			{1}, {1, 1, 1}, {1, 5}, {64<<10 - 1, 1}, {64 << 10, 64<<10 + 1}, {1 << 20, 1, 1, 300 << 10},
+			{1}, {1, 1, 1}, {1, 5}, {64<<10 - 1, 1}, {64 << 10, 64<<10 + 1}, {200 << 10, 1, 1, 100 << 10},
 		} {
 			near, far := p.dial(ln, to)
 			group := errgroup.Group{}
