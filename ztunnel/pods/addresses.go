@@ -27,8 +27,8 @@ const (
 
 // addresses are those of one member.
 type addresses struct {
-	looking sync.Mutex // one look at the netns at a time; before mu
-	behind  bool       // steering does not have the last change; guarded by looking
+	looking sync.Mutex   // one look at the netns at a time; before mu
+	applied []netip.Addr // that steering has; guarded by looking
 
 	mu sync.Mutex // guards what follows
 	chosen
@@ -54,12 +54,11 @@ type takers struct {
 	members map[*member]struct{}
 }
 
-// look has m take the addresses that its netns holds now, and reports whether
-// they are others than before.
-func (p *Pods) look(m *member) (changed bool, err error) {
+// look has m take the addresses that its netns holds now.
+func (p *Pods) look(m *member) error {
 	held, err := heldIn(m.ns, m.ips())
 	if err != nil {
-		return false, err
+		return err
 	}
 	p.takers.mu.Lock()
 	defer p.takers.mu.Unlock()
@@ -71,9 +70,8 @@ func (p *Pods) look(m *member) (changed bool, err error) {
 	defer a.mu.Unlock()
 	p.sayRefused(m, next)
 	p.neighbours.forget(m, func(addr netip.Addr) bool { return !slices.Contains(next.steered, addr) })
-	changed = !slices.Equal(a.steered, next.steered)
 	a.chosen = next
-	return changed, nil
+	return nil
 }
 
 // choose says which of the addresses held are m's: those of the sandbox, those
@@ -167,29 +165,57 @@ func (p *Pods) leaveAddrs(m *member) {
 	delete(p.takers.members, m)
 }
 
-// refresh has steering follow the netns of m as it is now.
+// refresh has steering follow the netns of m as it is now, and puts right there
+// what another hand changed.
 func (p *Pods) refresh(m *member) error {
-	m.addresses.looking.Lock()
-	defer m.addresses.looking.Unlock()
-	changed, err := p.look(m)
-	if err != nil {
+	a := &m.addresses
+	a.looking.Lock()
+	defer a.looking.Unlock()
+	if err := p.look(m); err != nil {
 		return err
 	}
-	if changed || m.addresses.behind {
-		m.addresses.behind = true
-		addrs := m.addresses.list()
-		if err := p.Datapath.UpdateAddrs(m.Cookie, addrs); err != nil {
-			return err
+	addrs := a.list()
+	if slices.Equal(a.applied, addrs) {
+		wrong, err := p.Datapath.VerifyRoute(m.ns, addrs)
+		if wrong != "" {
+			p.Metrics.LinkRepaired(kindOf(wrong))
+			p.Log.Error("steering was removed by another hand and is restored", "pod", m.sandbox.String(), "what", wrong)
 		}
-		m.addresses.behind = false
-		p.Log.Info("addresses of a pod changed", "pod", m.sandbox.String(), "addresses", fmt.Sprint(addrs))
+		return err
 	}
+	if err := p.update(m, addrs); err != nil {
+		return err
+	}
+	p.Log.Info("addresses of a pod changed", "pod", m.sandbox.String(), "addresses", fmt.Sprint(addrs))
 	return nil
+}
+
+// update first has the pod lose what left: that may be another pod's already.
+// New addresses come after the routes to them. m.addresses.looking is held.
+func (p *Pods) update(m *member, addrs []netip.Addr) error {
+	apply := func(addrs []netip.Addr) error {
+		err := p.Datapath.UpdateAddrs(m.Cookie, addrs)
+		if err == nil {
+			m.addresses.applied = addrs
+		}
+		return err
+	}
+	left := func(addr netip.Addr) bool { return !slices.Contains(addrs, addr) }
+	if err := apply(slices.DeleteFunc(slices.Clone(m.addresses.applied), left)); err != nil {
+		return err
+	}
+	if err := p.Datapath.Route(m.ns, addrs); err != nil {
+		return err
+	}
+	return apply(addrs)
 }
 
 // follow refreshes m when its netns changes, until stopFollowing or the end of
 // Run.
 func (p *Pods) follow(_ context.Context, m *member) error {
+	m.addresses.looking.Lock()
+	m.addresses.applied = m.addresses.list()
+	m.addresses.looking.Unlock()
 	ctx, stop := context.WithCancel(m.life)
 	context.AfterFunc(ctx, func() { m.changes.Close() })
 	ended := make(chan struct{})

@@ -7,6 +7,8 @@
 //	pods.go       every sandbox, brought to what its labels say
 //	enroll.go     answers to the CNI plugin
 //	member.go     one pod in the mesh: the steps that carry, the steps that steer
+//	addresses.go  the addresses that its netns holds now
+//	routes.go     the routing of its netns
 //	carrier.go    the proxies of a member
 //	takeover.go   what an earlier run left; which netns is still there
 //	sandbox.go    records on disk

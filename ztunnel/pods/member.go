@@ -81,7 +81,7 @@ func (p *Pods) openNetns(ctx context.Context, m *member) (err error) {
 		return err
 	}
 	if _, err = p.mayHold(m.ns, m.ips()); err == nil {
-		_, err = p.look(m)
+		err = p.look(m)
 	}
 	if err != nil {
 		return errors.Join(err, p.closeNetns(ctx, m))
@@ -102,22 +102,6 @@ func (p *Pods) listen(ctx context.Context, m *member) (err error) {
 
 func closeListeners(_ context.Context, m *member) error {
 	m.listeners.Close() // the proxies may have closed some before
-	return nil
-}
-
-func (p *Pods) route(_ context.Context, m *member) error {
-	return p.Datapath.Route(m.ns, m.addresses.list())
-}
-
-// unroute leaves a pod that stays steered, and refused, its guard. What an app
-// holds of connections that have ended keeps some of it in place, too.
-func (p *Pods) unroute(_ context.Context, m *member) error {
-	if m.adopted {
-		return nil
-	}
-	if err := p.Datapath.Unroute(m.ns); !errors.Is(err, redirect.ErrInUse) {
-		return err
-	}
 	return nil
 }
 

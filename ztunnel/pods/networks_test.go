@@ -47,7 +47,10 @@ func (w *world) open(uid string) (lives func() bool, done func()) {
 	w.eventually("the connection is carried", lives)
 	pod.Close()
 	w.t.Cleanup(func() { conn.Close() })
-	return lives, func() { conn.Close() }
+	return lives, func() {
+		conn.SetLinger(0) // the server does not end it
+		conn.Close()
+	}
 }
 
 func (w *world) enter(path string) *netns.NS {

@@ -68,6 +68,7 @@ type Pods struct {
 
 	neighbours neighbours
 	takers     takers
+	routes     routes
 
 	said map[string]bool // by warnOfProbes
 
@@ -118,7 +119,7 @@ func New(cfg Config) (*Pods, error) {
 	return &Pods{
 		Config: cfg, boot: boot, files: files,
 		loaded: make(chan struct{}), byNetns: map[netns.Cookie]*pod{}, serving: map[*member]struct{}{},
-		takers: takers{members: map[*member]struct{}{}},
+		takers: takers{members: map[*member]struct{}{}}, routes: routes{users: map[netns.Cookie]int{}},
 	}, nil
 }
 
@@ -195,6 +196,8 @@ func (p *Pods) converge(ctx context.Context, pod *pod) error {
 		p.leave(pod)
 	case !w.Meshed && pod.adopted:
 		return p.letGo(pod)
+	case !w.Meshed:
+		return p.unrouteLeft(pod)
 	case pod.member != nil:
 		return errors.Join(pod.member.update(p.Datapath, w), p.watchForwarding(pod.member, w))
 	}
@@ -285,6 +288,7 @@ func (p *Pods) forget(pod *pod) error {
 	pod.end()
 	pod.gone = true
 	cookie := pod.sandbox().Cookie
+	problems = errors.Join(problems, p.Datapath.ForgetRoute(cookie))
 	p.mu.Lock()
 	delete(p.byNetns, cookie)
 	p.mu.Unlock()

@@ -105,6 +105,9 @@ func (p *Pods) letGo(pod *pod) error {
 	if err := p.unsteer(pod); err != nil {
 		return err
 	}
+	if err := p.unrouteLeft(pod); err != nil {
+		return err
+	}
 	p.Log.Info("pod unenrolled, after an earlier run", "pod", pod.String())
 	return nil
 }

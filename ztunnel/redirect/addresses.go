@@ -7,15 +7,16 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/cilium/ebpf"
 
 	"github.com/culvert-mesh/culvert/ztunnel/netns"
 )
 
-// UpdateAddrs has steering follow the addresses of a sandbox that is steered.
-// The primary one of a family comes first; a family without an address is
-// refused until it has one again.
+// UpdateAddrs has steering follow the addresses of a sandbox that is steered,
+// after Route. The primary one of a family comes first; a family without an
+// address is refused until it has one again.
 //
 // What left goes first: the pod could still reach it as its own, unsteered,
 // when it is another pod's already.
@@ -44,11 +45,8 @@ func (d *Datapath) updateAddrs(p *pod) error {
 			return err
 		}
 	}
-	if err := d.Route(p.NS, p.Addrs); err != nil {
-		return err
-	}
 	if p.outbound {
-		return d.fillOutbound(p.Sandbox)
+		return d.fillPod(p.Sandbox)
 	}
 	return nil
 }
@@ -87,6 +85,34 @@ func (d *Datapath) dropOwnIPs(s Sandbox) error {
 	return sweep(d.mesh.OwnIps, func(key meshPodAddr, _ *uint8) bool {
 		return key.Netns == uint64(s.NS.Cookie()) && !slices.Contains(s.Addrs, goAddr(key.Addr))
 	})
+}
+
+// VerifyRoute asks the kernel whether a netns is as Route left it, and makes it
+// so. It says what was wrong if another hand must have done it: routes of
+// stand-ins go with their devices, and without them connections are refused.
+//
+// It stands beside Verify, as it takes the longer, the more routes a pod has:
+// no other waits for it.
+func (d *Datapath) VerifyRoute(ns *netns.NS, addrs []netip.Addr) (wrong string, err error) {
+	missing, err := d.CheckRoute(ns, addrs)
+	if err != nil || len(missing) == 0 {
+		return "", err
+	}
+	if err := d.Route(ns, addrs); err != nil {
+		return "", err
+	}
+	missing = slices.DeleteFunc(missing, isStandInNeed)
+	if len(missing) == 0 {
+		return "", nil
+	}
+	return fmt.Sprintf("routing of netns %d was changed: no %s", ns.Cookie(), strings.Join(missing, ", no ")), nil
+}
+
+// isStandInNeed knows what devices and addresses that come and go leave behind.
+// Loopback stays.
+func isStandInNeed(name string) bool {
+	_, device, ok := strings.Cut(name, " route of stand-ins by ")
+	return ok && device != "lo" || strings.HasPrefix(name, "removal of ")
 }
 
 // verifyAddrs makes the addresses of all pods what they should be, and returns

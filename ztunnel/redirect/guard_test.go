@@ -176,12 +176,12 @@ func TestNothingLeavesThePodWhenStandInsAreNotLocal(t *testing.T) {
 				}
 				s.wantNothing()
 			}
-			repaired, err := w.d.Verify(t.Context())
-			if err != nil || len(repaired) != 1 || !strings.HasPrefix(repaired[0], "routing of netns ") {
-				t.Errorf("Verify: %q, %v", repaired, err)
+			wrong, err := w.d.VerifyRoute(p.ns, p.s.Addrs)
+			if err != nil || !strings.HasPrefix(wrong, "routing of netns ") {
+				t.Errorf("VerifyRoute: %q, %v", wrong, err)
 			}
-			if repaired, err := w.d.Verify(t.Context()); err != nil || len(repaired) > 0 {
-				t.Errorf("Verify again: %q, %v", repaired, err)
+			if wrong, err := w.d.VerifyRoute(p.ns, p.s.Addrs); err != nil || wrong != "" {
+				t.Errorf("VerifyRoute again: %q, %v", wrong, err)
 			}
 			p.serveAll()
 			for _, six := range []bool{false, true} {

@@ -61,6 +61,9 @@ func (d *Datapath) Route(ns *netns.NS, addrs []netip.Addr) error {
 		if err != nil {
 			return err
 		}
+		if err := d.noteRouted(ns.Cookie()); err != nil {
+			return err
+		}
 		for _, n := range needs {
 			if n.met {
 				continue
@@ -77,9 +80,12 @@ func (d *Datapath) Route(ns *netns.NS, addrs []netip.Addr) error {
 	return nil
 }
 
-// CheckRoute returns what Route would change, by name.
+// CheckRoute returns what Route would change, by name, or why it would refuse.
 func (d *Datapath) CheckRoute(ns *netns.NS, addrs []netip.Addr) (missing []string, err error) {
 	err = ns.Do(func() error {
+		if err := refuseAcceptLocal(); err != nil {
+			return err
+		}
 		v, err := look()
 		if err != nil {
 			return err
@@ -138,10 +144,13 @@ func (d *Datapath) Unroute(ns *netns.NS) error {
 				problems = append(problems, ignoring(netlink.RuleDel(&rule), unix.ENOENT))
 			}
 		}
-		if err := errors.Join(problems...); err != nil || !inUse {
+		if err := errors.Join(problems...); err != nil {
 			return err
 		}
-		return ErrInUse
+		if inUse {
+			return ErrInUse
+		}
+		return del(d.mesh.Routed, uint64(ns.Cookie()))
 	})
 	if err != nil {
 		return fmt.Errorf("unroute in netns %d: %w", ns.Cookie(), err)

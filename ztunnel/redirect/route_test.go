@@ -187,11 +187,11 @@ func TestVerifyRestoresRoutesRulesAndSysctls(t *testing.T) {
 		"route of stand-ins by lo": func() error { return removeStandInRoutes(unix.AF_INET6) },
 	} {
 		w.in(p.ns, harm)
-		if repaired, err := w.d.Verify(t.Context()); err != nil || len(repaired) != 1 || !strings.Contains(repaired[0], name) {
-			t.Errorf("%s: Verify: %q, %v", name, repaired, err)
+		if wrong, err := w.d.VerifyRoute(p.ns, p.s.Addrs); err != nil || !strings.Contains(wrong, name) {
+			t.Errorf("%s: VerifyRoute: %q, %v", name, wrong, err)
 		}
-		if repaired, err := w.d.Verify(t.Context()); err != nil || len(repaired) > 0 {
-			t.Errorf("%s: Verify again: %q, %v", name, repaired, err)
+		if wrong, err := w.d.VerifyRoute(p.ns, p.s.Addrs); err != nil || wrong != "" {
+			t.Errorf("%s: VerifyRoute again: %q, %v", name, wrong, err)
 		}
 	}
 	for _, six := range []bool{false, true} {

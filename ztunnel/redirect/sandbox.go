@@ -200,7 +200,6 @@ func (d *Datapath) fillProbePorts(s Sandbox) error {
 // fillOutbound has the kernel's word for it that stand-ins are local before it
 // sends a connection to one.
 func (d *Datapath) fillOutbound(s Sandbox) error {
-	cookie := uint64(s.NS.Cookie())
 	missing, err := d.CheckRoute(s.NS, s.Addrs)
 	if err != nil {
 		return err
@@ -208,10 +207,15 @@ func (d *Datapath) fillOutbound(s Sandbox) error {
 	if len(missing) > 0 {
 		return fmt.Errorf("not routed: no %s", strings.Join(missing, ", no "))
 	}
+	return d.fillPod(s)
+}
+
+// fillPod says which addresses are the pod's own, and where its connections go.
+func (d *Datapath) fillPod(s Sandbox) error {
 	if err := d.fillOwnIPs(s); err != nil {
 		return err
 	}
-	if err := d.mesh.Pods.Put(cookie, d.entry(s)); err != nil {
+	if err := d.mesh.Pods.Put(uint64(s.NS.Cookie()), d.entry(s)); err != nil {
 		return fmt.Errorf("add pod: %w", full(d.mesh.Pods, err))
 	}
 	return nil

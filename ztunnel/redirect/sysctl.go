@@ -60,8 +60,7 @@ func (d *Datapath) setSysctl(cookie netns.Cookie, i int) error {
 	return writeSysctl(sysctls[i].path, "1")
 }
 
-// restoreSysctls sets back those that Route set, and forgets that it did. It
-// runs inside the netns.
+// restoreSysctls sets back those that Route set. It runs inside the netns.
 func (d *Datapath) restoreSysctls(cookie netns.Cookie) error {
 	set, err := d.setByUs(cookie)
 	if err != nil {
@@ -75,8 +74,29 @@ func (d *Datapath) restoreSysctls(cookie netns.Cookie) error {
 			return err
 		}
 	}
-	return del(d.mesh.Routed, uint64(cookie))
+	if set == 0 {
+		return nil
+	}
+	return d.mesh.Routed.Put(uint64(cookie), uint32(0))
 }
+
+// noteRouted remembers that Route changes a netns.
+func (d *Datapath) noteRouted(cookie netns.Cookie) error {
+	err := d.mesh.Routed.Update(uint64(cookie), uint32(0), ebpf.UpdateNoExist)
+	if err != nil && !errors.Is(err, ebpf.ErrKeyExist) {
+		return fmt.Errorf("remember what is routed: %w", err)
+	}
+	return nil
+}
+
+// Routed reports whether a netns has routing by this run or an earlier one.
+func (d *Datapath) Routed(cookie netns.Cookie) bool {
+	var bits uint32
+	return d.mesh.Routed.Lookup(uint64(cookie), &bits) == nil
+}
+
+// ForgetRoute is Unroute for a netns that is gone.
+func (d *Datapath) ForgetRoute(cookie netns.Cookie) error { return del(d.mesh.Routed, uint64(cookie)) }
 
 func (d *Datapath) setByUs(cookie netns.Cookie) (bits uint32, err error) {
 	err = d.mesh.Routed.Lookup(uint64(cookie), &bits)

@@ -9,7 +9,6 @@ import (
 	"net"
 	"path/filepath"
 	"reflect"
-	"strings"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -78,9 +77,6 @@ func (d *Datapath) verify(ctx context.Context) (repaired []string, err error) {
 		if ctx.Err() != nil {
 			return repaired, errors.Join(append(problems, ctx.Err())...)
 		}
-		if p.inbound || p.outbound {
-			check(d.verifyRoute(p))
-		}
 		if p.inbound {
 			check(d.verifyInbound(p))
 			check(p.anchor.verify())
@@ -139,14 +135,6 @@ func samePinned(m *ebpf.Map, pin string) bool {
 	a, known := ours.ID()
 	b, _ := theirs.ID()
 	return known && a == b
-}
-
-func (d *Datapath) verifyRoute(p *pod) (wrong string, err error) {
-	missing, err := d.CheckRoute(p.NS, p.Addrs)
-	if err != nil || len(missing) == 0 {
-		return "", err
-	}
-	return fmt.Sprintf("routing of netns %d was changed: no %s", p.NS.Cookie(), strings.Join(missing, ", no ")), d.Route(p.NS, p.Addrs)
 }
 
 func (d *Datapath) verifyInbound(p *pod) (wrong string, err error) {

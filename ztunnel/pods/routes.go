@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package pods
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/culvert-mesh/culvert/ztunnel/netns"
+	"github.com/culvert-mesh/culvert/ztunnel/redirect"
+)
+
+// routes counts, by netns, the members that need its routing. A pod may join
+// again while what it opened before is still carried: the last to leave undoes
+// the routing, not the first.
+type routes struct {
+	mu    sync.Mutex // held while the routing of a netns begins or ends
+	users map[netns.Cookie]int
+}
+
+// route is a step of carrying: the legs to the app and the stand-ins need it.
+func (p *Pods) route(_ context.Context, m *member) error {
+	p.routes.mu.Lock()
+	defer p.routes.mu.Unlock()
+	if err := p.Datapath.Route(m.ns, m.addresses.list()); err != nil {
+		if p.routes.users[m.Cookie] == 0 && !m.adopted {
+			err = errors.Join(err, ignoreInUse(p.Datapath.Unroute(m.ns)))
+		}
+		return err
+	}
+	p.routes.users[m.Cookie]++
+	return nil
+}
+
+// unroute leaves a pod that stays steered, and refused, its guard. What an app
+// holds of connections that have ended keeps some of it in place, too, until
+// unrouteLeft comes by.
+func (p *Pods) unroute(_ context.Context, m *member) error {
+	p.routes.mu.Lock()
+	defer p.routes.mu.Unlock()
+	p.routes.users[m.Cookie]--
+	if p.routes.users[m.Cookie] > 0 {
+		return nil
+	}
+	delete(p.routes.users, m.Cookie)
+	if m.adopted {
+		return nil
+	}
+	return ignoreInUse(p.Datapath.Unroute(m.ns))
+}
+
+func ignoreInUse(err error) error {
+	if errors.Is(err, redirect.ErrInUse) {
+		return nil
+	}
+	return err
+}
+
+// unrouteLeft removes what is left of the routing of a pod outside the mesh: by
+// an earlier run that was still carrying, or because the app held a socket.
+// pod.mu is held.
+func (p *Pods) unrouteLeft(pod *pod) error {
+	cookie := pod.sandbox().Cookie
+	if !p.Datapath.Routed(cookie) || pod.path == "" {
+		return nil
+	}
+	p.routes.mu.Lock()
+	defer p.routes.mu.Unlock()
+	if p.routes.users[cookie] > 0 {
+		return nil // what it opened before is still carried
+	}
+	ns, err := netns.Open(pod.path)
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	if ns.Cookie() != cookie {
+		return fmt.Errorf("%s is another netns than the one that was recorded", pod.path)
+	}
+	return ignoreInUse(p.Datapath.Unroute(ns))
+}
