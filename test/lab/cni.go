@@ -67,13 +67,18 @@ func (n *Node) network(meshed bool) (*libcni.CNIConfig, *libcni.NetworkConfigLis
 	}
 	chain := []any{main}
 	if meshed {
-		chain = append(chain, map[string]any{
-			"type":     "culvert-cni",
-			"socket":   filepath.Join(n.State, "enroll.sock"),
-			"snapshot": filepath.Join(n.State, "snapshot.json"),
-		})
+		chain = append(chain, n.plugin())
 	}
 	return n.config(map[string]any{"cniVersion": "1.1.0", "name": networkName, "plugins": chain})
+}
+
+// plugin is culvert-cni's entry in a network's list.
+func (n *Node) plugin() map[string]any {
+	return map[string]any{
+		"type":     "culvert-cni",
+		"socket":   filepath.Join(n.State, "enroll.sock"),
+		"snapshot": filepath.Join(n.State, "snapshot.json"),
+	}
 }
 
 // loopback is the network that brings up lo, which runtimes add on their own.

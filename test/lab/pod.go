@@ -9,6 +9,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -29,6 +30,8 @@ type PodSpec struct {
 	RuntimeClass    string                 // none
 	Unready         bool                   // it is ready once its network is
 	Hasty           bool                   // do not wait until every ztunnel knows the pod
+	Static          bool                   // a file of the node made it: its object is a mirror with another UID
+	Astray          bool                   // its cgroup is not below Node.Cgroup
 	Unmeshed        bool                   // leave culvert-cni out of its chain, as if started before it was installed
 }
 
@@ -70,7 +73,15 @@ func (n *Node) schedule(spec PodSpec) (*Pod, error) {
 		Node: n, Namespace: spec.Namespace, Name: spec.Name, ServiceAccount: spec.ServiceAccount,
 		UID: newUID(), ContainerID: newContainerID(), meshed: !spec.Unmeshed && !n.lab.opts.Unmeshed,
 	}
+	if spec.Static {
+		p.UID = strings.ReplaceAll(p.UID, "-", "") // a hash of its file
+	}
 	p.object = p.newObject(spec)
+	if spec.Static {
+		p.object.UID = types.UID(newUID())
+		metav1.SetMetaDataAnnotation(&p.object.ObjectMeta, "kubernetes.io/config.hash", p.UID)
+		metav1.SetMetaDataAnnotation(&p.object.ObjectMeta, corev1.MirrorPodAnnotationKey, p.UID)
+	}
 	c := n.lab.cluster
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -113,7 +124,11 @@ func (p *Pod) start(ctx context.Context, spec PodSpec) error {
 	if err != nil {
 		return err
 	}
-	p.Place, err = l.newPlace(name, ns, p.Node.Name, "pods", p.UID)
+	above := p.Node.Name
+	if spec.Astray {
+		above = "astray"
+	}
+	p.Place, err = l.newPlace(name, ns, above, "pods", p.UID)
 	if err != nil {
 		return errors.Join(err, l.dropNamespace(ns))
 	}

@@ -137,11 +137,15 @@ func (p *Pods) Check(ctx context.Context, req enroll.Request) error {
 		return err
 	}
 	pod, ok := p.byID(req.ContainerID)
+	if !ok { // of one that was found neither container nor network is known
+		pod, ok = p.byID(scanned + req.PodUID)
+		ok = ok && sameNetns(req.Netns, pod.sandbox()) == nil
+	}
 	if !ok {
 		return fmt.Errorf("sandbox %s of pod %s/%s is not known to ztunnel", req.ContainerID, req.PodNamespace, req.PodName)
 	}
 	s := pod.sandbox()
-	if !slices.ContainsFunc(s.Networks, func(n network) bool { return n.is(req.Network, req.IfName) }) {
+	if !isScanned(s) && !slices.ContainsFunc(s.Networks, func(n network) bool { return n.is(req.Network, req.IfName) }) {
 		return fmt.Errorf("pod %v: ztunnel does not know that its sandbox is on network %s by %s", pod, req.Network, req.IfName)
 	}
 	w, known := p.workload(s)

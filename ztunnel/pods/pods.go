@@ -283,7 +283,7 @@ func (p *Pods) cut(pod *pod) error {
 func (p *Pods) forget(pod *pod) error {
 	problems := p.cut(pod)
 	if pod.adopted {
-		problems = errors.Join(problems, p.unsteer(pod))
+		problems = errors.Join(problems, p.Datapath.Forget(pod.sandbox().Cookie))
 	}
 	pod.end()
 	pod.gone = true

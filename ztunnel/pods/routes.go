@@ -79,5 +79,5 @@ func (p *Pods) unrouteLeft(pod *pod) error {
 	if ns.Cookie() != cookie {
 		return fmt.Errorf("%s is another netns than the one that was recorded", pod.path)
 	}
-	return ignoreInUse(p.Datapath.Unroute(ns))
+	return errors.Join(p.Datapath.UnguardForwarding(ns), ignoreInUse(p.Datapath.Unroute(ns)))
 }

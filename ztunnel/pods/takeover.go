@@ -102,22 +102,16 @@ func (p *Pods) remember(s sandbox, path string) *pod {
 // letGo ends the steering that an earlier run began, of a pod whose label went
 // while no ztunnel was here; pod.mu is held.
 func (p *Pods) letGo(pod *pod) error {
-	if err := p.unsteer(pod); err != nil {
-		return err
-	}
-	if err := p.unrouteLeft(pod); err != nil {
-		return err
-	}
-	p.Log.Info("pod unenrolled, after an earlier run", "pod", pod.String())
-	return nil
-}
-
-// unsteer ends steering that no member stands for; pod.mu is held.
-func (p *Pods) unsteer(pod *pod) error {
 	cookie := pod.sandbox().Cookie
-	err := errors.Join(p.Datapath.UnsteerOutbound(cookie), p.Datapath.UnsteerInbound(cookie))
-	pod.adopted = err != nil
-	return err
+	if err := errors.Join(p.Datapath.UnsteerOutbound(cookie), p.Datapath.UnsteerInbound(cookie)); err != nil {
+		return err
+	}
+	pod.adopted = false
+	p.Log.Info("pod unenrolled, after an earlier run", "pod", pod.String())
+	if err := p.unrouteLeft(pod); err != nil {
+		p.Log.Warn("removing what an earlier run set in a pod's netns", "pod", pod.String(), "error", err)
+	}
+	return nil
 }
 
 // watch finds out what became of pod's netns since it was last looked at.

@@ -194,6 +194,9 @@ func TestAFoundSandboxIsNotDeletedForItsPredecessor(t *testing.T) {
 			t.Fatalf("the DEL of netns %s deleted another sandbox", predecessor)
 		}
 	}
+	if err := w.pods.Check(t.Context(), req); err != nil {
+		t.Errorf("CHECK of a sandbox that was found: %v", err)
+	}
 	second := req // of another network: its addresses tell
 	second.Network, second.IfName, second.IPs = "storage", "net1", enroll.Addrs{netip.MustParseAddr("10.2.0.1")}
 	w.del(second)

@@ -70,6 +70,20 @@ func (d *Datapath) LetBe(cookie netns.Cookie) {
 	}
 }
 
+// Forget removes all that is kept of a netns that is gone.
+func (d *Datapath) Forget(cookie netns.Cookie) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err := d.forget(cookie); err != nil {
+		return fmt.Errorf("forget netns %d: %w", cookie, err)
+	}
+	return nil
+}
+
+func (d *Datapath) forget(cookie netns.Cookie) error {
+	return errors.Join(d.unsteerOutbound(cookie), d.unsteerInbound(cookie), del(d.mesh.Routed, uint64(cookie)))
+}
+
 // Reconcile removes what earlier runs left of netns that the kernel says are
 // gone, and returns those that it does not say that of, and that are neither
 // known nor steered by this run. They stay steered: whose they are will be found
@@ -95,7 +109,7 @@ func (d *Datapath) Reconcile(known []netns.Cookie) (left []Leftover, err error) 
 			left = append(left, Leftover{cookie, inode})
 			continue
 		}
-		problems = append(problems, d.unsteerOutbound(cookie), d.unsteerInbound(cookie), del(d.mesh.Routed, uint64(cookie)))
+		problems = append(problems, d.forget(cookie))
 	}
 	stray, err := d.unpinned(func(c netns.Cookie) bool { return ours(c) || slices.Contains(pinned, c) })
 	return append(left, stray...), errors.Join(append(problems, err)...)
