@@ -84,7 +84,9 @@ func TestANeighbourIsTheSandboxThatHoldsTheAddressNow(t *testing.T) {
 // Until the kernel confirms a pod again, only tunnels lead to it.
 func TestANeighbourThatIsNotConfirmedNeedsATunnel(t *testing.T) {
 	w := newWorld(t)
-	w.start()
+	w.load() // and nobody looks after it meanwhile
+	w.pods.base = t.Context()
+	close(w.pods.loaded)
 	req := w.pod("web", "10.1.0.1", true)
 	w.process("web")
 	w.add(req, enroll.Enrolled)
@@ -95,4 +97,5 @@ func TestANeighbourThatIsNotConfirmedNeedsATunnel(t *testing.T) {
 		}
 		w.wantNeighbour("web", sound)
 	}
+	w.forget(pod)
 }

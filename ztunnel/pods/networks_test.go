@@ -267,3 +267,22 @@ func TestANetworkOfAnotherPodIsNotASecondOne(t *testing.T) {
 	}
 	w.want("victim", carried)
 }
+
+func TestSandboxesOfANodeAreBounded(t *testing.T) {
+	w := newWorld(t)
+	w.load()
+	w.pods.base = t.Context()
+	close(w.pods.loaded)
+	for i := range maxSandboxes {
+		full := &pod{}
+		full.known.Store(&sandbox{ContainerID: fmt.Sprint(i), Cookie: netns.Cookie(1<<40 + i)})
+		w.pods.byNetns[full.sandbox().Cookie] = full
+	}
+	if reply := w.add(w.pod("web", "10.1.0.1", true), enroll.Block); !strings.Contains(reply.Reason, "8192 sandboxes of this node are recorded, which is the limit") {
+		t.Error(reply.Reason)
+	}
+	w.add(w.pod("plain", "10.1.0.2", false), enroll.Ignore) // it may start, and is not remembered
+	if n := len(w.pods.all()); n != maxSandboxes {
+		t.Errorf("%d sandboxes are recorded", n)
+	}
+}

@@ -128,17 +128,20 @@ func (p *Pods) watch(pod *pod, running func() []process) (problems error) {
 		return nil
 	}
 	s := pod.sandbox()
+	gone, known := p.Datapath.Gone(s.Cookie)
+	steered := pod.member != nil || pod.adopted
+	if s.deleted() && known && !gone {
+		return nil
+	}
 	path, err := whereIs(pod, s, running)
 	if !s.deleted() && err == nil {
 		return p.found(pod, path)
 	}
-	steered := pod.member != nil || pod.adopted
 	if steered && !s.deleted() && !pod.lost {
 		p.Log.Warn("nothing leads to the netns of a pod any more: its connections are cut", "pod", pod.String(), "reason", err)
 		pod.lost = true
 		problems = p.cut(pod)
 	}
-	gone, known := p.Datapath.Gone(s.Cookie)
 	if !known {
 		gone = err != nil
 	}
