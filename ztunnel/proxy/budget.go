@@ -13,9 +13,9 @@ import (
 )
 
 // Budget is what the connections of all pods may use of this process. A pod
-// gets one more as long as it holds no more than what is left for all. So one
-// pod gets at most half, several that want everything get the same, and
-// something is always left for a pod that comes later.
+// gets one more as long as it holds no more than generous times what is left for
+// all. So one pod gets at most four fifths, several that want everything get the
+// same in the end, and something is always left for a pod that comes later.
 type Budget struct {
 	descriptors resource
 	dials       resource
@@ -35,6 +35,9 @@ const (
 	// dialsMost bounds what waits for destinations that do not answer: each dial
 	// is a goroutine, two descriptors and up to ten seconds.
 	dialsMost = 16 << 10
+	// generous is how often a pod may hold what is left: less, and a pod by itself
+	// could not hold 10,000 connections with the usual 20,000 descriptors.
+	generous = 4
 	// leastPart is what a pod gets while there is any left.
 	leastPart = 16
 	// measureEvery is how old the count of other descriptors may be.
@@ -141,7 +144,7 @@ func (p *Part) Take() error {
 // has reports that a pod may hold so many while all use so many.
 func (r *resource) has(held, used int64) bool {
 	left := r.size.Load() - used
-	return left >= held || left >= 0 && held <= leastPart
+	return generous*left >= held || left >= 0 && held <= leastPart
 }
 
 // Give gives one back.
@@ -153,7 +156,7 @@ func (p *Part) Give() {
 }
 
 // errShare ends what would take more than a pod's share.
-var errShare = fmt.Errorf("%w: a pod has no more than what is left for the others", syscall.EMFILE)
+var errShare = fmt.Errorf("%w: a pod has no more than %d times what is left for the others", syscall.EMFILE, generous)
 
 func (s *Share) descriptors() *Part {
 	if s == nil {

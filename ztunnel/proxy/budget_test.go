@@ -34,14 +34,14 @@ func takeAll(p *Part) (n int) {
 func TestAPodGetsNoMoreThanWhatIsLeftForTheOthers(t *testing.T) {
 	b := budgetOf(1000, 0)
 	first := b.Share("shop/greedy").Descriptors
-	if n := takeAll(first); n != 500 {
-		t.Errorf("the first pod got %d of 1000, want half", n)
+	if n := takeAll(first); n != 800 {
+		t.Errorf("the first pod got %d of 1000, want four fifths", n)
 	}
-	if err := first.Take(); wordOf(err) != Limit || !strings.Contains(err.Error(), "pod shop/greedy has 500 descriptors") {
+	if err := first.Take(); wordOf(err) != Limit || !strings.Contains(err.Error(), "pod shop/greedy has 800 descriptors") {
 		t.Errorf("refused with %s, %v", wordOf(err), err)
 	}
-	if n := takeAll(b.Share("shop/second").Descriptors); n != 250 {
-		t.Errorf("the second got %d, want half of the rest", n)
+	if n := takeAll(b.Share("shop/second").Descriptors); n != 160 {
+		t.Errorf("the second got %d, want four fifths of the rest", n)
 	}
 	for range 20 { // many more, and each gets what is left for it
 		takeAll(b.Share("shop/more").Descriptors)
@@ -50,12 +50,12 @@ func TestAPodGetsNoMoreThanWhatIsLeftForTheOthers(t *testing.T) {
 		t.Errorf("%d of 1000 are used", used)
 	}
 	// The greedy one lets go of some: they are the others' now as much as its.
-	for range 400 {
+	for range 640 {
 		first.Give()
 	}
 	late := b.Share("shop/late").Descriptors
-	if n := takeAll(late); n < 150 {
-		t.Errorf("a late pod got %d of the 400 that came back", n)
+	if n := takeAll(late); n < 400 {
+		t.Errorf("a late pod got %d of the 640 that came back", n)
 	}
 	if n := takeAll(first); n > 150 {
 		t.Errorf("the greedy pod got %d of them again", n)
@@ -64,11 +64,11 @@ func TestAPodGetsNoMoreThanWhatIsLeftForTheOthers(t *testing.T) {
 
 func TestASmallPodIsServedWhileAnythingIsLeft(t *testing.T) {
 	b := budgetOf(100, 0)
-	for range 3 {
-		takeAll(b.Share("shop/greedy").Descriptors) // 50, 25 and 16: 9 are left
+	for range 2 {
+		takeAll(b.Share("shop/greedy").Descriptors) // 80 and 16: 4 are left
 	}
 	small := b.Share("shop/small").Descriptors
-	if n := takeAll(small); n != 9 {
+	if n := takeAll(small); n != 4 {
 		t.Errorf("a pod with nothing got %d", n)
 	}
 }
@@ -130,10 +130,10 @@ func TestThePodThatIsOverItsShareIsRefusedAndNamed(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if len(open) != 20 || refused != 30 { // two descriptors each
-		t.Errorf("%d are open and %d refused, want 20 and 30", len(open), refused)
+	if len(open) != 32 || refused != 18 { // two descriptors each
+		t.Errorf("%d are open and %d refused, want 32 and 18", len(open), refused)
 	}
-	for range 10 { // the neighbour has none yet, and as much as is left
+	for range 7 { // the neighbour has none yet
 		conn := connect(t, webAddr, from)
 		send(t, conn, "hello")
 		expect(t, conn, "hello")
@@ -161,20 +161,20 @@ func TestDialsThatWaitAreBoundedByPod(t *testing.T) {
 		return nil, syscall.ETIMEDOUT
 	}
 	to := b.serve(webAddr, Outbound{b.Pod}.Serve)
-	for range 50 {
+	for range 68 {
 		conn, err := net.DialTCP("tcp", net.TCPAddrFromAddrPort(netip.AddrPortFrom(webAddr, 0)), net.TCPAddrFromAddrPort(to))
 		if err == nil { // else it was reset at once
 			t.Cleanup(func() { conn.Close() })
 		}
 	}
-	for range 20 { // half of 60 wait, the rest is refused
+	for range 20 { // 48 of 60 wait, the rest is refused
 		has(t, b.record(Limit), map[string]any{"src.workload": "web-0"})
 	}
 	if err := budget.Share("shop/other").dials.Take(); err != nil {
 		t.Errorf("another pod's dial: %v", err)
 	}
 	close(hang)
-	for range 30 {
+	for range 48 {
 		b.record(Dial)
 	}
 	if held := b.Share.dials.held.Load(); held != 0 {
