@@ -101,8 +101,11 @@ func TestAPodWhoseRoutingIsInDoubtIsNotVerified(t *testing.T) {
 	const acceptLocal = "/proc/sys/net/ipv4/conf/lo/accept_local"
 	w := newWorld(t)
 	w.start()
-	w.add(w.pod("web", "10.1.0.1", true), enroll.Enrolled)
-	w.add(w.pod("db", "10.1.0.2", true), enroll.Enrolled)
+	for uid, addr := range map[string]string{"web": "10.1.0.1", "db": "10.1.0.2"} {
+		req := w.pod(uid, addr, true)
+		w.process(uid) // that proves that the hooks run for it
+		w.add(req, enroll.Enrolled)
+	}
 	verified := func(n int) func() bool { return func() bool { return w.pods.Enrollment().Verified == n } }
 	w.eventually("both are verified", verified(2))
 	w.wantNeighbour("web", true)
