@@ -27,11 +27,11 @@ const (
 
 // addresses are those of one member.
 type addresses struct {
-	looking sync.Mutex   // one look at the netns at a time; before mu
-	applied []netip.Addr // that steering has; guarded by looking
+	looking sync.Mutex // one look at the netns at a time; before mu
 
 	mu sync.Mutex // guards what follows
 	chosen
+	applied []netip.Addr // those that steering has: what is chosen comes a moment later
 }
 
 // chosen says which addresses of a netns are its pod's.
@@ -45,6 +45,19 @@ func (a *addresses) list() []netip.Addr {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.steered
+}
+
+// inForce are the addresses that steering has.
+func (a *addresses) inForce() []netip.Addr {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.applied
+}
+
+func (a *addresses) setInForce(addrs []netip.Addr) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.applied = addrs
 }
 
 // takers is every member that has addresses. An address has one taker at a time,
@@ -174,8 +187,8 @@ func (p *Pods) refresh(m *member) error {
 	if err := p.look(m); err != nil {
 		return err
 	}
-	addrs := a.list()
-	if slices.Equal(a.applied, addrs) {
+	addrs, applied := a.list(), a.inForce()
+	if slices.Equal(applied, addrs) {
 		wrong, err := p.Datapath.VerifyRoute(m.ns, addrs)
 		if wrong != "" {
 			p.Metrics.LinkRepaired(kindOf(wrong))
@@ -183,7 +196,7 @@ func (p *Pods) refresh(m *member) error {
 		}
 		return err
 	}
-	if err := p.update(m, addrs); err != nil {
+	if err := p.update(m, applied, addrs); err != nil {
 		return err
 	}
 	p.Log.Info("addresses of a pod changed", "pod", m.sandbox.String(), "addresses", fmt.Sprint(addrs))
@@ -192,16 +205,16 @@ func (p *Pods) refresh(m *member) error {
 
 // update first has the pod lose what left: that may be another pod's already.
 // New addresses come after the routes to them. m.addresses.looking is held.
-func (p *Pods) update(m *member, addrs []netip.Addr) error {
+func (p *Pods) update(m *member, applied, addrs []netip.Addr) error {
 	apply := func(addrs []netip.Addr) error {
 		err := p.Datapath.UpdateAddrs(m.Cookie, addrs)
 		if err == nil {
-			m.addresses.applied = addrs
+			m.addresses.setInForce(addrs)
 		}
 		return err
 	}
 	left := func(addr netip.Addr) bool { return !slices.Contains(addrs, addr) }
-	if err := apply(slices.DeleteFunc(slices.Clone(m.addresses.applied), left)); err != nil {
+	if err := apply(slices.DeleteFunc(slices.Clone(applied), left)); err != nil {
 		return err
 	}
 	if err := p.Datapath.Route(m.ns, addrs); err != nil {
@@ -213,9 +226,7 @@ func (p *Pods) update(m *member, addrs []netip.Addr) error {
 // follow refreshes m when its netns changes, until stopFollowing or the end of
 // Run.
 func (p *Pods) follow(_ context.Context, m *member) error {
-	m.addresses.looking.Lock()
-	m.addresses.applied = m.addresses.list()
-	m.addresses.looking.Unlock()
+	m.addresses.setInForce(m.addresses.list()) // by the steps before
 	ctx, stop := context.WithCancel(m.life)
 	context.AfterFunc(ctx, func() { m.changes.Close() })
 	ended := make(chan struct{})

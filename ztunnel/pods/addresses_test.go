@@ -47,7 +47,7 @@ func (w *world) steered(uid string) []netip.Addr {
 	if pod.member == nil {
 		return nil
 	}
-	return pod.member.addresses.list()
+	return pod.member.addresses.inForce()
 }
 
 func addrs(list ...string) (parsed []netip.Addr) {

@@ -98,22 +98,24 @@ func TestRoutingThatAnotherHandChangedIsRestoredAndCounted(t *testing.T) {
 
 // What one pod does to its own netns is no reason to doubt the others.
 func TestAPodWhoseRoutingIsInDoubtIsNotVerified(t *testing.T) {
-	const acceptLocal = "/proc/sys/net/ipv4/conf/lo/accept_local"
+	const (
+		acceptLocal = "/proc/sys/net/ipv4/conf/lo/accept_local"
+		web, db     = "7d21c0aa-web", "7d21c0aa-db"
+	)
 	w := newWorld(t)
 	w.start()
-	for uid, addr := range map[string]string{"web": "10.1.0.1", "db": "10.1.0.2"} {
-		req := w.pod(uid, addr, true)
-		w.process(uid) // that proves that the hooks run for it
-		w.add(req, enroll.Enrolled)
+	for uid, addr := range map[string]string{web: "10.1.0.1", db: "10.1.0.2"} {
+		w.add(w.pod(uid, addr, true), enroll.Enrolled)
+		w.process(uid) // which proves that the hooks run for the pod
 	}
 	verified := func(n int) func() bool { return func() bool { return w.pods.Enrollment().Verified == n } }
 	w.eventually("both are verified", verified(2))
-	w.wantNeighbour("web", true)
-	w.setSysctl("web", acceptLocal, "1")
+	w.wantNeighbour(web, true)
+	w.setSysctl(web, acceptLocal, "1")
 	w.eventually("one is verified", verified(1))
-	w.wantNeighbour("web", false)
-	w.wantNeighbour("db", true)
-	w.setSysctl("web", acceptLocal, "0")
+	w.wantNeighbour(web, false)
+	w.wantNeighbour(db, true)
+	w.setSysctl(web, acceptLocal, "0")
 	w.eventually("both are verified again", verified(2))
 }
 

@@ -84,7 +84,7 @@ func (p *Pods) state(pod *pod, s sandbox) State {
 func (a *addresses) state() *Addresses {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return &Addresses{Steered: a.steered, Refused: a.refused, Excess: a.excess}
+	return &Addresses{Steered: a.applied, Refused: a.refused, Excess: a.excess}
 }
 
 // Enrollment counts how many pods labels want, we enrolled, the kernel
