@@ -119,8 +119,9 @@ func countNetwork(c census) error {
 	return err
 }
 
-// wantNothingNew waits until the node is back to what it was. Descriptors and
-// goroutines may be fewer: of a connection that was idle then, and timed out.
+// wantNothingNew waits until the node has no more of anything than it had. It may
+// have less: of a connection that was idle then, and timed out; of a pod that was
+// deleted before, which stays refused until the kernel says that its netns is gone.
 func (s *story) wantNothingNew(n *lab.Node, before census) {
 	s.Helper()
 	ctx, cancel := context.WithTimeout(s.ctx, 15*time.Second)
@@ -128,7 +129,7 @@ func (s *story) wantNothingNew(n *lab.Node, before census) {
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		left := difference(before, s.census(n))
+		left := more(before, s.census(n))
 		if len(left) == 0 {
 			return
 		}
@@ -141,10 +142,9 @@ func (s *story) wantNothingNew(n *lab.Node, before census) {
 	}
 }
 
-func difference(before, after census) (left []string) {
+func more(before, after census) (left []string) {
 	for _, what := range slices.Sorted(maps.Keys(after)) {
-		fewer := what == "descriptors" || what == "goroutines"
-		if after[what] > before[what] || after[what] < before[what] && !fewer {
+		if after[what] > before[what] {
 			left = append(left, fmt.Sprintf("%s: %d, were %d", what, after[what], before[what]))
 		}
 	}

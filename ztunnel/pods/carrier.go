@@ -59,14 +59,12 @@ func (p *Pods) newCarrier(m *member) *carrier {
 		Direct:      direct,
 		Dead:        p.refuseAgain(m),
 		Inner:       p.Datapath.DialInner(m.ns),
-		IsInner: func(src, dst netip.AddrPort) bool {
-			return p.Datapath.IsInner(m.Cookie, src, dst)
-		},
-		IsOwn:   func(addr netip.Addr) bool { return p.Datapath.IsOwn(m.Cookie, addr) },
-		Local:   p.local(),
-		Share:   share,
-		Log:     p.Log,
-		Metrics: p.Metrics,
+		IsInner:     p.Datapath.IsInner,
+		IsOwn:       func(addr netip.Addr) bool { return p.Datapath.IsOwn(m.Cookie, addr) },
+		Local:       p.local(),
+		Share:       share,
+		Log:         p.Log,
+		Metrics:     p.Metrics,
 	}
 	l := m.listeners
 	c.outbound = present(l.Outbound4, l.Outbound6)

@@ -27,7 +27,7 @@ func (p Passthrough) Serve(ctx context.Context, ln *net.TCPListener) error {
 func (p Passthrough) carry(ctx context.Context, c *connection, client *net.TCPConn) error {
 	dst := addrOf(client.LocalAddr())
 	c.path, c.dst.addr = pathPassthrough, dst
-	if p.isSelf(dst) || p.IsInner(c.src.addr, dst) {
+	if p.isSelf(dst) || p.IsInner(client) {
 		return errSelfCall
 	}
 	self, err := p.self(ctx)

@@ -111,7 +111,7 @@ func newBench(t *testing.T, registry *workload.Registry, name string) *bench {
 			b.dialled <- [2]netip.AddrPort{from, to}
 			return connect(ctx, to)
 		},
-		IsInner: func(_, _ netip.AddrPort) bool { return false },
+		IsInner: func(*net.TCPConn) bool { return false },
 		IsOwn:   func(netip.Addr) bool { return false },
 		Log:     log,
 		Metrics: metrics.New(metrics.Config{}),

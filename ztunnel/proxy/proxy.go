@@ -59,7 +59,7 @@ type Pod struct {
 	Inner func(ctx context.Context, from, to netip.AddrPort) (*net.TCPConn, error)
 	// IsInner reports whether a connection that arrived is an inner leg of
 	// ours, steered back to us. required
-	IsInner func(src, dst netip.AddrPort) bool
+	IsInner func(*net.TCPConn) bool
 	// IsOwn reports whether the pod's netns holds an address. The registry's word
 	// is not enough to do without a tunnel: the address of a sandbox of before is
 	// somebody else's by now. required

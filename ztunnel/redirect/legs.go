@@ -4,14 +4,12 @@ package redirect
 
 import (
 	"fmt"
-	"net/netip"
+	"net"
 	"sync"
 	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/culvert-mesh/culvert/ztunnel/netns"
 )
 
 // legLinger is how long the kernel may take to complete a handshake on its
@@ -89,13 +87,6 @@ func (l *legs) expired() []doneLeg {
 	return old
 }
 
-func (l *legs) has(flow meshFlow) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	_, ok := l.open[flow]
-	return ok
-}
-
 func (d *Datapath) sweepLegs() {
 	for _, leg := range d.legs.expired() {
 		// What is left of it expires in the kernel, too.
@@ -106,9 +97,14 @@ func (d *Datapath) sweepLegs() {
 
 // IsInner says whether a connection that an inbound listener accepted is one
 // of ztunnel's own legs to the app. It must be refused, or ztunnel would talk
-// to itself.
-func (d *Datapath) IsInner(cookie netns.Cookie, src, dst netip.AddrPort) bool {
-	flow := wireFlow(cookie, src, dst)
-	var since uint64
-	return d.legs.has(flow) || lookup(d.mesh.Inner, &flow, &since) == nil
+// to itself. A leg's SYN bears a mark, which the socket that is accepted takes
+// over (tcp_fwmark_accept); one from the wire bears none. The 4-tuple would not
+// do: the client whom a leg poses as may use that very port a moment later.
+func (d *Datapath) IsInner(conn *net.TCPConn) bool {
+	mark := 0
+	err := withFd(conn, func(fd int) (err error) {
+		mark, err = unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK)
+		return err
+	})
+	return err == nil && mark == innerMark
 }
