@@ -50,6 +50,24 @@ func TestPortsRunOutForEachDestinationByItself(t *testing.T) {
 	})
 }
 
+// 10,000 connections to one destination are a story of their own.
+func TestTenThousandConnectionsToAHundredDestinations(t *testing.T) {
+	s := tellAlone(t, lab.Options{}, "mesh")
+	client, server := s.pod(s.one, "client", nil), s.pod(s.two, "server", nil)
+	var to []uint16
+	for i := range 100 {
+		to = append(to, uint16(9000+i))
+		s.serve(server.Place, agent.Echo, to[i])
+	}
+	s.overBoth(func(s *story, network string) {
+		var at []netip.AddrPort
+		for _, port := range to {
+			at = append(at, server.At(network, port))
+		}
+		s.crowds(client.Place, network, crowdSize(10_000)/len(at), at...)
+	})
+}
+
 // A client that speaks plaintext has all of its ports, while a leg to the app is
 // open for each of its connections.
 func TestAPlaintextClientMayUseAnyPort(t *testing.T) {
