@@ -5,6 +5,7 @@ package journal
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -374,7 +375,7 @@ func access(log *slog.Logger) {
 		slog.String("dst.identity", "spiffe://cluster.local/ns/mesh/sa/server"), slog.String("direction", "outbound"),
 		slog.String("path", "tunnel"), slog.Uint64("bytes_sent", 123), slog.Uint64("bytes_recv", 4567),
 		slog.String("duration", "12ms"), slog.String("result", "ok"), slog.String("response_flags", "-"))})
-	_ = log.Handler().Handle(nil, r)
+	_ = log.Handler().Handle(context.Background(), r)
 }
 
 // empty waits until Run has taken what is queued.
