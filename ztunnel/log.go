@@ -6,6 +6,7 @@ package ztunnel
 const (
 	logError       = "error"
 	logNode        = "node"
+	logWhat        = "what"
 	logTrustDomain = "trust_domain"
 	logVersion     = "version"
 )

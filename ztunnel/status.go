@@ -4,6 +4,8 @@ package ztunnel
 
 import (
 	"cmp"
+	"errors"
+	"io/fs"
 	"os"
 	"strings"
 
@@ -24,6 +26,7 @@ type status struct {
 	registry *workload.Registry
 	objects  source.Source
 	steering func() error // what the kernel does not do as it should
+	state    func() error // what of the state directory cannot be restored
 }
 
 // pending says what readiness waits for, a sentence each. Once the CA would have
@@ -44,6 +47,9 @@ func (s *status) pending() (waiting []string) {
 	}
 	if err := s.steering(); err != nil {
 		waiting = append(waiting, "steering: "+err.Error())
+	}
+	if err := s.state(); err != nil {
+		waiting = append(waiting, "state directory: "+err.Error()+" (-state-dir)")
 	}
 	return waiting
 }
@@ -123,9 +129,24 @@ func (s *status) workloads() map[metrics.Workload]bool {
 // cannot be written the old one goes, too: it may call a namespace open that
 // just became meshed, and without any the plugin lets nothing pass.
 func (s *status) snapshot() {
+	if errors.Is(s.state(), redirect.ErrLocked) {
+		return // what is there now is another's
+	}
 	path := s.cfg.snapshotFile()
 	if err := enroll.WriteSnapshot(path, pods.Snapshot(s.registry.All(), s.cfg.OwnPod)); err != nil {
 		s.cfg.Log.Error("writing the plugin's snapshot; pods wait while ztunnel is away", logError, err)
 		os.Remove(path)
 	}
+}
+
+// keepSnapshot writes the snapshot again if another hand removed it.
+func (s *status) keepSnapshot() (replaced bool, err error) {
+	if !s.registry.Synced() {
+		return false, nil
+	}
+	path := s.cfg.snapshotFile()
+	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return true, enroll.WriteSnapshot(path, pods.Snapshot(s.registry.All(), s.cfg.OwnPod))
 }

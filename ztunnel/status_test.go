@@ -41,6 +41,7 @@ func newStatus(t *testing.T) *status {
 		cfg:      Config{Workloads: "/etc/objects", NodeName: "node-1"},
 		registry: workload.NewRegistry([]netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}),
 		objects:  file.New("/etc/objects", file.Options{TrustDomain: td}),
+		state:    func() error { return errors.New("it is in use by another ztunnel") },
 		steering: func() error { return errors.New("the bpffs was unmounted") },
 	}
 	var err error
@@ -69,17 +70,18 @@ func TestReadinessSaysASentenceForEachThingThatIsPending(t *testing.T) {
 		"workloads: /etc/objects is not read yet (-workloads)",
 		"CA: the CA at ca:15012 refuses the token in /run/token: it expired (-token-file)",
 		"steering: the bpffs was unmounted",
+		"state directory: it is in use by another ztunnel (-state-dir)",
 	}
 	if got := s.pending(); strings.Join(got, "\n") != strings.Join(want, "\n") {
 		t.Errorf("got:\n%s\nwant:\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
 	s.registry.Replace(workload.Mesh{})
-	if got := s.pending(); len(got) != 3 || !strings.HasPrefix(got[0], "sandboxes: ") {
+	if got := s.pending(); len(got) != 4 || !strings.HasPrefix(got[0], "sandboxes: ") {
 		t.Errorf("with objects: %q", got)
 	}
-	s.steering = func() error { return nil }
+	s.steering, s.state = func() error { return nil }, func() error { return nil }
 	if got := s.pending(); len(got) != 2 {
-		t.Errorf("with steering: %q", got)
+		t.Errorf("with steering and state: %q", got)
 	}
 }
 

@@ -111,7 +111,14 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 
 	// What operators and the plugin see.
-	status := &status{cfg: cfg, pods: members, registry: registry, objects: objects, steering: datapath.Sound}
+	keeper := &keeper{
+		lock: func() error { return lock.Keep(func(string) error { return nil }) },
+		wrong: func(what string) {
+			counts.LinkRepaired(what)
+			cfg.Log.Error("another hand removed or replaced a part of the state directory, which is restored (-state-dir)", logWhat, what)
+		},
+	}
+	status := &status{cfg: cfg, pods: members, registry: registry, objects: objects, steering: datapath.Sound, state: keeper.Sound}
 	status.publish(counts, datapath, budget)
 	admin, err := admin.Open(admin.Config{
 		MetricsAddress: cfg.MetricsAddress, ReadyAddress: cfg.ReadyAddress, AdminAddress: cfg.AdminAddress,
@@ -124,6 +131,10 @@ func Run(ctx context.Context, cfg Config) error {
 	plugins, err := enroll.Listen(cfg.enrollSocket())
 	if err != nil {
 		return err
+	}
+
+	keeper.parts = []kept{
+		{"enroll socket", plugins.Keep}, {"admin socket", admin.Keep}, {"records", members.KeepRecords}, {"snapshot", status.keepSnapshot},
 	}
 
 	sink := func(s source.Snapshot) {
@@ -145,6 +156,7 @@ func Run(ctx context.Context, cfg Config) error {
 	part(group, "peers", func() error { return peers.Run(lasting) })
 	part(group, "admin", func() error { return admin.Run(lasting) })
 	part(group, "enroll socket", func() error { return enroll.Serve(ctx, plugins, members) })
+	part(group, "state directory", func() error { return keeper.Run(ctx) })
 	part(group, "pods", func() error {
 		defer stop()
 		return members.Run(ctx)

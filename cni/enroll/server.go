@@ -14,41 +14,110 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
+
+// Listener is the enroll socket.
+type Listener struct {
+	path string
+
+	mu   sync.Mutex // guards what follows
+	ln   *net.UnixListener
+	file os.FileInfo // what path leads to while nobody else changes it
+}
 
 // Listen opens the enroll socket at path, mode 0600, in a directory that it
 // makes with mode 0700 and refuses to use with a wider one. It takes over from
 // an older listener by rename, so that no ADD finds the socket missing.
 // Closing leaves the file: a dead socket and none at all mean the same.
-func Listen(path string) (*net.UnixListener, error) {
+func Listen(path string) (*Listener, error) {
+	ln, file, err := publish(path)
+	if err != nil {
+		return nil, err
+	}
+	return &Listener{path: path, ln: ln, file: file}, nil
+}
+
+func publish(path string) (*net.UnixListener, os.FileInfo, error) {
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("make the directory of the enroll socket: %v", err)
+		return nil, nil, fmt.Errorf("make the directory of the enroll socket: %v", err)
 	}
 	if err := onlyOurs(dir); err != nil {
-		return nil, fmt.Errorf("directory of the enroll socket: %v", err)
+		return nil, nil, fmt.Errorf("directory of the enroll socket: %v", err)
 	}
 	fresh := path + ".new"
 	if err := os.Remove(fresh); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
+		return nil, nil, err
 	}
 	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: fresh, Net: "unix"})
 	if err != nil {
-		return nil, fmt.Errorf("listen on the enroll socket: %v", err)
+		return nil, nil, fmt.Errorf("listen on the enroll socket: %v", err)
 	}
 	ln.SetUnlinkOnClose(false)
+	var file os.FileInfo
 	err = os.Chmod(fresh, 0o600)
+	if err == nil {
+		file, err = os.Lstat(fresh)
+	}
 	if err == nil {
 		err = os.Rename(fresh, path)
 	}
 	if err != nil {
 		ln.Close()
-		return nil, fmt.Errorf("put the enroll socket in place: %v", err)
+		return nil, nil, fmt.Errorf("put the enroll socket in place: %v", err)
 	}
-	return ln, nil
+	return ln, file, nil
 }
+
+// Keep opens the socket anew if another hand removed or replaced it, and reports
+// whether one did. Requests in progress go on.
+func (l *Listener) Keep() (replaced bool, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if there, err := os.Lstat(l.path); err == nil && os.SameFile(there, l.file) {
+		return false, nil
+	}
+	ln, file, err := publish(l.path)
+	if err != nil {
+		return true, err
+	}
+	former := l.ln
+	l.ln, l.file = ln, file
+	return true, former.Close() // Accept goes on with the next
+}
+
+func (l *Listener) now() *net.UnixListener {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.ln
+}
+
+// Accept accepts from trusted users only.
+func (l *Listener) Accept() (net.Conn, error) {
+	for {
+		ln := l.now()
+		conn, err := ln.AcceptUnix()
+		switch {
+		case err != nil && ln != l.now():
+			continue
+		case err != nil:
+			return nil, err
+		}
+		if uid, err := peerUID(conn); err == nil && trusted(uid) {
+			return conn, nil
+		}
+		conn.Close()
+	}
+}
+
+// Addr returns the address of the socket.
+func (l *Listener) Addr() net.Addr { return &net.UnixAddr{Name: l.path, Net: "unix"} }
+
+// Close stops listening.
+func (l *Listener) Close() error { return l.now().Close() }
 
 // onlyOurs refuses a directory that anyone but its owner, root or us, enters.
 func onlyOurs(dir string) error {
@@ -74,7 +143,7 @@ func trusted(uid uint32) bool { return uid == 0 || uid == uint32(os.Geteuid()) }
 // Serve answers plugins until ctx ends, then lets the requests in progress
 // finish. Processes of other users are hung up on, by SO_PEERCRED, even should
 // the directory have been opened to them.
-func Serve(ctx context.Context, ln *net.UnixListener, h Handler) error {
+func Serve(ctx context.Context, ln *Listener, h Handler) error {
 	server := &http.Server{
 		Handler:           routes(h),
 		ReadHeaderTimeout: Budget,
@@ -89,7 +158,7 @@ func Serve(ctx context.Context, ln *net.UnixListener, h Handler) error {
 		defer cancel()
 		stopped <- server.Shutdown(grace)
 	})
-	err := server.Serve(peers{ln})
+	err := server.Serve(ln)
 	if stop() {
 		return fmt.Errorf("serve the enroll socket: %v", err)
 	}
@@ -97,22 +166,6 @@ func Serve(ctx context.Context, ln *net.UnixListener, h Handler) error {
 		server.Close()
 	}
 	return nil
-}
-
-// peers accepts from trusted users only.
-type peers struct{ *net.UnixListener }
-
-func (p peers) Accept() (net.Conn, error) {
-	for {
-		conn, err := p.AcceptUnix()
-		if err != nil {
-			return nil, err
-		}
-		if uid, err := peerUID(conn); err == nil && trusted(uid) {
-			return conn, nil
-		}
-		conn.Close()
-	}
 }
 
 func peerUID(conn *net.UnixConn) (uint32, error) {

@@ -55,6 +55,7 @@ type endpoint struct {
 // Server serves the endpoints that Open opened.
 type Server struct {
 	endpoints []endpoint
+	socket    *rootListener // also one of them
 }
 
 // Open opens the listeners, so that a port which is taken is known at start.
@@ -101,6 +102,7 @@ func (s *Server) openSocket(name, path string, h http.Handler) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
+	s.socket = ln
 	s.endpoints = append(s.endpoints, endpoint{name, limit(ln, maxConns), h, 0})
 	return nil
 }
@@ -115,6 +117,10 @@ func (s *Server) Addr(name string) net.Addr {
 	}
 	return nil
 }
+
+// Keep opens the unix socket anew if another hand removed or replaced it, and
+// reports whether one did. Connections that are open go on.
+func (s *Server) Keep() (replaced bool, err error) { return s.socket.keep() }
 
 // Close closes the listeners of a server that is not run.
 func (s *Server) Close() {

@@ -60,57 +60,86 @@ func (s *slotted) Close() error {
 // rootListener accepts connections on a unix socket from root only, or from
 // its own user where that is not root.
 type rootListener struct {
-	*net.UnixListener
 	path string
-	file os.FileInfo
+
+	mu   sync.Mutex // guards what follows
+	ln   *net.UnixListener
+	file os.FileInfo // what path leads to while nobody else changes it
 }
 
 // listenRoot opens a unix socket of mode 0600 at path. A socket already there
 // is replaced in one step, so that an upgrade always leaves one to connect to.
 func listenRoot(path string) (*rootListener, error) {
-	dir := filepath.Dir(path)
+	l := &rootListener{path: path}
+	return l, l.publish()
+}
+
+// publish requires that l.mu is held, or that nobody else has l.
+func (l *rootListener) publish() error {
+	dir := filepath.Dir(l.path)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, err
+		return err
 	}
 	// Not repaired: a directory that others can write to may not be ours.
 	if stat, err := os.Stat(dir); err != nil {
-		return nil, err
+		return err
 	} else if stat.Mode().Perm()&0o077 != 0 {
-		return nil, fmt.Errorf("directory %s has mode %#o; its owner alone may have access: chmod 0700 %s", dir, stat.Mode().Perm(), dir)
+		return fmt.Errorf("directory %s has mode %#o; its owner alone may have access: chmod 0700 %s", dir, stat.Mode().Perm(), dir)
 	}
 	young := filepath.Join(dir, ".admin-"+strconv.Itoa(os.Getpid()))
 	os.Remove(young)
 	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: young, Net: "unix"})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	ln.SetUnlinkOnClose(false) // Close removes it under its later name
-	l := &rootListener{UnixListener: ln, path: path}
-	if err := l.publish(young); err != nil {
+	var file os.FileInfo
+	err = os.Chmod(young, 0o600)
+	if err == nil {
+		file, err = os.Lstat(young)
+	}
+	if err == nil {
+		err = os.Rename(young, l.path)
+	}
+	if err != nil {
 		ln.Close()
 		os.Remove(young)
-		return nil, err
+		return err
 	}
-	return l, nil
+	l.ln, l.file = ln, file
+	return nil
 }
 
-func (l *rootListener) publish(young string) error {
-	if err := os.Chmod(young, 0o600); err != nil {
-		return err
+// keep opens the socket anew if another hand removed or replaced it, and
+// reports whether one did.
+func (l *rootListener) keep() (replaced bool, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if there, err := os.Lstat(l.path); err == nil && os.SameFile(there, l.file) {
+		return false, nil
 	}
-	if err := os.Rename(young, l.path); err != nil {
-		return err
+	former := l.ln
+	if err := l.publish(); err != nil {
+		return true, err
 	}
-	var err error
-	l.file, err = os.Stat(l.path)
-	return err
+	return true, former.Close() // Accept goes on with the next
+}
+
+func (l *rootListener) now() *net.UnixListener {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.ln
 }
 
 // Accept drops the connections of other users.
 func (l *rootListener) Accept() (net.Conn, error) {
 	for {
-		conn, err := l.AcceptUnix()
-		if err != nil {
+		ln := l.now()
+		conn, err := ln.AcceptUnix()
+		switch {
+		case err != nil && ln != l.now():
+			continue
+		case err != nil:
 			return nil, err
 		}
 		if uid, err := peerUID(conn); err == nil && (uid == 0 || uid == os.Geteuid()) {
@@ -124,8 +153,10 @@ func (l *rootListener) Addr() net.Addr { return &net.UnixAddr{Name: l.path, Net:
 
 // Close removes the socket, unless a younger process has replaced it.
 func (l *rootListener) Close() error {
-	err := l.UnixListener.Close()
-	if now, statErr := os.Stat(l.path); statErr == nil && os.SameFile(now, l.file) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	err := l.ln.Close()
+	if now, statErr := os.Lstat(l.path); statErr == nil && os.SameFile(now, l.file) {
 		err = errors.Join(err, os.Remove(l.path))
 	}
 	return err

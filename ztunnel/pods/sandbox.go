@@ -233,3 +233,32 @@ func bootID() (string, error) {
 	}
 	return strings.TrimSpace(string(b)), nil
 }
+
+// KeepRecords writes the records that another hand removed, and their directory,
+// and reports whether any was missing.
+func (p *Pods) KeepRecords() (replaced bool, err error) {
+	if _, err := os.Lstat(p.files.dir); errors.Is(err, fs.ErrNotExist) {
+		replaced = true
+		if err := os.MkdirAll(p.files.dir, 0o700); err != nil {
+			return true, fmt.Errorf("sandbox records: %w", err)
+		}
+	}
+	var problems error
+	for _, pod := range p.all() {
+		again, err := p.keepRecord(pod)
+		replaced, problems = replaced || again, errors.Join(problems, err)
+	}
+	return replaced, problems
+}
+
+func (p *Pods) keepRecord(pod *pod) (replaced bool, err error) {
+	pod.mu.Lock()
+	defer pod.mu.Unlock()
+	if pod.gone {
+		return false, nil
+	}
+	if _, err := os.Lstat(p.files.path(pod.sandbox().Cookie)); !errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return true, p.files.write(pod.sandbox())
+}
