@@ -88,9 +88,18 @@ func survey(dir string) (missing []string, err error) {
 			dir, strings.Join(missing, ", "))
 	case len(strange) > 0:
 		return nil, fmt.Errorf("%s holds no CA, yet is not empty (%s): a new CA is made only in an empty directory",
-			dir, strings.Join(strange, ", "))
+			dir, few(strange))
 	}
 	return missing, nil
+}
+
+// few is a list of names that stays short.
+func few(names []string) string {
+	const most = 5
+	if len(names) <= most {
+		return strings.Join(names, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), len(names)-most)
 }
 
 // load reads the four files and checks that they belong together.

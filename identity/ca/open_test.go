@@ -10,6 +10,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -164,6 +165,13 @@ func TestDirectoryOfSomethingElseIsRefused(t *testing.T) {
 			t.Fatal(err)
 		}
 		refused(t, dir, Options{TrustDomain: td}, "not empty", name)
+	}
+	crowd := t.TempDir()
+	for i, want := range []string{"(0)", "(0, 1)", "(0, 1, 2)", "(0, 1, 2, 3)", "(0, 1, 2, 3, 4)", "(0, 1, 2, 3, 4 and 1 more)", "(0, 1, 2, 3, 4 and 2 more)"} {
+		if err := os.WriteFile(filepath.Join(crowd, strconv.Itoa(i)), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		refused(t, crowd, Options{TrustDomain: td}, want)
 	}
 	dir := t.TempDir()
 	if err := os.Mkdir(filepath.Join(dir, "lost+found"), 0o700); err != nil {
