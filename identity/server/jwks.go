@@ -101,8 +101,12 @@ func parseJWKS(text []byte) ([]jose.JSONWebKey, error) {
 	var set struct {
 		Keys []json.RawMessage `json:"keys"`
 	}
+	const shape = `a JWKS is {"keys": [...]}`
+	if !json.Valid(text) {
+		return nil, errors.New("it is no JSON (" + shape + ")")
+	}
 	if err := json.Unmarshal(text, &set); err != nil {
-		return nil, err
+		return nil, errors.New("it is JSON, but no JWKS (" + shape + ")")
 	}
 	var keys []jose.JSONWebKey
 	for i, raw := range set.Keys {

@@ -217,8 +217,11 @@ func TestJWKSHoldsPublicKeysThatSign(t *testing.T) {
 		{"symmetric", jwks(t, good[0], jose.JSONWebKey{Key: []byte("secret")}), 0, "key 1 is private"},
 		{"only others", jwks(t, jose.JSONWebKey{Key: edPublic}), 0, "no key"},
 		{"none", []byte(`{"keys":[]}`), 0, "no key"},
-		{"no set", []byte(`[]`), 0, "json"},
-		{"empty", nil, 0, "JSON"},
+		{"no set", []byte(`[]`), 0, `it is JSON, but no JWKS (a JWKS is {"keys": [...]})`},
+		{"no list", []byte(`{"keys":1}`), 0, "it is JSON, but no JWKS (a JWKS is"},
+		{"empty", nil, 0, `it is no JSON (a JWKS is {"keys": [...]})`},
+		{"text", []byte("root:x:0:0"), 0, "it is no JSON (a JWKS is"},
+		{"half", []byte(`{"keys":[`), 0, "it is no JSON (a JWKS is"},
 		{"broken key", []byte(`{"keys":[{"kty":"EC","crv":"P-256","x":"AA","y":"AA"}]}`), 0, "key 0"},
 	} {
 		keys, err := parseJWKS(test.text)
