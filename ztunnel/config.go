@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -142,17 +143,55 @@ func (c Config) Validate() error {
 	return errors.Join(problems...)
 }
 
-// excludesMesh finds exclusions that would let all traffic to a part of the
-// mesh leave in plaintext. Single addresses in the mesh may be excluded.
+// excludesMesh finds exclusions that, alone or together, would let all traffic
+// to a part of the mesh leave in plaintext. Single addresses in the mesh may be
+// excluded.
 func (c Config) excludesMesh() (problems []error) {
-	for _, excluded := range c.ExcludeCIDRs {
-		for _, mesh := range c.MeshCIDRs {
-			if excluded.Bits() <= mesh.Bits() && excluded.Overlaps(mesh) {
-				problems = append(problems, fmt.Errorf("excluded CIDR %v holds all of %v, which is of the mesh: its traffic would be in plaintext (-exclude-cidrs, -mesh-cidrs)", excluded, mesh))
-			}
+	for _, mesh := range c.MeshCIDRs {
+		by := overlapping(c.ExcludeCIDRs, mesh)
+		if !cover(by, mesh) {
+			continue
 		}
+		which := fmt.Sprintf("excluded CIDR %v holds", by[0])
+		if len(by) > 1 {
+			which = fmt.Sprintf("the %d excluded CIDRs from %v to %v together hold", len(by), by[0], by[len(by)-1])
+		}
+		problems = append(problems, fmt.Errorf("%s all of %v, which is of the mesh: its traffic would be in plaintext (-exclude-cidrs, -mesh-cidrs)", which, mesh))
 	}
 	return problems
+}
+
+// cover reports whether every address of p is in one of the prefixes. It halves
+// p until one of them holds a half, or none is in it: at most 128 times for each.
+func cover(prefixes []netip.Prefix, p netip.Prefix) bool {
+	inside := overlapping(prefixes, p)
+	if len(inside) == 0 {
+		return false
+	}
+	if slices.ContainsFunc(inside, func(q netip.Prefix) bool { return q.Bits() <= p.Bits() }) {
+		return true
+	}
+	low, high := halves(p)
+	return cover(inside, low) && cover(inside, high)
+}
+
+// overlapping returns them in order.
+func overlapping(prefixes []netip.Prefix, p netip.Prefix) (inside []netip.Prefix) {
+	for _, q := range prefixes {
+		if q.Overlaps(p) {
+			inside = append(inside, q)
+		}
+	}
+	slices.SortFunc(inside, netip.Prefix.Compare)
+	return inside
+}
+
+// halves splits a prefix that holds more than one address.
+func halves(p netip.Prefix) (low, high netip.Prefix) {
+	upper := p.Masked().Addr().AsSlice()
+	upper[p.Bits()/8] |= 0x80 >> (p.Bits() % 8)
+	addr, _ := netip.AddrFromSlice(upper)
+	return netip.PrefixFrom(p.Masked().Addr(), p.Bits()+1), netip.PrefixFrom(addr, p.Bits()+1)
 }
 
 func (c Config) enrollSocket() string { return filepath.Join(c.StateDir, "enroll.sock") }

@@ -138,15 +138,18 @@ func TestPathsOfTheWrongKindAreRefusedByFlag(t *testing.T) {
 
 func TestTheMeshIsNotExcluded(t *testing.T) {
 	problems := func(excluded string) string {
-		c := Config{MeshCIDRs: cidrs("10.77.0.0/16", "fd77::/32"), ExcludeCIDRs: cidrs(excluded)}
+		c := Config{MeshCIDRs: cidrs("10.77.0.0/16", "fd77::/32"), ExcludeCIDRs: cidrs(strings.Split(excluded, ",")...)}
 		return fmt.Sprint(c.excludesMesh())
 	}
-	for _, all := range []string{"10.77.0.0/16", "10.0.0.0/8", "fd77::/16"} {
+	for _, all := range []string{"10.77.0.0/16", "10.0.0.0/8", "fd77::/16",
+		"10.77.0.0/17,10.77.128.0/17", "10.77.128.0/17,192.0.2.0/24,10.77.64.0/18,10.77.0.0/18,10.77.0.1/32",
+		"fd77::/33,fd77:0:8000::/33", "fd77::/33,fd77:0:8000::/34,fd77:0:c000::/34"} {
 		if got := problems(all); !strings.Contains(got, "-exclude-cidrs") {
 			t.Errorf("excluding %s: %s", all, got)
 		}
 	}
-	for _, part := range []string{"10.77.0.10/32", "10.78.0.0/16", "192.0.2.0/24"} {
+	for _, part := range []string{"10.77.0.10/32", "10.78.0.0/16", "192.0.2.0/24",
+		"10.77.0.0/17,10.77.128.0/18", "10.77.0.0/17,10.77.0.0/18,10.76.0.0/16,10.78.0.0/16", "fd77::/33,fd77:0:8000::/34", "fd77::/33,10.77.128.0/17"} {
 		if got := problems(part); got != "[]" {
 			t.Errorf("excluding %s: %s", part, got)
 		}
