@@ -7,12 +7,15 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"strconv"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/culvert-mesh/culvert/ztunnel/redirect"
 )
 
 // capabilities are what a ztunnel cannot do without, and for what. CAP_BPF is
@@ -44,6 +47,41 @@ func (c Config) files() error {
 		plainFile("token-file", c.TokenFile),
 		rootFile("ca-root", c.CARoot, time.Now()),
 	)
+}
+
+// addresses finds one that another process has, before a hook is attached; they
+// are opened for good when there is something to serve.
+func (c Config) addresses() error {
+	var problems []error
+	for _, listener := range []struct{ flag, address string }{
+		{"metrics-address", c.MetricsAddress}, {"ready-address", c.ReadyAddress}, {"admin-address", c.AdminAddress},
+	} {
+		ln, err := net.Listen("tcp", listener.address)
+		if err != nil {
+			problems = append(problems, fmt.Errorf("-%s: %w", listener.flag, err))
+			continue
+		}
+		ln.Close()
+	}
+	if len(problems) > 0 {
+		problems = append(problems, c.pinsLocked())
+	}
+	return errors.Join(problems...)
+}
+
+// pinsLocked names the ztunnel that has the pins: it has the addresses, too.
+func (c Config) pinsLocked() error {
+	if _, err := os.Stat(c.BPFFS); err != nil {
+		return nil // LockDir would make it
+	}
+	lock, err := redirect.LockDir(c.BPFFS)
+	if errors.Is(err, redirect.ErrLocked) {
+		return fmt.Errorf("-bpffs: %w", err)
+	}
+	if err == nil {
+		lock.Close()
+	}
+	return nil
 }
 
 // haveCapabilities reads the effective ones of a process.

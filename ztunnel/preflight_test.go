@@ -11,6 +11,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"math/big"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -19,6 +20,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/culvert-mesh/culvert/test/env"
 )
 
 // certificate returns one as PEM, with its key.
@@ -133,6 +136,40 @@ func TestPathsOfTheWrongKindAreRefusedByFlag(t *testing.T) {
 	long.StateDir = filepath.Join(dir, strings.Repeat("d", 100))
 	if err := long.files(); err == nil || !strings.Contains(err.Error(), "-state-dir: ") || !strings.Contains(err.Error(), "longer than the 107 bytes") {
 		t.Errorf("a path that no socket may have: %v", err)
+	}
+}
+
+func TestAnAddressOfAnotherProcessIsNamedBeforeAHookIsAttached(t *testing.T) {
+	env.Need(t, env.Netns, env.BPF) // the capabilities of a ztunnel
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	dir := t.TempDir()
+	root := filepath.Join(dir, "root.pem")
+	pem, _ := certificate(t, true, time.Now().Add(-time.Hour), time.Now().Add(time.Hour))
+	if err := os.WriteFile(root, pem, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	good := Config{
+		NodeName: "n", MeshCIDRs: cidrs("10.77.0.0/16"), Workloads: dir, CAAddress: "ca:1", CARoot: root, TokenFile: filepath.Join(dir, "token"),
+		BPFFS: filepath.Join(dir, "bpffs"), Cgroup: dir, StateDir: filepath.Join(dir, "state"), // the cgroup is none: nothing is attached
+		HostNetns: "/proc/self/ns/net", MetricsAddress: "127.0.0.1:0", ReadyAddress: "127.0.0.1:0", AdminAddress: "127.0.0.1:0",
+	}
+	for flag, change := range map[string]func(*Config){
+		"-metrics-address": func(c *Config) { c.MetricsAddress = taken.Addr().String() },
+		"-ready-address":   func(c *Config) { c.ReadyAddress = taken.Addr().String() },
+		"-admin-address":   func(c *Config) { c.AdminAddress = taken.Addr().String() },
+	} {
+		cfg := good
+		change(&cfg)
+		if err := Run(t.Context(), cfg); err == nil || !strings.HasPrefix(err.Error(), flag+": listen tcp "+taken.Addr().String()) {
+			t.Errorf("%s is taken: %v", flag, err)
+		}
+	}
+	if err := Run(t.Context(), good); err == nil || !strings.HasPrefix(err.Error(), "load steering: ") {
+		t.Errorf("all are free: %v", err)
 	}
 }
 

@@ -47,6 +47,9 @@ func Run(ctx context.Context, cfg Config) error {
 		older.Close()
 		return fmt.Errorf("a ztunnel of an older version still answers on %s: stop it first", cfg.enrollSocket())
 	}
+	if err := cfg.addresses(); err != nil {
+		return err
+	}
 	ctx, quit := context.WithCancel(ctx)
 	defer quit()
 

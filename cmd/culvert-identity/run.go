@@ -44,12 +44,12 @@ func run(ctx context.Context, cfg config) error {
 	}
 	nodes, err := net.Listen("tcp", cfg.listen)
 	if err != nil {
-		return fmt.Errorf("listen for nodes: %v", err)
+		return refused("listen", err)
 	}
 	defer nodes.Close()
 	metrics, err := net.Listen("tcp", cfg.metrics)
 	if err != nil {
-		return fmt.Errorf("listen for metrics: %v", err)
+		return refused("metrics-address", err)
 	}
 	defer metrics.Close()
 	cfg.log.Info("certificate authority is open", logDir, cfg.dir, logTrustDomain, cfg.trustDomain.String(),
