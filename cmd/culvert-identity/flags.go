@@ -68,5 +68,8 @@ func (c *config) validate() error {
 			problems = append(problems, fmt.Errorf("%s is required", required.name))
 		}
 	}
+	problems = append(problems, program.Apart(
+		program.Listener{Flag: "listen", Address: c.listen}, program.Listener{Flag: "metrics-address", Address: c.metrics},
+	))
 	return errors.Join(problems...)
 }

@@ -81,17 +81,69 @@ func ServerName(s string) (string, error) {
 
 // Listen takes an address to listen on; without a host it is all of the node's.
 func Listen(s string) (string, error) {
-	_, err := hostOf(s)
+	if err := portAlone(s, ""); err != nil {
+		return "", err
+	}
+	_, err := hostOf(s, ":15020 or [fd77::1]:15020")
 	return s, err
 }
 
-// Loopback takes an address that only this machine reaches.
+// Listener is a flag whose value is an address to listen on.
+type Listener struct{ Flag, Address string }
+
+// Apart refuses two listeners that cannot both have their address.
+func Apart(all ...Listener) error {
+	var problems []error
+	for i, one := range all {
+		for _, other := range all[i+1:] {
+			if collide(one.Address, other.Address) {
+				problems = append(problems, fmt.Errorf("-%s %s and -%s %s cannot both listen there: choose another port for one of them", one.Flag, one.Address, other.Flag, other.Address))
+			}
+		}
+	}
+	return errors.Join(problems...)
+}
+
+// collide is true for one port of one host; all hosts hold each. What is no
+// address has been refused by its flag.
+func collide(a, b string) bool {
+	hostA, portA, errA := net.SplitHostPort(a)
+	hostB, portB, errB := net.SplitHostPort(b)
+	if errA != nil || errB != nil || portA != portB {
+		return false
+	}
+	hostA, hostB = canonical(hostA), canonical(hostB)
+	return hostA == hostB || hostA == "" || hostB == ""
+}
+
+// canonical is empty for all hosts: net.Listen takes 0.0.0.0, :: and no host for
+// both families.
+func canonical(host string) string {
+	host = strings.TrimSuffix(strings.ToLower(host), ".")
+	if host == "localhost" {
+		return "127.0.0.1"
+	}
+	addr, err := netip.ParseAddr(host)
+	switch {
+	case err != nil:
+		return host
+	case addr.IsUnspecified():
+		return ""
+	}
+	return addr.String()
+}
+
+// Loopback takes an address that only this machine reaches, and no name: one
+// could lead anywhere by the time it is resolved.
 func Loopback(s string) (string, error) {
-	host, err := hostOf(s)
+	if err := portAlone(s, "127.0.0.1"); err != nil {
+		return "", err
+	}
+	host, err := hostOf(s, "127.0.0.1:15000 or [::1]:15000")
 	if err != nil {
 		return "", err
 	}
-	if addr, err := netip.ParseAddr(host); host != "localhost" && (err != nil || !addr.IsLoopback()) {
+	if addr, err := netip.ParseAddr(host); err != nil || !addr.IsLoopback() {
 		return "", errors.New("want a loopback address, as 127.0.0.1:15000: what it shows is for this node only")
 	}
 	return s, nil
@@ -99,7 +151,7 @@ func Loopback(s string) (string, error) {
 
 // Dial takes an address to connect to.
 func Dial(s string) (string, error) {
-	host, err := hostOf(s)
+	host, err := hostOf(s, "ca.example:15012 or [fd77::1]:15012")
 	if err != nil {
 		return "", err
 	}
@@ -109,17 +161,28 @@ func Dial(s string) (string, error) {
 	return s, nil
 }
 
-// hostOf takes host:port apart.
-func hostOf(s string) (string, error) {
+// portAlone refuses a port without a host, and says how host is written with it.
+func portAlone(s, host string) error {
+	if _, err := Port(s); err != nil {
+		return nil
+	}
+	return fmt.Errorf("want host:port: did you mean %s:%s?", host, s)
+}
+
+// hostOf takes host:port apart, as in example.
+func hostOf(s, example string) (string, error) {
 	if u, err := url.Parse(s); strings.Contains(s, "://") && err == nil {
+		if _, err := hostOf(u.Host, example); err != nil {
+			return "", fmt.Errorf("want host:port and no scheme, as %s", example)
+		}
 		return "", fmt.Errorf("want host:port and no scheme: did you mean %s?", u.Host)
 	}
 	if addr, err := netip.ParseAddr(s); err == nil && addr.Is6() {
-		return "", fmt.Errorf("it has no port: an IPv6 address with one is [%v]:15012", addr)
+		return "", fmt.Errorf("it has no port: an IPv6 address with one is [%v]:PORT", addr)
 	}
 	host, port, err := net.SplitHostPort(s)
 	if err != nil {
-		return "", errors.New("want host:port, as ca.example:15012 or [fd77::1]:15012")
+		return "", fmt.Errorf("want host:port, as %s", example)
 	}
 	if _, err := Port(port); err != nil {
 		return "", err

@@ -52,17 +52,31 @@ func Level(s string) (level slog.Level, err error) {
 func Duration(least, most time.Duration) func(string) (time.Duration, error) {
 	return func(s string) (time.Duration, error) {
 		if _, err := strconv.ParseFloat(s, 64); err == nil {
-			return 0, fmt.Errorf("%s has no unit: %[1]ss, %[1]sm, %[1]sh", s)
+			return 0, fmt.Errorf("%s has no unit: want %s to %s%s", s, spell(least), spell(most), withUnit(s, least, most))
 		}
 		d, err := time.ParseDuration(s)
 		if err != nil {
-			return 0, errors.New("it is no duration: write 30s, 5m or 1h30m")
+			return 0, fmt.Errorf("it is no duration: want %s to %s", spell(least), spell(most))
 		}
 		if d < least || d > most {
 			return 0, fmt.Errorf("want %s to %s", spell(least), spell(most))
 		}
 		return d, nil
 	}
+}
+
+// withUnit says what a number could be from least to most.
+func withUnit(number string, least, most time.Duration) string {
+	var fit []string
+	for _, unit := range []string{"ms", "s", "m", "h"} {
+		if d, err := time.ParseDuration(number + unit); err == nil && d >= least && d <= most {
+			fit = append(fit, number+unit)
+		}
+	}
+	if len(fit) == 0 {
+		return ""
+	}
+	return ", as " + strings.Join(fit, " or ")
 }
 
 // spell is a duration without units that are zero.

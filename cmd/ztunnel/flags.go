@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -76,5 +77,9 @@ func complete(cfg *ztunnel.Config) error {
 			return fmt.Errorf("invalid value %q of NODE_NAME in the environment: %w", name, err)
 		}
 	}
-	return cfg.Validate()
+	return errors.Join(cfg.Validate(), program.Apart(
+		program.Listener{Flag: "metrics-address", Address: cfg.MetricsAddress},
+		program.Listener{Flag: "ready-address", Address: cfg.ReadyAddress},
+		program.Listener{Flag: "admin-address", Address: cfg.AdminAddress},
+	))
 }
