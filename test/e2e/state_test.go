@@ -36,6 +36,15 @@ func TestTheStateDirectoryIsRestored(t *testing.T) {
 					return err
 				}
 				s.Cleanup(func() { ln.Close() })
+				go func() { // whoever connects is hung up on, and not left to wait
+					for {
+						conn, err := ln.Accept()
+						if err != nil {
+							return
+						}
+						conn.Close()
+					}
+				}()
 				if err := os.Rename(path+".other", path); err != nil {
 					return err
 				}
