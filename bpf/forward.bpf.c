@@ -142,8 +142,15 @@ int forward_ingress(struct __sk_buff *skb)
 	else
 		return TC_NEXT;
 	netns = bpf_map_lookup_elem(&pod_ips, &p.dst);
+	/* Stand-ins are local to the pod, and NAT may take them for its own: none
+	 * comes from the wire. What else is not the pod's is routed through it.
+	 */
+	if (!netns && is_stand_in(&p.dst)) {
+		count(FORWARD_DROPPED);
+		return TC_DROP;
+	}
 	if (!netns)
-		return TC_NEXT; /* routed through the pod, not meant for it */
+		return TC_NEXT;
 	if (whole && !p.tcp)
 		return TC_NEXT;
 	/* What hides its flags, in a header too short or too deep, is no SYN

@@ -43,6 +43,14 @@ func (p *Pods) unguardForwarding(_ context.Context, m *member) error {
 // reaches no socket of its own: where its policies refuse plaintext, a guard
 // refuses it before. Its pod.mu is held.
 func (p *Pods) watchForwarding(m *member, w workload.Workload) error {
+	err := p.keepGuard(m, w)
+	if err != nil {
+		m.guard = guardUnknown // so the pod is not confirmed
+	}
+	return err
+}
+
+func (p *Pods) keepGuard(m *member, w workload.Workload) error {
 	behind, err := redirect.Forwards(m.ns, ips(m))
 	if err != nil {
 		return err
@@ -58,11 +66,12 @@ func (p *Pods) watchForwarding(m *member, w workload.Workload) error {
 		if err := p.Datapath.UnguardForwarding(m.ns); err != nil {
 			return err
 		}
-		m.guard = guardOpen
+		m.guard, m.guards = guardOpen, nil
 		return nil
 	}
 	others, ports := p.Policy.RefusesPlaintext(w)
-	wrong, err := p.Datapath.GuardForwarding(m.ns, redirect.ForwardGuard{Refuse: others, Ports: ports})
+	now, wrong, err := p.Datapath.GuardForwarding(m.ns, redirect.ForwardGuard{Refuse: others, Ports: ports}, m.guards)
+	m.guards = now
 	if err != nil {
 		return err
 	}

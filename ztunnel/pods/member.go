@@ -35,6 +35,7 @@ type member struct {
 
 	behind []string // devices by which the pod forwards to another netns
 	guard  guard
+	guards []int // devices that are guarded, by index
 }
 
 // A membership is two lists of steps, done in this order and undone in reverse:

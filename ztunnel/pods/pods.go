@@ -227,6 +227,9 @@ func (p *Pods) join(ctx context.Context, pod *pod, w workload.Workload) error {
 	}
 	if err := doSteps(ctx, slices.Concat(p.carrying(), p.steering()), m); err != nil {
 		pod.failed = err.Error()
+		if m.adopted { // it stays steered, and Verify must not look for what was undone
+			p.Datapath.LetBe(m.Cookie)
+		}
 		return err
 	}
 	m.adopted, pod.adopted = false, false
@@ -372,7 +375,7 @@ func (p *Pods) confirmed(pod *pod, sound bool, running func() []process) bool {
 	if err != nil {
 		p.Log.Error("following the netns of a pod", "pod", pod.String(), "error", err)
 	}
-	ok := sound && err == nil && p.steered(pod.member)
+	ok := sound && err == nil && p.steered(pod.member) && pod.member.guard != guardUnknown
 	if ok {
 		p.neighbours.add(pod.member)
 	} else {

@@ -84,12 +84,12 @@ func sysctlIsOn(sysctl string) bool {
 	return err == nil && strings.TrimSpace(string(text)) != "0"
 }
 
-// GuardForwarding puts g in force for a pod that is steered. Done again, it
+// GuardForwarding puts g in force for a pod that is steered, and returns the
+// devices that are guarded now, by index. Done again, with what it returned, it
 // follows what g and the pod's devices are now, and says what another hand had
-// removed. Without ztunnel it refuses.
-func (d *Datapath) GuardForwarding(ns *netns.NS, g ForwardGuard) (wrong string, err error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
+// removed. Without ztunnel it refuses. It may take as long as the pod has devices,
+// and holds up no other pod.
+func (d *Datapath) GuardForwarding(ns *netns.NS, g ForwardGuard, before []int) (now []int, wrong string, err error) {
 	cookie := uint64(ns.Cookie())
 	want := map[meshPodPort]uint8{{Netns: cookie}: refuse(g.Refuse)}
 	for port, no := range g.Ports {
@@ -97,31 +97,26 @@ func (d *Datapath) GuardForwarding(ns *netns.NS, g ForwardGuard) (wrong string, 
 	}
 	for key, value := range want {
 		if err := d.mesh.ForwardGuard.Put(key, value); err != nil {
-			return "", fmt.Errorf("guard forwarding of netns %d: port %d: %w", cookie, wirePort(key.Port), err)
+			return before, "", fmt.Errorf("guard forwarding of netns %d: port %d: %w", cookie, wirePort(key.Port), full(d.mesh.ForwardGuard, err))
 		}
 	}
 	if err := sweep(d.mesh.ForwardGuard, func(key meshPodPort, _ *uint8) bool {
 		_, wanted := want[key]
 		return key.Netns == cookie && !wanted
 	}); err != nil {
-		return "", err
+		return before, "", err
 	}
-	guarded := d.guarded[ns.Cookie()]
-	var added []string
 	err = ns.Do(func() (err error) {
-		added, err = addGuards(d.mesh.ForwardIngress)
+		now, wrong, err = addGuards(d.mesh.ForwardIngress, before)
 		return err
 	})
 	if err != nil {
-		return "", fmt.Errorf("guard forwarding of netns %d: %w", cookie, err)
+		return before, "", fmt.Errorf("guard forwarding of netns %d: %w", cookie, err)
 	}
-	for _, device := range added {
-		if slices.Contains(guarded, device) {
-			wrong = fmt.Sprintf("guard of netns %d on %s was removed", cookie, device)
-		}
+	if wrong != "" {
+		wrong = fmt.Sprintf("guard of netns %d on %s was removed", cookie, wrong)
 	}
-	d.guarded[ns.Cookie()] = append(guarded, added...)
-	return wrong, nil
+	return now, wrong, nil
 }
 
 func refuse(yes bool) uint8 {
@@ -134,10 +129,7 @@ func refuse(yes bool) uint8 {
 // UnguardForwarding lets the pod forward again. A pod without a guard is no
 // error.
 func (d *Datapath) UnguardForwarding(ns *netns.NS) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
 	cookie := ns.Cookie()
-	delete(d.guarded, cookie)
 	err := ns.Do(removeGuards)
 	if err != nil {
 		return fmt.Errorf("end the guard of netns %d: %w", cookie, err)
@@ -145,44 +137,49 @@ func (d *Datapath) UnguardForwarding(ns *netns.NS) error {
 	return sweep(d.mesh.ForwardGuard, func(key meshPodPort, _ *uint8) bool { return key.Netns == uint64(cookie) })
 }
 
-// guardable are the devices by which the world may reach the pod.
-func guardable() ([]netlink.Link, error) {
+// addGuards has every device that is up guarded, but for loopback. It returns
+// their indices, and the name of one that had lost its guard.
+func addGuards(program *ebpf.Program, before []int) (now []int, lost string, err error) {
 	links, err := netlink.LinkList()
-	return slices.DeleteFunc(links, func(l netlink.Link) bool {
-		a := l.Attrs()
-		return a.Flags&net.FlagLoopback != 0 || a.Flags&net.FlagUp == 0
-	}), err
-}
-
-// addGuards has every device guarded and names those that were not.
-func addGuards(program *ebpf.Program) (added []string, err error) {
-	links, err := guardable()
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	info, err := program.Info()
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	id, _ := info.ID()
 	for _, l := range links {
-		name := l.Attrs().Name
+		a := l.Attrs()
+		if a.Flags&net.FlagLoopback != 0 || a.Flags&net.FlagUp == 0 {
+			continue
+		}
+		now = append(now, a.Index)
 		if has, err := guardOn(l); err == nil && has == int(id) {
 			continue
 		}
-		qdisc := &netlink.GenericQdisc{QdiscType: "clsact", QdiscAttrs: netlink.QdiscAttrs{
-			LinkIndex: l.Attrs().Index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT}}
-		if err := netlink.QdiscAdd(qdisc); err != nil && !errors.Is(err, unix.EEXIST) {
-			return added, fmt.Errorf("add clsact to %s: %w", name, err)
+		if err := addGuard(a, program); err != nil {
+			return nil, "", err
 		}
-		filter := guardFilter(l.Attrs().Index)
-		filter.Fd, filter.Name, filter.DirectAction = program.FD(), guardName, true
-		if err := netlink.FilterReplace(filter); err != nil {
-			return added, fmt.Errorf("add filter to %s: %w", name, err)
+		if slices.Contains(before, a.Index) {
+			lost = a.Name
 		}
-		added = append(added, name)
 	}
-	return added, nil
+	return now, lost, nil
+}
+
+func addGuard(device *netlink.LinkAttrs, program *ebpf.Program) error {
+	qdisc := &netlink.GenericQdisc{QdiscType: "clsact", QdiscAttrs: netlink.QdiscAttrs{
+		LinkIndex: device.Index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT}}
+	if err := netlink.QdiscAdd(qdisc); err != nil && !errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("add clsact to %s: %w", device.Name, err)
+	}
+	filter := guardFilter(device.Index)
+	filter.Fd, filter.Name, filter.DirectAction = program.FD(), guardName, true
+	if err := netlink.FilterReplace(filter); err != nil {
+		return fmt.Errorf("add filter to %s: %w", device.Name, err)
+	}
+	return nil
 }
 
 func guardFilter(link int) *netlink.BpfFilter {
@@ -202,7 +199,7 @@ func guardOn(l netlink.Link) (id int, err error) {
 }
 
 func removeGuards() error {
-	links, err := guardable()
+	links, err := netlink.LinkList()
 	if err != nil {
 		return err
 	}

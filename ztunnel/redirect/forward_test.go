@@ -23,7 +23,8 @@ import (
 // own port 9090 to it.
 type nested struct {
 	*testPodNS
-	ns *netns.NS
+	ns      *netns.NS
+	guarded []int
 }
 
 var (
@@ -33,7 +34,7 @@ var (
 
 func (p *testPodNS) nest() *nested {
 	p.t.Helper()
-	n := &nested{p, open(p.t, env.NewNetns(p.t))}
+	n := &nested{testPodNS: p, ns: open(p.t, env.NewNetns(p.t))}
 	p.in(n.ns, func() error { return writeSysctl("net/ipv6/conf/default/accept_dad", "0") })
 	p.in(p.ns, func() error {
 		return errors.Join(n.ns.Fd(func(fd int) error { return addVeth("docker0", fd) }),
@@ -93,10 +94,11 @@ func (n *nested) wantDropped(t *testing.T) {
 
 func (n *nested) guard(t *testing.T, g ForwardGuard) (wrong string) {
 	t.Helper()
-	wrong, err := n.d.GuardForwarding(n.testPodNS.ns, g)
+	now, wrong, err := n.d.GuardForwarding(n.testPodNS.ns, g, n.guarded)
 	if err != nil {
 		t.Fatal(err)
 	}
+	n.guarded = now
 	return wrong
 }
 
@@ -170,6 +172,7 @@ func TestAGuardOutlivesZtunnelAndRefusesWithoutIt(t *testing.T) {
 	n.d = d
 	n.wantDropped(t)
 	n.enroll(d)
+	n.guarded = nil
 	if wrong := n.guard(t, ForwardGuard{Refuse: true}); wrong != "" {
 		t.Errorf("a guard that was taken over is called wrong: %s", wrong)
 	}
@@ -216,4 +219,24 @@ func TestAGuardLetsOpenConnectionsAndAnswersThrough(t *testing.T) {
 		t.Errorf("an open connection gives %q, %v", name, err)
 	}
 	wantServer(t, n.ns, netip.AddrPortFrom(node4, 8080), "node")
+}
+
+// To docker's rules whatever is local to the pod is the pod's, stand-ins included.
+func TestAGuardRefusesStandInsFromTheWire(t *testing.T) {
+	w := newWorld(t)
+	n := w.enrolled().nest()
+	to := netip.MustParseAddrPort("240.0.0.9:9090")
+	w.in(n.testPodNS.ns, func() error {
+		out, err := exec.Command("nft", "add rule inet docker prerouting fib daddr type local tcp dport 9090 dnat ip to 10.88.0.2").CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("nft: %v: %s", err, out)
+		}
+		return nil
+	})
+	w.in(w.ns, func() error { return addRoute1("veth1", to.Addr(), 32, n.v4) })
+	wantServer(t, w.ns, to, "nested") // the way that the guard has to shut
+	n.guard(t, ForwardGuard{})
+	if name, err := ask(w.ns, to, nil); err == nil {
+		t.Errorf("a stranger reaches %q by a stand-in", name)
+	}
 }

@@ -79,7 +79,7 @@ func (w *world) abandon(n int) (all int) {
 		w.t.Fatal(err)
 	}
 	d := &Datapath{opts: w.opts, lock: lock, pins: newPins(w.opts.BPFFS), standIns: standIns,
-		pods: make(map[netns.Cookie]*pod), guarded: make(map[netns.Cookie][]string)}
+		pods: make(map[netns.Cookie]*pod)}
 	defer d.Close()
 	steps, err := d.steps()
 	if err != nil {

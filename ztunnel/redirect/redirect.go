@@ -54,10 +54,9 @@ type Datapath struct {
 	anchors   []*anchor // the cgroup programs
 	swept     time.Time // when destinations were that nobody took
 	pods      map[netns.Cookie]*pod
-	guarded   map[netns.Cookie][]string // devices of pods that forward
-	unsound   error                     // what Verify could not put right the last time
-	kubelet   uint64                    // the cgroup that the programs know as kubelet's, or 0
-	noKubelet error                     // why that is 0, though one is configured
+	unsound   error  // what Verify could not put right the last time
+	kubelet   uint64 // the cgroup that the programs know as kubelet's, or 0
+	noKubelet error  // why that is 0, though one is configured
 }
 
 // Load loads the programs and attaches those of the cgroup. What an earlier
@@ -81,7 +80,7 @@ func Load(opts Options) (*Datapath, error) {
 		return nil, fmt.Errorf("pins: %w", err)
 	}
 	d := &Datapath{opts: opts, point: point, lock: lock, pins: newPins(opts.BPFFS), standIns: standIns,
-		pods: make(map[netns.Cookie]*pod), guarded: make(map[netns.Cookie][]string)}
+		pods: make(map[netns.Cookie]*pod)}
 	steps, err := d.steps()
 	for _, step := range steps {
 		if err == nil {
