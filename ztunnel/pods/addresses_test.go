@@ -92,6 +92,26 @@ func TestAnAddressThatLeftWhileNoZtunnelWasHereIsNotThePodsOwn(t *testing.T) {
 	}
 }
 
+// The registry may not be read for long: nothing may be let out meanwhile.
+func TestAnAddressThatLeftIsNotThePodsOwnBeforeTheRegistryIsRead(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	later := netip.MustParseAddr("10.8.0.1")
+	req := w.pod("web", "10.1.0.1", true)
+	w.addAddr(req.Netns, later)
+	w.add(req, enroll.Enrolled)
+	w.kill()
+	w.delAddr(req.Netns, later)
+	w.load()
+	if got := w.connectsTo("web", netip.AddrPortFrom(later, 80)); got != released {
+		t.Fatalf("while no ztunnel runs, connections to what was the pod's address are %s", got)
+	}
+	w.pods.pruneOwn()
+	if got := w.connectsTo("web", netip.AddrPortFrom(later, 80)); got != refused {
+		t.Errorf("connections to what was the pod's address are %s", got)
+	}
+}
+
 // The registry may learn later than the netns whose an address is.
 func TestAnAddressGoesToThePodThatTheRegistryNames(t *testing.T) {
 	w := newWorld(t)

@@ -134,6 +134,7 @@ func (p *Pods) Run(ctx context.Context) error {
 	defer cut()
 	p.base = base
 	p.noteKubelet()
+	p.pruneOwn()
 	if err := p.Registry.WaitSynced(ctx); err != nil {
 		return err
 	}

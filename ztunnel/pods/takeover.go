@@ -87,6 +87,34 @@ func (p *Pods) leftovers() []redirect.Leftover {
 	return p.unexplained
 }
 
+// pruneOwn looks at the addresses of recorded sandboxes before anything else is
+// known: until a pod is enrolled again, which may take as long as the registry
+// does, it reaches unsteered what an earlier run knew as its own.
+func (p *Pods) pruneOwn() {
+	found, _ := p.files.load(p.boot) // takeOver says what is wrong with the others
+	for _, s := range found {
+		if err := p.pruneOwnOf(s); err != nil {
+			p.Log.Warn("looking at the addresses of a pod", "pod", s.String(), "error", err)
+		}
+	}
+}
+
+func (p *Pods) pruneOwnOf(s sandbox) error {
+	ns, err := netns.Open(s.Netns)
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	if ns.Cookie() != s.Cookie {
+		return nil // takeOver finds out
+	}
+	held, tentative, err := ns.Addrs()
+	if err != nil {
+		return err
+	}
+	return p.Datapath.PruneOwnIPs(s.Cookie, append(held, tentative...))
+}
+
 // remember has the sandbox looked after from now on, whose netns is found at path.
 func (p *Pods) remember(s sandbox, path string) *pod {
 	inbound, outbound := p.Datapath.Steered(s.Cookie)

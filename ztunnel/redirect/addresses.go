@@ -87,6 +87,14 @@ func (d *Datapath) dropOwnIPs(s Sandbox) error {
 	})
 }
 
+// PruneOwnIPs has connections of a netns that an earlier run steered, to addresses
+// that it does not hold any more, steered too: they may be another pod's by now.
+func (d *Datapath) PruneOwnIPs(cookie netns.Cookie, held []netip.Addr) error {
+	return sweep(d.mesh.OwnIps, func(key meshPodAddr, _ *uint8) bool {
+		return key.Netns == uint64(cookie) && !slices.Contains(held, goAddr(key.Addr))
+	})
+}
+
 // VerifyRoute asks the kernel whether a netns is as Route left it, and makes it
 // so. It says what was wrong if another hand must have done it: routes of
 // stand-ins go with their devices, and without them connections are refused.
