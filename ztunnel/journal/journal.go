@@ -27,17 +27,17 @@ const (
 
 // Options bound a Journal.
 type Options struct {
-	Records int           // that may wait for the output; 4096
-	Bytes   int           // of text that may wait for the output; 2 MiB
+	Records int           // that may wait for the output; 32,768: 10,000 connections may end at once
+	Bytes   int           // of text that may wait for the output; 16 MiB
 	Wait    time.Duration // for room, by a record at Error or above; 100 ms
 }
 
 func (o Options) withDefaults() Options {
 	if o.Records == 0 {
-		o.Records = 4096
+		o.Records = 32 << 10
 	}
 	if o.Bytes == 0 {
-		o.Bytes = 2 << 20
+		o.Bytes = 16 << 20
 	}
 	if o.Wait == 0 {
 		o.Wait = 100 * time.Millisecond
