@@ -23,9 +23,10 @@ import (
 type Listener struct {
 	path string
 
-	mu   sync.Mutex // guards what follows
-	ln   *net.UnixListener
-	file os.FileInfo // what path leads to while nobody else changes it
+	mu     sync.Mutex // guards what follows
+	ln     *net.UnixListener
+	file   os.FileInfo // what path leads to while nobody else changes it
+	closed bool
 }
 
 // Listen opens the enroll socket at path, mode 0600, in a directory that it
@@ -77,7 +78,7 @@ func publish(path string) (*net.UnixListener, os.FileInfo, error) {
 func (l *Listener) Keep() (replaced bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if there, err := os.Lstat(l.path); err == nil && os.SameFile(there, l.file) {
+	if there, err := os.Lstat(l.path); l.closed || err == nil && os.SameFile(there, l.file) {
 		return false, nil
 	}
 	ln, file, err := publish(l.path)
@@ -116,8 +117,13 @@ func (l *Listener) Accept() (net.Conn, error) {
 // Addr returns the address of the socket.
 func (l *Listener) Addr() net.Addr { return &net.UnixAddr{Name: l.path, Net: "unix"} }
 
-// Close stops listening.
-func (l *Listener) Close() error { return l.now().Close() }
+// Close stops listening, for good.
+func (l *Listener) Close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.closed = true
+	return l.ln.Close()
+}
 
 // onlyOurs refuses a directory that anyone but its owner, root or us, enters.
 func onlyOurs(dir string) error {

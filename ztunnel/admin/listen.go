@@ -62,9 +62,10 @@ func (s *slotted) Close() error {
 type rootListener struct {
 	path string
 
-	mu   sync.Mutex // guards what follows
-	ln   *net.UnixListener
-	file os.FileInfo // what path leads to while nobody else changes it
+	mu     sync.Mutex // guards what follows
+	ln     *net.UnixListener
+	file   os.FileInfo // what path leads to while nobody else changes it
+	closed bool
 }
 
 // listenRoot opens a unix socket of mode 0600 at path. A socket already there
@@ -115,7 +116,7 @@ func (l *rootListener) publish() error {
 func (l *rootListener) keep() (replaced bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if there, err := os.Lstat(l.path); err == nil && os.SameFile(there, l.file) {
+	if there, err := os.Lstat(l.path); l.closed || err == nil && os.SameFile(there, l.file) {
 		return false, nil
 	}
 	former := l.ln
@@ -155,6 +156,7 @@ func (l *rootListener) Addr() net.Addr { return &net.UnixAddr{Name: l.path, Net:
 func (l *rootListener) Close() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.closed = true
 	err := l.ln.Close()
 	if now, statErr := os.Lstat(l.path); statErr == nil && os.SameFile(now, l.file) {
 		err = errors.Join(err, os.Remove(l.path))
