@@ -117,7 +117,7 @@ func Run(ctx context.Context, cfg Config) error {
 	keeper := &keeper{
 		lock: func() error { return lock.Keep(func(string) error { return nil }) },
 		wrong: func(what string) {
-			counts.LinkRepaired(what)
+			counts.Repaired(what)
 			cfg.Log.Error("another hand removed or replaced a part of the state directory, which is restored (-state-dir)", logWhat, what)
 		},
 	}

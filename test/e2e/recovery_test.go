@@ -117,13 +117,13 @@ func detach(pin string) error {
 	return errors.Join(l.Detach(), l.Close())
 }
 
-// repairs is the sum of culvert_bpf_links_repaired_total.
+// repairs is the sum of culvert_repairs_total.
 func (s *story) repairs(n *lab.Node) (sum int) {
 	s.Helper()
 	_, body, err := n.HTTPGet(s.ctx, "http://127.0.0.1:15020/metrics")
 	s.must(err)
 	for line := range strings.Lines(body) {
-		if strings.HasPrefix(line, "culvert_bpf_links_repaired_total{") {
+		if strings.HasPrefix(line, "culvert_repairs_total{") {
 			count, err := strconv.Atoi(strings.TrimSpace(line[strings.LastIndex(line, " "):]))
 			s.must(err)
 			sum += count

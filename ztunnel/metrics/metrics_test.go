@@ -207,7 +207,7 @@ func TestTheNodesOwnStateIsReadAtEachScrape(t *testing.T) {
 	m.Budget(func() (size, used map[string]float64) {
 		return map[string]float64{"descriptors": 1000}, map[string]float64{"descriptors": 20}
 	})
-	m.LinkRepaired("connect4")
+	m.Repaired("connect4")
 	m.SourceError()
 	m.ForeignProbe()
 	m.SourceApplied(7)
@@ -240,7 +240,7 @@ func TestTheNodesOwnStateIsReadAtEachScrape(t *testing.T) {
 		{"workload_manager_pending_proxy_count", "", "1"},
 		{"workload_manager_proxies_started_total", "", "1"},
 		{"workload_manager_proxies_stopped_total", "", "1"},
-		{"culvert_bpf_links_repaired_total", `link="connect4"`, "1"},
+		{"culvert_repairs_total", `what="connect4"`, "1"},
 		{"culvert_budget_size", `resource="descriptors"`, "1000"},
 		{"culvert_budget_used", `resource="descriptors"`, "20"},
 		{"culvert_foreign_probes_total", "", "1"},

@@ -6,7 +6,7 @@ import "github.com/prometheus/client_golang/prometheus"
 
 // events are counted when they happen.
 type events struct {
-	linksRepaired    *prometheus.CounterVec
+	repairs          *prometheus.CounterVec
 	foreignProbes    prometheus.Counter
 	addressesRefused *prometheus.CounterVec
 	sourceErrors     prometheus.Counter
@@ -15,10 +15,10 @@ type events struct {
 }
 
 func (e *events) init(r *prometheus.Registry) {
-	e.linksRepaired = prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "culvert_bpf_links_repaired_total",
-		Help: "BPF links that had gone and were attached again. Anything but zero is an alarm.",
-	}, []string{"link"})
+	e.repairs = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "culvert_repairs_total",
+		Help: "What another hand removed and ztunnel restored: BPF links, routing, parts of the state directory. Anything but zero is an alarm.",
+	}, []string{"what"})
 	e.addressesRefused = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "culvert_pod_addresses_refused_total",
 		Help: "Addresses of pods that are not steered, so that connections by them are refused: another pod's, or beyond the limit of one pod.",
@@ -39,12 +39,13 @@ func (e *events) init(r *prometheus.Registry) {
 		Name: "culvert_source_applied_timestamp_seconds",
 		Help: "When the workloads and policies in force were applied.",
 	})
-	r.MustRegister(e.linksRepaired, e.foreignProbes, e.addressesRefused, e.sourceErrors, e.generation, e.applied)
+	r.MustRegister(e.repairs, e.foreignProbes, e.addressesRefused, e.sourceErrors, e.generation, e.applied)
 }
 
-// LinkRepaired counts a BPF link that was found missing and attached again.
-func (m *Metrics) LinkRepaired(link string) {
-	m.events.linksRepaired.WithLabelValues(known(link)).Inc()
+// Repaired counts something that another hand removed and ztunnel restored. what
+// is its kind, of which there are few: it names no pod.
+func (m *Metrics) Repaired(what string) {
+	m.events.repairs.WithLabelValues(known(what)).Inc()
 }
 
 // ForeignProbe counts a probe that names another host.

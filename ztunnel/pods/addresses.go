@@ -191,7 +191,7 @@ func (p *Pods) refresh(m *member) error {
 	if slices.Equal(applied, addrs) {
 		wrong, err := p.Datapath.VerifyRoute(m.ns, addrs)
 		if wrong != "" {
-			p.Metrics.LinkRepaired(kindOf(wrong))
+			p.Metrics.Repaired(kindOf(wrong))
 			p.Log.Error("steering was removed by another hand and is restored", "pod", m.sandbox.String(), "what", wrong)
 		}
 		return err

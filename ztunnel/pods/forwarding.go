@@ -77,7 +77,7 @@ func (p *Pods) keepGuard(m *member, w workload.Workload) error {
 	}
 	m.guard = guardClosed
 	if wrong != "" {
-		p.Metrics.LinkRepaired("guard")
+		p.Metrics.Repaired("guard")
 		p.Log.Error("steering was removed by another hand and is restored", "what", wrong)
 	}
 	return nil

@@ -323,7 +323,7 @@ func (p *Pods) repair(ctx context.Context) error {
 	repaired, err := p.Datapath.Verify(ctx)
 	p.noteKubelet()
 	for _, what := range repaired {
-		p.Metrics.LinkRepaired(kindOf(what))
+		p.Metrics.Repaired(kindOf(what))
 		p.Log.Error("steering was removed by another hand and is restored", "what", what)
 	}
 	verified, running := 0, sync.OnceValue(processes)

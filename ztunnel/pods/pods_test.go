@@ -236,13 +236,13 @@ func TestARepairIsCountedByKindAndNotByPod(t *testing.T) {
 	w.pods.Metrics.Handler().ServeHTTP(scrape, httptest.NewRequest("GET", "/metrics", nil))
 	var repairs []string
 	for line := range strings.Lines(scrape.Body.String()) {
-		if strings.HasPrefix(line, "culvert_bpf_links_repaired_total{") {
+		if strings.HasPrefix(line, "culvert_repairs_total{") {
 			repairs = append(repairs, strings.TrimSpace(line))
 		}
 	}
 	if want := []string{ // and nothing that names the netns
-		`culvert_bpf_links_repaired_total{link="connect4"} 1`,
-		`culvert_bpf_links_repaired_total{link="sk_lookup"} 1`,
+		`culvert_repairs_total{what="connect4"} 1`,
+		`culvert_repairs_total{what="sk_lookup"} 1`,
 	}; !slices.Equal(repairs, want) {
 		t.Errorf("counted %q, want %q", repairs, want)
 	}

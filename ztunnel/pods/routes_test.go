@@ -72,7 +72,7 @@ func (w *world) counted(series string) string {
 }
 
 func TestRoutingThatAnotherHandChangedIsRestoredAndCounted(t *testing.T) {
-	const repaired = `culvert_bpf_links_repaired_total{link="routing"}`
+	const repaired = `culvert_repairs_total{what="routing"}`
 	w := newWorld(t)
 	w.start()
 	w.add(w.pod("web", "10.1.0.1", true), enroll.Enrolled)
