@@ -144,7 +144,7 @@ func Run(ctx context.Context, cfg Config) error {
 		policies.Replace(s.Policies) // first: see source.Snapshot
 		registry.Replace(s.Mesh)
 		if err := datapath.SetNobody(registry.Nobody()); err != nil {
-			cfg.Log.Warn("connects to a service without a ready pod are reset, not refused", "error", err)
+			cfg.Log.Warn("connects to a service without a ready pod are reset, not refused", logError, err)
 		}
 		counts.SourceApplied(s.Version)
 		members.Recheck()

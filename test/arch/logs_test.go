@@ -16,8 +16,9 @@ import (
 // which the access record takes over.
 var logKey = regexp.MustCompile(`^[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)*$`)
 
-// TestLogKeysHaveOneStyle looks at the keys that stand in the code as text:
-// arguments of loggers and slog's attributes, and the constants for them.
+// TestLogKeysHaveOneStyle looks at the constants for log keys, and at arguments
+// of loggers and slog's attributes. A key is a constant of its package, so that
+// all records of the package spell it the same.
 func TestLogKeysHaveOneStyle(t *testing.T) {
 	found := 0
 	for _, f := range goFiles(t) {
@@ -29,6 +30,9 @@ func TestLogKeysHaveOneStyle(t *testing.T) {
 				found++
 				if text, err := strconv.Unquote(key.Value); err != nil || !logKey.MatchString(text) {
 					t.Errorf("%s: the log key %s: want lower case, with _ between words", f.where(key), key.Value)
+				}
+				if _, call := n.(*ast.CallExpr); call {
+					t.Errorf("%s: the log key %s: want a constant of the package", f.where(key), key.Value)
 				}
 			}
 			return true

@@ -159,7 +159,7 @@ func (p *Pods) sayRefused(m *member, next chosen) {
 		if before.refused[addr] != why {
 			p.Metrics.AddressesRefused("other_pod", 1)
 			p.Log.Warn("an address of a pod is not steered: connections by it are refused",
-				"pod", m.sandbox.String(), "address", addr, "reason", why)
+				logPod, m.sandbox.String(), logAddress, addr, logReason, why)
 		}
 	}
 	if next.excess > before.excess {
@@ -167,7 +167,7 @@ func (p *Pods) sayRefused(m *member, next chosen) {
 	}
 	if next.excess > 0 && before.excess == 0 {
 		p.Log.Warn("a pod has more addresses than are steered: connections by the others are refused",
-			"pod", m.sandbox.String(), "limit", maxAddrs, "refused", next.excess)
+			logPod, m.sandbox.String(), logLimit, maxAddrs, logRefused, next.excess)
 	}
 }
 
@@ -192,14 +192,14 @@ func (p *Pods) refresh(m *member) error {
 		wrong, err := p.Datapath.VerifyRoute(m.ns, addrs)
 		if wrong != "" {
 			p.Metrics.Repaired(kindOf(wrong))
-			p.Log.Error("steering was removed by another hand and is restored", "pod", m.sandbox.String(), "what", wrong)
+			p.Log.Error("steering was removed by another hand and is restored", logPod, m.sandbox.String(), logWhat, wrong)
 		}
 		return err
 	}
 	if err := p.update(m, applied, addrs); err != nil {
 		return err
 	}
-	p.Log.Info("addresses of a pod changed", "pod", m.sandbox.String(), "addresses", fmt.Sprint(addrs))
+	p.Log.Info("addresses of a pod changed", logPod, m.sandbox.String(), logAddresses, fmt.Sprint(addrs))
 	return nil
 }
 
@@ -239,7 +239,7 @@ func (p *Pods) follow(_ context.Context, m *member) error {
 		for m.changes.Wait() == nil {
 			start := time.Now()
 			if err := p.refresh(m); err != nil {
-				p.Log.Error("following the netns of a pod", "pod", m.sandbox.String(), "error", err)
+				p.Log.Error("following the netns of a pod", logPod, m.sandbox.String(), logError, err)
 			}
 			select {
 			case <-time.After(max(settle, rest*time.Since(start))):

@@ -94,7 +94,7 @@ const againAfter = time.Second
 func (p *Pods) refuseAgain(m *member) func(netip.AddrPort) {
 	return func(dst netip.AddrPort) {
 		if err := p.Datapath.RefuseFor(m.Cookie, dst, againAfter); err != nil {
-			p.Log.Debug("the next connect to a dead destination is reset, not refused", "pod", m.sandbox.String(), "error", err)
+			p.Log.Debug("the next connect to a dead destination is reset, not refused", logPod, m.sandbox.String(), logError, err)
 		}
 	}
 }

@@ -31,7 +31,7 @@ const (
 func (p *Pods) Add(ctx context.Context, req enroll.Request) (enroll.Reply, error) {
 	block := func(format string, args ...any) (enroll.Reply, error) {
 		reason := fmt.Sprintf(format, args...)
-		p.Log.Warn("pod may not start", "pod", req.PodNamespace+"/"+req.PodName, "reason", reason)
+		p.Log.Warn("pod may not start", logPod, req.PodNamespace+"/"+req.PodName, logReason, reason)
 		return enroll.Reply{Verdict: enroll.Block, Reason: reason}, nil
 	}
 	if err := p.ready(ctx); err != nil {
@@ -61,11 +61,11 @@ func (p *Pods) Add(ctx context.Context, req enroll.Request) (enroll.Reply, error
 		}
 		// Outside the mesh nothing depends on us: the pod may start, and
 		// is not remembered.
-		p.Log.Warn("sandbox is not recorded", "pod", req.PodNamespace+"/"+req.PodName, "error", err)
+		p.Log.Warn("sandbox is not recorded", logPod, req.PodNamespace+"/"+req.PodName, logError, err)
 		return enroll.Reply{Verdict: enroll.Ignore}, nil
 	}
 	if known && w.Unsteerable != "" {
-		p.Log.Warn("pod is not in the mesh although its labels say so", "pod", w.String(), "reason", w.Unsteerable)
+		p.Log.Warn("pod is not in the mesh although its labels say so", logPod, w.String(), logReason, w.Unsteerable)
 	}
 	if !known || !p.wanted(w) {
 		return enroll.Reply{Verdict: enroll.Ignore}, nil
@@ -121,10 +121,10 @@ func (p *Pods) takeOff(pod *pod, gone func(network) bool) error {
 		return nil
 	}
 	if !s.deleted() {
-		p.Log.Info("sandbox was taken off a network", "pod", pod.String(), "networks", len(s.Networks))
+		p.Log.Info("sandbox was taken off a network", logPod, pod.String(), logNetworks, len(s.Networks))
 		return p.store(pod, s)
 	}
-	p.Log.Info("sandbox deleted", "pod", pod.String())
+	p.Log.Info("sandbox deleted", logPod, pod.String())
 	if pod.member == nil && !pod.adopted {
 		return p.forget(pod)
 	}

@@ -78,18 +78,18 @@ func (p *Pods) keepGuard(m *member, w workload.Workload) error {
 	m.guard = guardClosed
 	if wrong != "" {
 		p.Metrics.Repaired("guard")
-		p.Log.Error("steering was removed by another hand and is restored", "what", wrong)
+		p.Log.Error("steering was removed by another hand and is restored", logWhat, wrong)
 	}
 	return nil
 }
 
 func (p *Pods) sayForwarding(m *member, behind []string, allowed bool) {
 	if len(behind) == 0 {
-		p.Log.Info("pod forwards no more", "pod", m.sandbox.String())
+		p.Log.Info("pod forwards no more", logPod, m.sandbox.String())
 		return
 	}
 	p.Log.Warn("pod forwards to a network namespace behind it: what runs there has no identity, and what it sends leaves in plaintext",
-		"pod", m.sandbox.String(), "devices", behind, "allowed", allowed)
+		logPod, m.sandbox.String(), logDevices, behind, logAllowed, allowed)
 }
 
 func ips(m *member) (all []net.IP) {

@@ -60,8 +60,8 @@ func (p *Pods) watchHooks(pod *pod, running func() []process) {
 	}
 	switch {
 	case pod.astray != "" && pod.astray != before:
-		p.Log.Error("a pod of the mesh is not protected: the programs do not run for its processes", "pod", pod.String(), "error", err)
+		p.Log.Error("a pod of the mesh is not protected: the programs do not run for its processes", logPod, pod.String(), logError, err)
 	case pod.astray == "" && before != "":
-		p.Log.Info("the programs run for the processes of a pod again", "pod", pod.String())
+		p.Log.Info("the programs run for the processes of a pod again", logPod, pod.String())
 	}
 }

@@ -119,7 +119,7 @@ func releaseCertificate(_ context.Context, m *member) error {
 func (p *Pods) serve(_ context.Context, m *member) error {
 	m.carrier = p.newCarrier(m)
 	m.carrier.start(m.life, func(err error) {
-		p.Log.Error("serving a pod", "pod", m.sandbox.String(), "error", err)
+		p.Log.Error("serving a pod", logPod, m.sandbox.String(), logError, err)
 	})
 	// Before it is steered: from its first connection on, it must hear of
 	// changed policies and certificates.

@@ -168,7 +168,7 @@ func (p *Pods) reconcile(ctx context.Context) {
 	for _, pod := range p.all() {
 		group.Go(func() error {
 			if err := p.converge(ctx, pod); err != nil && ctx.Err() == nil {
-				p.Log.Warn("pod is not enrolled, will try again", "pod", pod.String(), "error", err)
+				p.Log.Warn("pod is not enrolled, will try again", logPod, pod.String(), logError, err)
 			}
 			return nil
 		})
@@ -236,7 +236,7 @@ func (p *Pods) join(ctx context.Context, pod *pod, w workload.Workload) error {
 	m.adopted, pod.adopted = false, false
 	pod.member, pod.failed = m, ""
 	p.Metrics.PodStarted()
-	p.Log.Info("pod enrolled", "pod", pod.String(), "identity", w.ID.String(), "took", time.Since(start).String())
+	p.Log.Info("pod enrolled", logPod, pod.String(), logIdentity, w.ID.String(), logTook, time.Since(start).String())
 	return nil
 }
 
@@ -257,10 +257,10 @@ func (p *Pods) leave(pod *pod) {
 		problems = errors.Join(problems, undoSteps(m.life, p.carrying(), m))
 		p.Metrics.PodStopped()
 		if problems != nil {
-			p.Log.Error("unenrolling pod", "pod", m.String(), "error", problems)
+			p.Log.Error("unenrolling pod", logPod, m.String(), logError, problems)
 		}
 	})
-	p.Log.Info("pod unenrolled", "pod", pod.String())
+	p.Log.Info("pod unenrolled", logPod, pod.String())
 }
 
 // cut ends every connection of pod and lets go of its netns, and leaves it
@@ -305,14 +305,14 @@ func (p *Pods) verify(ctx context.Context) {
 	running := sync.OnceValue(processes)
 	for _, pod := range p.all() {
 		if err := p.watch(pod, running); err != nil {
-			p.Log.Error("looking after a sandbox", "pod", pod.String(), "error", err)
+			p.Log.Error("looking after a sandbox", logPod, pod.String(), logError, err)
 		}
 	}
 	if err := p.reconcileKernel(); err != nil {
-		p.Log.Error("looking for what is steered and not known", "error", err)
+		p.Log.Error("looking for what is steered and not known", logError, err)
 	}
 	if err := p.repair(ctx); err != nil {
-		p.Log.Error("verifying steering", "error", err)
+		p.Log.Error("verifying steering", logError, err)
 	}
 	p.sayMisplaced()
 }
@@ -324,7 +324,7 @@ func (p *Pods) repair(ctx context.Context) error {
 	p.noteKubelet()
 	for _, what := range repaired {
 		p.Metrics.Repaired(kindOf(what))
-		p.Log.Error("steering was removed by another hand and is restored", "what", what)
+		p.Log.Error("steering was removed by another hand and is restored", logWhat, what)
 	}
 	verified, running := 0, sync.OnceValue(processes)
 	for _, pod := range p.all() {
@@ -349,7 +349,7 @@ func (p *Pods) noteKubelet() {
 	case why == "":
 		p.Log.Info("the kubelet's cgroup is found, its probes reach the pods")
 	default:
-		p.Log.Warn("the kubelet's cgroup is not found, probes are treated like all other connections", "error", why)
+		p.Log.Warn("the kubelet's cgroup is not found, probes are treated like all other connections", logError, why)
 	}
 	p.noKubelet = why
 }
@@ -374,7 +374,7 @@ func (p *Pods) confirmed(pod *pod, sound bool, running func() []process) bool {
 	}
 	err := p.refresh(pod.member)
 	if err != nil {
-		p.Log.Error("following the netns of a pod", "pod", pod.String(), "error", err)
+		p.Log.Error("following the netns of a pod", logPod, pod.String(), logError, err)
 	}
 	ok := sound && err == nil && p.steered(pod.member) && pod.member.guard != guardUnknown
 	if ok {

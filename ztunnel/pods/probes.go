@@ -22,7 +22,7 @@ func (p *Pods) warnOfProbes() {
 			to := net.JoinHostPort(probe.Host, strconv.Itoa(int(probe.Port)))
 			once(w.UID+" "+to, func() {
 				p.Metrics.ForeignProbe()
-				p.Log.Warn("a probe names another host, where it is not exempt from policy", "pod", w.String(), "host", to)
+				p.Log.Warn("a probe names another host, where it is not exempt from policy", logPod, w.String(), logHost, to)
 			})
 		}
 	}
@@ -30,7 +30,7 @@ func (p *Pods) warnOfProbes() {
 		for _, t := range w.TakenProbes {
 			once(w.UID+" "+strconv.Itoa(int(t.Port))+" "+t.By, func() {
 				p.Log.Warn("probes of a port are not exempt from policy: the probe of another pod leads there, or may",
-					"pod", w.String(), "port", t.Port, "other", t.By)
+					logPod, w.String(), logPort, t.Port, logOther, t.By)
 			})
 		}
 	}

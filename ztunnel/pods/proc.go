@@ -112,7 +112,7 @@ func (p *Pods) discover() {
 	p.mu.Unlock()
 	for name, reason := range unfound {
 		if before[name] != reason {
-			p.Log.Warn("no sandbox found of a pod that belongs in the mesh", "pod", name, "reason", reason)
+			p.Log.Warn("no sandbox found of a pod that belongs in the mesh", logPod, name, logReason, reason)
 		}
 	}
 }
@@ -132,7 +132,7 @@ func (p *Pods) discoverPod(w workload.Workload, running []process, unexplained [
 	if old, ok := p.byCookie(s.Cookie); ok && old.sandbox().deleted() {
 		return nil // the runtime is about to end it
 	}
-	p.Log.Info("found the sandbox of a running pod", "pod", s.String(), "netns", s.Netns, "steered", explains)
+	p.Log.Info("found the sandbox of a running pod", logPod, s.String(), logNetns, s.Netns, logSteered, explains)
 	_, err = p.record(s)
 	return err
 }

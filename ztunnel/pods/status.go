@@ -183,9 +183,9 @@ func (p *Pods) sayMisplaced() {
 	switch {
 	case now == p.misplaced:
 	case now == "":
-		p.Log.Info("this node has pods of its own name", "node", p.Node)
+		p.Log.Info("this node has pods of its own name", logNode, p.Node)
 	default:
-		p.Log.Error("this ztunnel has the name of another node (-node-name)", "error", now)
+		p.Log.Error("this ztunnel has the name of another node (-node-name)", logError, now)
 	}
 	p.misplaced = now
 }

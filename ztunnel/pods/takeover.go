@@ -24,16 +24,16 @@ const sayAtMost = 16
 func (p *Pods) takeOver() error {
 	found, problems := p.files.load(p.boot)
 	if problems != nil {
-		p.Log.Error("reading sandbox records", "error", problems)
+		p.Log.Error("reading sandbox records", logError, problems)
 	}
 	running := processes()
 	for _, s := range found {
 		path, err := locate(s, s.Netns, sameCookie, running)
 		inbound, outbound := p.Datapath.Steered(s.Cookie)
 		if dead, _ := p.Datapath.Gone(s.Cookie); dead || err != nil && !inbound && !outbound {
-			p.Log.Info("sandbox is gone", "pod", s.String(), "reason", err)
+			p.Log.Info("sandbox is gone", logPod, s.String(), logReason, err)
 			if err := p.files.remove(s.Cookie); err != nil {
-				p.Log.Warn("removing the record of a sandbox", "error", err)
+				p.Log.Warn("removing the record of a sandbox", logError, err)
 			}
 			continue
 		}
@@ -71,11 +71,11 @@ func (p *Pods) reconcileKernel() error {
 			continue
 		}
 		if said++; said > sayAtMost {
-			p.Log.Error("more netns are steered and not explained: see /config_dump", "netns", len(left))
+			p.Log.Error("more netns are steered and not explained: see /config_dump", logNetns, len(left))
 			break
 		}
 		p.Log.Error("a netns is steered and no record says whose it is: it is refused until a process of its pod is found or it ends",
-			"cookie", l.Cookie, "inode", l.Inode)
+			logCookie, l.Cookie, logInode, l.Inode)
 	}
 	return nil
 }
@@ -94,7 +94,7 @@ func (p *Pods) pruneOwn() {
 	found, _ := p.files.load(p.boot) // takeOver says what is wrong with the others
 	for _, s := range found {
 		if err := p.pruneOwnOf(s); err != nil {
-			p.Log.Warn("looking at the addresses of a pod", "pod", s.String(), "error", err)
+			p.Log.Warn("looking at the addresses of a pod", logPod, s.String(), logError, err)
 		}
 	}
 }
@@ -135,9 +135,9 @@ func (p *Pods) letGo(pod *pod) error {
 		return err
 	}
 	pod.adopted = false
-	p.Log.Info("pod unenrolled, after an earlier run", "pod", pod.String())
+	p.Log.Info("pod unenrolled, after an earlier run", logPod, pod.String())
 	if err := p.unrouteLeft(pod); err != nil {
-		p.Log.Warn("removing what an earlier run set in a pod's netns", "pod", pod.String(), "error", err)
+		p.Log.Warn("removing what an earlier run set in a pod's netns", logPod, pod.String(), logError, err)
 	}
 	return nil
 }
@@ -166,7 +166,7 @@ func (p *Pods) watch(pod *pod, running func() []process) (problems error) {
 		return p.found(pod, path)
 	}
 	if steered && !s.deleted() && !pod.lost {
-		p.Log.Warn("nothing leads to the netns of a pod any more: its connections are cut", "pod", pod.String(), "reason", err)
+		p.Log.Warn("nothing leads to the netns of a pod any more: its connections are cut", logPod, pod.String(), logReason, err)
 		pod.lost = true
 		problems = p.cut(pod)
 	}
@@ -176,7 +176,7 @@ func (p *Pods) watch(pod *pod, running func() []process) (problems error) {
 	if steered && !gone {
 		return problems
 	}
-	p.Log.Info("sandbox is gone", "pod", pod.String(), "reason", err)
+	p.Log.Info("sandbox is gone", logPod, pod.String(), logReason, err)
 	return errors.Join(problems, p.forget(pod))
 }
 
@@ -192,7 +192,7 @@ func whereIs(pod *pod, s sandbox, running func() []process) (path string, err er
 // found notes the way that leads to the netns now; pod.mu is held.
 func (p *Pods) found(pod *pod, path string) error {
 	if pod.lost {
-		p.Log.Info("found the netns of a pod again", "pod", pod.String(), "netns", path)
+		p.Log.Info("found the netns of a pod again", logPod, pod.String(), logNetns, path)
 		pod.lost = false
 	}
 	if path == pod.path {
