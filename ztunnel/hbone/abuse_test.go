@@ -301,22 +301,6 @@ func TestFaultOfOneStreamLeavesTheOthers(t *testing.T) {
 	}
 }
 
-func TestMalformedRequestIsReset(t *testing.T) {
-	l := newLink(t, nil)
-	p := l.greetedClient()
-	for i, pairs := range [][]string{
-		{":method", "CONNECT", ":method", "CONNECT", ":authority", p.authority()},
-		{":method", "CONNECT", "baggage", "x", ":authority", p.authority()},
-		{":method", "CONNECT", ":authority", p.authority(), ":strange", "x"},
-		{":method", "CONNECT", ":authority", p.authority(), "Baggage", "x"},
-	} {
-		id := uint32(1 + 2*i)
-		p.must(p.writeHeaders(id, false, pairs...))
-		p.wantReset(id, http2.ErrCodeProtocol)
-	}
-	p.opened(101)
-}
-
 func TestPeerMayFinishWhatItWasSendingOnAStreamWeReset(t *testing.T) {
 	l := newLink(t, func(s *Stream) { s.Accept(); s.Reset() })
 	p := l.greetedClient()

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -84,11 +83,11 @@ func appendString[T string | []byte](b []byte, s T) []byte {
 // fields is a decoded header list.
 type fields struct {
 	method, authority, status string
+	host, length              string // content-length
 	header                    Header
-	problem                   string // of the list; "" if it is well-formed
+	pseudo                    pseudo // those that were there
+	problem                   string // of a field; "" if each is well-formed
 }
-
-var pseudoNames = [...]string{":method", ":authority", ":status", ":scheme", ":path", ":protocol"}
 
 // decoder turns header blocks into fields. One block uses the state that the
 // blocks before it left, so each must be decoded, whatever becomes of its stream.
@@ -98,7 +97,6 @@ type decoder struct {
 
 	out        fields
 	size, n    int
-	seen       [len(pseudoNames)]bool
 	anyRegular bool
 	kept       [len(keptNames)]string // the last value of each
 }
@@ -147,7 +145,6 @@ func (d *decoder) unfold(block []byte) (fields, error) {
 
 func (d *decoder) begin() {
 	d.out, d.size, d.n, d.anyRegular = fields{}, 0, 0, false
-	clear(d.seen[:])
 }
 
 func (d *decoder) field(f hpack.HeaderField) {
@@ -162,6 +159,7 @@ func (d *decoder) field(f hpack.HeaderField) {
 		return
 	}
 	d.anyRegular = true
+	d.wrong(wrongField(f.Name, f.Value))
 	switch f.Name {
 	case "baggage":
 		d.out.header.Baggage = f.Value
@@ -169,39 +167,57 @@ func (d *decoder) field(f hpack.HeaderField) {
 		d.out.header.Forwarded = f.Value
 	case "traceparent":
 		d.out.header.Traceparent = f.Value
-	default:
-		if strings.ToLower(f.Name) != f.Name {
-			d.out.problem = "field name in upper case"
-		}
+	case "host":
+		d.once(&d.out.host, f)
+	case "content-length":
+		d.once(&d.out.length, f)
 	}
+}
+
+// once keeps the value of a field that a list has once, if at all.
+func (d *decoder) once(kept *string, f hpack.HeaderField) {
+	switch {
+	case f.Value == "":
+		d.wrong("empty " + f.Name)
+	case *kept != "":
+		d.wrong("field " + f.Name + " twice")
+	}
+	*kept = f.Value
 }
 
 func (d *decoder) pseudo(f hpack.HeaderField) {
 	if d.anyRegular {
-		d.out.problem = "pseudo-header field after a regular one"
+		d.wrong("pseudo-header field after a regular one")
 	}
-	if i := slices.Index(pseudoNames[:], f.Name); i >= 0 {
-		if d.seen[i] {
-			d.out.problem = "pseudo-header field twice"
-		}
-		d.seen[i] = true
+	d.wrong(wrongValue(f.Value))
+	p := pseudoOf(f.Name)
+	switch {
+	case p == 0:
+		d.wrong("unknown pseudo-header field")
+	case d.out.pseudo&p != 0:
+		d.wrong("pseudo-header field twice")
 	}
-	switch f.Name {
-	case ":method":
+	d.out.pseudo |= p
+	switch p {
+	case pseudoMethod:
 		d.out.method = f.Value
-	case ":authority":
+	case pseudoAuthority:
 		d.out.authority = f.Value
-	case ":status":
+	case pseudoStatus:
 		d.out.status = f.Value
-	case ":scheme", ":path", ":protocol": // of other methods, answered with 400
-	default:
-		d.out.problem = "unknown pseudo-header field"
 	}
 }
 
-// request is the target of a CONNECT. A malformed list is an error of the
-// stream (code), any other fault is answered with a status.
-func (f fields) request(local netip.Addr) (t Target, status int) {
+// wrong keeps the first problem of a list.
+func (d *decoder) wrong(problem string) {
+	if d.out.problem == "" {
+		d.out.problem = problem
+	}
+}
+
+// request is the target of a well-formed request, or the status to answer if it
+// has none that is ours.
+func (f *fields) request(local netip.Addr) (t Target, status int) {
 	if f.method != "CONNECT" {
 		return Target{}, 400
 	}
@@ -227,11 +243,14 @@ func parseAuthority(s string) (netip.AddrPort, error) {
 	return netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port()), nil
 }
 
-// answer is the status code of a response.
-func (f fields) answer() (int, error) {
-	status, err := strconv.Atoi(f.status)
-	if err != nil || len(f.status) != 3 || status < 100 || f.method != "" {
-		return 0, fmt.Errorf("status %q", f.status)
+// answer is the status code of a response to CONNECT, or what is malformed in it.
+func (f *fields) answer() (status int, problem string) {
+	if problem := f.malformedAnswer(); problem != "" {
+		return 0, problem
 	}
-	return status, nil
+	status, err := strconv.Atoi(f.status)
+	if err != nil || len(f.status) != 3 || status < 100 {
+		return 0, fmt.Sprintf("status %q", f.status)
+	}
+	return status, ""
 }

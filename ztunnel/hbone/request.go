@@ -59,7 +59,7 @@ func (c *conn) gotRequest(f fields) error {
 	if id%2 == 0 || id <= c.lastPeer {
 		s := c.streams[id]
 		c.mu.Unlock()
-		return c.lateHeaders(s)
+		return c.lateHeaders(s, f)
 	}
 	c.lastPeer = id
 	if len(c.control) > controlLimit {
@@ -80,10 +80,10 @@ func (c *conn) gotRequest(f fields) error {
 		c.turnedAway(errTooMany)
 		return c.refused()
 	}
-	if f.problem != "" {
-		err := c.fault(s, codeProtocol, f.problem)
+	if problem := f.malformedRequest(); problem != "" {
+		err := c.fault(s, codeProtocol, problem)
 		c.mu.Unlock()
-		c.turnedAway(fmt.Errorf("%w: malformed request: %s", ErrReset, f.problem))
+		c.turnedAway(fmt.Errorf("%w: malformed request: %s", ErrReset, problem))
 		return err
 	}
 	target, status := f.request(c.local.Addr())
@@ -125,7 +125,7 @@ func (c *conn) refused() error {
 
 // lateHeaders judges HEADERS on a stream that is not new: trailers, which mean
 // nothing but that the peer has sent all, or a mistake.
-func (c *conn) lateHeaders(s *Stream) error {
+func (c *conn) lateHeaders(s *Stream, trailers fields) error {
 	id := c.opening.stream
 	if s == nil {
 		c.mu.Lock()
@@ -146,6 +146,9 @@ func (c *conn) lateHeaders(s *Stream) error {
 	case !c.opening.has(flagEndStream):
 		defer c.mu.Unlock()
 		return c.fault(s, codeProtocol, "HEADERS in the middle of a stream")
+	case trailers.malformedTrailers() != "":
+		defer c.mu.Unlock()
+		return c.fault(s, codeProtocol, trailers.malformedTrailers())
 	}
 	c.mu.Unlock()
 	c.endReceived(s)
@@ -158,14 +161,17 @@ func (c *conn) gotAnswer(f fields) error {
 	s := c.streams[c.opening.stream]
 	if s == nil || s.accepted {
 		c.mu.Unlock()
-		return c.lateHeaders(s)
+		return c.lateHeaders(s, f)
 	}
-	status, err := f.answer()
+	status, problem := f.answer()
 	end := c.opening.has(flagEndStream)
 	switch {
-	case err != nil || f.problem != "" || (status < 200 && end):
+	case problem != "":
 		defer c.mu.Unlock()
-		return c.fault(s, codeProtocol, "malformed answer")
+		return c.fault(s, codeProtocol, "malformed answer: "+problem)
+	case status < 200 && end:
+		defer c.mu.Unlock()
+		return c.fault(s, codeProtocol, "1xx answer that ends the stream")
 	case status < 200:
 		defer c.mu.Unlock()
 		if s.interim++; s.interim > informationalLimit {
