@@ -6,9 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -25,8 +23,8 @@ type connection struct {
 	record
 	held    int // descriptors of the pod's share
 	bytes   tally
-	stream  atomic.Pointer[hbone.Stream] // whose engine counts, instead of bytes
-	twin    *connection                  // of the source on the same node, which counts for both
+	stream  atomic.Pointer[hbone.Stream] // of the way inTunnel, whose engine counts, instead of bytes
+	twin    *connection                  // of the source, which counts for both if the way is besideTunnel
 	counted *metrics.Connection          // nil until both ends are named
 }
 
@@ -59,7 +57,7 @@ func (c *connection) hold() error {
 // tunnelled.
 func (c *connection) admit(allowed func() error) error {
 	c.named = true
-	c.pod.open.add(c, allowed)
+	c.pod.live.add(c, allowed)
 	if err := allowed(); err != nil {
 		return fail(Denied, fmt.Errorf("connection closed due to policy rejection: %w", err))
 	}
@@ -68,15 +66,15 @@ func (c *connection) admit(allowed func() error) error {
 
 // proven names the peer that the connection reached.
 func (c *connection) proven(identity string) {
-	c.pod.open.mu.Lock()
-	defer c.pod.open.mu.Unlock()
+	c.pod.live.mu.Lock()
+	defer c.pod.live.mu.Unlock()
 	c.dst.identity = identity
 }
 
 // tunnelled names the tunnel by which the connection goes.
 func (c *connection) tunnelled(to, target netip.AddrPort) {
-	c.pod.open.mu.Lock()
-	defer c.pod.open.mu.Unlock()
+	c.pod.live.mu.Lock()
+	defer c.pod.live.mu.Unlock()
 	c.path, c.guarded, c.dst.addr, c.hbone = pathTunnel, false, to, target
 }
 
@@ -91,21 +89,16 @@ func (c *connection) count() {
 	}
 }
 
-// relay carries app in plaintext until both directions have ended.
-func (c *connection) relay(ctx context.Context, app, far *net.TCPConn) error {
-	c.count()
-	return fail(Reset, relay(ctx, app, far, &c.bytes))
-}
-
-// carryStream lets the tunnel's engine carry app by c.stream until both
-// directions have ended. The engine owns app and closes it. The end of c.ctx
-// resets both ends. Its callers are few and their frames small: here idle
-// connections wait.
-func (c *connection) carryStream(app *net.TCPConn) error {
-	c.count()
-	c.cutIfOver() // that may have been before there was a stream
-	_, err := c.stream.Load().Carry(app)
-	return explained(err)
+// run carries the connection by the way that open returns, and records how it
+// ended: by that, or because open refused it.
+func (c *connection) run(open func() (way, error)) {
+	defer c.pod.Metrics.Socket(c.direction.reporter())()
+	w, err := open()
+	if err == nil {
+		c.count()
+		err = w.carry(c)
+	}
+	c.finish(err)
 }
 
 // cutIfOver ends the stream of a connection whose context has ended. Whoever
@@ -146,7 +139,7 @@ func (c *connection) finish(err error) {
 	for ; c.held > 0; c.held-- {
 		c.pod.Share.descriptors().Give()
 	}
-	c.pod.open.remove(c)
+	c.pod.live.remove(c)
 	word := wordOf(err)
 	var denied *policy.Denied
 	if errors.As(err, &denied) {
@@ -161,78 +154,4 @@ func (c *connection) finish(err error) {
 		c.pod.Metrics.Refused(string(c.direction), string(word))
 	}
 	c.write(c.pod.Log, word, err)
-}
-
-// open is the connections of a pod that a policy has allowed.
-type open struct {
-	mu    sync.Mutex
-	conns map[*connection]func() error
-}
-
-func (o *open) add(c *connection, allowed func() error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.conns == nil {
-		o.conns = make(map[*connection]func() error)
-	}
-	o.conns[c] = allowed
-}
-
-func (o *open) remove(c *connection) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	delete(o.conns, c)
-}
-
-// all returns the connections and their checks, to be asked without a lock.
-func (o *open) all() map[*connection]func() error {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	all := make(map[*connection]func() error, len(o.conns))
-	for c, allowed := range o.conns {
-		all[c] = allowed
-	}
-	return all
-}
-
-// Recheck asks the policies in force about every open connection, and ends
-// those that they do not allow any more. Call it after each change of policies
-// or workloads has been put in force.
-func (p *Pod) Recheck() {
-	for c, allowed := range p.open.all() {
-		if err := allowed(); err != nil {
-			c.cancel(fail(PolicyChanged, fmt.Errorf("connection closed due to policy change: %w", err)))
-			c.cutIfOver()
-		}
-	}
-}
-
-// Connection is an open connection in the configuration dump.
-type Connection struct {
-	Direction   string `json:"direction"`
-	Path        string `json:"path"`
-	Src         string `json:"src"`
-	SrcIdentity string `json:"srcIdentity,omitempty"`
-	Dst         string `json:"dst"`
-	DstIdentity string `json:"dstIdentity,omitempty"`
-	Since       string `json:"since"`
-	BytesSent   uint64 `json:"bytesSent"`
-	BytesRecv   uint64 `json:"bytesRecv"`
-}
-
-// Connections returns the connections that are open.
-func (p *Pod) Connections() []Connection {
-	p.open.mu.Lock()
-	defer p.open.mu.Unlock()
-	conns := make([]Connection, 0, len(p.open.conns))
-	for c := range p.open.conns {
-		sent, received := c.carried()
-		conns = append(conns, Connection{
-			Direction: string(c.direction), Path: c.path,
-			Src: c.src.addr.String(), SrcIdentity: c.src.identity,
-			Dst: c.target().String(), DstIdentity: c.dst.identity,
-			Since: c.start.UTC().Format(time.RFC3339), BytesSent: sent, BytesRecv: received,
-		})
-	}
-	return conns
 }

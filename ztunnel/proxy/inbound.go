@@ -31,12 +31,7 @@ func (i Inbound) Serve(ctx context.Context, ln *hbone.Listener) error {
 		}
 		return func(ctx context.Context) {
 			c := i.begin(ctx, inbound, stream.RemoteAddr())
-			defer i.Metrics.Socket(inbound.reporter())()
-			app, err := i.carry(c.ctx, c, stream)
-			if err == nil {
-				err = c.carryStream(app)
-			}
-			c.finish(err)
+			c.run(func() (way, error) { return i.open(c, stream) })
 		}, nil
 	})
 }
@@ -49,12 +44,12 @@ func (i Inbound) Refused(src netip.AddrPort, err error) {
 	c.finish(explained(err))
 }
 
-// carry brings one stream to its app, or reports why not. The status codes are
-// what Istio's ztunnel answers.
-func (i Inbound) carry(ctx context.Context, c *connection, stream *hbone.Stream) (*net.TCPConn, error) {
+// open answers a stream: it connects the stream to its app and accepts it, or
+// rejects it and says why. The status codes are what Istio's ztunnel answers.
+func (i Inbound) open(c *connection, stream *hbone.Stream) (way, error) {
 	target, peer := stream.Target(), stream.Peer()
 	c.path, c.src.identity, c.dst.addr, c.hbone = pathTunnel, peer.String(), stream.LocalAddr(), target
-	app, status, err := i.admitted(ctx, c, peer, target, forwardedHost(stream.Header().Forwarded))
+	app, status, err := i.admitted(c, peer, target, forwardedHost(stream.Header().Forwarded))
 	if err != nil {
 		return nil, refuse(stream, status, err)
 	}
@@ -63,13 +58,12 @@ func (i Inbound) carry(ctx context.Context, c *connection, stream *hbone.Stream)
 		reset(app)
 		return nil, explained(err)
 	}
-	c.stream.Store(stream)
-	return app, nil
+	return inTunnel{app, stream}, nil
 }
 
 // admitted asks what every connection is asked whose peer has proved itself,
 // and connects it to the app. If it is refused, status is the tunnel's answer.
-func (p *Pod) admitted(ctx context.Context, c *connection, peer spiffeid.ID, target netip.AddrPort, host string) (app *net.TCPConn, status int, err error) {
+func (p *Pod) admitted(c *connection, peer spiffeid.ID, target netip.AddrPort, host string) (app *net.TCPConn, status int, err error) {
 	if p.isSelf(target) {
 		return nil, http.StatusServiceUnavailable, errSelfCall
 	}
@@ -94,7 +88,7 @@ func (p *Pod) admitted(ctx context.Context, c *connection, peer spiffeid.ID, tar
 		return nil, http.StatusUnauthorized, err
 	}
 	// The source that the app sees is the tunnel's TCP peer, never a header.
-	app, err = p.inner(ctx, c, target)
+	app, err = p.inner(c, target)
 	return app, statusOf(err), err
 }
 

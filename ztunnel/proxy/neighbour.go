@@ -88,28 +88,29 @@ func (o Outbound) neighbour(self *workload.Workload, d *workload.Destination) *N
 	return o.Local(d)
 }
 
-// local carries app to another pod of this node. It returns
+// beside opens the way to another pod of this node. It returns
 // hbone.ErrElsewhere, and has done nothing, if only a tunnel leads there.
-func (o Outbound) local(ctx context.Context, c *connection, app *net.TCPConn, neighbour *Neighbour, key hbone.Key, d *workload.Destination) error {
+func (o Outbound) beside(c *connection, app *net.TCPConn, neighbour *Neighbour, key hbone.Key, d *workload.Destination) (way, error) {
 	far := neighbour.far(key.Addr.Addr())
 	if far == nil {
-		return hbone.ErrElsewhere
+		return nil, hbone.ErrElsewhere
 	}
 	lost := func(err error) { c.cancel(&guardLost{err}) }
 	var guard *hbone.Guard
-	err := o.patiently(ctx, &d.Peer, func() (err error) {
-		guard, err = o.Tunnels.Guard(ctx, key, far, lost)
+	err := o.patiently(c.ctx, &d.Peer, func() (err error) {
+		guard, err = o.Tunnels.Guard(c.ctx, key, far, lost)
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("tunnel to %v at %v: %w", key.Dst, key.Addr, explained(err))
+		return nil, fmt.Errorf("tunnel to %v at %v: %w", key.Dst, key.Addr, explained(err))
 	}
-	defer guard.Release()
 	c.proven(key.Dst.String())
-	if err := neighbour.carry(c, app, guard, d); err != nil {
-		return fmt.Errorf("%v at %v on this node: %w", key.Dst, d.Target, explained(err))
+	w, err := neighbour.open(c, app, guard, d)
+	if err != nil {
+		guard.Release()
+		return nil, onThisNode(c, err)
 	}
-	return nil
+	return w, nil
 }
 
 // guardLost ends both ends' connection for the same reason.
@@ -117,39 +118,68 @@ type guardLost struct{ error }
 
 func (g *guardLost) Unwrap() error { return g.error }
 
-// carry is the destination's part of a connection from another pod of the
-// node. What it returns is for the record of the source, which is told no more
-// than by a tunnel.
-func (n *Neighbour) carry(from *connection, app *net.TCPConn, guard *hbone.Guard, d *workload.Destination) error {
+// onThisNode names the destination of c in the error of the way beside a tunnel.
+func onThisNode(c *connection, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%v at %v on this node: %w", c.dst.identity, c.dst.addr, explained(err))
+}
+
+// open asks the destination's questions about a connection from another pod of
+// the node, and connects it to the app. The destination writes a record of its
+// own; the source is told no more than by a tunnel.
+func (n *Neighbour) open(from *connection, app *net.TCPConn, guard *hbone.Guard, d *workload.Destination) (way, error) {
 	base := n.enter()
 	if base == nil { // it is leaving the mesh just now
-		return fail(Dial, errors.New("the pod takes no new connections"))
+		return nil, fail(Dial, errors.New("the pod takes no new connections"))
 	}
-	defer n.connections.Done()
 	// As in a tunnel, the source that the app sees is the tunnel's TCP peer.
 	c := n.begin(base, inbound, netip.AddrPortFrom(guard.Addr(), from.src.addr.Port()))
-	defer n.Metrics.Socket(inbound.reporter())()
 	c.path, c.guarded, c.dst.addr, c.src.identity, c.twin = pathLocal, true, d.Target, guard.Client().String(), from
+	closed := n.Metrics.Socket(inbound.reporter())
 	stop := context.AfterFunc(from.ctx, func() { c.cancel(leftBySource(context.Cause(from.ctx))) })
-	defer stop()
-
+	w := &besideTunnel{app: app, guard: guard, to: c}
+	w.finish = func(err error) {
+		c.finish(err)
+		stop()
+		closed()
+		n.connections.Done()
+	}
 	host := ""
 	if d.Service != nil {
 		host = d.Service.Hostname()
 	}
-	server, status, err := n.admitted(c.ctx, c, guard.Client(), d.Target, host)
+	server, status, err := n.admitted(c, guard.Client(), d.Target, host)
 	if err != nil {
-		c.finish(err)
-		return &hbone.StatusError{Code: status}
+		w.finish(err)
+		return nil, &hbone.StatusError{Code: status}
 	}
 	c.count()
-	err = from.relay(c.ctx, app, server)
-	if c.ctx.Err() != nil {
-		defer c.finish(err)
-		return fail(Reset, errors.New("broken off by the destination")) // unless from knows better
+	w.server = server
+	return w, nil
+}
+
+// besideTunnel is the way from socket to socket between two pods of the node,
+// for as long as guard proves what a tunnel would. It ends the destination's
+// connection too.
+type besideTunnel struct {
+	app, server *net.TCPConn // of the source and the destination
+	guard       *hbone.Guard
+	to          *connection // of the destination
+	finish      func(error) // writes its record and lets its Neighbour go
+}
+
+// carry resets both sockets if w.to ends, which the end of from ends too.
+func (w *besideTunnel) carry(from *connection) error {
+	defer w.guard.Release()
+	err := fail(Reset, relay(w.to.ctx, w.app, w.server, &from.bytes))
+	broken := w.to.ctx.Err() != nil // before finish, which ends it
+	w.finish(err)
+	if broken {
+		err = fail(Reset, errors.New("broken off by the destination")) // unless from knows better
 	}
-	c.finish(err)
-	return err
+	return onThisNode(from, err)
 }
 
 // leftBySource is how a connection ends for the destination that the source's

@@ -23,44 +23,48 @@ type Outbound struct{ *Pod }
 // Serve carries what ln accepts, and closes ln when ctx is done. It returns
 // once all connections have ended: by themselves, or p.Drain after ctx.
 func (o Outbound) Serve(ctx context.Context, ln *net.TCPListener) error {
-	return o.serveTCP(ctx, ln, outbound, o.carry)
+	return o.serveTCP(ctx, ln, outbound, o.open)
 }
 
-// carry brings one accepted connection to where it goes, and reports why it
-// ended, or why it gets nowhere. Whatever it returns an error for, serveTCP
-// resets towards the app; a stream that it opened, serveTCP carries.
-func (o Outbound) carry(ctx context.Context, c *connection, app *net.TCPConn) error {
+// open finds out where an accepted connection goes and opens the way there, or
+// says why it is refused.
+func (o Outbound) open(c *connection, app *net.TCPConn) (way, error) {
 	dst, err := o.OriginalDst(app)
 	if err != nil {
-		return fail(NoOriginalDst, fmt.Errorf("original destination of %v: %w", app.RemoteAddr(), err))
+		return nil, fail(NoOriginalDst, fmt.Errorf("original destination of %v: %w", app.RemoteAddr(), err))
 	}
 	c.dst.addr = dst
-	self, err := o.self(ctx)
+	self, err := o.self(c.ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	c.src.workload = self
 	if o.isOurs(self, dst) {
-		return errSelfCall
+		return nil, errSelfCall
 	}
 	d, err := o.resolve(dst)
 	if err != nil {
 		o.tellDead(c, dst, d, err)
-		return err // unknown, yet inside the mesh CIDRs: refused, never plaintext
+		return nil, err // unknown, yet inside the mesh CIDRs: refused, never plaintext
 	}
 	c.service, c.dst.workload = d.Service, &d.Peer
-	switch {
-	case d.Peer.UID == self.UID && o.IsOwn(d.Target.Addr()):
-		err = o.itself(ctx, c, app, self, d)
-	case d.Peer.Meshed:
-		err = o.tunnel(ctx, c, app, self, d)
-	default:
-		err = o.plain(ctx, c, app, self, d)
-	}
+	w, err := o.openTo(c, app, self, d)
 	if err != nil {
 		o.tellDead(c, dst, d, err)
 	}
-	return err
+	return w, err
+}
+
+// openTo opens the way to d: through the mesh if d is in it, and only else in
+// plaintext.
+func (o Outbound) openTo(c *connection, app *net.TCPConn, self *workload.Workload, d *workload.Destination) (way, error) {
+	switch {
+	case d.Peer.UID == self.UID && o.IsOwn(d.Target.Addr()):
+		return o.itself(c, app, self, d)
+	case d.Peer.Meshed:
+		return o.mesh(c, app, self, d)
+	}
+	return o.plain(c, app, self, d)
 }
 
 // resolve has a Destination, which is large, on the heap: stacks that hold
@@ -78,9 +82,9 @@ func (o Outbound) isOurs(self *workload.Workload, dst netip.AddrPort) bool {
 	return addr.IsLoopback() || addr.IsUnspecified() || slices.Contains(self.Addrs, addr) && o.isSelf(dst)
 }
 
-// tunnel opens a way to a workload of the mesh: app is carried by HBONE, on the
-// same node beside it, or not at all.
-func (o Outbound) tunnel(ctx context.Context, c *connection, app *net.TCPConn, self *workload.Workload, d *workload.Destination) error {
+// mesh opens the way to a workload of the mesh: in a tunnel, on the same node
+// beside it, or not at all.
+func (o Outbound) mesh(c *connection, app *net.TCPConn, self *workload.Workload, d *workload.Destination) (way, error) {
 	key := hbone.Key{Dst: d.Peer.ID, Addr: d.Peer.HBONE(d.Target.Addr())}
 	c.src.identity = self.ID.String()
 	neighbour := o.neighbour(self, d)
@@ -90,27 +94,31 @@ func (o Outbound) tunnel(ctx context.Context, c *connection, app *net.TCPConn, s
 		c.tunnelled(key.Addr, d.Target)
 	}
 	if err := c.admit(func() error { return o.Policy.AllowOutbound(*self, *d) }); err != nil {
-		return err
+		return nil, err
 	}
 	if neighbour != nil {
-		if err := o.local(ctx, c, app, neighbour, key, d); !errors.Is(err, hbone.ErrElsewhere) {
-			return err
+		if w, err := o.beside(c, app, neighbour, key, d); !errors.Is(err, hbone.ErrElsewhere) {
+			return w, err
 		}
 		c.tunnelled(key.Addr, d.Target)
 	}
+	return o.tunnel(c, app, self, key, d)
+}
+
+// tunnel opens a stream in a tunnel of key.
+func (o Outbound) tunnel(c *connection, app *net.TCPConn, self *workload.Workload, key hbone.Key, d *workload.Destination) (way, error) {
 	target := hbone.Target{Authority: d.Target, Header: header(o.baggage(self), c.src.addr, d.Service)}
 	var stream *hbone.Stream
-	err := o.patiently(ctx, &d.Peer, func() (err error) {
-		stream, err = o.Tunnels.OpenFor(ctx, key, target, app)
+	err := o.patiently(c.ctx, &d.Peer, func() (err error) {
+		stream, err = o.Tunnels.OpenFor(c.ctx, key, target, app)
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("tunnel to %v at %v: %w", key.Dst, key.Addr, explained(err))
+		return nil, fmt.Errorf("tunnel to %v at %v: %w", key.Dst, key.Addr, explained(err))
 	}
 	// From here on the peer's certificate was verified to be this identity's.
 	c.proven(stream.Peer().String())
-	c.stream.Store(stream)
-	return nil
+	return inTunnel{app, stream}, nil
 }
 
 // patiently dials, and while the peer has only just joined the mesh again and
@@ -144,36 +152,36 @@ func unanswered(err error) bool {
 	return errors.Is(err, hbone.ErrDial) && !errors.As(err, &status) && !errors.As(err, &silence)
 }
 
-// itself carries app to its own pod, of which a Service made it an endpoint. It
-// stays inside, as if the app had dialled the pod's address: what a pod sends
-// to itself is not steered, so that no tunnel could arrive.
-func (o Outbound) itself(ctx context.Context, c *connection, app *net.TCPConn, self *workload.Workload, d *workload.Destination) error {
+// itself opens the way from the pod's app to its own pod, of which a Service made
+// it an endpoint. It stays inside, as if the app had dialled the pod's address:
+// what a pod sends to itself is not steered, so that no tunnel could arrive.
+func (o Outbound) itself(c *connection, app *net.TCPConn, self *workload.Workload, d *workload.Destination) (way, error) {
 	c.path, c.dst.addr = pathLocal, d.Target
 	c.src.identity, c.dst.identity = self.ID.String(), self.ID.String()
 	if o.isSelf(d.Target) {
-		return errSelfCall
+		return nil, errSelfCall
 	}
-	far, err := o.direct(ctx, c, app, self, d)
+	far, err := o.direct(c, app, self, d)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return c.relay(ctx, app, far)
+	return inPlain{app, far}, nil
 }
 
-// plain carries app to a destination outside the mesh.
-func (o Outbound) plain(ctx context.Context, c *connection, app *net.TCPConn, self *workload.Workload, d *workload.Destination) error {
+// plain opens the way to a destination outside the mesh.
+func (o Outbound) plain(c *connection, app *net.TCPConn, self *workload.Workload, d *workload.Destination) (way, error) {
 	c.path, c.dst.addr = pathPassthrough, d.Target
-	far, err := o.direct(ctx, c, app, self, d)
+	far, err := o.direct(c, app, self, d)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	o.Metrics.Plaintext(string(outbound), whyPlain(d))
-	return c.relay(ctx, app, far)
+	return inPlain{app, far}, nil
 }
 
 // direct connects without a tunnel: from the address to which the app bound its
 // socket, or from the one that the kernel chooses for this destination.
-func (o Outbound) direct(ctx context.Context, c *connection, app *net.TCPConn, self *workload.Workload, d *workload.Destination) (*net.TCPConn, error) {
+func (o Outbound) direct(c *connection, app *net.TCPConn, self *workload.Workload, d *workload.Destination) (*net.TCPConn, error) {
 	if err := c.admit(func() error { return o.Policy.AllowOutbound(*self, *d) }); err != nil {
 		return nil, err
 	}
@@ -181,7 +189,7 @@ func (o Outbound) direct(ctx context.Context, c *connection, app *net.TCPConn, s
 	if o.Bound != nil {
 		from = o.Bound(app)
 	}
-	return o.dial(ctx, c, d.Target, func(ctx context.Context) (*net.TCPConn, error) {
+	return o.dial(c, d.Target, func(ctx context.Context) (*net.TCPConn, error) {
 		return o.Direct(ctx, from, d.Target)
 	})
 }

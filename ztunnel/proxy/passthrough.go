@@ -19,20 +19,19 @@ type Passthrough struct{ *Pod }
 // Serve carries what ln accepts, and closes ln when ctx is done. It returns
 // once all connections have ended: by themselves, or p.Drain after ctx.
 func (p Passthrough) Serve(ctx context.Context, ln *net.TCPListener) error {
-	return p.serveTCP(ctx, ln, inbound, p.carry)
+	return p.serveTCP(ctx, ln, inbound, p.open)
 }
 
-// carry serves one accepted connection and reports why it ended. Whatever it
-// returns an error for, serveTCP resets towards the client.
-func (p Passthrough) carry(ctx context.Context, c *connection, client *net.TCPConn) error {
+// open connects a client to the pod's app, or says why it is refused.
+func (p Passthrough) open(c *connection, client *net.TCPConn) (way, error) {
 	dst := addrOf(client.LocalAddr())
 	c.path, c.dst.addr = pathPassthrough, dst
 	if p.isSelf(dst) || p.IsInner(client) {
-		return errSelfCall
+		return nil, errSelfCall
 	}
-	self, err := p.self(ctx)
+	self, err := p.self(c.ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	c.dst.workload = self
 	if w, ok := p.Registry.ByAddr(c.src.addr.Addr()); ok {
@@ -49,12 +48,12 @@ func (p Passthrough) carry(ctx context.Context, c *connection, client *net.TCPCo
 		})
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	app, err := p.inner(ctx, c, dst)
+	app, err := p.inner(c, dst)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	p.Metrics.Plaintext(string(inbound), "permissive")
-	return c.relay(ctx, app, client)
+	return inPlain{app, client}, nil
 }

@@ -7,8 +7,9 @@
 //	Neighbour    what arrives for it from another pod of the same node
 //	Passthrough  what arrives for it in plaintext
 //
-// Each has one function, carry, that asks its questions in order and reports
-// why the connection ended. A connection that cannot be recorded, resolved,
+// Each has one function, open, that asks its questions in order and returns the
+// way by which the connection's bytes go, or why it is refused. The way carries
+// them until the connection ends. A connection that cannot be recorded, resolved,
 // allowed or authenticated is refused; none to a workload of the mesh is ever
 // tried in plaintext. However it ends, one access record says so.
 package proxy
@@ -73,7 +74,7 @@ type Pod struct {
 	Log     *slog.Logger     // gets the access records; required
 	Metrics *metrics.Metrics // required
 
-	open  open
+	live  live
 	known atomic.Pointer[sandbox]
 }
 
@@ -145,7 +146,7 @@ func (p *Pod) cluster() string {
 
 // dial connects c to what is behind it, within the pod's share: it bounds the
 // time, and names what was dialled. The end of c gives the descriptor back.
-func (p *Pod) dial(ctx context.Context, c *connection, to netip.AddrPort, connect func(context.Context) (*net.TCPConn, error)) (*net.TCPConn, error) {
+func (p *Pod) dial(c *connection, to netip.AddrPort, connect func(context.Context) (*net.TCPConn, error)) (*net.TCPConn, error) {
 	if err := p.Share.dialing().Take(); err != nil {
 		return nil, err
 	}
@@ -153,7 +154,7 @@ func (p *Pod) dial(ctx context.Context, c *connection, to netip.AddrPort, connec
 	if err := c.hold(); err != nil {
 		return nil, err
 	}
-	conn, err := connect(until{ctx, time.Now().Add(dialTimeout)})
+	conn, err := connect(until{c.ctx, time.Now().Add(dialTimeout)})
 	if err != nil {
 		return nil, fail(Dial, fmt.Errorf("dial %v: %w", to, err))
 	}
@@ -177,8 +178,8 @@ func (u until) Deadline() (time.Time, bool) { return u.deadline, true }
 // inner connects to the pod's app, as if from c's client. The port is another, as
 // client's own would give the app's socket the very addresses of the connection
 // that we hold; Inner chooses it by client's.
-func (p *Pod) inner(ctx context.Context, c *connection, to netip.AddrPort) (*net.TCPConn, error) {
-	return p.dial(ctx, c, to, func(ctx context.Context) (*net.TCPConn, error) {
+func (p *Pod) inner(c *connection, to netip.AddrPort) (*net.TCPConn, error) {
+	return p.dial(c, to, func(ctx context.Context) (*net.TCPConn, error) {
 		return p.Inner(ctx, c.src.addr, to)
 	})
 }

@@ -5,15 +5,10 @@ package proxy
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"sync"
-	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/culvert-mesh/culvert/ztunnel/hbone"
 )
@@ -59,15 +54,16 @@ func (p *Pod) await(ctx context.Context, connections *sync.WaitGroup, force cont
 	case <-ended:
 	case <-drain.C:
 		force(errDrained)
-		for c := range p.open.all() {
+		for c := range p.live.all() {
 			c.cutIfOver()
 		}
 		<-ended
 	}
 }
 
-// serveTCP serves the connections that ln accepts, and closes ln.
-func (p *Pod) serveTCP(ctx context.Context, ln *net.TCPListener, d direction, carry func(context.Context, *connection, *net.TCPConn) error) error {
+// serveTCP carries the connections that ln accepts, each by the way that open
+// returns, and closes ln. It resets what open refuses.
+func (p *Pod) serveTCP(ctx context.Context, ln *net.TCPListener, d direction, open func(*connection, *net.TCPConn) (way, error)) error {
 	defer ln.Close()
 	stop := context.AfterFunc(ctx, func() { ln.Close() })
 	defer stop()
@@ -82,147 +78,19 @@ func (p *Pod) serveTCP(ctx context.Context, ln *net.TCPListener, d direction, ca
 		}
 		return func(ctx context.Context) {
 			c := p.begin(ctx, d, addrOf(conn.RemoteAddr()))
-			defer p.Metrics.Socket(d.reporter())()
-			err := c.hold()
-			if err == nil {
-				err = carry(c.ctx, c, conn)
-			}
-			if err == nil && c.stream.Load() != nil {
-				if err = c.carryStream(conn); err != nil {
-					err = fmt.Errorf("stream to %v at %v: %w", c.dst.identity, c.dst.addr, err)
-				}
-			}
-			if err != nil {
-				reset(conn) // refused or broken: no app may take it for an end of data
-			}
-			conn.Close()
-			c.finish(err)
+			c.run(func() (way, error) { return c.openOrReset(conn, open) })
 		}, nil
 	})
 }
 
-// acceptor accepts from a listener past whatever is wrong for a while.
-type acceptor struct {
-	ln      *net.TCPListener
-	refused func(src netip.AddrPort, err error)
-	spare   spare
-	backoff time.Duration
-}
-
-const maxBackoff = time.Second
-
-// accept returns the next connection. It fails only once the listener is
-// closed. When descriptors run out it refuses connections, which would else
-// hang until their clients give up.
-func (a *acceptor) accept(ctx context.Context) (*net.TCPConn, error) {
-	for {
-		a.spare.take()
-		conn, err := a.ln.AcceptTCP()
-		if short(err) && a.spare.close() {
-			conn, err = a.acceptOnSpare(err)
-		}
-		switch {
-		case conn != nil && isLast(conn):
-			reset(conn)
-			a.refused(addrOf(conn.RemoteAddr()), errScarce)
-			continue
-		case conn != nil:
-			a.backoff = 0
-			return conn, nil
-		case err == nil:
-			continue
-		case errors.Is(err, net.ErrClosed):
-			return nil, err
-		}
-		// A network error of a connection that is gone already, or descriptors
-		// ran out and there is none to spare: do not spin.
-		a.backoff = min(max(5*time.Millisecond, 2*a.backoff), maxBackoff)
-		select {
-		case <-time.After(a.backoff):
-		case <-ctx.Done():
-		}
+// openOrReset opens the way of an accepted connection within the pod's share.
+// If it is refused, no app may take that for an end of data.
+func (c *connection) openOrReset(conn *net.TCPConn, open func(*connection, *net.TCPConn) (way, error)) (w way, err error) {
+	if err = c.hold(); err == nil {
+		w, err = open(c, conn)
 	}
-}
-
-// acceptOnSpare waits a while for a connection, with the place of the spare
-// descriptor. It returns it if there are others by now, else refuses it. accept(2)
-// fails for want of a descriptor before it looks whether anybody is waiting.
-func (a *acceptor) acceptOnSpare(why error) (*net.TCPConn, error) {
-	a.ln.SetDeadline(time.Now().Add(maxBackoff))
-	conn, err := a.ln.AcceptTCP()
-	a.ln.SetDeadline(time.Time{})
 	if err != nil {
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			err = nil
-		}
-		return nil, err
+		reset(conn)
 	}
-	if a.spare.take() {
-		return conn, nil
-	}
-	reset(conn)
-	a.refused(addrOf(conn.RemoteAddr()), why)
-	return nil, nil
-}
-
-// The last descriptors are not for apps' connections: these may use up their
-// own share, but tunnels, which carry many, must find room, and so must calls to
-// the CA and the plugin's requests.
-const (
-	reserveShare = 16   // one in so many of what this process may have
-	reserveMost  = 1024 // of them
-)
-
-var errScarce = fmt.Errorf("%w: the last descriptors are not for connections of apps", syscall.EMFILE)
-
-// isLast reports that a new connection of an app has one of the last
-// descriptors. The kernel gives the lowest number that is free.
-func isLast(conn *net.TCPConn) (last bool) {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return false
-	}
-	raw.Control(func(fd uintptr) { last = isReserved(uint64(fd)) })
-	return last
-}
-
-func isReserved(fd uint64) bool {
-	var limit unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
-		return false
-	}
-	return fd >= limit.Cur-reserved(limit.Cur)
-}
-
-func reserved(limit uint64) uint64 { return min(limit/reserveShare, reserveMost) }
-
-// scarce reports that the next descriptor would be one of the last.
-func scarce() bool {
-	next, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
-	if err != nil {
-		return true
-	}
-	unix.Close(next)
-	return isReserved(uint64(next))
-}
-
-// spare is a descriptor held back for the moment when there are no others.
-type spare struct{ file *os.File }
-
-// take reports whether there is one now.
-func (s *spare) take() bool {
-	if s.file == nil {
-		s.file, _ = os.Open(os.DevNull)
-	}
-	return s.file != nil
-}
-
-// close reports whether there was one.
-func (s *spare) close() bool {
-	if s.file == nil {
-		return false
-	}
-	s.file.Close()
-	s.file = nil
-	return true
+	return w, err
 }
