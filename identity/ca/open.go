@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/culvert-mesh/culvert/identity"
 )
 
 // Files of the directory.
@@ -127,6 +129,9 @@ func load(dir string, td spiffeid.TrustDomain) (*CA, error) {
 		if err := checkAuthority(pair.cert, pair.parent, td); err != nil {
 			return nil, fmt.Errorf("%s: %w", pair.name, err)
 		}
+	}
+	if err := identity.CheckKey(issuer); err != nil { // no node would take a leaf of it
+		return nil, fmt.Errorf("%s: %w", IssuerFile, err)
 	}
 	return &CA{td: td, root: root, issuer: issuer, key: issuerKey}, nil
 }

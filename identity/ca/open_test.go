@@ -279,6 +279,23 @@ func TestFilesThatDoNotFitTogetherAreRefused(t *testing.T) {
 			replace(t, dir, IssuerFile, encodeCert(leaf))
 			replace(t, dir, IssuerKeyFile, encoded)
 		}, "issuer.pem: the certificate may not sign others"},
+		{"issuer whose key no node checks", func(t *testing.T, dir string) {
+			root, rootKey, err := readPair(dir, RootFile, RootKeyFile)
+			if err != nil {
+				t.Fatal(err)
+			}
+			key := newKey(t, elliptic.P521())
+			issuer, err := create(authority("issuer", td, time.Hour, 0), root, key.Public(), rootKey)
+			if err != nil {
+				t.Fatal(err)
+			}
+			encoded, err := encodeKey(key)
+			if err != nil {
+				t.Fatal(err)
+			}
+			replace(t, dir, IssuerFile, encodeCert(issuer))
+			replace(t, dir, IssuerKeyFile, encoded)
+		}, "issuer.pem: its key is of the curve P-521"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			dir := newDir(t)

@@ -82,7 +82,7 @@ func (l *link) problem() error {
 		return problem(CACertificate, "the CA at %s shows a certificate that no root in %s vouches for", l.cfg.Address, l.cfg.RootFile)
 	case errors.As(err, &name):
 		return problem(CAName, "the CA at %s shows a certificate for %s, not for %s", l.cfg.Address, namesOf(name.Certificate), l.cfg.ServerName)
-	case errors.As(err, &invalid):
+	case errors.As(err, &invalid), errors.Is(err, errCostly):
 		return problem(CACertificate, "the CA at %s shows a certificate that is not valid: %v", l.cfg.Address, err)
 	}
 	return problem(Unreachable, "the CA at %s does not answer: %v", l.cfg.Address, err)
@@ -99,26 +99,21 @@ func namesOf(cert *x509.Certificate) string {
 	return strings.Join(names, ", ")
 }
 
-// verify asks the root file as it is at that handshake.
+// verify asks the root file as it is at that handshake. Whoever answers at the
+// CA's address is a stranger until then: its chain is bounded as a peer's is.
 func (l *link) verify(state tls.ConnectionState) error {
 	roots, err := readRoots(l.cfg.RootFile)
 	if err != nil {
 		return err
 	}
-	intermediates := x509.NewCertPool()
-	for _, cert := range state.PeerCertificates[1:] {
-		intermediates.AddCert(cert)
-	}
-	_, err = state.PeerCertificates[0].Verify(x509.VerifyOptions{
-		Roots:         roots,
-		Intermediates: intermediates,
-		DNSName:       l.cfg.ServerName,
-		KeyUsages:     []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	_, err = roots.verify(state.PeerCertificates, x509.VerifyOptions{
+		DNSName:   l.cfg.ServerName,
+		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	})
 	return err
 }
 
-func readRoots(path string) (*x509.CertPool, error) {
+func readRoots(path string) (*bundle, error) {
 	text, err := readBounded(path, maxRoots)
 	if err != nil {
 		return nil, problem(RootFile, "roots of the CA: %v", err)
@@ -127,9 +122,5 @@ func readRoots(path string) (*x509.CertPool, error) {
 	if err != nil {
 		return nil, problem(RootFile, "roots of the CA: %s: %v", path, err)
 	}
-	pool := x509.NewCertPool()
-	for _, cert := range certs {
-		pool.AddCert(cert)
-	}
-	return pool, nil
+	return newBundle(certs)
 }

@@ -13,33 +13,36 @@ import (
 	"github.com/culvert-mesh/culvert/identity"
 )
 
-// maxChain bounds what a peer makes us look at before it is known.
-const maxChain = 8
-
 // verifyChain verifies a leaf and its intermediates up to the bundle. It does
 // not look at whom the leaf names.
 func verifyChain(certs []*x509.Certificate, roots *bundle, usage x509.ExtKeyUsage, now time.Time) ([][]*x509.Certificate, error) {
 	if len(certs) == 0 {
 		return nil, errors.New("no certificate")
 	}
-	if len(certs) > maxChain {
-		return nil, fmt.Errorf("%d certificates, the limit is %d", len(certs), maxChain)
-	}
 	leaf := certs[0]
 	// X509-SVID standard, 5.2: a leaf that could sign is refused.
 	if leaf.IsCA || leaf.KeyUsage&(x509.KeyUsageCertSign|x509.KeyUsageCRLSign) != 0 {
 		return nil, errors.New("the certificate is an authority's, not a workload's")
 	}
-	intermediates := x509.NewCertPool()
-	for _, cert := range certs[1:] {
-		intermediates.AddCert(cert)
+	return roots.verify(certs, x509.VerifyOptions{KeyUsages: []x509.ExtKeyUsage{usage}, CurrentTime: now})
+}
+
+// verify is crypto/x509's verdict on those of the certificates that lead to a
+// root of ours. Its rules are all asked; only the search for a path is ours, so
+// nothing is accepted that it would refuse.
+func (b *bundle) verify(certs []*x509.Certificate, opts x509.VerifyOptions) ([][]*x509.Certificate, error) {
+	if err := b.bound(certs); err != nil {
+		return nil, err
 	}
-	return leaf.Verify(x509.VerifyOptions{
-		Roots:         roots.pool,
-		Intermediates: intermediates,
-		KeyUsages:     []x509.ExtKeyUsage{usage},
-		CurrentTime:   now,
-	})
+	path := b.path(certs, (*x509.Certificate).CheckSignatureFrom)
+	if path == nil {
+		return nil, x509.UnknownAuthorityError{Cert: certs[0]}
+	}
+	opts.Roots, opts.Intermediates = b.pool, x509.NewCertPool()
+	for _, cert := range path[1:] {
+		opts.Intermediates.AddCert(cert)
+	}
+	return path[0].Verify(opts)
 }
 
 // chainsUntil is when the last of the chains breaks: each breaks with the
