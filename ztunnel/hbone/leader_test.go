@@ -11,8 +11,9 @@ import (
 	"golang.org/x/net/http2"
 )
 
-// A stream that leads is stuck as long as the peer does not read. Its app is
-// reset nonetheless, and whoever ends it, the tunnel's reader for one, is not stuck.
+// Who writes is stuck as long as the peer does not read. The app of a stream that
+// wrote is reset nonetheless, and whoever ends it, the tunnel's reader for one, is
+// not stuck.
 func TestStreamThatIsStuckLeadingCanBeReset(t *testing.T) {
 	stuck, over := make(chan struct{}), make(chan struct{})
 	l := greetedServer(t, func(p *rawPeer) {

@@ -11,8 +11,10 @@ import (
 // their apps' sockets straight into its records, writes it, and again, until
 // nothing is left. Others only queue. After some batches a leader whose own app
 // has nothing more passes on to one of them, so that no app's reader serves the
-// others forever. The tunnel's reader leads only as far as that goes without
-// waiting for the socket, or two full ones would wait for each other.
+// others forever. Nobody waits for a tunnel's socket who has something else to do:
+// a leader that finds it full leaves the batch to a goroutine. So an app whose
+// stream is ended is let go at once, a caller keeps its deadline, and two full
+// tunnels' readers do not wait for each other.
 const leaderBatches = 4
 
 // sending is the state of a tunnel's writing side; conn.mu guards it.
@@ -68,38 +70,64 @@ func (c *conn) kick() {
 	}()
 }
 
-// flush has what is queued written, by the caller if nobody else does; mu is
-// held, and released meanwhile.
+// flush has what is queued written, by the caller if nobody else does and the
+// socket takes it at once; mu is held, and released meanwhile.
 func (c *conn) flush() {
-	if c.leading || c.nothingToSend() {
+	if c.leading || c.hangUp || c.nothingToSend() {
+		c.kick()
 		return
 	}
 	c.leading = true
-	c.lead(nil)
+	if _, leads := c.writeNext(false); leads {
+		c.endLead()
+	}
 }
 
-// lead writes batch after batch. mu is held, and released while writing. A
-// leader has own to send, or just a frame, and then its own work to do.
+// lead writes batch after batch, for a stream that has something to send or, with
+// nil, in a goroutine that has nothing else to do and waits for the socket; mu is
+// held, and released while writing.
 func (c *conn) lead(own *Stream) {
-	for n := 0; !c.nothingToSend(); n++ {
-		if n >= leaderBatches && (own == nil || !own.queued) {
+	for batches := 0; !c.nothingToSend(); batches++ {
+		if batches >= leaderBatches && (own == nil || !own.queued) {
 			break
 		}
-		batch := record.TakeBatch(c.wanted())
-		c.pack(batch)
-		if batch.Len() == 0 {
-			batch.Release()
-			break
+		n, leads := c.writeNext(own == nil)
+		if !leads {
+			return
 		}
-		c.mu.Unlock()
-		err := c.wire.WriteBatch(batch)
-		batch.Release()
-		c.mu.Lock()
-		if err != nil {
-			c.breakOff()
+		if n == 0 {
+			break
 		}
 	}
 	c.endLead()
+}
+
+// writeNext packs and writes one batch, of n bytes. The caller leads no more if
+// that was left to a goroutine, for want of room in the socket; one that waits
+// does it itself. mu is held, and released meanwhile.
+func (c *conn) writeNext(waits bool) (n int, leads bool) {
+	batch := record.TakeBatch(c.wanted())
+	c.pack(batch)
+	if n = batch.Len(); n == 0 {
+		batch.Release()
+		return 0, true
+	}
+	c.mu.Unlock()
+	done, err := c.wire.Begin(batch)
+	if !done && !waits {
+		go c.goOn(batch)
+		c.mu.Lock()
+		return n, false
+	}
+	if !done {
+		err = c.wire.Finish()
+	}
+	batch.Release()
+	c.mu.Lock()
+	if err != nil {
+		c.breakOff()
+	}
+	return n, true
 }
 
 // endLead passes on, if there is something left; mu is held, and may be
@@ -126,24 +154,12 @@ func (c *conn) handled() {
 		return
 	}
 	c.leading = true
-	batch := record.TakeBatch(len(c.control))
-	c.pack(batch)
-	c.mu.Unlock()
-	done, err := c.wire.Begin(batch)
-	if !done {
-		go c.goOn(batch)
-		c.mu.Lock()
-		return
+	if _, leads := c.writeNext(false); leads {
+		c.endLead()
 	}
-	batch.Release()
-	c.mu.Lock()
-	if err != nil {
-		c.breakOff()
-	}
-	c.endLead()
 }
 
-// goOn leads from a batch that the reader has begun to write.
+// goOn leads from a batch that the socket did not take at once.
 func (c *conn) goOn(batch *record.Batch) {
 	err := c.wire.Finish()
 	batch.Release()
