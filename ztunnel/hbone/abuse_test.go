@@ -396,7 +396,7 @@ func TestUnacceptedStreamsAreBounded(t *testing.T) {
 	l.ln = startListener(t, ListenerConfig{
 		Credential: func(context.Context) (Credential, error) { return cred, nil },
 	})
-	l.key.Addr = addrPort(l.ln.ln.Addr())
+	l.key.Addr = l.ln.Addr()
 	for range acceptLimit / serverStreams {
 		p := l.greetedClient()
 		for i := range serverStreams {

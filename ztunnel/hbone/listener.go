@@ -11,6 +11,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/culvert-mesh/culvert/ztunnel/socket"
 )
 
 // ListenerConfig says how a Listener meets its peers.
@@ -84,7 +86,7 @@ func NewListener(ln *net.TCPListener, cfg ListenerConfig) *Listener {
 }
 
 // Addr is where the Listener listens.
-func (l *Listener) Addr() netip.AddrPort { return addrPort(l.ln.Addr()) }
+func (l *Listener) Addr() netip.AddrPort { return socket.AddrPort(l.ln.Addr()) }
 
 // Run accepts tunnels until ctx is done, which ends all streams at once, or
 // until Drain or Close; then it returns nil.

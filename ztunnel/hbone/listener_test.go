@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/net/http2"
+
+	"github.com/culvert-mesh/culvert/ztunnel/socket"
 )
 
 func TestListenerAnswersWhatIsNotForItWith400(t *testing.T) {
@@ -78,7 +80,7 @@ func TestStreamThatItsPeerGaveUpIsNotAccepted(t *testing.T) {
 	ca := newAuthority(t)
 	cred := ca.credential(serverID, clientID, time.Hour)
 	ln := startListener(t, ListenerConfig{Credential: func(context.Context) (Credential, error) { return cred, nil }})
-	fresh := &link{t: t, ca: ca, key: Key{serverID, addrPort(ln.ln.Addr())}}
+	fresh := &link{t: t, ca: ca, key: Key{serverID, ln.Addr()}}
 	p := fresh.greetedClient()
 	p.must(p.connect(1))
 	p.must(p.WriteRSTStream(1, http2.ErrCodeCancel))
@@ -109,7 +111,7 @@ func TestRunEndsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	running := make(chan error)
 	go func() { running <- ln.Run(ctx) }()
-	l := &link{t: t, ca: ca, key: Key{serverID, addrPort(ln.ln.Addr())}}
+	l := &link{t: t, ca: ca, key: Key{serverID, ln.Addr()}}
 	p := l.greetedClient()
 	p.must(p.connect(1))
 	s, err := ln.Accept(context.Background())
@@ -134,7 +136,7 @@ func TestListenerWithoutACredentialTurnsPeersAway(t *testing.T) {
 		Refused:    func(_ netip.AddrPort, why error) { refused <- why },
 	})
 	l := newLink(t, nil)
-	key := Key{serverID, addrPort(ln.ln.Addr())}
+	key := Key{serverID, ln.Addr()}
 	if _, err := l.pool.Open(context.Background(), key, l.target(key)); !errors.Is(err, ErrTLS) {
 		t.Error(err)
 	}
@@ -214,7 +216,7 @@ func TestPoolWorksWithGosServer(t *testing.T) {
 		serving.Wait()
 	})
 
-	key := Key{serverID, addrPort(ln.Addr())}
+	key := Key{serverID, socket.AddrPort(ln.Addr())}
 	target := l.target(key)
 	target.Header.Baggage = "k8s.namespace.name=shop"
 	var all sync.WaitGroup

@@ -50,7 +50,8 @@ func (l *Listener) meet(socket net.Conn) (c *conn) {
 	defer cancel()
 	ctx, evict := context.WithCancelCause(ctx)
 	defer evict(nil)
-	v := l.admission.enter(addrPort(socket.RemoteAddr()).Addr(), func() { evict(errEvicted) })
+	_, from := addresses(socket)
+	v := l.admission.enter(from.Addr(), func() { evict(errEvicted) })
 	l.handshakes.Add(1)
 	c, err := l.shake(ctx, socket, v)
 	l.admission.leave(v)
@@ -71,7 +72,8 @@ var errEvicted = fmt.Errorf("%w: too many handshakes, and this one was slow", Er
 
 func (l *Listener) refused(socket net.Conn, err error) {
 	if l.cfg.Refused != nil && !errors.Is(err, ErrDrained) {
-		l.cfg.Refused(addrPort(socket.RemoteAddr()), err)
+		_, from := addresses(socket)
+		l.cfg.Refused(from, err)
 	}
 }
 

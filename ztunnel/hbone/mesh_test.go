@@ -57,7 +57,7 @@ func newLinkOf(t testing.TB, records Records, serve func(*Stream)) *link {
 		Records:    records,
 		Credential: func(context.Context) (Credential, error) { return server, nil },
 	})
-	l.key = Key{serverID, addrPort(l.ln.ln.Addr())}
+	l.key = Key{serverID, l.ln.Addr()}
 	client := l.ca.credential(clientID, serverID, time.Hour)
 	l.pool = NewPool(PoolConfig{
 		Dial:    l.dial,

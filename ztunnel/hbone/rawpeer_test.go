@@ -16,6 +16,8 @@ import (
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
+
+	"github.com/culvert-mesh/culvert/ztunnel/socket"
 )
 
 // rawPeer speaks HTTP/2 over TLS through x/net's Framer, so that what both
@@ -69,7 +71,7 @@ func rawServer(t testing.TB, serve func(*rawPeer)) *link {
 	t.Helper()
 	l := &link{t: t, ca: newAuthority(t)}
 	ln := listenTCP(t)
-	l.key = Key{serverID, addrPort(ln.Addr())}
+	l.key = Key{serverID, socket.AddrPort(ln.Addr())}
 	config := l.ca.credential(serverID, clientID, time.Hour).Config
 	client := l.ca.credential(clientID, serverID, time.Hour)
 	l.pool = NewPool(PoolConfig{
@@ -157,7 +159,7 @@ func (p *rawPeer) connectTo(id uint32, authority netip.AddrPort) error {
 }
 
 func (p *rawPeer) authority() string {
-	return net.JoinHostPort(addrPort(p.conn.RemoteAddr()).Addr().String(), "8080")
+	return net.JoinHostPort(socket.AddrPort(p.conn.RemoteAddr()).Addr().String(), "8080")
 }
 
 func isSettings(f http2.Frame) bool {

@@ -23,7 +23,7 @@ func TestRequestsThatNobodyAcceptsAreReported(t *testing.T) {
 		Credential: func(context.Context) (Credential, error) { return cred, nil },
 		Refused:    func(_ netip.AddrPort, err error) { refused <- err },
 	})
-	l := &link{t: t, ca: ca, key: Key{serverID, addrPort(ln.ln.Addr())}}
+	l := &link{t: t, ca: ca, key: Key{serverID, ln.Addr()}}
 	p := l.greetedClient()
 	want := func(what string, cause Cause) {
 		t.Helper()
@@ -84,7 +84,7 @@ func TestRequestsThatFindTheQueueFullAreReported(t *testing.T) {
 		Credential: func(context.Context) (Credential, error) { return cred, nil },
 		Refused:    func(_ netip.AddrPort, err error) { refused <- err },
 	})
-	l.key.Addr = addrPort(ln.ln.Addr())
+	l.key.Addr = ln.Addr()
 	p := l.greetedClient()
 	for i := range acceptLimit + 1 {
 		p.must(p.connect(uint32(1 + 2*i)))

@@ -15,6 +15,7 @@ import (
 
 	"github.com/culvert-mesh/culvert/identity"
 	"github.com/culvert-mesh/culvert/ztunnel/hbone/record"
+	"github.com/culvert-mesh/culvert/ztunnel/socket"
 )
 
 // Credential is how a tunnel proves who it is and checks who is there.
@@ -112,7 +113,8 @@ func prove(state tls.ConnectionState, socket net.Conn, cred Credential) (proof, 
 	if err != nil {
 		return proof{}, err
 	}
-	p := proof{peer: peer, local: addrPort(socket.LocalAddr()), remote: addrPort(socket.RemoteAddr()), rtt: tune(socket)}
+	p := proof{peer: peer, rtt: tune(socket)}
+	p.local, p.remote = addresses(socket)
 	if cred.Until != nil {
 		p.until = cred.Until(state)
 	}
@@ -200,12 +202,7 @@ func (w *tlsWire) Finish() error {
 // Close does not say goodbye, which could block.
 func (w *tlsWire) Close() error { return w.socket.Conn.Close() }
 
-// addrPort is the address of a socket, IPv4 as such.
-func addrPort(a net.Addr) netip.AddrPort {
-	tcp, ok := a.(*net.TCPAddr)
-	if !ok {
-		return netip.AddrPort{}
-	}
-	ap := tcp.AddrPort()
-	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+// addresses are the two ends of a tunnel's socket.
+func addresses(conn net.Conn) (local, remote netip.AddrPort) {
+	return socket.AddrPort(conn.LocalAddr()), socket.AddrPort(conn.RemoteAddr())
 }

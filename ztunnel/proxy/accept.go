@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/culvert-mesh/culvert/ztunnel/socket"
 )
 
 // acceptor accepts from a listener past whatever is wrong for a while.
@@ -38,7 +40,7 @@ func (a *acceptor) accept(ctx context.Context) (*net.TCPConn, error) {
 		switch {
 		case conn != nil && isLast(conn):
 			reset(conn)
-			a.refused(addrOf(conn.RemoteAddr()), errScarce)
+			a.refused(socket.AddrPort(conn.RemoteAddr()), errScarce)
 			continue
 		case conn != nil:
 			a.backoff = 0
@@ -76,7 +78,7 @@ func (a *acceptor) acceptOnSpare(why error) (*net.TCPConn, error) {
 		return conn, nil
 	}
 	reset(conn)
-	a.refused(addrOf(conn.RemoteAddr()), why)
+	a.refused(socket.AddrPort(conn.RemoteAddr()), why)
 	return nil, nil
 }
 

@@ -16,6 +16,7 @@ import (
 
 	"github.com/culvert-mesh/culvert/ztunnel/hbone"
 	"github.com/culvert-mesh/culvert/ztunnel/policy"
+	"github.com/culvert-mesh/culvert/ztunnel/socket"
 	"github.com/culvert-mesh/culvert/ztunnel/workload"
 )
 
@@ -48,7 +49,7 @@ func closedPort(t *testing.T, addr netip.Addr) uint16 {
 	t.Helper()
 	ln := listen(t, addr)
 	defer ln.Close()
-	return addrOf(ln.Addr()).Port()
+	return socket.AddrPort(ln.Addr()).Port()
 }
 
 func TestADestinationWithoutAListenerIsToldBeforeTheAppIsReset(t *testing.T) {

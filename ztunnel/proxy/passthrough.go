@@ -9,6 +9,7 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/culvert-mesh/culvert/ztunnel/policy"
+	"github.com/culvert-mesh/culvert/ztunnel/socket"
 )
 
 // Passthrough carries what arrives for a pod in plaintext, as far as policy
@@ -24,7 +25,7 @@ func (p Passthrough) Serve(ctx context.Context, ln *net.TCPListener) error {
 
 // open connects a client to the pod's app, or says why it is refused.
 func (p Passthrough) open(c *connection, client *net.TCPConn) (way, error) {
-	dst := addrOf(client.LocalAddr())
+	dst := socket.AddrPort(client.LocalAddr())
 	c.path, c.dst.addr = pathPassthrough, dst
 	if p.isSelf(dst) || p.IsInner(client) {
 		return nil, errSelfCall

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/culvert-mesh/culvert/ztunnel/policy"
+	"github.com/culvert-mesh/culvert/ztunnel/socket"
 	"github.com/culvert-mesh/culvert/ztunnel/workload"
 )
 
@@ -46,7 +47,7 @@ func TestPlaintextIsCarriedWherePolicyAllowsItAndLabelledSo(t *testing.T) {
 	send(t, client, "hello")
 	expect(t, client, "hello")
 
-	if d := <-b.dialled; d[0] != addrOf(client.LocalAddr()) || d[1] != to {
+	if d := <-b.dialled; d[0] != socket.AddrPort(client.LocalAddr()) || d[1] != to {
 		t.Errorf("inner leg from %v to %v; want the client's address and the original destination", d[0], d[1])
 	}
 	if got := b.Connections(); len(got) != 1 || got[0].Path != "passthrough" || got[0].Dst != to.String() {
@@ -279,7 +280,7 @@ func TestAClosedListenerLeavesConnectionsAlone(t *testing.T) {
 	ln := listen(t, dbAddr)
 	done := make(chan error, 1)
 	go func() { done <- Passthrough{b.Pod}.Serve(t.Context(), ln) }()
-	client := connect(t, legacyAddr, addrOf(ln.Addr()))
+	client := connect(t, legacyAddr, socket.AddrPort(ln.Addr()))
 	send(t, client, "hello")
 	expect(t, client, "hello")
 	ln.Close() // the pod leaves the mesh

@@ -22,6 +22,7 @@ import (
 
 	"github.com/culvert-mesh/culvert/ztunnel/metrics"
 	"github.com/culvert-mesh/culvert/ztunnel/policy"
+	"github.com/culvert-mesh/culvert/ztunnel/socket"
 	"github.com/culvert-mesh/culvert/ztunnel/workload"
 )
 
@@ -140,7 +141,7 @@ func (b *bench) serveUntil(addr netip.Addr, serve func(context.Context, *net.TCP
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- serve(ctx, ln) }()
-	return addrOf(ln.Addr()), sync.OnceFunc(func() {
+	return socket.AddrPort(ln.Addr()), sync.OnceFunc(func() {
 		cancel()
 		select {
 		case err := <-done:
@@ -250,7 +251,7 @@ func app(t *testing.T, addr netip.Addr, serve func(*net.TCPConn)) uint16 {
 		}
 	})
 	t.Cleanup(func() { ln.Close(); wg.Wait() })
-	return addrOf(ln.Addr()).Port()
+	return socket.AddrPort(ln.Addr()).Port()
 }
 
 // connect opens a connection from a source address.

@@ -183,13 +183,3 @@ func (p *Pod) inner(c *connection, to netip.AddrPort) (*net.TCPConn, error) {
 		return p.Inner(ctx, c.src.addr, to)
 	})
 }
-
-// addrOf returns the address of one end of a TCP connection.
-func addrOf(a net.Addr) netip.AddrPort {
-	tcp, ok := a.(*net.TCPAddr)
-	if !ok {
-		return netip.AddrPort{}
-	}
-	ap := tcp.AddrPort()
-	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
-}

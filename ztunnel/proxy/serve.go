@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/culvert-mesh/culvert/ztunnel/hbone"
+	"github.com/culvert-mesh/culvert/ztunnel/socket"
 )
 
 // serve carries, each in a goroutine of its own, the connections that next
@@ -77,7 +78,7 @@ func (p *Pod) serveTCP(ctx context.Context, ln *net.TCPListener, d direction, op
 			return nil, err
 		}
 		return func(ctx context.Context) {
-			c := p.begin(ctx, d, addrOf(conn.RemoteAddr()))
+			c := p.begin(ctx, d, socket.AddrPort(conn.RemoteAddr()))
 			c.run(func() (way, error) { return c.openOrReset(conn, open) })
 		}, nil
 	})

@@ -28,6 +28,7 @@ import (
 	"github.com/culvert-mesh/culvert/identity/ca"
 	"github.com/culvert-mesh/culvert/ztunnel/hbone"
 	"github.com/culvert-mesh/culvert/ztunnel/policy"
+	"github.com/culvert-mesh/culvert/ztunnel/socket"
 	"github.com/culvert-mesh/culvert/ztunnel/workload"
 )
 
@@ -172,7 +173,7 @@ func (s *story) startPool() *hbone.Pool {
 
 func (s *story) startDB() {
 	ln := listen(s.t, dbAddr)
-	s.tunnels = addrOf(ln.Addr())
+	s.tunnels = socket.AddrPort(ln.Addr())
 	server := s.authority.credential(s.dbID, s.until, func(spiffeid.ID) error { return nil })
 	s.ln = hbone.NewListener(ln, hbone.ListenerConfig{
 		Credential: func(context.Context) (hbone.Credential, error) { return server, nil },
@@ -374,7 +375,7 @@ func TestATunnelThatNobodyTakesIsRefusedAtOnceUnlessThePeerJustJoined(t *testing
 	s := tell(t, echo(t, dbAddr))
 	listening := s.tunnels
 	free := listen(t, dbAddr)
-	s.tunnels = addrOf(free.Addr()) // of nobody, in a moment
+	s.tunnels = socket.AddrPort(free.Addr()) // of nobody, in a moment
 	free.Close()
 	expectRefused(t, webAddr, s.to)
 	has(t, s.web.record(Dial), map[string]any{"level": "ERROR", "path": "tunnel"})
@@ -432,7 +433,7 @@ func TestAnInboundPodThatTheRegistryDoesNotKnowAnswers503(t *testing.T) {
 
 func TestAnAppBehindATunnelThatDoesNotListenAnswers503(t *testing.T) {
 	free := listen(t, dbAddr)
-	port := addrOf(free.Addr()).Port()
+	port := socket.AddrPort(free.Addr()).Port()
 	free.Close()
 	s := tell(t, port)
 	expectRefused(t, webAddr, s.to)
