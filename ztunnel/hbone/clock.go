@@ -40,8 +40,8 @@ func (c *conn) stopClock() {
 
 func (c *conn) used() { c.usedAt = time.Now() }
 
-// tick looks after the tunnel every ten seconds: is the peer alive, is anybody
-// using it, are the apps still there.
+// tick looks after the tunnel every ten seconds: is the peer alive, does it read, is
+// anybody using it, are the apps still there.
 func (c *conn) tick() {
 	c.mu.Lock()
 	if c.err != nil {
@@ -62,12 +62,12 @@ func (c *conn) tick() {
 		c.quiet.Store(true)
 	}
 	idle := c.unused() && c.idleTimeout > 0 && time.Since(c.usedAt) >= c.idleTimeout
-	dead := c.missed >= silentPings
+	why := c.deadFor(time.Now())
 	expired := !c.deadline.IsZero() && !time.Now().Before(c.deadline)
 	if c.expiry == nil && !c.deadline.IsZero() {
 		c.armExpiry()
 	}
-	if !dead {
+	if why == nil {
 		c.control = appendPing(c.control, 0, [8]byte{})
 		c.kick()
 		c.ticker.Reset(pingInterval)
@@ -75,8 +75,8 @@ func (c *conn) tick() {
 	c.mu.Unlock()
 
 	switch {
-	case dead:
-		c.fail(c.lost(fmt.Errorf("no answer to PING in %v", silentPings*pingInterval)))
+	case why != nil:
+		c.fail(c.lost(why))
 		c.wire.Close()
 	case expired: // the timer does not run while the machine sleeps
 		c.expire()
@@ -88,6 +88,30 @@ func (c *conn) tick() {
 			s.appFailed(errAppGone)
 		}
 	}
+}
+
+// deadFor is why the tunnel is dead, nil if it is not; mu is held.
+func (c *conn) deadFor(now time.Time) error {
+	switch {
+	case c.missed >= silentPings:
+		return fmt.Errorf("no answer to PING in %v", silentPings*pingInterval)
+	case c.stuckFor(now) >= stuckLimit:
+		return fmt.Errorf("took nothing for %v", stuckLimit)
+	}
+	return nil
+}
+
+// stuckFor is how long nothing could be written though there is something: the
+// peer does not read, or nothing reaches it. A slow way is not that. mu is held.
+func (c *conn) stuckFor(now time.Time) time.Duration {
+	if c.blockedAt.IsZero() {
+		return 0
+	}
+	waits := now.Sub(c.blockedAt)
+	if waits < stuckPause {
+		return waits
+	}
+	return min(waits, c.rtt.idle())
 }
 
 var errAppGone = errors.New("connection gone")

@@ -63,7 +63,9 @@ const (
 	settingsTimeout = 10 * time.Second // the peer's preface and first SETTINGS
 	headerTimeout   = 5 * time.Second  // a header block, from HEADERS to END_HEADERS
 	pingInterval    = 10 * time.Second
-	silentPings     = 2 // unanswered PINGs after which the tunnel is dead: 20 s
+	silentPings     = 2                // unanswered PINGs after which the tunnel is dead: 20 s
+	stuckPause      = time.Second      // without progress in writing, after which a tunnel gets no new streams
+	stuckLimit      = 60 * time.Second // the same, after which it ends
 	goAwayDelay     = time.Second
 	hangUpTimeout   = time.Second // for our last frames, and the peer's, once a tunnel is dead
 )

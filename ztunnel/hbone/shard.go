@@ -31,14 +31,15 @@ type load struct {
 }
 
 // burden is how many streams a tunnel has open and whether it is busy with them;
-// false if it takes no more.
+// false if it takes no more, or would not send what they say.
 func (c *conn) burden() (streams int, busy, takes bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.takesStreams() {
+	now := time.Now()
+	if !c.takesStreams() || c.stuckFor(now) >= stuckPause {
 		return 0, false, false
 	}
-	if now := time.Now(); now.Sub(c.sampledAt) >= samplePause {
+	if now.Sub(c.sampledAt) >= samplePause {
 		c.sampledAt = now
 		c.samples <<= 1
 		if c.leading {

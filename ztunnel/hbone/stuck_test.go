@@ -6,10 +6,12 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"testing"
 	"time"
 
 	"golang.org/x/net/http2"
+	"golang.org/x/sys/unix"
 )
 
 // deafServer is a raw peer that answers the first stream and reads no more, until
@@ -88,4 +90,84 @@ func TestOpenInAStuckTunnelKeepsItsDeadline(t *testing.T) {
 			t.Errorf("%v after %v", err, took)
 		}
 	})
+}
+
+// A peer that does not read may still speak, so that no PING is missed.
+func TestTunnelThatTakesNothingIsLeftAndThenEnds(t *testing.T) {
+	inBubble(t, time.Hour, func(t *testing.T, b *bubble) {
+		p := b.deaf()
+		s, err := b.openWithin(time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		over := make(chan struct{})
+		defer close(over)
+		go p.mumble(over)
+		pass(pingInterval) // after which a PING waits for the peer to read it
+		begin := time.Now()
+		pass(stuckPause)
+		b.pool.connect = func(context.Context, Key) (net.Conn, error) { return b.dial() }
+		if near, _ := b.open(); near.c == s.c {
+			t.Error("a new stream is in the stuck tunnel")
+		}
+		pass(time.Until(begin.Add(stuckLimit - time.Second)))
+		wantOpen(t, s)
+		pass(pingInterval)
+		wantEnd(t, s, ErrReset)
+	})
+}
+
+// mumble says something every second that wants no answer.
+func (p *rawPeer) mumble(over <-chan struct{}) {
+	for {
+		select {
+		case <-over:
+			return
+		case <-time.After(time.Second):
+			if p.alone(func() error { return p.WriteWindowUpdate(0, 1) }) != nil {
+				return
+			}
+		}
+	}
+}
+
+func TestSlowTunnelIsNotTakenForAStuckOne(t *testing.T) {
+	l, far := newPipe(t)
+	a := l.open()
+	(<-far).Close()
+	c := a.s.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := time.Now()
+	c.blockedAt = now.Add(-2 * stuckLimit) // and yet it sent something a moment ago
+	if d := c.stuckFor(now); d >= patience {
+		t.Errorf("stuck for %v", d)
+	}
+	c.blockedAt = time.Time{}
+}
+
+func TestKernelGivesAStuckTunnelUpWhenWeDo(t *testing.T) {
+	l := newLink(t, nil)
+	a := l.open()
+	a.s.c.rtt.socket.Control(func(fd uintptr) {
+		if ms, err := unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT); err != nil || int64(ms) != stuckLimit.Milliseconds() {
+			t.Errorf("TCP_USER_TIMEOUT %d, %v", ms, err)
+		}
+	})
+}
+
+// The kernel asks again and again whether a closed window has opened, and is answered.
+func TestClosedWindowIsSeenAsStuck(t *testing.T) {
+	l := deafServer(t)
+	a := l.open()
+	a.flood()
+	waitUntil(t, func() bool {
+		a.s.c.mu.Lock()
+		defer a.s.c.mu.Unlock()
+		return a.s.c.stuckFor(time.Now()) >= stuckPause
+	})
+	l.open()
+	if stats := l.pool.Stats(); stats.Tunnels != 2 {
+		t.Errorf("%+v", stats)
+	}
 }

@@ -3,6 +3,7 @@
 package hbone
 
 import (
+	"math"
 	"net"
 	"sync/atomic"
 	"syscall"
@@ -34,8 +35,24 @@ func (r *roundTrip) shortest(now time.Time) time.Duration {
 	return r.last
 }
 
+// idle is how long ago the kernel last sent data, for ever if it cannot tell. It
+// sends none into a window that is closed, though it asks again and again.
+func (r *roundTrip) idle() time.Duration {
+	ago := time.Duration(math.MaxInt64)
+	if r.socket != nil {
+		r.socket.Control(func(fd uintptr) {
+			if info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
+				ago = time.Duration(info.Last_data_sent) * time.Millisecond
+			}
+		})
+	}
+	return ago
+}
+
 // tune prepares a tunnel's socket. What the kernel has not sent yet is kept
-// short, so that frames in a hurry are not behind megabytes of others'.
+// short, so that frames in a hurry are not behind megabytes of others'. What the
+// peer does not acknowledge breaks the connection as soon as it would be stuck for
+// us, also when we have closed it already.
 func tune(socket net.Conn) (r roundTrip) {
 	s, ok := socket.(syscall.Conn)
 	if !ok {
@@ -47,6 +64,7 @@ func tune(socket net.Conn) (r roundTrip) {
 	}
 	raw.Control(func(fd uintptr) {
 		unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, unsentLimit)
+		unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(stuckLimit.Milliseconds()))
 	})
 	return roundTrip{socket: raw}
 }

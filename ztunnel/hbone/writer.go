@@ -3,6 +3,8 @@
 package hbone
 
 import (
+	"time"
+
 	"github.com/culvert-mesh/culvert/ztunnel/hbone/record"
 )
 
@@ -24,8 +26,9 @@ type sending struct {
 	small, bulk ring   // streams whose app may have something, and with a window to send it in
 	window      int    // what the peer lets us send in the whole tunnel
 	leading     bool
-	handling    bool // the reader is at work, and writes what it causes when it is done
-	broken      bool // a write failed
+	handling    bool      // the reader is at work, and writes what it causes when it is done
+	blockedAt   time.Time // since when the write under way waits for the socket; zero: it does not
+	broken      bool      // a write failed
 
 	peerWindow  int // of a new stream
 	peerFrame   int
@@ -114,20 +117,38 @@ func (c *conn) writeNext(waits bool) (n int, leads bool) {
 	}
 	c.mu.Unlock()
 	done, err := c.wire.Begin(batch)
-	if !done && !waits {
+	if done {
+		batch.Release()
+	}
+	c.mu.Lock()
+	if done {
+		c.wrote(err)
+		return n, true
+	}
+	c.blockedAt = time.Now()
+	if !waits {
 		go c.goOn(batch)
-		c.mu.Lock()
 		return n, false
 	}
-	if !done {
-		err = c.wire.Finish()
-	}
-	batch.Release()
+	c.mu.Unlock()
+	err = c.finish(batch)
 	c.mu.Lock()
+	c.wrote(err)
+	return n, true
+}
+
+// finish waits for the socket to take the rest of a batch.
+func (c *conn) finish(batch *record.Batch) error {
+	defer batch.Release()
+	return c.wire.Finish()
+}
+
+// wrote notes the end of a write; mu is held.
+func (c *conn) wrote(err error) {
+	c.blockedAt = time.Time{}
 	if err != nil {
 		c.breakOff()
 	}
-	return n, true
 }
 
 // endLead passes on, if there is something left; mu is held, and may be
@@ -161,13 +182,10 @@ func (c *conn) handled() {
 
 // goOn leads from a batch that the socket did not take at once.
 func (c *conn) goOn(batch *record.Batch) {
-	err := c.wire.Finish()
-	batch.Release()
+	err := c.finish(batch)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err != nil {
-		c.breakOff()
-	}
+	c.wrote(err)
 	c.lead(nil)
 }
 
