@@ -329,9 +329,9 @@ func TestTinyFramesCostNoMoreMemoryThanTheirBytes(t *testing.T) {
 	}
 	p.wantAlive()
 	s := <-served
-	s.mu.Lock()
-	size, held := s.waiting.size, memory(&s.waiting)
-	s.mu.Unlock()
+	s.toApp.mu.Lock()
+	size, held := s.toApp.waiting.size, memory(&s.toApp.waiting)
+	s.toApp.mu.Unlock()
 	if size != n || held > n+largestBuffer {
 		t.Errorf("%d bytes are held in %d", size, held)
 	}

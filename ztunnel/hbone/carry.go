@@ -46,12 +46,13 @@ func (s *Stream) Carry(app *net.TCPConn) (Totals, error) {
 // Totals is what the stream has carried so far, and in the end what Carry
 // returns.
 func (s *Stream) Totals() Totals {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return Totals{Sent: s.sent.Load(), Received: s.received}
+	s.toApp.mu.Lock()
+	defer s.toApp.mu.Unlock()
+	return Totals{Sent: s.sent.Load(), Received: s.toApp.received}
 }
 
-// pump sends what the app sends, until its end.
+// pump sends what the app sends, until its end. If that was a reset, it resets the
+// stream: the peer has by then all that came before.
 func (s *Stream) pump(raw syscall.RawConn) {
 	err := raw.Read(s.serve)
 	if err == nil {
@@ -122,10 +123,10 @@ func (s *Stream) crowded(fd uintptr) bool {
 // keepalive, with a reset. A hang-up without an error is not that: both ends
 // have finished, and the stream may have yet to send what is left in the socket.
 func (s *Stream) appGone() bool {
-	s.mu.Lock()
-	raw, dead := s.raw, s.dead
-	s.mu.Unlock()
-	if raw == nil || dead {
+	s.toApp.mu.Lock()
+	raw, known := s.toApp.raw, s.toApp.state >= receiverDeaf
+	s.toApp.mu.Unlock()
+	if raw == nil || known {
 		return false
 	}
 	gone := false
@@ -139,9 +140,9 @@ func (s *Stream) appGone() bool {
 
 // stopReading wakes a pump whose bytes the peer no longer wants.
 func (s *Stream) stopReading() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.app != nil {
-		s.app.SetReadDeadline(time.Unix(1, 0))
+	s.toApp.mu.Lock()
+	defer s.toApp.mu.Unlock()
+	if s.toApp.app != nil {
+		s.toApp.app.SetReadDeadline(time.Unix(1, 0))
 	}
 }

@@ -52,8 +52,11 @@ func (c *conn) tick() {
 	if c.heard.Swap(false) {
 		c.missed = 0
 	}
-	var silent []*Stream
+	var silent, stuck []*Stream
 	for _, s := range c.streams {
+		if s.stuck() {
+			stuck = append(stuck, s)
+		}
 		if !s.reading {
 			silent = append(silent, s)
 		}
@@ -85,8 +88,11 @@ func (c *conn) tick() {
 	}
 	for _, s := range silent {
 		if s.appGone() {
-			s.appFailed(errAppGone)
+			s.appBroke(errAppGone)
 		}
+	}
+	for _, s := range stuck {
+		s.appFailed(s.broke)
 	}
 }
 

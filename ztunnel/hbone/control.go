@@ -122,11 +122,19 @@ func (c *conn) gotReset(pc piece) error {
 		s.stopReading()
 		return nil
 	}
-	early := !c.client && !s.accepted
-	c.end(s, c.resetError(s, why))
+	cause := c.resetError(s, why)
+	if s.accepted {
+		c.cut(s, cause)
+		c.mu.Unlock()
+		s.stopReading()
+		c.touch(s)
+		s.end = receiverCut
+		return nil
+	}
+	c.end(s, cause) // no app waits for what came before
 	c.mu.Unlock()
 	s.sever()
-	if early && !c.earlyReset.spend(earlyResetRate) {
+	if !c.client && !c.earlyReset.spend(earlyResetRate) {
 		return violation(codeCalm, "too many streams reset before their answer")
 	}
 	return nil

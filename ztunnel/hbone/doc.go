@@ -12,7 +12,7 @@
 //	      of one batch, between frame headers (pack.go), and writes it
 //	app ← the tunnel's reader cuts frames (parser.go) and writes DATA to the app's
 //	      socket at once, without blocking; what does not fit is queued up to the
-//	      stream's window and left to a goroutine of the stream (deliver.go)
+//	      stream's window and left to a goroutine of the stream (receive.go, deliver.go)
 //
 // So a byte changes goroutines only when an app is slower than its peer, and
 // no app can stop the tunnel's reader. Windows are granted again only when the
@@ -20,6 +20,20 @@
 //
 // A tunnel without streams rests: until the peer says something, or a timer of the
 // tunnel fires, no goroutine has to do with it.
+//
+// What the peer sends on a stream is taken by a receiver, whose states are:
+//
+//	state    what it means                                     what may follow
+//	open     more may come                                     ended, cut, deaf, severed
+//	ended    the peer sent END_STREAM; bytes may wait          told, cut, deaf, severed
+//	told     the app has all bytes, and got a FIN              cut, deaf, severed
+//	cut      the peer sent RST_STREAM; bytes may wait          deaf, severed
+//	deaf     the app broke off: what comes is dropped,         severed
+//	         what it sent before is still read
+//	severed  the app is reset                                  nothing
+//
+// A stream that ends in order stops at told. So an app gets what the other app sent
+// before a reset, and then the reset (parting.go).
 //
 // Every stream and tunnel ends with an error that is a Cause, the word of the
 // access record, or with none if both sides closed in order.

@@ -46,7 +46,7 @@ func (s *Stream) setWindow(n int) (before int) {
 }
 
 func (s *Stream) hungUp() (is bool) {
-	s.raw.Control(func(fd uintptr) {
+	s.toApp.raw.Control(func(fd uintptr) {
 		fds := []unix.PollFd{{Fd: int32(fd)}}
 		n, err := unix.Poll(fds, 0)
 		is = err == nil && n == 1 && fds[0].Revents&unix.POLLHUP != 0

@@ -166,9 +166,9 @@ func (c *conn) takeTurn(b *record.Batch, s *Stream) {
 		s.empty = true
 	case err != nil:
 		s.readErr = err
-	case broke && !s.telling:
-		// Neither side has closed it in order. The kernel tells a reset once,
-		// and who writes to the app was told first.
+	case n == 0 && (s.broke != nil || broke && !s.toApp.is(receiverTold)):
+		// Not both sides have sent FIN. The kernel tells a reset once, and
+		// whoever writes to the app was told first.
 		s.readErr = syscall.ECONNRESET
 	case n == 0:
 		appendFrame(b.Reserve(frameHeaderSize)[:0], 0, kindData, flagEndStream, s.id)

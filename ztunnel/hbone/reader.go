@@ -113,7 +113,7 @@ func (c *conn) readOnce() error {
 func (c *conn) deliver() {
 	for i, s := range c.touched {
 		segments, overhead, end := s.segments, s.overhead, s.end
-		s.overhead, s.end, s.touched = 0, false, false
+		s.overhead, s.end, s.touched = 0, receiverOpen, false
 		s.deliver(segments, overhead, end)
 		clear(segments)
 		s.segments = segments[:0]
@@ -256,7 +256,7 @@ func (c *conn) endReceived(s *Stream) {
 	}
 	c.mu.Unlock()
 	c.touch(s)
-	s.end = true
+	s.end = receiverEnded
 }
 
 // sentEnd notes that we sent all on a stream; mu is held.

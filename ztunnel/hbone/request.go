@@ -73,7 +73,9 @@ func (c *conn) gotRequest(f fields) error {
 	}
 	s := newStream(c, id, c.local)
 	s.gotEnd = end
-	s.ended = end
+	if end {
+		s.toApp.become(receiverEnded) // nobody else knows the stream
+	}
 	if c.active > c.streamLimit || c.live >= liveFactor*c.streamLimit || c.outdated() {
 		c.reset(s, codeRefused, errTooMany)
 		c.mu.Unlock()

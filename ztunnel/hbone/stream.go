@@ -9,7 +9,6 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -41,8 +40,11 @@ type Stream struct {
 	short      int     // reads in a row that left most of it empty
 	endSent    bool    // nothing more will be sent
 	gotEnd     bool    // the peer sent END_STREAM
-	telling    bool    // and the app is being told, after all data
-	told       bool    // and the app was told
+	told       bool    // and the app was told, after all data
+	broke      error   // the app takes no more, and what it sent before is still read
+	sentBefore uint64  // sent at the last tick, since then
+	idleTicks  int     // at which it was the same
+	cause      error   // the peer reset the stream, and the app gets what came before
 	accepted   bool    // the 200 was sent, or came
 	over       bool    // nothing is left to do
 	err        error   // why it is over; nil if in order
@@ -58,31 +60,14 @@ type Stream struct {
 	interim    int          // 1xx answers
 	listening  *net.TCPConn // to wake when the stream is answered or over, or nil
 
-	delivery
+	toApp receiver
 	arrival
-}
-
-// delivery is how received bytes get to the app (deliver.go).
-type delivery struct {
-	mu       sync.Mutex // a leaf; guards what follows
-	app      *net.TCPConn
-	raw      syscall.RawConn
-	waiting  queue // bytes that the app did not take yet
-	draining bool  // a goroutine is writing waiting to the app
-	ended    bool  // the peer sent all
-	dead     bool  // severed
-	received uint64
-
-	writeFn  func(uintptr) bool // writeSome, bound once
-	vector   [][]byte           // of the write under way
-	wrote    int
-	writeErr error
 }
 
 // arrival is what one read of the tunnel brought for a stream; the reader's alone.
 type arrival struct {
 	segments [][]byte
-	end      bool
+	end      receiverState // receiverEnded or receiverCut, if that came too
 	touched  bool
 	overhead int // padding
 }
@@ -119,7 +104,8 @@ func (s *Stream) Target() netip.AddrPort { return s.target }
 // Header is what the peer sent with its request or answer.
 func (s *Stream) Header() Header { return s.header }
 
-// Done is closed when the stream is over, for instance because the peer reset it.
+// Done is closed when the stream is over, for instance because the peer reset it and
+// its app, if there is one, has what came before.
 func (s *Stream) Done() <-chan struct{} { return s.done }
 
 // Accept answers a request with 200. The app must be reached by then.
