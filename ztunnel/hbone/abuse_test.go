@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/net/http2"
+
+	"github.com/culvert-mesh/culvert/ztunnel/rate"
 )
 
 // attack is what a peer does to a tunnel after the greeting, and how that
@@ -344,7 +346,7 @@ func TestPeerThatDoesNotReadIsOwedOnlySoManyAnswers(t *testing.T) {
 	var err error
 	n := 0
 	for ; err == nil; n++ {
-		c.pings = budget{}
+		c.pings = rate.Left{}
 		err = c.gotPing(piece{frame: frame{kind: kindPing, length: 8}, payload: make([]byte, 8)})
 	}
 	var bad *tunnelError

@@ -111,7 +111,7 @@ func (s *Stream) sends() bool { return !s.over && !s.endSent && s.readErr == nil
 // tunnel whose peer floods it with such (h2 0.4.16: about 100 that nobody has
 // read). conn.mu is held.
 func (s *Stream) crowded(fd uintptr) bool {
-	if !s.tiny.spent(tinyRate) {
+	if !s.tiny.Spent(tinyRate) {
 		return false
 	}
 	waiting, err := unix.IoctlGetInt(int(fd), unix.SIOCINQ)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
+	"github.com/culvert-mesh/culvert/ztunnel/rate"
 	"github.com/culvert-mesh/culvert/ztunnel/socket"
 )
 
@@ -70,11 +71,11 @@ type reading struct {
 	unclaimed  int     // bytes of that frame not yet seen as data: in the end, its padding
 	touched    []*Stream
 	emptyData  int
-	pings      budget
-	settings   budget
-	refusals   budget
-	noise      budget
-	earlyReset budget
+	pings      rate.Left
+	settings   rate.Left
+	refusals   rate.Left
+	noise      rate.Left
+	earlyReset rate.Left
 }
 
 // receiving is what the peer may still send.
@@ -83,7 +84,7 @@ type receiving struct {
 	unacked int // taken off window and not yet granted again
 	held    int // bytes queued for apps that do not read
 	ghost   int // DATA still allowed on streams that we reset, as the peer may not know it yet
-	faults  budget
+	faults  rate.Left
 }
 
 // hooks tell the Pool or Listener that made the tunnel of its turns. They are

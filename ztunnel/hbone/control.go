@@ -12,7 +12,7 @@ func (c *conn) gotSettings(pc piece) error {
 	if pc.has(flagAck) {
 		return nil
 	}
-	if !c.settings.spend(settingsRate) {
+	if !c.settings.Spend(settingsRate) {
 		return violation(codeCalm, "too many SETTINGS")
 	}
 	for b := pc.payload; len(b) > 0; b = b[6:] {
@@ -90,7 +90,7 @@ func (c *conn) gotPing(pc piece) error {
 		}
 		return nil
 	}
-	if !c.pings.spend(pingRate) {
+	if !c.pings.Spend(pingRate) {
 		return violation(codeCalm, "too many PINGs")
 	}
 	c.control = appendPing(c.control, flagAck, data)
@@ -134,7 +134,7 @@ func (c *conn) gotReset(pc piece) error {
 	c.end(s, cause) // no app waits for what came before
 	c.mu.Unlock()
 	s.sever()
-	if !c.client && !c.earlyReset.spend(earlyResetRate) {
+	if !c.client && !c.earlyReset.Spend(earlyResetRate) {
 		return violation(codeCalm, "too many streams reset before their answer")
 	}
 	return nil

@@ -5,6 +5,8 @@ package hbone
 import (
 	"encoding/binary"
 	"fmt"
+
+	"github.com/culvert-mesh/culvert/ztunnel/rate"
 )
 
 // granted accounts for n bytes of a stream that the app took (or that were
@@ -61,7 +63,7 @@ func (c *conn) takeData(f frame) (*Stream, error) {
 	if s.window -= f.length; s.window < 0 {
 		return nil, c.fault(s, codeFlowControl, "more DATA than the stream's window")
 	}
-	s.tiny = budget{} // an answer: what we sent was read
+	s.tiny = rate.Left{} // an answer: what we sent was read
 	return s, nil
 }
 
@@ -99,7 +101,7 @@ func (c *conn) isIdle(id uint32) bool {
 // again and again makes us work for nothing: that ends the tunnel. mu is held;
 // the stream is severed by a goroutine, for it needs other locks.
 func (c *conn) fault(s *Stream, why code, reason string) error {
-	if !c.faults.spend(faultRate) {
+	if !c.faults.Spend(faultRate) {
 		return violation(codeCalm, "too many faults, the last: %s", reason)
 	}
 	if c.reset(s, why, fmt.Errorf("%w: %v: %s", ErrReset, why, reason)) {

@@ -5,6 +5,8 @@ package hbone
 import (
 	"runtime"
 	"time"
+
+	"github.com/culvert-mesh/culvert/ztunnel/rate"
 )
 
 // What a tunnel grants its peer. The values are those of Istio's ztunnel where it has one.
@@ -42,20 +44,18 @@ const (
 	controlLimit       = 1 << 20 // bytes that wait to go ahead of DATA, beyond which no stream is opened
 )
 
-// rate is a budget of events: burst at once, perSecond in the long run.
-type rate struct{ perSecond, burst float64 }
-
+// How often a peer may do what is allowed once and an attack when repeated.
 var (
-	pingRate     = rate{10, 50}
-	settingsRate = rate{10.0 / 60, 10}
+	pingRate     = rate.Limit{PerSecond: 10, Burst: 50}
+	settingsRate = rate.Limit{PerSecond: 10.0 / 60, Burst: 10}
 	// Streams that the peer resets before anyone accepted them (CVE-2023-44487).
-	earlyResetRate = rate{100, 200}
+	earlyResetRate = rate.Limit{PerSecond: 100, Burst: 200}
 	// Streams that we reset because of what the peer did (CVE-2025-8671).
-	faultRate = rate{10, 100}
+	faultRate = rate.Limit{PerSecond: 10, Burst: 100}
 	// Streams turned away: above the limit, or no proper request.
-	refusalRate = rate{200, 400}
+	refusalRate = rate.Limit{PerSecond: 200, Burst: 400}
 	// Frames that mean nothing: unknown ones, PRIORITY, RST_STREAM of closed streams.
-	noiseRate = rate{10000, 20000}
+	noiseRate = rate.Limit{PerSecond: 10000, Burst: 20000}
 )
 
 // Deadlines of the protocol.
@@ -85,46 +85,9 @@ func handshakeSlots() int { return handshakeFactor * runtime.GOMAXPROCS(0) }
 
 // tinyRate is of DATA frames smaller than tinySize that a stream sends although
 // nothing comes back; beyond it bytes are collected.
-var tinyRate = rate{20, 64}
+var tinyRate = rate.Limit{PerSecond: 20, Burst: 64}
 
 const (
 	tinySize  = 256
 	tinyPause = time.Millisecond
 )
-
-// budget is what is left of a rate.
-type budget struct {
-	left float64
-	at   time.Duration // since epoch; 0: never
-}
-
-var epoch = time.Now()
-
-// spend takes one event and reports whether there was one left.
-func (b *budget) spend(r rate) bool {
-	b.refill(r)
-	if b.left < 1 {
-		return false
-	}
-	b.left--
-	return true
-}
-
-// spent reports that there is none left.
-func (b *budget) spent(r rate) bool {
-	if b.at == 0 || b.left >= 1 {
-		return false
-	}
-	b.refill(r)
-	return b.left < 1
-}
-
-func (b *budget) refill(r rate) {
-	now := time.Since(epoch)
-	if b.at == 0 {
-		b.left = r.burst
-	} else {
-		b.left = min(r.burst, b.left+r.perSecond*(now-b.at).Seconds())
-	}
-	b.at = now
-}

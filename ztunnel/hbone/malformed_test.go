@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"golang.org/x/net/http2"
+
+	"github.com/culvert-mesh/culvert/ztunnel/rate"
 )
 
 // forbiddenFields may stand in no header list, neither of a request nor of an answer.
@@ -157,7 +159,7 @@ func (l *link) forgiveFaults() {
 func (c *conn) forgiveFaults() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.faults = budget{}
+	c.faults = rate.Left{}
 }
 
 // isAnswer matches what ends or answers a request.

@@ -179,9 +179,9 @@ func (c *conn) takeTurn(b *record.Batch, s *Stream) {
 		s.sent.Add(uint64(n))
 		s.adapt(n, room)
 		if n < tinySize {
-			s.tiny.spend(tinyRate)
+			s.tiny.Spend(tinyRate)
 		}
-		if s.sendWindow > 0 && !s.tiny.spent(tinyRate) { // else serve decides
+		if s.sendWindow > 0 && !s.tiny.Spent(tinyRate) { // else serve decides
 			c.enqueue(s)
 		}
 	}

@@ -10,7 +10,6 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
@@ -306,23 +305,6 @@ func FuzzAuthority(f *testing.F) {
 			t.Fatalf("%q: brackets", s)
 		}
 	})
-}
-
-func TestBudgetIsSpentInBurstsAndComesBackWithTime(t *testing.T) {
-	r := rate{perSecond: 2, burst: 3}
-	b := budget{}
-	for i := range 3 {
-		if !b.spend(r) {
-			t.Fatalf("event %d refused", i)
-		}
-	}
-	if b.spend(r) {
-		t.Error("event over the burst")
-	}
-	b.at -= time.Second
-	if !b.spend(r) {
-		t.Error("nothing came back")
-	}
 }
 
 func TestBuffersAreThoseThatFit(t *testing.T) {

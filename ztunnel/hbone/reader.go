@@ -196,7 +196,7 @@ func (c *conn) handle(pc piece) error {
 }
 
 func (c *conn) meaningless() error {
-	if !c.noise.spend(noiseRate) {
+	if !c.noise.Spend(noiseRate) {
 		return violation(codeCalm, "too many frames that mean nothing")
 	}
 	return nil

@@ -119,7 +119,7 @@ var errTooMany = fmt.Errorf("%w: too many streams", ErrLimit)
 
 // refused counts a stream that was turned away.
 func (c *conn) refused() error {
-	if !c.refusals.spend(refusalRate) {
+	if !c.refusals.Spend(refusalRate) {
 		return violation(codeCalm, "too many streams over the limit")
 	}
 	return nil

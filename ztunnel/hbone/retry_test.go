@@ -96,7 +96,7 @@ func TestPoolClosesTheTunnelOfAPeerWhoseStreamsAreFaulty(t *testing.T) {
 			}
 		}
 	})
-	for range int(faultRate.burst) + 1 {
+	for range int(faultRate.Burst) + 1 {
 		if _, err := l.pool.Open(context.Background(), l.key, l.target(l.key)); err == nil {
 			t.Fatal("stream was opened")
 		}

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/culvert-mesh/culvert/ztunnel/rate"
 )
 
 // Stream is one CONNECT in a tunnel: the connection of one app. Whoever got it
@@ -51,7 +53,7 @@ type Stream struct {
 	counted    bool    // in conn.active
 	reading    bool    // its pump is waiting for the app, and so will see it go
 	changed    sync.Cond
-	tiny       budget
+	tiny       rate.Left
 	sendWindow int // what the peer lets us send
 	window     int // what we let the peer send
 	limit      int // of window, when all was taken

@@ -36,7 +36,7 @@ func TestTinyWritesWithoutAnAnswerAreCollected(t *testing.T) {
 		a.write("x")
 	}
 	<-done
-	if limit := tinyRate.burst + 2 + tinyRate.perSecond*time.Since(start).Seconds(); float64(frames) > limit {
+	if limit := tinyRate.Burst + 2 + tinyRate.PerSecond*time.Since(start).Seconds(); float64(frames) > limit {
 		t.Errorf("%d tiny frames of %d bytes, want at most %v", frames, bytes, limit)
 	}
 }
@@ -46,7 +46,7 @@ func TestTinyMessagesWithAnswersAreNotDelayed(t *testing.T) {
 	l := newLink(t, nil)
 	a := l.open()
 	a.SetDeadline(time.Now().Add(patience))
-	for range 20 * int(tinyRate.burst) {
+	for range 20 * int(tinyRate.Burst) {
 		a.write("ping")
 		a.wantRead("ping")
 	}

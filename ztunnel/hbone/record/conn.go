@@ -8,14 +8,17 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/culvert-mesh/culvert/ztunnel/rate"
 )
 
 // Conn is a connection after its handshake.
 type Conn struct {
-	socket   net.Conn
-	raw      syscall.RawConn // of a syscall.Conn; nil: a net.Conn that blocks
-	client   bool
-	keyLimit uint64 // records under one key, see defaultKeyLimit
+	socket     net.Conn
+	raw        syscall.RawConn // of a syscall.Conn; nil: a net.Conn that blocks
+	client     bool
+	keyLimit   uint64     // records under one key, see defaultKeyLimit
+	updateRate rate.Limit // of the peer's KeyUpdates, see keyUpdateRate
 
 	fatal    atomic.Pointer[Error] // either side's fatal alert: nothing is sent any more
 	owed     atomic.Bool           // the peer asked for our KeyUpdate
@@ -30,9 +33,8 @@ type Conn struct {
 }
 
 func newConn(socket net.Conn, client bool) *Conn {
-	c := &Conn{socket: socket, client: client, keyLimit: defaultKeyLimit}
+	c := &Conn{socket: socket, client: client, keyLimit: defaultKeyLimit, updateRate: keyUpdateRate}
 	c.class = classRecord
-	c.updates.burst = keyUpdateRate
 	if s, ok := socket.(syscall.Conn); ok {
 		if raw, err := s.SyscallConn(); err == nil {
 			c.raw = raw

@@ -5,15 +5,16 @@ package record
 import (
 	"crypto/tls"
 	"io"
-	"time"
+
+	"github.com/culvert-mesh/culvert/ztunnel/rate"
 )
 
-const (
-	// uselessLimit is the records in a row without application data.
-	uselessLimit = 32
-	// keyUpdateRate is the KeyUpdates in a second: each costs a key schedule.
-	keyUpdateRate = 32
-)
+// uselessLimit is the records in a row without application data.
+const uselessLimit = 32
+
+// keyUpdateRate bounds KeyUpdates: each costs a key schedule. A key lasts for
+// hundreds of gigabytes.
+var keyUpdateRate = rate.Limit{PerSecond: 1, Burst: 32}
 
 // Handshake messages that may come after the handshake, RFC 8446 §4.6.
 const (
@@ -35,22 +36,7 @@ type messages struct {
 	left    int     // bytes of the message's body that did not come yet
 	request byte    // body of a KeyUpdate
 	useless int
-	updates budget
-}
-
-// budget is what a peer may do in a second.
-type budget struct {
-	burst int
-	since time.Time
-	spent int
-}
-
-func (b *budget) spend() bool {
-	if now := time.Now(); now.Sub(b.since) >= time.Second {
-		b.since, b.spent = now, 0
-	}
-	b.spent++
-	return b.spent <= b.burst
+	updates rate.Left
 }
 
 // between reports that no handshake message is under way: they must not be
@@ -149,7 +135,7 @@ func (c *Conn) keyUpdate(aligned bool) *Error {
 		return violation(alertUnexpectedMessage, "bytes behind a KeyUpdate under the old key")
 	case c.request > 1:
 		return violation(alertIllegalParameter, "KeyUpdate with an unknown request")
-	case !c.updates.spend():
+	case !c.updates.Spend(c.updateRate):
 		return violation(alertUnexpectedMessage, "too many KeyUpdates")
 	}
 	if err := c.in.update(); err != nil {

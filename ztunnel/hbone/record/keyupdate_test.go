@@ -9,6 +9,8 @@ import (
 	"errors"
 	"io"
 	"testing"
+
+	"github.com/culvert-mesh/culvert/ztunnel/rate"
 )
 
 // TestKeysAreUpdatedBeforeTheirLimit sends many keys' worth both ways, so that
@@ -17,7 +19,7 @@ func TestKeysAreUpdatedBeforeTheirLimit(t *testing.T) {
 	client, server := pair(t)
 	for _, c := range []*Conn{client, server} {
 		c.keyLimit = 200
-		c.updates.burst = 1 << 20
+		c.updateRate = rate.Limit{Burst: 1 << 20}
 	}
 	before := [2][48]byte{client.out.secret, server.out.secret}
 	exchange(t, flushing{client}, flushing{server}, 16<<20)

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/culvert-mesh/culvert/ztunnel/rate"
 )
 
 func TestAConnThatWaitsHoldsNoBuffer(t *testing.T) {
@@ -139,7 +141,7 @@ func TestEverythingAtOnce(t *testing.T) {
 	for range 20 {
 		client, server := pair(t)
 		for _, c := range []*Conn{client, server} {
-			c.keyLimit, c.updates.burst = 100, 1<<20
+			c.keyLimit, c.updateRate = 100, rate.Limit{Burst: 1 << 20}
 		}
 		var running sync.WaitGroup
 		for _, c := range []*Conn{client, server} {

@@ -85,9 +85,9 @@ func TestWhatThePeerMayNotDoEndsTheConnectionWithAnAlert(t *testing.T) {
 		{"33 tickets", false, func(f *forger) [][]byte {
 			return repeat(uselessLimit+1, func() []byte { return f.record(22, ticket(99), 0) })
 		}, alertUnexpectedMessage},
-		{"33 KeyUpdates in a second", false, func(f *forger) [][]byte {
+		{"33 KeyUpdates at once", false, func(f *forger) [][]byte {
 			var all [][]byte
-			for range keyUpdateRate + 1 {
+			for range int(keyUpdateRate.Burst) + 1 {
 				all = append(all, f.keyUpdate(1), f.data("."))
 			}
 			f.send(all[:len(all)-2]...)
@@ -124,7 +124,7 @@ func TestWhatThePeerMayNotDoEndsTheConnectionWithAnAlert(t *testing.T) {
 			switch tc.name {
 			case "replayed":
 				want += "again"
-			case "33 KeyUpdates in a second":
+			case "33 KeyUpdates at once":
 				want += "................................"
 			}
 			f.send(f.data("before"))

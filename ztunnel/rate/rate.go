@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package rate bounds how often a peer may do something that costs us more than
+// it costs the peer.
+package rate
+
+import "time"
+
+// Limit is how many events are allowed: Burst at once, PerSecond in the long run.
+type Limit struct{ PerSecond, Burst float64 }
+
+// Left is what one peer has left of a Limit, the same in each call. The zero
+// Left is a whole burst. It is not safe for concurrent use.
+type Left struct {
+	events float64
+	at     time.Duration // since epoch; 0: never
+}
+
+var epoch = time.Now()
+
+// Spend takes one event and reports whether there was one left.
+func (l *Left) Spend(limit Limit) bool {
+	l.refill(limit)
+	if l.events < 1 {
+		return false
+	}
+	l.events--
+	return true
+}
+
+// Spent reports that there is none left.
+func (l *Left) Spent(limit Limit) bool {
+	if l.at == 0 || l.events >= 1 {
+		return false
+	}
+	l.refill(limit)
+	return l.events < 1
+}
+
+func (l *Left) refill(limit Limit) {
+	now := time.Since(epoch)
+	if l.at == 0 {
+		l.events = limit.Burst
+	} else {
+		l.events = min(limit.Burst, l.events+limit.PerSecond*(now-l.at).Seconds())
+	}
+	l.at = now
+}

@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rate
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func TestABurstIsSpentAndComesBackWithTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		limit := Limit{PerSecond: 2, Burst: 3}
+		var l Left
+		if l.Spent(limit) {
+			t.Error("spent before anything happened")
+		}
+		for i := range 3 {
+			if !l.Spend(limit) {
+				t.Fatalf("event %d refused", i)
+			}
+		}
+		if !l.Spent(limit) || l.Spend(limit) {
+			t.Error("an event over the burst")
+		}
+		time.Sleep(time.Second / 2)
+		if l.Spent(limit) || !l.Spend(limit) || l.Spend(limit) {
+			t.Error("half a second brings one event back")
+		}
+		time.Sleep(time.Hour)
+		for range 3 {
+			l.Spend(limit)
+		}
+		if l.Spend(limit) {
+			t.Error("an hour brings more than a burst back")
+		}
+	})
+}
