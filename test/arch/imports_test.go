@@ -19,13 +19,13 @@ import (
 // follow the packet, so an edge that points up the path is a design change.
 const imports = `
 	NONE < identity, identity/identityv1, cni/enroll;
-	NONE < ztunnel/netns, ztunnel/metrics, ztunnel/admin, ztunnel/socket, ztunnel/rate, ztunnel/hbone/aead;
+	NONE < ztunnel/netns, ztunnel/metrics, ztunnel/admin, ztunnel/socket, ztunnel/buffer, ztunnel/rate, ztunnel/hbone/aead;
 	NONE < test/env, test/arch, test/skips;
 
 	identity < ztunnel/workload < ztunnel/policy;
 	ztunnel/workload, ztunnel/policy < ztunnel/source < ztunnel/source/*;
 
-	ztunnel/hbone/aead, ztunnel/socket, ztunnel/rate < ztunnel/hbone/record < ztunnel/hbone;
+	ztunnel/hbone/aead, ztunnel/socket, ztunnel/buffer, ztunnel/rate < ztunnel/hbone/record < ztunnel/hbone;
 	identity < ztunnel/hbone;
 	identity, identity/identityv1 < ztunnel/certs;
 	ztunnel/netns < ztunnel/redirect;

@@ -334,7 +334,7 @@ func TestTinyFramesCostNoMoreMemoryThanTheirBytes(t *testing.T) {
 	s.toApp.mu.Lock()
 	size, held := s.toApp.waiting.size, memory(&s.toApp.waiting)
 	s.toApp.mu.Unlock()
-	if size != n || held > n+largestBuffer {
+	if size != n || held > n+buffers.Largest() {
 		t.Errorf("%d bytes are held in %d", size, held)
 	}
 	s.Reset()

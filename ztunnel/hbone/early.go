@@ -83,12 +83,12 @@ func (e *early) readSome(fd uintptr) bool {
 	if most <= 0 || s.over || len(c.control) > earlyBacklog {
 		return true
 	}
-	buf := takeBuffer(most)
-	defer buf.release()
-	n, err := socket.Read(fd, buf.b[:most])
+	buf := buffers.Take(most)
+	defer buf.Release()
+	n, err := socket.Read(fd, buf.Bytes[:most])
 	switch {
 	case n > 0:
-		c.control = append(appendFrame(c.control, n, kindData, 0, s.id), buf.b[:n]...)
+		c.control = append(appendFrame(c.control, n, kindData, 0, s.id), buf.Bytes[:n]...)
 		s.sendWindow -= n
 		c.sending.window -= n
 		s.sent.Add(uint64(n))

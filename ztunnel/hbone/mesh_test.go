@@ -338,7 +338,7 @@ func (a *app) fill(far *app) int {
 func memory(q *queue) int {
 	n := 0
 	for _, s := range q.segments {
-		n += len(s.buf.b)
+		n += len(s.buf.Bytes)
 	}
 	return n
 }

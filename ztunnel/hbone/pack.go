@@ -12,7 +12,7 @@ import (
 
 // readSizes are how much a stream's turn reads from its app: each fills, with
 // its frame's header, a buffer of record's.
-var readSizes = [...]int{
+var readSizes = []int{
 	4<<10 - 100,
 	record.BatchSize/16 - frameHeaderSize,
 	record.BatchSize/4 - frameHeaderSize,
@@ -65,7 +65,7 @@ func (c *conn) enqueue(s *Stream) {
 }
 
 func (c *conn) ringOf(s *Stream) *ring {
-	if s.size == 0 {
+	if s.reads.Smallest() {
 		return &c.small
 	}
 	return &c.bulk
@@ -104,7 +104,7 @@ func (c *conn) wanted() int {
 	n := len(c.control)
 	for _, r := range []*ring{&c.small, &c.bulk} {
 		for s := r.head; s != nil && n < record.BatchSize; s = s.next {
-			n += frameHeaderSize + min(readSizes[s.size], max(s.sendWindow, 0))
+			n += frameHeaderSize + min(s.reads.Size(readSizes), max(s.sendWindow, 0))
 		}
 	}
 	return n
@@ -149,7 +149,7 @@ func (c *conn) packControl(b *record.Batch) bool {
 // that brought less than there was room for may have been the last before a FIN,
 // of which the poller has told already and does so only once.
 func (c *conn) takeTurn(b *record.Batch, s *Stream) {
-	l := c.lay(b, min(readSizes[s.size], s.sendWindow, c.sending.window))
+	l := c.lay(b, min(s.reads.Size(readSizes), s.sendWindow, c.sending.window))
 	s.inTurn = true
 	c.mu.Unlock()
 	n, err := socket.Readv(s.fd, l.vector[:l.segments])
@@ -177,7 +177,7 @@ func (c *conn) takeTurn(b *record.Batch, s *Stream) {
 		s.sendWindow -= n
 		c.sending.window -= n
 		s.sent.Add(uint64(n))
-		s.adapt(n, room)
+		s.reads.Learn(readSizes, n, room)
 		if n < tinySize {
 			s.tiny.Spend(tinyRate)
 		}
@@ -233,23 +233,4 @@ func (l *layout) trim(n int, id uint32) {
 	l.batch.Truncate(size)
 	*l = layout{}
 	layouts.Put(l)
-}
-
-// adapt sizes the next read: up after two that filled their room, down after
-// four that used less than a quarter; conn.mu is held.
-func (s *Stream) adapt(n, room int) {
-	switch {
-	case n == room:
-		s.short = 0
-		if s.full++; s.full == 2 && s.size < len(readSizes)-1 {
-			s.size, s.full = s.size+1, 0
-		}
-	case n < readSizes[s.size]/4:
-		s.full = 0
-		if s.short++; s.short == 4 && s.size > 0 {
-			s.size, s.short = s.size-1, 0
-		}
-	default:
-		s.full, s.short = 0, 0
-	}
 }

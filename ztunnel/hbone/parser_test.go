@@ -307,16 +307,6 @@ func FuzzAuthority(f *testing.F) {
 	})
 }
 
-func TestBuffersAreThoseThatFit(t *testing.T) {
-	for n, want := range map[int]int{0: 4 << 10, 4096: 4 << 10, 4097: 16 << 10, 1 << 20: 256 << 10} {
-		b := takeBuffer(n)
-		if len(b.b) != want {
-			t.Errorf("%d bytes: buffer of %d", n, len(b.b))
-		}
-		b.release()
-	}
-}
-
 func TestQueueKeepsBytesInOrderWhileTheFrontIsRead(t *testing.T) {
 	var q queue
 	data := pattern(9, 300000)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
+	"github.com/culvert-mesh/culvert/ztunnel/buffer"
 	"github.com/culvert-mesh/culvert/ztunnel/rate"
 )
 
@@ -30,28 +31,26 @@ type Stream struct {
 	letGone  sync.Once
 
 	// conn.mu guards what follows.
-	next       *Stream // in the ring
-	queued     bool    // in the ring
-	fd         uintptr // of the app's socket, while the stream is queued or inTurn
-	inTurn     bool    // a leader is reading from fd
-	leads      bool    // its pump is asked to lead
-	empty      bool    // there was nothing in fd
-	readErr    error   // of the app
-	size       int     // of its next read, in readSizes
-	full       int     // reads in a row that filled it
-	short      int     // reads in a row that left most of it empty
-	endSent    bool    // nothing more will be sent
-	gotEnd     bool    // the peer sent END_STREAM
-	told       bool    // and the app was told, after all data
-	broke      error   // the app takes no more, and what it sent before is still read
-	sentBefore uint64  // sent at the last tick, since then
-	idleTicks  int     // at which it was the same
-	cause      error   // the peer reset the stream, and the app gets what came before
-	accepted   bool    // the 200 was sent, or came
-	over       bool    // nothing is left to do
-	err        error   // why it is over; nil if in order
-	counted    bool    // in conn.active
-	reading    bool    // its pump is waiting for the app, and so will see it go
+	next       *Stream    // in the ring
+	queued     bool       // in the ring
+	fd         uintptr    // of the app's socket, while the stream is queued or inTurn
+	inTurn     bool       // a leader is reading from fd
+	leads      bool       // its pump is asked to lead
+	empty      bool       // there was nothing in fd
+	readErr    error      // of the app
+	reads      buffer.Fit // which of readSizes its next read has
+	endSent    bool       // nothing more will be sent
+	gotEnd     bool       // the peer sent END_STREAM
+	told       bool       // and the app was told, after all data
+	broke      error      // the app takes no more, and what it sent before is still read
+	sentBefore uint64     // sent at the last tick, since then
+	idleTicks  int        // at which it was the same
+	cause      error      // the peer reset the stream, and the app gets what came before
+	accepted   bool       // the 200 was sent, or came
+	over       bool       // nothing is left to do
+	err        error      // why it is over; nil if in order
+	counted    bool       // in conn.active
+	reading    bool       // its pump is waiting for the app, and so will see it go
 	changed    sync.Cond
 	tiny       rate.Left
 	sendWindow int // what the peer lets us send

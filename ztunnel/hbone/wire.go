@@ -14,6 +14,7 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/culvert-mesh/culvert/identity"
+	"github.com/culvert-mesh/culvert/ztunnel/buffer"
 	"github.com/culvert-mesh/culvert/ztunnel/hbone/record"
 	"github.com/culvert-mesh/culvert/ztunnel/socket"
 )
@@ -129,14 +130,14 @@ type tlsWire struct {
 	begun *record.Batch
 
 	first  [64]byte
-	rest   *buffer // of the last Receive, or nil
+	rest   *buffer.Buffer // of the last Receive, or nil
 	pieces [2][]byte
 }
 
 // Receive waits with a few bytes in hand, so that an idle tunnel holds no buffer.
 func (w *tlsWire) Receive() ([][]byte, error) {
 	if w.rest != nil {
-		w.rest.release()
+		w.rest.Release()
 		w.rest = nil
 	}
 	n, err := w.Read(w.first[:])
@@ -148,11 +149,11 @@ func (w *tlsWire) Receive() ([][]byte, error) {
 		return w.pieces[:1], nil // an error comes again
 	}
 	// The rest of the record, if there is one: these bytes must not wait.
-	w.rest = takeBuffer(16 << 10) // a record
+	w.rest = buffers.Take(16 << 10) // a record
 	w.socket.never = true
-	n, _ = w.Read(w.rest.b)
+	n, _ = w.Read(w.rest.Bytes)
 	w.socket.never = false
-	w.pieces[1] = w.rest.b[:n]
+	w.pieces[1] = w.rest.Bytes[:n]
 	return w.pieces[:2], nil
 }
 

@@ -6,12 +6,12 @@ import (
 	"errors"
 	"io"
 	"net"
-	"sync"
 	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/culvert-mesh/culvert/ztunnel/buffer"
 	"github.com/culvert-mesh/culvert/ztunnel/socket"
 )
 
@@ -19,7 +19,7 @@ import (
 const copySize = 32 << 10
 
 // buffers are lent for one read and write, so that idle connections hold none.
-var buffers = sync.Pool{New: func() any { return new([copySize]byte) }}
+var buffers = buffer.NewPool(copySize)
 
 // transfer moves bytes from src to dst until src ends, which is nil, or either
 // breaks. It counts in n as it goes; (*net.TCPConn).ReadFrom would tell only at
@@ -60,10 +60,10 @@ func transfer(dst, src *net.TCPConn, n *atomic.Uint64) error {
 type moving struct {
 	from, to syscall.RawConn
 	n        *atomic.Uint64
-	buf      *[copySize]byte // while it holds bytes
-	left     []byte          // of them, to write
-	pipe     *pipe           // while it holds bytes
-	held     int             // of them, to write
+	buf      *buffer.Buffer // while it holds bytes
+	left     []byte         // of them, to write
+	pipe     *pipe          // while it holds bytes
+	held     int            // of them, to write
 
 	got int // by the last of read, write, fill and drain
 	err error
@@ -82,7 +82,7 @@ func (m *moving) copy() (bulk bool, err error) {
 	}
 	defer m.putBack()
 	bulk = m.got == copySize
-	for m.left = m.buf[:m.got]; len(m.left) > 0; m.left = m.left[m.got:] {
+	for m.left = m.buf.Bytes[:m.got]; len(m.left) > 0; m.left = m.left[m.got:] {
 		if err := m.wait(m.to.Write, m.writeFn); err != nil {
 			return false, err
 		}
@@ -101,8 +101,8 @@ func (m *moving) wait(ready func(func(uintptr) bool) error, f func(uintptr) bool
 
 // read takes a buffer only if there is something to fill it.
 func (m *moving) read(fd uintptr) bool {
-	m.buf = buffers.Get().(*[copySize]byte)
-	m.got, m.err = socket.Read(fd, m.buf[:])
+	m.buf = buffers.Take(copySize)
+	m.got, m.err = socket.Read(fd, m.buf.Bytes)
 	if m.err != nil || m.got == 0 {
 		m.putBack()
 	}
@@ -115,7 +115,7 @@ func (m *moving) write(fd uintptr) bool {
 }
 
 func (m *moving) putBack() {
-	buffers.Put(m.buf)
+	m.buf.Release()
 	m.buf, m.left = nil, nil
 }
 

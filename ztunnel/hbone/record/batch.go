@@ -5,6 +5,8 @@ package record
 import (
 	"iter"
 	"sync"
+
+	"github.com/culvert-mesh/culvert/ztunnel/buffer"
 )
 
 // MaxRecords is the most records in a Batch, and BatchSize their plaintext.
@@ -18,7 +20,7 @@ const (
 // by Append, by Reserve for a few bytes that are known only later, and by Spaces
 // and Advance for bytes that a socket is to put there directly.
 type Batch struct {
-	buf    *buffer
+	buf    *buffer.Buffer
 	starts [MaxRecords]int // of the records' headers
 	n      int             // records begun
 	end    int             // of the plaintext; a tail's room always follows
@@ -33,13 +35,13 @@ var batches = sync.Pool{New: func() any { return new(Batch) }}
 func TakeBatch(n int) *Batch {
 	b := batches.Get().(*Batch)
 	n = min(n, BatchSize)
-	b.buf = takeBuffer(classFor(n + overhead*((n+maxPlaintext-1)/maxPlaintext)))
+	b.buf = buffers.Take(n + overhead*((n+maxPlaintext-1)/maxPlaintext))
 	return b
 }
 
 // Release gives the Batch back, whatever is in it.
 func (b *Batch) Release() {
-	b.buf.release()
+	b.buf.Release()
 	b.buf = nil
 	clear(b.spaces[:])
 	b.Reset()
@@ -55,7 +57,7 @@ func (b *Batch) Len() int { return b.size }
 // Room is the bytes that Append still takes.
 func (b *Batch) Room() int {
 	room, records := b.left(), MaxRecords-b.n
-	rest := len(b.buf.b) - b.end - room
+	rest := len(b.buf.Bytes) - b.end - room
 	if b.n > 0 {
 		rest -= tailSize
 	}
@@ -73,7 +75,7 @@ func (b *Batch) left() int {
 		return 0
 	}
 	used := b.end - b.starts[b.n-1] - headerSize
-	return min(maxPlaintext-used, len(b.buf.b)-tailSize-b.end)
+	return min(maxPlaintext-used, len(b.buf.Bytes)-tailSize-b.end)
 }
 
 // begin starts another record; false if there is no room for a byte in it.
@@ -82,7 +84,7 @@ func (b *Batch) begin() bool {
 	if b.n > 0 {
 		start += tailSize
 	}
-	if b.n == MaxRecords || len(b.buf.b)-start <= overhead {
+	if b.n == MaxRecords || len(b.buf.Bytes)-start <= overhead {
 		return false
 	}
 	b.starts[b.n] = start
@@ -102,7 +104,7 @@ func (b *Batch) Append(p []byte) int {
 			}
 			room = b.left()
 		}
-		n := copy(b.buf.b[b.end:b.end+room], p)
+		n := copy(b.buf.Bytes[b.end:b.end+room], p)
 		b.advance(n)
 		p = p[n:]
 		total += n
@@ -121,7 +123,7 @@ func (b *Batch) Reserve(n int) []byte {
 			return nil
 		}
 	}
-	p := b.buf.b[b.end : b.end+n : b.end+n]
+	p := b.buf.Bytes[b.end : b.end+n : b.end+n]
 	b.advance(n)
 	return p
 }
@@ -133,7 +135,7 @@ func (b *Batch) Spaces(n int) [][]byte {
 	at, room := b.end, b.left()
 	for k := b.n; ; k++ {
 		if room = min(room, n); room > 0 {
-			spaces = append(spaces, b.buf.b[at:at+room:at+room])
+			spaces = append(spaces, b.buf.Bytes[at:at+room:at+room])
 			n -= room
 			at += room
 		}
@@ -141,7 +143,7 @@ func (b *Batch) Spaces(n int) [][]byte {
 			at += tailSize
 		}
 		at += headerSize
-		room = min(maxPlaintext, len(b.buf.b)-tailSize-at)
+		room = min(maxPlaintext, len(b.buf.Bytes)-tailSize-at)
 		if n == 0 || k == MaxRecords || room <= 0 {
 			return spaces
 		}
@@ -194,7 +196,7 @@ func (b *Batch) Plaintext() iter.Seq[[]byte] {
 			if i+1 < b.n {
 				end = b.starts[i+1] - tailSize
 			}
-			if !yield(b.buf.b[b.starts[i]+headerSize : end]) {
+			if !yield(b.buf.Bytes[b.starts[i]+headerSize : end]) {
 				return
 			}
 		}
@@ -208,7 +210,7 @@ func (b *Batch) seal(h *half) []byte {
 		if i+1 < b.n {
 			end = b.starts[i+1]
 		}
-		h.seal(b.buf.b[b.starts[i]:end], typeApplicationData)
+		h.seal(b.buf.Bytes[b.starts[i]:end], typeApplicationData)
 	}
-	return b.buf.b[:b.end+tailSize]
+	return b.buf.Bytes[:b.end+tailSize]
 }

@@ -2,44 +2,19 @@
 
 package record
 
-import "sync"
+import (
+	"sync"
 
-// buffer is a lent piece of memory for ciphertext. Who takes one releases it as
-// soon as its bytes are elsewhere.
-type buffer struct {
-	b     []byte
-	class int
-}
+	"github.com/culvert-mesh/culvert/ztunnel/buffer"
+)
 
-// The sizes fill what the allocator gives for 1, 4 and 16 full records; the
+// bufferSizes fill what the allocator gives for 1, 4 and 16 full records; the
 // smallest is for what is not even one.
 var (
-	bufferSizes = [...]int{4 << 10, 18 << 10, 72 << 10, 264 << 10}
-	bufferPools [len(bufferSizes)]sync.Pool
+	bufferSizes = []int{4 << 10, 18 << 10, 72 << 10, 264 << 10}
+	readSizes   = bufferSizes[1:] // hold any record
+	buffers     = buffer.NewPool(bufferSizes...)
 )
-
-const (
-	classRecord  = 1 // the smallest that holds any record
-	classLargest = len(bufferSizes) - 1
-)
-
-// classFor is the smallest class with n bytes, or the largest.
-func classFor(n int) int {
-	class := 0
-	for class < classLargest && bufferSizes[class] < n {
-		class++
-	}
-	return class
-}
-
-func takeBuffer(class int) *buffer {
-	if b, ok := bufferPools[class].Get().(*buffer); ok {
-		return b
-	}
-	return &buffer{b: make([]byte, bufferSizes[class]), class: class}
-}
-
-func (b *buffer) release() { bufferPools[b.class].Put(b) }
 
 var segmentPool sync.Pool
 

@@ -34,7 +34,6 @@ type Conn struct {
 
 func newConn(socket net.Conn, client bool) *Conn {
 	c := &Conn{socket: socket, client: client, keyLimit: defaultKeyLimit, updateRate: keyUpdateRate}
-	c.class = classRecord
 	if s, ok := socket.(syscall.Conn); ok {
 		if raw, err := s.SyscallConn(); err == nil {
 			c.raw = raw

@@ -13,6 +13,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+
+	"github.com/culvert-mesh/culvert/ztunnel/buffer"
 )
 
 // Supported reports whether this process may use the package. In FIPS 140-3 mode
@@ -44,7 +46,7 @@ func shake(ctx context.Context, socket net.Conn, config *tls.Config, client bool
 	if err != nil {
 		return nil, tls.ConnectionState{}, err
 	}
-	exact := &exactSocket{Conn: socket, buf: takeBuffer(0)}
+	exact := &exactSocket{Conn: socket, buf: buffers.Take(0)}
 	var conn *tls.Conn
 	if client {
 		conn = tls.Client(exact, private)
@@ -142,25 +144,25 @@ func (l *secrets) config(config *tls.Config) (*tls.Config, error) {
 // Conn's to open.
 type exactSocket struct {
 	net.Conn
-	buf  *buffer
-	r, w int // read and not handed over: buf.b[r:w]
+	buf  *buffer.Buffer
+	r, w int // read and not handed over: buf.Bytes[r:w]
 	left int // bytes of the record to hand over, header included
 }
 
 func (s *exactSocket) Read(p []byte) (int, error) {
 	for s.r == s.w || s.left == 0 && s.w-s.r < headerSize {
-		s.w = copy(s.buf.b, s.buf.b[s.r:s.w])
+		s.w = copy(s.buf.Bytes, s.buf.Bytes[s.r:s.w])
 		s.r = 0
-		n, err := s.Conn.Read(s.buf.b[s.w:])
+		n, err := s.Conn.Read(s.buf.Bytes[s.w:])
 		s.w += n
 		if n == 0 && err != nil {
 			return 0, err
 		}
 	}
 	if s.left == 0 {
-		s.left = headerSize + int(binary.BigEndian.Uint16(s.buf.b[s.r+3:]))
+		s.left = headerSize + int(binary.BigEndian.Uint16(s.buf.Bytes[s.r+3:]))
 	}
-	n := copy(p, s.buf.b[s.r:min(s.w, s.r+s.left)])
+	n := copy(p, s.buf.Bytes[s.r:min(s.w, s.r+s.left)])
 	s.r += n
 	s.left -= n
 	return n, nil

@@ -9,6 +9,7 @@ import (
 	"os"
 	"syscall"
 
+	"github.com/culvert-mesh/culvert/ztunnel/buffer"
 	"github.com/culvert-mesh/culvert/ztunnel/socket"
 )
 
@@ -23,12 +24,10 @@ type receiving struct {
 
 	// buf holds what was read: records still to be opened in [r:w), the last of
 	// them often in part, and before r what Receive has returned.
-	buf  *buffer
+	buf  *buffer.Buffer
 	r, w int
 
-	class int // of the buffer to read into
-	full  int // reads in a row that filled it
-	short int // reads in a row that left most of it empty
+	reads buffer.Fit // which of readSizes the buffer to read into has
 
 	segments *[maxSegments][]byte // of the last Receive
 	rest     [][]byte             // of them, what Read did not copy yet
@@ -137,7 +136,7 @@ func (c *Conn) nextRecord() ([]byte, *Error) {
 	if c.w-c.r < headerSize {
 		return nil, nil
 	}
-	b := c.buf.b[c.r:c.w]
+	b := c.buf.Bytes[c.r:c.w]
 	n := int(binary.BigEndian.Uint16(b[3:]))
 	switch {
 	case b[0] != typeApplicationData:
@@ -181,7 +180,7 @@ func (c *Conn) fill() error {
 	var err error
 	if c.raw == nil {
 		c.makeRoom()
-		c.got, err = c.socket.Read(c.buf.b[c.w:])
+		c.got, err = c.socket.Read(c.buf.Bytes[c.w:])
 	} else if err = c.raw.Read(c.readFn); err == nil {
 		err = c.gotErr
 	}
@@ -191,7 +190,7 @@ func (c *Conn) fill() error {
 	case c.got == 0:
 		return err
 	}
-	c.adapt(c.got, len(c.buf.b)-c.w)
+	c.reads.Learn(readSizes, c.got, len(c.buf.Bytes)-c.w)
 	c.w += c.got
 	c.got = 0
 	return nil
@@ -201,7 +200,7 @@ func (c *Conn) fill() error {
 // buffer than a record in part needs.
 func (c *Conn) readSome(fd uintptr) bool {
 	c.makeRoom()
-	c.got, c.gotErr = socket.Read(fd, c.buf.b[c.w:])
+	c.got, c.gotErr = socket.Read(fd, c.buf.Bytes[c.w:])
 	if c.gotErr == syscall.EAGAIN {
 		c.settle()
 		return false
@@ -215,10 +214,10 @@ func (c *Conn) readSome(fd uintptr) bool {
 // makeRoom provides a buffer that is large enough and has the record in part at
 // its beginning. The segments of the last Receive are void from here on.
 func (c *Conn) makeRoom() {
-	if c.buf == nil || c.buf.class < c.class {
-		c.move(c.class)
+	if size := c.reads.Size(readSizes); c.buf == nil || len(c.buf.Bytes) < size {
+		c.move(size)
 	} else if c.r > 0 {
-		c.w = copy(c.buf.b, c.buf.b[c.r:c.w])
+		c.w = copy(c.buf.Bytes, c.buf.Bytes[c.r:c.w])
 		c.r = 0
 	}
 }
@@ -234,39 +233,20 @@ func (c *Conn) settle() {
 		return
 	}
 	if c.r == c.w || c.rerr != nil {
-		c.buf.release()
+		c.buf.Release()
 		c.buf, c.r, c.w = nil, 0, 0
-	} else if class := classFor(c.w - c.r); class < c.buf.class {
-		c.move(class)
+	} else if size := buffers.Size(c.w - c.r); size < len(c.buf.Bytes) {
+		c.move(size)
 	}
 }
 
-// move goes on in a buffer of another class.
-func (c *Conn) move(class int) {
-	buf := takeBuffer(class)
+// move goes on in a buffer of another size.
+func (c *Conn) move(size int) {
+	buf := buffers.Take(size)
 	if c.buf != nil {
-		c.w = copy(buf.b, c.buf.b[c.r:c.w])
+		c.w = copy(buf.Bytes, c.buf.Bytes[c.r:c.w])
 		c.r = 0
-		c.buf.release()
+		c.buf.Release()
 	}
 	c.buf = buf
-}
-
-// adapt sizes the next buffer: up after two full reads, down after four that
-// left more than three quarters empty.
-func (c *Conn) adapt(n, room int) {
-	switch {
-	case n == room:
-		c.short = 0
-		if c.full++; c.full == 2 && c.class < classLargest {
-			c.class, c.full = c.class+1, 0
-		}
-	case n < bufferSizes[c.class]/4:
-		c.full = 0
-		if c.short++; c.short == 4 && c.class > classRecord {
-			c.class, c.short = c.class-1, 0
-		}
-	default:
-		c.full, c.short = 0, 0
-	}
 }

@@ -45,7 +45,7 @@ func TestAConnThatWaitsHoldsNoBuffer(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if c.buf == nil || c.buf.class != 0 || c.w != 100 {
+	if c.buf == nil || len(c.buf.Bytes) != bufferSizes[0] || c.w != 100 {
 		t.Errorf("100 bytes are held in %+v", c.buf)
 	}
 	c.SetReadDeadline(time.Time{})

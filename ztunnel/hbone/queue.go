@@ -2,35 +2,10 @@
 
 package hbone
 
-import "sync"
+import "github.com/culvert-mesh/culvert/ztunnel/buffer"
 
-// buffer is a lent piece of memory. Whoever takes one releases it as soon as
-// its bytes are elsewhere, so that what is idle holds none.
-type buffer struct {
-	b     []byte // full size
-	class int
-}
-
-var (
-	bufferSizes = [...]int{4 << 10, 16 << 10, 64 << 10, 256 << 10}
-	bufferPools [len(bufferSizes)]sync.Pool
-)
-
-const largestBuffer = 256 << 10
-
-// takeBuffer lends a buffer of at least n bytes, or the largest there is.
-func takeBuffer(n int) *buffer {
-	class := 0
-	for class < len(bufferSizes)-1 && bufferSizes[class] < n {
-		class++
-	}
-	if b, ok := bufferPools[class].Get().(*buffer); ok {
-		return b
-	}
-	return &buffer{b: make([]byte, bufferSizes[class]), class: class}
-}
-
-func (b *buffer) release() { bufferPools[b.class].Put(b) }
+// buffers are lent to what waits for an app or the wire.
+var buffers = buffer.NewPool(4<<10, 16<<10, 64<<10, 256<<10)
 
 // queue holds bytes in the order in which they came, packed: a byte costs a
 // byte, however small the frames were that brought it.
@@ -41,7 +16,7 @@ type queue struct {
 }
 
 type segment struct {
-	buf        *buffer
+	buf        *buffer.Buffer
 	start, end int
 }
 
@@ -50,7 +25,7 @@ func (q *queue) append(p []byte) {
 	for len(p) > 0 {
 		if n := len(q.segments); n > q.first {
 			last := &q.segments[n-1]
-			copied := copy(last.buf.b[last.end:], p)
+			copied := copy(last.buf.Bytes[last.end:], p)
 			last.end += copied
 			p = p[copied:]
 			if len(p) == 0 {
@@ -58,7 +33,7 @@ func (q *queue) append(p []byte) {
 			}
 		}
 		q.compact()
-		q.segments = append(q.segments, segment{buf: takeBuffer(len(p))})
+		q.segments = append(q.segments, segment{buf: buffers.Take(len(p))})
 	}
 }
 
@@ -78,7 +53,7 @@ func (q *queue) front() []byte {
 		return nil
 	}
 	s := q.segments[q.first]
-	return s.buf.b[s.start:s.end]
+	return s.buf.Bytes[s.start:s.end]
 }
 
 // discard drops n of the front's bytes.
@@ -88,7 +63,7 @@ func (q *queue) discard(n int) {
 	if s.start += n; s.start < s.end {
 		return
 	}
-	s.buf.release()
+	s.buf.Release()
 	*s = segment{}
 	if q.first++; q.first == len(q.segments) {
 		q.segments, q.first = q.segments[:0], 0
@@ -99,7 +74,7 @@ func (q *queue) discard(n int) {
 func (q *queue) free() int {
 	n := q.size
 	for _, s := range q.segments[q.first:] {
-		s.buf.release()
+		s.buf.Release()
 	}
 	*q = queue{}
 	return n
