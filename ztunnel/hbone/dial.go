@@ -70,6 +70,7 @@ func (p *Pool) establish(key Key, t *tunnels, epoch uint64) (*conn, error) {
 		c.idleTimeout = min(c.idleTimeout, shardIdle)
 	}
 	t.list = append(t.list, c)
+	p.cfg.Door.settled(key.Addr.Addr())
 	c.greet()
 	p.work.Go(c.run)
 	return c, nil
@@ -127,7 +128,7 @@ func (p *Pool) tunnel(key Key) (*conn, error) {
 	}
 	ctx, cancel = context.WithTimeout(p.ctx, p.cfg.HandshakeTimeout)
 	defer cancel()
-	w, proof, err := secure(ctx, socket, true, p.cfg.Records, cred)
+	w, proof, err := p.shake(ctx, socket, key, cred)
 	if err != nil {
 		socket.Close()
 		return nil, err
@@ -147,6 +148,19 @@ func (p *Pool) tunnel(key Key) (*conn, error) {
 	c.streamLimit = p.cfg.MaxStreams
 	c.idleTimeout = p.cfg.IdleTimeout
 	return c, nil
+}
+
+// shake has the handshake wait for its turn among those of the process.
+func (p *Pool) shake(ctx context.Context, socket net.Conn, key Key, cred Credential) (wire, proof, error) {
+	ctx, evict := context.WithCancelCause(ctx)
+	defer evict(nil)
+	v := p.cfg.Door.enter(key.Addr.Addr(), func() { evict(errEvicted) })
+	defer v.leave()
+	w, proof, err := v.secure(ctx, socket, true, p.cfg.Records, cred)
+	if err != nil && context.Cause(ctx) == errEvicted {
+		err = errEvicted
+	}
+	return w, proof, err
 }
 
 func (p *Pool) dialTCP(ctx context.Context, key Key) (net.Conn, error) {
@@ -211,6 +225,7 @@ func (c *conn) outlives(old *conn) bool {
 
 func (p *Pool) gone(key Key, c *conn) {
 	p.cfg.Share.Give()
+	p.cfg.Door.parted(key.Addr.Addr())
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if t := p.keys[key]; t != nil {

@@ -38,6 +38,9 @@
 // Every stream and tunnel ends with an error that is a Cause, the word of the
 // access record, or with none if both sides closed in order.
 //
-// Locks: Pool.mu or Listener.mu, then conn.mu. A Stream's own mu is a leaf and is
-// never held together with another.
+// Handshakes, of both sides and all pods, go through one Gate (gate.go), so that a
+// flood of them leaves processors to the tunnels that there are.
+//
+// Locks: Pool.mu or Listener.mu, then conn.mu. Gate.mu is a leaf. A Stream's own mu
+// is one too, and is never held together with another.
 package hbone

@@ -3,7 +3,6 @@
 package hbone
 
 import (
-	"runtime"
 	"time"
 
 	"github.com/culvert-mesh/culvert/ztunnel/rate"
@@ -72,16 +71,20 @@ const (
 
 // What a Listener holds.
 const (
-	acceptLimit     = 1024 // streams that nobody accepted yet
-	tunnelLimit     = 4096
-	liveFactor      = 2 // streams whose app is still being served, over those the peer sees open
-	handshakeLimit  = 1024
-	handshakeFactor = 4   // of them that compute at once, per processor
-	serverStreams   = 200 // MAX_CONCURRENT_STREAMS
-	clientStreams   = 100 // streams that a Pool puts into one tunnel
+	acceptLimit   = 1024 // streams that nobody accepted yet
+	tunnelLimit   = 4096
+	liveFactor    = 2   // streams whose app is still being served, over those the peer sees open
+	serverStreams = 200 // MAX_CONCURRENT_STREAMS
+	clientStreams = 100 // streams that a Pool puts into one tunnel
 )
 
-func handshakeSlots() int { return handshakeFactor * runtime.GOMAXPROCS(0) }
+// What a Gate lets in. A socket that still says why it was refused counts.
+const (
+	handshakeLimit   = 4096 // under way in the process
+	handshakesOfPod  = 1024
+	handshakesOfPeer = 256      // of one address
+	handshakeSize    = 64 << 10 // bytes that a peer may say in one, with what is read ahead
+)
 
 // tinyRate is of DATA frames smaller than tinySize that a stream sends although
 // nothing comes back; beyond it bytes are collected.

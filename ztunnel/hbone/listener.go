@@ -25,6 +25,7 @@ type ListenerConfig struct {
 	Refused func(from netip.AddrPort, err error)
 
 	Share            Share         // of sockets; default: no bound
+	Door             *Door         // of the process's Gate, the pod's; default: of one of its own
 	Records          Records       // default OwnRecords
 	MaxStreams       int           // that a peer may have open in one tunnel; default 200
 	MaxTunnels       int           // default 4096
@@ -36,14 +37,13 @@ type ListenerConfig struct {
 // their streams. A request that is not a CONNECT to the tunnel's own address is
 // answered here, with 400.
 type Listener struct {
-	ln        *net.TCPListener
-	cfg       ListenerConfig
-	admission *admission
-	hooks     hooks
-	incoming  chan *Stream
-	draining  chan struct{} // closed: no new tunnels
-	done      chan struct{} // closed: no new streams
-	work      sync.WaitGroup
+	ln       *net.TCPListener
+	cfg      ListenerConfig
+	hooks    hooks
+	incoming chan *Stream
+	draining chan struct{} // closed: no new tunnels
+	done     chan struct{} // closed: no new streams
+	work     sync.WaitGroup
 
 	mu      sync.Mutex
 	tunnels map[*conn]struct{}
@@ -71,14 +71,13 @@ func NewListener(ln *net.TCPListener, cfg ListenerConfig) *Listener {
 	if cfg.HandshakeTimeout == 0 {
 		cfg.HandshakeTimeout = 10 * time.Second
 	}
-	cfg.Share = sharedOr(cfg.Share)
+	cfg.Share, cfg.Door = sharedOr(cfg.Share), doorOr(cfg.Door)
 	l := &Listener{
 		ln: ln, cfg: cfg,
-		admission: newAdmission(handshakeSlots(), handshakeLimit),
-		incoming:  make(chan *Stream, acceptLimit),
-		draining:  make(chan struct{}),
-		done:      make(chan struct{}),
-		tunnels:   make(map[*conn]struct{}),
+		incoming: make(chan *Stream, acceptLimit),
+		draining: make(chan struct{}),
+		done:     make(chan struct{}),
+		tunnels:  make(map[*conn]struct{}),
 	}
 	l.hooks = hooks{work: &l.work, incoming: l.take, refused: l.turnedAway, gone: l.gone}
 	l.ctx, l.cancel = context.WithCancelCause(context.Background())
@@ -138,6 +137,7 @@ func (l *Listener) take(s *Stream) bool {
 
 func (l *Listener) gone(c *conn) {
 	l.cfg.Share.Give()
+	l.cfg.Door.parted(c.remote.Addr())
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.tunnels, c)

@@ -51,10 +51,10 @@ func (l *Listener) meet(socket net.Conn) (c *conn) {
 	ctx, evict := context.WithCancelCause(ctx)
 	defer evict(nil)
 	_, from := addresses(socket)
-	v := l.admission.enter(from.Addr(), func() { evict(errEvicted) })
+	v := l.cfg.Door.enter(from.Addr(), func() { evict(errEvicted) })
+	defer v.leave() // only when the socket is closed, or a tunnel's
 	l.handshakes.Add(1)
 	c, err := l.shake(ctx, socket, v)
-	l.admission.leave(v)
 	switch {
 	case err == nil:
 		return c
@@ -63,7 +63,7 @@ func (l *Listener) meet(socket net.Conn) (c *conn) {
 	default:
 		l.failed.Add(1)
 		l.refused(socket, err)
-		linger(socket)
+		linger(ctx, socket)
 	}
 	return nil
 }
@@ -85,9 +85,7 @@ func (l *Listener) shake(ctx context.Context, socket net.Conn, v *visitor) (*con
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrIdentity, err)
 	}
-	gate := &turnstile{Conn: socket, ctx: ctx, admission: l.admission, visitor: v}
-	w, proof, err := secure(ctx, gate, false, l.cfg.Records, cred)
-	gate.open()
+	w, proof, err := v.secure(ctx, socket, false, l.cfg.Records, cred)
 	if err != nil {
 		return nil, err
 	}
@@ -105,12 +103,14 @@ func (l *Listener) shake(ctx context.Context, socket net.Conn, v *visitor) (*con
 	}
 	c.stale = epoch != l.epoch
 	l.tunnels[c] = struct{}{}
+	l.cfg.Door.settled(c.remote.Addr())
 	return c, nil
 }
 
 // linger closes a socket so that the peer reads our last bytes, an alert:
-// closed with unread bytes, it would be reset.
-func linger(socket net.Conn) {
+// closed with unread bytes, it would be reset. The end of ctx ends it.
+func linger(ctx context.Context, socket net.Conn) {
+	defer context.AfterFunc(ctx, func() { socket.Close() })()
 	if tcp, ok := socket.(*net.TCPConn); ok {
 		tcp.CloseWrite()
 		tcp.SetReadDeadline(time.Now().Add(hangUpTimeout))

@@ -33,6 +33,7 @@ type PoolConfig struct {
 	Credential func(ctx context.Context, key Key) (Credential, error)
 
 	Share            Share         // of sockets; default: no bound
+	Door             *Door         // of the process's Gate, the pod's; default: of one of its own
 	Records          Records       // default OwnRecords
 	MaxStreams       int           // streams in one tunnel, at most the peer's limit; default 100
 	IdleTimeout      time.Duration // after which an unused tunnel is closed; default 5 minutes
@@ -82,7 +83,7 @@ func NewPool(cfg PoolConfig) *Pool {
 			*d.field = d.value
 		}
 	}
-	cfg.Share = sharedOr(cfg.Share)
+	cfg.Share, cfg.Door = sharedOr(cfg.Share), doorOr(cfg.Door)
 	p := &Pool{cfg: cfg, keys: make(map[Key]*tunnels)}
 	p.connect = p.dialTCP
 	p.ctx, p.cancel = context.WithCancelCause(context.Background())

@@ -37,10 +37,11 @@ func (p *Pods) newCarrier(m *member) *carrier {
 	if p.StdTLSRecords {
 		records = hbone.StdRecords
 	}
-	direct, share := p.Datapath.DialOut(m.ns), p.Budget.Share(m.Namespace+"/"+m.Name)
+	direct, share, door := p.Datapath.DialOut(m.ns), p.Budget.Share(m.Namespace+"/"+m.Name), p.gate.Door()
 	c := &carrier{done: make(chan struct{})}
 	c.pool = hbone.NewPool(hbone.PoolConfig{
 		Share:   share.Descriptors,
+		Door:    door,
 		Records: records,
 		Dial:    direct,
 		Credential: func(ctx context.Context, key hbone.Key) (hbone.Credential, error) {
@@ -73,6 +74,7 @@ func (p *Pods) newCarrier(m *member) *carrier {
 	for _, ln := range inbound {
 		c.tunnels = append(c.tunnels, hbone.NewListener(ln, hbone.ListenerConfig{
 			Share:   share.Descriptors,
+			Door:    door,
 			Records: records,
 			Refused: proxy.Inbound{Pod: c.pod}.Refused,
 			Credential: func(ctx context.Context) (hbone.Credential, error) {

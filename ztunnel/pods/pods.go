@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/culvert-mesh/culvert/ztunnel/certs"
+	"github.com/culvert-mesh/culvert/ztunnel/hbone"
 	"github.com/culvert-mesh/culvert/ztunnel/metrics"
 	"github.com/culvert-mesh/culvert/ztunnel/netns"
 	"github.com/culvert-mesh/culvert/ztunnel/policy"
@@ -58,6 +59,7 @@ type Pods struct {
 	Config
 	boot  string
 	files sandboxFiles
+	gate  *hbone.Gate // of the handshakes of all pods
 
 	loaded    chan struct{}   // closed when the records of an earlier run are taken over
 	base      context.Context // lives as long as Run; set before loaded is closed
@@ -117,7 +119,7 @@ func New(cfg Config) (*Pods, error) {
 		return nil, err
 	}
 	return &Pods{
-		Config: cfg, boot: boot, files: files,
+		Config: cfg, boot: boot, files: files, gate: hbone.NewGate(),
 		loaded: make(chan struct{}), byNetns: map[netns.Cookie]*pod{}, serving: map[*member]struct{}{},
 		takers: takers{members: map[*member]struct{}{}}, routes: routes{users: map[netns.Cookie]int{}},
 	}, nil

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hbone
+
+import (
+	"net/netip"
+	"time"
+)
+
+// account is what a Gate knows of an address, or of a pod of ours. The Gate's
+// lock guards it.
+type account struct {
+	inside  int       // handshakes under way
+	running int       // of them with a slot
+	tunnels int       // of an address, with pods of this process
+	left    time.Time // when the last of them ended
+	free    time.Time // when it has paid what it owes
+}
+
+const (
+	// debtFactor is how much longer than a handshake computes its peer owes for it.
+	debtFactor = 8
+	// debtLimit is the most that is remembered: there all are equal again, and
+	// the first to come is first.
+	debtLimit = 5 * time.Second
+	// debtOfFavour is what a known address may owe and still come before others.
+	debtOfFavour = time.Second
+	// knownFor is how long an address is known after its last tunnel.
+	knownFor = 10 * time.Minute
+	// accountLimit bounds the addresses that are remembered.
+	accountLimit = 8192
+)
+
+func (a *account) charge(now time.Time, took time.Duration) {
+	a.free = now.Add(min(a.debt(now)+debtFactor*took, debtLimit))
+}
+
+func (a *account) debt(now time.Time) time.Duration { return max(0, a.free.Sub(now)) }
+
+func (a *account) known(now time.Time) bool {
+	return a.tunnels > 0 || !a.left.IsZero() && now.Sub(a.left) < knownFor
+}
+
+func (a *account) favoured(now time.Time) bool { return a.known(now) && a.debt(now) < debtOfFavour }
+
+func (a *account) idle() bool { return a.inside == 0 && a.running == 0 && a.tunnels == 0 }
+
+// settled notes that a tunnel with addr came to be.
+func (d *Door) settled(addr netip.Addr) {
+	d.gate.mu.Lock()
+	defer d.gate.mu.Unlock()
+	d.gate.accountLocked(addr).tunnels++
+}
+
+// parted notes that a tunnel that was settled ended.
+func (d *Door) parted(addr netip.Addr) {
+	d.gate.mu.Lock()
+	defer d.gate.mu.Unlock()
+	if a := d.gate.accounts[addr]; a != nil && a.tunnels > 0 {
+		a.tunnels--
+		a.left = time.Now()
+	}
+}
+
+func (g *Gate) accountLocked(addr netip.Addr) *account {
+	a := g.accounts[addr]
+	if a == nil {
+		if len(g.accounts) >= accountLimit {
+			g.sweepLocked()
+		}
+		a = new(account)
+		g.accounts[addr] = a
+	}
+	return a
+}
+
+// tidyLocked forgets an address of which nothing is worth to be known.
+func (g *Gate) tidyLocked(addr netip.Addr, a *account) {
+	if now := time.Now(); a.idle() && !a.known(now) && a.debt(now) == 0 && g.accounts[addr] == a {
+		delete(g.accounts, addr)
+	}
+}
+
+// sweepLocked forgets the addresses that tidyLocked would by now, at most once
+// a second, and at least one, if need be one that is worth to be known.
+func (g *Gate) sweepLocked() {
+	if now := time.Now(); now.Sub(g.swept) > time.Second {
+		g.swept = now
+		for addr, a := range g.accounts {
+			g.tidyLocked(addr, a)
+		}
+	}
+	if len(g.accounts) < accountLimit {
+		return
+	}
+	for addr, a := range g.accounts {
+		if a.idle() {
+			delete(g.accounts, addr)
+			return
+		}
+	}
+}
