@@ -32,20 +32,21 @@ type conn struct {
 
 	reading // the reader's alone
 
-	mu       sync.Mutex // guards all below, and the fields that Stream says
-	err      error      // why it ended
-	streams  map[uint32]*Stream
-	active   int            // streams that count against the limit: not closed on both sides
-	live     int            // streams that a Listener's user has not let go
-	nextID   uint32         // client: of the next stream
-	lastPeer uint32         // server: highest id that the peer opened
-	request  []byte         // client: the last header block, whose memory is the next one's
-	retired  bool           // takes no new streams
-	stale    bool           // server: made with credentials that were replaced meanwhile
-	settled  bool           // the peer's first SETTINGS came
-	resting  socket.Ticket  // of the last rest
-	empty    chan struct{}  // closed with the last stream, if somebody waits for that
-	ended    sync.WaitGroup // for when nothing of it is left
+	mu        sync.Mutex // guards all below, and the fields that Stream says
+	err       error      // why it ended
+	streams   map[uint32]*Stream
+	active    int            // streams that count against the limit: not closed on both sides
+	live      int            // streams that a Listener's user has not let go
+	nextID    uint32         // client: of the next stream
+	lastPeer  uint32         // server: highest id that the peer opened
+	request   []byte         // client: the last header block, whose memory is the next one's
+	retired   bool           // takes no new streams
+	dismissed bool           // server: asked to make room for others; Listener.mu guards it
+	stale     bool           // server: made with credentials that were replaced meanwhile
+	settled   bool           // the peer's first SETTINGS came
+	resting   socket.Ticket  // of the last rest
+	empty     chan struct{}  // closed with the last stream, if somebody waits for that
+	ended     sync.WaitGroup // for when nothing of it is left
 
 	sending
 	receiving

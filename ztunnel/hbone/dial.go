@@ -78,12 +78,12 @@ func (p *Pool) establish(key Key, t *tunnels, epoch uint64) (*conn, error) {
 
 // withinShare makes a tunnel whose socket is the pod's until gone, or discard.
 func (p *Pool) withinShare(key Key) (*conn, error) {
-	if err := p.cfg.Share.Take(); err != nil {
-		return nil, overdrawn(err)
+	if err := p.places.take(p.ctx); err != nil {
+		return nil, err
 	}
 	c, err := p.tunnel(key)
 	if err != nil {
-		p.cfg.Share.Give()
+		p.places.give()
 	}
 	return c, err
 }
@@ -91,7 +91,7 @@ func (p *Pool) withinShare(key Key) (*conn, error) {
 // discard closes a tunnel that nobody used.
 func (p *Pool) discard(c *conn) {
 	c.wire.Close()
-	p.cfg.Share.Give()
+	p.places.give()
 }
 
 // stillborn is why the tunnel ended, if that was before the peer's first frame.
@@ -224,12 +224,12 @@ func (c *conn) outlives(old *conn) bool {
 }
 
 func (p *Pool) gone(key Key, c *conn) {
-	p.cfg.Share.Give()
 	p.cfg.Door.parted(key.Addr.Addr())
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	if t := p.keys[key]; t != nil {
 		t.list = slices.DeleteFunc(t.list, func(other *conn) bool { return other == c })
 		p.forget(key, t)
 	}
+	p.mu.Unlock()
+	p.places.give()
 }

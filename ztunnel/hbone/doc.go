@@ -35,6 +35,10 @@
 // A stream that ends in order stops at told. So an app gets what the other app sent
 // before a reset, and then the reset (parting.go).
 //
+// Places are few: for tunnels at a Listener (census.go), for sockets of a pod
+// (share.go). Idle tunnels make room for whoever comes, those of the peer with
+// most first.
+//
 // Every stream and tunnel ends with an error that is a Cause, the word of the
 // access record, or with none if both sides closed in order.
 //

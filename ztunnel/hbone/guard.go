@@ -137,7 +137,7 @@ func (c *conn) endAt(l *Listener) *conn {
 func (l *Listener) endOf(c *conn) *conn {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for end := range l.tunnels {
+	for end := range l.census.all {
 		if end.remote == c.local && end.local == c.remote {
 			return end
 		}

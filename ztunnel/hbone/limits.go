@@ -66,13 +66,18 @@ const (
 	stuckPause      = time.Second      // without progress in writing, after which a tunnel gets no new streams
 	stuckLimit      = 60 * time.Second // the same, after which it ends
 	goAwayDelay     = time.Second
-	hangUpTimeout   = time.Second // for our last frames, and the peer's, once a tunnel is dead
+	leaveTimeout    = 3 * time.Second // for the place of an idle tunnel that was asked to go
+	idleLeast       = time.Second     // without a stream, before a Pool's tunnel makes room
+	hangUpTimeout   = time.Second     // for our last frames, and the peer's, once a tunnel is dead
 )
 
 // What a Listener holds.
 const (
 	acceptLimit   = 1024 // streams that nobody accepted yet
 	tunnelLimit   = 4096
+	holderShare   = 8   // of a Listener's tunnels, one in so many is the most that one holder may have
+	holderLeast   = 16  // if that is more
+	leavingFactor = 2   // tunnels, with those that were asked to go, over the most
 	liveFactor    = 2   // streams whose app is still being served, over those the peer sees open
 	serverStreams = 200 // MAX_CONCURRENT_STREAMS
 	clientStreams = 100 // streams that a Pool puts into one tunnel

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -28,7 +29,7 @@ type ListenerConfig struct {
 	Door             *Door         // of the process's Gate, the pod's; default: of one of its own
 	Records          Records       // default OwnRecords
 	MaxStreams       int           // that a peer may have open in one tunnel; default 200
-	MaxTunnels       int           // default 4096
+	MaxTunnels       int           // default 4096; one peer may have an eighth of them at one address
 	IdleTimeout      time.Duration // after which an unused tunnel is closed; default 10 minutes, twice a Pool's
 	HandshakeTimeout time.Duration // default 10 s
 }
@@ -39,6 +40,7 @@ type ListenerConfig struct {
 type Listener struct {
 	ln       *net.TCPListener
 	cfg      ListenerConfig
+	places   *places
 	hooks    hooks
 	incoming chan *Stream
 	draining chan struct{} // closed: no new tunnels
@@ -46,7 +48,7 @@ type Listener struct {
 	work     sync.WaitGroup
 
 	mu      sync.Mutex
-	tunnels map[*conn]struct{}
+	census  census          // of all tunnels
 	ctx     context.Context // of handshakes under way
 	cancel  context.CancelCauseFunc
 	epoch   uint64 // of credentials
@@ -71,14 +73,15 @@ func NewListener(ln *net.TCPListener, cfg ListenerConfig) *Listener {
 	if cfg.HandshakeTimeout == 0 {
 		cfg.HandshakeTimeout = 10 * time.Second
 	}
-	cfg.Share, cfg.Door = sharedOr(cfg.Share), doorOr(cfg.Door)
+	cfg.Door = doorOr(cfg.Door)
 	l := &Listener{
 		ln: ln, cfg: cfg,
 		incoming: make(chan *Stream, acceptLimit),
 		draining: make(chan struct{}),
 		done:     make(chan struct{}),
-		tunnels:  make(map[*conn]struct{}),
+		census:   newCensus(),
 	}
+	l.places = newPlaces(cfg.Share, func() bool { return l.dismissIdlest(0) })
 	l.hooks = hooks{work: &l.work, incoming: l.take, refused: l.turnedAway, gone: l.gone}
 	l.ctx, l.cancel = context.WithCancelCause(context.Background())
 	return l
@@ -115,6 +118,29 @@ func (l *Listener) Run(ctx context.Context) error {
 	}
 }
 
+// join adds a tunnel whose handshake began in an epoch, and makes room for it.
+func (l *Listener) join(c *conn, epoch, denials uint64) error {
+	l.mu.Lock()
+	switch {
+	case l.drained:
+		l.mu.Unlock()
+		return ErrDrained
+	case denials != l.denials:
+		l.mu.Unlock()
+		return errDenied
+	}
+	makeRoom, err := l.census.place(c, l.cfg.MaxTunnels)
+	if err == nil {
+		c.stale = epoch != l.epoch
+		l.census.add(c)
+	}
+	l.mu.Unlock()
+	if makeRoom != nil {
+		makeRoom()
+	}
+	return err
+}
+
 // extendOlder lets the open streams of older tunnels live on that the same
 // peer made from the same address.
 func (l *Listener) extendOlder(younger *conn) {
@@ -136,21 +162,17 @@ func (l *Listener) take(s *Stream) bool {
 }
 
 func (l *Listener) gone(c *conn) {
-	l.cfg.Share.Give()
 	l.cfg.Door.parted(c.remote.Addr())
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	delete(l.tunnels, c)
+	l.census.remove(c)
+	l.mu.Unlock()
+	l.places.give()
 }
 
 func (l *Listener) all() []*conn {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	list := make([]*conn, 0, len(l.tunnels))
-	for c := range l.tunnels {
-		list = append(list, c)
-	}
-	return list
+	return slices.AppendSeq(make([]*conn, 0, l.census.size), l.census.all)
 }
 
 // Accept waits for the next request. After Drain or Close it returns

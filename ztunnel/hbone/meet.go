@@ -38,12 +38,12 @@ func (l *Listener) meet(socket net.Conn) (c *conn) {
 	if l.full() {
 		return shed(fmt.Errorf("%w: too many tunnels", ErrLimit))
 	}
-	if err := l.cfg.Share.Take(); err != nil {
-		return shed(overdrawn(err))
+	if err := l.places.take(l.ctx); err != nil {
+		return shed(err)
 	}
 	defer func() {
 		if c == nil { // else gone does it
-			l.cfg.Share.Give()
+			l.places.give()
 		}
 	}()
 	ctx, cancel := context.WithTimeout(l.ctx, l.cfg.HandshakeTimeout)
@@ -60,6 +60,8 @@ func (l *Listener) meet(socket net.Conn) (c *conn) {
 		return c
 	case context.Cause(ctx) == errEvicted:
 		return shed(errEvicted)
+	case errors.Is(err, ErrLimit):
+		return shed(err)
 	default:
 		l.failed.Add(1)
 		l.refused(socket, err)
@@ -92,17 +94,9 @@ func (l *Listener) shake(ctx context.Context, socket net.Conn, v *visitor) (*con
 	c := newConn(false, w, proof, &l.hooks)
 	c.streamLimit = l.cfg.MaxStreams
 	c.idleTimeout = l.cfg.IdleTimeout
-
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	switch {
-	case l.drained:
-		return nil, ErrDrained
-	case denials != l.denials:
-		return nil, errDenied
+	if err := l.join(c, epoch, denials); err != nil {
+		return nil, err
 	}
-	c.stale = epoch != l.epoch
-	l.tunnels[c] = struct{}{}
 	l.cfg.Door.settled(c.remote.Addr())
 	return c, nil
 }
@@ -127,8 +121,9 @@ func abandon(socket net.Conn) {
 	socket.Close()
 }
 
+// full reports that not even who is small may have another tunnel.
 func (l *Listener) full() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.drained || len(l.tunnels) >= l.cfg.MaxTunnels
+	return l.drained || l.census.size >= (1+leavingFactor)*l.cfg.MaxTunnels
 }

@@ -48,6 +48,7 @@ type PoolConfig struct {
 type Pool struct {
 	cfg     PoolConfig
 	connect func(context.Context, Key) (net.Conn, error)
+	places  *places
 	ctx     context.Context // of dials under way
 	cancel  context.CancelCauseFunc
 	work    sync.WaitGroup // tunnels and dials
@@ -83,8 +84,9 @@ func NewPool(cfg PoolConfig) *Pool {
 			*d.field = d.value
 		}
 	}
-	cfg.Share, cfg.Door = sharedOr(cfg.Share), doorOr(cfg.Door)
+	cfg.Door = doorOr(cfg.Door)
 	p := &Pool{cfg: cfg, keys: make(map[Key]*tunnels)}
+	p.places = newPlaces(cfg.Share, p.closeIdlest)
 	p.connect = p.dialTCP
 	p.ctx, p.cancel = context.WithCancelCause(context.Background())
 	return p

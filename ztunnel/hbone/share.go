@@ -2,7 +2,11 @@
 
 package hbone
 
-import "fmt"
+import (
+	"context"
+	"fmt"
+	"sync"
+)
 
 // Share bounds how many sockets the tunnels of a pod may have. It is shared
 // with whatever else holds sockets for the pod.
@@ -17,12 +21,97 @@ type unbounded struct{}
 func (unbounded) Take() error { return nil }
 func (unbounded) Give()       {}
 
-// sharedOr is share, or unbounded.
-func sharedOr(share Share) Share {
+// places is the Share of a Pool or a Listener. Whoever finds it used up has an idle
+// tunnel end, and waits for its place.
+type places struct {
+	share Share
+	idle  func() bool // asks an idle tunnel to end, and reports whether there was one
+
+	mu      sync.Mutex // guards what follows
+	leaving int        // tunnels that were asked to end
+	waiting int        // for their places
+	freed   chan struct{}
+}
+
+func newPlaces(share Share, idle func() bool) *places {
 	if share == nil {
-		return unbounded{}
+		share = unbounded{}
 	}
-	return share
+	return &places{share: share, idle: idle, freed: make(chan struct{})}
+}
+
+// take takes a place. It waits only while a tunnel is leaving that nobody else
+// waits for, and not for longer than that can take.
+func (p *places) take(ctx context.Context) error {
+	err := p.share.Take()
+	if err == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, leaveTimeout)
+	defer cancel()
+	for {
+		freed, expected := p.queue()
+		if !expected {
+			return overdrawn(err)
+		}
+		if err = p.share.Take(); err == nil { // since the last look
+			p.unqueue()
+			return nil
+		}
+		select {
+		case <-freed:
+		case <-ctx.Done():
+			p.unqueue()
+			return overdrawn(err)
+		}
+		p.unqueue()
+		if err = p.share.Take(); err == nil {
+			return nil
+		}
+	}
+}
+
+// queue waits in line for a place, if one is expected. Whoever queued must unqueue.
+func (p *places) queue() (freed <-chan struct{}, expected bool) {
+	p.mu.Lock()
+	expected = p.waiting < p.leaving
+	p.mu.Unlock()
+	if !expected && !p.yield(p.idle) {
+		return nil, false
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.waiting++
+	return p.freed, true
+}
+
+func (p *places) unqueue() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.waiting--
+}
+
+// yield counts the tunnel that idle asked to end, and reports whether there was one.
+func (p *places) yield(idle func() bool) bool {
+	if !idle() {
+		return false
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.leaving++
+	return true
+}
+
+// give gives the place of a tunnel back, and wakes who waits for one.
+func (p *places) give() {
+	p.share.Give()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.leaving = max(0, p.leaving-1)
+	if p.waiting > 0 {
+		close(p.freed)
+		p.freed = make(chan struct{})
+	}
 }
 
 // overdrawn gives the reason of a Share its Cause.

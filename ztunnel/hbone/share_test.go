@@ -39,7 +39,7 @@ func TestTunnelsHoldAPlaceInTheirPodsShare(t *testing.T) {
 	var ours, theirs counted
 	ours.most.Store(2)
 	theirs.most.Store(2)
-	l.pool.cfg.Share = &ours
+	l.pool.places.share = &ours
 	far := &link{t: t, pool: l.pool, ln: startListener(t, ListenerConfig{Credential: l.ln.cfg.Credential, Records: l.ln.cfg.Records, Share: &theirs})}
 	far.acceptAll(far.echo)
 	l.key.Addr = far.ln.Addr()

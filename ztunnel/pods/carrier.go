@@ -26,8 +26,9 @@ type carrier struct {
 	outbound  []*net.TCPListener
 	plain     []*net.TCPListener
 
-	cut  context.CancelFunc // ends every connection at once
-	done chan struct{}      // closed when all of them have ended
+	share *proxy.Share
+	cut   context.CancelFunc // ends every connection at once
+	done  chan struct{}      // closed when all of them have ended
 }
 
 // newCarrier builds the proxies of m. The pool and the listeners are m's alone
@@ -38,7 +39,7 @@ func (p *Pods) newCarrier(m *member) *carrier {
 		records = hbone.StdRecords
 	}
 	direct, share, door := p.Datapath.DialOut(m.ns), p.Budget.Share(m.Namespace+"/"+m.Name), p.gate.Door()
-	c := &carrier{done: make(chan struct{})}
+	c := &carrier{share: share, done: make(chan struct{})}
 	c.pool = hbone.NewPool(hbone.PoolConfig{
 		Share:   share.Descriptors,
 		Door:    door,
@@ -144,8 +145,10 @@ func (c *carrier) start(base context.Context, failed func(error)) {
 		run(func() error { return proxy.Inbound{Pod: c.pod}.Serve(ctx, ln) })
 	}
 	run(func() error { return c.neighbour.Serve(ctx) })
+	stop := c.share.Descriptors.Yield(c.yield)
 	go func() {
 		proxies.Wait()
+		stop()
 		close(c.done)
 	}()
 }
@@ -169,6 +172,24 @@ func (c *carrier) finish(ctx context.Context) {
 	draining.Wait()
 	<-c.done
 	c.pool.Close()
+}
+
+// yield has an idle tunnel give its descriptor back, and reports whether there was
+// one: of a peer that has several, else of the pod's own, else of any peer.
+func (c *carrier) yield() bool {
+	return c.yieldInbound(spared) || c.pool.Yield() || c.yieldInbound(0)
+}
+
+// spared is how many tunnels a peer keeps as long as the pod has idle ones of its own.
+const spared = 2
+
+func (c *carrier) yieldInbound(spared int) bool {
+	for _, ln := range c.tunnels {
+		if ln.Yield(spared) {
+			return true
+		}
+	}
+	return false
 }
 
 // counts is what its tunnels carry and carried.

@@ -15,7 +15,8 @@ import (
 // Budget is what the connections of all pods may use of this process. A pod
 // gets one more as long as it holds no more than generous times what is left for
 // all. So one pod gets at most four fifths, several that want everything get the
-// same in the end, and something is always left for a pod that comes later.
+// same in the end, and something is always left for a pod that comes later. Before
+// places run out, what is idle gives its own back (yield.go).
 type Budget struct {
 	descriptors resource
 	dials       resource
@@ -108,6 +109,7 @@ type resource struct {
 	now, lately func() // bring size up to date, the latter if it is old; nil: it is fixed
 	size        atomic.Int64
 	used        atomic.Int64
+	yielding    yielding
 }
 
 // Part is what one pod holds of a resource. The nil Part has no bounds.
@@ -127,6 +129,7 @@ func (p *Part) Take() error {
 	}
 	held := p.held.Add(1)
 	used := p.of.used.Add(1)
+	p.press(held, used)
 	if p.of.has(held, used) {
 		return nil
 	}

@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hbone
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+)
+
+// census is the tunnels of a Listener by their holders. It decides who gets a
+// place when there are few: a peer's excess ends at itself. Listener.mu guards it.
+//
+//	a holder has its most       one of its own idle tunnels makes room, else it is refused
+//	all places are taken        the idle tunnel of the holder with the most makes room
+//	and none of them is idle    the identity with the most loses a tunnel to one that
+//	                            has less than half of that; others are refused
+type census struct {
+	holders map[holder]*holding
+	peers   map[spiffeid.ID]int // tunnels of an identity, whatever its addresses
+	size    int
+	leaving int // of size: asked to go, and not gone yet
+}
+
+// holder is who holds tunnels: an identity at an address. Replicas of one
+// identity have addresses of their own, so none suffers for another.
+type holder struct {
+	peer spiffeid.ID
+	addr netip.Addr
+}
+
+// holding is the tunnels of a holder.
+type holding struct {
+	tunnels []*conn // oldest first
+	leaving int     // of them
+}
+
+func (h *holding) staying() int { return len(h.tunnels) - h.leaving }
+
+func newCensus() census {
+	return census{holders: make(map[holder]*holding), peers: make(map[spiffeid.ID]int)}
+}
+
+func holderOf(c *conn) holder { return holder{c.peer, c.remote.Addr()} }
+
+// place finds room for a tunnel that is about to be added. The caller calls
+// makeRoom, if it is not nil, without Listener.mu.
+func (ce *census) place(c *conn, most int) (makeRoom func(), err error) {
+	who := holderOf(c)
+	h, each := ce.holders[who], mostOfHolder(most)
+	if h != nil && h.staying() >= each {
+		if idle, _ := h.idlest(); idle != nil && len(h.tunnels) < leavingFactor*each {
+			return ce.dismiss(idle), nil
+		}
+		return nil, fmt.Errorf("%w: %v at %v has %d tunnels, the most that a peer may", ErrLimit, who.peer, who.addr, len(h.tunnels))
+	}
+	if ce.size-ce.leaving < most {
+		return nil, nil
+	}
+	if idle := ce.idlest(0); idle != nil && ce.size < leavingFactor*most {
+		return ce.dismiss(idle), nil
+	}
+	if victim := ce.overgrown(who.peer); victim != nil {
+		ce.dismiss(victim)
+		return func() { victim.abort(errOvergrown) }, nil
+	}
+	return nil, fmt.Errorf("%w: %d tunnels are in use, %d of them by %v", ErrLimit, ce.size, ce.peers[who.peer], who.peer)
+}
+
+var errOvergrown = &tunnelError{codeCalm, "more tunnels than others are left with"}
+
+// mostOfHolder is how many tunnels one holder may have of all.
+func mostOfHolder(all int) int { return max(all/holderShare, holderLeast) }
+
+// dismiss asks an idle tunnel to end, by GOAWAY: requests that are on their way
+// are served.
+func (ce *census) dismiss(c *conn) func() {
+	c.dismissed = true
+	ce.holders[holderOf(c)].leaving++
+	ce.leaving++
+	return c.retire
+}
+
+// idlest is the idle tunnel that must go first: of the holder with the most, of
+// those with equally many the one whose identity has the most. Holders of no more
+// than spared are left alone.
+func (ce *census) idlest(spared int) (found *conn) {
+	var most *holding
+	var peers int
+	var since time.Time
+	for who, h := range ce.holders {
+		n := ce.peers[who.peer]
+		if h.staying() <= spared || most != nil && (h.staying() < most.staying() || h.staying() == most.staying() && n < peers) {
+			continue
+		}
+		c, at := h.idlest()
+		if c == nil {
+			continue
+		}
+		if most == nil || h.staying() > most.staying() || n > peers || at.Before(since) {
+			found, most, peers, since = c, h, n, at
+		}
+	}
+	return found
+}
+
+// idlest is the holder's tunnel that has been idle for longest.
+func (h *holding) idlest() (found *conn, since time.Time) {
+	for _, c := range h.tunnels {
+		if c.dismissed {
+			continue
+		}
+		if at, idle := c.idleSince(); idle && (found == nil || at.Before(since)) {
+			found, since = c, at
+		}
+	}
+	return found, since
+}
+
+// overgrown is a tunnel in use of the identity with the most of all, if that is
+// twice what newcomer will have: its youngest, at the address with the most.
+func (ce *census) overgrown(newcomer spiffeid.ID) (victim *conn) {
+	largest, n := newcomer, 2*(ce.peers[newcomer]+1)
+	for peer, count := range ce.peers {
+		if peer != newcomer && count >= n {
+			largest, n = peer, count
+		}
+	}
+	if largest == newcomer {
+		return nil
+	}
+	var most *holding
+	for who, h := range ce.holders {
+		if who.peer == largest && (most == nil || h.staying() > most.staying()) {
+			most = h
+		}
+	}
+	for _, c := range slices.Backward(most.tunnels) {
+		if !c.dismissed {
+			return c
+		}
+	}
+	return nil
+}
+
+func (ce *census) add(c *conn) {
+	who := holderOf(c)
+	h := ce.holders[who]
+	if h == nil {
+		h = new(holding)
+		ce.holders[who] = h
+	}
+	h.tunnels = append(h.tunnels, c)
+	ce.peers[c.peer]++
+	ce.size++
+}
+
+func (ce *census) remove(c *conn) {
+	who := holderOf(c)
+	h := ce.holders[who]
+	h.tunnels = slices.DeleteFunc(h.tunnels, func(other *conn) bool { return other == c })
+	if c.dismissed {
+		h.leaving--
+		ce.leaving--
+	}
+	if len(h.tunnels) == 0 {
+		delete(ce.holders, who)
+	}
+	if ce.peers[c.peer]--; ce.peers[c.peer] == 0 {
+		delete(ce.peers, c.peer)
+	}
+	ce.size--
+}
+
+// all yields every tunnel.
+func (ce *census) all(yield func(*conn) bool) {
+	for _, h := range ce.holders {
+		for _, c := range h.tunnels {
+			if !yield(c) {
+				return
+			}
+		}
+	}
+}
+
+// idleSince is since when nobody needs the tunnel; false if somebody does, or if
+// it ends anyway.
+func (c *conn) idleSince() (at time.Time, idle bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.usedAt, c.err == nil && !c.retired && c.unused() && !c.usedAt.IsZero()
+}
