@@ -3,14 +3,11 @@
 package ztunnel
 
 import (
-	"crypto/ecdsa"
 	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
-	"math/big"
 	"net"
 	"net/netip"
 	"os"
@@ -22,25 +19,19 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/culvert-mesh/culvert/test/env"
+	"github.com/culvert-mesh/culvert/ztunnel/certs/certstest"
 )
 
 // certificate returns one as PEM, with its key.
 func certificate(t *testing.T, isCA bool, from, until time.Time) (cert, key []byte) {
 	t.Helper()
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	template := &x509.Certificate{NotBefore: from, NotAfter: until, IsCA: isCA, BasicConstraintsValid: true}
+	own := certstest.Mint(template, certstest.NewKey(elliptic.P256()), nil)
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(own.Key)
 	if err != nil {
 		t.Fatal(err)
 	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: from, NotAfter: until, IsCA: isCA, BasicConstraintsValid: true}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
-	if err != nil {
-		t.Fatal(err)
-	}
-	pkcs8, err := x509.MarshalPKCS8PrivateKey(private)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8})
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: own.Cert.Raw}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8})
 }
 
 func TestARootThatVerifiesNobodyIsRefusedAtStart(t *testing.T) {

@@ -5,16 +5,12 @@ package e2e
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
 	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"errors"
 	"fmt"
 	"io"
-	"math/big"
 	"net"
 	"strings"
 	"testing"
@@ -23,6 +19,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/culvert-mesh/culvert/test/lab/agent"
+	"github.com/culvert-mesh/culvert/ztunnel/certs/certstest"
 )
 
 func TestAServerMaySpeakFirst(t *testing.T) {
@@ -80,7 +77,7 @@ func readLine(ctx context.Context, conn *agent.Conn) (line string, err error) {
 
 func TestAppsMaySpeakTLSOfTheirOwn(t *testing.T) {
 	const name, secret = "inner.example", "a secret within a secret"
-	cert, roots := appCertificate(t, name)
+	cert, roots := appCertificate(name)
 	s := tell(t, "mesh")
 	wire, err := s.Wire.Capture(s.ctx)
 	s.must(err)
@@ -125,8 +122,8 @@ func TestAppsMaySpeakTLSOfTheirOwn(t *testing.T) {
 
 func TestAnAppThatDistrustsItsPeerSaysSoInItsOwnTLS(t *testing.T) {
 	const name = "inner.example"
-	cert, _ := appCertificate(t, name)
-	_, others := appCertificate(t, name)
+	cert, _ := appCertificate(name)
+	_, others := appCertificate(name)
 	s := tell(t, "mesh")
 	s.overPaths(func(p *path) {
 		near, far, to := p.connected()
@@ -154,28 +151,11 @@ func TestAnAppThatDistrustsItsPeerSaysSoInItsOwnTLS(t *testing.T) {
 }
 
 // appCertificate is an app's certificate and the roots that vouch for it.
-func appCertificate(t *testing.T, name string) (tls.Certificate, *x509.CertPool) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name},
-		NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	roots := x509.NewCertPool()
-	roots.AddCert(cert)
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, roots
+func appCertificate(name string) (tls.Certificate, *x509.CertPool) {
+	own := certstest.Mint(certstest.Authority(name, func(c *x509.Certificate) {
+		c.DNSNames, c.KeyUsage = []string{name}, 0
+	}), certstest.NewKey(elliptic.P256()), nil)
+	return own.TLS(), own.Pool()
 }
 
 func TestBytesOfAnySizeArriveBothWaysAtOnce(t *testing.T) {

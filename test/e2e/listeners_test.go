@@ -3,23 +3,21 @@
 package e2e
 
 import (
-	"crypto/ecdsa"
 	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/binary"
 	"encoding/hex"
-	"math/big"
 	"net/netip"
-	"net/url"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
 	"github.com/culvert-mesh/culvert/test/lab"
 	"github.com/culvert-mesh/culvert/test/lab/agent"
+	"github.com/culvert-mesh/culvert/ztunnel/certs/certstest"
 )
 
 // standIns are where nobody but ztunnel listens in a pod.
@@ -122,7 +120,7 @@ func TestOnlyACertificateOfTheMeshOpensATunnel(t *testing.T) {
 		s.must(err)
 		apps = append(apps, app)
 	})
-	forged := forge(t, p.attacker.SPIFFEID("cluster.local"))
+	forged := forge(p.attacker.SPIFFEID("cluster.local"))
 	s.overBoth(func(s *story, network string) {
 		for _, who := range []struct {
 			what string
@@ -155,25 +153,7 @@ func TestOnlyACertificateOfTheMeshOpensATunnel(t *testing.T) {
 }
 
 // forge makes a certificate that says what ours say, but for who signed it.
-func forge(t *testing.T, id string) tls.Certificate {
-	t.Helper()
-	uri, err := url.Parse(id)
-	if err != nil {
-		t.Fatal(err)
-	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), URIs: []*url.URL{uri},
-		NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(time.Hour),
-		KeyUsage:    x509.KeyUsageDigitalSignature,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+func forge(id string) tls.Certificate {
+	leaf := certstest.Leaf(spiffeid.RequireFromString(id))
+	return certstest.Mint(leaf, certstest.NewKey(elliptic.P256()), nil).TLS()
 }

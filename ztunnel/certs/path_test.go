@@ -4,7 +4,6 @@ package certs
 
 import (
 	"crypto"
-	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -17,82 +16,24 @@ import (
 	"maps"
 	"math/big"
 	mathrand "math/rand/v2"
-	"net/url"
 	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/culvert-mesh/culvert/ztunnel/certs/certstest"
 )
 
-// signer is an authority of a test, with a name and any kind of key.
-type signer struct {
-	cert *x509.Certificate
-	key  crypto.Signer
-	by   *signer
+// leafOf is a leaf of web that has a name beside its URI.
+func leafOf(changes ...func(*x509.Certificate)) *x509.Certificate {
+	name := func(c *x509.Certificate) { c.DNSNames = []string{"web.shop"} }
+	return certstest.Leaf(web, append([]func(*x509.Certificate){name}, changes...)...)
 }
 
-// mint makes a certificate that by signs; nil: itself.
-func mint(t testing.TB, template *x509.Certificate, key crypto.Signer, by *signer) *signer {
-	t.Helper()
-	if template.SerialNumber == nil {
-		template.SerialNumber = big.NewInt(mathrand.Int64())
-	}
-	if template.NotAfter.IsZero() {
-		template.NotBefore, template.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
-	}
-	self := by == nil
-	if self {
-		by = &signer{cert: template, key: key}
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, by.cert, key.Public(), by.key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	made := &signer{cert, key, by}
-	if self {
-		made.by = made
-	}
-	return made
-}
-
-func authorityOf(name string, change ...func(*x509.Certificate)) *x509.Certificate {
-	c := &x509.Certificate{
-		Subject: pkix.Name{CommonName: name}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	}
-	for _, do := range change {
-		do(c)
-	}
-	return c
-}
-
-func leafOf(change ...func(*x509.Certificate)) *x509.Certificate {
-	c := &x509.Certificate{
-		URIs: []*url.URL{web.URL()}, DNSNames: []string{"web.shop"}, KeyUsage: x509.KeyUsageDigitalSignature, BasicConstraintsValid: true,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
-	}
-	for _, do := range change {
-		do(c)
-	}
-	return c
-}
-
-func curve(t testing.TB, c elliptic.Curve) *ecdsa.PrivateKey {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(c, rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return key
-}
-
-func certsOf(all ...*signer) (certs []*x509.Certificate) {
+func certsOf(all ...*certstest.Signer) (certs []*x509.Certificate) {
 	for _, s := range all {
-		certs = append(certs, s.cert)
+		certs = append(certs, s.Cert)
 	}
 	return certs
 }
@@ -109,31 +50,31 @@ func oracle(b *bundle, certs []*x509.Certificate, usage x509.ExtKeyUsage) error 
 
 func TestChainsAsPeersPresentThemAreAccepted(t *testing.T) {
 	p256 := elliptic.P256()
-	root := mint(t, authorityOf("root"), curve(t, p256), nil)
-	rekeyed := mint(t, authorityOf("root"), curve(t, p256), nil) // another key under the same name
-	old := mint(t, authorityOf("old root"), curve(t, p256), nil)
-	issuer := mint(t, authorityOf("issuer"), curve(t, elliptic.P384()), root)
-	crossed := mint(t, authorityOf("issuer"), issuer.key, old) // the same key under another root
-	second := mint(t, authorityOf("second"), curve(t, p256), issuer)
+	root := certstest.Mint(certstest.Authority("root"), certstest.NewKey(p256), nil)
+	rekeyed := certstest.Mint(certstest.Authority("root"), certstest.NewKey(p256), nil) // another key under the same name
+	old := certstest.Mint(certstest.Authority("old root"), certstest.NewKey(p256), nil)
+	issuer := certstest.Mint(certstest.Authority("issuer"), certstest.NewKey(elliptic.P384()), root)
+	crossed := certstest.Mint(certstest.Authority("issuer"), issuer.Key, old) // the same key under another root
+	second := certstest.Mint(certstest.Authority("second"), certstest.NewKey(p256), issuer)
 	_, edKey, _ := ed25519.GenerateKey(rand.Reader)
 	rsaKey, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
 		t.Fatal(err)
 	}
-	large := mint(t, authorityOf("large"), curve(t, elliptic.P521()), nil)
+	large := certstest.Mint(certstest.Authority("large"), certstest.NewKey(elliptic.P521()), nil)
 	for name, test := range map[string]struct {
-		roots     []*signer
-		presented []*signer
+		roots     []*certstest.Signer
+		presented []*certstest.Signer
 	}{
-		"leaf of a root":              {[]*signer{root}, []*signer{mint(t, leafOf(), curve(t, p256), root)}},
-		"leaf, issuer":                {[]*signer{root}, []*signer{mint(t, leafOf(), curve(t, p256), issuer), issuer}},
-		"leaf, issuer, root":          {[]*signer{root}, []*signer{mint(t, leafOf(), edKey, issuer), issuer, root}},
-		"leaf, two issuers":           {[]*signer{root}, []*signer{mint(t, leafOf(), rsaKey, second), second, issuer}},
-		"an issuer that we trust":     {[]*signer{issuer}, []*signer{mint(t, leafOf(), curve(t, p256), issuer), issuer, root}},
-		"a root that was re-keyed":    {[]*signer{rekeyed, root}, []*signer{mint(t, leafOf(), curve(t, p256), issuer), issuer}},
-		"cross-signed, ours first":    {[]*signer{root}, []*signer{mint(t, leafOf(), curve(t, p256), issuer), issuer, crossed}},
-		"cross-signed, ours last":     {[]*signer{root}, []*signer{mint(t, leafOf(), curve(t, p256), issuer), crossed, issuer}},
-		"a root of ours may be large": {[]*signer{large}, []*signer{mint(t, leafOf(), curve(t, p256), large), large}},
+		"leaf of a root":              {[]*certstest.Signer{root}, []*certstest.Signer{certstest.Mint(leafOf(), certstest.NewKey(p256), root)}},
+		"leaf, issuer":                {[]*certstest.Signer{root}, []*certstest.Signer{certstest.Mint(leafOf(), certstest.NewKey(p256), issuer), issuer}},
+		"leaf, issuer, root":          {[]*certstest.Signer{root}, []*certstest.Signer{certstest.Mint(leafOf(), edKey, issuer), issuer, root}},
+		"leaf, two issuers":           {[]*certstest.Signer{root}, []*certstest.Signer{certstest.Mint(leafOf(), rsaKey, second), second, issuer}},
+		"an issuer that we trust":     {[]*certstest.Signer{issuer}, []*certstest.Signer{certstest.Mint(leafOf(), certstest.NewKey(p256), issuer), issuer, root}},
+		"a root that was re-keyed":    {[]*certstest.Signer{rekeyed, root}, []*certstest.Signer{certstest.Mint(leafOf(), certstest.NewKey(p256), issuer), issuer}},
+		"cross-signed, ours first":    {[]*certstest.Signer{root}, []*certstest.Signer{certstest.Mint(leafOf(), certstest.NewKey(p256), issuer), issuer, crossed}},
+		"cross-signed, ours last":     {[]*certstest.Signer{root}, []*certstest.Signer{certstest.Mint(leafOf(), certstest.NewKey(p256), issuer), crossed, issuer}},
+		"a root of ours may be large": {[]*certstest.Signer{large}, []*certstest.Signer{certstest.Mint(leafOf(), certstest.NewKey(p256), large), large}},
 	} {
 		b := mustBundle(t, certsOf(test.roots...)...)
 		if _, err := verifyChain(certsOf(test.presented...), b, asClient, time.Now()); err != nil {
@@ -146,16 +87,16 @@ func TestChainsAsPeersPresentThemAreAccepted(t *testing.T) {
 // order: where crypto/x509 refuses, so do we.
 func TestNothingIsAcceptedThatX509Refuses(t *testing.T) {
 	p256 := elliptic.P256()
-	key := func() crypto.Signer { return curve(t, p256) }
-	root, other, stranger := mint(t, authorityOf("root"), key(), nil), mint(t, authorityOf("root"), key(), nil), mint(t, authorityOf("root"), key(), nil)
+	key := func() crypto.Signer { return certstest.NewKey(p256) }
+	root, other, stranger := certstest.Mint(certstest.Authority("root"), key(), nil), certstest.Mint(certstest.Authority("root"), key(), nil), certstest.Mint(certstest.Authority("root"), key(), nil)
 	critical := func(c *x509.Certificate) {
 		c.ExtraExtensions = []pkix.Extension{{Id: asn1.ObjectIdentifier{1, 2, 3, 4}, Critical: true, Value: []byte{5, 0}}}
 	}
 	expired := func(c *x509.Certificate) {
 		c.NotBefore, c.NotAfter = time.Now().Add(-2*time.Hour), time.Now().Add(-time.Hour)
 	}
-	issuers := []*signer{root, other, stranger}
-	for _, by := range []*signer{root, other, stranger} {
+	issuers := []*certstest.Signer{root, other, stranger}
+	for _, by := range []*certstest.Signer{root, other, stranger} {
 		for _, change := range []func(*x509.Certificate){
 			untouched, expired, critical,
 			func(c *x509.Certificate) { c.IsCA, c.KeyUsage = false, x509.KeyUsageDigitalSignature },
@@ -170,31 +111,31 @@ func TestNothingIsAcceptedThatX509Refuses(t *testing.T) {
 				c.ExcludedDNSDomains, c.PermittedDNSDomainsCritical = []string{"shop"}, true
 			},
 		} {
-			issuers = append(issuers, mint(t, authorityOf("issuer", change), key(), by))
+			issuers = append(issuers, certstest.Mint(certstest.Authority("issuer", change), key(), by))
 		}
 	}
 	for _, by := range issuers[3:8] {
-		issuers = append(issuers, mint(t, authorityOf("second"), key(), by), mint(t, authorityOf("issuer"), key(), by))
+		issuers = append(issuers, certstest.Mint(certstest.Authority("second"), key(), by), certstest.Mint(certstest.Authority("issuer"), key(), by))
 	}
-	var leaves []*signer
+	var leaves []*certstest.Signer
 	for _, by := range issuers {
-		leaves = append(leaves, mint(t, leafOf(), key(), by))
+		leaves = append(leaves, certstest.Mint(leafOf(), key(), by))
 	}
 	for _, change := range []func(*x509.Certificate){expired, critical,
 		func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} },
 	} {
-		leaves = append(leaves, mint(t, leafOf(change), key(), issuers[3]))
+		leaves = append(leaves, certstest.Mint(leafOf(change), key(), issuers[3]))
 	}
-	b := mustBundle(t, root.cert, other.cert)
+	b := mustBundle(t, root.Cert, other.Cert)
 	random := mathrand.New(mathrand.NewPCG(1, 2))
 	var accepted, missed, refused int
 	for range 5000 {
 		leaf := leaves[random.IntN(len(leaves))]
-		presented := []*signer{leaf}
+		presented := []*certstest.Signer{leaf}
 		for range random.IntN(4) {
 			next := issuers[random.IntN(len(issuers))]
 			if random.IntN(2) == 0 { // else a chain would seldom be one
-				next = presented[len(presented)-1].by
+				next = presented[len(presented)-1].By
 			}
 			presented = append(presented, next)
 		}
@@ -223,18 +164,20 @@ func TestNothingIsAcceptedThatX509Refuses(t *testing.T) {
 // Eight certificates with one name, each signed by the next: crypto/x509 tries
 // them with each other, a hundred times.
 func TestStrangerHasFewSignaturesChecked(t *testing.T) {
-	root := mint(t, authorityOf("root"), curve(t, elliptic.P256()), nil)
-	issuer := mint(t, authorityOf("issuer"), curve(t, elliptic.P256()), root)
-	ladder := func(name string, last *signer) []*x509.Certificate {
+	root := certstest.Mint(certstest.Authority("root"), certstest.NewKey(elliptic.P256()), nil)
+	issuer := certstest.Mint(certstest.Authority("issuer"), certstest.NewKey(elliptic.P256()), root)
+	ladder := func(name string, last *certstest.Signer) []*x509.Certificate {
 		chain := certsOf(last)
 		for len(chain) < maxChain-1 {
-			last = mint(t, authorityOf(name), curve(t, elliptic.P256()), last)
+			last = certstest.Mint(certstest.Authority(name), certstest.NewKey(elliptic.P256()), last)
 			chain = append(certsOf(last), chain...)
 		}
-		return append(certsOf(mint(t, leafOf(), curve(t, elliptic.P256()), last)), chain...)
+		return append(certsOf(certstest.Mint(leafOf(), certstest.NewKey(elliptic.P256()), last)), chain...)
 	}
-	fake := func(subject string) *signer { return mint(t, authorityOf(subject), curve(t, elliptic.P256()), nil) }
-	impostor := mint(t, leafOf(), curve(t, elliptic.P256()), fake("issuer"))
+	fake := func(subject string) *certstest.Signer {
+		return certstest.Mint(certstest.Authority(subject), certstest.NewKey(elliptic.P256()), nil)
+	}
+	impostor := certstest.Mint(leafOf(), certstest.NewKey(elliptic.P256()), fake("issuer"))
 	for name, test := range map[string]struct {
 		chain []*x509.Certificate
 		most  int
@@ -243,7 +186,7 @@ func TestStrangerHasFewSignaturesChecked(t *testing.T) {
 		"that call themselves our root": {ladder("root", fake("root")), maxFailures},
 		"below a true issuer":           {append(certsOf(impostor), slices.Repeat(certsOf(issuer), maxChain-1)...), 2 * maxFailures},
 	} {
-		b, checked := mustBundle(t, root.cert), 0
+		b, checked := mustBundle(t, root.Cert), 0
 		path := b.path(test.chain, func(cert, by *x509.Certificate) error {
 			checked++
 			return cert.CheckSignatureFrom(by)
@@ -263,17 +206,17 @@ func (wide) Public() crypto.PublicKey {
 }
 
 func TestKeysThatAreDearAreRefusedBeforeAnySignatureIsChecked(t *testing.T) {
-	root := mint(t, authorityOf("root"), curve(t, elliptic.P256()), nil)
-	b := mustBundle(t, root.cert)
-	issuer := mint(t, authorityOf("issuer"), curve(t, elliptic.P521()), root)
+	root := certstest.Mint(certstest.Authority("root"), certstest.NewKey(elliptic.P256()), nil)
+	b := mustBundle(t, root.Cert)
+	issuer := certstest.Mint(certstest.Authority("issuer"), certstest.NewKey(elliptic.P521()), root)
 	padded := func(c *x509.Certificate) { c.DNSNames = []string{strings.Repeat("a", maxChainSize)} }
 	for name, chain := range map[string][]*x509.Certificate{
-		"P-521 leaf":   certsOf(mint(t, leafOf(), curve(t, elliptic.P521()), root)),
-		"P-224 leaf":   certsOf(mint(t, leafOf(), curve(t, elliptic.P224()), root)),
-		"RSA leaf":     certsOf(mint(t, leafOf(), wide{}, root)),
-		"P-521 issuer": certsOf(mint(t, leafOf(), curve(t, elliptic.P256()), issuer), issuer),
-		"large":        certsOf(mint(t, leafOf(padded), curve(t, elliptic.P256()), root)),
-		"long":         slices.Repeat(certsOf(mint(t, leafOf(), curve(t, elliptic.P256()), root)), maxChain+1),
+		"P-521 leaf":   certsOf(certstest.Mint(leafOf(), certstest.NewKey(elliptic.P521()), root)),
+		"P-224 leaf":   certsOf(certstest.Mint(leafOf(), certstest.NewKey(elliptic.P224()), root)),
+		"RSA leaf":     certsOf(certstest.Mint(leafOf(), wide{}, root)),
+		"P-521 issuer": certsOf(certstest.Mint(leafOf(), certstest.NewKey(elliptic.P256()), issuer), issuer),
+		"large":        certsOf(certstest.Mint(leafOf(padded), certstest.NewKey(elliptic.P256()), root)),
+		"long":         slices.Repeat(certsOf(certstest.Mint(leafOf(), certstest.NewKey(elliptic.P256()), root)), maxChain+1),
 	} {
 		if oracle(b, chain, asClient) != nil {
 			t.Errorf("%s: crypto/x509 refuses it too", name)
@@ -290,10 +233,10 @@ func TestPeersSignatureIsCheckedOnlyWithAKeyThatWasLookedAt(t *testing.T) {
 	story(t, func(t *testing.T, r *rig) {
 		hold(t, r, db)
 		synctest.Wait()
-		root := mint(t, authorityOf("root"), curve(t, elliptic.P256()), nil)
-		leaf := mint(t, leafOf(), curve(t, elliptic.P521()), root)
+		root := certstest.Mint(certstest.Authority("root"), certstest.NewKey(elliptic.P256()), nil)
+		leaf := certstest.Mint(leafOf(), certstest.NewKey(elliptic.P521()), root)
 		// The key in the certificate did not make the signature: whoever checks that says so.
-		wrong := tls.Certificate{Certificate: [][]byte{leaf.cert.Raw}, PrivateKey: curve(t, elliptic.P521())}
+		wrong := tls.Certificate{Certificate: [][]byte{leaf.Cert.Raw}, PrivateKey: certstest.NewKey(elliptic.P521())}
 		said := map[string]error{}
 		sc, _ := server(t, r, db)
 		said["server"] = shake(t, sc, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"},

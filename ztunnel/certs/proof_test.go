@@ -3,22 +3,23 @@
 package certs
 
 import (
-	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/binary"
-	"math/big"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/culvert-mesh/culvert/ztunnel/certs/certstest"
 )
 
 const asClient, asServer = x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth
 
-// court is a bundle with one root that signs anything, from now for a day.
+// court is a bundle with one root that signs anything.
 type court struct {
 	*rogue
 	*bundle
@@ -27,8 +28,8 @@ type court struct {
 
 func newCourt(t *testing.T) *court {
 	t.Helper()
-	c := &court{rogue: newRogue(t), now: time.Now()}
-	c.bundle = mustBundle(t, c.root)
+	c := &court{rogue: newRogue(), now: time.Now()}
+	c.bundle = mustBundle(t, c.Cert)
 	return c
 }
 
@@ -42,18 +43,8 @@ func mustBundle(t *testing.T, roots ...*x509.Certificate) *bundle {
 }
 
 // chain is a leaf for web that lasts from now for an hour, alone.
-func (c *court) chain(t *testing.T, spoil func(*x509.Certificate)) []*x509.Certificate {
-	t.Helper()
-	return parsed(t, c.leaf(t, spoil))
-}
-
-func parsed(t *testing.T, cert tls.Certificate) []*x509.Certificate {
-	t.Helper()
-	leaf, err := x509.ParseCertificate(cert.Certificate[0])
-	if err != nil {
-		t.Fatal(err)
-	}
-	return []*x509.Certificate{leaf}
+func (r *rogue) chain(spoil func(*x509.Certificate)) []*x509.Certificate {
+	return certsOf(r.leaf(spoil))
 }
 
 func untouched(*x509.Certificate) {}
@@ -70,7 +61,7 @@ func (c *court) remembered(certs []*x509.Certificate, usage x509.ExtKeyUsage, no
 
 func TestChainIsVerifiedOnceUnderABundle(t *testing.T) {
 	c := newCourt(t)
-	chain := c.chain(t, untouched)
+	chain := c.chain(untouched)
 	if c.remembered(chain, asClient, c.now) {
 		t.Fatal("a broken signature is accepted from somebody who was never here")
 	}
@@ -91,15 +82,14 @@ func TestChainIsVerifiedOnceUnderABundle(t *testing.T) {
 
 func TestProofEndsWithTheFirstCertificateOfItsChain(t *testing.T) {
 	c := newCourt(t)
-	issuer, key := c.issuer(t, 40*time.Minute)
-	below := &rogue{issuer, key}
+	issuer := c.issuer(40 * time.Minute)
 	for _, test := range []struct {
 		name  string
 		chain []*x509.Certificate
 		last  time.Duration
 	}{
-		{"leaf", c.chain(t, untouched), time.Hour},
-		{"issuer", append(parsed(t, below.leaf(t, untouched)), issuer), 40 * time.Minute},
+		{"leaf", c.chain(untouched), time.Hour},
+		{"issuer", append(issuer.chain(untouched), issuer.Cert), 40 * time.Minute},
 	} {
 		if _, err := c.prove(test.chain, asClient, c.now); err != nil {
 			t.Fatalf("%s: %v", test.name, err)
@@ -114,7 +104,7 @@ func TestProofEndsWithTheFirstCertificateOfItsChain(t *testing.T) {
 
 func TestProofDoesNotOutliveAClockThatJumps(t *testing.T) {
 	c := newCourt(t)
-	chain := c.chain(t, untouched)
+	chain := c.chain(untouched)
 	if _, err := c.prove(chain, asClient, c.now); err != nil {
 		t.Fatal(err)
 	}
@@ -132,7 +122,7 @@ func TestProofDoesNotOutliveAClockThatJumps(t *testing.T) {
 
 func TestProofForOneSideIsNoneForTheOther(t *testing.T) {
 	c := newCourt(t)
-	chain := c.chain(t, func(leaf *x509.Certificate) { leaf.ExtKeyUsage = []x509.ExtKeyUsage{asClient} })
+	chain := c.chain(func(leaf *x509.Certificate) { leaf.ExtKeyUsage = []x509.ExtKeyUsage{asClient} })
 	if _, err := c.prove(chain, asClient, c.now); err != nil {
 		t.Fatal(err)
 	}
@@ -142,12 +132,12 @@ func TestProofForOneSideIsNoneForTheOther(t *testing.T) {
 
 func TestWhatIsRefusedIsNotRemembered(t *testing.T) {
 	c := newCourt(t)
-	stranger := newRogue(t)
+	stranger := newRogue()
 	for name, chain := range map[string][]*x509.Certificate{
-		"stranger":    parsed(t, stranger.leaf(t, untouched)),
-		"no workload": c.chain(t, func(leaf *x509.Certificate) { leaf.URIs = nil }),
-		"authority":   c.chain(t, func(leaf *x509.Certificate) { leaf.IsCA, leaf.KeyUsage = true, x509.KeyUsageCertSign }),
-		"expired":     c.chain(t, func(leaf *x509.Certificate) { leaf.NotAfter = leaf.NotBefore }),
+		"stranger":    stranger.chain(untouched),
+		"no workload": c.chain(func(leaf *x509.Certificate) { leaf.URIs = nil }),
+		"authority":   c.chain(func(leaf *x509.Certificate) { leaf.IsCA, leaf.KeyUsage = true, x509.KeyUsageCertSign }),
+		"expired":     c.chain(func(leaf *x509.Certificate) { leaf.NotAfter = leaf.NotBefore }),
 	} {
 		for range 2 {
 			if _, err := c.prove(chain, asClient, c.now.Add(time.Second)); err == nil {
@@ -162,31 +152,27 @@ func TestWhatIsRefusedIsNotRemembered(t *testing.T) {
 
 func TestChainsOfOneLeafAreNotConfused(t *testing.T) {
 	c := newCourt(t)
-	issuer, key := c.issuer(t, time.Hour)
-	other, _ := c.issuer(t, time.Hour)
-	leaf := parsed(t, (&rogue{issuer, key}).leaf(t, untouched))
-	if _, err := c.prove(append(leaf, issuer), asClient, c.now); err != nil {
+	issuer, other := c.issuer(time.Hour), c.issuer(time.Hour)
+	leaf := issuer.chain(untouched)
+	if _, err := c.prove(append(leaf, issuer.Cert), asClient, c.now); err != nil {
 		t.Fatal(err)
 	}
 	for name, chain := range map[string][]*x509.Certificate{
-		"another issuer": append(leaf, other),
+		"another issuer": append(leaf, other.Cert),
 		"no issuer":      leaf,
 	} {
 		_, err := c.prove(chain, asClient, c.now)
 		judge(t, name, err, "unknown authority", false)
 	}
-	if c.remembered(append(leaf, issuer, other), asClient, c.now) {
+	if c.remembered(append(leaf, issuer.Cert, other.Cert), asClient, c.now) {
 		t.Error("a longer chain passes for one that was verified")
 	}
 }
 
 // issuer is an intermediate below the root.
-func (c *court) issuer(t *testing.T, ttl time.Duration) (*x509.Certificate, *ecdsa.PrivateKey) {
-	t.Helper()
-	return c.sign(t, &x509.Certificate{
-		SerialNumber: big.NewInt(3), NotBefore: c.now, NotAfter: c.now.Add(ttl),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	}, c.root)
+func (c *court) issuer(ttl time.Duration) *rogue {
+	template := certstest.Authority("", lasting(ttl))
+	return &rogue{certstest.Mint(template, certstest.NewKey(elliptic.P256()), c.Signer)}
 }
 
 func TestRememberedPeerIsStillOnlyWhoItIs(t *testing.T) {
@@ -221,7 +207,7 @@ func TestRememberedPeerMustHoldItsKey(t *testing.T) {
 			t.Fatalf("server %v, client %v", e.serverErr, e.clientErr)
 		}
 		own := a.entries[web].current.tls
-		thief := tls.Certificate{Certificate: own.Certificate, PrivateKey: newRogue(t).key}
+		thief := tls.Certificate{Certificate: own.Certificate, PrivateKey: newRogue().Key}
 		e := shake(t, sc, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}, GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 			return &thief, nil
 		}})
@@ -287,7 +273,7 @@ func TestHundredThousandPeersTakeNoMoreThanTheirRoom(t *testing.T) {
 
 func TestChainOfUnusualSizeIsVerifiedEachTime(t *testing.T) {
 	c := newCourt(t)
-	chain := c.chain(t, func(leaf *x509.Certificate) { leaf.DNSNames = []string{strings.Repeat("a", maxPresented)} })
+	chain := c.chain(func(leaf *x509.Certificate) { leaf.DNSNames = []string{strings.Repeat("a", maxPresented)} })
 	for range 2 {
 		if _, err := c.prove(chain, asClient, c.now); err != nil {
 			t.Fatal(err)

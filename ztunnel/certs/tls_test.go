@@ -3,13 +3,9 @@
 package certs
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"io"
-	"math/big"
 	"net"
 	"net/url"
 	"slices"
@@ -22,6 +18,7 @@ import (
 
 	"github.com/culvert-mesh/culvert/identity"
 	"github.com/culvert-mesh/culvert/identity/ca"
+	"github.com/culvert-mesh/culvert/ztunnel/certs/certstest"
 )
 
 // ends is how a handshake and the first byte from the server went.
@@ -279,54 +276,19 @@ func TestOldVersionsAndOtherProtocolsAreRefused(t *testing.T) {
 }
 
 // rogue signs what the CA never would.
-type rogue struct {
-	root *x509.Certificate
-	key  *ecdsa.PrivateKey
+type rogue struct{ *certstest.Signer }
+
+func newRogue() *rogue { return &rogue{certstest.NewCA()} }
+
+// leaf is one for web as the CA makes them, from now for an hour, but for what
+// spoil changes.
+func (r *rogue) leaf(spoil func(*x509.Certificate)) *certstest.Signer {
+	return r.Leaf(web, lasting(time.Hour), spoil)
 }
 
-func newRogue(t *testing.T) *rogue {
-	t.Helper()
-	r := &rogue{}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), NotBefore: time.Now(), NotAfter: time.Now().Add(24 * time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	}
-	r.root, r.key = r.sign(t, template, template)
-	return r
-}
-
-func (r *rogue) sign(t *testing.T, template, parent *x509.Certificate) (*x509.Certificate, *ecdsa.PrivateKey) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	signer := r.key
-	if signer == nil {
-		signer = key
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, signer)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return cert, key
-}
-
-// leaf is one for web as the CA makes them, but for what spoil changes.
-func (r *rogue) leaf(t *testing.T, spoil func(*x509.Certificate)) tls.Certificate {
-	t.Helper()
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(2), NotBefore: time.Now(), NotAfter: time.Now().Add(time.Hour),
-		URIs: []*url.URL{web.URL()}, KeyUsage: x509.KeyUsageDigitalSignature, BasicConstraintsValid: true,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
-	}
-	spoil(template)
-	cert, key := r.sign(t, template, r.root)
-	return tls.Certificate{Certificate: [][]byte{cert.Raw}, PrivateKey: key}
+// lasting changes a certificate to be valid from now on.
+func lasting(ttl time.Duration) func(*x509.Certificate) {
+	return func(c *x509.Certificate) { c.NotBefore, c.NotAfter = time.Now(), time.Now().Add(ttl) }
 }
 
 func TestLeafThatProvesNoWorkloadIsRefusedByBothSides(t *testing.T) {
@@ -363,11 +325,11 @@ func TestLeafThatProvesNoWorkloadIsRefusedByBothSides(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			story(t, func(t *testing.T, r *rig) {
-				other := newRogue(t)
-				r.issuer.set(func() { r.issuer.roots = append(r.issuer.ca.Roots(), other.root) })
+				other := newRogue()
+				r.issuer.set(func() { r.issuer.roots = append(r.issuer.ca.Roots(), other.Cert) })
 				hold(t, r, db)
 				synctest.Wait()
-				cert := other.leaf(t, test.spoil)
+				cert := other.leaf(test.spoil).TLS()
 
 				sc, _ := server(t, r, db)
 				e := shake(t, sc, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}, Certificates: []tls.Certificate{cert}})
@@ -393,12 +355,12 @@ func judge(t *testing.T, side string, err error, want string, ok bool) {
 
 func TestEachSideWantsItsOwnUsage(t *testing.T) {
 	story(t, func(t *testing.T, r *rig) {
-		other := newRogue(t)
-		r.issuer.set(func() { r.issuer.roots = append(r.issuer.ca.Roots(), other.root) })
+		other := newRogue()
+		r.issuer.set(func() { r.issuer.roots = append(r.issuer.ca.Roots(), other.Cert) })
 		hold(t, r, db)
 		synctest.Wait()
 		only := func(usage x509.ExtKeyUsage) tls.Certificate {
-			return other.leaf(t, func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{usage} })
+			return other.leaf(func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{usage} }).TLS()
 		}
 		for usage, asClient := range map[x509.ExtKeyUsage]bool{x509.ExtKeyUsageClientAuth: true, x509.ExtKeyUsageServerAuth: false} {
 			sc, _ := server(t, r, db)
@@ -413,7 +375,7 @@ func TestEachSideWantsItsOwnUsage(t *testing.T) {
 
 func TestRootThatIsNotInTheBundleProvesNothing(t *testing.T) {
 	twoNodes(t, func(t *testing.T, a, b *rig) {
-		cert := newRogue(t).leaf(t, func(*x509.Certificate) {})
+		cert := newRogue().leaf(untouched).TLS()
 		sc, _ := server(t, b, db)
 		e := shake(t, sc, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}, Certificates: []tls.Certificate{cert}})
 		judge(t, "server", e.serverErr, "unknown authority", false)

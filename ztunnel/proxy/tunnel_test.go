@@ -4,17 +4,12 @@ package proxy
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/netip"
-	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -24,8 +19,7 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
-	"github.com/culvert-mesh/culvert/identity"
-	"github.com/culvert-mesh/culvert/identity/ca"
+	"github.com/culvert-mesh/culvert/ztunnel/certs/certstest"
 	"github.com/culvert-mesh/culvert/ztunnel/hbone"
 	"github.com/culvert-mesh/culvert/ztunnel/policy"
 	"github.com/culvert-mesh/culvert/ztunnel/socket"
@@ -36,83 +30,27 @@ func sa(name string) spiffeid.ID {
 	return spiffeid.RequireFromString("spiffe://cluster.local/ns/shop/sa/" + name)
 }
 
-// authority is a CA for the test's tunnels.
-type authority struct {
-	t  *testing.T
-	ca *ca.CA
-}
-
-func newAuthority(t *testing.T) *authority {
-	t.Helper()
-	signer, err := ca.Open(t.TempDir(), ca.Options{TrustDomain: sa("x").TrustDomain()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &authority{t, signer}
-}
-
 // credential proves id and accepts the peers that expect allows.
-func (a *authority) credential(id spiffeid.ID, until time.Time, expect func(spiffeid.ID) error) hbone.Credential {
-	a.t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{URIs: []*url.URL{id.URL()}}, key)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	chain, err := a.ca.Sign(csr, id, time.Hour)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	cert := tls.Certificate{PrivateKey: key}
-	for _, c := range chain {
-		cert.Certificate = append(cert.Certificate, c.Raw)
-	}
-	roots := x509.NewCertPool()
-	for _, r := range a.ca.Roots() {
-		roots.AddCert(r)
-	}
-	config := &tls.Config{
-		Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS13, NextProtos: []string{"h2"},
-		SessionTicketsDisabled: true, ClientAuth: tls.RequireAnyClientCert, InsecureSkipVerify: true,
-		VerifyConnection: func(state tls.ConnectionState) error {
-			between := x509.NewCertPool()
-			for _, c := range state.PeerCertificates[1:] {
-				between.AddCert(c)
-			}
-			_, err := state.PeerCertificates[0].Verify(x509.VerifyOptions{
-				Roots: roots, Intermediates: between, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
-			})
-			if err != nil {
-				return err
-			}
-			peer, err := identity.FromCertificate(state.PeerCertificates[0])
-			if err != nil {
-				return err
-			}
-			return expect(peer)
-		},
-	}
+func (s *story) credential(id spiffeid.ID, until time.Time, expect func(spiffeid.ID) error) hbone.Credential {
+	config := certstest.Mutual(s.ca, s.ca.Leaf(id), expect)
 	return hbone.Credential{Config: config, Until: func(tls.ConnectionState) time.Time { return until }}
 }
 
 // story is an app in pod web that dials pod db, each behind its own proxies.
 type story struct {
-	t         *testing.T
-	registry  *workload.Registry
-	authority *authority
-	web, db   *bench
-	to        netip.AddrPort // where steering leads web's app
-	app       netip.AddrPort // of db
-	from      netip.Addr     // of web's tunnels
-	dbID      spiffeid.ID    // that db's listener proves
-	until     time.Time      // end of all certificates; zero: none
-	tunnels   netip.AddrPort // db's listener
-	ln        *hbone.Listener
-	dials     atomic.Int32
-	noSVID    atomic.Bool
+	t        *testing.T
+	registry *workload.Registry
+	ca       *certstest.Signer
+	web, db  *bench
+	to       netip.AddrPort // where steering leads web's app
+	app      netip.AddrPort // of db
+	from     netip.Addr     // of web's tunnels
+	dbID     spiffeid.ID    // that db's listener proves
+	until    time.Time      // end of all certificates; zero: none
+	tunnels  netip.AddrPort // db's listener
+	ln       *hbone.Listener
+	dials    atomic.Int32
+	noSVID   atomic.Bool
 }
 
 // plot changes a story before it begins.
@@ -122,7 +60,7 @@ type plot func(*story)
 func tell(t *testing.T, appPort uint16, changes ...plot) *story {
 	t.Helper()
 	s := &story{
-		t: t, registry: registryOf(meshOf(appPort, 1)), authority: newAuthority(t),
+		t: t, registry: registryOf(meshOf(appPort, 1)), ca: certstest.NewCA(),
 		app: netip.AddrPortFrom(dbAddr, appPort), from: webAddr, dbID: sa("db"),
 	}
 	s.web, s.db = newBench(t, s.registry, "web"), newBench(t, s.registry, "db")
@@ -147,7 +85,7 @@ func (s *story) startPool() *hbone.Pool {
 		if s.noSVID.Load() {
 			return hbone.Credential{}, errors.New("no SVID yet")
 		}
-		return s.authority.credential(sa("web"), s.until, func(peer spiffeid.ID) error {
+		return s.credential(sa("web"), s.until, func(peer spiffeid.ID) error {
 			if peer != key.Dst {
 				return fmt.Errorf("peer is %v, want %v", peer, key.Dst)
 			}
@@ -174,7 +112,7 @@ func (s *story) startPool() *hbone.Pool {
 func (s *story) startDB() {
 	ln := listen(s.t, dbAddr)
 	s.tunnels = socket.AddrPort(ln.Addr())
-	server := s.authority.credential(s.dbID, s.until, func(spiffeid.ID) error { return nil })
+	server := s.credential(s.dbID, s.until, func(spiffeid.ID) error { return nil })
 	s.ln = hbone.NewListener(ln, hbone.ListenerConfig{
 		Credential: func(context.Context) (hbone.Credential, error) { return server, nil },
 		Refused:    Inbound{s.db.Pod}.Refused,

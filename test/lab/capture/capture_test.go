@@ -3,18 +3,14 @@
 package capture
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
 	"io"
-	"math/big"
 	"net"
 	"strings"
 	"testing"
 
 	"github.com/culvert-mesh/culvert/test/env"
+	"github.com/culvert-mesh/culvert/ztunnel/certs/certstest"
 )
 
 // capturing returns a capture of a new netns, and a connection in it.
@@ -87,7 +83,7 @@ func TestTLSIsRecognisedByItsRecords(t *testing.T) {
 	secret := strings.Repeat("secret", 100)
 	done := make(chan error, 1)
 	go func() {
-		_, err := io.ReadFull(tls.Server(far, &tls.Config{Certificates: []tls.Certificate{selfSigned(t)}}), make([]byte, len(secret)))
+		_, err := io.ReadFull(tls.Server(far, &tls.Config{Certificates: []tls.Certificate{certstest.NewCA().TLS()}}), make([]byte, len(secret)))
 		done <- err
 	}()
 	conn := tls.Client(near, &tls.Config{InsecureSkipVerify: true})
@@ -128,20 +124,6 @@ func TestAnIncompleteCaptureNeverSaysNo(t *testing.T) {
 	c.mu.Lock()
 	c.truncated = false // for the cleanup's Stop
 	c.mu.Unlock()
-}
-
-func selfSigned(t *testing.T) tls.Certificate {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1)}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
 func FuzzParse(f *testing.F) {
