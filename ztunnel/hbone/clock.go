@@ -26,6 +26,7 @@ const renewMargin = 30 * time.Second
 
 func (c *conn) startClock() {
 	c.usedAt = time.Now()
+	c.heardAt = c.usedAt // in the handshake
 	c.ticker = time.AfterFunc(pingInterval, c.tick)
 	c.setDeadline(c.deadline)
 }

@@ -54,6 +54,7 @@ type conn struct {
 	clock
 	leave
 	load
+	pulse
 	guarding
 }
 
@@ -232,7 +233,7 @@ func (c *conn) failLocked(err error) (victims []*Stream) {
 // answer it may be opened anew, if no byte of the app was sent early; but not if
 // the tunnel never worked. mu is held.
 func (c *conn) streamError(s *Stream, err error) error {
-	if c.client && c.settled && !s.accepted && errors.Is(err, errLost) {
+	if c.client && c.settled && !s.accepted && s.sent.Load() == 0 && errors.Is(err, errLost) {
 		return &notTaken{err}
 	}
 	return err

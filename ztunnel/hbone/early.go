@@ -3,6 +3,7 @@
 package hbone
 
 import (
+	"bytes"
 	"io"
 	"net"
 	"syscall"
@@ -18,17 +19,18 @@ const earlyLimit = 16 << 10
 // is not sent more for each stream that it refuses.
 const earlyBacklog = 4 * earlyLimit
 
-// early sends what an app says first along with its CONNECT, without waiting
-// for the answer: once, and for good. A stream that then fails is not opened
-// anew, for the peer may have passed the bytes on.
+// early sends what an app says first along with its CONNECT, without waiting for
+// the answer. Until that it keeps it: if the peer says that it did nothing for the
+// stream, another takes its place and gets the same.
 type early struct {
 	app *net.TCPConn // nil: nothing is sent early
 	raw syscall.RawConn
 
 	s    *Stream // that it is sent on
 	wait bool    // for the app, until the stream is answered or over
-	sent bool
-	err  error // of the app; io.EOF: it has said all
+	done bool    // with s: all that may go early was sent
+	kept []byte  // what the app said
+	err  error   // of the app; io.EOF: it has said all
 }
 
 func newEarly(app *net.TCPConn) *early {
@@ -39,20 +41,20 @@ func newEarly(app *net.TCPConn) *early {
 	return e
 }
 
-// follow sends the request of s, with the app's first bytes in the same write
-// if they are there, and else behind it if they come before the answer. An app
-// that waits for the other side to speak is not waited for.
+// follow sends the request of s. In a tunnel that was heard lately the app's first
+// bytes are in the same write if they are there, and else behind it if they come
+// before the answer. Another tunnel is asked along with the request whether it is
+// alive, and gets them when it is. An app that waits for the other side to speak is
+// not waited for.
 func (e *early) follow(s *Stream) {
-	e.s = s
-	takes := e.app != nil && e.err == nil && s.takesEarly()
-	if takes {
-		e.read(false)
+	e.s, e.done = s, false
+	s.present(e.kept)
+	if e.wanted() {
+		e.send(false)
 	}
 	s.flush()
-	if takes && !e.sent && e.err == nil && s.listen(e.app) {
-		e.read(true)
-		s.listen(nil)
-		e.app.SetReadDeadline(time.Time{})
+	for e.wanted() && s.proven() {
+		e.send(true)
 		s.flush()
 	}
 	if e.err != nil && e.err != io.EOF { // the end of what it says, Carry will find again
@@ -60,39 +62,55 @@ func (e *early) follow(s *Stream) {
 	}
 }
 
-// takesEarly reports whether the peer may have bytes before its answer: one
-// that has accepted our certificate, and was heard lately. A tunnel that only
-// looks alive would take them with it.
-func (s *Stream) takesEarly() bool {
+// wanted reports that something may yet go early.
+func (e *early) wanted() bool { return e.app != nil && e.err == nil && !e.done }
+
+// present gives the stream what was kept, and has its tunnel asked, with the
+// request, if it may be dead.
+func (s *Stream) present(kept []byte) {
 	s.c.mu.Lock()
 	defer s.c.mu.Unlock()
-	return s.c.settled && s.c.missed == 0
+	s.ahead = kept
+	if s.c.settled && !s.c.fresh() && !s.over {
+		s.c.ask()
+	}
 }
 
-func (e *early) read(wait bool) {
-	e.wait = wait
-	e.raw.Read(e.readSome)
+// send sends what was kept, or else reads it from the app. That may do nothing, if
+// the tunnel is to prove itself first.
+func (e *early) send(wait bool) {
+	switch {
+	case len(e.kept) > 0:
+		e.s.c.mu.Lock()
+		defer e.s.c.mu.Unlock()
+		e.offer()
+	case !wait:
+		e.wait = false
+		e.raw.Read(e.readSome)
+	case e.s.listen(e.app):
+		e.wait = true
+		e.raw.Read(e.readSome)
+		e.s.listen(nil)
+		e.app.SetReadDeadline(time.Time{})
+	}
 }
 
-// readSome reads once, and queues a frame behind the request.
+// readSome reads once from the app.
 func (e *early) readSome(fd uintptr) bool {
-	s, c := e.s, e.s.c
+	c := e.s.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	most := min(earlyLimit, s.sendWindow, c.sending.window, c.peerFrame)
-	if most <= 0 || s.over || len(c.control) > earlyBacklog {
+	if !e.mayOffer() {
 		return true
 	}
-	buf := buffers.Take(most)
+	buf := buffers.Take(earlyLimit)
 	defer buf.Release()
-	n, err := socket.Read(fd, buf.Bytes[:most])
+	n, err := socket.Read(fd, buf.Bytes[:earlyLimit])
 	switch {
 	case n > 0:
-		c.control = append(appendFrame(c.control, n, kindData, 0, s.id), buf.Bytes[:n]...)
-		s.sendWindow -= n
-		c.sending.window -= n
-		s.sent.Add(uint64(n))
-		e.sent = true
+		e.kept = bytes.Clone(buf.Bytes[:n])
+		e.s.ahead = e.kept
+		e.offer()
 	case err == syscall.EAGAIN:
 		return !e.wait
 	case err == nil:
@@ -101,6 +119,32 @@ func (e *early) readSome(fd uintptr) bool {
 		e.err = err
 	}
 	return true
+}
+
+// mayOffer reports whether the tunnel takes something early now; conn.mu is held.
+func (e *early) mayOffer() bool {
+	s, c := e.s, e.s.c
+	if s.over || s.accepted || !c.settled || !c.fresh() {
+		return false
+	}
+	e.done = min(s.sendWindow, c.sending.window) <= 0 || len(c.control) > earlyBacklog
+	return !e.done
+}
+
+// offer queues a frame behind the request; what the windows do not let through
+// follows the answer. conn.mu is held.
+func (e *early) offer() {
+	if !e.mayOffer() {
+		return
+	}
+	s, c := e.s, e.s.c
+	n := min(len(s.ahead), s.sendWindow, c.sending.window, c.peerFrame)
+	c.control = append(appendFrame(c.control, n, kindData, 0, s.id), s.ahead[:n]...)
+	s.ahead = s.ahead[n:]
+	s.sendWindow -= n
+	c.sending.window -= n
+	s.sent.Add(uint64(n))
+	e.done = true
 }
 
 // listen has app waken when the stream is answered or over, unless that is so

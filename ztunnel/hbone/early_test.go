@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"golang.org/x/net/http2"
@@ -18,21 +19,29 @@ import (
 // stream was answered and is over. serve goes on from there, to its end. In
 // other tunnels the first stream is answered, and no more.
 func provenServer(t *testing.T, serve func(*rawPeer)) *link {
-	served := make(chan struct{})
-	var first sync.Once
-	l := greetedServer(t, func(p *rawPeer) {
-		f, err := p.find(is[*http2.MetaHeadersFrame])
-		if err != nil {
-			return
-		}
-		p.must(p.writeHeaders(f.Header().StreamID, false, ":status", "200"))
-		if _, err := p.find(is[*http2.RSTStreamFrame]); err == nil {
-			first.Do(func() {
-				defer close(served)
-				serve(p)
-			})
+	return provenServers(t, serve, func(p *rawPeer) {
+		if f, err := p.find(is[*http2.MetaHeadersFrame]); err == nil {
+			p.must(p.writeHeaders(f.Header().StreamID, false, ":status", "200"))
+			p.find(is[*http2.RSTStreamFrame])
 		}
 	})
+}
+
+// provenServers is provenServer whose other tunnels are given to next.
+func provenServers(t *testing.T, serve, next func(*rawPeer), settings ...http2.Setting) *link {
+	served := make(chan struct{})
+	var tunnels atomic.Int64
+	l := greetedServer(t, func(p *rawPeer) {
+		if tunnels.Add(1) > 1 {
+			next(p)
+			return
+		}
+		defer close(served)
+		id := p.until(is[*http2.MetaHeadersFrame]).Header().StreamID
+		p.must(p.writeHeaders(id, false, ":status", "200"))
+		p.until(is[*http2.RSTStreamFrame])
+		serve(p)
+	}, settings...)
 	s, err := l.pool.Open(t.Context(), l.key, l.target(l.key))
 	if err != nil {
 		t.Fatal(err)
@@ -40,6 +49,25 @@ func provenServer(t *testing.T, serve func(*rawPeer)) *link {
 	s.Reset()
 	t.Cleanup(func() { <-served })
 	return l
+}
+
+// hears answers a stream and notes what is said in it, until it has no more to say.
+func hears(heard chan<- string) func(*rawPeer) {
+	return func(p *rawPeer) {
+		id := p.until(is[*http2.MetaHeadersFrame]).Header().StreamID
+		p.must(p.writeHeaders(id, false, ":status", "200"))
+		said := ""
+		for {
+			f := p.until(is[*http2.DataFrame]).(*http2.DataFrame)
+			said += data(f)
+			if f.StreamEnded() {
+				heard <- said
+				p.must(p.WriteData(id, true, nil))
+				return
+			}
+			p.must(p.WriteWindowUpdate(id, uint32(f.Length)+1))
+		}
+	}
 }
 
 // opening is an OpenFor under way.
@@ -242,43 +270,47 @@ func TestNothingIsSentEarlyToAPeerThatHasNotAcceptedUs(t *testing.T) {
 	<-l.openFor(t, near, far).done
 }
 
-// A peer that refuses a stream has done nothing for it, or says so. Bytes of an
-// app are given out once.
-func TestAStreamIsNotOpenedAnewOnceBytesWereSent(t *testing.T) {
+// A peer that refuses a stream has done nothing for it, and says so. What it may
+// have passed on is given to nobody else.
+func TestWhatAnAppSaidGoesToAnotherTunnelOnlyIfThePeerTookNothing(t *testing.T) {
 	for _, c := range []struct {
-		name string
-		end  func(p *rawPeer, id uint32)
-		want error
+		name         string
+		end          func(p *rawPeer, id uint32)
+		want, silent error // how a stream ends that said something, or nothing; nil: another tunnel has it
 	}{
-		{"refused", func(p *rawPeer, id uint32) { p.WriteRSTStream(id, http2.ErrCodeRefusedStream) }, ErrLimit},
-		{"GOAWAY below", func(p *rawPeer, id uint32) { p.WriteGoAway(id-1, http2.ErrCodeNo, nil) }, ErrReset},
-		{"lost", func(p *rawPeer, id uint32) { p.conn.NetConn().Close() }, ErrReset},
-		{"denied", func(p *rawPeer, id uint32) { p.writeHeaders(id, true, ":status", "401") }, ErrDenied},
+		{"refused", func(p *rawPeer, id uint32) { p.WriteRSTStream(id, http2.ErrCodeRefusedStream) }, nil, nil},
+		{"GOAWAY below", func(p *rawPeer, id uint32) { p.WriteGoAway(id-1, http2.ErrCodeNo, nil) }, nil, nil},
+		{"lost", func(p *rawPeer, id uint32) { p.conn.NetConn().Close() }, ErrReset, nil},
+		{"denied", func(p *rawPeer, id uint32) { p.writeHeaders(id, true, ":status", "401") }, ErrDenied, ErrDenied},
 	} {
-		for text, dials := range map[string]int64{"hello": 1, "": 2} {
-			if text == "" && c.want == ErrDenied {
-				dials = 1
-			}
-			l := provenServer(t, func(p *rawPeer) {
+		for text, want := range map[string]error{"hello": c.want, "": c.silent} {
+			heard := make(chan string, 1)
+			l := provenServers(t, func(p *rawPeer) {
 				id := p.until(is[*http2.MetaHeadersFrame]).Header().StreamID
 				if text != "" {
 					p.until(is[*http2.DataFrame])
 				}
 				c.end(p, id)
-			})
+			}, hears(heard))
 			near, far := socketPair(t)
 			io.WriteString(far, text)
 			o := l.openFor(t, near, far)
-			if dials == 2 {
+			if want == nil {
 				waitUntil(t, func() bool { return l.dials.Load() == 2 })
-				far.Close()
-				continue
+				o.say(" world")
+				far.CloseWrite()
+				if got := <-heard; got != text+" world" {
+					t.Errorf("%s after %q: another tunnel heard %q", c.name, text, got)
+				}
 			}
-			if r := <-o.done; !errors.Is(r.err, c.want) || l.dials.Load() != dials {
-				t.Errorf("%s after %q: %v after %d dials, want %v", c.name, text, r.err, l.dials.Load(), c.want)
+			if r := <-o.done; !errors.Is(r.err, want) || want == nil && r.totals.Sent != uint64(len(text)+6) {
+				t.Errorf("%s after %q: %+v, want %v", c.name, text, r, want)
 			}
-			if _, err := far.Read(make([]byte, 1)); err == nil || err == io.EOF {
+			if _, err := far.Read(make([]byte, 1)); want != nil && (err == nil || err == io.EOF) {
 				t.Errorf("%s after %q: app read %v, want a reset", c.name, text, err)
+			}
+			if want != nil && l.dials.Load() != 1 {
+				t.Errorf("%s after %q: %d dials", c.name, text, l.dials.Load())
 			}
 		}
 	}

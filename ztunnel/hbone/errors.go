@@ -106,9 +106,9 @@ func violation(c code, format string, args ...any) error {
 	return &tunnelError{c, fmt.Sprintf(format, args...)}
 }
 
-// notTaken marks a stream of which the peer says that it did nothing for it,
-// or whose tunnel was lost before any byte of the app was written to it: it may
-// be opened again elsewhere.
+// notTaken marks a stream of which the peer says that it did nothing for it, or
+// whose tunnel was lost or seems dead before any byte of the app was written to it:
+// it may be opened again elsewhere.
 type notTaken struct{ err error }
 
 func (e *notTaken) Error() string { return e.err.Error() }

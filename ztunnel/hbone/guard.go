@@ -219,10 +219,6 @@ func (c *conn) moveGuards(younger *conn) {
 	}
 }
 
-// freshly is how long an answer to PING counts for Guards: a NetworkPolicy that
-// cuts the tunnel is noticed by the next of them, not only when the tunnel dies.
-const freshly = time.Second
-
 var guardPing = [8]byte{'g', 'u', 'a', 'r', 'd'}
 
 // answers returns once the peer answers PING, or has lately. That proves, too,

@@ -152,7 +152,7 @@ func (c *conn) takeTurn(b *record.Batch, s *Stream) {
 	l := c.lay(b, min(s.reads.Size(readSizes), s.sendWindow, c.sending.window))
 	s.inTurn = true
 	c.mu.Unlock()
-	n, err := socket.Readv(s.fd, l.vector[:l.segments])
+	n, err := s.readv(l.vector[:l.segments])
 	broke := n == 0 && err == nil && socket.Broke(s.fd)
 	c.mu.Lock()
 	s.inTurn = false
@@ -185,6 +185,20 @@ func (c *conn) takeTurn(b *record.Batch, s *Stream) {
 			c.enqueue(s)
 		}
 	}
+}
+
+// readv reads what the app says: first what was read early and could not be sent
+// then; a leader's.
+func (s *Stream) readv(vector [][]byte) (n int, err error) {
+	if len(s.ahead) == 0 {
+		return socket.Readv(s.fd, vector)
+	}
+	for _, p := range vector {
+		m := copy(p, s.ahead)
+		s.ahead = s.ahead[m:]
+		n += m
+	}
+	return n, nil
 }
 
 // layout is where in a batch a turn's DATA frames go.

@@ -95,8 +95,8 @@ func NewPool(cfg PoolConfig) *Pool {
 // Open asks the peer at key to connect to target and returns the stream when
 // it has, whose Carry the caller must call.
 //
-// The stream is tried again on another tunnel if the peer did nothing for it,
-// or its tunnel broke before a byte of the app was sent.
+// The stream is tried again on another tunnel if the peer did nothing for it, or
+// its tunnel broke or proved dead before a byte of the app was sent.
 func (p *Pool) Open(ctx context.Context, key Key, target Target) (*Stream, error) {
 	return p.OpenFor(ctx, key, target, nil)
 }
@@ -117,7 +117,7 @@ func (p *Pool) OpenFor(ctx context.Context, key Key, target Target, app *net.TCP
 		case err == nil:
 			p.opened.Add(1)
 			return s, nil
-		case !errors.As(err, &again) || first.sent || len(tried) == maxRetries:
+		case !errors.As(err, &again) || len(tried) == maxRetries:
 			return nil, err
 		}
 		p.retries.Add(1)

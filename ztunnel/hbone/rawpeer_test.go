@@ -240,3 +240,16 @@ func (p *rawPeer) wantAlive() {
 		return ok && ping.IsAck() && ping.Data == data
 	})
 }
+
+// answerPings does nothing else until the tunnel ends.
+func (p *rawPeer) answerPings() {
+	for {
+		f, err := p.ReadFrame()
+		if err != nil {
+			return
+		}
+		if ping, ok := f.(*http2.PingFrame); ok && !ping.IsAck() {
+			p.alone(func() error { return p.WritePing(true, ping.Data) })
+		}
+	}
+}

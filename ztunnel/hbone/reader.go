@@ -92,6 +92,7 @@ func (c *conn) readOnce() error {
 	}
 	c.heard.Store(true)
 	c.mu.Lock()
+	c.beats()
 	c.handling = true
 	c.mu.Unlock()
 	var fault error

@@ -31,12 +31,13 @@ type load struct {
 }
 
 // burden is how many streams a tunnel has open and whether it is busy with them;
-// false if it takes no more, or would not send what they say.
-func (c *conn) burden() (streams int, busy, takes bool) {
+// false if it takes no more, or would not send what they say. One that is tried
+// again wants a tunnel that is alive, not another that looks so.
+func (c *conn) burden(again bool) (streams int, busy, takes bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := time.Now()
-	if !c.takesStreams() || c.stuckFor(now) >= stuckPause {
+	if !c.takesStreams() || c.stuckFor(now) >= stuckPause || again && c.settled && !c.fresh() {
 		return 0, false, false
 	}
 	if now.Sub(c.sampledAt) >= samplePause {
@@ -58,7 +59,7 @@ func (t *tunnels) choose(tried []*conn) (best *conn, more bool) {
 		if slices.Contains(tried, c) {
 			break
 		}
-		n, isBusy, takes := c.burden()
+		n, isBusy, takes := c.burden(len(tried) > 0)
 		if !takes {
 			continue
 		}

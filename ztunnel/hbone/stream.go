@@ -59,6 +59,7 @@ type Stream struct {
 	grantedAt  time.Time
 	unacked    int          // taken off window and since written to the app
 	interim    int          // 1xx answers
+	ahead      []byte       // of the app, read early and yet to be sent
 	listening  *net.TCPConn // to wake when the stream is answered or over, or nil
 
 	toApp receiver
@@ -247,8 +248,7 @@ func (s *Stream) result() error {
 // await sends the request and returns when the peer accepted it, or the reason
 // why it does not.
 func (s *Stream) await(ctx context.Context, patience time.Duration, first *early) error {
-	timeout := time.AfterFunc(patience, func() { s.giveUp(fmt.Errorf("none in %v", patience)) })
-	defer timeout.Stop()
+	defer s.watch(patience).timer.Stop()
 	defer context.AfterFunc(ctx, func() { s.giveUp(context.Cause(ctx)) })()
 	first.follow(s)
 	select {

@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hbone
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/net/http2"
+)
+
+// A peer has restarted, or something on the way forgot the connection.
+func TestStreamsInADeadTunnelMoveToOneFreshTunnel(t *testing.T) {
+	inBubble(t, time.Hour, func(t *testing.T, b *bubble) {
+		near, _ := b.open()
+		near.Reset()
+		pass(5 * time.Second)
+		b.forget()
+		begin := time.Now()
+		var all sync.WaitGroup
+		tunnels := make(chan *conn, 8)
+		for i := range cap(tunnels) {
+			all.Go(func() {
+				time.Sleep(time.Duration(i) * 100 * time.Millisecond)
+				near, _ := b.open()
+				tunnels <- near.c
+			})
+		}
+		all.Wait()
+		if took := time.Since(begin); took != freshly {
+			t.Errorf("it took %v", took)
+		}
+		fresh := <-tunnels
+		for range cap(tunnels) - 1 {
+			if c := <-tunnels; c != fresh {
+				t.Error("streams are in two tunnels")
+			}
+		}
+		if fresh == near.c || b.countDials() != 2 {
+			t.Errorf("%d dials", b.countDials())
+		}
+	})
+}
+
+// Several tunnels of one key die together.
+func TestAStreamIsNotTriedInOneDeadTunnelAfterTheOther(t *testing.T) {
+	inBubble(t, time.Hour, func(t *testing.T, b *bubble) {
+		b.pool.cfg.MaxStreams = 1
+		oldest, _ := b.open()
+		for range 4 {
+			b.open()
+		}
+		for _, c := range b.pool.all() {
+			c.streamLimit = 2
+		}
+		oldest.Reset() // so that its tunnel has room for two, and is tried first
+		pass(5 * time.Second)
+		b.forget()
+		begin := time.Now()
+		b.open()
+		if took := time.Since(begin); took != freshly {
+			t.Errorf("it took %v", took)
+		}
+	})
+}
+
+// What was open in a tunnel that seems dead lives on if it is not.
+func TestATunnelThatWasSilentForAWhileKeepsItsStreams(t *testing.T) {
+	inBubble(t, time.Hour, func(t *testing.T, b *bubble) {
+		p := b.raw(true)
+		go func() {
+			io.ReadFull(p.conn, make([]byte, len(preface)))
+			p.alone(func() error { return p.WriteSettings() })
+			id := p.until(is[*http2.MetaHeadersFrame]).Header().StreamID
+			p.alone(func() error { return p.writeHeaders(id, false, ":status", "200") })
+			p.until(is[*http2.RSTStreamFrame]) // of the next, which has moved
+			p.answerPings()
+		}()
+		first, err := b.openWithin(time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pass(5 * time.Second)
+		b.pool.connect = func(context.Context, Key) (net.Conn, error) { return b.dial() }
+		if next, _ := b.open(); next.c == first.c {
+			t.Error("a stream stayed in the silent tunnel")
+		}
+		pass(time.Minute)
+		wantOpen(t, first)
+	})
+}
+
+// lately is a raw server in a bubble whose tunnel was heard so long ago.
+func (b *bubble) lately(ago time.Duration, then func(p *rawPeer)) *Stream {
+	b.t.Helper()
+	p := b.raw(true)
+	go func() {
+		io.ReadFull(p.conn, make([]byte, len(preface)))
+		p.alone(func() error { return p.WriteSettings() })
+		id := p.until(is[*http2.MetaHeadersFrame]).Header().StreamID
+		p.alone(func() error { return p.writeHeaders(id, false, ":status", "200") })
+		p.until(is[*http2.RSTStreamFrame])
+		then(p)
+	}()
+	open := func() *Stream {
+		s, err := b.pool.Open(b.t.Context(), b.key, Target{Authority: netip.AddrPortFrom(b.key.Addr.Addr(), 8080)})
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		return s
+	}
+	open().Reset()
+	pass(ago)
+	return open()
+}
+
+func TestOnlyATunnelThatWasNotHeardLatelyIsAsked(t *testing.T) {
+	for ago, want := range map[time.Duration]bool{freshly / 2: false, freshly: true} {
+		inBubble(t, time.Hour, func(t *testing.T, b *bubble) {
+			asked := false
+			b.lately(ago, func(p *rawPeer) {
+				id := p.until(is[*http2.MetaHeadersFrame]).Header().StreamID
+				p.conn.SetReadDeadline(time.Now().Add(freshly / 4))
+				f, err := p.ReadFrame()
+				asked = err == nil && is[*http2.PingFrame](f)
+				p.alone(func() error { return p.writeHeaders(id, false, ":status", "200") })
+			})
+			if asked != want {
+				t.Errorf("heard %v ago: asked %v", ago, asked)
+			}
+		})
+	}
+}
+
+// An app may be slow to accept. Its tunnel answers meanwhile.
+func TestAStreamWaitsForItsAnswerInATunnelThatIsAlive(t *testing.T) {
+	inBubble(t, time.Hour, func(t *testing.T, b *bubble) {
+		begin := time.Now()
+		b.lately(0, func(p *rawPeer) {
+			id := p.until(is[*http2.MetaHeadersFrame]).Header().StreamID
+			go func() {
+				time.Sleep(15 * time.Second)
+				p.alone(func() error { return p.writeHeaders(id, false, ":status", "200") })
+			}()
+			p.answerPings()
+		})
+		if took := time.Since(begin); took != 15*time.Second || b.pool.Stats().Retries != 0 {
+			t.Errorf("it took %v, %+v", took, b.pool.Stats())
+		}
+	})
+}
+
+// rested is a provenServers whose tunnel was not heard for a while.
+func restedServers(t *testing.T, serve, next func(*rawPeer)) *link {
+	l := provenServers(t, serve, next)
+	for _, c := range l.pool.all() {
+		c.mu.Lock()
+		c.heardAt = c.heardAt.Add(-2 * freshly)
+		c.mu.Unlock()
+	}
+	return l
+}
+
+func TestWhatAnAppSaysWaitsUntilItsTunnelHasShownThatItLives(t *testing.T) {
+	heard := make(chan string, 1)
+	l := restedServers(t, func(p *rawPeer) {
+		id := p.until(is[*http2.MetaHeadersFrame]).Header().StreamID
+		ping := p.until(is[*http2.PingFrame]).(*http2.PingFrame)
+		p.must(p.WritePing(true, ping.Data))
+		heard <- data(p.until(is[*http2.DataFrame])) // and does not wait for the answer
+		p.must(p.writeHeaders(id, true, ":status", "503"))
+	}, func(*rawPeer) {})
+	near, far := socketPair(t)
+	io.WriteString(far, "hello")
+	o := l.openFor(t, near, far)
+	if got := <-heard; got != "hello" {
+		t.Errorf("peer heard %q", got)
+	}
+	if r := <-o.done; !errors.Is(r.err, ErrDial) {
+		t.Error(r.err)
+	}
+}
+
+// A peer that has restarted answers with a reset.
+func TestWhatAnAppSaysIsNotLostWithATunnelThatWasDead(t *testing.T) {
+	heard := make(chan string, 1)
+	l := restedServers(t, func(p *rawPeer) {
+		p.until(is[*http2.PingFrame])
+		reset(p.conn.NetConn().(*net.TCPConn))
+	}, hears(heard))
+	near, far := socketPair(t)
+	io.WriteString(far, "hello")
+	far.CloseWrite()
+	o := l.openFor(t, near, far)
+	if got := <-heard; got != "hello" {
+		t.Errorf("another tunnel heard %q", got)
+	}
+	if r := <-o.done; r.err != nil || l.dials.Load() != 2 {
+		t.Errorf("%+v after %d dials", r, l.dials.Load())
+	}
+}
+
+// The other tunnel's window may be smaller than what the app said.
+func TestWhatAnAppSaidFitsAnyWindow(t *testing.T) {
+	heard := make(chan string, 1)
+	l := provenServers(t, func(p *rawPeer) {
+		id := p.until(is[*http2.MetaHeadersFrame]).Header().StreamID
+		p.until(is[*http2.DataFrame])
+		p.must(p.WriteRSTStream(id, http2.ErrCodeRefusedStream))
+	}, hears(heard), http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1000})
+	near, far := socketPair(t)
+	said := strings.Repeat("0123456789", earlyLimit/10)
+	io.WriteString(far, said)
+	o := l.openFor(t, near, far)
+	waitUntil(t, func() bool { return l.dials.Load() == 2 })
+	o.say("bye")
+	far.CloseWrite()
+	if got := <-heard; got != said+"bye" {
+		t.Errorf("another tunnel heard %d bytes, or other ones", len(got))
+	}
+	if r := <-o.done; r.err != nil || r.totals.Sent != uint64(len(said)+3) {
+		t.Errorf("%+v", r)
+	}
+}
