@@ -40,6 +40,9 @@ type PodState struct {
 	Addresses struct {
 		Steered []netip.Addr `json:"steered"`
 	} `json:"addresses"`
+	Tunnels []struct {
+		Direction, Peer, Cipher, Records string
+	} `json:"tunnels"`
 }
 
 // Dump asks ztunnel for its state.

@@ -23,6 +23,7 @@ type conn struct {
 	wire          wire
 	peer          spiffeid.ID
 	local, remote netip.AddrPort
+	cipher        uint16
 	until         time.Time // end of the certificates that opened it; zero: never
 	idleTimeout   time.Duration
 	streamLimit   int // of streams opened by the client
@@ -104,7 +105,7 @@ type hooks struct {
 func newConn(client bool, w wire, proof proof, h *hooks) *conn {
 	c := &conn{
 		client: client, wire: w, hooks: h,
-		rtt: proof.rtt, peer: proof.peer, local: proof.local, remote: proof.remote, until: proof.until,
+		rtt: proof.rtt, peer: proof.peer, local: proof.local, remote: proof.remote, until: proof.until, cipher: proof.cipher,
 		nextID: 1,
 	}
 	limit := serverHeaderLimit

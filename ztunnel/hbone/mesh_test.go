@@ -51,7 +51,12 @@ func testRecords() Records {
 
 func newLinkOf(t testing.TB, records Records, serve func(*Stream)) *link {
 	t.Helper()
-	l := &link{t: t, ca: newAuthority(t)}
+	return newLinkBy(t, newAuthority(t), records, serve)
+}
+
+func newLinkBy(t testing.TB, ca *authority, records Records, serve func(*Stream)) *link {
+	t.Helper()
+	l := &link{t: t, ca: ca}
 	server := l.ca.credential(serverID, clientID, time.Hour)
 	l.ln = startListener(t, ListenerConfig{
 		Records:    records,

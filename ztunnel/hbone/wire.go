@@ -34,8 +34,8 @@ type Records int
 
 // The makers of records.
 const (
-	// OwnRecords: hbone/record, many records a syscall. In FIPS mode it is
-	// StdRecords.
+	// OwnRecords: hbone/record, many records a syscall. In FIPS mode, and for a
+	// tunnel whose cipher is not AES-GCM, it is StdRecords.
 	OwnRecords Records = iota
 	// StdRecords: crypto/tls.
 	StdRecords
@@ -65,6 +65,7 @@ type proof struct {
 	local, remote netip.AddrPort
 	until         time.Time
 	rtt           roundTrip
+	cipher        uint16
 }
 
 // secure shakes hands on a socket. If that fails, the caller closes the socket.
@@ -83,11 +84,22 @@ func secure(ctx context.Context, socket net.Conn, client bool, records Records, 
 	return nil, proof{}, fmt.Errorf("%w: handshake with %v: %w", ErrTLS, socket.RemoteAddr(), err)
 }
 
+// own leaves a tunnel to crypto/tls whose cipher is ChaCha20-Poly1305. That is
+// chosen where either side has no AES instructions, and cannot be ruled out:
+// crypto/tls has no setting for the ciphers of TLS 1.3.
 func own(ctx context.Context, socket net.Conn, client bool, config *tls.Config) (wire, tls.ConnectionState, error) {
+	shake := record.Server
 	if client {
-		return record.Client(ctx, socket, config)
+		shake = record.Client
 	}
-	return record.Server(ctx, socket, config)
+	w := &tlsWire{socket: impatient{Conn: socket}}
+	c, state, err := shake(ctx, &w.socket, config)
+	var other *record.OtherCipher
+	if errors.As(err, &other) {
+		w.Conn = other.Conn
+		return w, state, nil
+	}
+	return c, state, err
 }
 
 func std(ctx context.Context, socket net.Conn, client bool, config *tls.Config) (wire, tls.ConnectionState, error) {
@@ -114,7 +126,7 @@ func prove(state tls.ConnectionState, socket net.Conn, cred Credential) (proof, 
 	if err != nil {
 		return proof{}, err
 	}
-	p := proof{peer: peer, rtt: tune(socket)}
+	p := proof{peer: peer, rtt: tune(socket), cipher: state.CipherSuite}
 	p.local, p.remote = addresses(socket)
 	if cred.Until != nil {
 		p.until = cred.Until(state)
@@ -169,6 +181,14 @@ func (s *impatient) Read(p []byte) (int, error) {
 		return 0, wouldWait{}
 	}
 	return s.Conn.Read(p)
+}
+
+// NetConn is the socket below, for hbone/record, which does not wait.
+func (s *impatient) NetConn() net.Conn {
+	if wrapped, ok := s.Conn.(interface{ NetConn() net.Conn }); ok {
+		return wrapped.NetConn()
+	}
+	return s.Conn
 }
 
 type wouldWait struct{}

@@ -209,6 +209,15 @@ func (c *carrier) counts() (outbound, inbound metrics.TunnelCounts) {
 	return outbound, inbound
 }
 
+// told are its tunnels, those that it made first.
+func (c *carrier) told() []hbone.Tunnel {
+	tunnels := c.pool.Tunnels()
+	for _, ln := range c.tunnels {
+		tunnels = append(tunnels, ln.Tunnels()...)
+	}
+	return tunnels
+}
+
 // retire has every tunnel replaced by one with the present certificate.
 func (c *carrier) retire() {
 	c.pool.Retire(hbone.Rotated)

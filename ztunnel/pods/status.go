@@ -13,6 +13,7 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/culvert-mesh/culvert/ztunnel/certs"
+	"github.com/culvert-mesh/culvert/ztunnel/hbone"
 	"github.com/culvert-mesh/culvert/ztunnel/metrics"
 	"github.com/culvert-mesh/culvert/ztunnel/proxy"
 	"github.com/culvert-mesh/culvert/ztunnel/workload"
@@ -27,6 +28,7 @@ type State struct {
 	Certificate *certs.Certificate `json:"certificate,omitempty"` // of an enrolled pod
 	Sandbox     sandbox            `json:"sandbox"`
 	Addresses   *Addresses         `json:"addresses,omitempty"`
+	Tunnels     []hbone.Tunnel     `json:"tunnels,omitempty"`
 	Connections []proxy.Connection `json:"connections,omitempty"`
 }
 
@@ -63,7 +65,7 @@ func (p *Pods) state(pod *pod, s sandbox) State {
 	case m != nil:
 		state.State, state.Identity = "enrolled", m.id.String()
 		state.Connections, state.Forwards = m.carrier.pod.Connections(), m.behind
-		state.Addresses = m.addresses.state()
+		state.Addresses, state.Tunnels = m.addresses.state(), m.carrier.told()
 		certificate := p.Certs.Certificate(m.id)
 		state.Certificate = &certificate
 		if pod.astray != "" {

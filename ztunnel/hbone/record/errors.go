@@ -27,6 +27,19 @@ func (e *Error) Error() string {
 // crypto/tls can carry on.
 var ErrUnsupported = errors.New("not for this record layer")
 
+// OtherCipher is the ErrUnsupported of a handshake that went well, and chose
+// ChaCha20-Poly1305: crypto/tls does wherever one side has no AES instructions,
+// and asks nobody. Conn goes on with that, if the caller wants it to.
+type OtherCipher struct{ Conn *tls.Conn }
+
+// Error names the cipher.
+func (o *OtherCipher) Error() string {
+	return ErrUnsupported.Error() + ": " + tls.CipherSuiteName(o.Conn.ConnectionState().CipherSuite)
+}
+
+// Unwrap returns ErrUnsupported.
+func (o *OtherCipher) Unwrap() error { return ErrUnsupported }
+
 var errShutdown = errors.New("write after close_notify")
 
 // Alerts of RFC 8446 §6.

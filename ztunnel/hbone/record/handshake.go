@@ -23,7 +23,7 @@ func Supported() bool { return !fips140.Enabled() }
 
 // Client shakes hands as the client on socket. The Config is crypto/tls's, but
 // the result is always TLS 1.3 with AES-GCM, without resumption. When it fails,
-// the caller closes the socket.
+// the caller closes the socket, unless it goes on with the Conn of an OtherCipher.
 //
 // The ConnectionState is not kept: it holds the peer's certificates and much else.
 // Of a socket with a NetConn, the Conn goes on with that.
@@ -61,10 +61,11 @@ func shake(ctx context.Context, socket net.Conn, config *tls.Config, client bool
 	switch {
 	case state.Version != tls.VersionTLS13:
 		return nil, state, fmt.Errorf("%w: %s", ErrUnsupported, tls.VersionName(state.Version))
-	case s == nil:
-		return nil, state, fmt.Errorf("%w: %s", ErrUnsupported, tls.CipherSuiteName(state.CipherSuite))
 	case state.DidResume:
 		return nil, state, fmt.Errorf("%w: resumed session", ErrUnsupported)
+	case s == nil:
+		exact.over = true
+		return nil, state, &OtherCipher{conn}
 	case exact.left != 0:
 		return nil, state, errors.New("handshake ended within a record")
 	}
@@ -141,15 +142,19 @@ func (l *secrets) config(config *tls.Config) (*tls.Config, error) {
 
 // exactSocket gives crypto/tls one record at a time, so that nothing that comes
 // behind the handshake ends up in the tls.Conn. What it has read ahead is the
-// Conn's to open.
+// Conn's to open, or the tls.Conn's if that goes on.
 type exactSocket struct {
 	net.Conn
 	buf  *buffer.Buffer
-	r, w int // read and not handed over: buf.Bytes[r:w]
-	left int // bytes of the record to hand over, header included
+	r, w int  // read and not handed over: buf.Bytes[r:w]
+	left int  // bytes of the record to hand over, header included
+	over bool // the handshake: the tls.Conn goes on
 }
 
 func (s *exactSocket) Read(p []byte) (int, error) {
+	if s.over {
+		return s.readOn(p)
+	}
 	for s.r == s.w || s.left == 0 && s.w-s.r < headerSize {
 		s.w = copy(s.buf.Bytes, s.buf.Bytes[s.r:s.w])
 		s.r = 0
@@ -165,5 +170,19 @@ func (s *exactSocket) Read(p []byte) (int, error) {
 	n := copy(p, s.buf.Bytes[s.r:min(s.w, s.r+s.left)])
 	s.r += n
 	s.left -= n
+	return n, nil
+}
+
+// readOn hands over what was read ahead, then is the socket's Read.
+func (s *exactSocket) readOn(p []byte) (int, error) {
+	if s.r == s.w {
+		if s.buf != nil {
+			s.buf.Release()
+			s.buf = nil
+		}
+		return s.Conn.Read(p)
+	}
+	n := copy(p, s.buf.Bytes[s.r:s.w])
+	s.r += n
 	return n, nil
 }

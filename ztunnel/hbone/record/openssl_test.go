@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -276,17 +277,29 @@ func TestOpenSSLUnderstandsOurClose(t *testing.T) {
 	}
 }
 
-func TestChaChaIsRefused(t *testing.T) {
+func TestOtherCipherIsLeftToCryptoTLS(t *testing.T) {
 	cert, key := writeIdentity(t)
 	ln := listen(t)
-	startOpenSSL(t, "s_client", "-connect", ln.Addr().String(), "-tls1_3", "-cert", cert, "-key", key,
-		"-alpn", "h2", "-ciphersuites", "TLS_CHACHA20_POLY1305_SHA256")
+	o := startOpenSSL(t, "s_client", "-connect", ln.Addr().String(), "-tls1_3", "-cert", cert, "-key", key,
+		"-alpn", "h2", "-quiet", "-ciphersuites", "TLS_CHACHA20_POLY1305_SHA256")
+	fmt.Fprintln(o.stdin, "there") // may be read ahead
 	socket, err := ln.Accept()
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer socket.Close()
-	if conn, _, err := Server(context.Background(), socket, config()); conn != nil || !errors.Is(err, ErrUnsupported) {
-		t.Errorf("got %v, %v; want %v", conn, err, ErrUnsupported)
+	conn, state, err := Server(context.Background(), socket, config())
+	var other *OtherCipher
+	if conn != nil || !errors.Is(err, ErrUnsupported) || !errors.As(err, &other) {
+		t.Fatalf("got %v, %v; want %v", conn, err, ErrUnsupported)
 	}
+	if state.CipherSuite != tls.TLS_CHACHA20_POLY1305_SHA256 || len(state.PeerCertificates) != 1 {
+		t.Errorf("%s, %d certificates", tls.CipherSuiteName(state.CipherSuite), len(state.PeerCertificates))
+	}
+	got := make([]byte, len("there\n"))
+	if _, err := io.ReadFull(other.Conn, got); err != nil || string(got) != "there\n" {
+		t.Errorf("got %q, %v", got, err)
+	}
+	fmt.Fprintln(other.Conn, "and back")
+	o.out.await(t, "and back")
 }
