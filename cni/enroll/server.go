@@ -5,151 +5,26 @@ package enroll
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"net"
 	"net/http"
-	"os"
-	"path/filepath"
 	"strings"
-	"sync"
 
-	"golang.org/x/sys/unix"
+	"github.com/culvert-mesh/culvert/unixsocket"
 )
 
-// Listener is the enroll socket.
-type Listener struct {
-	path string
-
-	mu     sync.Mutex // guards what follows
-	ln     *net.UnixListener
-	file   os.FileInfo // what path leads to while nobody else changes it
-	closed bool
-}
-
-// Listen opens the enroll socket at path, mode 0600, in a directory that it
-// makes with mode 0700 and refuses to use with a wider one. It takes over from
-// an older listener by rename, so that no ADD finds the socket missing.
-// Closing leaves the file: a dead socket and none at all mean the same.
-func Listen(path string) (*Listener, error) {
-	ln, file, err := publish(path)
+// Listen opens the enroll socket at path.
+func Listen(path string) (*unixsocket.Listener, error) {
+	ln, err := unixsocket.Listen(path)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("listen on the enroll socket: %w", err)
 	}
-	return &Listener{path: path, ln: ln, file: file}, nil
+	return ln, nil
 }
-
-func publish(path string) (*net.UnixListener, os.FileInfo, error) {
-	dir := filepath.Dir(path)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, nil, fmt.Errorf("make the directory of the enroll socket: %v", err)
-	}
-	if err := onlyOurs(dir); err != nil {
-		return nil, nil, fmt.Errorf("directory of the enroll socket: %v", err)
-	}
-	fresh := path + ".new"
-	if err := os.Remove(fresh); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, nil, err
-	}
-	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: fresh, Net: "unix"})
-	if err != nil {
-		return nil, nil, fmt.Errorf("listen on the enroll socket: %v", err)
-	}
-	ln.SetUnlinkOnClose(false)
-	var file os.FileInfo
-	err = os.Chmod(fresh, 0o600)
-	if err == nil {
-		file, err = os.Lstat(fresh)
-	}
-	if err == nil {
-		err = os.Rename(fresh, path)
-	}
-	if err != nil {
-		ln.Close()
-		return nil, nil, fmt.Errorf("put the enroll socket in place: %v", err)
-	}
-	return ln, file, nil
-}
-
-// Keep opens the socket anew if another hand removed or replaced it, and reports
-// whether one did. Requests in progress go on.
-func (l *Listener) Keep() (replaced bool, err error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if there, err := os.Lstat(l.path); l.closed || err == nil && os.SameFile(there, l.file) {
-		return false, nil
-	}
-	ln, file, err := publish(l.path)
-	if err != nil {
-		return true, err
-	}
-	former := l.ln
-	l.ln, l.file = ln, file
-	return true, former.Close() // Accept goes on with the next
-}
-
-func (l *Listener) now() *net.UnixListener {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.ln
-}
-
-// Accept accepts from trusted users only.
-func (l *Listener) Accept() (net.Conn, error) {
-	for {
-		ln := l.now()
-		conn, err := ln.AcceptUnix()
-		switch {
-		case err != nil && ln != l.now():
-			continue
-		case err != nil:
-			return nil, err
-		}
-		if uid, err := peerUID(conn); err == nil && trusted(uid) {
-			return conn, nil
-		}
-		conn.Close()
-	}
-}
-
-// Addr returns the address of the socket.
-func (l *Listener) Addr() net.Addr { return &net.UnixAddr{Name: l.path, Net: "unix"} }
-
-// Close stops listening, for good.
-func (l *Listener) Close() error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.closed = true
-	return l.ln.Close()
-}
-
-// onlyOurs refuses a directory that anyone but its owner, root or us, enters.
-func onlyOurs(dir string) error {
-	var st unix.Stat_t
-	if err := unix.Lstat(dir, &st); err != nil {
-		return fmt.Errorf("stat %s: %v", dir, err)
-	}
-	switch mode := st.Mode & 0o777; {
-	case st.Mode&unix.S_IFMT != unix.S_IFDIR:
-		return fmt.Errorf("%s is not a directory", dir)
-	case !trusted(st.Uid):
-		return fmt.Errorf("%s belongs to uid %d, want root", dir, st.Uid)
-	case mode&0o077 != 0:
-		return fmt.Errorf("%s has mode %#o, want 0700", dir, mode)
-	}
-	return nil
-}
-
-// trusted reports whether uid may be the other end: root or ourselves, which
-// is one and the same for a ztunnel that runs as root.
-func trusted(uid uint32) bool { return uid == 0 || uid == uint32(os.Geteuid()) }
 
 // Serve answers plugins until ctx ends, then lets the requests in progress
-// finish. Processes of other users are hung up on, by SO_PEERCRED, even should
-// the directory have been opened to them.
-func Serve(ctx context.Context, ln *Listener, h Handler) error {
+// finish.
+func Serve(ctx context.Context, ln *unixsocket.Listener, h Handler) error {
 	server := &http.Server{
 		Handler:           routes(h),
 		ReadHeaderTimeout: Budget,
@@ -172,24 +47,6 @@ func Serve(ctx context.Context, ln *Listener, h Handler) error {
 		server.Close()
 	}
 	return nil
-}
-
-func peerUID(conn *net.UnixConn) (uint32, error) {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return 0, err
-	}
-	var cred *unix.Ucred
-	var credErr error
-	if err := raw.Control(func(fd uintptr) {
-		cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-	}); err != nil {
-		return 0, err
-	}
-	if credErr != nil {
-		return 0, credErr
-	}
-	return cred.Uid, nil
 }
 
 func routes(h Handler) http.Handler {

@@ -6,13 +6,11 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 
@@ -165,66 +163,6 @@ func post(t *testing.T, socket, path, body string) (int, string) {
 		t.Fatal(err)
 	}
 	return resp.StatusCode, strings.ReplaceAll(buf.String(), `\"`, `"`)
-}
-
-func TestOtherUsersAreHungUpOn(t *testing.T) {
-	h := &fake{asked: make(chan any, 1)}
-	path := serve(t, h)
-	for dir := filepath.Dir(path); dir != os.TempDir() && dir != "/"; dir = filepath.Dir(dir) {
-		if err := os.Chmod(dir, 0o755); err != nil { // someone opened the directory
-			t.Fatal(err)
-		}
-	}
-	if err := os.Chmod(path, 0o666); err != nil {
-		t.Fatal(err)
-	}
-	err := asNobody(func() error {
-		conn, err := net.Dial("unix", path)
-		if err != nil {
-			return err
-		}
-		defer conn.Close()
-		if _, err := conn.Write([]byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n")); err != nil {
-			return nil
-		}
-		if n, err := conn.Read(make([]byte, 1)); err == nil {
-			return fmt.Errorf("nobody got %d bytes", n)
-		}
-		return nil
-	})
-	if errors.Is(err, unix.EPERM) {
-		env.Need(t, env.Netns) // names the missing privilege, or fails where it is required
-		t.Skipf("become nobody: %v", err)
-	}
-	if err != nil {
-		t.Error(err)
-	}
-}
-
-// asNobody runs f on a thread with another uid; the thread ends with it.
-func asNobody(f func() error) error {
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread()
-		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, 65533, 65533, 65533); errno != 0 {
-			runtime.UnlockOSThread()
-			done <- errno
-			return
-		}
-		done <- f()
-	}()
-	return <-done
-}
-
-func TestListenRefusesADirectoryOpenToOthers(t *testing.T) {
-	dir := t.TempDir()
-	if err := os.Chmod(dir, 0o750); err != nil {
-		t.Fatal(err)
-	}
-	_, err := Listen(filepath.Join(dir, "enroll.sock"))
-	if err == nil || !strings.Contains(err.Error(), "has mode 0750, want 0700") {
-		t.Errorf("mode 0750: %v", err)
-	}
 }
 
 func TestListenTakesOverFromTheOneBefore(t *testing.T) {

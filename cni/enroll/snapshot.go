@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/culvert-mesh/culvert/unixsocket"
 )
 
 const maxSnapshot = 8 << 20 // some 60,000 namespaces
@@ -151,7 +153,7 @@ func readOwned(path string) ([]byte, error) {
 	switch mode := st.Mode & 0o777; {
 	case st.Mode&unix.S_IFMT != unix.S_IFREG:
 		return nil, fmt.Errorf("%s is not a regular file", path)
-	case !trusted(st.Uid):
+	case !unixsocket.Trusted(st.Uid):
 		return nil, fmt.Errorf("%s belongs to uid %d, want root", path, st.Uid)
 	case mode&0o022 != 0:
 		return nil, fmt.Errorf("%s has mode %#o, writable by others", path, mode)

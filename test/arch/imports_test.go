@@ -18,8 +18,13 @@ import (
 // "dir/*" is every package below dir. An unlisted edge is forbidden: imports
 // follow the packet, so an edge that points up the path is a design change.
 const imports = `
-	NONE < identity, identity/identityv1, cni/enroll;
-	NONE < ztunnel/netns, ztunnel/metrics, ztunnel/admin, ztunnel/socket, ztunnel/buffer, ztunnel/rate, ztunnel/hbone/aead;
+	NONE < identity, identity/identityv1;
+
+	# The plugin's contract and ztunnel's admin listen in the same way, and may not
+	# import each other.
+	NONE < unixsocket < cni/enroll, ztunnel/admin;
+
+	NONE < ztunnel/netns, ztunnel/metrics, ztunnel/socket, ztunnel/buffer, ztunnel/rate, ztunnel/hbone/aead;
 	NONE < test/env, test/arch, test/skips;
 
 	identity < ztunnel/workload < ztunnel/policy;

@@ -18,6 +18,8 @@ import (
 	"net/http"
 	"net/netip"
 	"time"
+
+	"github.com/culvert-mesh/culvert/unixsocket"
 )
 
 // Config says where to listen and what to serve.
@@ -55,7 +57,7 @@ type endpoint struct {
 // Server serves the endpoints that Open opened.
 type Server struct {
 	endpoints []endpoint
-	socket    *rootListener // also one of them
+	socket    *unixsocket.Listener // also one of them
 }
 
 // Open opens the listeners, so that a port which is taken is known at start.
@@ -98,7 +100,7 @@ func (s *Server) openLoopback(name, address, otherwise string, h http.Handler) e
 }
 
 func (s *Server) openSocket(name, path string, h http.Handler) error {
-	ln, err := listenRoot(path)
+	ln, err := unixsocket.Listen(path)
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
@@ -120,7 +122,7 @@ func (s *Server) Addr(name string) net.Addr {
 
 // Keep opens the unix socket anew if another hand removed or replaced it, and
 // reports whether one did. Connections that are open go on.
-func (s *Server) Keep() (replaced bool, err error) { return s.socket.keep() }
+func (s *Server) Keep() (replaced bool, err error) { return s.socket.Keep() }
 
 // Close closes the listeners of a server that is not run.
 func (s *Server) Close() {

@@ -198,41 +198,6 @@ func TestTheSocketIsItsOwnersAlone(t *testing.T) {
 	}
 }
 
-func TestASocketInADirectoryOpenToOthersIsRefused(t *testing.T) {
-	dir := t.TempDir()
-	if err := os.Chmod(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if ln, err := listenRoot(filepath.Join(dir, "admin.sock")); err == nil {
-		ln.Close()
-		t.Error("no error")
-	} else if !strings.Contains(err.Error(), "chmod 0700") {
-		t.Errorf("the error does not say what to do: %v", err)
-	}
-}
-
-func TestTheSocketOfAYoungerProcessStays(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "state", "admin.sock")
-	older, err := listenRoot(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	younger, err := listenRoot(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	older.Close()
-	conn, err := net.Dial("unix", path)
-	if err != nil {
-		t.Fatalf("the younger socket is gone: %v", err)
-	}
-	conn.Close()
-	younger.Close()
-	if _, err := os.Stat(path); !os.IsNotExist(err) {
-		t.Errorf("the last one left its socket behind: %v", err)
-	}
-}
-
 func TestOnlyLoopbackAddressesServeTheAdminEndpoint(t *testing.T) {
 	for _, address := range []string{":15000", "0.0.0.0:0", "10.0.0.1:0", "localhost:0", "[::]:0"} {
 		s := &Server{}
