@@ -112,7 +112,7 @@ func (s *Server) admit(ctx context.Context, d *decision) (release func(), err er
 	if err := s.attest(ctx, d); err != nil {
 		return nil, err
 	}
-	give, ok := s.limits.take(d.caller.Node, time.Now())
+	give, ok := s.limits.take(d.caller.Node)
 	if !ok {
 		return nil, refusal(codes.ResourceExhausted, identityv1.Reason_TOO_MANY_REQUESTS,
 			"node %s asks too often; try again later", d.caller.Node)

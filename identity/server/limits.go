@@ -5,15 +5,17 @@ package server
 import (
 	"sync"
 	"time"
+
+	"github.com/culvert-mesh/culvert/rate"
 )
 
 // maxNodeInFlight is how many requests of one node wait or are worked on.
 const maxNodeInFlight = 64
 
-// limits keeps one node from taking the CA away from the others: a token
-// bucket and a bound on what is in flight, for each.
+// limits keeps one node from taking the CA away from the others: a rate and a
+// bound on what is in flight, for each.
 type limits struct {
-	rate, burst float64
+	each rate.Limit
 
 	mu     sync.Mutex // guards what follows
 	nodes  map[string]*usage
@@ -22,41 +24,33 @@ type limits struct {
 
 // usage is one node's.
 type usage struct {
-	tokens   float64
-	at       time.Time // of tokens
+	requests rate.Left
 	inFlight int
 }
 
-func newLimits(rate float64, burst int) *limits {
-	return &limits{rate: rate, burst: float64(burst), nodes: make(map[string]*usage)}
+func newLimits(perSecond float64, burst int) *limits {
+	return &limits{each: rate.Limit{PerSecond: perSecond, Burst: float64(burst)}, nodes: make(map[string]*usage)}
 }
 
 // take admits a request until release.
-func (l *limits) take(node string, now time.Time) (release func(), ok bool) {
+func (l *limits) take(node string) (release func(), ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.prune(now)
+	l.prune(time.Now())
 	u := l.nodes[node]
 	if u == nil {
-		u = &usage{tokens: l.burst, at: now}
+		u = new(usage)
 		l.nodes[node] = u
 	}
-	l.fill(u, now)
-	if u.tokens < 1 || u.inFlight >= maxNodeInFlight {
+	if u.inFlight >= maxNodeInFlight || !u.requests.Spend(l.each) {
 		return nil, false
 	}
-	u.tokens--
 	u.inFlight++
 	return sync.OnceFunc(func() {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		u.inFlight--
 	}), true
-}
-
-func (l *limits) fill(u *usage, now time.Time) {
-	u.tokens = min(l.burst, u.tokens+l.rate*max(0, now.Sub(u.at).Seconds()))
-	u.at = now
 }
 
 // prune forgets, once a minute, the nodes that have all they could have.
@@ -66,7 +60,7 @@ func (l *limits) prune(now time.Time) {
 	}
 	l.pruned = now
 	for node, u := range l.nodes {
-		if l.fill(u, now); u.inFlight == 0 && u.tokens == l.burst {
+		if u.inFlight == 0 && u.requests.Whole(l.each) {
 			delete(l.nodes, node)
 		}
 	}

@@ -243,42 +243,44 @@ func TestPlacementIsTheLastFullPicture(t *testing.T) {
 }
 
 func TestLimitsForgetIdleNodes(t *testing.T) {
-	now := time.Now()
-	l := newLimits(1, 10)
-	release, ok := l.take("busy", now)
-	if !ok {
-		t.Fatal("refused")
-	}
-	idle, _ := l.take("idle", now)
-	idle()
-	idle() // more than once is once
-	l.take("other", now.Add(2*time.Minute))
-	if _, ok := l.nodes["idle"]; ok || l.nodes["busy"].inFlight != 1 {
-		t.Errorf("%v", l.nodes)
-	}
-	release()
-	l.take("other", now.Add(4*time.Minute))
-	if _, ok := l.nodes["busy"]; ok {
-		t.Errorf("%v", l.nodes)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		l := newLimits(1, 10)
+		release, ok := l.take("busy")
+		if !ok {
+			t.Fatal("refused")
+		}
+		idle, _ := l.take("idle")
+		idle()
+		idle() // more than once is once
+		time.Sleep(2 * time.Minute)
+		l.take("other")
+		if _, ok := l.nodes["idle"]; ok || l.nodes["busy"].inFlight != 1 {
+			t.Errorf("%v", l.nodes)
+		}
+		release()
+		time.Sleep(2 * time.Minute)
+		l.take("other")
+		if _, ok := l.nodes["busy"]; ok {
+			t.Errorf("%v", l.nodes)
+		}
+	})
 }
 
 func TestOneNodeHasABoundedNumberInFlight(t *testing.T) {
-	now := time.Now()
 	l := newLimits(1000, 1000)
 	var releases []func()
 	for range maxNodeInFlight {
-		release, ok := l.take("node-1", now)
+		release, ok := l.take("node-1")
 		if !ok {
 			t.Fatal("refused")
 		}
 		releases = append(releases, release)
 	}
-	if _, ok := l.take("node-1", now); ok {
+	if _, ok := l.take("node-1"); ok {
 		t.Error("one more")
 	}
 	releases[0]()
-	if _, ok := l.take("node-1", now); !ok {
+	if _, ok := l.take("node-1"); !ok {
 		t.Error("refused after one has ended")
 	}
 }

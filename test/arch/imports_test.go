@@ -20,17 +20,20 @@ import (
 const imports = `
 	NONE < identity, identity/identityv1;
 
+	# What a tunnel bounds for its peer, the CA bounds for a node.
+	NONE < rate;
+
 	# The plugin's contract and ztunnel's admin listen in the same way, and may not
 	# import each other.
 	NONE < unixsocket < cni/enroll, ztunnel/admin;
 
-	NONE < ztunnel/netns, ztunnel/metrics, ztunnel/socket, ztunnel/buffer, ztunnel/rate, ztunnel/hbone/aead;
+	NONE < ztunnel/netns, ztunnel/metrics, ztunnel/socket, ztunnel/buffer, ztunnel/hbone/aead;
 	NONE < test/env, test/arch, test/skips;
 
 	identity < ztunnel/workload < ztunnel/policy;
 	ztunnel/workload, ztunnel/policy < ztunnel/source < ztunnel/source/*;
 
-	ztunnel/hbone/aead, ztunnel/socket, ztunnel/buffer, ztunnel/rate < ztunnel/hbone/record < ztunnel/hbone;
+	ztunnel/hbone/aead, ztunnel/socket, ztunnel/buffer, rate < ztunnel/hbone/record < ztunnel/hbone;
 	identity < ztunnel/hbone;
 	identity, identity/identityv1 < ztunnel/certs;
 	ztunnel/netns < ztunnel/redirect;
@@ -49,7 +52,7 @@ const imports = `
 	cni, cni/install < cmd/culvert-cni;
 
 	identity < identity/ca;
-	identity/ca, identity/identityv1 < identity/server;
+	identity/ca, identity/identityv1, rate < identity/server;
 	identity/server, ztunnel/source, ztunnel/source/* < cmd/culvert-identity;
 
 	identity, identity/ca, ztunnel/policy, ztunnel/source, ztunnel/source/* < cli < cmd/culvert;

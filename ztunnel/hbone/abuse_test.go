@@ -14,7 +14,7 @@ import (
 
 	"golang.org/x/net/http2"
 
-	"github.com/culvert-mesh/culvert/ztunnel/rate"
+	"github.com/culvert-mesh/culvert/rate"
 )
 
 // attack is what a peer does to a tunnel after the greeting, and how that

@@ -12,7 +12,7 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
-	"github.com/culvert-mesh/culvert/ztunnel/rate"
+	"github.com/culvert-mesh/culvert/rate"
 	"github.com/culvert-mesh/culvert/ztunnel/socket"
 )
 

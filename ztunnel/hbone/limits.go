@@ -5,7 +5,7 @@ package hbone
 import (
 	"time"
 
-	"github.com/culvert-mesh/culvert/ztunnel/rate"
+	"github.com/culvert-mesh/culvert/rate"
 )
 
 // What a tunnel grants its peer. The values are those of Istio's ztunnel where it has one.

@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/net/http2"
 
-	"github.com/culvert-mesh/culvert/ztunnel/rate"
+	"github.com/culvert-mesh/culvert/rate"
 )
 
 // forbiddenFields may stand in no header list, neither of a request nor of an answer.

@@ -13,8 +13,8 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
+	"github.com/culvert-mesh/culvert/rate"
 	"github.com/culvert-mesh/culvert/ztunnel/buffer"
-	"github.com/culvert-mesh/culvert/ztunnel/rate"
 )
 
 // Stream is one CONNECT in a tunnel: the connection of one app. Whoever got it

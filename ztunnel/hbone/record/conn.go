@@ -9,7 +9,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/culvert-mesh/culvert/ztunnel/rate"
+	"github.com/culvert-mesh/culvert/rate"
 )
 
 // Conn is a connection after its handshake.

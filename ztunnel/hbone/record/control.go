@@ -6,7 +6,7 @@ import (
 	"crypto/tls"
 	"io"
 
-	"github.com/culvert-mesh/culvert/ztunnel/rate"
+	"github.com/culvert-mesh/culvert/rate"
 )
 
 // uselessLimit is the records in a row without application data.

@@ -10,7 +10,7 @@ import (
 	"io"
 	"testing"
 
-	"github.com/culvert-mesh/culvert/ztunnel/rate"
+	"github.com/culvert-mesh/culvert/rate"
 )
 
 // TestKeysAreUpdatedBeforeTheirLimit sends many keys' worth both ways, so that

@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/culvert-mesh/culvert/ztunnel/rate"
+	"github.com/culvert-mesh/culvert/rate"
 )
 
 func TestAConnThatWaitsHoldsNoBuffer(t *testing.T) {

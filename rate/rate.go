@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package rate bounds how often a peer may do something that costs us more than
-// it costs the peer.
+// Package rate bounds how often a peer or a node may do something that costs us
+// more than it costs them.
 package rate
 
 import "time"
@@ -35,6 +35,12 @@ func (l *Left) Spent(limit Limit) bool {
 	}
 	l.refill(limit)
 	return l.events < 1
+}
+
+// Whole reports that the whole burst is left, as if nothing had ever happened.
+func (l *Left) Whole(limit Limit) bool {
+	l.refill(limit)
+	return l.events >= limit.Burst
 }
 
 func (l *Left) refill(limit Limit) {

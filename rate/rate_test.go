@@ -12,7 +12,7 @@ func TestABurstIsSpentAndComesBackWithTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		limit := Limit{PerSecond: 2, Burst: 3}
 		var l Left
-		if l.Spent(limit) {
+		if l.Spent(limit) || !l.Whole(limit) {
 			t.Error("spent before anything happened")
 		}
 		for i := range 3 {
@@ -27,7 +27,13 @@ func TestABurstIsSpentAndComesBackWithTime(t *testing.T) {
 		if l.Spent(limit) || !l.Spend(limit) || l.Spend(limit) {
 			t.Error("half a second brings one event back")
 		}
+		if l.Whole(limit) {
+			t.Error("nothing is left, and that is said to be a whole burst")
+		}
 		time.Sleep(time.Hour)
+		if !l.Whole(limit) {
+			t.Error("not all came back within an hour")
+		}
 		for range 3 {
 			l.Spend(limit)
 		}
