@@ -5,6 +5,7 @@ package certs
 import (
 	"bytes"
 	"context"
+	"crypto/elliptic"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
@@ -26,6 +27,7 @@ import (
 
 	"github.com/culvert-mesh/culvert/identity/ca"
 	"github.com/culvert-mesh/culvert/identity/identityv1"
+	"github.com/culvert-mesh/culvert/ztunnel/certs/certstest"
 )
 
 // wire is a CA at the other end of a socket. It checks no token, it tells which it saw.
@@ -280,6 +282,31 @@ func TestWorkloadCannotPassForTheCA(t *testing.T) {
 	l := newLink(files(t, authority))
 	if err := l.verify(tls.ConnectionState{PeerCertificates: chain}); err == nil || !strings.Contains(err.Error(), caName) {
 		t.Errorf("%v", err)
+	}
+}
+
+// Whoever answers at the CA's address is a stranger, too.
+func TestCAWithAChainThatCostsTooMuchIsRefused(t *testing.T) {
+	root := certstest.NewCA()
+	cfg := files(t, newCA(t, td))
+	write(t, cfg.RootFile, text(root.Cert))
+	l := newLink(cfg)
+	named := func(c *x509.Certificate) { c.DNSNames = []string{cfg.ServerName} }
+	good := root.Leaf(web, named)
+	dear := certstest.Mint(certstest.Leaf(web, named), certstest.NewKey(elliptic.P521()), root)
+	for _, test := range []struct {
+		leaf *certstest.Signer
+		want error
+	}{{good, nil}, {dear, errCostly}} {
+		err := l.verify(tls.ConnectionState{PeerCertificates: []*x509.Certificate{test.leaf.Cert}})
+		if !errors.Is(err, test.want) {
+			t.Errorf("%v, want %v", err, test.want)
+		}
+		l.note(err)
+	}
+	var known *Problem
+	if err := l.problem(); !errors.As(err, &known) || known.Reason != CACertificate {
+		t.Errorf("%v, want %s", err, CACertificate)
 	}
 }
 
