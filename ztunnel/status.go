@@ -92,7 +92,12 @@ func (s *status) dumps() map[string]func() any {
 // publish has the kernel's, the store's and the pods' counts scraped with the rest.
 func (s *status) publish(counts *metrics.Metrics, datapath *redirect.Datapath, budget *proxy.Budget) {
 	counts.BPF(datapath.Stats)
-	counts.Budget(budget.Stats)
+	counts.Budget(func() (size, used map[string]float64) {
+		size, used = budget.Stats()
+		most, underWay := s.pods.Handshakes()
+		size["handshakes"], used["handshakes"] = float64(most), float64(underWay)
+		return size, used
+	})
 	if s.cfg.KubeletCgroup != "" {
 		counts.Kubelet(func() bool { return datapath.Kubelet() == nil })
 	}

@@ -68,6 +68,13 @@ func doorOr(door *Door) *Door {
 	return door
 }
 
+// Stats is how many handshakes may be under way, and how many are.
+func (g *Gate) Stats() (most, underWay int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.places, len(g.inside)
+}
+
 // enter gives a handshake with addr a place, which evict ends early. Whoever
 // entered must leave.
 func (d *Door) enter(addr netip.Addr, evict func()) *visitor {

@@ -227,8 +227,8 @@ func TestAddressAndPodHaveOnlySoManyHandshakes(t *testing.T) {
 	for i := range handshakesOfPod {
 		door.enter(netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)}), func() { evicted++ })
 	}
-	if inside := door.account.inside; inside != handshakesOfPod || len(g.inside) != inside {
-		t.Errorf("%d with one pod are under way, want %d", inside, handshakesOfPod)
+	if most, underWay := g.Stats(); most != handshakeLimit || underWay != handshakesOfPod {
+		t.Errorf("%d of %d are under way, all with one pod, want %d", underWay, most, handshakesOfPod)
 	}
 }
 

@@ -135,6 +135,9 @@ func (p *Pods) Tunnels() metrics.Tunnels {
 	return total
 }
 
+// Handshakes is how many may be under way with all pods, and how many are.
+func (p *Pods) Handshakes() (most, underWay int) { return p.gate.Stats() }
+
 // Misplaced says that this ztunnel has another node's name: sandboxes are made
 // here for pods that are placed elsewhere, and no pod is placed here. It is ""
 // otherwise.
