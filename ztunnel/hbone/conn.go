@@ -55,6 +55,7 @@ type conn struct {
 	clock
 	leave
 	load
+	room
 	pulse
 	guarding
 }
@@ -113,7 +114,8 @@ func newConn(client bool, w wire, proof proof, h *hooks) *conn {
 		limit = clientHeaderLimit
 	}
 	c.in.headerLimit = limit
-	c.sending = sending{window: defaultWindow, peerWindow: defaultWindow, peerFrame: defaultFrameLimit, peerStreams: windowLimit}
+	c.sending = sending{window: defaultWindow, peerWindow: defaultWindow, peerFrame: defaultFrameLimit}
+	c.room.peerStreams = windowLimit
 	c.receiving.window = defaultWindow
 	c.clock.deadline = proof.until
 	c.quiet.Store(true)
@@ -201,7 +203,7 @@ func (c *conn) failLocked(err error) (victims []*Stream) {
 		return nil
 	}
 	c.err = err
-	c.retired = true
+	c.takesNoMore()
 	c.stopClock()
 	c.loseGuards(err)
 	for _, s := range c.streams {
@@ -235,7 +237,7 @@ func (c *conn) failLocked(err error) (victims []*Stream) {
 // the tunnel never worked. mu is held.
 func (c *conn) streamError(s *Stream, err error) error {
 	if c.client && c.settled && !s.accepted && s.sent.Load() == 0 && errors.Is(err, errLost) {
-		return &notTaken{err}
+		return &notTaken{err: err}
 	}
 	return err
 }
@@ -276,7 +278,7 @@ func (c *conn) retire() {
 	if c.err != nil || c.retired {
 		return
 	}
-	c.retired = true
+	c.takesNoMore()
 	if !c.client {
 		c.goAway()
 	}

@@ -21,14 +21,18 @@ func (c *conn) gotSettings(pc piece) error {
 		}
 	}
 	c.mu.Lock()
+	first := !c.settled
+	if first {
+		c.peerStreams = windowLimit // what it does not say has no limit
+	}
 	for b := pc.payload; len(b) > 0; b = b[6:] {
 		if err := c.set(binary.BigEndian.Uint16(b), int(binary.BigEndian.Uint32(b[2:]))); err != nil {
 			c.mu.Unlock()
 			return err
 		}
 	}
-	first := !c.settled
 	c.settled = true
+	c.roomChanged()
 	if first && !c.broken && c.err == nil {
 		c.wire.SetReadDeadline(time.Time{})
 	}
@@ -143,7 +147,7 @@ func (c *conn) gotReset(pc piece) error {
 // resetError is how a stream ends that the peer reset; mu is held.
 func (c *conn) resetError(s *Stream, why code) error {
 	if why == codeRefused && c.client && !s.accepted {
-		return &notTaken{fmt.Errorf("%w: peer refused the stream", ErrLimit)}
+		return &notTaken{fmt.Errorf("%w: peer refused the stream", ErrLimit), c.overfilled(s)}
 	}
 	return fmt.Errorf("%w: peer reset the stream: %v", ErrReset, why)
 }
@@ -194,13 +198,13 @@ func (c *conn) gotGoAway(pc piece) error {
 	why := code(binary.BigEndian.Uint32(pc.payload[4:]))
 	c.mu.Lock()
 	first := !c.retired
-	c.retired = true
+	c.takesNoMore()
 	if why != codeNone {
 		c.goodbye = fmt.Sprintf("%v %.200q", why, pc.payload[8:])
 	}
 	var victims []*Stream
 	for _, s := range c.streams {
-		if c.client && s.id > last && c.end(s, &notTaken{fmt.Errorf("%w: peer is going away", ErrReset)}) {
+		if c.client && s.id > last && c.end(s, &notTaken{err: fmt.Errorf("%w: peer is going away", ErrReset)}) {
 			victims = append(victims, s)
 		}
 	}

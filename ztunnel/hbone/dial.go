@@ -69,6 +69,7 @@ func (p *Pool) establish(key Key, t *tunnels, epoch uint64) (*conn, error) {
 	if other, _ := t.choose(nil); other != nil {
 		c.idleTimeout = min(c.idleTimeout, shardIdle)
 	}
+	c.expect(t.room)
 	t.list = append(t.list, c)
 	p.cfg.Door.settled(key.Addr.Addr())
 	c.greet()
@@ -178,11 +179,14 @@ func (p *Pool) dialTCP(ctx context.Context, key Key) (net.Conn, error) {
 	return conn, nil
 }
 
-// proven lets the streams of older tunnels of the key live on, and moves their Guards.
+// proven notes how many streams the peer allows, lets those of older tunnels of the
+// key live on, and moves their Guards.
 func (p *Pool) proven(key Key, younger *conn) {
+	room := younger.allows()
 	p.mu.Lock()
 	var older []*conn
 	if t := p.keys[key]; t != nil {
+		t.room = room
 		if i := slices.Index(t.list, younger); i > 0 {
 			older = slices.Clone(t.list[:i])
 		}

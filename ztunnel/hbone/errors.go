@@ -109,7 +109,10 @@ func violation(c code, format string, args ...any) error {
 // notTaken marks a stream of which the peer says that it did nothing for it, or
 // whose tunnel was lost or seems dead before any byte of the app was written to it:
 // it may be opened again elsewhere.
-type notTaken struct{ err error }
+type notTaken struct {
+	err  error
+	room bool // it was refused for want of room of which we did not know
+}
 
 func (e *notTaken) Error() string { return e.err.Error() }
 func (e *notTaken) Unwrap() error { return e.err }

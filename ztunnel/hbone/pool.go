@@ -65,6 +65,7 @@ type Pool struct {
 type tunnels struct {
 	list    []*conn // oldest first
 	dial    *dial   // under way, or nil
+	room    int     // streams that the peer allowed last in a new one; 0: not known, or none
 	widened time.Time
 }
 
@@ -117,19 +118,23 @@ func (p *Pool) OpenFor(ctx context.Context, key Key, target Target, app *net.TCP
 		case err == nil:
 			p.opened.Add(1)
 			return s, nil
-		case !errors.As(err, &again) || len(tried) == maxRetries:
+		case !errors.As(err, &again):
 			return nil, err
+		case again.room: // by now we know how much there is
+		case len(tried) == maxRetries:
+			return nil, err
+		default:
+			tried = append(tried, s.c)
 		}
 		p.retries.Add(1)
-		tried = append(tried, s.c)
 	}
 }
 
-// maxRetries bounds how often one Open is tried again.
+// maxRetries bounds how often one Open is tried again, unless that is for want of room.
 const maxRetries = 3
 
 // reserve opens a stream in the tunnel that has the fewest, or waits for a new
-// one if none takes it. The request is queued, and yet to be flushed. A retry
+// one if none takes it, or for a peer that allows none to allow some. The request is queued, and yet to be flushed. A retry
 // wants one that is younger than all it tried.
 func (p *Pool) reserve(ctx context.Context, key Key, target Target, tried []*conn) (*Stream, error) {
 	d := new(dial)
@@ -149,6 +154,13 @@ func (p *Pool) reserve(ctx context.Context, key Key, target Target, tried []*con
 				return s, nil
 			}
 			continue // it takes none any more
+		}
+		if c := t.shut(); c != nil {
+			p.mu.Unlock()
+			if err := c.opens(ctx, p.cfg.AnswerTimeout); err != nil {
+				return nil, err
+			}
+			continue
 		}
 		if err := d.stillborn(); err != nil {
 			p.mu.Unlock()

@@ -129,9 +129,9 @@ func (c *conn) examine(now time.Time) (victims []*Stream) {
 // not. What was not, and of whose app nothing was sent, is opened anew, all in one
 // fresh tunnel; mu is held, and the caller severs the victims.
 func (c *conn) abandon(why error) (victims []*Stream) {
-	c.retired = true
+	c.takesNoMore()
 	for _, s := range c.streams {
-		if !s.accepted && s.sent.Load() == 0 && c.reset(s, codeCancel, &notTaken{why}) {
+		if !s.accepted && s.sent.Load() == 0 && c.reset(s, codeCancel, &notTaken{err: why}) {
 			victims = append(victims, s)
 		}
 	}

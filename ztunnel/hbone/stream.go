@@ -50,6 +50,7 @@ type Stream struct {
 	over       bool       // nothing is left to do
 	err        error      // why it is over; nil if in order
 	counted    bool       // in conn.active
+	allowed    int        // streams, by the peer, when this one was opened
 	reading    bool       // its pump is waiting for the app, and so will see it go
 	changed    sync.Cond
 	tiny       rate.Left
@@ -79,7 +80,7 @@ func newStream(c *conn, id uint32, target netip.AddrPort) *Stream {
 	s := &Stream{
 		c: c, id: id, target: target,
 		answered: make(chan struct{}), done: make(chan struct{}),
-		counted: true, sendWindow: c.peerWindow, window: streamWindow, limit: streamWindow,
+		counted: true, allowed: c.peerStreams, sendWindow: c.peerWindow, window: streamWindow, limit: streamWindow,
 	}
 	s.changed.L = &c.mu
 	if c.streams == nil {

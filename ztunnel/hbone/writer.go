@@ -30,9 +30,8 @@ type sending struct {
 	blockedAt   time.Time // since when the write under way waits for the socket; zero: it does not
 	broken      bool      // a write failed
 
-	peerWindow  int // of a new stream
-	peerFrame   int
-	peerStreams int
+	peerWindow int // of a new stream
+	peerFrame  int
 
 	hangUp    bool // close the writing side when control is out
 	writeDone bool
