@@ -59,6 +59,12 @@ struct flow {
 	__u32 pad;
 };
 
+/* The bit of stand_ins that is clear while the pod has more devices than have a
+ * route of stand-ins: what is bound to a device is refused. For such a socket IPv4
+ * takes a destination without a route to be on the link.
+ */
+#define UNCROWDED 1
+
 /* Where the pod's steered connections go: ztunnel's listeners in its netns.
  * A zero port means that the family is not enrolled; connects are refused.
  */
@@ -67,7 +73,7 @@ struct pod {
 	struct addr addr6;
 	__be16 port4;
 	__be16 port6;
-	__u32 stand_ins; /* id of the prefixes that are local in the pod; 0: none */
+	__u32 stand_ins; /* id of the prefixes that are local in the pod; 0: none; see UNCROWDED */
 };
 
 /* Netns and address, or netns and port, of an enrolled pod. */
@@ -142,7 +148,7 @@ enum counter {
 	OUTBOUND_REFUSED_STATE, /* destination could not be recorded */
 	OUTBOUND_REFUSED_NOBODY, /* the registry knows that nobody is ready there */
 	OUTBOUND_REFUSED_AGAIN, /* ztunnel could not reach it a moment ago */
-	OUTBOUND_REFUSED_STAND_IN, /* SYN to a stand-in that no socket published */
+	OUTBOUND_REFUSED_STAND_IN, /* SYN to one that no socket published; bound to a device of too many */
 	OUTBOUND_REFUSED_LISTENER, /* ztunnel does not listen */
 	OUTBOUND_REFUSED_TUPLE, /* inner leg would disturb a live connection */
 	ORIGINAL_DST_LOST, /* could not be published; ztunnel refuses */

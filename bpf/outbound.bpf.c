@@ -260,12 +260,24 @@ static __always_inline bool is_bound_to_loopback(struct bpf_sock_addr *ctx, int 
 	return is_loopback(&src);
 }
 
+static __always_inline bool has_stand_ins(const struct pod *pod)
+{
+	return (pod->stand_ins | UNCROWDED) == stand_ins;
+}
+
+/* Loopback, the first device of each netns, always has a route. */
+static __always_inline bool is_off_route(struct bpf_sock_addr *ctx, const struct pod *pod)
+{
+	return has_stand_ins(pod) && !(pod->stand_ins & UNCROWDED) &&
+	       ctx->sk->bound_dev_if > 1;
+}
+
 /* Where the connection shall go instead of to dst. */
 static __always_inline struct addr detour(struct bpf_sock_addr *ctx, int family,
 					  const struct pod *pod,
 					  const struct endpoint *dst)
 {
-	if (pod->stand_ins == stand_ins && !is_bound_to_loopback(ctx, family))
+	if (has_stand_ins(pod) && !is_bound_to_loopback(ctx, family))
 		return stand_in(dst);
 	return is_ipv4(&dst->addr) ? pod->addr4 : pod->addr6;
 }
@@ -304,13 +316,15 @@ steer_outbound(struct bpf_sock_addr *ctx, int family, __u64 netns,
 		return refuse(OUTBOUND_REFUSED_FAMILY);
 	if (is_link_local6(&dst->addr))
 		return refuse(OUTBOUND_REFUSED_LINK_LOCAL);
+	if (is_off_route(ctx, pod))
+		return refuse(OUTBOUND_REFUSED_STAND_IN);
 	state = make_state(ctx->sk);
 	if (!state)
 		return refuse(OUTBOUND_REFUSED_STATE);
 	/* A stand-in that is not published answers with a reset: the app gets
 	 * ECONNREFUSED, as bpf_set_retval() could say since Linux 5.18 only.
 	 */
-	if (pod->stand_ins == stand_ins && is_refused(netns, dst)) {
+	if (has_stand_ins(pod) && is_refused(netns, dst)) {
 		to = stand_in(dst);
 		state->kind = SOCK_REFUSED;
 		set_address(ctx, family, &to, port);

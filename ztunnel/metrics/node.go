@@ -9,6 +9,7 @@ type events struct {
 	repairs          *prometheus.CounterVec
 	foreignProbes    prometheus.Counter
 	addressesRefused *prometheus.CounterVec
+	devicesRefused   prometheus.Counter
 	sourceErrors     prometheus.Counter
 	generation       prometheus.Gauge
 	applied          prometheus.Gauge
@@ -23,6 +24,10 @@ func (e *events) init(r *prometheus.Registry) {
 		Name: "culvert_pod_addresses_refused_total",
 		Help: "Addresses of pods that are not steered, so that connections by them are refused: another pod's, or beyond the limit of one pod.",
 	}, []string{"reason"})
+	e.devicesRefused = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "culvert_pod_devices_refused_total",
+		Help: "Network devices of pods beyond those that are steered, so that connections of sockets bound to a device are refused.",
+	})
 	e.foreignProbes = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "culvert_foreign_probes_total",
 		Help: "Probes of pods of this node that name another host, where they are not exempt from policy.",
@@ -39,7 +44,7 @@ func (e *events) init(r *prometheus.Registry) {
 		Name: "culvert_source_applied_timestamp_seconds",
 		Help: "When the workloads and policies in force were applied.",
 	})
-	r.MustRegister(e.repairs, e.foreignProbes, e.addressesRefused, e.sourceErrors, e.generation, e.applied)
+	r.MustRegister(e.repairs, e.foreignProbes, e.addressesRefused, e.devicesRefused, e.sourceErrors, e.generation, e.applied)
 }
 
 // Repaired counts something that another hand removed and ztunnel restored. what
@@ -55,6 +60,9 @@ func (m *Metrics) ForeignProbe() { m.events.foreignProbes.Inc() }
 func (m *Metrics) AddressesRefused(reason string, n int) {
 	m.events.addressesRefused.WithLabelValues(known(reason)).Add(float64(n))
 }
+
+// DevicesRefused counts n devices of a pod beyond those that are steered.
+func (m *Metrics) DevicesRefused(n int) { m.events.devicesRefused.Add(float64(n)) }
 
 // SourceError counts a state that the source could not read.
 func (m *Metrics) SourceError() { m.events.sourceErrors.Inc() }

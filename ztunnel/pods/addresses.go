@@ -32,6 +32,7 @@ type addresses struct {
 	mu sync.Mutex // guards what follows
 	chosen
 	applied []netip.Addr // those that steering has: what is chosen comes a moment later
+	crowded int          // devices beyond those that are steered: see redirect.Routing
 }
 
 // chosen says which addresses of a netns are its pod's.
@@ -171,6 +172,26 @@ func (p *Pods) sayRefused(m *member, next chosen) {
 	}
 }
 
+// sayCrowded logs and counts the devices beyond the limit, of a pod that stays beyond
+// it once.
+func (p *Pods) sayCrowded(m *member, excess int) {
+	a := &m.addresses
+	a.mu.Lock()
+	before := a.crowded
+	a.crowded = excess
+	a.mu.Unlock()
+	if excess > before {
+		p.Metrics.DevicesRefused(excess - before)
+	}
+	switch {
+	case excess > 0 && before == 0:
+		p.Log.Warn("a pod has more devices than are steered: connections of sockets that are bound to a device are refused",
+			logPod, m.sandbox.String(), logDevices, excess)
+	case excess == 0 && before > 0:
+		p.Log.Info("a pod has no more devices than are steered", logPod, m.sandbox.String())
+	}
+}
+
 // leaveAddrs is the end of m's addresses.
 func (p *Pods) leaveAddrs(m *member) {
 	p.takers.mu.Lock()
@@ -189,7 +210,10 @@ func (p *Pods) refresh(m *member) error {
 	}
 	addrs, applied := a.list(), a.inForce()
 	if slices.Equal(applied, addrs) {
-		wrong, err := p.Datapath.VerifyRoute(m.ns, addrs)
+		wrong, excess, err := p.Datapath.VerifyRoute(m.ns, addrs)
+		if err == nil {
+			p.sayCrowded(m, excess)
+		}
 		if wrong != "" {
 			p.Metrics.Repaired(kindOf(wrong))
 			p.Log.Error("steering was removed by another hand and is restored", logPod, m.sandbox.String(), logWhat, wrong)

@@ -4,7 +4,7 @@ package pods
 
 import (
 	"context"
-	"net"
+	"net/netip"
 	"slices"
 
 	"github.com/culvert-mesh/culvert/ztunnel/redirect"
@@ -51,7 +51,7 @@ func (p *Pods) watchForwarding(m *member, w workload.Workload) error {
 }
 
 func (p *Pods) keepGuard(m *member, w workload.Workload) error {
-	behind, err := redirect.Forwards(m.ns, ips(m))
+	behind, err := redirect.Forwards(m.ns, m.unmapped())
 	if err != nil {
 		return err
 	}
@@ -92,9 +92,9 @@ func (p *Pods) sayForwarding(m *member, behind []string, allowed bool) {
 		logPod, m.sandbox.String(), logDevices, behind, logAllowed, allowed)
 }
 
-func ips(m *member) (all []net.IP) {
+func (m *member) unmapped() (all []netip.Addr) {
 	for _, addr := range m.ips() {
-		all = append(all, addr.AsSlice())
+		all = append(all, addr.Unmap())
 	}
 	return all
 }

@@ -46,7 +46,7 @@ func (d *Datapath) updateAddrs(p *pod) error {
 		}
 	}
 	if p.outbound {
-		return d.fillPod(p.Sandbox)
+		return d.fillPod(p)
 	}
 	return nil
 }
@@ -97,23 +97,39 @@ func (d *Datapath) PruneOwnIPs(cookie netns.Cookie, held []netip.Addr) error {
 
 // VerifyRoute asks the kernel whether a netns is as Route left it, and makes it
 // so. It says what was wrong if another hand must have done it: routes of
-// stand-ins go with their devices, and without them connections are refused.
+// stand-ins go with their devices, and without them connections are refused. excess is
+// Routing.Excess.
 //
 // It stands beside Verify, as it takes the longer, the more routes a pod has:
 // no other waits for it.
-func (d *Datapath) VerifyRoute(ns *netns.NS, addrs []netip.Addr) (wrong string, err error) {
-	missing, err := d.CheckRoute(ns, addrs)
-	if err != nil || len(missing) == 0 {
-		return "", err
+func (d *Datapath) VerifyRoute(ns *netns.NS, addrs []netip.Addr) (wrong string, excess int, err error) {
+	found, err := d.CheckRoute(ns, addrs)
+	if err == nil {
+		err = d.setCrowded(ns.Cookie(), found.Excess > 0)
+	}
+	if err != nil || len(found.Missing) == 0 {
+		return "", found.Excess, err
 	}
 	if err := d.Route(ns, addrs); err != nil {
-		return "", err
+		return "", found.Excess, err
 	}
-	missing = slices.DeleteFunc(missing, isStandInNeed)
+	missing := slices.DeleteFunc(found.Missing, isStandInNeed)
 	if len(missing) == 0 {
-		return "", nil
+		return "", found.Excess, nil
 	}
-	return fmt.Sprintf("routing of netns %d was changed: no %s", ns.Cookie(), strings.Join(missing, ", no ")), nil
+	return fmt.Sprintf("routing of netns %d was changed: no %s", ns.Cookie(), strings.Join(missing, ", no ")), found.Excess, nil
+}
+
+// setCrowded has sockets of a pod that are bound to a device refused, or no more.
+func (d *Datapath) setCrowded(cookie netns.Cookie, crowded bool) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	p, ok := d.pods[cookie]
+	if !ok || !p.outbound || p.crowded == crowded {
+		return nil
+	}
+	p.crowded = crowded
+	return d.fillPod(p)
 }
 
 // isStandInNeed knows what devices and addresses that come and go leave behind.

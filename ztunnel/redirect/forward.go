@@ -5,7 +5,7 @@ package redirect
 import (
 	"errors"
 	"fmt"
-	"net"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -35,27 +35,19 @@ const (
 // those that are up and have none of the pod's own addresses, of a kind that
 // leads into another netns or a virtual machine. It returns none where
 // forwarding is off.
-func Forwards(ns *netns.NS, own []net.IP) (behind []string, err error) {
+func Forwards(ns *netns.NS, own []netip.Addr) (behind []string, err error) {
 	err = ns.Do(func() error {
 		if !sysctlIsOn("net/ipv4/ip_forward") && !sysctlIsOn("net/ipv6/conf/all/forwarding") {
 			return nil
 		}
-		links, err := netlink.LinkList()
+		v, err := lookForDevices(own)
 		if err != nil {
 			return err
 		}
-		for _, l := range links {
-			if !leadsBehind(l) {
-				continue
-			}
-			addrs, err := netlink.AddrList(l, netlink.FAMILY_ALL)
-			if err != nil {
-				return err
-			}
-			if !slices.ContainsFunc(addrs, func(a netlink.Addr) bool {
-				return slices.ContainsFunc(own, a.IP.Equal)
-			}) {
-				behind = append(behind, l.Attrs().Name)
+		holds := v.holders()
+		for _, d := range v.devices {
+			if d.leadsBehind() && !holds[d.index] {
+				behind = append(behind, d.name)
 			}
 		}
 		return nil
@@ -68,11 +60,11 @@ func Forwards(ns *netns.NS, own []net.IP) (behind []string, err error) {
 
 // leadsBehind leaves out what a CNI plugin puts into a pod by itself and what
 // leads nowhere: dummies, and the tunnel devices that come with a netns.
-func leadsBehind(l netlink.Link) bool {
-	if l.Attrs().Flags&net.FlagUp == 0 {
+func (d device) leadsBehind() bool {
+	if d.flags&unix.IFF_UP == 0 {
 		return false
 	}
-	switch l.Type() {
+	switch d.kind {
 	case "bridge", "veth", "tun", "tuntap", "macvtap", "ipvtap", "openvswitch", "netkit":
 		return true
 	}
@@ -140,44 +132,48 @@ func (d *Datapath) UnguardForwarding(ns *netns.NS) error {
 // addGuards has every device that is up guarded, but for loopback. It returns
 // their indices, and the name of one that had lost its guard.
 func addGuards(program *ebpf.Program, before []int) (now []int, lost string, err error) {
-	links, err := netlink.LinkList()
+	v, err := lookForDevices(nil)
 	if err != nil {
 		return nil, "", err
 	}
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE) // one socket for all devices
+	if err != nil {
+		return nil, "", err
+	}
+	defer h.Close()
 	info, err := program.Info()
 	if err != nil {
 		return nil, "", err
 	}
 	id, _ := info.ID()
-	for _, l := range links {
-		a := l.Attrs()
-		if a.Flags&net.FlagLoopback != 0 || a.Flags&net.FlagUp == 0 {
+	for _, d := range v.devices {
+		if d.flags&unix.IFF_LOOPBACK != 0 || d.flags&unix.IFF_UP == 0 {
 			continue
 		}
-		now = append(now, a.Index)
-		if has, err := guardOn(l); err == nil && has == int(id) {
+		now = append(now, d.index)
+		if has, err := guardOn(h, d); err == nil && has == int(id) {
 			continue
 		}
-		if err := addGuard(a, program); err != nil {
+		if err := addGuard(h, d, program); err != nil {
 			return nil, "", err
 		}
-		if slices.Contains(before, a.Index) {
-			lost = a.Name
+		if slices.Contains(before, d.index) {
+			lost = d.name
 		}
 	}
 	return now, lost, nil
 }
 
-func addGuard(device *netlink.LinkAttrs, program *ebpf.Program) error {
+func addGuard(h *netlink.Handle, d device, program *ebpf.Program) error {
 	qdisc := &netlink.GenericQdisc{QdiscType: "clsact", QdiscAttrs: netlink.QdiscAttrs{
-		LinkIndex: device.Index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT}}
-	if err := netlink.QdiscAdd(qdisc); err != nil && !errors.Is(err, unix.EEXIST) {
-		return fmt.Errorf("add clsact to %s: %w", device.Name, err)
+		LinkIndex: d.index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT}}
+	if err := h.QdiscAdd(qdisc); err != nil && !errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("add clsact to %s: %w", d.name, err)
 	}
-	filter := guardFilter(device.Index)
+	filter := guardFilter(d.index)
 	filter.Fd, filter.Name, filter.DirectAction = program.FD(), guardName, true
-	if err := netlink.FilterReplace(filter); err != nil {
-		return fmt.Errorf("add filter to %s: %w", device.Name, err)
+	if err := h.FilterReplace(filter); err != nil {
+		return fmt.Errorf("add filter to %s: %w", d.name, err)
 	}
 	return nil
 }
@@ -188,8 +184,8 @@ func guardFilter(link int) *netlink.BpfFilter {
 }
 
 // guardOn returns the id of the program that guards a device; 0 if none does.
-func guardOn(l netlink.Link) (id int, err error) {
-	filters, err := netlink.FilterList(l, netlink.HANDLE_MIN_INGRESS)
+func guardOn(h *netlink.Handle, d device) (id int, err error) {
+	filters, err := h.FilterList(&netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: d.index}}, netlink.HANDLE_MIN_INGRESS)
 	for _, f := range filters {
 		if bpf, ok := f.(*netlink.BpfFilter); ok && bpf.Name == guardName {
 			return bpf.Id, nil
@@ -199,16 +195,21 @@ func guardOn(l netlink.Link) (id int, err error) {
 }
 
 func removeGuards() error {
-	links, err := netlink.LinkList()
+	v, err := lookForDevices(nil)
 	if err != nil {
 		return err
 	}
-	for _, l := range links {
-		if id, err := guardOn(l); err != nil || id == 0 {
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	for _, d := range v.devices {
+		if id, err := guardOn(h, d); err != nil || id == 0 {
 			continue // no clsact either
 		}
-		if err := netlink.FilterDel(guardFilter(l.Attrs().Index)); err != nil && !errors.Is(err, unix.ENOENT) {
-			return fmt.Errorf("remove filter from %s: %w", l.Attrs().Name, err)
+		if err := h.FilterDel(guardFilter(d.index)); err != nil && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("remove filter from %s: %w", d.name, err)
 		}
 	}
 	return nil

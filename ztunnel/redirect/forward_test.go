@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"os/exec"
 	"slices"
@@ -105,7 +104,7 @@ func (n *nested) guard(t *testing.T, g ForwardGuard) (wrong string) {
 func TestAPodThatForwardsIsSeen(t *testing.T) {
 	w := newWorld(t)
 	p := w.enrolled()
-	own := []net.IP{p.v4.AsSlice(), p.v6.AsSlice()}
+	own := []netip.Addr{p.v4, p.v6}
 	wantBehind := func(want ...string) {
 		t.Helper()
 		if behind, err := Forwards(p.ns, own); err != nil || !slices.Equal(behind, want) {

@@ -176,11 +176,11 @@ func TestNothingLeavesThePodWhenStandInsAreNotLocal(t *testing.T) {
 				}
 				s.wantNothing()
 			}
-			wrong, err := w.d.VerifyRoute(p.ns, p.s.Addrs)
+			wrong, _, err := w.d.VerifyRoute(p.ns, p.s.Addrs)
 			if err != nil || !strings.HasPrefix(wrong, "routing of netns ") {
 				t.Errorf("VerifyRoute: %q, %v", wrong, err)
 			}
-			if wrong, err := w.d.VerifyRoute(p.ns, p.s.Addrs); err != nil || wrong != "" {
+			if wrong, _, err := w.d.VerifyRoute(p.ns, p.s.Addrs); err != nil || wrong != "" {
 				t.Errorf("VerifyRoute again: %q, %v", wrong, err)
 			}
 			p.serveAll()
@@ -252,9 +252,9 @@ func TestRoutingFollowsDevicesAndAddresses(t *testing.T) {
 		t.Error("steered by a device that has no route of stand-ins")
 	}
 	addrs := []netip.Addr{p.v4, p.v6, second, second6}
-	missing, err := w.d.CheckRoute(p.ns, addrs)
-	if err != nil || !slices.Equal(missing, []string{"IPv4 route of stand-ins by eth1", "IPv6 route of stand-ins by eth1"}) {
-		t.Errorf("CheckRoute: %q, %v", missing, err)
+	found, err := w.d.CheckRoute(p.ns, addrs)
+	if err != nil || !slices.Equal(found.Missing, []string{"IPv4 route of stand-ins by eth1", "IPv6 route of stand-ins by eth1"}) {
+		t.Errorf("CheckRoute: %+v, %v", found, err)
 	}
 	follow := func(addrs ...netip.Addr) {
 		t.Helper()
@@ -262,8 +262,8 @@ func TestRoutingFollowsDevicesAndAddresses(t *testing.T) {
 		if err := errors.Join(w.d.Route(p.ns, addrs), w.d.SteerInbound(p.s), w.d.SteerOutbound(p.s)); err != nil {
 			t.Fatal(err)
 		}
-		if missing, err := w.d.CheckRoute(p.ns, addrs); err != nil || len(missing) > 0 {
-			t.Errorf("CheckRoute: %q, %v", missing, err)
+		if found, err := w.d.CheckRoute(p.ns, addrs); err != nil || len(found.Missing) > 0 {
+			t.Errorf("CheckRoute: %+v, %v", found, err)
 		}
 	}
 	wantSource := func(to netip.AddrPort, prepare func(int) error, want netip.Addr) {
@@ -315,8 +315,8 @@ func TestTentativeSourceIsSetWhenItIsReady(t *testing.T) {
 	})
 	p.v6 = fresh
 	p.enroll(w.d)
-	if missing, err := w.d.CheckRoute(p.ns, p.s.Addrs); err != nil || len(missing) > 0 {
-		t.Errorf("CheckRoute with a tentative address: %q, %v", missing, err)
+	if found, err := w.d.CheckRoute(p.ns, p.s.Addrs); err != nil || len(found.Missing) > 0 {
+		t.Errorf("CheckRoute with a tentative address: %+v, %v", found, err)
 	}
 	w.in(p.ns, func() error { return settle(t.Context(), []netip.Addr{fresh}) })
 	if err := w.d.Route(p.ns, p.s.Addrs); err != nil {
@@ -414,7 +414,7 @@ func TestOtherStandInsWaitUntilThePodIsPreparedForThem(t *testing.T) {
 		}
 	}
 	w.in(p.ns, func() error {
-		for _, r := range must(look()).routes {
+		for _, r := range must(w.d.look(nil)).routes {
 			if dst, ok := prefixOf(r.Dst); ok && slices.Contains(defaultStandIns, dst) {
 				t.Errorf("a route of before is left: %v", r)
 			}

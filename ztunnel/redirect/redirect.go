@@ -48,7 +48,7 @@ type Datapath struct {
 	refusing refusing
 	met      met
 
-	routing sync.Mutex // held while a netns is changed
+	routing netns.Locks // held while a netns is changed
 
 	mu        sync.Mutex
 	anchors   []*anchor // the cgroup programs

@@ -237,7 +237,7 @@ func TestIPv6ThatGoesIsRefusedAtOnce(t *testing.T) {
 	w.in(p.ns, func() error {
 		return errors.Join(writeSysctl("net/ipv6/conf/all/disable_ipv6", "0"), addAddr("eth0", p.v6, 128), settle(t.Context(), []netip.Addr{p.v6}))
 	})
-	if _, err := w.d.VerifyRoute(p.ns, p.s.Addrs); err != nil {
+	if _, _, err := w.d.VerifyRoute(p.ns, p.s.Addrs); err != nil {
 		t.Errorf("VerifyRoute: %v", err)
 	}
 	wantServer(t, p.ns, servers(1, true)[0], "outbound")

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -42,18 +43,17 @@ const (
 // It changes what is not as it should be and nothing else: call it again when
 // addresses or devices of the netns have changed.
 func (d *Datapath) Route(ns *netns.NS, addrs []netip.Addr) error {
-	d.routing.Lock()
-	defer d.routing.Unlock()
+	defer d.routing.Lock(ns.Cookie())()
 	err := ns.Do(func() error {
-		if err := refuseAcceptLocal(); err != nil {
-			return err
-		}
-		v, err := look()
+		v, err := d.look(addrs)
 		if err != nil {
 			return err
 		}
+		if err := v.refuseAcceptLocal(); err != nil {
+			return err
+		}
 		if !slices.ContainsFunc(v.routes, d.isStandInRoute) {
-			if err := d.refuseOverlap(v); err != nil {
+			if err := d.refuseOverlap(v.families); err != nil {
 				return err
 			}
 		}
@@ -80,28 +80,35 @@ func (d *Datapath) Route(ns *netns.NS, addrs []netip.Addr) error {
 	return nil
 }
 
-// CheckRoute returns what Route would change, by name, or why it would refuse.
-func (d *Datapath) CheckRoute(ns *netns.NS, addrs []netip.Addr) (missing []string, err error) {
+// Routing is what CheckRoute finds.
+type Routing struct {
+	Missing []string // what Route would change, by name
+	Excess  int      // devices beyond those that are steered: while there are any, sockets bound to a device are refused
+}
+
+// CheckRoute returns how a netns is routed, or why Route would refuse.
+func (d *Datapath) CheckRoute(ns *netns.NS, addrs []netip.Addr) (found Routing, err error) {
 	err = ns.Do(func() error {
-		if err := refuseAcceptLocal(); err != nil {
+		v, err := d.look(addrs)
+		if err != nil {
 			return err
 		}
-		v, err := look()
-		if err != nil {
+		if err := v.refuseAcceptLocal(); err != nil {
 			return err
 		}
 		needs, err := d.needs(ns.Cookie(), v, addrs)
 		for _, n := range needs {
 			if !n.met {
-				missing = append(missing, n.name)
+				found.Missing = append(found.Missing, n.name)
 			}
 		}
+		_, found.Excess = v.steeredDevices()
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("routes of netns %d: %w", ns.Cookie(), err)
+		return Routing{}, fmt.Errorf("routes of netns %d: %w", ns.Cookie(), err)
 	}
-	return missing, nil
+	return found, nil
 }
 
 // ErrInUse says that a netns has connections that were steered and are open.
@@ -115,13 +122,12 @@ var ErrInUse = errors.New("connections to stand-ins are open")
 // ztunnel's end is closed, what keeps its packets inside the pod stays, and
 // Unroute returns ErrInUse. To the app that does no harm.
 func (d *Datapath) Unroute(ns *netns.NS) error {
-	d.routing.Lock()
-	defer d.routing.Unlock()
+	defer d.routing.Lock(ns.Cookie())()
 	if _, outbound := d.Steered(ns.Cookie()); outbound {
 		return fmt.Errorf("unroute in netns %d: its outbound connections are steered", ns.Cookie())
 	}
 	err := ns.Do(func() error {
-		v, err := look()
+		v, err := d.look(nil)
 		if err != nil {
 			return err
 		}
@@ -174,45 +180,6 @@ type need struct {
 	meet func() error
 }
 
-// view is what a netns has, of the families that it has.
-type view struct {
-	families []int
-	links    []netlink.Link
-	addrs    []netlink.Addr
-	routes   []netlink.Route
-	rules    []netlink.Rule
-}
-
-func look() (v view, err error) {
-	v.families = []int{unix.AF_INET}
-	if hasIPv6() {
-		v.families = append(v.families, unix.AF_INET6)
-	}
-	h, err := netlink.NewHandle(unix.NETLINK_ROUTE) // one socket for all that is asked
-	if err != nil {
-		return v, err
-	}
-	defer h.Close()
-	if v.links, err = h.LinkList(); err != nil {
-		return v, fmt.Errorf("list devices: %w", err)
-	}
-	if v.addrs, err = h.AddrList(nil, unix.AF_UNSPEC); err != nil {
-		return v, fmt.Errorf("list addresses: %w", err)
-	}
-	for _, family := range v.families {
-		routes, err := h.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
-		if err != nil {
-			return v, fmt.Errorf("list routes: %w", err)
-		}
-		rules, err := h.RuleList(family)
-		if err != nil {
-			return v, fmt.Errorf("list rules: %w", err)
-		}
-		v.routes, v.rules = append(v.routes, routes...), append(v.rules, rules...)
-	}
-	return v, nil
-}
-
 // needs lists what a netns must have, in the order in which it is made: what
 // keeps a stand-in inside the pod comes before what makes it reachable.
 func (d *Datapath) needs(cookie netns.Cookie, v view, addrs []netip.Addr) ([]need, error) {
@@ -220,6 +187,7 @@ func (d *Datapath) needs(cookie netns.Cookie, v view, addrs []netip.Addr) ([]nee
 	if err != nil {
 		return nil, err
 	}
+	devices, _ := v.steeredDevices()
 	var wanted []netlink.Route
 	route := func(name string, r netlink.Route) {
 		wanted = append(wanted, r)
@@ -240,10 +208,8 @@ func (d *Datapath) needs(cookie netns.Cookie, v view, addrs []netip.Addr) ([]nee
 		}
 		rule(ip+" guard rule of stand-ins", d.guardRule(family))
 		route(ip+" barrier of stand-ins", d.barrier(family))
-		for _, l := range v.links {
-			if r, ok := d.standInRoute(v, family, l.Attrs(), addrs); ok {
-				route(ip+" route of stand-ins by "+l.Attrs().Name, r)
-			}
+		for _, device := range devices {
+			route(ip+" route of stand-ins by "+device.name, d.standInRoute(v, family, device, addrs))
 		}
 	}
 	for _, have := range v.routes {
@@ -263,54 +229,43 @@ func familyName(family int) string {
 	return "IPv4"
 }
 
-// source returns the first of addrs that the netns has: on a device, if it has
-// one there, or on any. If it has none of them, the address is invalid.
-func (v view) source(addrs []netip.Addr, family, device int) (found netip.Addr) {
-	for _, addr := range addrs {
-		if addr.Is6() != (family == unix.AF_INET6) {
-			continue
-		}
-		for _, have := range v.addrs {
-			if ip, _ := netip.AddrFromSlice(have.IP); ip.Unmap() != addr {
-				continue
-			}
-			if have.LinkIndex == device {
-				return addr
-			}
-			if !found.IsValid() {
-				found = addr
-			}
-		}
-	}
-	return found
-}
-
-// isTentative reports whether an IPv6 address cannot be a route's source yet.
-func (v view) isTentative(addr net.IP) bool {
-	for _, have := range v.addrs {
-		if have.IP.Equal(addr) {
-			return have.Flags&unix.IFA_F_TENTATIVE != 0
-		}
-	}
-	return true
-}
-
 // refuseOverlap refuses a pod that has something among the stand-ins, which it
-// could not reach any more.
-func (d *Datapath) refuseOverlap(v view) error {
-	for _, addr := range v.addrs {
-		if ip, _ := netip.AddrFromSlice(addr.IP); slices.ContainsFunc(d.standIns, func(p netip.Prefix) bool { return p.Contains(ip.Unmap()) }) {
-			return fmt.Errorf("the address %v of the pod is among the stand-ins %v: choose others", ip.Unmap(), d.standIns)
-		}
+// could not reach any more. It looks at all addresses and routes, for a pod that is
+// not routed yet.
+func (d *Datapath) refuseOverlap(families []int) error {
+	a, err := newAsker(time.Now().Add(lookTime))
+	if err != nil {
+		return err
 	}
-	for _, r := range v.routes {
-		dst, ok := prefixOf(r.Dst)
-		if !ok || isOurRoute(r) || leadsNowhere(r) || dst.Bits() <= 1 { // halves of everything stand for a default route
-			continue
+	defer a.close()
+	err = a.dump(unix.RTM_GETADDR, make([]byte, unix.SizeofIfAddrmsg), func(entry []byte) error {
+		if addr, _, _ := parseAddr(entry); slices.ContainsFunc(d.standIns, func(p netip.Prefix) bool { return p.Contains(addr) }) {
+			return fmt.Errorf("the address %v of the pod is among the stand-ins %v: choose others", addr, d.standIns)
 		}
-		if slices.ContainsFunc(d.standIns, dst.Overlaps) {
-			return fmt.Errorf("the route to %v of the pod overlaps the stand-ins %v: choose others", dst, d.standIns)
+		return nil
+	})
+	for _, family := range families {
+		if err != nil {
+			break
 		}
+		request := make([]byte, unix.SizeofRtMsg)
+		request[0] = byte(family)
+		err = a.dump(unix.RTM_GETROUTE, request, d.refuseOverlapping)
+	}
+	return err
+}
+
+func (d *Datapath) refuseOverlapping(entry []byte) error {
+	r, ok := parseRoute(entry)
+	if !ok || isOurRoute(r) || leadsNowhere(r) {
+		return nil
+	}
+	dst, ok := prefixOf(r.Dst)
+	if !ok || dst.Bits() <= 1 { // halves of everything stand for a default route
+		return nil
+	}
+	if slices.ContainsFunc(d.standIns, dst.Overlaps) {
+		return fmt.Errorf("the route to %v of the pod overlaps the stand-ins %v: choose others", dst, d.standIns)
 	}
 	return nil
 }

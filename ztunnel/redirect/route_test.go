@@ -146,7 +146,7 @@ func TestUnrouteLeavesNoWayOut(t *testing.T) {
 			t.Errorf("Unroute: %v", err)
 		}
 		w.in(p.ns, func() error {
-			v, err := look()
+			v, err := w.d.look(nil)
 			for _, r := range v.routes {
 				if isOurRoute(r) {
 					t.Errorf("left: %v", r)
@@ -180,17 +180,17 @@ func TestVerifyRestoresRoutesRulesAndSysctls(t *testing.T) {
 		"net/ipv6/fwmark_reflect":  func() error { return writeSysctl("net/ipv6/fwmark_reflect", "0") },
 		"IPv4 rule of inner legs":  func() error { return inner(unix.AF_INET) },
 		"IPv6 rule of inner legs":  func() error { return inner(unix.AF_INET6) },
-		"IPv4 route of inner legs": func() error { return netlink.RouteDel(new(innerRoute(must(look()), unix.AF_INET))) },
-		"IPv6 route of inner legs": func() error { return netlink.RouteDel(new(innerRoute(must(look()), unix.AF_INET6))) },
+		"IPv4 route of inner legs": func() error { return netlink.RouteDel(new(innerRoute(must(w.d.look(nil)), unix.AF_INET))) },
+		"IPv6 route of inner legs": func() error { return netlink.RouteDel(new(innerRoute(must(w.d.look(nil)), unix.AF_INET6))) },
 		"IPv6 barrier":             func() error { return removeBarrier(unix.AF_INET6) },
 		"IPv4 guard rule":          func() error { return removeGuard(unix.AF_INET) },
 		"route of stand-ins by lo": func() error { return removeStandInRoutes(unix.AF_INET6) },
 	} {
 		w.in(p.ns, harm)
-		if wrong, err := w.d.VerifyRoute(p.ns, p.s.Addrs); err != nil || !strings.Contains(wrong, name) {
+		if wrong, _, err := w.d.VerifyRoute(p.ns, p.s.Addrs); err != nil || !strings.Contains(wrong, name) {
 			t.Errorf("%s: VerifyRoute: %q, %v", name, wrong, err)
 		}
-		if wrong, err := w.d.VerifyRoute(p.ns, p.s.Addrs); err != nil || wrong != "" {
+		if wrong, _, err := w.d.VerifyRoute(p.ns, p.s.Addrs); err != nil || wrong != "" {
 			t.Errorf("%s: VerifyRoute again: %q, %v", name, wrong, err)
 		}
 	}

@@ -4,8 +4,8 @@ package redirect
 
 import (
 	"errors"
-	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -49,15 +49,6 @@ func defaultMetric(family int) int {
 	return 0
 }
 
-func (v view) loopback() int {
-	for _, l := range v.links {
-		if l.Attrs().Flags&net.FlagLoopback != 0 {
-			return l.Attrs().Index
-		}
-	}
-	return 1 // the kernel's, in each netns
-}
-
 // guardRule refuses what is addressed to a stand-in when no route makes it
 // local: connections that are open would else go on in plaintext, to the wire.
 func (d *Datapath) guardRule(family int) *netlink.Rule {
@@ -83,26 +74,23 @@ func (d *Datapath) barrier(family int) netlink.Route {
 }
 
 // standInRoute makes stand-ins local. There is one for each device: a socket
-// that is bound to a device finds no other. Ports of a bridge have no sockets.
-func (d *Datapath) standInRoute(v view, family int, link *netlink.LinkAttrs, addrs []netip.Addr) (netlink.Route, bool) {
-	if link.Flags&net.FlagUp == 0 || link.MasterIndex != 0 {
-		return netlink.Route{}, false
-	}
-	metric := 1024 + link.Index
-	if link.Flags&net.FlagLoopback != 0 {
+// that is bound to a device finds no other.
+func (d *Datapath) standInRoute(v view, family int, by device, addrs []netip.Addr) netlink.Route {
+	metric := 1024 + by.index
+	if by.flags&unix.IFF_LOOPBACK != 0 {
 		metric = 1 // before the others
 	}
 	return netlink.Route{
-		LinkIndex: link.Index,
+		LinkIndex: by.index,
 		Dst:       ipNet(d.standIn(family)),
-		Src:       v.source(addrs, family, link.Index).AsSlice(),
+		Src:       v.source(addrs, family, by.index).AsSlice(),
 		Table:     unix.RT_TABLE_LOCAL,
 		Type:      unix.RTN_LOCAL,
 		Scope:     netlink.SCOPE_HOST,
 		Family:    family,
 		Priority:  metric,
 		Protocol:  ourProtocol,
-	}, true
+	}
 }
 
 // addRoute leaves the choice of a source to the kernel while the address is
@@ -135,7 +123,11 @@ func isOurRule(r netlink.Rule) bool {
 	return r.Protocol == ourProtocol || r.Priority == innerPriority && r.Mark == innerMark && r.Table == innerTable
 }
 
-func isOurRoute(r netlink.Route) bool { return r.Protocol == ourProtocol || r.Table == innerTable }
+func isOurRoute(r netlink.Route) bool {
+	return (r.Protocol == ourProtocol || r.Table == innerTable) && slices.ContainsFunc(ourRoutes, func(ours netlink.Route) bool {
+		return r.Table == ours.Table && r.Type == ours.Type
+	})
+}
 
 func (d *Datapath) isStandInRoute(r netlink.Route) bool {
 	return r.Protocol == ourProtocol && r.Dst.String() == d.standIn(r.Family).String()

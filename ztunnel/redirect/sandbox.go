@@ -37,6 +37,7 @@ type pod struct {
 	Sandbox
 	anchor            *anchor
 	inbound, outbound bool
+	crowded           bool // it has more devices than are steered: see Routing.Excess
 }
 
 // Steered reports what the kernel steers of a netns, for this run or since an
@@ -97,11 +98,15 @@ func (d *Datapath) UnsteerInbound(cookie netns.Cookie) error {
 // SteerOutbound steers the connections that the sandbox opens from now on.
 // If it fails, it leaves what SteerInbound would.
 func (d *Datapath) SteerOutbound(s Sandbox) error {
+	crowded, err := d.isRouted(s) // before d.mu: it takes as long as the pod has devices
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	_, before := d.Steered(s.NS.Cookie())
 	p := d.podOf(s)
-	err := d.fillOutbound(p.Sandbox)
+	if err == nil {
+		p.crowded = crowded
+		err = d.fillPod(p)
+	}
 	if err != nil && !before {
 		err = errors.Join(err, d.unsteerOutbound(s.NS.Cookie()))
 	}
@@ -197,25 +202,22 @@ func (d *Datapath) fillProbePorts(s Sandbox) error {
 	})
 }
 
-// fillOutbound has the kernel's word for it that stand-ins are local before it
-// sends a connection to one.
-func (d *Datapath) fillOutbound(s Sandbox) error {
-	missing, err := d.CheckRoute(s.NS, s.Addrs)
-	if err != nil {
-		return err
+// isRouted has the kernel's word for it that stand-ins are local before a connection
+// is sent to one.
+func (d *Datapath) isRouted(s Sandbox) (crowded bool, err error) {
+	found, err := d.CheckRoute(s.NS, s.Addrs)
+	if err == nil && len(found.Missing) > 0 {
+		err = fmt.Errorf("not routed: no %s", strings.Join(found.Missing, ", no "))
 	}
-	if len(missing) > 0 {
-		return fmt.Errorf("not routed: no %s", strings.Join(missing, ", no "))
-	}
-	return d.fillPod(s)
+	return found.Excess > 0, err
 }
 
 // fillPod says which addresses are the pod's own, and where its connections go.
-func (d *Datapath) fillPod(s Sandbox) error {
-	if err := d.fillOwnIPs(s); err != nil {
+func (d *Datapath) fillPod(p *pod) error {
+	if err := d.fillOwnIPs(p.Sandbox); err != nil {
 		return err
 	}
-	if err := d.mesh.Pods.Put(uint64(s.NS.Cookie()), d.entry(s)); err != nil {
+	if err := d.mesh.Pods.Put(uint64(p.NS.Cookie()), d.entry(p)); err != nil {
 		return fmt.Errorf("add pod: %w", full(d.mesh.Pods, err))
 	}
 	return nil
@@ -224,8 +226,12 @@ func (d *Datapath) fillPod(s Sandbox) error {
 // entry says where connections go: to the port of the outbound listeners. A
 // family without an address is refused at once, although its listener stays for
 // when there is one again.
-func (d *Datapath) entry(s Sandbox) (e meshPod) {
+func (d *Datapath) entry(p *pod) (e meshPod) {
+	s := p.Sandbox
 	e.StandIns = standInID(d.standIns)
+	if p.crowded {
+		e.StandIns &^= uncrowded
+	}
 	port := func(ln *net.TCPListener) uint16 { return wirePort(ln.Addr().(*net.TCPAddr).AddrPort().Port()) }
 	if addr, ln := s.primary(netip.Addr.Is4), s.Listeners.Outbound4; ln != nil && addr.IsValid() {
 		e.Addr4, e.Port4 = wireAddr(addr), port(ln)

@@ -87,11 +87,14 @@ func (d *Datapath) standIn(family int) netip.Prefix {
 	return d.standIns[index(family == unix.AF_INET6)]
 }
 
+// uncrowded is UNCROWDED of bpf/mesh.h.
+const uncrowded = 1
+
 // standInID is how a pod's entry names the prefixes that its netns routes.
 func standInID(prefixes []netip.Prefix) uint32 {
 	h := fnv.New32a()
 	fmt.Fprint(h, prefixes)
-	return h.Sum32() | 1
+	return h.Sum32() | uncrowded
 }
 
 // wirePrefix has the free bits of a prefix set in Host.

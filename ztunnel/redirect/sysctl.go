@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/cilium/ebpf"
@@ -109,25 +108,6 @@ func (d *Datapath) setByUs(cookie netns.Cookie) (bits uint32, err error) {
 func writeSysctl(path, value string) error {
 	if err := os.WriteFile("/proc/sys/"+path, []byte(value), 0); err != nil {
 		return fmt.Errorf("set %s: %w", path, err)
-	}
-	return nil
-}
-
-// refuseAcceptLocal checks what inbound steering relies on: that no packet
-// from the wire claims to come from the pod itself.
-func refuseAcceptLocal() error {
-	paths, err := filepath.Glob("/proc/sys/net/ipv4/conf/*/accept_local")
-	if err != nil {
-		return err
-	}
-	for _, path := range paths {
-		text, err := os.ReadFile(path)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) { // a device may go
-			return err
-		}
-		if err == nil && strings.TrimSpace(string(text)) != "0" {
-			return fmt.Errorf("%s is set: packets could arrive under the pod's own address; set it to 0", strings.TrimPrefix(path, "/proc/sys/"))
-		}
 	}
 	return nil
 }

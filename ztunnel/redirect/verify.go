@@ -186,8 +186,8 @@ func (d *Datapath) verifyOutbound(p *pod) (wrong string, err error) {
 	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 		return "", fmt.Errorf("look up netns %d: %w", cookie, err)
 	}
-	if err == nil && entry == d.entry(p.Sandbox) {
+	if err == nil && entry == d.entry(p) {
 		return "", nil
 	}
-	return fmt.Sprintf("entry of netns %d was changed", cookie), d.fillOutbound(p.Sandbox)
+	return fmt.Sprintf("entry of netns %d was changed", cookie), d.fillPod(p)
 }
