@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/culvert-mesh/culvert/ztunnel/certs"
 	"github.com/culvert-mesh/culvert/ztunnel/hbone"
@@ -71,13 +70,13 @@ type Pods struct {
 	neighbours neighbours
 	takers     takers
 	routes     routes
+	rounds     rounds
 
 	said map[string]bool // by warnOfProbes
 
 	mu          sync.Mutex // guards what follows; nothing is locked under it
 	byNetns     map[netns.Cookie]*pod
 	serving     map[*member]struct{} // whose proxies run, those included that left and still carry
-	verified    int                  // pods that the kernel confirmed when it was last asked
 	ended       metrics.Tunnels      // what members carried whose proxies ran
 	stray       string               // UID of another node's pod whose ADD came here last
 	unexplained []redirect.Leftover  // netns that are steered, and nothing says whose they are
@@ -90,6 +89,9 @@ type Pods struct {
 // pod is one sandbox and whether it is in the mesh.
 type pod struct {
 	known atomic.Pointer[sandbox] // its netns and whose it is never change; written under mu
+
+	visited     sync.Mutex   // one call of rounds at a time; before mu
+	confirmedAt atomic.Int64 // when the kernel last agreed that it is in the mesh, in ns; 0: it does not
 
 	mu      sync.Mutex         // one change of membership at a time; guards what follows
 	life    context.Context    // ends with the sandbox: what it still carries is cut
@@ -152,6 +154,7 @@ func (p *Pods) Run(ctx context.Context) error {
 		p.reconcile(ctx)
 		select {
 		case <-ctx.Done():
+			p.rounds.wait()
 			p.shutdown()
 			return nil
 		case <-changed:
@@ -165,17 +168,11 @@ func (p *Pods) Run(ctx context.Context) error {
 func (p *Pods) reconcile(ctx context.Context) {
 	p.discover()
 	p.warnOfProbes()
-	var group errgroup.Group
-	group.SetLimit(atOnce)
-	for _, pod := range p.all() {
-		group.Go(func() error {
-			if err := p.converge(ctx, pod); err != nil && ctx.Err() == nil {
-				p.Log.Warn("pod is not enrolled, will try again", logPod, pod.String(), logError, err)
-			}
-			return nil
-		})
-	}
-	group.Wait()
+	p.rounds.each(p.all(), func(pod *pod) {
+		if err := p.converge(ctx, pod); err != nil && ctx.Err() == nil {
+			p.Log.Warn("pod is not enrolled, will try again", logPod, pod.String(), logError, err)
+		}
+	})
 }
 
 // converge enrolls or unenrolls one pod as its labels say. An unknown pod
@@ -254,6 +251,7 @@ func (p *Pods) admit(pod *pod) (err error) {
 func (p *Pods) leave(pod *pod) {
 	m := pod.member
 	pod.member = nil
+	pod.setConfirmed(false)
 	problems := undoSteps(m.life, p.steering(), m)
 	p.leaving.Go(func() {
 		problems = errors.Join(problems, undoSteps(m.life, p.carrying(), m))
@@ -281,6 +279,7 @@ func (p *Pods) cut(pod *pod) error {
 	problems = errors.Join(problems, undoSteps(m.life, p.carrying(), m))
 	p.Metrics.PodStopped()
 	pod.member, pod.adopted = nil, true
+	pod.setConfirmed(false)
 	return problems
 }
 
@@ -305,11 +304,11 @@ func (p *Pods) forget(pod *pod) error {
 // others.
 func (p *Pods) verify(ctx context.Context) {
 	running := sync.OnceValue(processes)
-	for _, pod := range p.all() {
+	p.rounds.each(p.all(), func(pod *pod) {
 		if err := p.watch(pod, running); err != nil {
 			p.Log.Error("looking after a sandbox", logPod, pod.String(), logError, err)
 		}
-	}
+	})
 	if err := p.reconcileKernel(); err != nil {
 		p.Log.Error("looking for what is steered and not known", logError, err)
 	}
@@ -328,15 +327,10 @@ func (p *Pods) repair(ctx context.Context) error {
 		p.Metrics.Repaired(kindOf(what))
 		p.Log.Error("steering was removed by another hand and is restored", logWhat, what)
 	}
-	verified, running := 0, sync.OnceValue(processes)
-	for _, pod := range p.all() {
-		if p.confirmed(pod, err == nil, running) {
-			verified++
-		}
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.verified = verified
+	running := sync.OnceValue(processes)
+	p.rounds.each(p.all(), func(pod *pod) {
+		pod.setConfirmed(p.confirmed(pod, err == nil, running))
+	})
 	return err
 }
 

@@ -16,21 +16,34 @@ import (
 // again while what it opened before is still carried: the last to leave undoes
 // the routing, not the first.
 type routes struct {
-	mu    sync.Mutex // held while the routing of a netns begins or ends
+	changing netns.Locks // held while the routing of a netns begins or ends; before mu
+
+	mu    sync.Mutex // guards what follows
 	users map[netns.Cookie]int
+}
+
+// add counts members that need the routing of a netns in or out, and returns how many
+// there are then.
+func (r *routes) add(cookie netns.Cookie, members int) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := r.users[cookie] + members
+	if r.users[cookie] = n; n == 0 {
+		delete(r.users, cookie)
+	}
+	return n
 }
 
 // route is a step of carrying: the legs to the app and the stand-ins need it.
 func (p *Pods) route(_ context.Context, m *member) error {
-	p.routes.mu.Lock()
-	defer p.routes.mu.Unlock()
+	defer p.routes.changing.Lock(m.Cookie)()
 	if err := p.Datapath.Route(m.ns, m.addresses.list()); err != nil {
-		if p.routes.users[m.Cookie] == 0 && !m.adopted {
+		if p.routes.add(m.Cookie, 0) == 0 && !m.adopted {
 			err = errors.Join(err, ignoreInUse(p.Datapath.Unroute(m.ns)))
 		}
 		return err
 	}
-	p.routes.users[m.Cookie]++
+	p.routes.add(m.Cookie, 1)
 	return nil
 }
 
@@ -38,14 +51,8 @@ func (p *Pods) route(_ context.Context, m *member) error {
 // holds of connections that have ended keeps some of it in place, too, until
 // unrouteLeft comes by.
 func (p *Pods) unroute(_ context.Context, m *member) error {
-	p.routes.mu.Lock()
-	defer p.routes.mu.Unlock()
-	p.routes.users[m.Cookie]--
-	if p.routes.users[m.Cookie] > 0 {
-		return nil
-	}
-	delete(p.routes.users, m.Cookie)
-	if m.adopted {
+	defer p.routes.changing.Lock(m.Cookie)()
+	if p.routes.add(m.Cookie, -1) > 0 || m.adopted {
 		return nil
 	}
 	return ignoreInUse(p.Datapath.Unroute(m.ns))
@@ -66,9 +73,8 @@ func (p *Pods) unrouteLeft(pod *pod) error {
 	if !p.Datapath.Routed(cookie) || pod.path == "" {
 		return nil
 	}
-	p.routes.mu.Lock()
-	defer p.routes.mu.Unlock()
-	if p.routes.users[cookie] > 0 {
+	defer p.routes.changing.Lock(cookie)()
+	if p.routes.add(cookie, 0) > 0 {
 		return nil // what it opened before is still carried
 	}
 	ns, err := netns.Open(pod.path)

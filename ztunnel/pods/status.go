@@ -37,6 +37,7 @@ type Addresses struct {
 	Steered []netip.Addr          `json:"steered"`
 	Refused map[netip.Addr]string `json:"refused,omitempty"` // and why
 	Excess  int                   `json:"excess,omitempty"`  // refused likewise, beyond the limit of one pod
+	Crowded int                   `json:"crowded,omitempty"` // devices beyond the limit: what is bound to a device is refused
 }
 
 // Dump is the state of every sandbox by pod UID, of one that is deleted only if
@@ -86,7 +87,7 @@ func (p *Pods) state(pod *pod, s sandbox) State {
 func (a *addresses) state() *Addresses {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return &Addresses{Steered: a.applied, Refused: a.refused, Excess: a.excess}
+	return &Addresses{Steered: a.applied, Refused: a.refused, Excess: a.excess, Crowded: a.crowded}
 }
 
 // Enrollment counts how many pods labels want, we enrolled, the kernel
@@ -109,6 +110,9 @@ func (p *Pods) Enrollment() (e metrics.Enrollment) {
 			continue
 		}
 		e.Enrolled++
+		if pod.isConfirmed() {
+			e.Verified++
+		}
 		if len(behind) > 0 {
 			e.Forwarding++
 		}
@@ -118,7 +122,7 @@ func (p *Pods) Enrollment() (e metrics.Enrollment) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	e.Verified, e.Unexplained = p.verified, len(p.unexplained)
+	e.Unexplained = len(p.unexplained)
 	return e
 }
 

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package pods
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/culvert-mesh/culvert/cni/enroll"
+)
+
+// One pod has filled its netns, say: looking at it does not end.
+func TestARoundWaitsForNoPodLongerThanItsPatience(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var r rounds
+		slow, quick := &pod{}, &pod{}
+		free := make(chan struct{})
+		calls := map[*pod]int{}
+		count := func(pod *pod) {
+			calls[pod]++
+			if pod == slow {
+				<-free
+			}
+		}
+		start := time.Now()
+		for range 3 {
+			r.each([]*pod{slow}, count)
+			r.each([]*pod{quick}, count)
+		}
+		if took := time.Since(start); took != patience || calls[slow] != 1 || calls[quick] != 3 {
+			t.Errorf("%d calls for the slow pod and %d for the quick one took %v", calls[slow], calls[quick], took)
+		}
+		close(free)
+		r.wait()
+		r.each([]*pod{slow}, count)
+		if calls[slow] != 2 {
+			t.Error("the slow pod is left out for ever")
+		}
+	})
+}
+
+func TestTheKernelsWordOnAPodAges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &pod{}
+		if p.isConfirmed() {
+			t.Error("confirmed before the kernel was asked")
+		}
+		p.setConfirmed(true)
+		time.Sleep(confirmedFor - 1)
+		if !p.isConfirmed() {
+			t.Error("not confirmed a moment ago")
+		}
+		time.Sleep(1)
+		if p.isConfirmed() {
+			t.Error("confirmed, though the kernel was not asked for long")
+		}
+	})
+}
+
+// The look at one pod takes as long as the test: others join, are confirmed and
+// repaired.
+func TestAPodThatTakesLongToLookAtHoldsUpNoOther(t *testing.T) {
+	const slow, quick, late = "5f7be1c2-slow", "5f7be1c2-quick", "5f7be1c2-late"
+	w := newWorld(t)
+	w.start()
+	for uid, addr := range map[string]string{slow: "10.1.0.1", quick: "10.1.0.2"} {
+		w.add(w.pod(uid, addr, true), enroll.Enrolled)
+		w.process(uid)
+	}
+	verified := func(n int) func() bool { return func() bool { return w.pods.Enrollment().Verified == n } }
+	w.eventually("both are verified", verified(2))
+
+	pod, _ := w.pods.byID("c-" + slow)
+	release := w.pods.routes.changing.Lock(pod.sandbox().Cookie)
+	defer release()
+	pod.member.addresses.looking.Lock()
+	defer pod.member.addresses.looking.Unlock()
+	w.eventually("one is verified", func() bool {
+		pods := w.pods.all()
+		n := 0
+		for _, pod := range pods {
+			if pod.isConfirmed() {
+				n++
+			}
+		}
+		return n == 1
+	})
+	w.setSysctl(quick, reflect4, "0")
+	w.eventually("the other is repaired", func() bool { return w.routed(quick) })
+	w.wantNeighbour(quick, true)
+	w.add(w.pod(late, "10.1.0.3", true), enroll.Enrolled)
+	w.want(late, carried)
+}
