@@ -321,7 +321,7 @@ func TestTinyFramesCostNoMoreMemoryThanTheirBytes(t *testing.T) {
 	l := newLink(t, func(s *Stream) { s.Accept(); served <- s })
 	p := l.greetedClient()
 	p.opened(1)
-	const n = 200000
+	const n = streamWindow / 1000 * 1000
 	frames := make([]byte, 0, 10*1000)
 	for range 1000 {
 		frames = append(appendFrame(frames, 1, kindData, 0, 1), 'x')
@@ -411,36 +411,6 @@ func TestUnacceptedStreamsAreBounded(t *testing.T) {
 		p.must(p.connect(uint32(1 + 2*i)))
 	}
 	p.wantReset(uint32(1+2*(acceptLimit%serverStreams)), http2.ErrCodeRefusedStream)
-}
-
-// Apps that do not read can fill a tunnel's share of memory, and then stop it.
-func TestTunnelHoldsOnlySoMuchForSlowApps(t *testing.T) {
-	l := newLink(t, func(s *Stream) { s.Accept(); <-s.Done(); s.Reset() })
-	p := l.rawClient()
-	p.do(io.WriteString(p.conn, preface))
-	p.must(p.WriteSettings())
-	window, total := defaultWindow, 0
-	sync := func() {
-		p.must(p.WritePing(false, [8]byte{'s'}))
-		p.until(func(f http2.Frame) bool {
-			if w, ok := f.(*http2.WindowUpdateFrame); ok && w.StreamID == 0 {
-				window += int(w.Increment)
-			}
-			return is[*http2.PingFrame](f)
-		})
-	}
-	sync()
-	for id := uint32(1); window >= streamWindow && id < 2*serverStreams; id += 2 {
-		p.must(p.connect(id))
-		p.must(p.WriteData(id, false, make([]byte, streamWindow)))
-		window -= streamWindow
-		total += streamWindow
-		sync()
-	}
-	if total < heldLimit || total > heldLimit+tunnelWindow {
-		t.Errorf("a tunnel took %d bytes", total)
-	}
-	l.ln.all()[0].abort(ErrDrained)
 }
 
 func TestFirstFrameMustBeSettings(t *testing.T) {

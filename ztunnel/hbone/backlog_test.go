@@ -14,7 +14,7 @@ import (
 func TestFirstBytesDoNotPileUpBehindAStalledWriter(t *testing.T) {
 	l := newLink(t, nil)
 	c := l.open().s.c
-	c.setLeading(true) // a leader that is stuck
+	waitUntil(t, c.becomeLeader) // one that is stuck
 	l.pool.mu.Lock()
 	l.pool.of(l.key).widened = time.Now() // it asks for no other tunnel
 	l.pool.mu.Unlock()
@@ -42,6 +42,15 @@ func TestFirstBytesDoNotPileUpBehindAStalledWriter(t *testing.T) {
 			t.Error(r.err)
 		}
 	}
+}
+
+// becomeLeader reports false while somebody else is, as after the greeting.
+func (c *conn) becomeLeader() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	was := c.leading
+	c.leading = true
+	return !was
 }
 
 func (c *conn) setLeading(is bool) {

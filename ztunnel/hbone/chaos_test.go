@@ -108,6 +108,7 @@ func TestLargestFrameIsTaken(t *testing.T) {
 	p := l.greetedClient()
 	p.opened(1)
 	data := pattern(3, frameLimit)
+	l.ln.all()[0].openWindow(1, frameLimit)
 	p.must(p.WriteData(1, true, data))
 	var got []byte
 	for {
@@ -122,4 +123,12 @@ func TestLargestFrameIsTaken(t *testing.T) {
 	if !bytes.Equal(got, data) {
 		t.Errorf("%d bytes came back, or other ones", len(got))
 	}
+}
+
+// openWindow lets the peer send so many bytes on a stream.
+func (c *conn) openWindow(id uint32, n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := c.streams[id]
+	s.window, s.limit = n, n
 }

@@ -65,6 +65,8 @@ func (c *conn) tick() {
 	if c.unused() && time.Since(c.usedAt) >= pingInterval {
 		c.quiet.Store(true)
 	}
+	c.repayIdle(time.Now())
+	c.grantTunnel() // another tunnel may have made room
 	idle := c.unused() && c.idleTimeout > 0 && time.Since(c.usedAt) >= c.idleTimeout
 	why := c.deadFor(time.Now())
 	expired := !c.deadline.IsZero() && !time.Now().Before(c.deadline)

@@ -51,7 +51,8 @@ type conn struct {
 
 	sending
 	receiving
-	rtt roundTrip
+	rtt    roundTrip
+	memory *Memory // of the pod
 	clock
 	leave
 	load
@@ -84,11 +85,11 @@ type reading struct {
 
 // receiving is what the peer may still send.
 type receiving struct {
-	window  int // in the whole tunnel
-	unacked int // taken off window and not yet granted again
-	held    int // bytes queued for apps that do not read
-	ghost   int // DATA still allowed on streams that we reset, as the peer may not know it yet
-	faults  rate.Left
+	window int // in the whole tunnel
+	limit  int // of window, when all was granted
+	held   int // bytes queued for apps that do not read
+	ghost  int // DATA still allowed on streams that we reset, as the peer may not know it yet
+	faults rate.Left
 }
 
 // hooks tell the Pool or Listener that made the tunnel of its turns. They are
@@ -116,7 +117,7 @@ func newConn(client bool, w wire, proof proof, h *hooks) *conn {
 	c.in.headerLimit = limit
 	c.sending = sending{window: defaultWindow, peerWindow: defaultWindow, peerFrame: defaultFrameLimit}
 	c.room.peerStreams = windowLimit
-	c.receiving.window = defaultWindow
+	c.receiving.window, c.receiving.limit = defaultWindow, tunnelWindow
 	c.clock.deadline = proof.until
 	c.quiet.Store(true)
 	c.ended.Add(1)

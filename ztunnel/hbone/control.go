@@ -72,7 +72,7 @@ func (c *conn) set(id uint16, value int) error {
 			if s.sendWindow+change > windowLimit {
 				return violation(codeFlowControl, "INITIAL_WINDOW_SIZE widens stream %d over 2^31-1", s.id)
 			}
-			s.widen(change)
+			s.allow(change)
 		}
 	}
 	return nil

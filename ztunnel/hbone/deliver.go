@@ -38,6 +38,10 @@ func (s *Stream) attach(app *net.TCPConn, raw syscall.RawConn) bool {
 // follow does what a step of the receiver asks for.
 func (s *Stream) follow(p progress, mustDrain bool) {
 	s.c.granted(s, p.taken, p.queued)
+	if p.queued > 0 && s.c.overfull(s) {
+		s.sever()
+		p.broke = nil
+	}
 	switch {
 	case mustDrain:
 		go s.drain()

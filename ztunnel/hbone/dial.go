@@ -147,6 +147,7 @@ func (p *Pool) tunnel(key Key) (*conn, error) {
 		gone:    func(*conn) { p.gone(key, c) },
 	}
 	c.streamLimit = p.cfg.MaxStreams
+	c.memory = p.cfg.Memory
 	c.idleTimeout = p.cfg.IdleTimeout
 	return c, nil
 }

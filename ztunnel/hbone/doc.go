@@ -15,8 +15,10 @@
 //	      stream's window and left to a goroutine of the stream (receive.go, deliver.go)
 //
 // So a byte changes goroutines only when an app is slower than its peer, and
-// no app can stop the tunnel's reader. Windows are granted again only when the
-// app took the bytes, and grow where the way is long (window.go).
+// no app can stop the tunnel's reader. A stream's window is granted again only when
+// the app took the bytes, and grows while the app reads; the tunnel's is granted again
+// as bytes leave the wire (window.go). So no stream waits for another's app, and what is
+// held for apps that do not read is bounded, by pod and by process (memory.go).
 //
 // A tunnel without streams rests: until the peer says something, or a timer of the
 // tunnel fires, no goroutine has to do with it.

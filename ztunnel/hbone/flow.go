@@ -18,24 +18,28 @@ func (c *conn) granted(s *Stream, n, held int) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.held += held
 	s.unacked += n
 	c.grant(s)
-	c.grantTunnel()
+	if held != 0 {
+		c.held += held
+		s.held += held
+		c.memory.hold(held)
+		c.grantTunnel()
+	}
 }
 
-// grantTunnel grants the tunnel's window again as soon as bytes have come,
-// whoever they are for: else one slow app would stop all others. Only a tunnel
-// that already holds much for slow apps waits for them; mu is held.
-func (c *conn) grantTunnel() {
-	if c.unacked < tunnelWindow/4 || c.held > heldLimit || c.err != nil {
-		return
+// overfull ends a stream for whose app bytes are queued although this process holds
+// all that it may. It reports whether it did so; the caller severs the stream.
+func (c *conn) overfull(s *Stream) bool {
+	if !c.memory.exhausted() {
+		return false
 	}
-	c.control = appendWindowUpdate(c.control, 0, c.unacked)
-	c.receiving.window += c.unacked
-	c.unacked = 0
-	c.kick()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.reset(s, codeCalm, errHeld)
 }
+
+var errHeld = fmt.Errorf("%w: too many bytes wait for apps of this pod that do not read", ErrLimit)
 
 // takeData charges a DATA frame to the windows and finds its stream: nil for
 // one that is over.
@@ -45,7 +49,6 @@ func (c *conn) takeData(f frame) (*Stream, error) {
 	if c.receiving.window -= f.length; c.receiving.window < 0 {
 		return nil, violation(codeFlowControl, "more DATA than the tunnel's window")
 	}
-	c.unacked += f.length
 	defer c.grantTunnel()
 	s := c.streams[f.stream]
 	if s == nil {
@@ -135,12 +138,12 @@ func (c *conn) windowUpdate(pc piece) error {
 	case s.sendWindow+n > windowLimit:
 		return c.fault(s, codeFlowControl, "stream window over 2^31-1")
 	}
-	s.widen(n)
+	s.allow(n)
 	return nil
 }
 
-// widen changes the window in which a stream sends; conn.mu is held.
-func (s *Stream) widen(n int) {
+// allow changes the window in which a stream sends; conn.mu is held.
+func (s *Stream) allow(n int) {
 	s.sendWindow += n
 	if s.sendWindow <= 0 {
 		return

@@ -41,7 +41,7 @@ func (s *Stream) setWindow(n int) (before int) {
 	s.c.mu.Lock()
 	defer s.c.mu.Unlock()
 	before = s.sendWindow
-	s.widen(n - before)
+	s.allow(n - before)
 	return before
 }
 

@@ -73,8 +73,9 @@ func refuse(t *testing.T, asks, answers *app, answer []byte) []byte {
 func TestAResetWaitsForAnAppThatReadsLate(t *testing.T) {
 	l, far := newPipe(t)
 	a, b, answer := l.openNarrow(), <-far, pattern(1, 600<<10)
+	a.openWindowTo(b)
 	b.do(b.Write(answer))
-	waitUntil(t, func() bool { return b.s.Totals().Sent == uint64(len(answer)) && a.s.held() > 0 })
+	waitUntil(t, func() bool { return b.s.Totals().Sent == uint64(len(answer)) && a.s.queuedBytes() > 0 })
 	b.SetLinger(0)
 	b.Close()
 	waitUntil(t, a.s.isCut)
@@ -96,8 +97,9 @@ func TestAResetDoesNotWaitForAnAppThatReadsNothing(t *testing.T) {
 	t.Parallel() // it takes partingPatience
 	l, far := newPipe(t)
 	a, b := l.openNarrow(), <-far
+	a.openWindowTo(b)
 	b.do(b.Write(make([]byte, 600<<10)))
-	waitUntil(t, func() bool { return a.s.held() > 0 })
+	waitUntil(t, func() bool { return a.s.queuedBytes() > 0 })
 	b.SetLinger(0)
 	b.Close()
 	waitUntil(t, a.s.isCut)
@@ -110,8 +112,9 @@ func TestAResetDoesNotWaitForAnAppThatReadsNothing(t *testing.T) {
 func TestAStreamThatWasResetIsClosedAtOnceByPolicy(t *testing.T) {
 	l, far := newPipe(t)
 	a, b := l.openNarrow(), <-far
+	a.openWindowTo(b)
 	b.do(b.Write(make([]byte, 600<<10)))
-	waitUntil(t, func() bool { return a.s.held() > 0 })
+	waitUntil(t, func() bool { return a.s.queuedBytes() > 0 })
 	b.s.Reset()
 	waitUntil(t, a.s.isCut)
 	a.s.Close(ErrDenied)
@@ -134,7 +137,7 @@ func TestWhatComesForAnAppThatBrokeOffIsDropped(t *testing.T) {
 	a.SetLinger(0)
 	a.Close()
 	waitUntil(t, func() bool { return a.s.toApp.is(receiverDeaf) })
-	if held := a.s.held(); held > 0 {
+	if held := a.s.queuedBytes(); held > 0 {
 		t.Errorf("%d bytes are held for it", held)
 	}
 	more := make(chan error, 1)
@@ -166,8 +169,14 @@ func (l *link) openNarrow() *app {
 	return carryOn(l.t, s, near, far)
 }
 
-// held is the bytes that wait for the stream's app.
-func (s *Stream) held() int {
+// openWindowTo lets b send a megabyte before a reads.
+func (a *app) openWindowTo(b *app) {
+	a.s.c.openWindow(a.s.id, wideWindow)
+	b.s.setWindow(wideWindow)
+}
+
+// queuedBytes is what waits for the stream's app.
+func (s *Stream) queuedBytes() int {
 	s.toApp.mu.Lock()
 	defer s.toApp.mu.Unlock()
 	return s.toApp.waiting.size

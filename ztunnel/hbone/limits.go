@@ -10,14 +10,15 @@ import (
 
 // What a tunnel grants its peer. The values are those of Istio's ztunnel where it has one.
 const (
-	streamWindow = 1 << 20  // bytes that a stream may hold at first for an app that does not read
-	tunnelWindow = 16 << 20 // bytes on the way in all streams of a tunnel
-	heldLimit    = 32 << 20 // bytes a tunnel holds for slow apps before it grants no more
-	ghostLimit   = serverStreams * (largestWindow + 1)
+	streamWindow = 64 << 10 // bytes that a stream may hold at first for an app that does not read
+	wideWindow   = 1 << 20  // of a stream whose app reads
+	widestWindow = 8 << 20  // of one that is held back by its window
+	ghostLimit   = serverStreams * (widestWindow + 1)
 
-	largestWindow = 8 << 20   // of a stream that is held back by its window
-	widenedLimit  = 256 << 20 // by which all streams' windows may exceed the first, in this process
-	unsentLimit   = 256 << 10 // bytes of a tunnel that the kernel holds and has not sent
+	tunnelWindow        = 1 << 20  // bytes on the way in all streams of a tunnel, at first
+	largestTunnelWindow = 16 << 20 // and when much comes
+
+	unsentLimit = 256 << 10 // bytes of a tunnel that the kernel holds and has not sent
 
 	frameLimit        = 1 << 20 // largest frame we accept
 	defaultFrameLimit = 16 << 10

@@ -27,6 +27,7 @@ type ListenerConfig struct {
 
 	Share            Share         // of sockets; default: no bound
 	Door             *Door         // of the process's Gate, the pod's; default: of one of its own
+	Memory           *Memory       // for apps that do not read; default: a share of its own
 	Records          Records       // default OwnRecords
 	MaxStreams       int           // that a peer may have open in one tunnel; default 200
 	MaxTunnels       int           // default 4096; one peer may have an eighth of them at one address
@@ -74,6 +75,7 @@ func NewListener(ln *net.TCPListener, cfg ListenerConfig) *Listener {
 		cfg.HandshakeTimeout = 10 * time.Second
 	}
 	cfg.Door = doorOr(cfg.Door)
+	cfg.Memory = memoryOr(cfg.Memory)
 	l := &Listener{
 		ln: ln, cfg: cfg,
 		incoming: make(chan *Stream, acceptLimit),

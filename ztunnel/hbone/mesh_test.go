@@ -330,9 +330,9 @@ func (a *app) fill(far *app) int {
 		a.s.c.mu.Lock()
 		full := a.s.sendWindow <= 0
 		a.s.c.mu.Unlock()
-		far.s.toApp.mu.Lock()
-		defer far.s.toApp.mu.Unlock()
-		return full && far.s.toApp.waiting.size >= streamWindow/4 // the rest was taken and is not granted again yet
+		far.s.c.mu.Lock()
+		defer far.s.c.mu.Unlock()
+		return full && far.s.held >= far.s.limit/4 // the rest was taken and is not granted again yet
 	})
 	a.SetWriteDeadline(time.Unix(1, 0))
 	defer a.SetWriteDeadline(time.Time{})

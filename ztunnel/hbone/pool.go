@@ -34,6 +34,7 @@ type PoolConfig struct {
 
 	Share            Share         // of sockets; default: no bound
 	Door             *Door         // of the process's Gate, the pod's; default: of one of its own
+	Memory           *Memory       // for apps that do not read; default: a share of its own
 	Records          Records       // default OwnRecords
 	MaxStreams       int           // streams in one tunnel, at most the peer's limit; default 100
 	IdleTimeout      time.Duration // after which an unused tunnel is closed; default 5 minutes
@@ -86,6 +87,7 @@ func NewPool(cfg PoolConfig) *Pool {
 		}
 	}
 	cfg.Door = doorOr(cfg.Door)
+	cfg.Memory = memoryOr(cfg.Memory)
 	p := &Pool{cfg: cfg, keys: make(map[Key]*tunnels)}
 	p.places = newPlaces(cfg.Share, p.closeIdlest)
 	p.connect = p.dialTCP

@@ -59,6 +59,8 @@ type Stream struct {
 	limit      int // of window, when all was taken
 	grantedAt  time.Time
 	unacked    int          // taken off window and since written to the app
+	held       int          // taken off window and waiting for the app
+	lent       int          // of limit, by Memory
 	interim    int          // 1xx answers
 	ahead      []byte       // of the app, read early and yet to be sent
 	listening  *net.TCPConn // to wake when the stream is answered or over, or nil
@@ -81,6 +83,7 @@ func newStream(c *conn, id uint32, target netip.AddrPort) *Stream {
 		c: c, id: id, target: target,
 		answered: make(chan struct{}), done: make(chan struct{}),
 		counted: true, allowed: c.peerStreams, sendWindow: c.peerWindow, window: streamWindow, limit: streamWindow,
+		grantedAt: time.Now(),
 	}
 	s.changed.L = &c.mu
 	if c.streams == nil {
@@ -201,7 +204,7 @@ func (c *conn) end(s *Stream, err error) bool {
 		return false
 	}
 	s.over, s.err = true, err
-	s.narrow()
+	c.repay(s, s.lent)
 	if s.queued {
 		c.ringOf(s).drop(s)
 	}

@@ -179,8 +179,11 @@ func TestSlowReaderHoldsBackOnlyItsOwnPeer(t *testing.T) {
 	sink.s.toApp.mu.Lock()
 	held, room := sink.s.toApp.waiting.size, memory(&sink.s.toApp.waiting)
 	sink.s.toApp.mu.Unlock()
-	if held > streamWindow || held < streamWindow/4 || room > 2*streamWindow {
-		t.Errorf("%d bytes held in %d, window %d", held, room, streamWindow)
+	sink.s.c.mu.Lock()
+	window := sink.s.limit
+	sink.s.c.mu.Unlock()
+	if held > window || held < window/4 || room > 2*window {
+		t.Errorf("%d bytes held in %d, window %d", held, room, window)
 	}
 	other, b := l.open(), <-far
 	if other.s.c != slow.s.c {
@@ -295,6 +298,7 @@ func TestWhatCameIsDeliveredThoughTheTunnelIsGone(t *testing.T) {
 	}
 	near, end := socketPair(t)
 	near.SetWriteBuffer(16 << 10)
+	end.SetReadBuffer(4 << 10)
 	a, b := carryOn(t, s, near, end), <-far
 	const n = streamWindow - 1
 	b.do(b.Write(make([]byte, n)))

@@ -2,76 +2,22 @@
 
 package hbone
 
-import (
-	"math"
-	"net"
-	"sync/atomic"
-	"syscall"
-	"time"
+import "time"
 
-	"golang.org/x/sys/unix"
+// What a peer may send is bounded three times.
+//
+//   - A stream's window is small at first. It doubles while the app takes what comes
+//     quickly, halves while it does not, and is not granted again before the app took
+//     the bytes. So a stream holds no more than its window, and that is small if its
+//     app does not read.
+//   - The tunnel's window is granted again as bytes leave the wire, whatever becomes
+//     of them: no stream waits for another's app.
+//   - Memory bounds what the streams of all tunnels hold and may get.
+
+const (
+	widenPause  = 100 * time.Millisecond // for three quarters of a window, in which case it doubles up to wideWindow
+	narrowPause = time.Second            // for the same, in which case it halves
 )
-
-// roundTrip is the shortest round trip that the kernel has seen on a tunnel's
-// socket, of old: it does not change much. conn.mu guards it.
-type roundTrip struct {
-	socket syscall.RawConn
-	last   time.Duration
-	asked  time.Time
-}
-
-const roundTripAge = 10 * time.Second
-
-// shortest asks the kernel, TCP_INFO's tcpi_min_rtt (Linux 4.9). Zero: unknown.
-func (r *roundTrip) shortest(now time.Time) time.Duration {
-	if r.socket != nil && now.Sub(r.asked) > roundTripAge {
-		r.asked = now
-		r.socket.Control(func(fd uintptr) {
-			if info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
-				r.last = time.Duration(info.Min_rtt) * time.Microsecond
-			}
-		})
-	}
-	return r.last
-}
-
-// idle is how long ago the kernel last sent data, for ever if it cannot tell. It
-// sends none into a window that is closed, though it asks again and again.
-func (r *roundTrip) idle() time.Duration {
-	ago := time.Duration(math.MaxInt64)
-	if r.socket != nil {
-		r.socket.Control(func(fd uintptr) {
-			if info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
-				ago = time.Duration(info.Last_data_sent) * time.Millisecond
-			}
-		})
-	}
-	return ago
-}
-
-// tune prepares a tunnel's socket. What the kernel has not sent yet is kept
-// short, so that frames in a hurry are not behind megabytes of others'. What the
-// peer does not acknowledge breaks the connection as soon as it would be stuck for
-// us, also when we have closed it already.
-func tune(socket net.Conn) (r roundTrip) {
-	s, ok := socket.(syscall.Conn)
-	if !ok {
-		return r
-	}
-	raw, err := s.SyscallConn()
-	if err != nil {
-		return r
-	}
-	raw.Control(func(fd uintptr) {
-		unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, unsentLimit)
-		unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(stuckLimit.Milliseconds()))
-	})
-	return roundTrip{socket: raw}
-}
-
-// widened is the bytes by which the windows of all streams in this process are
-// larger than at first.
-var widened atomic.Int64
 
 // grant returns to the peer what apps took, once that is most of a stream's
 // window. Each WINDOW_UPDATE wakes both ends, so those of other streams come
@@ -80,9 +26,10 @@ func (c *conn) grant(s *Stream) {
 	if s.unacked < s.limit/4*3 || s.gotEnd || s.over || c.err != nil {
 		return
 	}
-	c.widen(s)
+	now := time.Now()
 	for _, s := range c.streams {
 		if s.unacked >= s.limit/4 && !s.gotEnd {
+			c.fit(s, now)
 			c.control = appendWindowUpdate(c.control, s.id, s.unacked)
 			s.window += s.unacked
 			s.unacked = 0
@@ -91,22 +38,94 @@ func (c *conn) grant(s *Stream) {
 	c.kick()
 }
 
-// widen doubles a window that was used up within two round trips: it is what
-// holds the stream back. mu is held.
-func (c *conn) widen(s *Stream) {
-	now := time.Now()
-	pause := now.Sub(s.grantedAt)
+// fit changes the size of a stream's window to what its app makes of it; mu is held.
+func (c *conn) fit(s *Stream, now time.Time) {
+	pause := min(now.Sub(s.grantedAt), time.Minute) * time.Duration(s.limit/4*3) / time.Duration(s.unacked)
 	s.grantedAt = now
-	if s.limit == largestWindow || pause > 2*c.rtt.shortest(now) {
-		return
+	switch {
+	case pause > narrowPause || !c.cover(s):
+		c.narrow(s)
+	case s.limit < wideWindow && pause <= widenPause,
+		s.limit < widestWindow && pause <= 2*c.rtt.shortest(now): // it is the window that holds the stream back
+		c.widen(s)
 	}
-	if widened.Add(int64(s.limit)) > widenedLimit {
-		widened.Add(-int64(s.limit))
-		return
-	}
-	s.unacked += s.limit
-	s.limit *= 2
 }
 
-// narrow gives back what the window of a stream that is over was widened by.
-func (s *Stream) narrow() { widened.Add(int64(streamWindow - s.limit)) }
+// widen doubles a stream's window, if Memory lends the bytes; mu is held.
+func (c *conn) widen(s *Stream) {
+	if c.memory.lend(s.limit) {
+		s.lent += s.limit
+		s.unacked += s.limit
+		s.limit *= 2
+	}
+}
+
+// narrow halves a stream's window, by not granting all that was taken; mu is held.
+func (c *conn) narrow(s *Stream) {
+	half := s.limit / 2
+	if half < streamWindow || s.unacked <= half {
+		return
+	}
+	s.unacked -= half
+	s.limit = half
+	c.repay(s, s.lent-(s.limit-streamWindow))
+}
+
+// cover has Memory lend again what it lent before the stream fell silent. It reports
+// false if there is no more to be had; mu is held.
+func (c *conn) cover(s *Stream) bool {
+	missing := s.limit - streamWindow - s.lent
+	if missing > 0 {
+		if !c.memory.lend(missing) {
+			return false
+		}
+		s.lent += missing
+	}
+	return true
+}
+
+// repay gives back some of what Memory lent to a stream; mu is held.
+func (c *conn) repay(s *Stream, n int) {
+	if n > 0 {
+		s.lent -= n
+		c.memory.repay(n)
+	}
+}
+
+// repayIdle gives back what was lent to streams that have been silent since the last
+// tick or longer. Their peers may still send it: that so many do so at once, and then
+// all their apps read nothing, is left to Memory's last means. mu is held.
+func (c *conn) repayIdle(now time.Time) {
+	for _, s := range c.streams {
+		if s.lent > 0 && s.held == 0 && now.Sub(s.grantedAt) >= pingInterval {
+			c.repay(s, s.lent)
+		}
+	}
+}
+
+// grantTunnel grants the tunnel's window again as bytes leave the wire, whoever they
+// are for. It grows with use. The exception is a tunnel that itself holds bytes for
+// slow apps of a pod that is over its share of Memory; mu is held.
+func (c *conn) grantTunnel() {
+	r := &c.receiving
+	if r.window > r.limit/4*3 || c.err != nil {
+		return
+	}
+	tight := c.memory.tight()
+	if tight {
+		r.limit = tunnelWindow
+	}
+	if c.held > streamWindow && c.memory.overdrawn() {
+		return
+	}
+	n := r.limit - r.window
+	if n < r.limit/4 {
+		return
+	}
+	c.control = appendWindowUpdate(c.control, 0, n)
+	r.window += n
+	if !tight {
+		r.limit = min(2*r.limit, largestTunnelWindow)
+	}
+	c.kick()
+}

@@ -5,67 +5,123 @@ package hbone
 import (
 	"io"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
-// On a long way a stream is held back by its window; on a short one a larger
-// window would only be a longer queue.
-func TestWindowGrowsOnlyWhereTheWayIsLong(t *testing.T) {
-	for name, test := range map[string]struct {
-		roundTrip time.Duration
-		want      int
-	}{
-		"long":  {time.Hour, largestWindow},
-		"short": {0, streamWindow},
-	} {
-		t.Run(name, func(t *testing.T) {
-			before := widened.Load()
-			l, far := newPipe(t)
-			a, b := l.open(), <-far
-			b.s.c.mu.Lock()
-			b.s.c.rtt = roundTrip{last: test.roundTrip}
-			b.s.c.mu.Unlock()
-
-			const n = 8 * largestWindow
-			go func() {
-				a.Write(make([]byte, n))
-				a.CloseWrite()
-			}()
-			b.take(n)
-
-			b.s.c.mu.Lock()
-			limit := b.s.limit
-			b.s.c.mu.Unlock()
-			if limit != test.want {
-				t.Errorf("window of %d bytes, want %d", limit, test.want)
-			}
-			if got := widened.Load() - before; got != int64(test.want-streamWindow) {
-				t.Errorf("%d bytes are counted as widened", got)
-			}
-			b.Close()
-			<-b.s.Done()
-			if got := widened.Load(); got != before {
-				t.Errorf("%d bytes are counted as widened of a stream that is over", got-before)
-			}
-		})
-	}
+// windowOf is a stream of a tunnel that has no peer, whose app takes 3/4 of the window
+// again and again, each time in pause.
+type windowOf struct {
+	c *conn
+	s *Stream
 }
 
-func TestWindowsGrowNoFurtherThanTheProcessMayHold(t *testing.T) {
-	widened.Add(widenedLimit)
-	defer widened.Add(-widenedLimit)
-	l, far := newPipe(t)
-	a, b := l.open(), <-far
-	b.s.c.mu.Lock()
-	b.s.c.rtt = roundTrip{last: time.Hour}
-	b.s.c.mu.Unlock()
-	go a.Write(make([]byte, 4*largestWindow))
-	b.take(4 * largestWindow)
-	b.s.c.mu.Lock()
-	defer b.s.c.mu.Unlock()
-	if b.s.limit != streamWindow {
-		t.Errorf("window of %d bytes", b.s.limit)
+func newWindow(m *Memory, roundTrip time.Duration) windowOf {
+	c := newConn(false, nowhere{}, proof{}, &hooks{})
+	c.rtt.last, c.rtt.asked = roundTrip, time.Now()
+	c.memory = m
+	c.leading = true // nobody writes
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return windowOf{c, newStream(c, 1, proof{}.local)}
+}
+
+// take has the app take most of a window after a pause, many times.
+func (w windowOf) take(pause time.Duration) (limit int) {
+	for range 20 {
+		time.Sleep(pause)
+		n := w.s.limit / 4 * 3
+		w.s.window -= n
+		w.c.granted(w.s, n, 0)
 	}
+	return w.s.limit
+}
+
+// An app that reads gets a larger window, and on a long way, where it is the window
+// that holds the stream back, the largest. One that no longer does gets a small one.
+func TestWindowFollowsHowFastTheAppReads(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newBudgetOfBytes(1 << 30).share()
+		w := newWindow(m, 50*time.Millisecond)
+		for _, test := range []struct {
+			pause time.Duration
+			want  int
+		}{
+			{10 * time.Millisecond, widestWindow},
+			{2 * time.Second, streamWindow},
+			{99 * time.Millisecond, widestWindow},
+			{500 * time.Millisecond, widestWindow}, // not slow enough to lose it
+			{2 * time.Second, streamWindow},
+			{500 * time.Millisecond, streamWindow}, // not fast enough to need one
+		} {
+			if got := w.take(test.pause); got != test.want {
+				t.Errorf("a window each %v: it is %d bytes, want %d", test.pause, got, test.want)
+			}
+			if got := m.lent.used.Load(); got != int64(w.s.limit-streamWindow) {
+				t.Errorf("%d bytes are lent for a window of %d", got, w.s.limit)
+			}
+			if got := w.s.window + w.s.unacked; got != w.s.limit {
+				t.Errorf("the peer may send %d bytes in a window of %d", got, w.s.limit)
+			}
+		}
+		near := newWindow(m, time.Microsecond)
+		if got := near.take(10 * time.Millisecond); got != wideWindow {
+			t.Errorf("on a short way the window is %d bytes, want %d", got, wideWindow)
+		}
+		near.c.mu.Lock()
+		near.c.end(near.s, nil)
+		w.c.end(w.s, nil)
+		near.c.mu.Unlock()
+		if left := m.lent.used.Load(); left != 0 {
+			t.Errorf("%d bytes are lent to streams that are over", left)
+		}
+	})
+}
+
+func TestWindowsGrowNoFurtherThanMemoryLends(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBudgetOfBytes(8 << 20)
+		greedy, modest := b.share(), b.share()
+		var most int
+		for range 50 {
+			most = max(most, newWindow(greedy, 0).take(time.Millisecond))
+		}
+		if most != wideWindow {
+			t.Errorf("the widest window is %d", most)
+		}
+		if used := b.lent.used.Load(); used > b.lent.size || used < b.lent.size/2 {
+			t.Errorf("%d bytes are lent of %d", used, b.lent.size)
+		}
+		if got := newWindow(modest, 0).take(time.Millisecond); got == streamWindow {
+			t.Error("nothing is left for another pod")
+		}
+	})
+}
+
+// A stream that says nothing holds no part of Memory, and gets it back with its voice.
+func TestSilentStreamsHoldNothingOfMemory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBudgetOfBytes(8 << 20)
+		m := b.share()
+		w := newWindow(m, 0)
+		w.take(time.Millisecond)
+		w.c.repayIdle(time.Now())
+		if got := m.lent.used.Load(); got != wideWindow-streamWindow {
+			t.Errorf("%d bytes are lent to a stream that speaks", got)
+		}
+		w.c.repayIdle(time.Now().Add(pingInterval))
+		if got := m.lent.used.Load(); got != 0 {
+			t.Errorf("%d bytes are lent to a stream that is silent", got)
+		}
+		if got := w.take(time.Millisecond); got != wideWindow || m.lent.used.Load() != int64(got-streamWindow) {
+			t.Errorf("then the window is %d bytes, of which %d are lent", got, m.lent.used.Load())
+		}
+		w.c.repayIdle(time.Now().Add(pingInterval))
+		m.lent.of.used.Add(m.lent.of.size) // others have it all
+		if got := w.take(time.Millisecond); got != streamWindow {
+			t.Errorf("without Memory the window is %d bytes", got)
+		}
+	})
 }
 
 func (a *app) take(n int64) {

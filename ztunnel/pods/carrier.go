@@ -39,10 +39,12 @@ func (p *Pods) newCarrier(m *member) *carrier {
 		records = hbone.StdRecords
 	}
 	direct, share, door := p.Datapath.DialOut(m.ns), p.Budget.Share(m.Namespace+"/"+m.Name), p.gate.Door()
+	memory := hbone.NewMemory()
 	c := &carrier{share: share, done: make(chan struct{})}
 	c.pool = hbone.NewPool(hbone.PoolConfig{
 		Share:   share.Descriptors,
 		Door:    door,
+		Memory:  memory,
 		Records: records,
 		Dial:    direct,
 		Credential: func(ctx context.Context, key hbone.Key) (hbone.Credential, error) {
@@ -76,6 +78,7 @@ func (p *Pods) newCarrier(m *member) *carrier {
 		c.tunnels = append(c.tunnels, hbone.NewListener(ln, hbone.ListenerConfig{
 			Share:   share.Descriptors,
 			Door:    door,
+			Memory:  memory,
 			Records: records,
 			Refused: proxy.Inbound{Pod: c.pod}.Refused,
 			Credential: func(ctx context.Context) (hbone.Credential, error) {

@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hbone
+
+import (
+	"errors"
+	"io"
+	"math"
+	"testing"
+
+	"golang.org/x/net/http2"
+)
+
+// sender is a client that sends as much as the tunnel's window lets it, and counts.
+type sender struct {
+	*rawPeer
+	window int // the tunnel's
+	reset  int // streams that were reset
+}
+
+func (l *link) newSender() *sender {
+	p := l.rawClient()
+	p.do(io.WriteString(p.conn, preface))
+	p.must(p.WriteSettings())
+	s := &sender{rawPeer: p, window: defaultWindow}
+	s.sync()
+	return s
+}
+
+// sync reads what the other end said to all that was sent.
+func (s *sender) sync() {
+	s.t.Helper()
+	s.must(s.WritePing(false, [8]byte{'s'}))
+	s.read(is[*http2.PingFrame])
+}
+
+// read reads up to the first frame that matches.
+func (s *sender) read(match func(http2.Frame) bool) {
+	s.t.Helper()
+	s.until(func(f http2.Frame) bool {
+		switch f := f.(type) {
+		case *http2.WindowUpdateFrame:
+			if f.StreamID == 0 {
+				s.window += int(f.Increment)
+			}
+		case *http2.RSTStreamFrame:
+			s.reset++
+		}
+		return match(f)
+	})
+}
+
+// send sends n bytes on a stream, or as many as the tunnel's window has room for.
+func (s *sender) send(id uint32, n int) (sent int) {
+	s.t.Helper()
+	for sent < n {
+		if s.window == 0 {
+			if s.sync(); s.window == 0 {
+				break
+			}
+		}
+		m := min(s.window, n-sent)
+		s.must(s.WriteData(id, false, make([]byte, m)))
+		s.window -= m
+		sent += m
+	}
+	return sent
+}
+
+// openWide opens a stream and lets the peer send a megabyte on it.
+func (s *sender) openWide(l *link, id uint32) {
+	s.t.Helper()
+	s.must(s.connect(id))
+	s.read(is[*http2.MetaHeadersFrame])
+	l.ln.all()[0].openWindow(id, wideWindow)
+}
+
+// Apps that do not read leave the tunnel to all others, however many they are.
+func TestStalledStreamsDoNotStopTheirTunnel(t *testing.T) {
+	const stalled = 60
+	l := newLink(t, func(s *Stream) { s.Accept(); <-s.Done(); s.Reset() })
+	p := l.newSender()
+	for i := range uint32(stalled) {
+		id := 1 + 2*i
+		p.openWide(l, id)
+		if sent := p.send(id, wideWindow); sent < wideWindow {
+			t.Fatalf("after %d streams the tunnel takes no more: %d bytes of the next", i, sent)
+		}
+	}
+	c := l.ln.all()[0]
+	waitUntil(t, func() bool { return c.heldBytes() == stalled*wideWindow })
+	c.abort(ErrDrained)
+}
+
+// A pod whose apps read nothing holds its share. What else is sent to them waits in
+// their peers, and goes on when they read; nothing is lost.
+func TestBytesOverAPodsShareWaitInItsPeers(t *testing.T) {
+	streams := make(chan *Stream, 64)
+	l := newLink(t, func(s *Stream) { s.Accept(); streams <- s })
+	p := l.newSender()
+	budget := newBudgetOfBytes(64 << 20)
+	share := budget.held.size * generous / (generous + 1)
+	c := l.ln.all()[0]
+	c.setMemory(budget.share())
+	total, id, rest := 0, uint32(1), 0
+	for ; rest == 0; id += 2 {
+		p.openWide(l, id)
+		sent := p.send(id, wideWindow)
+		total, rest = total+sent, wideWindow-sent
+	}
+	if held := int64(c.heldBytes()); held < share || held > share+largestTunnelWindow {
+		t.Errorf("%d bytes are held, the pod's share is %d", held, share)
+	}
+	if p.reset > 0 {
+		t.Errorf("%d streams were reset", p.reset)
+	}
+	var got int64
+	for range id / 2 {
+		s := <-streams
+		a := carry(t, s)
+		if s.id == id-2 { // the one that waits
+			if sent := p.send(s.id, rest); sent != rest {
+				t.Fatalf("%d bytes of %d are taken although apps read", sent, rest)
+			}
+			total += rest
+		}
+		a.take(wideWindow)
+		got += wideWindow
+	}
+	if got != int64(total) {
+		t.Errorf("%d of %d bytes arrived", got, total)
+	}
+	waitUntil(t, func() bool { return budget.held.used.Load() == 0 })
+	c.abort(ErrDrained)
+}
+
+// The last means: when what was on its way when the share was used up fills the whole
+// budget, the stream that gets more is reset, with a reason that names the pod's apps.
+func TestStreamIsResetWhenTheWholeBudgetIsHeld(t *testing.T) {
+	served := make(chan *Stream, 2)
+	l := newLink(t, func(s *Stream) { s.Accept(); served <- s })
+	p := l.newSender()
+	budget := newBudgetOfBytes(1 << 20)
+	other := budget.share()
+	c := l.ln.all()[0]
+	c.setMemory(budget.share())
+	p.openWide(l, 1)
+	p.openWide(l, 3)
+	p.send(1, wideWindow)
+	p.sync()
+	p.sync() // what came with a PING is judged after its answer
+	if p.reset != 1 {
+		t.Errorf("%d streams were reset, want one", p.reset)
+	}
+	first, second := <-served, <-served
+	if first.id != 1 {
+		first, second = second, first
+	}
+	<-first.Done()
+	if err := first.result(); !errors.Is(err, ErrLimit) {
+		t.Errorf("it ended with %v, want %v", err, ErrLimit)
+	}
+	waitUntil(t, func() bool { return c.heldBytes() == 0 })
+	if other.hold(1); other.exhausted() || other.overdrawn() {
+		t.Error("another pod is to blame")
+	}
+	p.send(3, 1000)
+	waitUntil(t, func() bool { return c.heldBytes() == 1000 })
+	second.Reset()
+	first.Reset()
+}
+
+func TestMemoryIsAPartOfGOMEMLIMIT(t *testing.T) {
+	for limit, want := range map[int64]int64{
+		math.MaxInt64: 256 << 20, // none is set
+		4 << 30:       1 << 30,
+		200 << 20:     50 << 20,
+	} {
+		if got := memorySize(limit); got != want {
+			t.Errorf("with a limit of %d it is %d, want %d", limit, got, want)
+		}
+	}
+}
+
+func TestNoPodTakesAllMemory(t *testing.T) {
+	budget := newBudgetOfBytes(200 << 20)
+	first, second := budget.share(), budget.share()
+	fill := func(m *Memory) (n int64) {
+		for m.lend(1 << 20) {
+			n += 1 << 20
+		}
+		return n
+	}
+	if got := fill(first); got != 80<<20 {
+		t.Errorf("one pod gets %d of %d bytes", got, budget.lent.size)
+	}
+	if got := fill(second); got != 16<<20 {
+		t.Errorf("the next gets %d", got)
+	}
+}
+
+func (c *conn) setMemory(m *Memory) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.memory = m
+}
+
+func (c *conn) heldBytes() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.held
+}
