@@ -97,6 +97,7 @@ func (c *connection) run(open func() (way, error)) {
 	if err == nil {
 		c.count()
 		err = w.carry(c)
+		c.brake()
 	}
 	c.finish(err)
 }
@@ -130,7 +131,8 @@ func (c *connection) metricBytes() metrics.Bytes {
 	return metrics.Bytes{Received: received, Sent: sent}
 }
 
-// finish writes the access record of a connection that ended by err.
+// finish writes the access record of a connection that ended by err, or counts it
+// among those of which only samples are written.
 func (c *connection) finish(err error) {
 	if err != nil && c.ctx.Err() != nil {
 		err = context.Cause(c.ctx) // what came of it on the sockets is not the reason
@@ -153,5 +155,12 @@ func (c *connection) finish(err error) {
 	if word != OK && word != Reset { // a reset is what apps do to each other
 		c.pod.Metrics.Refused(string(c.direction), string(word))
 	}
-	c.write(c.pod.Log, word, err)
+	omitted := uint64(0)
+	if kind, sampled := c.kindOf(word, err); sampled {
+		var ok bool
+		if omitted, ok = c.pod.samples.take(kind, c.pod.Log); !ok {
+			return
+		}
+	}
+	c.write(c.pod.Log, word, err, omitted)
 }

@@ -87,9 +87,23 @@ func (p *Pod) admitted(c *connection, peer spiffeid.ID, target netip.AddrPort, h
 	if err != nil {
 		return nil, http.StatusUnauthorized, err
 	}
-	// The source that the app sees is the tunnel's TCP peer, never a header.
-	app, err = p.inner(c, target)
+	app, err = p.braked(c, target)
 	return app, statusOf(err), err
+}
+
+// braked connects to the app, unless the peer's connections came to nothing too often.
+func (p *Pod) braked(c *connection, target netip.AddrPort) (*net.TCPConn, error) {
+	if err := p.brake.wait(c.ctx, c.peer()); err != nil {
+		return nil, err
+	}
+	to := approach{c.peer(), target}
+	if err := p.brake.refusal(to); err != nil {
+		return nil, err
+	}
+	// The source that the app sees is the tunnel's TCP peer, never a header.
+	app, err := p.inner(c, target)
+	p.brake.dialled(to, err)
+	return app, err
 }
 
 // statusOf is the tunnel's answer when the app was not reached. A shortage of

@@ -74,8 +74,10 @@ type Pod struct {
 	Log     *slog.Logger     // gets the access records; required
 	Metrics *metrics.Metrics // required
 
-	live  live
-	known atomic.Pointer[sandbox]
+	live    live
+	samples samples
+	brake   brake
+	known   atomic.Pointer[sandbox]
 }
 
 const (

@@ -35,6 +35,7 @@ const (
 	fieldFlags        = "response_flags"
 	fieldPolicy       = "policy"
 	fieldError        = "error"
+	fieldOmitted      = "omitted" // failures alike that have no record
 )
 
 // direction is how a connection stands to the pod.
@@ -113,7 +114,7 @@ func (r *record) opened(log *slog.Logger) {
 
 // write logs the record. As Istio's ztunnel does, it tells apart what was
 // turned away before it was understood.
-func (r *record) write(log *slog.Logger, word Word, err error) {
+func (r *record) write(log *slog.Logger, word Word, err error, omitted uint64) {
 	level, message := slog.LevelInfo, "connection complete"
 	switch {
 	case err != nil && !r.named:
@@ -126,6 +127,9 @@ func (r *record) write(log *slog.Logger, word Word, err error) {
 	}
 	l := sheets.Get().(*line)
 	l.attrs = r.end(r.names(l.attrs[:0]), word, err)
+	if omitted > 0 {
+		l.attrs = append(l.attrs, slog.Uint64(fieldOmitted, omitted))
+	}
 	// Not by the logger, which would look for the line of code that logs.
 	entry := slog.NewRecord(time.Now(), level, message, 0)
 	entry.AddAttrs(slog.Attr{Value: slog.GroupValue(l.attrs...)})

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/culvert-mesh/culvert/ztunnel/rate"
+)
+
+// brake bounds what a peer costs whose connections come to nothing. Its other
+// connections, and its tunnels, go on: many honest clients may call a service that
+// is down.
+//
+//	the app refuses       after a burst, most are answered with the last refusal and
+//	                      without a dial, until a dial succeeds
+//	nothing is carried    after a burst, the peer's connections wait for their turn;
+//	                      those whose turn is over a second away are refused, "limit"
+type brake struct {
+	mu    sync.Mutex // guards what follows
+	dead  map[approach]*refusal
+	peers map[peer]*turns
+}
+
+// peer is who opens connections: a proven identity at an address.
+type peer struct {
+	identity string
+	addr     netip.Addr
+}
+
+// approach is a peer and the app that it wants.
+type approach struct {
+	peer   peer
+	target netip.AddrPort
+}
+
+// refusal is how the dials of an approach fail.
+type refusal struct {
+	left rate.Left // dials
+	err  error     // of the last
+	at   time.Time
+}
+
+// turns is the connections of a peer that wait.
+type turns struct {
+	left rate.Left
+	next time.Time // when the last of those that wait has its turn
+}
+
+var (
+	deadRate  = rate.Limit{PerSecond: 50, Burst: 100}   // dials to an app that refuses
+	emptyRate = rate.Limit{PerSecond: 500, Burst: 1000} // connections that carried nothing
+)
+
+const (
+	deadFor    = time.Second // how long a refusal says something about the next dial
+	turnMost   = time.Second // that a connection waits for its turn
+	brakesMost = 1024        // approaches, and peers, of one pod that are remembered
+)
+
+// brake notes a connection that was carried, if that came to nothing.
+func (c *connection) brake() {
+	if sent, received := c.carried(); c.direction == inbound && c.src.identity != "" && sent+received == 0 {
+		c.pod.brake.ended(c.peer())
+	}
+}
+
+func (c *connection) peer() peer { return peer{c.src.identity, c.src.addr.Addr()} }
+
+// wait returns when a connection of p may go on, or an error if that is too late.
+func (b *brake) wait(ctx context.Context, p peer) error {
+	delay := b.turn(p)
+	switch {
+	case delay == 0:
+		return nil
+	case delay > turnMost:
+		return fail(Limit, fmt.Errorf("%v at %v opens more than %v connections a second that carry nothing", p.identity, p.addr, emptyRate.PerSecond))
+	}
+	select {
+	case <-time.After(delay):
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// turn is how long the next connection of p has to wait. Whoever is told more than
+// turnMost has no turn.
+func (b *brake) turn(p peer) time.Duration {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	t := b.peers[p]
+	if t == nil || !t.left.Spent(emptyRate) {
+		return 0
+	}
+	now := time.Now()
+	next := now
+	if t.next.After(now) {
+		next = t.next
+	}
+	next = next.Add(time.Duration(float64(time.Second) / emptyRate.PerSecond))
+	delay := next.Sub(now)
+	if delay <= turnMost {
+		t.next = next
+	}
+	return delay
+}
+
+// ended notes a connection of p that carried nothing.
+func (b *brake) ended(p peer) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	t := b.peers[p]
+	if t == nil {
+		if b.peers == nil || len(b.peers) >= brakesMost {
+			b.peers = make(map[peer]*turns) // all have a new burst
+		}
+		t = new(turns)
+		b.peers[p] = t
+	}
+	t.left.Spend(emptyRate)
+}
+
+// refusal is how the app answers that a wants, if that need not be tried again now.
+func (b *brake) refusal(a approach) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	r := b.dead[a]
+	switch {
+	case r == nil:
+		return nil
+	case time.Since(r.at) > deadFor:
+		delete(b.dead, a)
+		return nil
+	case r.left.Spend(deadRate):
+		return nil
+	}
+	return fmt.Errorf("not tried again so soon: %w", r.err)
+}
+
+// dialled notes how a dial ended.
+func (b *brake) dialled(a approach, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case err == nil:
+		delete(b.dead, a)
+		return
+	case wordOf(err) != Dial || errors.Is(err, context.Canceled):
+		return // it says nothing of the app
+	}
+	r := b.dead[a]
+	if r == nil {
+		if b.dead == nil || len(b.dead) >= brakesMost {
+			b.dead = make(map[approach]*refusal)
+		}
+		r = new(refusal)
+		b.dead[a] = r
+	}
+	r.err, r.at = err, time.Now()
+}

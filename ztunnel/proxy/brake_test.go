@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package proxy
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/culvert-mesh/culvert/ztunnel/hbone"
+	"github.com/culvert-mesh/culvert/ztunnel/workload"
+)
+
+var (
+	caller   = peer{"spiffe://cluster.local/ns/shop/sa/web", netip.MustParseAddr("10.0.0.1")}
+	bystand  = peer{"spiffe://cluster.local/ns/shop/sa/cart", netip.MustParseAddr("10.0.0.2")}
+	downApp  = netip.MustParseAddrPort("10.0.0.9:80")
+	otherApp = netip.MustParseAddrPort("10.0.0.9:81")
+)
+
+func TestAnAppThatRefusesIsDialledAFewTimesASecond(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var b brake
+		dials := func(p peer, app netip.AddrPort, n int) (dialled int) {
+			for range n {
+				if b.refusal(approach{p, app}) == nil {
+					b.dialled(approach{p, app}, fail(Dial, syscall.ECONNREFUSED))
+					dialled++
+				}
+			}
+			return dialled
+		}
+		if n := dials(caller, downApp, 1000); n != 101 {
+			t.Errorf("%d of 1000 dials, want a burst", n)
+		}
+		if err := b.refusal(approach{caller, downApp}); !errors.Is(err, syscall.ECONNREFUSED) || wordOf(err) != Dial {
+			t.Errorf("answered with %v", err)
+		}
+		if n := dials(caller, otherApp, 50) + dials(bystand, downApp, 50); n != 100 {
+			t.Errorf("%d of 100 dials to another app or of another peer", n)
+		}
+		time.Sleep(time.Second / 10)
+		if n := dials(caller, downApp, 1000); n != 5 {
+			t.Errorf("%d dials after a tenth of a second, want 5", n)
+		}
+		time.Sleep(time.Second / 10)
+		b.dialled(approach{caller, downApp}, nil) // the app is back
+		for range 1000 {
+			if err := b.refusal(approach{caller, downApp}); err != nil {
+				t.Fatalf("after a success: %v", err)
+			}
+		}
+		dials(caller, downApp, 1000)
+		b.dialled(approach{caller, downApp}, fail(Limit, syscall.EMFILE)) // says nothing
+		if b.refusal(approach{caller, downApp}) == nil {
+			t.Error("a shortage of ours counts as a success")
+		}
+		time.Sleep(deadFor + time.Second)
+		if n := dials(caller, downApp, 1); n != 1 {
+			t.Error("an old refusal counts")
+		}
+	})
+}
+
+func TestConnectionsThatCarryNothingWaitForTheirTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var b brake
+		start := time.Now()
+		for range 1500 {
+			if err := b.wait(t.Context(), caller); err != nil {
+				t.Fatal(err)
+			}
+			b.ended(caller)
+		}
+		if d := time.Since(start); d < 900*time.Millisecond || d > 1100*time.Millisecond {
+			t.Errorf("1500 took %v, want a burst of 1000 and one second", d)
+		}
+		if err := b.wait(t.Context(), bystand); err != nil || b.turn(bystand) != 0 {
+			t.Errorf("another peer waits, or %v", err)
+		}
+	})
+}
+
+func TestConnectionsWithoutATurnAreRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var b brake
+		for range 1000 {
+			b.ended(caller)
+		}
+		var waiting, refused atomic.Int32
+		for range 2000 {
+			go func() {
+				if err := b.wait(t.Context(), caller); wordOf(err) == Limit {
+					refused.Add(1)
+				} else if err == nil {
+					waiting.Add(1)
+				}
+			}()
+		}
+		time.Sleep(2 * turnMost)
+		if w, r := waiting.Load(), refused.Load(); w+r != 2000 || w < 490 || w > 510 {
+			t.Errorf("%d had their turn in a second, %d were refused", w, r)
+		}
+	})
+}
+
+// A peer with many clients of a service that is down keeps its tunnel, and reaches
+// the service when it is back.
+func TestAServiceThatIsDownCostsAPeerNeitherItsTunnelNorTheWayBack(t *testing.T) {
+	s := tell(t, echo(t, dbAddr), func(s *story) { s.db.Log = slog.New(slog.DiscardHandler) })
+	var down atomic.Bool
+	var dials atomic.Int32
+	inner := s.db.Inner
+	s.db.Inner = func(ctx context.Context, from, to netip.AddrPort) (*net.TCPConn, error) {
+		if dials.Add(1); down.Load() {
+			return nil, syscall.ECONNREFUSED
+		}
+		return inner(ctx, from, to)
+	}
+	key := hbone.Key{Dst: sa("db"), Addr: netip.AddrPortFrom(dbAddr, workload.HBONEPort)}
+	open := func() error {
+		stream, err := s.web.Tunnels.Open(t.Context(), key, hbone.Target{Authority: s.app})
+		if err == nil {
+			stream.Reset()
+		}
+		return err
+	}
+	down.Store(true)
+	const many = 2000
+	for range many {
+		var status *hbone.StatusError
+		if err := open(); !errors.As(err, &status) || status.Code != http.StatusServiceUnavailable {
+			t.Fatalf("%v, want 503", err)
+		}
+	}
+	if n := dials.Load(); n > many/2 {
+		t.Errorf("%d dials for %d streams", n, many)
+	}
+	down.Store(false)
+	eventually(t, "the service is reached again", func() bool { return open() == nil })
+	if n := s.dials.Load(); n != 1 {
+		t.Errorf("%d tunnels", n)
+	}
+}

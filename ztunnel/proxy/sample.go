@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package proxy
+
+import (
+	"log/slog"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/culvert-mesh/culvert/ztunnel/rate"
+)
+
+// samples decides which failures of a pod's connections get an access record. A
+// peer that fails without end would else fill the log and cost the time of its
+// lines. The next record of the same peer and reason says how many have none; if
+// none follows, a line of its own does. Metrics count all. What carried bytes has
+// its record always.
+type samples struct {
+	mu   sync.Mutex
+	runs map[kind]*run
+}
+
+// kind is the failures that are sampled together.
+type kind struct {
+	direction direction
+	peer      netip.Addr // the far end; zero: one of too many
+	word      Word
+}
+
+// run is the failures of a kind, one after the other.
+type run struct {
+	left    rate.Left
+	omitted uint64 // since the last record
+	last    time.Time
+}
+
+var recordRate = rate.Limit{PerSecond: 20, Burst: 500}
+
+const (
+	kindsMost = 1024             // of one pod
+	tellAfter = 10 * time.Second // how long omitted failures wait for a record that tells their number
+)
+
+// kindOf is the kind of a record, false if it has to be written.
+func (r *record) kindOf(word Word, err error) (kind, bool) {
+	if err == nil || word == Reset && r.sent+r.received > 0 {
+		return kind{}, false
+	}
+	peer := r.src.addr
+	if r.direction == outbound {
+		peer = r.dst.addr
+	}
+	return kind{r.direction, peer.Addr(), word}, true
+}
+
+// take reports whether a failure gets a record, and how many before it got none.
+func (s *samples) take(k kind, log *slog.Logger) (omitted uint64, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	k, r := s.run(k)
+	r.last = time.Now()
+	if r.left.Spend(recordRate) {
+		omitted, r.omitted = r.omitted, 0
+		return omitted, true
+	}
+	if r.omitted++; r.omitted == 1 {
+		time.AfterFunc(tellAfter, func() { s.tell(k, log) })
+	}
+	return 0, false
+}
+
+// run finds or begins a run; mu is held.
+func (s *samples) run(k kind) (kind, *run) {
+	r := s.runs[k]
+	if r == nil && len(s.runs) >= kindsMost && !s.forgetOld() {
+		k.peer = netip.Addr{}
+		r = s.runs[k]
+	}
+	if r == nil {
+		if s.runs == nil {
+			s.runs = make(map[kind]*run)
+		}
+		r = new(run)
+		s.runs[k] = r
+	}
+	return k, r
+}
+
+// forgetOld drops the runs that have a whole burst again, and reports whether
+// there were any; mu is held.
+func (s *samples) forgetOld() bool {
+	before := len(s.runs)
+	for k, r := range s.runs {
+		if r.omitted == 0 && time.Since(r.last) > tellAfter {
+			delete(s.runs, k)
+		}
+	}
+	return len(s.runs) < before
+}
+
+// tell logs the number of failures without a record, if no record has.
+func (s *samples) tell(k kind, log *slog.Logger) {
+	s.mu.Lock()
+	r := s.runs[k]
+	omitted := uint64(0)
+	if r != nil {
+		omitted, r.omitted = r.omitted, 0
+	}
+	s.mu.Unlock()
+	if omitted == 0 {
+		return
+	}
+	peer := fieldSrcAddr
+	if k.direction == outbound {
+		peer = fieldDstAddr
+	}
+	attrs := []any{fieldDirection, string(k.direction), fieldResult, string(k.word), fieldFlags, Words[k.word], fieldOmitted, omitted}
+	if k.peer.IsValid() {
+		attrs = append(attrs, peer, k.peer.String())
+	}
+	log.Warn("connections failed without a record", attrs...)
+}
