@@ -37,7 +37,7 @@ const imports = `
 	identity < ztunnel/hbone;
 	identity, identity/identityv1 < ztunnel/certs;
 	ztunnel/netns < ztunnel/redirect;
-	ztunnel/workload, ztunnel/policy, ztunnel/hbone, ztunnel/socket, ztunnel/metrics < ztunnel/proxy;
+	ztunnel/workload, ztunnel/policy, ztunnel/hbone, ztunnel/socket, ztunnel/metrics, rate < ztunnel/proxy;
 
 	ztunnel/redirect, ztunnel/netns, ztunnel/certs, ztunnel/proxy, ztunnel/hbone, ztunnel/workload < ztunnel/pods;
 	ztunnel/policy, ztunnel/metrics, cni/enroll < ztunnel/pods;

@@ -6,9 +6,12 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/culvert-mesh/culvert/rate"
 )
 
 // census is the tunnels of a Listener by their holders. It decides who gets a
@@ -34,8 +37,29 @@ type holder struct {
 
 // holding is the tunnels of a holder.
 type holding struct {
-	tunnels []*conn // oldest first
-	leaving int     // of them
+	tunnels   []*conn // oldest first
+	leaving   int     // of them
+	tolerance tolerance
+}
+
+// tolerance is what a holder has left of rejectRate, in all of its tunnels. A holding
+// without it outlives its last tunnel: a new one does not renew it.
+type tolerance struct {
+	mu   sync.Mutex // a leaf
+	left rate.Left
+}
+
+// spend notes a request that was rejected, and reports whether that may go on.
+func (p *tolerance) spend() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.left.Spend(rejectRate)
+}
+
+func (p *tolerance) spent() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.left.Spent(rejectRate)
 }
 
 func (h *holding) staying() int { return len(h.tunnels) - h.leaving }
@@ -154,8 +178,20 @@ func (ce *census) add(c *conn) {
 		ce.holders[who] = h
 	}
 	h.tunnels = append(h.tunnels, c)
+	c.tolerance = &h.tolerance
 	ce.peers[c.peer]++
-	ce.size++
+	if ce.size++; len(ce.holders) > 2*ce.size {
+		ce.forget()
+	}
+}
+
+// forget drops holders without tunnels that have their tolerance again.
+func (ce *census) forget() {
+	for who, h := range ce.holders {
+		if len(h.tunnels) == 0 && !h.tolerance.spent() {
+			delete(ce.holders, who)
+		}
+	}
 }
 
 func (ce *census) remove(c *conn) {
@@ -166,7 +202,7 @@ func (ce *census) remove(c *conn) {
 		h.leaving--
 		ce.leaving--
 	}
-	if len(h.tunnels) == 0 {
+	if len(h.tunnels) == 0 && !h.tolerance.spent() {
 		delete(ce.holders, who)
 	}
 	if ce.peers[c.peer]--; ce.peers[c.peer] == 0 {

@@ -9,10 +9,13 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 )
+
+var dbAddr = netip.MustParseAddrPort("10.0.0.2:15008")
 
 // fair is a listener of few places that lets in any identity from any address.
 type fair struct {
@@ -274,4 +277,41 @@ func TestAListenerYieldsAnIdleTunnelOfAPeerThatHasSeveral(t *testing.T) {
 		t.Error("one tunnel is idle, and one in use")
 	}
 	alone.wantTunnels(0)
+}
+
+func TestRequestsThatAreRejectedWithoutEndCostThePeerItsTunnel(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) { // in which no time passes
+		ce := newCensus()
+		rejected := func(limit int) (n int, c *conn) {
+			c = newConn(false, nowhere{}, proof{peer: clientID, local: dbAddr, remote: dbAddr}, &hooks{incoming: func(s *Stream) bool { return s.Reject(503) == nil }})
+			c.streamLimit = serverStreams
+			ce.add(c)
+			if err := c.feed(append([]byte(preface), appendSettings(nil)...)); err != nil {
+				t.Fatal(err)
+			}
+			request := appendConnect(nil, Target{Authority: dbAddr})
+			for ; n < limit && !c.over(); n++ {
+				c.control = nil // as if it were written
+				if err := c.feed(appendBlock(nil, uint32(1+2*n), flagEndStream|flagEndHeaders, request, defaultFrameLimit)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			return n, c
+		}
+		polite, c := rejected(1000)
+		if c.over() {
+			t.Errorf("ended by %v", c.err)
+		}
+		n, other := rejected(100000) // in another tunnel
+		var bad *tunnelError
+		if polite+n != int(rejectRate.Burst)+1 || !errors.As(other.err, &bad) || bad.code != codeCalm {
+			t.Errorf("after %d: %v", n, other.err)
+		}
+		ce.remove(other)
+		ce.remove(c)
+		if n, _ := rejected(100000); n != 1 {
+			t.Errorf("a new tunnel got %d", n)
+		}
+		c.abort(ErrDrained)
+	})
 }

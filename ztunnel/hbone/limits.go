@@ -54,6 +54,9 @@ var (
 	faultRate = rate.Limit{PerSecond: 10, Burst: 100}
 	// Streams turned away: above the limit, or no proper request.
 	refusalRate = rate.Limit{PerSecond: 200, Burst: 400}
+	// Requests that the Listener's user rejects. Clients of a service that is down are
+	// below it, however many a peer has.
+	rejectRate = rate.Limit{PerSecond: 5000, Burst: 5000}
 	// Frames that mean nothing: unknown ones, PRIORITY, RST_STREAM of closed streams.
 	noiseRate = rate.Limit{PerSecond: 10000, Burst: 20000}
 )

@@ -128,7 +128,8 @@ func (s *Stream) Accept() error {
 	return nil
 }
 
-// Reject answers a request with another status than 200 and ends the stream.
+// Reject answers a request with another status than 200 and ends the stream. A
+// peer with whose requests that happens without end loses its tunnel.
 func (s *Stream) Reject(status int) error {
 	defer s.letGo()
 	c := s.c
@@ -138,8 +139,12 @@ func (s *Stream) Reject(status int) error {
 		return s.err
 	}
 	c.reject(s, status)
+	tolerance := c.tolerance
 	c.mu.Unlock()
 	s.sever()
+	if tolerance != nil && !tolerance.spend() {
+		c.fail(violation(codeCalm, "more than %v requests a second that are rejected", rejectRate.PerSecond))
+	}
 	return nil
 }
 

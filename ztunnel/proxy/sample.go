@@ -8,7 +8,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/culvert-mesh/culvert/ztunnel/rate"
+	"github.com/culvert-mesh/culvert/rate"
 )
 
 // samples decides which failures of a pod's connections get an access record. A
