@@ -142,7 +142,7 @@ func (e *early) offer() {
 	c.control = append(appendFrame(c.control, n, kindData, 0, s.id), s.ahead[:n]...)
 	s.ahead = s.ahead[n:]
 	s.sendWindow -= n
-	c.sending.window -= n
+	c.spend(n)
 	s.sent.Add(uint64(n))
 	e.done = true
 }

@@ -5,6 +5,7 @@ package hbone
 import (
 	"encoding/binary"
 	"fmt"
+	"time"
 
 	"github.com/culvert-mesh/culvert/rate"
 )
@@ -124,6 +125,9 @@ func (c *conn) windowUpdate(pc piece) error {
 		if c.sending.window += n; c.sending.window > windowLimit {
 			return violation(codeFlowControl, "tunnel window over 2^31-1")
 		}
+		if c.sending.window > 0 {
+			c.spentAt = time.Time{}
+		}
 		c.kick()
 		return nil
 	}
@@ -140,6 +144,22 @@ func (c *conn) windowUpdate(pc piece) error {
 	}
 	s.allow(n)
 	return nil
+}
+
+// spend takes n bytes off what the peer lets us send in the whole tunnel; mu is held.
+func (c *conn) spend(n int) {
+	if c.sending.window -= n; c.sending.window <= 0 && c.spentAt.IsZero() {
+		c.spentAt = time.Now()
+	}
+}
+
+// starved reports that the peer has long let nothing be sent in the whole tunnel. A
+// peer that grants the window again only as its apps read does so when enough of them
+// do not: a new stream would wait for those.
+func (c *conn) starved() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return !c.spentAt.IsZero() && time.Since(c.spentAt) >= stuckPause
 }
 
 // allow changes the window in which a stream sends; conn.mu is held.

@@ -150,13 +150,15 @@ func (c *conn) packControl(b *record.Batch) bool {
 // of which the poller has told already and does so only once.
 func (c *conn) takeTurn(b *record.Batch, s *Stream) {
 	l := c.lay(b, min(s.reads.Size(readSizes), s.sendWindow, c.sending.window))
+	room := l.room
+	c.sending.window -= room // early data must not be sent in the same window
 	s.inTurn = true
 	c.mu.Unlock()
 	n, err := s.readv(l.vector[:l.segments])
 	broke := n == 0 && err == nil && socket.Broke(s.fd)
 	c.mu.Lock()
 	s.inTurn = false
-	room := l.room
+	c.sending.window += room
 	if !s.sends() {
 		n, err = 0, syscall.EAGAIN
 	}
@@ -175,7 +177,7 @@ func (c *conn) takeTurn(b *record.Batch, s *Stream) {
 		c.sentEnd(s)
 	default:
 		s.sendWindow -= n
-		c.sending.window -= n
+		c.spend(n)
 		s.sent.Add(uint64(n))
 		s.reads.Learn(readSizes, n, room)
 		if n < tinySize {

@@ -52,15 +52,20 @@ func (c *conn) burden(again bool) (streams int, busy, takes bool) {
 
 // choose is the tunnel with the fewest streams of those that take one, nil if
 // there is none; and whether another should be made. Those that were tried, and
-// all that are older, do not count. Pool.mu is held.
+// all that are older, do not count; nor do starved ones, unless there are too many to
+// make another for each. Pool.mu is held.
 func (t *tunnels) choose(tried []*conn) (best *conn, more bool) {
-	fewest, taking, busy := 0, 0, 0
+	fewest, taking, busy, starved := 0, 0, 0, 0
 	for _, c := range slices.Backward(t.list) {
 		if slices.Contains(tried, c) {
 			break
 		}
 		n, isBusy, takes := c.burden(len(tried) > 0)
 		if !takes {
+			continue
+		}
+		if starved < shardLimit && c.starved() {
+			starved++
 			continue
 		}
 		taking++

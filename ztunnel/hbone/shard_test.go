@@ -90,6 +90,49 @@ func TestABusyTunnelIsJoinedByAnotherForAWhile(t *testing.T) {
 	})
 }
 
+// A peer may grant a tunnel's window again only as its apps read, and they may not.
+func TestStreamsAreNotOpenedInATunnelThatThePeerStarves(t *testing.T) {
+	inBubble(t, time.Hour, func(t *testing.T, b *bubble) {
+		first, _ := b.open()
+		first.c.starve()
+		pass(stuckPause / 2)
+		if second, _ := b.open(); second.c != first.c {
+			t.Error("a tunnel is left that has waited for a moment only")
+		}
+		pass(stuckPause)
+		third, _ := b.open()
+		if third.c == first.c {
+			t.Error("a stream is opened in a tunnel that sends nothing")
+		}
+		first.c.feedWindow(1)
+		if first.c.starved() {
+			t.Error("the tunnel does not recover")
+		}
+		for range 3 * shardLimit {
+			for _, c := range b.pool.all() {
+				c.starve()
+			}
+			pass(stuckPause)
+			b.open()
+		}
+		if n := b.countDials(); n != 1+shardLimit {
+			t.Errorf("%d tunnels to a peer that starves all", n)
+		}
+	})
+}
+
+// starve uses up what the peer lets us send.
+func (c *conn) starve() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.spend(c.sending.window)
+}
+
+// feedWindow is a WINDOW_UPDATE of the tunnel.
+func (c *conn) feedWindow(n byte) {
+	c.windowUpdate(piece{frame: frame{kind: kindWindowUpdate, length: 4}, payload: []byte{0, 0, 0, n}})
+}
+
 func TestATunnelThatCannotBeJoinedGoesOnAlone(t *testing.T) {
 	onProcessors(t, 8)
 	inBubble(t, time.Hour, func(t *testing.T, b *bubble) {

@@ -21,10 +21,11 @@ const leaderBatches = 4
 
 // sending is the state of a tunnel's writing side; conn.mu guards it.
 type sending struct {
-	control     []byte // frames that precede all DATA, in order
-	owed        int    // frames in control that the peer made us send
-	small, bulk ring   // streams whose app may have something, and with a window to send it in
-	window      int    // what the peer lets us send in the whole tunnel
+	control     []byte    // frames that precede all DATA, in order
+	owed        int       // frames in control that the peer made us send
+	small, bulk ring      // streams whose app may have something, and with a window to send it in
+	window      int       // what the peer lets us send in the whole tunnel
+	spentAt     time.Time // since when that is nothing; zero: it is something
 	leading     bool
 	handling    bool      // the reader is at work, and writes what it causes when it is done
 	blockedAt   time.Time // since when the write under way waits for the socket; zero: it does not
