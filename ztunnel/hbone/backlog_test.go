@@ -16,7 +16,7 @@ func TestFirstBytesDoNotPileUpBehindAStalledWriter(t *testing.T) {
 	c := l.open().s.c
 	waitUntil(t, c.becomeLeader) // one that is stuck
 	l.pool.mu.Lock()
-	l.pool.of(l.key).widened = time.Now() // it asks for no other tunnel
+	l.pool.of(l.key).added = time.Now() // it asks for no other tunnel
 	l.pool.mu.Unlock()
 	const streams = 20
 	var openings []*opening

@@ -64,10 +64,10 @@ type Pool struct {
 
 // tunnels are those of one key.
 type tunnels struct {
-	list    []*conn // oldest first
-	dial    *dial   // under way, or nil
-	room    int     // streams that the peer allowed last in a new one; 0: not known, or none
-	widened time.Time
+	list  []*conn   // oldest first
+	dial  *dial     // under way, or nil
+	room  int       // streams that the peer allowed last in a new one; 0: not known, or none
+	added time.Time // when one was made beside those that are busy
 }
 
 // NewPool makes a Pool without tunnels.
@@ -149,7 +149,7 @@ func (p *Pool) reserve(ctx context.Context, key Key, target Target, tried []*con
 		t := p.of(key)
 		if c, more := t.choose(tried); c != nil {
 			if more {
-				p.widen(key, t)
+				p.addTunnel(key, t)
 			}
 			p.mu.Unlock()
 			if s := c.reserve(target); s != nil {

@@ -79,11 +79,11 @@ func (t *tunnels) choose(tried []*conn) (best *conn, more bool) {
 	return best, taking > 0 && busy == taking && taking < shards()
 }
 
-// widen has another tunnel made beside those that are busy, and waits for
+// addTunnel has another tunnel made beside those that are busy, and waits for
 // nothing; Pool.mu is held.
-func (p *Pool) widen(key Key, t *tunnels) {
-	if now := time.Now(); t.dial == nil && now.Sub(t.widened) >= shardPause {
-		t.widened = now
+func (p *Pool) addTunnel(key Key, t *tunnels) {
+	if now := time.Now(); t.dial == nil && now.Sub(t.added) >= shardPause {
+		t.added = now
 		p.dialLocked(key, t)
 	}
 }
