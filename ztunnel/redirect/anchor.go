@@ -93,6 +93,11 @@ func (a *anchor) replace() error {
 	if err != nil {
 		return fmt.Errorf("attach %s: %w", a.name, err)
 	}
+	return a.change(l)
+}
+
+// change pins l in the place of the link before, and only then closes that.
+func (a *anchor) change(l link.Link) error {
 	if err := repin(l, a.pin); err != nil {
 		l.Close()
 		return fmt.Errorf("pin %s: %w", a.name, err)
@@ -157,13 +162,7 @@ func (a *anchor) pinAgain() error {
 	if err != nil {
 		return fmt.Errorf("open link of %s: %w", a.name, err)
 	}
-	if err := repin(l, a.pin); err != nil {
-		l.Close()
-		return fmt.Errorf("pin %s: %w", a.name, err)
-	}
-	a.close()
-	a.link = l
-	return nil
+	return a.change(l)
 }
 
 func (a *anchor) holds(l link.Link) bool {
