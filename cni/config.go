@@ -10,7 +10,6 @@ import (
 	"io"
 	"maps"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -167,6 +166,7 @@ func read(verb string, args *skel.CmdArgs) (config, enroll.Request, error) {
 	if err != nil {
 		return config{}, enroll.Request{}, err
 	}
+	boot, _ := enroll.BootID() // the request may be without
 	req := enroll.Request{
 		Network:       conf.Name,
 		ContainerID:   args.ContainerID,
@@ -176,7 +176,7 @@ func read(verb string, args *skel.CmdArgs) (config, enroll.Request, error) {
 		PodName:       pod.Name,
 		PodUID:        pod.UID,
 		IPs:           conf.addrs(),
-		BootID:        bootID(),
+		BootID:        boot,
 		PluginVersion: Version(),
 	}
 	if req.PodName == "" {
@@ -228,13 +228,4 @@ func parseArgs(args string) (enroll.Pod, error) {
 			fmt.Sprintf("CNI_ARGS: want K8S_POD_NAMESPACE and K8S_POD_NAME or no K8S_POD_ at all, got %.200q", args), "")
 	}
 	return pod, nil
-}
-
-// bootID tells sandboxes of this boot from those of the one before.
-func bootID() string {
-	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return ""
-	}
-	return strings.TrimSpace(string(id))
 }

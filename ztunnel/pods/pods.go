@@ -16,6 +16,7 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
+	"github.com/culvert-mesh/culvert/cni/enroll"
 	"github.com/culvert-mesh/culvert/ztunnel/certs"
 	"github.com/culvert-mesh/culvert/ztunnel/hbone"
 	"github.com/culvert-mesh/culvert/ztunnel/metrics"
@@ -112,7 +113,7 @@ func (pod *pod) String() string { return pod.sandbox().String() }
 
 // New makes the directory of records. Nothing is looked at before Run.
 func New(cfg Config) (*Pods, error) {
-	boot, err := bootID()
+	boot, err := enroll.BootID()
 	if err != nil {
 		return nil, err
 	}

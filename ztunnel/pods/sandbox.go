@@ -224,16 +224,6 @@ func (f sandboxFiles) path(cookie netns.Cookie) string {
 	return filepath.Join(f.dir, strconv.FormatUint(uint64(cookie), 10)+".json")
 }
 
-// bootID is the kernel's random id of this boot: netns cookies start anew with
-// the next one.
-func bootID() (string, error) {
-	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return "", fmt.Errorf("boot id: %w", err)
-	}
-	return strings.TrimSpace(string(b)), nil
-}
-
 // KeepRecords writes the records that another hand removed, and their directory,
 // and reports whether any was missing.
 func (p *Pods) KeepRecords() (replaced bool, err error) {
