@@ -28,7 +28,8 @@ const imports = `
 	NONE < unixsocket < cni/enroll, ztunnel/admin;
 
 	NONE < ztunnel/netns, ztunnel/metrics, ztunnel/socket, ztunnel/buffer, ztunnel/hbone/aead;
-	NONE < test/env, test/arch, test/skips;
+	NONE < test/arch, test/skips;
+	NONE < ztunnel/mountinfo < test/env;
 
 	identity < ztunnel/workload < ztunnel/policy;
 	ztunnel/workload, ztunnel/policy < ztunnel/source < ztunnel/source/*;
@@ -36,7 +37,7 @@ const imports = `
 	ztunnel/hbone/aead, ztunnel/socket, ztunnel/buffer, rate < ztunnel/hbone/record < ztunnel/hbone;
 	identity < ztunnel/hbone;
 	identity, identity/identityv1 < ztunnel/certs;
-	ztunnel/netns < ztunnel/redirect;
+	ztunnel/netns, ztunnel/mountinfo < ztunnel/redirect;
 	ztunnel/workload, ztunnel/policy, ztunnel/hbone, ztunnel/socket, ztunnel/metrics, rate < ztunnel/proxy;
 
 	ztunnel/redirect, ztunnel/netns, ztunnel/certs, ztunnel/proxy, ztunnel/hbone, ztunnel/workload < ztunnel/pods;

@@ -3,7 +3,6 @@
 package env
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -15,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/culvert-mesh/culvert/ztunnel/mountinfo"
 )
 
 // CgroupMount returns the cgroup2 mount: /sys/fs/cgroup, or
@@ -58,28 +59,14 @@ func probeCgroup2() error {
 }
 
 func findCgroup2() (string, error) {
-	f, err := os.Open("/proc/self/mountinfo")
+	found, err := mountinfo.OfType("cgroup2")
 	if err != nil {
 		return "", err
 	}
-	defer f.Close()
-	for lines := bufio.NewScanner(f); lines.Scan(); {
-		if mount, ok := cgroup2Mount(lines.Text()); ok {
-			return mount, nil
-		}
+	if len(found) == 0 {
+		return "", fmt.Errorf("no cgroup2 in %s: %w", mountinfo.Self, unix.ENODEV)
 	}
-	return "", fmt.Errorf("no cgroup2 in /proc/self/mountinfo: %w", unix.ENODEV)
-}
-
-// cgroup2Mount reads one line of mountinfo, proc_pid_mountinfo(5): the mount
-// point is field 5, the type is the first field after the lone hyphen.
-func cgroup2Mount(line string) (string, bool) {
-	before, after, ok := strings.Cut(line, " - ")
-	fields := strings.Fields(before)
-	if !ok || len(fields) < 6 || !strings.HasPrefix(after, "cgroup2 ") {
-		return "", false
-	}
-	return strings.ReplaceAll(fields[4], `\040`, " "), true
+	return found[0].Point, nil
 }
 
 // removeCgroup tries for ten seconds: a process may be forking, or exiting,

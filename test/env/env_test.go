@@ -55,19 +55,6 @@ func TestNeedSkipsNamingProbeAndErrnoAndFailsWhenRequired(t *testing.T) {
 	}
 }
 
-func TestCgroup2IsFoundInMountinfoOfHybridHosts(t *testing.T) {
-	for _, tc := range []struct{ line, mount string }{
-		{"40 31 0:37 / /sys/fs/cgroup/systemd rw,relatime - cgroup cgroup rw,name=systemd", ""},
-		{"41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw", "/sys/fs/cgroup/unified"},
-		{"30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate", "/sys/fs/cgroup"},
-		{"", ""},
-	} {
-		if got, _ := cgroup2Mount(tc.line); got != tc.mount {
-			t.Errorf("cgroup2Mount(%q) = %q, want %q", tc.line, got, tc.mount)
-		}
-	}
-}
-
 func TestNetnsHasLoopbackOfItsOwnAndTheThreadComesBack(t *testing.T) {
 	Need(t, Netns)
 	home, err := os.Readlink("/proc/self/ns/net")

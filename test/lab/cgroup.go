@@ -3,7 +3,6 @@
 package lab
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -11,25 +10,21 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
+
+	"github.com/culvert-mesh/culvert/ztunnel/mountinfo"
 )
 
 // cgroup2 finds the cgroup2 mount; on hybrid hosts it is /sys/fs/cgroup/unified.
 func cgroup2() (string, error) {
-	f, err := os.Open("/proc/self/mountinfo")
+	found, err := mountinfo.OfType("cgroup2")
 	if err != nil {
 		return "", err
 	}
-	defer f.Close()
-	for lines := bufio.NewScanner(f); lines.Scan(); {
-		before, after, ok := strings.Cut(lines.Text(), " - ")
-		fields := strings.Fields(before)
-		if ok && len(fields) > 4 && strings.HasPrefix(after, "cgroup2 ") {
-			return fields[4], nil
-		}
+	if len(found) == 0 {
+		return "", errors.New("no cgroup2 is mounted")
 	}
-	return "", errors.New("no cgroup2 is mounted")
+	return found[0].Point, nil
 }
 
 // removeCgroup kills what runs in the cgroup and below, and removes them.

@@ -3,7 +3,6 @@
 package lab
 
 import (
-	"bufio"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -16,6 +15,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/culvert-mesh/culvert/ztunnel/mountinfo"
 )
 
 const (
@@ -135,15 +136,14 @@ func removeNetns(prefix string) error {
 
 // unmountBelow unmounts what is mounted on paths with the prefix, last first.
 func unmountBelow(prefix string) error {
-	f, err := os.Open("/proc/self/mountinfo")
+	all, err := mountinfo.Read(mountinfo.Self)
 	if err != nil {
 		return err
 	}
-	defer f.Close()
 	var points []string
-	for lines := bufio.NewScanner(f); lines.Scan(); {
-		if fields := strings.Fields(lines.Text()); len(fields) > 4 && strings.HasPrefix(fields[4], prefix) {
-			points = append(points, fields[4])
+	for _, m := range all {
+		if strings.HasPrefix(m.Point, prefix) {
+			points = append(points, m.Point)
 		}
 	}
 	slices.Reverse(points)

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/culvert-mesh/culvert/ztunnel/mountinfo"
 	"github.com/culvert-mesh/culvert/ztunnel/netns"
 	"github.com/culvert-mesh/culvert/ztunnel/redirect"
 	"github.com/culvert-mesh/culvert/ztunnel/workload"
@@ -240,24 +241,18 @@ func holder(inode uint64, cookie netns.Cookie, running []process) (path string, 
 // mounts are the paths at which that netns is mounted, here or in the mounts of
 // the host's first process, which has those of the runtime.
 func mounts(inode uint64) (paths []string) {
-	for _, from := range []struct{ info, root string }{{"/proc/self/mountinfo", ""}, {"/proc/1/mountinfo", "/proc/1/root"}} {
-		text, err := os.ReadFile(from.info)
+	for _, from := range []struct{ info, root string }{{mountinfo.Self, ""}, {"/proc/1/mountinfo", "/proc/1/root"}} {
+		all, err := mountinfo.Read(from.info)
 		if err != nil {
 			continue
 		}
-		for line := range bytes.Lines(text) {
-			fields := strings.Fields(string(line)) // proc_pid_mountinfo(5)
-			if len(fields) > 4 && fields[3] == fmt.Sprintf("net:[%d]", inode) {
-				paths = append(paths, from.root+unescape(fields[4]))
+		for _, m := range all {
+			if m.Root == fmt.Sprintf("net:[%d]", inode) {
+				paths = append(paths, from.root+m.Point)
 			}
 		}
 	}
 	return paths
-}
-
-// unescape reads what mountinfo writes for the four characters that it cannot.
-func unescape(path string) string {
-	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(path)
 }
 
 func inode(path string) (uint64, error) {

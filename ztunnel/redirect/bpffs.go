@@ -11,6 +11,8 @@ import (
 
 	"github.com/cilium/ebpf/pin"
 	"golang.org/x/sys/unix"
+
+	"github.com/culvert-mesh/culvert/ztunnel/mountinfo"
 )
 
 // bpffsPoint is where the bpffs of dir is mounted, so that it can be mounted
@@ -23,14 +25,14 @@ func bpffsPoint(dir string) (string, error) {
 	if dir, err = filepath.EvalSymlinks(dir); err != nil {
 		return "", err
 	}
-	found, err := mounts("bpf")
+	found, err := mountinfo.OfType("bpf")
 	if err != nil {
 		return "", err
 	}
 	point := ""
 	for _, m := range found {
-		if strings.HasPrefix(dir+"/", strings.TrimSuffix(m.point, "/")+"/") && len(m.point) > len(point) {
-			point = m.point
+		if strings.HasPrefix(dir+"/", strings.TrimSuffix(m.Point, "/")+"/") && len(m.Point) > len(point) {
+			point = m.Point
 		}
 	}
 	if point == "" {

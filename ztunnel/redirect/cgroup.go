@@ -3,7 +3,6 @@
 package redirect
 
 import (
-	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
@@ -11,44 +10,20 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/culvert-mesh/culvert/ztunnel/mountinfo"
 )
-
-// mount is a mount of this mount namespace. root is the directory of the file
-// system that it shows.
-type mount struct{ root, point string }
-
-// mounts are those of a type, by proc_pid_mountinfo(5): field 4 is the root,
-// field 5 the mount point, and the type follows the lone hyphen.
-func mounts(fsType string) ([]mount, error) {
-	f, err := os.Open("/proc/self/mountinfo")
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	var found []mount
-	lines := bufio.NewScanner(f)
-	for lines.Scan() {
-		before, after, ok := strings.Cut(lines.Text(), " - ")
-		fields := strings.Fields(before)
-		if ok && len(fields) > 4 && strings.HasPrefix(after, fsType+" ") {
-			found = append(found, mount{unescape.Replace(fields[3]), unescape.Replace(fields[4])})
-		}
-	}
-	return found, lines.Err()
-}
-
-var unescape = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
 
 // cgroup2Hint says where cgroup2 is: on a host with both versions not where
 // one would look for it. It never proposes a mount over what is there.
 func cgroup2Hint() string {
-	found, err := mounts("cgroup2")
+	found, err := mountinfo.OfType("cgroup2")
 	if err != nil || len(found) == 0 {
 		return "no cgroup2 is mounted here: make a directory for it and mount -t cgroup2 cgroup2 DIRECTORY"
 	}
 	var points []string
 	for _, m := range found {
-		points = append(points, m.point)
+		points = append(points, m.Point)
 	}
 	return "cgroup2 is mounted on " + strings.Join(points, " and ")
 }
@@ -70,39 +45,39 @@ func cgroupOf(pid int) (string, error) {
 
 // cgroupDir returns the directory of a cgroup2 path.
 func cgroupDir(path string) (string, error) {
-	found, err := mounts("cgroup2")
+	found, err := mountinfo.OfType("cgroup2")
 	if err != nil {
 		return "", err
 	}
 	for _, m := range found {
-		if dir, ok := m.dir(path); ok && onCgroup2(dir) == nil {
+		if dir, ok := dirIn(m, path); ok && onCgroup2(dir) == nil {
 			return dir, nil
 		}
 	}
 	return "", fmt.Errorf("cgroup %s cannot be seen from here: %s", path, cgroup2Hint())
 }
 
-// dir returns where a mount of cgroup2 shows a path. The kernel names the root
+// dirIn returns where a mount of cgroup2 shows a path. The kernel names the root
 // of a mount and the path of a process from the same place, the root of our
 // cgroup namespace; what is above that begins with /.. in both.
-func (m mount) dir(path string) (string, bool) {
-	below, ok := strings.CutPrefix(path+"/", strings.TrimSuffix(m.root, "/")+"/")
+func dirIn(m mountinfo.Mount, path string) (string, bool) {
+	below, ok := strings.CutPrefix(path+"/", strings.TrimSuffix(m.Root, "/")+"/")
 	if !ok || strings.HasPrefix(below, "../") {
 		return "", false
 	}
-	return filepath.Join(m.point, below), true
+	return filepath.Join(m.Point, below), true
 }
 
 // cgroupsOfPod are the cgroup2 directories whose name has one of the names in
 // it, without those below one that has.
 func cgroupsOfPod(names []string) ([]string, error) {
-	found, err := mounts("cgroup2")
+	found, err := mountinfo.OfType("cgroup2")
 	if err != nil {
 		return nil, err
 	}
 	var dirs []string
 	for _, m := range found {
-		err := filepath.WalkDir(m.point, func(path string, d fs.DirEntry, err error) error {
+		err := filepath.WalkDir(m.Point, func(path string, d fs.DirEntry, err error) error {
 			switch {
 			case errors.Is(err, fs.ErrNotExist):
 				return nil // it just ended
@@ -117,7 +92,7 @@ func cgroupsOfPod(names []string) ([]string, error) {
 			return nil
 		})
 		if err != nil {
-			return nil, fmt.Errorf("search the cgroups of %s: %w", m.point, err)
+			return nil, fmt.Errorf("search the cgroups of %s: %w", m.Point, err)
 		}
 	}
 	return dirs, nil

@@ -15,6 +15,7 @@ import (
 	"github.com/cilium/ebpf/link"
 
 	"github.com/culvert-mesh/culvert/test/env"
+	"github.com/culvert-mesh/culvert/ztunnel/mountinfo"
 )
 
 const podUID = "0f8fad5b-d9cb-469f-a165-70867728950e"
@@ -164,7 +165,7 @@ func TestPathOfAProcessIsFoundInTheMountThatShowsIt(t *testing.T) {
 		{"/../..", "/../../../kubepods/pod1", ""},
 		{"/", "/../other", ""},
 	} {
-		got, _ := mount{tc.root, "/cg"}.dir(tc.path)
+		got, _ := dirIn(mountinfo.Mount{Root: tc.root, Point: "/cg"}, tc.path)
 		if got != tc.want {
 			t.Errorf("%s in a mount of %s: %q, want %q", tc.path, tc.root, got, tc.want)
 		}
