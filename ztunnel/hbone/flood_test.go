@@ -153,6 +153,28 @@ func TestDialWaitsForItsTurnAmongTheHandshakesOfTheProcess(t *testing.T) {
 	}
 }
 
+func TestNobodyComputesBehindAPeerThatTakesNothing(t *testing.T) {
+	near, far := net.Pipe() // without a buffer
+	gate := NewGate()
+	v := gate.Door().enter(netip.Addr{}, nil)
+	var done sync.WaitGroup
+	done.Go(func() {
+		v.secure(t.Context(), near, false, OwnRecords, newAuthority(t).credential(serverID, clientID, time.Hour))
+	})
+	far.Write(clientHello(t))
+	if _, err := far.Read(make([]byte, 1)); err != nil { // the rest of the answer waits
+		t.Fatal(err)
+	}
+	gate.mu.Lock()
+	if gate.running != 0 {
+		t.Errorf("%d have a slot", gate.running)
+	}
+	gate.mu.Unlock()
+	far.Close()
+	done.Wait()
+	near.Close()
+}
+
 // refusedClient shakes hands with a certificate that the link's listener refuses.
 func (l *link) refusedClient() net.Conn {
 	l.t.Helper()

@@ -47,6 +47,7 @@ type visitor struct {
 	evict   func()
 	turn    chan struct{} // gets the slot
 	began   time.Time     // to use it
+	busy    bool          // it has a slot, or waits for one; else it waits for the peer
 }
 
 // NewGate makes the Gate of a process.
@@ -98,7 +99,8 @@ func (d *Door) enter(addr netip.Addr, evict func()) *visitor {
 }
 
 // evictLocked ends one of those that may go: a stranger before one that is
-// known, then the oldest of the address that has the most.
+// known, then of the address that has the most the one whose peer is silent for
+// longest. If none is silent, all get on, so it is the last that came.
 func (g *Gate) evictLocked(mayGo func(*visitor) bool) {
 	now := time.Now()
 	var worst *visitor
@@ -111,14 +113,17 @@ func (g *Gate) evictLocked(mayGo func(*visitor) bool) {
 	worst.evict()
 }
 
+// worse reports whether v goes before other, which is older.
 func (v *visitor) worse(other *visitor, now time.Time) bool {
 	switch known := v.peer.known(now); {
 	case known != other.peer.known(now):
 		return !known
 	case v.peer.inside != other.peer.inside:
 		return v.peer.inside > other.peer.inside
+	case v.pod.inside != other.pod.inside:
+		return v.pod.inside > other.pod.inside
 	}
-	return v.pod.inside > other.pod.inside
+	return other.busy
 }
 
 // leave gives the place back.
@@ -144,6 +149,7 @@ func (g *Gate) removeLocked(v *visitor) {
 func (v *visitor) take(ctx context.Context) error {
 	g := v.gate
 	g.mu.Lock()
+	v.busy = true
 	if g.mayRunLocked(v) {
 		g.runLocked(v)
 		g.mu.Unlock()
@@ -160,6 +166,7 @@ func (v *visitor) take(ctx context.Context) error {
 	i := slices.Index(g.waiting, v)
 	if i >= 0 {
 		g.waiting = slices.Delete(g.waiting, i, i+1)
+		v.busy = false
 	}
 	g.mu.Unlock()
 	if i < 0 { // the slot came at the same moment
@@ -175,6 +182,7 @@ func (v *visitor) release() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	now := time.Now()
+	v.busy = false
 	g.running--
 	v.peer.running--
 	v.peer.charge(now, now.Sub(v.began))

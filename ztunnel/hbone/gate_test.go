@@ -214,6 +214,28 @@ func TestStrangersMakeRoomFirstThenTheOldestOfTheGreediestAddress(t *testing.T) 
 	}
 }
 
+func TestWhoeverIsSilentMakesRoomBeforeThoseThatGetOn(t *testing.T) {
+	g := NewGate()
+	g.slots, g.places = 2, 4
+	door := g.Door()
+	var evicted []string
+	enter := func(name string, busy bool) *visitor {
+		v := door.enter(netip.MustParseAddr("10.0.0.1"), func() { evicted = append(evicted, name) })
+		v.busy = busy
+		return v
+	}
+	enter("first computes", true)
+	enter("second is silent", false)
+	enter("third waits", true)
+	enter("fourth is silent", false)
+	for _, name := range []string{"fifth waits", "sixth waits", "seventh waits", "eighth waits"} {
+		enter(name, true)
+	}
+	if want := []string{"second is silent", "fourth is silent", "sixth waits", "seventh waits"}; !slices.Equal(evicted, want) {
+		t.Errorf("evicted %v, want %v", evicted, want)
+	}
+}
+
 func TestAddressAndPodHaveOnlySoManyHandshakes(t *testing.T) {
 	g := NewGate()
 	var evicted int

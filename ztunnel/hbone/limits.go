@@ -91,7 +91,7 @@ const (
 const (
 	handshakeLimit   = 4096 // under way in the process
 	handshakesOfPod  = 1024
-	handshakesOfPeer = 256      // of one address
+	handshakesOfPeer = 512      // of one address: each pod of a node may dial it at once
 	handshakeSize    = 64 << 10 // bytes that a peer may say in one, with what is read ahead
 )
 
