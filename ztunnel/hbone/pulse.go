@@ -116,6 +116,7 @@ func (c *conn) examine(now time.Time) (victims []*Stream) {
 	case c.stuckFor(now) >= stuckPause:
 		return c.abandon(fmt.Errorf("%w: %v takes nothing", ErrDial, c.remote))
 	case c.fresh():
+	case c.rtt.unread(): // it is we who are late
 	case c.askedAt.IsZero():
 		c.ask()
 		c.kick()

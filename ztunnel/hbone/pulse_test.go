@@ -168,6 +168,34 @@ func restedServers(t *testing.T, serve, next func(*rawPeer)) *link {
 	return l
 }
 
+// A process that has too much to do is late itself.
+func TestATunnelThatNobodyReadYetIsNotTakenForASilentOne(t *testing.T) {
+	over := make(chan struct{})
+	l := greetedServer(t, func(p *rawPeer) {
+		id := p.until(is[*http2.MetaHeadersFrame]).Header().StreamID
+		p.must(p.writeHeaders(id, false, ":status", "200"))
+		for {
+			select {
+			case <-over:
+				return
+			case <-time.After(time.Millisecond):
+				p.WriteWindowUpdate(0, 1)
+			}
+		}
+	})
+	c := l.open().s.c
+	c.mu.Lock()
+	waitUntil(t, c.rtt.unread)
+	long := time.Now().Add(-time.Minute)
+	c.heardAt, c.askedAt = long, long
+	c.examine(time.Now())
+	if c.retired {
+		t.Error("it is given up")
+	}
+	c.mu.Unlock()
+	close(over)
+}
+
 func TestWhatAnAppSaysWaitsUntilItsTunnelHasShownThatItLives(t *testing.T) {
 	heard := make(chan string, 1)
 	l := restedServers(t, func(p *rawPeer) {

@@ -11,8 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// roundTrip is the shortest round trip that the kernel has seen on a tunnel's
-// socket, of old: it does not change much. conn.mu guards it.
+// roundTrip is what the kernel knows of a tunnel's socket: the shortest round trip
+// that it has seen, of old, as that does not change much, and how it gets on. conn.mu
+// guards it.
 type roundTrip struct {
 	socket syscall.RawConn
 	last   time.Duration
@@ -46,6 +47,15 @@ func (r *roundTrip) idle() time.Duration {
 		})
 	}
 	return ago
+}
+
+// unread reports that the kernel holds what the peer sent and we have yet to read.
+func (r *roundTrip) unread() bool {
+	n := 0
+	if r.socket != nil {
+		r.socket.Control(func(fd uintptr) { n, _ = unix.IoctlGetInt(int(fd), unix.SIOCINQ) })
+	}
+	return n > 0
 }
 
 // tune prepares a tunnel's socket. What the kernel has not sent yet is kept
