@@ -51,10 +51,9 @@ func (c *connection) hold() error {
 	return err
 }
 
-// admit says whether the connection may go on. It can be found by Recheck
-// before allowed is first asked: of a policy that changes in between, one of
-// the two knows. The record's names do not change after, but for proven and
-// tunnelled.
+// admit registers the connection with Recheck, then asks whether it is allowed.
+// In that order, a policy that changes in between is seen by one of the two.
+// After admit, only proven and tunnelled change the record's names.
 func (c *connection) admit(allowed func() error) error {
 	c.named = true
 	c.pod.live.add(c, allowed)

@@ -14,9 +14,9 @@ import (
 	"github.com/culvert-mesh/culvert/ztunnel/workload"
 )
 
-// Neighbour carries what arrives for a pod from other pods of its node. Both are
-// this process's, which holds their keys: to seal bytes only to open them again
-// would protect nothing. So they go from socket to socket, after the questions
+// Neighbour carries what arrives for a pod from other pods of its node. This
+// process holds the keys of both: to seal bytes only to open them again would
+// protect nothing. So the bytes go from socket to socket, after the questions
 // that Outbound and Inbound ask, and only while the tunnel that would carry them
 // proves both ends and that the network lets the two pods talk.
 type Neighbour struct {

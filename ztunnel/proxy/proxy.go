@@ -167,19 +167,19 @@ func (p *Pod) dial(c *connection, to netip.AddrPort, connect func(context.Contex
 	return conn, nil
 }
 
-// until is a context with a deadline for who asks for it, which package net
-// does: its poller needs no timer to end with it.
+// until is a context that names a deadline and does not end with it. Package net
+// asks for the deadline and ends the dial by its poller, without a timer.
 type until struct {
 	context.Context
 	deadline time.Time
 }
 
-// Deadline is the one.
+// Deadline is when a dial must have ended.
 func (u until) Deadline() (time.Time, bool) { return u.deadline, true }
 
-// inner connects to the pod's app, as if from c's client. The port is another, as
-// client's own would give the app's socket the very addresses of the connection
-// that we hold; Inner chooses it by client's.
+// inner connects to the pod's app, as if from c's client. The source port is not
+// the client's, which would give the app's socket the very addresses of the
+// connection that we hold; Inner chooses it by the client's.
 func (p *Pod) inner(c *connection, to netip.AddrPort) (*net.TCPConn, error) {
 	return p.dial(c, to, func(ctx context.Context) (*net.TCPConn, error) {
 		return p.Inner(ctx, c.src.addr, to)

@@ -105,7 +105,7 @@ func (r *record) target() netip.AddrPort {
 	return r.dst.addr
 }
 
-// opened logs the beginning of a connection, for who debugs.
+// opened logs the beginning of a connection, for whoever debugs.
 func (r *record) opened(log *slog.Logger) {
 	if log.Enabled(context.Background(), slog.LevelDebug) {
 		log.LogAttrs(context.Background(), slog.LevelDebug, "connection opened", r.names(nil)...)

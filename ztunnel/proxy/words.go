@@ -18,7 +18,7 @@ import (
 // Word says in the access record how a connection ended. Every way has one.
 type Word string
 
-// The words, and what each means to who reads the record.
+// The words, and what each tells a reader of the record.
 const (
 	OK            Word = "ok"              // both ends said all they had to say
 	Denied        Word = "denied"          // a policy refused it, here or at the peer
