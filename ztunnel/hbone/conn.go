@@ -86,11 +86,12 @@ type reading struct {
 
 // receiving is what the peer may still send.
 type receiving struct {
-	window int // in the whole tunnel
-	limit  int // of window, when all was granted
-	held   int // bytes queued for apps that do not read
-	ghost  int // DATA still allowed on streams that we reset, as the peer may not know it yet
-	faults rate.Left
+	window    int       // in the whole tunnel
+	limit     int       // of window, when all was granted
+	grantedAt time.Time // when it last was
+	held      int       // bytes queued for apps that do not read
+	ghost     int       // DATA still allowed on streams that we reset, as the peer may not know it yet
+	faults    rate.Left
 }
 
 // hooks tell the Pool or Listener that made the tunnel of its turns. They are

@@ -298,9 +298,10 @@ func TestWhatCameIsDeliveredThoughTheTunnelIsGone(t *testing.T) {
 	}
 	near, end := socketPair(t)
 	near.SetWriteBuffer(16 << 10)
-	end.SetReadBuffer(4 << 10)
+	end.SetReadBuffer(16 << 10)
 	a, b := carryOn(t, s, near, end), <-far
-	const n = streamWindow - 1
+	a.openWindowTo(b)
+	const n = wideWindow - 1
 	b.do(b.Write(make([]byte, n)))
 	b.CloseWrite()
 	a.CloseWrite()

@@ -11,7 +11,8 @@ import "time"
 //     the bytes. So a stream holds no more than its window, and that is small if its
 //     app does not read.
 //   - The tunnel's window is granted again as bytes leave the wire, whatever becomes
-//     of them: no stream waits for another's app.
+//     of them: no stream waits for another's app. It grows where it is used up within
+//     two round trips.
 //   - Memory bounds what the streams of all tunnels hold and may get.
 
 const (
@@ -104,28 +105,36 @@ func (c *conn) repayIdle(now time.Time) {
 }
 
 // grantTunnel grants the tunnel's window again as bytes leave the wire, whoever they
-// are for. It grows with use. The exception is a tunnel that itself holds bytes for
-// slow apps of a pod that is over its share of Memory; mu is held.
+// are for. The exception is a tunnel that itself holds bytes for slow apps of a pod
+// that is over its share of Memory; mu is held.
 func (c *conn) grantTunnel() {
 	r := &c.receiving
-	if r.window > r.limit/4*3 || c.err != nil {
+	if r.window > r.limit/4*3 || c.err != nil || c.held > streamWindow && c.memory.overdrawn() {
 		return
 	}
-	tight := c.memory.tight()
-	if tight {
-		r.limit = tunnelWindow
-	}
-	if c.held > streamWindow && c.memory.overdrawn() {
-		return
-	}
+	c.fitTunnel(time.Now())
 	n := r.limit - r.window
 	if n < r.limit/4 {
 		return
 	}
 	c.control = appendWindowUpdate(c.control, 0, n)
 	r.window += n
-	if !tight {
+	c.kick()
+}
+
+// fitTunnel changes the size of the tunnel's window. What is in it may come for apps
+// that do not read, when it is too late to say no: so it is large only where it holds
+// all streams back, and little is held. mu is held.
+func (c *conn) fitTunnel(now time.Time) {
+	r := &c.receiving
+	pause := min(now.Sub(r.grantedAt), time.Minute) * time.Duration(r.limit) / time.Duration(r.limit-r.window)
+	r.grantedAt = now
+	switch {
+	case c.memory.tight():
+		r.limit = tunnelWindow
+	case pause > narrowPause:
+		r.limit = max(r.limit/2, tunnelWindow)
+	case pause <= 2*c.rtt.shortest(now):
 		r.limit = min(2*r.limit, largestTunnelWindow)
 	}
-	c.kick()
 }

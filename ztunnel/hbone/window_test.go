@@ -78,6 +78,39 @@ func TestWindowFollowsHowFastTheAppReads(t *testing.T) {
 	})
 }
 
+// What is in a tunnel's window cannot be refused any more.
+func TestTunnelsWindowIsLargeOnlyWhereItHoldsTheStreamsBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		budget := newBudgetOfBytes(64 << 20)
+		w := newWindow(budget.share(), 50*time.Millisecond)
+		take := func(pause time.Duration) int {
+			for range 40 { // a quarter of the window, again and again
+				time.Sleep(pause)
+				w.c.receiving.window = w.c.receiving.limit / 4 * 3
+				w.c.grantTunnel()
+			}
+			return w.c.receiving.limit
+		}
+		for _, test := range []struct {
+			pause time.Duration
+			held  int
+			want  int
+		}{
+			{20 * time.Millisecond, 0, largestTunnelWindow},
+			{100 * time.Millisecond, 0, largestTunnelWindow},
+			{time.Second, 0, tunnelWindow},
+			{100 * time.Millisecond, 0, tunnelWindow},
+			{20 * time.Millisecond, 0, largestTunnelWindow},
+			{20 * time.Millisecond, 17 << 20, tunnelWindow},
+		} {
+			w.c.memory.hold(test.held)
+			if got := take(test.pause); got != test.want {
+				t.Errorf("a quarter each %v, %d bytes held: the window is %d bytes, want %d", test.pause, test.held, got, test.want)
+			}
+		}
+	})
+}
+
 func TestWindowsGrowNoFurtherThanMemoryLends(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBudgetOfBytes(8 << 20)
