@@ -27,7 +27,7 @@ const imports = `
 	# import each other.
 	NONE < unixsocket < cni/enroll, ztunnel/admin;
 
-	NONE < ztunnel/netns, ztunnel/metrics, ztunnel/socket, ztunnel/buffer, ztunnel/hbone/aead;
+	NONE < ztunnel/netns, ztunnel/metrics, ztunnel/socket, ztunnel/buffer, ztunnel/hbone/aead, ztunnel/hbone/h2;
 	NONE < test/arch, test/skips;
 	NONE < ztunnel/mountinfo < test/env;
 
@@ -35,7 +35,7 @@ const imports = `
 	ztunnel/workload, ztunnel/policy < ztunnel/source < ztunnel/source/*;
 
 	ztunnel/hbone/aead, ztunnel/socket, ztunnel/buffer, rate < ztunnel/hbone/record < ztunnel/hbone;
-	identity < ztunnel/hbone;
+	identity, ztunnel/hbone/h2 < ztunnel/hbone;
 	identity, identity/identityv1 < ztunnel/certs;
 	ztunnel/netns, ztunnel/mountinfo < ztunnel/redirect;
 	ztunnel/workload, ztunnel/policy, ztunnel/hbone, ztunnel/socket, ztunnel/metrics, rate < ztunnel/proxy;
@@ -72,6 +72,7 @@ const imports = `
 var private = map[string]string{
 	"ztunnel/hbone/aead":   "ztunnel/hbone/record",
 	"ztunnel/hbone/record": "ztunnel/hbone",
+	"ztunnel/hbone/h2":     "ztunnel/hbone",
 }
 
 // inTests may be imported by any _test.go file.

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/net/http2"
 
 	"github.com/culvert-mesh/culvert/rate"
+	"github.com/culvert-mesh/culvert/ztunnel/hbone/h2"
 )
 
 // attack is what a peer does to a tunnel after the greeting, and how that
@@ -52,7 +53,7 @@ var attacksOfAnyPeer = []attack{
 		repeat(100000, func(int) error { return p.WriteSettings() })
 	}, http2.ErrCodeEnhanceYourCalm},
 	{"SETTINGS frame with too many entries", func(p *rawPeer) {
-		p.WriteSettings(make([]http2.Setting, settingsLimit+1)...)
+		p.WriteSettings(make([]http2.Setting, h2.SettingsLimit+1)...)
 	}, http2.ErrCodeEnhanceYourCalm},
 	{"empty DATA flood", func(p *rawPeer) {
 		repeat(100000, func(int) error { return p.WriteData(1, false, nil) })
@@ -61,16 +62,16 @@ var attacksOfAnyPeer = []attack{
 		repeat(100000, func(int) error { return p.WriteDataPadded(1, false, nil, make([]byte, 7)) })
 	}, http2.ErrCodeEnhanceYourCalm},
 	{"PRIORITY flood", func(p *rawPeer) {
-		flood(p, append(appendFrame(nil, 5, kindPriority, 0, 1), 0, 0, 0, 0, 0))
+		flood(p, append(h2.AppendFrame(nil, 5, h2.KindPriority, 0, 1), 0, 0, 0, 0, 0))
 	}, http2.ErrCodeEnhanceYourCalm},
 	{"flood of unknown frames", func(p *rawPeer) {
-		flood(p, append(appendFrame(nil, 5, 0xbe, 0, 1), "hello"...))
+		flood(p, append(h2.AppendFrame(nil, 5, 0xbe, 0, 1), "hello"...))
 	}, http2.ErrCodeEnhanceYourCalm},
 	{"oversized frame", func(p *rawPeer) {
-		p.WriteRawFrame(http2.FrameData, 0, 1, make([]byte, frameLimit+1))
+		p.WriteRawFrame(http2.FrameData, 0, 1, make([]byte, h2.FrameLimit+1))
 	}, http2.ErrCodeFrameSize},
 	{"tunnel window overflow", func(p *rawPeer) {
-		repeat(2, func(int) error { return p.WriteWindowUpdate(0, windowLimit) })
+		repeat(2, func(int) error { return p.WriteWindowUpdate(0, h2.WindowLimit) })
 	}, http2.ErrCodeFlowControl},
 	{"tunnel window update by zero", func(p *rawPeer) {
 		p.WriteRawFrame(http2.FrameWindowUpdate, 0, 0, make([]byte, 4))
@@ -82,8 +83,8 @@ var attacksOfAnyPeer = []attack{
 		p.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 31})
 	}, http2.ErrCodeFlowControl},
 	{"initial window that overflows an open stream", func(p *rawPeer) {
-		p.WriteWindowUpdate(1, windowLimit-defaultWindow)
-		p.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: windowLimit})
+		p.WriteWindowUpdate(1, h2.WindowLimit-h2.DefaultWindow)
+		p.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: h2.WindowLimit})
 	}, http2.ErrCodeFlowControl},
 	{"bad frame size", func(p *rawPeer) {
 		p.WriteSettings(http2.Setting{ID: http2.SettingMaxFrameSize, Val: 100})
@@ -156,13 +157,13 @@ var attacksOfAnyPeer = []attack{
 	}, http2.ErrCodeEnhanceYourCalm},
 	{"too many header fields", func(p *rawPeer) {
 		var pairs []string
-		for range headerFieldLimit + 1 {
+		for range h2.HeaderFieldLimit + 1 {
 			pairs = append(pairs, "a", "b")
 		}
 		p.writeHeaders(3, false, pairs...)
 	}, http2.ErrCodeEnhanceYourCalm},
 	{"long header string", func(p *rawPeer) {
-		p.writeHeaders(3, false, "baggage", strings.Repeat("x", headerStringLimit+1))
+		p.writeHeaders(3, false, "baggage", strings.Repeat("x", h2.HeaderStringLimit+1))
 	}, http2.ErrCodeEnhanceYourCalm},
 	{"broken HPACK", func(p *rawPeer) {
 		p.WriteHeaders(http2.HeadersFrameParam{StreamID: 3, BlockFragment: []byte{0xff, 0xff, 0xff}, EndHeaders: true})
@@ -259,7 +260,7 @@ func TestFaultOfOneStreamLeavesTheOthers(t *testing.T) {
 			p.WriteRawFrame(http2.FrameWindowUpdate, 0, 3, make([]byte, 4))
 		}, http2.ErrCodeProtocol},
 		{"window overflow", func(p *rawPeer) {
-			p.WriteWindowUpdate(3, windowLimit)
+			p.WriteWindowUpdate(3, h2.WindowLimit)
 		}, http2.ErrCodeFlowControl},
 		{"DATA after the end", func(p *rawPeer) {
 			p.WriteData(3, true, nil)
@@ -273,8 +274,8 @@ func TestFaultOfOneStreamLeavesTheOthers(t *testing.T) {
 			p.writeHeaders(3, false, "baggage", "x")
 		}, http2.ErrCodeProtocol},
 		{"more DATA than the window", func(p *rawPeer) {
-			for range streamWindow/frameLimit + 1 {
-				p.WriteData(3, false, make([]byte, frameLimit))
+			for range streamWindow/h2.FrameLimit + 1 {
+				p.WriteData(3, false, make([]byte, h2.FrameLimit))
 			}
 		}, http2.ErrCodeFlowControl},
 	} {
@@ -324,7 +325,7 @@ func TestTinyFramesCostNoMoreMemoryThanTheirBytes(t *testing.T) {
 	const n = streamWindow / 1000 * 1000
 	frames := make([]byte, 0, 10*1000)
 	for range 1000 {
-		frames = append(appendFrame(frames, 1, kindData, 0, 1), 'x')
+		frames = append(h2.AppendFrame(frames, 1, h2.KindData, 0, 1), 'x')
 	}
 	for range n / 1000 {
 		p.do(p.conn.Write(frames))
@@ -347,10 +348,10 @@ func TestPeerThatDoesNotReadIsOwedOnlySoManyAnswers(t *testing.T) {
 	n := 0
 	for ; err == nil; n++ {
 		c.pings = rate.Left{}
-		err = c.gotPing(piece{frame: frame{kind: kindPing, length: 8}, payload: make([]byte, 8)})
+		err = c.gotPing(h2.Piece{FrameHeader: h2.FrameHeader{Kind: h2.KindPing, Length: 8}, Payload: make([]byte, 8)})
 	}
 	var bad *tunnelError
-	if !errors.As(err, &bad) || bad.code != codeCalm || n != unflushedLimit+1 {
+	if !errors.As(err, &bad) || bad.Code != h2.CodeCalm || n != unflushedLimit+1 {
 		t.Errorf("after %d PINGs: %v", n, err)
 	}
 	if !errors.Is(err, ErrLimit) {
@@ -416,7 +417,7 @@ func TestUnacceptedStreamsAreBounded(t *testing.T) {
 func TestFirstFrameMustBeSettings(t *testing.T) {
 	l := newLink(t, nil)
 	p := l.rawClient()
-	p.do(io.WriteString(p.conn, preface))
+	p.do(io.WriteString(p.conn, h2.Preface))
 	p.must(p.WritePing(false, [8]byte{}))
 	p.wantGoAway(http2.ErrCodeProtocol)
 

@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"testing"
 	"time"
+
+	"github.com/culvert-mesh/culvert/ztunnel/hbone/h2"
 )
 
 // A peer that reads nothing must not have us keep the first bytes of all apps
@@ -66,9 +68,9 @@ func TestNoStreamIsOpenedBehindAFullBacklog(t *testing.T) {
 		c := newConn(client, nowhere{}, proof{local: local}, &hooks{})
 		c.streamLimit = 5
 		c.leading = true // and stuck
-		greeting := appendSettings(nil)
+		greeting := h2.AppendSettings(nil)
 		if !client {
-			greeting = append([]byte(preface), greeting...)
+			greeting = append([]byte(h2.Preface), greeting...)
 		}
 		if err := c.feed(greeting); err != nil {
 			t.Fatal(err)
@@ -80,9 +82,9 @@ func TestNoStreamIsOpenedBehindAFullBacklog(t *testing.T) {
 			}
 			continue
 		}
-		err := c.feed(appendBlock(nil, 1, 0, appendConnect(nil, Target{Authority: local}), defaultFrameLimit))
+		err := c.feed(h2.AppendBlock(nil, 1, 0, h2.AppendConnect(nil, Target{Authority: local}), h2.DefaultFrameLimit))
 		var bad *tunnelError
-		if !errors.As(err, &bad) || bad.code != codeCalm {
+		if !errors.As(err, &bad) || bad.Code != h2.CodeCalm {
 			t.Errorf("a request is answered with %v", err)
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/culvert-mesh/culvert/rate"
+	"github.com/culvert-mesh/culvert/ztunnel/hbone/h2"
 )
 
 // census is the tunnels of a Listener by their holders. It decides who gets a
@@ -94,7 +95,7 @@ func (ce *census) place(c *conn, most int) (makeRoom func(), err error) {
 	return nil, fmt.Errorf("%w: %d tunnels are in use, %d of them by %v", ErrLimit, ce.size, ce.peers[who.peer], who.peer)
 }
 
-var errOvergrown = &tunnelError{codeCalm, "more tunnels than others are left with"}
+var errOvergrown = broken(h2.CodeCalm, "more tunnels than others are left with")
 
 // mostOfHolder is how many tunnels one holder may have of all.
 func mostOfHolder(all int) int { return max(all/holderShare, holderLeast) }

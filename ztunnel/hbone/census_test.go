@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/culvert-mesh/culvert/ztunnel/hbone/h2"
 )
 
 var dbAddr = netip.MustParseAddrPort("10.0.0.2:15008")
@@ -286,13 +288,13 @@ func TestRequestsThatAreRejectedWithoutEndCostThePeerItsTunnel(t *testing.T) {
 			c = newConn(false, nowhere{}, proof{peer: clientID, local: dbAddr, remote: dbAddr}, &hooks{incoming: func(s *Stream) bool { return s.Reject(503) == nil }})
 			c.streamLimit = serverStreams
 			ce.add(c)
-			if err := c.feed(append([]byte(preface), appendSettings(nil)...)); err != nil {
+			if err := c.feed(append([]byte(h2.Preface), h2.AppendSettings(nil)...)); err != nil {
 				t.Fatal(err)
 			}
-			request := appendConnect(nil, Target{Authority: dbAddr})
+			request := h2.AppendConnect(nil, Target{Authority: dbAddr})
 			for ; n < limit && !c.over(); n++ {
 				c.control = nil // as if it were written
-				if err := c.feed(appendBlock(nil, uint32(1+2*n), flagEndStream|flagEndHeaders, request, defaultFrameLimit)); err != nil {
+				if err := c.feed(h2.AppendBlock(nil, uint32(1+2*n), h2.FlagEndStream|h2.FlagEndHeaders, request, h2.DefaultFrameLimit)); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -304,7 +306,7 @@ func TestRequestsThatAreRejectedWithoutEndCostThePeerItsTunnel(t *testing.T) {
 		}
 		n, other := rejected(100000) // in another tunnel
 		var bad *tunnelError
-		if polite+n != int(rejectRate.Burst)+1 || !errors.As(other.err, &bad) || bad.code != codeCalm {
+		if polite+n != int(rejectRate.Burst)+1 || !errors.As(other.err, &bad) || bad.Code != h2.CodeCalm {
 			t.Errorf("after %d: %v", n, other.err)
 		}
 		ce.remove(other)

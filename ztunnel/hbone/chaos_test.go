@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/net/http2"
+
+	"github.com/culvert-mesh/culvert/ztunnel/hbone/h2"
 )
 
 // Apps that come, go and break off, and tunnels that are retired, all at once:
@@ -107,8 +109,8 @@ func TestLargestFrameIsTaken(t *testing.T) {
 	l := newLink(t, nil)
 	p := l.greetedClient()
 	p.opened(1)
-	data := pattern(3, frameLimit)
-	l.ln.all()[0].openWindow(1, frameLimit)
+	data := pattern(3, h2.FrameLimit)
+	l.ln.all()[0].openWindow(1, h2.FrameLimit)
 	p.must(p.WriteData(1, true, data))
 	var got []byte
 	for {

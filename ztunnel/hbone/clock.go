@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"time"
+
+	"github.com/culvert-mesh/culvert/ztunnel/hbone/h2"
 )
 
 // clock is a tunnel's timers; conn.mu guards it.
@@ -74,7 +76,7 @@ func (c *conn) tick() {
 		c.armExpiry()
 	}
 	if why == nil {
-		c.control = appendPing(c.control, 0, [8]byte{})
+		c.control = h2.AppendPing(c.control, 0, [8]byte{})
 		c.kick()
 		c.ticker.Reset(pingInterval)
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/culvert-mesh/culvert/rate"
+	"github.com/culvert-mesh/culvert/ztunnel/hbone/h2"
 	"github.com/culvert-mesh/culvert/ztunnel/socket"
 )
 
@@ -64,10 +65,10 @@ type conn struct {
 
 // reading is the state of a tunnel's reader.
 type reading struct {
-	in      parser
-	headers *decoder // nil until the first block
-	block   []byte   // header block so far
-	opening frame    // the HEADERS frame that began it
+	in      h2.Parser
+	headers *h2.Decoder    // nil until the first block
+	block   []byte         // header block so far
+	opening h2.FrameHeader // the HEADERS frame that began it
 
 	prefaced    int  // bytes of the client's preface that came
 	settledSeen bool // and the first SETTINGS behind it
@@ -112,14 +113,14 @@ func newConn(client bool, w wire, proof proof, h *hooks) *conn {
 		rtt: proof.rtt, peer: proof.peer, local: proof.local, remote: proof.remote, until: proof.until, cipher: proof.cipher,
 		nextID: 1,
 	}
-	limit := serverHeaderLimit
+	limit := h2.ServerHeaderLimit
 	if client {
-		limit = clientHeaderLimit
+		limit = h2.ClientHeaderLimit
 	}
-	c.in.headerLimit = limit
-	c.sending = sending{window: defaultWindow, peerWindow: defaultWindow, peerFrame: defaultFrameLimit}
-	c.room.peerStreams = windowLimit
-	c.receiving.window, c.receiving.limit = defaultWindow, tunnelWindow
+	c.in.HeaderLimit = limit
+	c.sending = sending{window: h2.DefaultWindow, peerWindow: h2.DefaultWindow, peerFrame: h2.DefaultFrameLimit}
+	c.room.peerStreams = h2.WindowLimit
+	c.receiving.window, c.receiving.limit = h2.DefaultWindow, tunnelWindow
 	c.clock.deadline = proof.until
 	c.quiet.Store(true)
 	c.ended.Add(1)
@@ -131,18 +132,18 @@ func newConn(client bool, w wire, proof proof, h *hooks) *conn {
 func (c *conn) greet() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	list := uint32(c.in.headerLimit)
+	list := uint32(c.in.HeaderLimit)
 	if c.client {
-		c.control = append(c.control, preface...)
-		c.control = appendSettings(c.control,
-			setting{settingEnablePush, 0}, setting{settingWindow, streamWindow},
-			setting{settingFrameSize, frameLimit}, setting{settingHeaderList, list})
+		c.control = append(c.control, h2.Preface...)
+		c.control = h2.AppendSettings(c.control,
+			h2.Setting{ID: h2.SettingEnablePush, Value: 0}, h2.Setting{ID: h2.SettingWindow, Value: streamWindow},
+			h2.Setting{ID: h2.SettingFrameSize, Value: h2.FrameLimit}, h2.Setting{ID: h2.SettingHeaderList, Value: list})
 	} else {
-		c.control = appendSettings(c.control,
-			setting{settingMaxStreams, uint32(c.streamLimit)}, setting{settingWindow, streamWindow},
-			setting{settingFrameSize, frameLimit}, setting{settingHeaderList, list})
+		c.control = h2.AppendSettings(c.control,
+			h2.Setting{ID: h2.SettingMaxStreams, Value: uint32(c.streamLimit)}, h2.Setting{ID: h2.SettingWindow, Value: streamWindow},
+			h2.Setting{ID: h2.SettingFrameSize, Value: h2.FrameLimit}, h2.Setting{ID: h2.SettingHeaderList, Value: list})
 	}
-	c.control = appendWindowUpdate(c.control, 0, tunnelWindow-defaultWindow)
+	c.control = h2.AppendWindowUpdate(c.control, 0, tunnelWindow-h2.DefaultWindow)
 	c.receiving.window = tunnelWindow
 	c.startClock()
 	c.kick()
@@ -168,8 +169,8 @@ func (c *conn) reserve(t Target) *Stream {
 	}
 	s := newStream(c, c.nextID, t.Authority)
 	c.nextID += 2
-	c.request = appendConnect(c.request[:0], t)
-	c.control = appendBlock(c.control, s.id, 0, c.request, c.peerFrame)
+	c.request = h2.AppendConnect(c.request[:0], t)
+	c.control = h2.AppendBlock(c.control, s.id, 0, c.request, c.peerFrame)
 	return s
 }
 
@@ -218,13 +219,13 @@ func (c *conn) failLocked(err error) (victims []*Stream) {
 	var bad *tunnelError
 	switch {
 	case errors.As(err, &bad):
-		c.control = appendGoAway(c.control, last, bad.code, bad.reason)
+		c.control = h2.AppendGoAway(c.control, last, bad.Code, bad.Reason)
 	case errors.Is(err, errLost):
 		c.control, c.broken = nil, true
 	case errors.Is(err, ErrDenied): // or the peer would move its Guards to another tunnel
-		c.control = appendGoAway(c.control, last, codeSecurity, "")
+		c.control = h2.AppendGoAway(c.control, last, h2.CodeSecurity, "")
 	default:
-		c.control = appendGoAway(c.control, last, codeNone, "")
+		c.control = h2.AppendGoAway(c.control, last, h2.CodeNone, "")
 	}
 	// The reader stays to take what is in flight: a socket closed with
 	// unread bytes is reset, and the reset would overtake our GOAWAY.

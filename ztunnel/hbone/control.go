@@ -6,16 +6,18 @@ import (
 	"encoding/binary"
 	"fmt"
 	"time"
+
+	"github.com/culvert-mesh/culvert/ztunnel/hbone/h2"
 )
 
-func (c *conn) gotSettings(pc piece) error {
-	if pc.has(flagAck) {
+func (c *conn) gotSettings(pc h2.Piece) error {
+	if pc.Has(h2.FlagAck) {
 		return nil
 	}
 	if !c.settings.Spend(settingsRate) {
-		return violation(codeCalm, "too many SETTINGS")
+		return broken(h2.CodeCalm, "too many SETTINGS")
 	}
-	for b := pc.payload; len(b) > 0; b = b[6:] {
+	for b := pc.Payload; len(b) > 0; b = b[6:] {
 		if err := checkSetting(binary.BigEndian.Uint16(b), binary.BigEndian.Uint32(b[2:])); err != nil {
 			return err
 		}
@@ -23,9 +25,9 @@ func (c *conn) gotSettings(pc piece) error {
 	c.mu.Lock()
 	first := !c.settled
 	if first {
-		c.peerStreams = windowLimit // what it does not say has no limit
+		c.peerStreams = h2.WindowLimit // what it does not say has no limit
 	}
-	for b := pc.payload; len(b) > 0; b = b[6:] {
+	for b := pc.Payload; len(b) > 0; b = b[6:] {
 		if err := c.set(binary.BigEndian.Uint16(b), int(binary.BigEndian.Uint32(b[2:]))); err != nil {
 			c.mu.Unlock()
 			return err
@@ -36,7 +38,7 @@ func (c *conn) gotSettings(pc piece) error {
 	if first && !c.broken && c.err == nil {
 		c.wire.SetReadDeadline(time.Time{})
 	}
-	c.control = appendFrame(c.control, 0, kindSettings, flagAck, 0)
+	c.control = h2.AppendFrame(c.control, 0, h2.KindSettings, h2.FlagAck, 0)
 	err := c.owe()
 	c.mu.Unlock()
 	if first && c.hooks.proven != nil {
@@ -48,12 +50,12 @@ func (c *conn) gotSettings(pc piece) error {
 // checkSetting is done for all before any is applied.
 func checkSetting(id uint16, value uint32) error {
 	switch {
-	case id == settingEnablePush && value > 1:
-		return violation(codeProtocol, "ENABLE_PUSH %d", value)
-	case id == settingWindow && value > windowLimit:
-		return violation(codeFlowControl, "INITIAL_WINDOW_SIZE %d", value)
-	case id == settingFrameSize && (value < defaultFrameLimit || value > 1<<24-1):
-		return violation(codeProtocol, "MAX_FRAME_SIZE %d", value)
+	case id == h2.SettingEnablePush && value > 1:
+		return broken(h2.CodeProtocol, "ENABLE_PUSH %d", value)
+	case id == h2.SettingWindow && value > h2.WindowLimit:
+		return broken(h2.CodeFlowControl, "INITIAL_WINDOW_SIZE %d", value)
+	case id == h2.SettingFrameSize && (value < h2.DefaultFrameLimit || value > 1<<24-1):
+		return broken(h2.CodeProtocol, "MAX_FRAME_SIZE %d", value)
 	}
 	return nil
 }
@@ -61,16 +63,16 @@ func checkSetting(id uint16, value uint32) error {
 // set applies one setting; mu is held.
 func (c *conn) set(id uint16, value int) error {
 	switch id {
-	case settingMaxStreams:
+	case h2.SettingMaxStreams:
 		c.peerStreams = value
-	case settingFrameSize:
+	case h2.SettingFrameSize:
 		c.peerFrame = value
-	case settingWindow:
+	case h2.SettingWindow:
 		change := value - c.peerWindow
 		c.peerWindow = value
 		for _, s := range c.streams {
-			if s.sendWindow+change > windowLimit {
-				return violation(codeFlowControl, "INITIAL_WINDOW_SIZE widens stream %d over 2^31-1", s.id)
+			if s.sendWindow+change > h2.WindowLimit {
+				return broken(h2.CodeFlowControl, "INITIAL_WINDOW_SIZE widens stream %d over 2^31-1", s.id)
 			}
 			s.allow(change)
 		}
@@ -81,11 +83,11 @@ func (c *conn) set(id uint16, value int) error {
 // pingData is of the PING that follows the first GOAWAY of two, unlike the others.
 var pingData = [8]byte{'g', 'o', 'a', 'w', 'a', 'y'}
 
-func (c *conn) gotPing(pc piece) error {
-	data := [8]byte(pc.payload)
+func (c *conn) gotPing(pc h2.Piece) error {
+	data := [8]byte(pc.Payload)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if pc.has(flagAck) {
+	if pc.Has(h2.FlagAck) {
 		switch data {
 		case pingData:
 			c.goAwayFinal()
@@ -95,21 +97,21 @@ func (c *conn) gotPing(pc piece) error {
 		return nil
 	}
 	if !c.pings.Spend(pingRate) {
-		return violation(codeCalm, "too many PINGs")
+		return broken(h2.CodeCalm, "too many PINGs")
 	}
-	c.control = appendPing(c.control, flagAck, data)
+	c.control = h2.AppendPing(c.control, h2.FlagAck, data)
 	return c.owe()
 }
 
-func (c *conn) gotReset(pc piece) error {
-	why := code(binary.BigEndian.Uint32(pc.payload))
+func (c *conn) gotReset(pc h2.Piece) error {
+	why := h2.Code(binary.BigEndian.Uint32(pc.Payload))
 	c.mu.Lock()
-	s := c.streams[pc.stream]
+	s := c.streams[pc.Stream]
 	if s == nil {
-		idle := c.isIdle(pc.stream)
+		idle := c.isIdle(pc.Stream)
 		c.mu.Unlock()
 		if idle {
-			return violation(codeProtocol, "RST_STREAM on idle stream %d", pc.stream)
+			return broken(h2.CodeProtocol, "RST_STREAM on idle stream %d", pc.Stream)
 		}
 		return c.meaningless()
 	}
@@ -117,7 +119,7 @@ func (c *conn) gotReset(pc piece) error {
 		c.mu.Unlock()
 		return c.meaningless()
 	}
-	if why == codeNone && s.gotEnd {
+	if why == h2.CodeNone && s.gotEnd {
 		// The peer has sent all and wants no more from us: no reset,
 		// the app shall read to the end.
 		c.sentEnd(s)
@@ -139,14 +141,14 @@ func (c *conn) gotReset(pc piece) error {
 	c.mu.Unlock()
 	s.sever()
 	if !c.client && !c.earlyReset.Spend(earlyResetRate) {
-		return violation(codeCalm, "too many streams reset before their answer")
+		return broken(h2.CodeCalm, "too many streams reset before their answer")
 	}
 	return nil
 }
 
 // resetError is how a stream ends that the peer reset; mu is held.
-func (c *conn) resetError(s *Stream, why code) error {
-	if why == codeRefused && c.client && !s.accepted {
+func (c *conn) resetError(s *Stream, why h2.Code) error {
+	if why == h2.CodeRefused && c.client && !s.accepted {
 		return &notTaken{fmt.Errorf("%w: peer refused the stream", ErrLimit), c.overfilled(s)}
 	}
 	return fmt.Errorf("%w: peer reset the stream: %v", ErrReset, why)
@@ -170,8 +172,8 @@ func (c *conn) goAway() {
 		return
 	}
 	c.farewell = 1
-	c.control = appendGoAway(c.control, windowLimit, codeNone, "")
-	c.control = appendPing(c.control, 0, pingData)
+	c.control = h2.AppendGoAway(c.control, h2.WindowLimit, h2.CodeNone, "")
+	c.control = h2.AppendPing(c.control, 0, pingData)
 	c.farewellTimer = time.AfterFunc(goAwayDelay, func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
@@ -186,21 +188,21 @@ func (c *conn) goAwayFinal() {
 		return
 	}
 	c.farewell, c.lastTaken = 2, c.lastPeer
-	c.control = appendGoAway(c.control, c.lastTaken, codeNone, "")
+	c.control = h2.AppendGoAway(c.control, c.lastTaken, h2.CodeNone, "")
 	c.kick()
 	c.closeIfUnused()
 }
 
 // gotGoAway has the tunnel take no new streams. Those that the peer did not
 // take may be opened elsewhere.
-func (c *conn) gotGoAway(pc piece) error {
-	last := binary.BigEndian.Uint32(pc.payload) &^ (1 << 31)
-	why := code(binary.BigEndian.Uint32(pc.payload[4:]))
+func (c *conn) gotGoAway(pc h2.Piece) error {
+	last := binary.BigEndian.Uint32(pc.Payload) &^ (1 << 31)
+	why := h2.Code(binary.BigEndian.Uint32(pc.Payload[4:]))
 	c.mu.Lock()
 	first := !c.retired
 	c.takesNoMore()
-	if why != codeNone {
-		c.goodbye = fmt.Sprintf("%v %.200q", why, pc.payload[8:])
+	if why != h2.CodeNone {
+		c.goodbye = fmt.Sprintf("%v %.200q", why, pc.Payload[8:])
 	}
 	var victims []*Stream
 	for _, s := range c.streams {
@@ -214,7 +216,7 @@ func (c *conn) gotGoAway(pc piece) error {
 	for _, s := range victims {
 		s.sever()
 	}
-	if first && open && why == codeNone && c.hooks.leaving != nil {
+	if first && open && why == h2.CodeNone && c.hooks.leaving != nil {
 		c.hooks.leaving(c)
 	}
 	return nil

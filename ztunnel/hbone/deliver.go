@@ -9,6 +9,7 @@ import (
 	"os"
 	"syscall"
 
+	"github.com/culvert-mesh/culvert/ztunnel/hbone/h2"
 	"github.com/culvert-mesh/culvert/ztunnel/socket"
 )
 
@@ -107,7 +108,7 @@ func (s *Stream) tell() {
 // appFailed ends the stream because its app broke the connection, and nothing that
 // it sent is left to be read.
 func (s *Stream) appFailed(err error) {
-	s.resetWith(codeCancel, fmt.Errorf("%w: app: %v", ErrReset, unwrapOp(err)))
+	s.resetWith(h2.CodeCancel, fmt.Errorf("%w: app: %v", ErrReset, unwrapOp(err)))
 }
 
 // unwrapOp drops the addresses that net puts before an error: the access record has them.

@@ -10,7 +10,7 @@
 //	app → the stream waits for its turn (carry.go) → one of the waiting streams
 //	      leads (writer.go): it reads from the apps of all straight into the records
 //	      of one batch, between frame headers (pack.go), and writes it
-//	app ← the tunnel's reader cuts frames (parser.go) and writes DATA to the app's
+//	app ← the tunnel's reader cuts frames (package h2) and writes DATA to the app's
 //	      socket at once, without blocking; what does not fit is queued up to the
 //	      stream's window and left to a goroutine of the stream (receive.go, deliver.go)
 //

@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/culvert-mesh/culvert/ztunnel/hbone/h2"
 	"github.com/culvert-mesh/culvert/ztunnel/socket"
 )
 
@@ -139,7 +140,7 @@ func (e *early) offer() {
 	}
 	s, c := e.s, e.s.c
 	n := min(len(s.ahead), s.sendWindow, c.sending.window, c.peerFrame)
-	c.control = append(appendFrame(c.control, n, kindData, 0, s.id), s.ahead[:n]...)
+	c.control = append(h2.AppendFrame(c.control, n, h2.KindData, 0, s.id), s.ahead[:n]...)
 	s.ahead = s.ahead[n:]
 	s.sendWindow -= n
 	c.spend(n)

@@ -13,6 +13,8 @@ import (
 	"testing"
 
 	"golang.org/x/net/http2"
+
+	"github.com/culvert-mesh/culvert/ztunnel/hbone/h2"
 )
 
 // provenServer is a raw peer that has accepted our certificate: the first
@@ -246,7 +248,7 @@ func TestNoMoreThanTheLimitIsSentBeforeTheAnswer(t *testing.T) {
 // Without the peer's first frame nobody knows whether it accepts us.
 func TestNothingIsSentEarlyToAPeerThatHasNotAcceptedUs(t *testing.T) {
 	l := rawServer(t, func(p *rawPeer) {
-		io.ReadFull(p.conn, make([]byte, len(preface)))
+		io.ReadFull(p.conn, make([]byte, len(h2.Preface)))
 		id := p.until(is[*http2.MetaHeadersFrame]).Header().StreamID
 		p.must(p.WriteSettings())
 		p.must(p.WritePing(false, [8]byte{1}))

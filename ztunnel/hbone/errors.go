@@ -3,8 +3,11 @@
 package hbone
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
+
+	"github.com/culvert-mesh/culvert/ztunnel/hbone/h2"
 )
 
 // Cause says why a stream could not be opened or did not end in order. Its
@@ -56,54 +59,28 @@ func (e *NoAnswerError) Error() string {
 // Unwrap is the Cause, and why nobody waited longer.
 func (e *NoAnswerError) Unwrap() []error { return []error{ErrDial, e.Why} }
 
-// code is an HTTP/2 error code, RFC 9113 §7.
-type code uint32
-
-const (
-	codeNone code = iota
-	codeProtocol
-	codeInternal
-	codeFlowControl
-	codeSettingsTimeout
-	codeStreamClosed
-	codeFrameSize
-	codeRefused
-	codeCancel
-	codeCompression
-	codeConnect
-	codeCalm
-	codeSecurity
-)
-
-var codeNames = [...]string{"NO_ERROR", "PROTOCOL_ERROR", "INTERNAL_ERROR", "FLOW_CONTROL_ERROR",
-	"SETTINGS_TIMEOUT", "STREAM_CLOSED", "FRAME_SIZE_ERROR", "REFUSED_STREAM", "CANCEL",
-	"COMPRESSION_ERROR", "CONNECT_ERROR", "ENHANCE_YOUR_CALM", "INADEQUATE_SECURITY"}
-
-func (c code) String() string {
-	if int(c) < len(codeNames) {
-		return codeNames[c]
-	}
-	return fmt.Sprintf("error code %d", uint32(c))
-}
-
 // tunnelError ends the tunnel: the peer broke the protocol, or a limit.
-type tunnelError struct {
-	code   code
-	reason string
-}
-
-func (e *tunnelError) Error() string { return fmt.Sprintf("%v: %s", e.code, e.reason) }
+type tunnelError struct{ *h2.Violation }
 
 // Unwrap is the Cause of the streams that end with the tunnel.
 func (e *tunnelError) Unwrap() error {
-	if e.code == codeCalm {
+	if e.Code == h2.CodeCalm {
 		return ErrLimit
 	}
 	return ErrReset
 }
 
-func violation(c code, format string, args ...any) error {
-	return &tunnelError{c, fmt.Sprintf(format, args...)}
+func broken(c h2.Code, format string, args ...any) error {
+	return &tunnelError{&h2.Violation{Code: c, Reason: fmt.Sprintf(format, args...)}}
+}
+
+// tunnelErrorOf gives what is wrong with the peer's bytes its Cause.
+func tunnelErrorOf(err error) error {
+	var v *h2.Violation
+	if errors.As(err, &v) {
+		return &tunnelError{v}
+	}
+	return err
 }
 
 // notTaken marks a stream of which the peer says that it did nothing for it, or

@@ -13,6 +13,8 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"golang.org/x/net/http2"
+
+	"github.com/culvert-mesh/culvert/ztunnel/hbone/h2"
 )
 
 // Law 6: without new certificates everything ends with the old ones.
@@ -142,7 +144,7 @@ func TestTunnelOfReplacedCredentialsExtendsNothing(t *testing.T) {
 		b.ln.work.Go(func() { b.ln.serve(end) })
 		younger := tls.Client(near, b.ca.credential(clientID, serverID, 10*time.Hour).Config)
 		go func() {
-			io.WriteString(younger, preface)
+			io.WriteString(younger, h2.Preface)
 			io.Copy(io.Discard, younger)
 		}()
 		pass(59 * time.Minute)
@@ -158,7 +160,7 @@ func TestOutdatedTunnelRefusesStreamsAtTheListener(t *testing.T) {
 	inBubble(t, time.Hour, func(t *testing.T, b *bubble) {
 		p := b.raw(false)
 		go func() {
-			io.WriteString(p.conn, preface)
+			io.WriteString(p.conn, h2.Preface)
 			p.alone(func() error { return p.WriteSettings() })
 			p.connectTo(1, b.key.Addr)
 		}()
@@ -199,7 +201,7 @@ func TestListenerAsksForAYoungerTunnelBeforeTheEnd(t *testing.T) {
 		b.ln.cfg.IdleTimeout = 24 * time.Hour
 		p := b.raw(false)
 		go func() {
-			io.WriteString(p.conn, preface)
+			io.WriteString(p.conn, h2.Preface)
 			p.alone(func() error { return p.WriteSettings() })
 		}()
 		begin := time.Now()
@@ -235,7 +237,7 @@ func TestTunnelsOfOtherPeersProveNothing(t *testing.T) {
 			return near
 		}(), b.ca.credential(otherID, serverID, b.ttl).Config)
 		go func() {
-			io.WriteString(stranger, preface)
+			io.WriteString(stranger, h2.Preface)
 			p := b.rawOver(stranger)
 			p.alone(func() error { return p.WriteSettings() })
 			for {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/culvert-mesh/culvert/rate"
+	"github.com/culvert-mesh/culvert/ztunnel/hbone/h2"
 )
 
 // granted accounts for n bytes of a stream that the app took (or that were
@@ -37,35 +38,35 @@ func (c *conn) overfull(s *Stream) bool {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.reset(s, codeCalm, errHeld)
+	return c.reset(s, h2.CodeCalm, errHeld)
 }
 
 var errHeld = fmt.Errorf("%w: too many bytes wait for apps of this pod that do not read", ErrLimit)
 
 // takeData charges a DATA frame to the windows and finds its stream: nil for
 // one that is over.
-func (c *conn) takeData(f frame) (*Stream, error) {
+func (c *conn) takeData(f h2.FrameHeader) (*Stream, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.receiving.window -= f.length; c.receiving.window < 0 {
-		return nil, violation(codeFlowControl, "more DATA than the tunnel's window")
+	if c.receiving.window -= f.Length; c.receiving.window < 0 {
+		return nil, broken(h2.CodeFlowControl, "more DATA than the tunnel's window")
 	}
 	defer c.grantTunnel()
-	s := c.streams[f.stream]
+	s := c.streams[f.Stream]
 	if s == nil {
 		return nil, c.strayData(f)
 	}
 	if s.closed() {
-		return nil, violation(codeStreamClosed, "DATA on closed stream %d", f.stream)
+		return nil, broken(h2.CodeStreamClosed, "DATA on closed stream %d", f.Stream)
 	}
 	if s.gotEnd {
-		return nil, c.fault(s, codeStreamClosed, "DATA after END_STREAM")
+		return nil, c.fault(s, h2.CodeStreamClosed, "DATA after END_STREAM")
 	}
 	if c.client && !s.accepted {
-		return nil, c.fault(s, codeProtocol, "DATA before the answer")
+		return nil, c.fault(s, h2.CodeProtocol, "DATA before the answer")
 	}
-	if s.window -= f.length; s.window < 0 {
-		return nil, c.fault(s, codeFlowControl, "more DATA than the stream's window")
+	if s.window -= f.Length; s.window < 0 {
+		return nil, c.fault(s, h2.CodeFlowControl, "more DATA than the stream's window")
 	}
 	s.tiny = rate.Left{} // an answer: what we sent was read
 	return s, nil
@@ -80,12 +81,12 @@ func (c *conn) forgive(s *Stream) {
 // strayData judges DATA of a stream that is not open. What we reset, the peer
 // may have been sending already: as much as the windows of those streams let
 // it. mu is held.
-func (c *conn) strayData(f frame) error {
-	if c.isIdle(f.stream) {
-		return violation(codeProtocol, "DATA on idle stream %d", f.stream)
+func (c *conn) strayData(f h2.FrameHeader) error {
+	if c.isIdle(f.Stream) {
+		return broken(h2.CodeProtocol, "DATA on idle stream %d", f.Stream)
 	}
-	if c.ghost -= max(f.length, 1); c.ghost < 0 {
-		return violation(codeStreamClosed, "DATA on closed stream %d", f.stream)
+	if c.ghost -= max(f.Length, 1); c.ghost < 0 {
+		return broken(h2.CodeStreamClosed, "DATA on closed stream %d", f.Stream)
 	}
 	return nil
 }
@@ -104,9 +105,9 @@ func (c *conn) isIdle(id uint32) bool {
 // fault resets a stream for what the peer did. A peer that has us do so
 // again and again makes us work for nothing: that ends the tunnel. mu is held;
 // the stream is severed by a goroutine, for it needs other locks.
-func (c *conn) fault(s *Stream, why code, reason string) error {
+func (c *conn) fault(s *Stream, why h2.Code, reason string) error {
 	if !c.faults.Spend(faultRate) {
-		return violation(codeCalm, "too many faults, the last: %s", reason)
+		return broken(h2.CodeCalm, "too many faults, the last: %s", reason)
 	}
 	if c.reset(s, why, fmt.Errorf("%w: %v: %s", ErrReset, why, reason)) {
 		go s.sever()
@@ -114,16 +115,16 @@ func (c *conn) fault(s *Stream, why code, reason string) error {
 	return nil
 }
 
-func (c *conn) windowUpdate(pc piece) error {
-	n := int(binary.BigEndian.Uint32(pc.payload) &^ (1 << 31))
+func (c *conn) windowUpdate(pc h2.Piece) error {
+	n := int(binary.BigEndian.Uint32(pc.Payload) &^ (1 << 31))
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if pc.stream == 0 {
+	if pc.Stream == 0 {
 		if n == 0 {
-			return violation(codeProtocol, "WINDOW_UPDATE by 0")
+			return broken(h2.CodeProtocol, "WINDOW_UPDATE by 0")
 		}
-		if c.sending.window += n; c.sending.window > windowLimit {
-			return violation(codeFlowControl, "tunnel window over 2^31-1")
+		if c.sending.window += n; c.sending.window > h2.WindowLimit {
+			return broken(h2.CodeFlowControl, "tunnel window over 2^31-1")
 		}
 		if c.sending.window > 0 {
 			c.spentAt = time.Time{}
@@ -131,16 +132,16 @@ func (c *conn) windowUpdate(pc piece) error {
 		c.kick()
 		return nil
 	}
-	s := c.streams[pc.stream]
+	s := c.streams[pc.Stream]
 	switch {
-	case s == nil && c.isIdle(pc.stream):
-		return violation(codeProtocol, "WINDOW_UPDATE on idle stream %d", pc.stream)
+	case s == nil && c.isIdle(pc.Stream):
+		return broken(h2.CodeProtocol, "WINDOW_UPDATE on idle stream %d", pc.Stream)
 	case s == nil:
 		return nil
 	case n == 0:
-		return c.fault(s, codeProtocol, "WINDOW_UPDATE by 0")
-	case s.sendWindow+n > windowLimit:
-		return c.fault(s, codeFlowControl, "stream window over 2^31-1")
+		return c.fault(s, h2.CodeProtocol, "WINDOW_UPDATE by 0")
+	case s.sendWindow+n > h2.WindowLimit:
+		return c.fault(s, h2.CodeFlowControl, "stream window over 2^31-1")
 	}
 	s.allow(n)
 	return nil

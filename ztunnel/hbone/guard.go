@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/culvert-mesh/culvert/ztunnel/hbone/h2"
 )
 
 // Guard is a share in a tunnel of which this process has both ends. It carries
@@ -231,7 +233,7 @@ func (c *conn) answers(ctx context.Context, patience time.Duration) error {
 	}
 	if c.asking == nil {
 		c.asking = make(chan struct{})
-		c.control = appendPing(c.control, 0, guardPing)
+		c.control = h2.AppendPing(c.control, 0, guardPing)
 	}
 	asking := c.asking
 	c.flush()

@@ -20,25 +20,13 @@ const (
 
 	unsentLimit = 256 << 10 // bytes of a tunnel that the kernel holds and has not sent
 
-	frameLimit        = 1 << 20 // largest frame we accept
-	defaultFrameLimit = 16 << 10
-	defaultWindow     = 65535
-	windowLimit       = 1<<31 - 1
-	streamIDLimit     = 1 << 30 // ids are 31 bits: a tunnel that used half of its own is retired
+	streamIDLimit = 1 << 30 // ids are 31 bits: a tunnel that used half of its own is retired
 )
 
 // What a tunnel takes from its peer before it is closed with ENHANCE_YOUR_CALM.
 // Peers are authenticated; a compromised workload is one too.
 const (
-	clientHeaderLimit  = 16 << 10 // bytes of a header list, encoded or not, in a response
-	serverHeaderLimit  = 64 << 10 // the same in a request
-	headerFieldLimit   = 64
-	headerStringLimit  = 8 << 10
-	headerTableSize    = 4 << 10
-	continuationLimit  = 8
-	informationalLimit = 8   // 1xx answers to one CONNECT
-	settingsLimit      = 100 // entries in one SETTINGS frame
-	goAwayLimit        = 16 << 10
+	informationalLimit = 8       // 1xx answers to one CONNECT
 	emptyDataLimit     = 100     // DATA frames without data that end nothing, in a tunnel's life
 	unflushedLimit     = 100     // frames that the peer made us owe, not yet written
 	controlLimit       = 1 << 20 // bytes that wait to go ahead of DATA, beyond which no stream is opened

@@ -9,6 +9,8 @@ import (
 	"io"
 	"net"
 	"time"
+
+	"github.com/culvert-mesh/culvert/ztunnel/hbone/h2"
 )
 
 // serve takes one connection from handshake to end.
@@ -109,7 +111,7 @@ func linger(ctx context.Context, socket net.Conn) {
 	if tcp, ok := socket.(*net.TCPConn); ok {
 		tcp.CloseWrite()
 		tcp.SetReadDeadline(time.Now().Add(hangUpTimeout))
-		io.Copy(io.Discard, io.LimitReader(tcp, defaultFrameLimit))
+		io.Copy(io.Discard, io.LimitReader(tcp, h2.DefaultFrameLimit))
 	}
 	socket.Close()
 }

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"golang.org/x/net/http2"
+
+	"github.com/culvert-mesh/culvert/ztunnel/hbone/h2"
 )
 
 // sender is a client that sends as much as the tunnel's window lets it, and counts.
@@ -20,9 +22,9 @@ type sender struct {
 
 func (l *link) newSender() *sender {
 	p := l.rawClient()
-	p.do(io.WriteString(p.conn, preface))
+	p.do(io.WriteString(p.conn, h2.Preface))
 	p.must(p.WriteSettings())
-	s := &sender{rawPeer: p, window: defaultWindow}
+	s := &sender{rawPeer: p, window: h2.DefaultWindow}
 	s.sync()
 	return s
 }

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"syscall"
 
+	"github.com/culvert-mesh/culvert/ztunnel/hbone/h2"
 	"github.com/culvert-mesh/culvert/ztunnel/hbone/record"
 	"github.com/culvert-mesh/culvert/ztunnel/socket"
 )
@@ -14,9 +15,9 @@ import (
 // its frame's header, a buffer of record's.
 var readSizes = []int{
 	4<<10 - 100,
-	record.BatchSize/16 - frameHeaderSize,
-	record.BatchSize/4 - frameHeaderSize,
-	record.BatchSize - frameHeaderSize,
+	record.BatchSize/16 - h2.FrameHeaderSize,
+	record.BatchSize/4 - h2.FrameHeaderSize,
+	record.BatchSize - h2.FrameHeaderSize,
 }
 
 // ring is the streams that wait for their turn.
@@ -104,7 +105,7 @@ func (c *conn) wanted() int {
 	n := len(c.control)
 	for _, r := range []*ring{&c.small, &c.bulk} {
 		for s := r.head; s != nil && n < record.BatchSize; s = s.next {
-			n += frameHeaderSize + min(s.reads.Size(readSizes), max(s.sendWindow, 0))
+			n += h2.FrameHeaderSize + min(s.reads.Size(readSizes), max(s.sendWindow, 0))
 		}
 	}
 	return n
@@ -115,7 +116,7 @@ func (c *conn) wanted() int {
 // what came into control meanwhile goes before the DATA of the stream that it
 // is about, which may be the next.
 func (c *conn) pack(b *record.Batch) {
-	for c.packControl(b) && c.sending.window > 0 && b.Room() > 2*frameHeaderSize {
+	for c.packControl(b) && c.sending.window > 0 && b.Room() > 2*h2.FrameHeaderSize {
 		s := c.next(b)
 		if s == nil {
 			return
@@ -173,7 +174,7 @@ func (c *conn) takeTurn(b *record.Batch, s *Stream) {
 		// whoever writes to the app was told first.
 		s.readErr = syscall.ECONNRESET
 	case n == 0:
-		appendFrame(b.Reserve(frameHeaderSize)[:0], 0, kindData, flagEndStream, s.id)
+		h2.AppendFrame(b.Reserve(h2.FrameHeaderSize)[:0], 0, h2.KindData, h2.FlagEndStream, s.id)
 		c.sentEnd(s)
 	default:
 		s.sendWindow -= n
@@ -221,8 +222,8 @@ var layouts = sync.Pool{New: func() any { return new(layout) }}
 func (c *conn) lay(b *record.Batch, n int) *layout {
 	l := layouts.Get().(*layout)
 	l.batch, l.mark, l.frame = b, b.Len(), c.peerFrame
-	for l.room < n && l.frames < len(l.headers) && b.Room() > 2*frameHeaderSize {
-		l.headers[l.frames] = b.Reserve(frameHeaderSize)
+	for l.room < n && l.frames < len(l.headers) && b.Room() > 2*h2.FrameHeaderSize {
+		l.headers[l.frames] = b.Reserve(h2.FrameHeaderSize)
 		l.frames++
 		spaces := b.Spaces(min(l.frame, n-l.room))
 		size := 0
@@ -242,8 +243,8 @@ func (l *layout) trim(n int, id uint32) {
 	size := l.mark
 	for i := 0; n > 0; i++ {
 		k := min(n, l.frame)
-		appendFrame(l.headers[i][:0], k, kindData, 0, id)
-		size += frameHeaderSize + k
+		h2.AppendFrame(l.headers[i][:0], k, h2.KindData, 0, id)
+		size += h2.FrameHeaderSize + k
 		n -= k
 	}
 	l.batch.Truncate(size)

@@ -5,6 +5,8 @@ package hbone
 import (
 	"fmt"
 	"time"
+
+	"github.com/culvert-mesh/culvert/ztunnel/hbone/h2"
 )
 
 // pulse is whether a tunnel seems alive to a Pool. One that was not heard lately
@@ -39,7 +41,7 @@ func (c *conn) beats() {
 func (c *conn) ask() {
 	if c.askedAt.IsZero() {
 		c.askedAt = time.Now()
-		c.control = appendPing(c.control, 0, [8]byte{})
+		c.control = h2.AppendPing(c.control, 0, [8]byte{})
 	}
 }
 
@@ -132,7 +134,7 @@ func (c *conn) examine(now time.Time) (victims []*Stream) {
 func (c *conn) abandon(why error) (victims []*Stream) {
 	c.takesNoMore()
 	for _, s := range c.streams {
-		if !s.accepted && s.sent.Load() == 0 && c.reset(s, codeCancel, &notTaken{err: why}) {
+		if !s.accepted && s.sent.Load() == 0 && c.reset(s, h2.CodeCancel, &notTaken{err: why}) {
 			victims = append(victims, s)
 		}
 	}

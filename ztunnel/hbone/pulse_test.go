@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/net/http2"
+
+	"github.com/culvert-mesh/culvert/ztunnel/hbone/h2"
 )
 
 // A peer has restarted, or something on the way forgot the connection.
@@ -76,7 +78,7 @@ func TestATunnelThatWasSilentForAWhileKeepsItsStreams(t *testing.T) {
 	inBubble(t, time.Hour, func(t *testing.T, b *bubble) {
 		p := b.raw(true)
 		go func() {
-			io.ReadFull(p.conn, make([]byte, len(preface)))
+			io.ReadFull(p.conn, make([]byte, len(h2.Preface)))
 			p.alone(func() error { return p.WriteSettings() })
 			id := p.until(is[*http2.MetaHeadersFrame]).Header().StreamID
 			p.alone(func() error { return p.writeHeaders(id, false, ":status", "200") })
@@ -102,7 +104,7 @@ func (b *bubble) lately(ago time.Duration, then func(p *rawPeer)) *Stream {
 	b.t.Helper()
 	p := b.raw(true)
 	go func() {
-		io.ReadFull(p.conn, make([]byte, len(preface)))
+		io.ReadFull(p.conn, make([]byte, len(h2.Preface)))
 		p.alone(func() error { return p.WriteSettings() })
 		id := p.until(is[*http2.MetaHeadersFrame]).Header().StreamID
 		p.alone(func() error { return p.writeHeaders(id, false, ":status", "200") })

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
 
+	"github.com/culvert-mesh/culvert/ztunnel/hbone/h2"
 	"github.com/culvert-mesh/culvert/ztunnel/socket"
 )
 
@@ -38,7 +39,7 @@ func newRawPeer(t testing.TB, conn *tls.Conn) *rawPeer {
 	conn.SetDeadline(time.Now().Add(20 * time.Second))
 	p := &rawPeer{t: t, Framer: http2.NewFramer(conn, conn), conn: conn}
 	p.Framer.AllowIllegalWrites = true
-	p.Framer.SetMaxReadFrameSize(frameLimit)
+	p.Framer.SetMaxReadFrameSize(h2.FrameLimit)
 	p.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
 	p.enc = hpack.NewEncoder(&p.block)
 	return p
@@ -58,7 +59,7 @@ func (l *link) rawClient() *rawPeer {
 func (l *link) greetedClient() *rawPeer {
 	l.t.Helper()
 	p := l.rawClient()
-	p.do(io.WriteString(p.conn, preface))
+	p.do(io.WriteString(p.conn, h2.Preface))
 	p.must(p.WriteSettings())
 	p.until(isSettings)
 	p.must(p.WriteSettingsAck())
@@ -103,7 +104,7 @@ func rawServer(t testing.TB, serve func(*rawPeer)) *link {
 // greetedServer is a rawServer that has exchanged prefaces and SETTINGS.
 func greetedServer(t testing.TB, serve func(*rawPeer), settings ...http2.Setting) *link {
 	return rawServer(t, func(p *rawPeer) {
-		if _, err := io.ReadFull(p.conn, make([]byte, len(preface))); err != nil {
+		if _, err := io.ReadFull(p.conn, make([]byte, len(h2.Preface))); err != nil {
 			return
 		}
 		p.must(p.WriteSettings(settings...))

@@ -7,6 +7,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/culvert-mesh/culvert/ztunnel/hbone/h2"
 	"github.com/culvert-mesh/culvert/ztunnel/socket"
 )
 
@@ -51,7 +52,7 @@ type rester interface {
 // meanwhile, as no deadline ends a rest, but hurry.
 func (c *conn) rest() bool {
 	w, ok := c.wire.(rester)
-	if !ok || c.in.block != 0 {
+	if !ok || c.in.InBlock() {
 		return false
 	}
 	c.mu.Lock()
@@ -77,9 +78,9 @@ func (c *conn) overdue(err error) error {
 	case !errors.Is(err, os.ErrDeadlineExceeded) || c.err != nil || c.broken:
 		return nil
 	case !c.settled:
-		return violation(codeSettingsTimeout, "no SETTINGS in %v", settingsTimeout)
-	case c.in.block != 0:
-		return violation(codeCalm, "header block not finished in %v", headerTimeout)
+		return broken(h2.CodeSettingsTimeout, "no SETTINGS in %v", settingsTimeout)
+	case c.in.InBlock():
+		return broken(h2.CodeCalm, "header block not finished in %v", headerTimeout)
 	}
 	return nil
 }
@@ -140,10 +141,11 @@ func (c *conn) feed(b []byte) error {
 	}
 	b, err := c.checkPreface(b)
 	for err == nil && len(b) > 0 {
-		var pc piece
+		var pc h2.Piece
 		var n int
 		var ok bool
-		pc, n, ok, err = c.in.next(b)
+		pc, n, ok, err = c.in.Next(b)
+		err = tunnelErrorOf(err)
 		b = b[n:]
 		if ok {
 			err = c.handle(pc)
@@ -160,9 +162,9 @@ func (c *conn) over() bool {
 
 // checkPreface takes the client's preface off the first bytes.
 func (c *conn) checkPreface(b []byte) ([]byte, error) {
-	for ; !c.client && c.prefaced < len(preface) && len(b) > 0; c.prefaced++ {
-		if b[0] != preface[c.prefaced] {
-			return nil, violation(codeProtocol, "no HTTP/2 preface")
+	for ; !c.client && c.prefaced < len(h2.Preface) && len(b) > 0; c.prefaced++ {
+		if b[0] != h2.Preface[c.prefaced] {
+			return nil, broken(h2.CodeProtocol, "no HTTP/2 preface")
 		}
 		b = b[1:]
 	}
@@ -170,27 +172,27 @@ func (c *conn) checkPreface(b []byte) ([]byte, error) {
 }
 
 // handle acts on one frame, or on a piece of DATA.
-func (c *conn) handle(pc piece) error {
+func (c *conn) handle(pc h2.Piece) error {
 	if !c.settledSeen {
-		if pc.kind != kindSettings || pc.has(flagAck) {
-			return violation(codeProtocol, "frame of type %d before SETTINGS", pc.kind)
+		if pc.Kind != h2.KindSettings || pc.Has(h2.FlagAck) {
+			return broken(h2.CodeProtocol, "frame of type %d before SETTINGS", pc.Kind)
 		}
 		c.settledSeen = true
 	}
-	switch pc.kind {
-	case kindData:
+	switch pc.Kind {
+	case h2.KindData:
 		return c.data(pc)
-	case kindHeaders, kindContinuation:
+	case h2.KindHeaders, h2.KindContinuation:
 		return c.headerBlock(pc)
-	case kindReset:
+	case h2.KindReset:
 		return c.gotReset(pc)
-	case kindSettings:
+	case h2.KindSettings:
 		return c.gotSettings(pc)
-	case kindPing:
+	case h2.KindPing:
 		return c.gotPing(pc)
-	case kindGoAway:
+	case h2.KindGoAway:
 		return c.gotGoAway(pc)
-	case kindWindowUpdate:
+	case h2.KindWindowUpdate:
 		return c.windowUpdate(pc)
 	}
 	return c.meaningless() // PRIORITY and unknown types are ignored
@@ -198,38 +200,38 @@ func (c *conn) handle(pc piece) error {
 
 func (c *conn) meaningless() error {
 	if !c.noise.Spend(noiseRate) {
-		return violation(codeCalm, "too many frames that mean nothing")
+		return broken(h2.CodeCalm, "too many frames that mean nothing")
 	}
 	return nil
 }
 
 // data notes a piece of DATA for its stream.
-func (c *conn) data(pc piece) error {
-	if pc.first {
-		s, err := c.takeData(pc.frame)
+func (c *conn) data(pc h2.Piece) error {
+	if pc.First {
+		s, err := c.takeData(pc.FrameHeader)
 		if err != nil {
 			return err
 		}
-		c.current, c.unclaimed = s, pc.length
+		c.current, c.unclaimed = s, pc.Length
 	}
-	c.unclaimed -= len(pc.payload)
-	c.dataSeen += len(pc.payload)
+	c.unclaimed -= len(pc.Payload)
+	c.dataSeen += len(pc.Payload)
 	s := c.current
-	if s != nil && len(pc.payload) > 0 {
+	if s != nil && len(pc.Payload) > 0 {
 		c.touch(s)
-		s.segments = append(s.segments, pc.payload)
+		s.segments = append(s.segments, pc.Payload)
 	}
-	if !pc.last {
+	if !pc.Last {
 		return nil
 	}
 	c.current = nil
 	if err := c.countEmpty(pc); err != nil {
 		return err
 	}
-	if s != nil && (c.unclaimed > 0 || pc.has(flagEndStream)) {
+	if s != nil && (c.unclaimed > 0 || pc.Has(h2.FlagEndStream)) {
 		c.touch(s)
 		s.overhead += c.unclaimed
-		if pc.has(flagEndStream) {
+		if pc.Has(h2.FlagEndStream) {
 			c.endReceived(s)
 		}
 	}
@@ -237,12 +239,12 @@ func (c *conn) data(pc piece) error {
 }
 
 // countEmpty bounds the DATA frames that bring nothing.
-func (c *conn) countEmpty(pc piece) error {
-	empty := c.dataSeen == 0 && !pc.has(flagEndStream)
+func (c *conn) countEmpty(pc h2.Piece) error {
+	empty := c.dataSeen == 0 && !pc.Has(h2.FlagEndStream)
 	c.dataSeen = 0
 	if empty {
 		if c.emptyData++; c.emptyData > emptyDataLimit {
-			return violation(codeCalm, "more than %d empty DATA frames", emptyDataLimit)
+			return broken(h2.CodeCalm, "more than %d empty DATA frames", emptyDataLimit)
 		}
 	}
 	return nil

@@ -6,19 +6,21 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/culvert-mesh/culvert/ztunnel/hbone/h2"
 )
 
 // headerBlock collects a header block and handles it when it is whole.
-func (c *conn) headerBlock(pc piece) error {
-	if pc.kind == kindHeaders {
-		c.opening = pc.frame
+func (c *conn) headerBlock(pc h2.Piece) error {
+	if pc.Kind == h2.KindHeaders {
+		c.opening = pc.FrameHeader
 	}
-	if pc.kind == kindHeaders && pc.has(flagEndHeaders) { // nearly always: no copy
-		return c.gotHeaders(pc.payload)
+	if pc.Kind == h2.KindHeaders && pc.Has(h2.FlagEndHeaders) { // nearly always: no copy
+		return c.gotHeaders(pc.Payload)
 	}
-	c.block = append(c.block, pc.payload...)
-	if !pc.has(flagEndHeaders) {
-		if pc.kind == kindHeaders {
+	c.block = append(c.block, pc.Payload...)
+	if !pc.Has(h2.FlagEndHeaders) {
+		if pc.Kind == h2.KindHeaders {
 			c.readDeadline(time.Now().Add(headerTimeout))
 		}
 		return nil
@@ -40,11 +42,11 @@ func (c *conn) readDeadline(t time.Time) {
 
 func (c *conn) gotHeaders(block []byte) error {
 	if c.headers == nil {
-		c.headers = newDecoder(c.in.headerLimit)
+		c.headers = h2.NewDecoder(c.in.HeaderLimit)
 	}
-	f, err := c.headers.decode(block)
+	f, err := c.headers.Decode(block)
 	if err != nil {
-		return err
+		return tunnelErrorOf(err)
 	}
 	if c.client {
 		return c.gotAnswer(f)
@@ -53,8 +55,8 @@ func (c *conn) gotHeaders(block []byte) error {
 }
 
 // gotRequest opens a stream for a CONNECT, or refuses it.
-func (c *conn) gotRequest(f fields) error {
-	id, end := c.opening.stream, c.opening.has(flagEndStream)
+func (c *conn) gotRequest(f h2.Fields) error {
+	id, end := c.opening.Stream, c.opening.Has(h2.FlagEndStream)
 	c.mu.Lock()
 	if id%2 == 0 || id <= c.lastPeer {
 		s := c.streams[id]
@@ -64,7 +66,7 @@ func (c *conn) gotRequest(f fields) error {
 	c.lastPeer = id
 	if len(c.control) > controlLimit {
 		c.mu.Unlock()
-		return violation(codeCalm, "more than %d bytes of answers that are not read", controlLimit)
+		return broken(h2.CodeCalm, "more than %d bytes of answers that are not read", controlLimit)
 	}
 	if c.farewell == 2 { // said to be too late
 		c.ghost = min(c.ghost+streamWindow+1, ghostLimit)
@@ -77,18 +79,18 @@ func (c *conn) gotRequest(f fields) error {
 		s.toApp.become(receiverEnded) // nobody else knows the stream
 	}
 	if c.active > c.streamLimit || c.live >= liveFactor*c.streamLimit || c.outdated() {
-		c.reset(s, codeRefused, errTooMany)
+		c.reset(s, h2.CodeRefused, errTooMany)
 		c.mu.Unlock()
 		c.turnedAway(errTooMany)
 		return c.refused()
 	}
-	if problem := f.malformedRequest(); problem != "" {
-		err := c.fault(s, codeProtocol, problem)
+	if problem := f.MalformedRequest(); problem != "" {
+		err := c.fault(s, h2.CodeProtocol, problem)
 		c.mu.Unlock()
 		c.turnedAway(fmt.Errorf("%w: malformed request: %s", ErrReset, problem))
 		return err
 	}
-	target, status := f.request(c.local.Addr())
+	target, status := f.Request(c.local.Addr())
 	if status != 0 {
 		c.reject(s, status)
 		err := c.owe()
@@ -100,7 +102,7 @@ func (c *conn) gotRequest(f fields) error {
 	c.live++
 	c.mu.Unlock()
 	if !c.hooks.incoming(s) {
-		s.resetWith(codeRefused, errTooMany)
+		s.resetWith(h2.CodeRefused, errTooMany)
 		s.letGo()
 		c.turnedAway(errTooMany)
 		return c.refused()
@@ -120,23 +122,23 @@ var errTooMany = fmt.Errorf("%w: too many streams", ErrLimit)
 // refused counts a stream that was turned away.
 func (c *conn) refused() error {
 	if !c.refusals.Spend(refusalRate) {
-		return violation(codeCalm, "too many streams over the limit")
+		return broken(h2.CodeCalm, "too many streams over the limit")
 	}
 	return nil
 }
 
 // lateHeaders judges HEADERS on a stream that is not new: trailers, which mean
 // nothing but that the peer has sent all, or a mistake.
-func (c *conn) lateHeaders(s *Stream, trailers fields) error {
-	id := c.opening.stream
+func (c *conn) lateHeaders(s *Stream, trailers h2.Fields) error {
+	id := c.opening.Stream
 	if s == nil {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		if c.isIdle(id) {
-			return violation(codeProtocol, "HEADERS on stream %d, which is not the peer's to open", id)
+			return broken(h2.CodeProtocol, "HEADERS on stream %d, which is not the peer's to open", id)
 		}
 		if c.ghost--; c.ghost < 0 {
-			return violation(codeStreamClosed, "HEADERS on closed stream %d", id)
+			return broken(h2.CodeStreamClosed, "HEADERS on closed stream %d", id)
 		}
 		return nil
 	}
@@ -144,13 +146,13 @@ func (c *conn) lateHeaders(s *Stream, trailers fields) error {
 	switch {
 	case s.gotEnd:
 		defer c.mu.Unlock()
-		return c.fault(s, codeStreamClosed, "HEADERS after END_STREAM")
-	case !c.opening.has(flagEndStream):
+		return c.fault(s, h2.CodeStreamClosed, "HEADERS after END_STREAM")
+	case !c.opening.Has(h2.FlagEndStream):
 		defer c.mu.Unlock()
-		return c.fault(s, codeProtocol, "HEADERS in the middle of a stream")
-	case trailers.malformedTrailers() != "":
+		return c.fault(s, h2.CodeProtocol, "HEADERS in the middle of a stream")
+	case trailers.MalformedTrailers() != "":
 		defer c.mu.Unlock()
-		return c.fault(s, codeProtocol, trailers.malformedTrailers())
+		return c.fault(s, h2.CodeProtocol, trailers.MalformedTrailers())
 	}
 	c.mu.Unlock()
 	c.endReceived(s)
@@ -158,37 +160,37 @@ func (c *conn) lateHeaders(s *Stream, trailers fields) error {
 }
 
 // gotAnswer handles the response to one of our CONNECTs.
-func (c *conn) gotAnswer(f fields) error {
+func (c *conn) gotAnswer(f h2.Fields) error {
 	c.mu.Lock()
-	s := c.streams[c.opening.stream]
+	s := c.streams[c.opening.Stream]
 	if s == nil || s.accepted {
 		c.mu.Unlock()
 		return c.lateHeaders(s, f)
 	}
-	status, problem := f.answer()
-	end := c.opening.has(flagEndStream)
+	status, problem := f.Answer()
+	end := c.opening.Has(h2.FlagEndStream)
 	switch {
 	case problem != "":
 		defer c.mu.Unlock()
-		return c.fault(s, codeProtocol, "malformed answer: "+problem)
+		return c.fault(s, h2.CodeProtocol, "malformed answer: "+problem)
 	case status < 200 && end:
 		defer c.mu.Unlock()
-		return c.fault(s, codeProtocol, "1xx answer that ends the stream")
+		return c.fault(s, h2.CodeProtocol, "1xx answer that ends the stream")
 	case status < 200:
 		defer c.mu.Unlock()
 		if s.interim++; s.interim > informationalLimit {
-			return c.fault(s, codeProtocol, "too many 1xx answers")
+			return c.fault(s, h2.CodeProtocol, "too many 1xx answers")
 		}
 		return nil
 	case status >= 300:
 		s.gotEnd = end
-		c.reset(s, codeCancel, &StatusError{status})
+		c.reset(s, h2.CodeCancel, &StatusError{status})
 		c.mu.Unlock()
 		s.sever()
 		return nil
 	}
 	s.accepted = true
-	s.header = f.header
+	s.header = f.Header
 	close(s.answered)
 	s.wake()
 	c.mu.Unlock()

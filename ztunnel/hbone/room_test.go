@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/net/http2"
+
+	"github.com/culvert-mesh/culvert/ztunnel/hbone/h2"
 )
 
 // Nobody knows how many streams a peer allows when the first are opened.
@@ -120,7 +122,7 @@ func TestWhatAPeerAllowedIsNotExceededInItsNextTunnels(t *testing.T) {
 func (b *bubble) shutServer(later time.Duration) {
 	p := b.raw(true)
 	go func() {
-		io.ReadFull(p.conn, make([]byte, len(preface)))
+		io.ReadFull(p.conn, make([]byte, len(h2.Preface)))
 		none := http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: 0}
 		p.alone(func() error { return p.WriteSettings(none) })
 		open := time.Now().Add(later)

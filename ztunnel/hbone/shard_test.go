@@ -6,6 +6,8 @@ import (
 	"runtime"
 	"testing"
 	"time"
+
+	"github.com/culvert-mesh/culvert/ztunnel/hbone/h2"
 )
 
 // onProcessors has the test see n of them.
@@ -77,7 +79,7 @@ func TestABusyTunnelIsJoinedByAnotherForAWhile(t *testing.T) {
 			if c != first.c {
 				c.mu.Lock()
 				for _, s := range c.streams {
-					c.reset(s, codeCancel, ErrReset)
+					c.reset(s, h2.CodeCancel, ErrReset)
 				}
 				c.mu.Unlock()
 			}
@@ -130,7 +132,7 @@ func (c *conn) starve() {
 
 // feedWindow is a WINDOW_UPDATE of the tunnel.
 func (c *conn) feedWindow(n byte) {
-	c.windowUpdate(piece{frame: frame{kind: kindWindowUpdate, length: 4}, payload: []byte{0, 0, 0, n}})
+	c.windowUpdate(h2.Piece{FrameHeader: h2.FrameHeader{Kind: h2.KindWindowUpdate, Length: 4}, Payload: []byte{0, 0, 0, n}})
 }
 
 func TestATunnelThatCannotBeJoinedGoesOnAlone(t *testing.T) {

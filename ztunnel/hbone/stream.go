@@ -15,6 +15,7 @@ import (
 
 	"github.com/culvert-mesh/culvert/rate"
 	"github.com/culvert-mesh/culvert/ztunnel/buffer"
+	"github.com/culvert-mesh/culvert/ztunnel/hbone/h2"
 )
 
 // Stream is one CONNECT in a tunnel: the connection of one app. Whoever got it
@@ -123,7 +124,7 @@ func (s *Stream) Accept() error {
 		return s.err
 	}
 	s.accepted = true
-	c.control = appendBlock(c.control, s.id, 0, appendStatus(nil, 200), c.peerFrame)
+	c.control = h2.AppendBlock(c.control, s.id, 0, h2.AppendStatus(nil, 200), c.peerFrame)
 	c.flush()
 	return nil
 }
@@ -143,7 +144,7 @@ func (s *Stream) Reject(status int) error {
 	c.mu.Unlock()
 	s.sever()
 	if tolerance != nil && !tolerance.spend() {
-		c.fail(violation(codeCalm, "more than %v requests a second that are rejected", rejectRate.PerSecond))
+		c.fail(broken(h2.CodeCalm, "more than %v requests a second that are rejected", rejectRate.PerSecond))
 	}
 	return nil
 }
@@ -151,10 +152,10 @@ func (s *Stream) Reject(status int) error {
 // reject queues the answer. As RFC 9113 §8.1 asks, it then tells the peer to
 // stop sending, without error; mu is held.
 func (c *conn) reject(s *Stream, status int) {
-	c.control = appendBlock(c.control, s.id, flagEndStream, appendStatus(nil, status), c.peerFrame)
+	c.control = h2.AppendBlock(c.control, s.id, h2.FlagEndStream, h2.AppendStatus(nil, status), c.peerFrame)
 	s.endSent = true
 	if !s.gotEnd {
-		c.control = appendReset(c.control, s.id, codeNone)
+		c.control = h2.AppendReset(c.control, s.id, h2.CodeNone)
 		c.forgive(s)
 	}
 	c.end(s, nil)
@@ -164,15 +165,15 @@ func (c *conn) reject(s *Stream, status int) {
 // Reset breaks the stream off: the peer's app gets a TCP reset. It does nothing
 // to a stream that is over.
 func (s *Stream) Reset() {
-	s.resetWith(codeCancel, fmt.Errorf("%w: broken off here", ErrReset))
+	s.resetWith(h2.CodeCancel, fmt.Errorf("%w: broken off here", ErrReset))
 	s.letGo()
 }
 
 // Close is Reset with the reason that Carry is to return, for instance a
 // change of policy.
-func (s *Stream) Close(reason error) { s.resetWith(codeCancel, reason) }
+func (s *Stream) Close(reason error) { s.resetWith(h2.CodeCancel, reason) }
 
-func (s *Stream) resetWith(c code, err error) {
+func (s *Stream) resetWith(c h2.Code, err error) {
 	s.c.mu.Lock()
 	ended := s.c.reset(s, c, err)
 	s.c.mu.Unlock()
@@ -183,12 +184,12 @@ func (s *Stream) resetWith(c code, err error) {
 
 // reset ends a stream for err and tells the peer; mu is held, and the caller
 // severs the stream if it was this that ended it.
-func (c *conn) reset(s *Stream, why code, err error) bool {
+func (c *conn) reset(s *Stream, why h2.Code, err error) bool {
 	if s.over {
 		return false
 	}
 	if c.err == nil && !s.closed() {
-		c.control = appendReset(c.control, s.id, why)
+		c.control = h2.AppendReset(c.control, s.id, why)
 		if !s.gotEnd {
 			c.forgive(s)
 		}
@@ -271,7 +272,7 @@ func (s *Stream) await(ctx context.Context, patience time.Duration, first *early
 // giveUp ends a stream that the peer has not answered.
 func (s *Stream) giveUp(why error) {
 	s.c.mu.Lock()
-	ended := !s.accepted && s.c.reset(s, codeCancel, &NoAnswerError{s.target, why})
+	ended := !s.accepted && s.c.reset(s, h2.CodeCancel, &NoAnswerError{s.target, why})
 	s.c.mu.Unlock()
 	if ended {
 		s.sever()

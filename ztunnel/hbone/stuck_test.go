@@ -12,6 +12,8 @@ import (
 
 	"golang.org/x/net/http2"
 	"golang.org/x/sys/unix"
+
+	"github.com/culvert-mesh/culvert/ztunnel/hbone/h2"
 )
 
 // deafServer is a raw peer that answers the first stream and reads no more, until
@@ -63,7 +65,7 @@ func TestStreamThatIsClosedInAStuckTunnelEndsAtOnce(t *testing.T) {
 func (b *bubble) deaf() *rawPeer {
 	p := b.raw(true)
 	go func() {
-		io.ReadFull(p.conn, make([]byte, len(preface)))
+		io.ReadFull(p.conn, make([]byte, len(h2.Preface)))
 		p.alone(func() error { return p.WriteSettings() })
 		p.until(is[*http2.MetaHeadersFrame])
 		p.until(is[*http2.SettingsFrame]) // the acknowledgement

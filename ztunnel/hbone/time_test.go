@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/net/http2"
+
+	"github.com/culvert-mesh/culvert/ztunnel/hbone/h2"
 )
 
 // bubble is a Pool and a Listener joined by net.Pipe, so that their hours pass
@@ -231,7 +233,7 @@ func TestSilentPeerIsGivenUpTwentySecondsAfterAPing(t *testing.T) {
 		p := b.raw(false)
 		start := time.Now()
 		go func() {
-			io.WriteString(p.conn, preface)
+			io.WriteString(p.conn, h2.Preface)
 			p.alone(func() error { return p.WriteSettings() })
 		}()
 		pings := 0
@@ -254,7 +256,7 @@ func TestPoolGivesUpASilentPeer(t *testing.T) {
 	inBubble(t, time.Hour, func(t *testing.T, b *bubble) {
 		p := b.raw(true)
 		go func() {
-			io.ReadFull(p.conn, make([]byte, len(preface)))
+			io.ReadFull(p.conn, make([]byte, len(h2.Preface)))
 			p.alone(func() error { return p.WriteSettings() })
 			p.until(is[*http2.MetaHeadersFrame])
 			p.writeHeaders(1, false, ":status", "200")
@@ -286,7 +288,7 @@ func TestPeerMustFinishAHeaderBlockInTime(t *testing.T) {
 	inBubble(t, time.Hour, func(t *testing.T, b *bubble) {
 		p := b.raw(false)
 		go func() {
-			io.WriteString(p.conn, preface)
+			io.WriteString(p.conn, h2.Preface)
 			p.alone(func() error { return p.WriteSettings() })
 		}()
 		go func() {
@@ -330,7 +332,7 @@ func TestAnswerMustComeInTime(t *testing.T) {
 	inBubble(t, time.Hour, func(t *testing.T, b *bubble) {
 		p := b.raw(true)
 		go func() {
-			io.ReadFull(p.conn, make([]byte, len(preface)))
+			io.ReadFull(p.conn, make([]byte, len(h2.Preface)))
 			p.alone(func() error { return p.WriteSettings() })
 			p.answerPings()
 		}()
@@ -416,7 +418,7 @@ func TestRequestThatCrossesAGoAwayIsServed(t *testing.T) {
 	inBubble(t, time.Hour, func(t *testing.T, b *bubble) {
 		p := b.raw(false)
 		go func() {
-			io.WriteString(p.conn, preface)
+			io.WriteString(p.conn, h2.Preface)
 			p.alone(func() error { return p.WriteSettings() })
 			p.connectTo(1, b.key.Addr)
 		}()
@@ -424,7 +426,7 @@ func TestRequestThatCrossesAGoAwayIsServed(t *testing.T) {
 		<-b.arrived
 		go b.ln.Retire(Rotated)
 		f := p.until(is[*http2.GoAwayFrame]).(*http2.GoAwayFrame)
-		if f.LastStreamID != windowLimit || f.ErrCode != http2.ErrCodeNo {
+		if f.LastStreamID != h2.WindowLimit || f.ErrCode != http2.ErrCodeNo {
 			t.Errorf("first GOAWAY %v %v", f.LastStreamID, f.ErrCode)
 		}
 		go p.connectTo(3, b.key.Addr)

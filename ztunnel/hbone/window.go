@@ -2,7 +2,11 @@
 
 package hbone
 
-import "time"
+import (
+	"time"
+
+	"github.com/culvert-mesh/culvert/ztunnel/hbone/h2"
+)
 
 // What a peer may send is bounded three times.
 //
@@ -31,7 +35,7 @@ func (c *conn) grant(s *Stream) {
 	for _, s := range c.streams {
 		if s.unacked >= s.limit/4 && !s.gotEnd {
 			c.fit(s, now)
-			c.control = appendWindowUpdate(c.control, s.id, s.unacked)
+			c.control = h2.AppendWindowUpdate(c.control, s.id, s.unacked)
 			s.window += s.unacked
 			s.unacked = 0
 		}
@@ -117,7 +121,7 @@ func (c *conn) grantTunnel() {
 	if n < r.limit/4 {
 		return
 	}
-	c.control = appendWindowUpdate(c.control, 0, n)
+	c.control = h2.AppendWindowUpdate(c.control, 0, n)
 	r.window += n
 	c.kick()
 }

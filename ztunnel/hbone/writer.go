@@ -5,6 +5,7 @@ package hbone
 import (
 	"time"
 
+	"github.com/culvert-mesh/culvert/ztunnel/hbone/h2"
 	"github.com/culvert-mesh/culvert/ztunnel/hbone/record"
 )
 
@@ -202,25 +203,8 @@ func (c *conn) breakOff() {
 // owe counts a frame that the peer made us queue, and has it written; mu is held.
 func (c *conn) owe() error {
 	if c.owed++; c.owed > unflushedLimit {
-		return violation(codeCalm, "more than %d frames to answer", unflushedLimit)
+		return broken(h2.CodeCalm, "more than %d frames to answer", unflushedLimit)
 	}
 	c.kick()
 	return nil
-}
-
-// appendBlock appends a header block as HEADERS and, if need be, CONTINUATION.
-func appendBlock(b []byte, id uint32, flags uint8, block []byte, most int) []byte {
-	k := kindHeaders
-	for {
-		n := min(len(block), most)
-		if n == len(block) {
-			flags |= flagEndHeaders
-		}
-		b = appendFrame(b, n, k, flags, id)
-		b = append(b, block[:n]...)
-		if block = block[n:]; len(block) == 0 {
-			return b
-		}
-		k, flags = kindContinuation, 0
-	}
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package hbone
+package h2
 
 import (
 	"bytes"
@@ -17,19 +17,19 @@ import (
 
 // seen is a frame as one of the two parsers understood it.
 type seen struct {
-	frame
+	FrameHeader
 	payload string
 }
 
 // parse cuts b into pieces of at most step bytes before it parses them.
 func parse(b []byte, step int) (frames []seen, err error) {
-	p := parser{headerLimit: serverHeaderLimit}
+	p := Parser{HeaderLimit: ServerHeaderLimit}
 	var data []byte
 	for len(b) > 0 {
 		chunk := b[:min(step, len(b))]
 		b = b[len(chunk):]
 		for len(chunk) > 0 {
-			pc, n, ok, err := p.next(chunk)
+			pc, n, ok, err := p.Next(chunk)
 			if err != nil {
 				return frames, err
 			}
@@ -37,8 +37,8 @@ func parse(b []byte, step int) (frames []seen, err error) {
 			if !ok {
 				continue
 			}
-			if data = append(data, pc.payload...); pc.last {
-				frames = append(frames, seen{pc.frame, string(data)})
+			if data = append(data, pc.Payload...); pc.Last {
+				frames = append(frames, seen{pc.FrameHeader, string(data)})
 				data = nil
 			}
 		}
@@ -49,14 +49,14 @@ func parse(b []byte, step int) (frames []seen, err error) {
 // oracle is what x/net's Framer makes of the same bytes.
 func oracle(b []byte) (frames []seen, err error) {
 	fr := http2.NewFramer(nil, bytes.NewReader(b))
-	fr.SetMaxReadFrameSize(frameLimit)
+	fr.SetMaxReadFrameSize(FrameLimit)
 	for {
 		f, err := fr.ReadFrame()
 		if err != nil {
 			return frames, err
 		}
 		h := f.Header()
-		s := seen{frame: frame{int(h.Length), kind(h.Type), uint8(h.Flags), h.StreamID}}
+		s := seen{FrameHeader: FrameHeader{int(h.Length), Kind(h.Type), uint8(h.Flags), h.StreamID}}
 		switch f := f.(type) {
 		case *http2.DataFrame:
 			s.payload = string(f.Data())
@@ -76,8 +76,8 @@ func compare(t *testing.T, b []byte, step int) {
 	theirs, oracleErr := oracle(b)
 	for i := range min(len(ours), len(theirs)) {
 		got, want := ours[i], theirs[i]
-		switch want.kind {
-		case kindData, kindHeaders, kindContinuation:
+		switch want.Kind {
+		case KindData, KindHeaders, KindContinuation:
 		default:
 			got.payload = "" // the Framer has taken it apart
 		}
@@ -85,9 +85,9 @@ func compare(t *testing.T, b []byte, step int) {
 			t.Fatalf("frame %d: %+v, oracle: %+v", i, got, want)
 		}
 	}
-	var bad *tunnelError
-	limit := errors.As(err, &bad) && (bad.code == codeCalm || strings.Contains(bad.reason, "PUSH_PROMISE") ||
-		strings.Contains(bad.reason, "type 7")) // a GOAWAY longer than we care for
+	var bad *Violation
+	limit := errors.As(err, &bad) && (bad.Code == CodeCalm || strings.Contains(bad.Reason, "PUSH_PROMISE") ||
+		strings.Contains(bad.Reason, "type 7")) // a GOAWAY longer than we care for
 	// What is refused must be so by both. The Framer calls some errors
 	// those of a stream, which end nothing there; and it learns of an
 	// end of input, which is none here.
@@ -96,9 +96,9 @@ func compare(t *testing.T, b []byte, step int) {
 	case limit || errors.As(oracleErr, &streamError):
 	case err == nil && len(ours) < len(theirs):
 		t.Fatalf("we see %d frames, the oracle %d", len(ours), len(theirs))
-	case len(ours) > len(theirs) && (ours[len(theirs)].kind == kindWindowUpdate || ours[len(theirs)].kind == kindSettings):
+	case len(ours) > len(theirs) && (ours[len(theirs)].Kind == KindWindowUpdate || ours[len(theirs)].Kind == KindSettings):
 		// A value out of range: the tunnel refuses it, not the parser.
-	case len(ours) > len(theirs) && ours[len(theirs)].kind > kindContinuation:
+	case len(ours) > len(theirs) && ours[len(theirs)].Kind > KindContinuation:
 		// A type that the Framer knows, and we ignore.
 	case err == nil && len(ours) > len(theirs):
 		t.Fatalf("we accept frame %d %+v, the oracle says %v", len(theirs), ours[len(theirs)], oracleErr)
@@ -148,9 +148,9 @@ func TestFramesAreCutAlikeHoweverTheyAreSplit(t *testing.T) {
 
 func FuzzFrames(f *testing.F) {
 	f.Add(sampleFrames(), uint8(7))
-	f.Add(appendSettings(nil, setting{1, 2}), uint8(1))
-	f.Add(appendFrame(nil, 4, kindData, flagPadded, 1), uint8(1))
-	f.Add(append(appendFrame(nil, 5, kindHeaders, flagPadded|flagPriority, 1), 200, 1, 2, 3, 4), uint8(3))
+	f.Add(AppendSettings(nil, Setting{1, 2}), uint8(1))
+	f.Add(AppendFrame(nil, 4, KindData, FlagPadded, 1), uint8(1))
+	f.Add(append(AppendFrame(nil, 5, KindHeaders, FlagPadded|FlagPriority, 1), 200, 1, 2, 3, 4), uint8(3))
 	f.Fuzz(func(t *testing.T, b []byte, step uint8) {
 		compare(t, b, int(step)+1)
 	})
@@ -162,7 +162,7 @@ func TestWhatWeEncodeIsDecodedByHPACK(t *testing.T) {
 			Authority: netip.MustParseAddrPort("[fd00::1]:65535"),
 			Header:    Header{Baggage: strings.Repeat("b", size), Forwarded: `for="10.0.0.1:1"`, Traceparent: "00-"},
 		}
-		fields, err := hpack.NewDecoder(0, nil).DecodeFull(appendConnect(nil, want))
+		fields, err := hpack.NewDecoder(0, nil).DecodeFull(AppendConnect(nil, want))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -174,26 +174,26 @@ func TestWhatWeEncodeIsDecodedByHPACK(t *testing.T) {
 			got["forwarded"] != want.Header.Forwarded || got["traceparent"] != want.Header.Traceparent {
 			t.Errorf("size %d: %v", size, fields)
 		}
-		f, err := newDecoder(serverHeaderLimit).decode(appendConnect(nil, want))
+		f, err := NewDecoder(ServerHeaderLimit).Decode(AppendConnect(nil, want))
 		if err != nil || f.problem != "" {
 			t.Fatal(err, f.problem)
 		}
-		if target, status := f.request(want.Authority.Addr()); status != 0 || target != want {
+		if target, status := f.Request(want.Authority.Addr()); status != 0 || target != want {
 			t.Errorf("%+v, status %d, want %+v", target, status, want)
 		}
 	}
 	for _, status := range []int{200, 400, 401, 503} {
-		f, err := newDecoder(clientHeaderLimit).decode(appendStatus(nil, status))
-		if got, bad := f.answer(); err != nil || bad != "" || got != status {
+		f, err := NewDecoder(ClientHeaderLimit).Decode(AppendStatus(nil, status))
+		if got, bad := f.Answer(); err != nil || bad != "" || got != status {
 			t.Errorf("status %d: %d, %v, %v", status, got, err, bad)
 		}
 	}
 }
 
 func TestLongHeaderBlocksAreContinued(t *testing.T) {
-	block := pattern(1, 1000)
-	frames, err := parse(appendBlock(nil, 5, flagEndStream, block, 300), 1<<20)
-	if err != nil || len(frames) != 4 || !frames[0].has(flagEndStream) || frames[3].flags != flagEndHeaders {
+	block := bytes.Repeat([]byte("0123456789"), 100)
+	frames, err := parse(AppendBlock(nil, 5, FlagEndStream, block, 300), 1<<20)
+	if err != nil || len(frames) != 4 || !frames[0].Has(FlagEndStream) || frames[3].Flags != FlagEndHeaders {
 		t.Fatalf("%v, %v", frames, err)
 	}
 	var got string
@@ -206,35 +206,35 @@ func TestLongHeaderBlocksAreContinued(t *testing.T) {
 }
 
 func FuzzConnectHeaders(f *testing.F) {
-	f.Add(appendConnect(nil, Target{Authority: netip.MustParseAddrPort("10.0.0.2:80")}), []byte{0x88})
-	f.Add(appendConnect(nil, Target{Authority: netip.MustParseAddrPort("[fd00::2]:80"), Header: Header{Baggage: "a=b"}}), []byte{0x3f, 0xe1, 0x1f})
+	f.Add(AppendConnect(nil, Target{Authority: netip.MustParseAddrPort("10.0.0.2:80")}), []byte{0x88})
+	f.Add(AppendConnect(nil, Target{Authority: netip.MustParseAddrPort("[fd00::2]:80"), Header: Header{Baggage: "a=b"}}), []byte{0x3f, 0xe1, 0x1f})
 	f.Fuzz(func(t *testing.T, first, second []byte) {
-		d := newDecoder(serverHeaderLimit)
+		d := NewDecoder(ServerHeaderLimit)
 		for _, block := range [][]byte{first, second} {
-			got, err := d.decode(block)
-			var bad *tunnelError
+			got, err := d.Decode(block)
+			var bad *Violation
 			if err != nil {
 				if !errors.As(err, &bad) {
 					t.Fatalf("error %v", err)
 				}
 				return
 			}
-			if got.answer(); got.malformedRequest() != "" {
+			if got.Answer(); got.MalformedRequest() != "" {
 				continue
 			}
 			local, _ := parseAuthority(got.authority)
-			target, status := got.request(local.Addr())
+			target, status := got.Request(local.Addr())
 			if (status == 0) != (got.method == "CONNECT" && local.IsValid()) {
 				t.Fatalf("%+v: status %d", got, status)
 			}
 			if status != 0 || strings.Contains(got.authority, "%") {
 				continue
 			}
-			again, err := newDecoder(serverHeaderLimit).decode(appendConnect(nil, target))
+			again, err := NewDecoder(ServerHeaderLimit).Decode(AppendConnect(nil, target))
 			if err != nil {
 				t.Fatal(err)
 			}
-			if same, _ := again.request(local.Addr()); same != target {
+			if same, _ := again.Request(local.Addr()); same != target {
 				t.Fatalf("%+v became %+v", target, same)
 			}
 		}
@@ -243,18 +243,18 @@ func FuzzConnectHeaders(f *testing.F) {
 
 // A block that plain decodes says the same to package hpack, whatever state that is in.
 func FuzzPlainBlocks(f *testing.F) {
-	f.Add(appendConnect(nil, Target{Authority: netip.MustParseAddrPort("10.0.0.1:80"), Header: Header{Baggage: strings.Repeat("b", 300), Forwarded: "f"}}))
-	f.Add(appendStatus(nil, 200))
-	f.Add(appendStatus(nil, 503))
-	f.Add(bytes.Repeat(appendStatus(nil, 200), headerFieldLimit+1))
+	f.Add(AppendConnect(nil, Target{Authority: netip.MustParseAddrPort("10.0.0.1:80"), Header: Header{Baggage: strings.Repeat("b", 300), Forwarded: "f"}}))
+	f.Add(AppendStatus(nil, 200))
+	f.Add(AppendStatus(nil, 503))
+	f.Add(bytes.Repeat(AppendStatus(nil, 200), HeaderFieldLimit+1))
 	f.Add([]byte{0x10, 1, 'X', 1, 'y', 0x88, 0x11, 3, 'a', ':', '1'})
-	d := newDecoder(serverHeaderLimit)
+	d := NewDecoder(ServerHeaderLimit)
 	f.Fuzz(func(t *testing.T, block []byte) {
 		if d.begin(); !d.plain(block) {
 			return
 		}
 		got := d.out
-		if want, err := newDecoder(serverHeaderLimit).unfold(block); err != nil || got != want {
+		if want, err := NewDecoder(ServerHeaderLimit).unfold(block); err != nil || got != want {
 			t.Errorf("%x: %+v, want %+v, %v", block, got, want, err)
 		}
 	})
@@ -263,22 +263,22 @@ func FuzzPlainBlocks(f *testing.F) {
 // What x/net's Framer calls malformed is so for us, whichever of the two roles we
 // have. We are stricter: it knows no CONNECT.
 func FuzzMalformed(f *testing.F) {
-	f.Add(appendConnect(nil, Target{Authority: netip.MustParseAddrPort("10.0.0.1:80")}))
-	f.Add(appendStatus(appendStatus(nil, 200), 200))
-	f.Add(appendField(appendStatus(nil, 200), indexMethod, "", "CONNECT"))
+	f.Add(AppendConnect(nil, Target{Authority: netip.MustParseAddrPort("10.0.0.1:80")}))
+	f.Add(AppendStatus(AppendStatus(nil, 200), 200))
+	f.Add(appendField(AppendStatus(nil, 200), indexMethod, "", "CONNECT"))
 	f.Add(appendField(nil, 0, "x", "a\r\nb"))
 	f.Add(appendField(nil, 0, "X", ""))
 	f.Fuzz(func(t *testing.T, block []byte) {
-		ours, err := newDecoder(clientHeaderLimit).unfold(block)
+		ours, err := NewDecoder(ClientHeaderLimit).unfold(block)
 		if err != nil {
 			return
 		}
-		fr := http2.NewFramer(nil, bytes.NewReader(appendBlock(nil, 1, 0, block, defaultFrameLimit)))
+		fr := http2.NewFramer(nil, bytes.NewReader(AppendBlock(nil, 1, 0, block, DefaultFrameLimit)))
 		fr.ReadMetaHeaders = hpack.NewDecoder(headerTableSize, nil)
 		_, theirs := fr.ReadFrame()
 		var bad http2.StreamError
-		_, problem := ours.answer()
-		if errors.As(theirs, &bad) && (problem == "" || ours.malformedRequest() == "") {
+		_, problem := ours.Answer()
+		if errors.As(theirs, &bad) && (problem == "" || ours.MalformedRequest() == "") {
 			t.Errorf("%+v: the oracle says %v", ours, theirs)
 		}
 	})
@@ -305,43 +305,4 @@ func FuzzAuthority(f *testing.F) {
 			t.Fatalf("%q: brackets", s)
 		}
 	})
-}
-
-func TestQueueKeepsBytesInOrderWhileTheFrontIsRead(t *testing.T) {
-	var q queue
-	data := pattern(9, 300000)
-	var got []byte
-	for rest := data; len(rest) > 0 || q.size > 0; {
-		front := q.front()
-		n := min(len(rest), 1+len(rest)%7919)
-		q.append(rest[:n]) // must not move front
-		rest = rest[n:]
-		taken := min(len(front), 5000)
-		got = append(got, front[:taken]...)
-		if taken > 0 {
-			q.discard(taken)
-		}
-	}
-	if !bytes.Equal(got, data) || memory(&q) != 0 {
-		t.Errorf("%d bytes, %d held", len(got), memory(&q))
-	}
-}
-
-// An app that is always a little behind never has its queue empty.
-func TestQueueThatIsNeverEmptyDoesNotGrow(t *testing.T) {
-	var q queue
-	p := make([]byte, 16<<10)
-	for range 4 {
-		q.append(p)
-	}
-	for range 10000 {
-		q.append(p)
-		q.discard(len(q.front()))
-	}
-	if n := cap(q.segments); n > 64 {
-		t.Errorf("room for %d segments, %d are in use", n, len(q.segments)-q.first)
-	}
-	if n := q.free(); n != 4*len(p) {
-		t.Errorf("%d bytes are left", n)
-	}
 }

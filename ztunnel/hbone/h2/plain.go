@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package hbone
+package h2
 
 import "golang.org/x/net/http2/hpack"
 
@@ -14,9 +14,9 @@ const keptLimit = 256 // bytes of one
 // by a static name or in full, without Huffman, and ":status: 200". Such a block
 // neither uses nor changes the state of HPACK. All others, and any that is
 // wrong, it leaves to package hpack.
-func (d *decoder) plain(b []byte) bool {
+func (d *Decoder) plain(b []byte) bool {
 	for len(b) > 0 {
-		if d.size > d.limit || d.n > headerFieldLimit {
+		if d.size > d.limit || d.n > HeaderFieldLimit {
 			return false
 		}
 		first := b[0]
@@ -48,7 +48,7 @@ func (d *decoder) plain(b []byte) bool {
 		b = rest
 		d.field(hpack.HeaderField{Name: name, Value: d.valueOf(name, raw)})
 	}
-	return d.size <= d.limit && d.n <= headerFieldLimit
+	return d.size <= d.limit && d.n <= HeaderFieldLimit
 }
 
 // plainString reads a string literal, RFC 7541 §5.2.
@@ -70,7 +70,7 @@ func plainString(b []byte) (s, rest []byte, ok bool) {
 			}
 		}
 	}
-	if n > len(b) || n > headerStringLimit {
+	if n > len(b) || n > HeaderStringLimit {
 		return nil, nil, false
 	}
 	return b[:n], b[n:], true
@@ -86,7 +86,7 @@ func nameOf(raw []byte) string {
 }
 
 // valueOf is raw, in the memory of the value before if they are equal.
-func (d *decoder) valueOf(name string, raw []byte) string {
+func (d *Decoder) valueOf(name string, raw []byte) string {
 	for i := range keptNames {
 		if keptNames[i] == name {
 			if d.kept[i] != string(raw) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package hbone
+package h2
 
 // A header list is malformed if RFC 9113 §8.2 and §8.3 forbid one of its fields,
 // or if the fields together are no CONNECT (§8.5), no answer to one, or no
@@ -37,9 +37,9 @@ func pseudoOf(name string) pseudo {
 	return 0
 }
 
-// malformedRequest says what is wrong with the list of a request, "" if nothing
+// MalformedRequest says what is wrong with the list of a request, "" if nothing
 // is. A well-formed request of another method than CONNECT is none of our errors.
-func (f *fields) malformedRequest() string {
+func (f *Fields) MalformedRequest() string {
 	switch {
 	case f.problem != "":
 		return f.problem
@@ -62,7 +62,7 @@ func (f *fields) malformedRequest() string {
 // malformedAnswer is malformedRequest for the answer to a CONNECT. Its
 // content-length means nothing (RFC 9110 §9.3.6), or the body of a refusal that
 // nobody reads.
-func (f *fields) malformedAnswer() string {
+func (f *Fields) malformedAnswer() string {
 	switch {
 	case f.problem != "":
 		return f.problem
@@ -74,8 +74,8 @@ func (f *fields) malformedAnswer() string {
 	return ""
 }
 
-// malformedTrailers is malformedRequest for the list behind the data.
-func (f *fields) malformedTrailers() string {
+// MalformedTrailers is malformedRequest for the list behind the data.
+func (f *Fields) MalformedTrailers() string {
 	if f.problem == "" && f.pseudo != 0 {
 		return "pseudo-header field in trailers"
 	}

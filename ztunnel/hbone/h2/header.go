@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package hbone
+package h2
 
 import (
 	"errors"
@@ -34,9 +34,9 @@ const (
 	statusOK       = 0x80 | indexStatus // :status 200, whole
 )
 
-// appendConnect encodes a request. Like everything we send it refers to no
+// AppendConnect encodes a request. Like everything we send it refers to no
 // dynamic table, so that the bytes do not depend on what went before.
-func appendConnect(b []byte, t Target) []byte {
+func AppendConnect(b []byte, t Target) []byte {
 	b = appendField(b, indexMethod, "", "CONNECT")
 	var authority [64]byte
 	b = appendField(b, indexAuthority, "", t.Authority.AppendTo(authority[:0]))
@@ -50,7 +50,8 @@ func appendConnect(b []byte, t Target) []byte {
 	return b
 }
 
-func appendStatus(b []byte, code int) []byte {
+// AppendStatus encodes an answer.
+func AppendStatus(b []byte, code int) []byte {
 	if code == 200 {
 		return append(b, statusOK)
 	}
@@ -80,22 +81,22 @@ func appendString[T string | []byte](b []byte, s T) []byte {
 	return append(b, s...)
 }
 
-// fields is a decoded header list.
-type fields struct {
+// Fields is a decoded header list.
+type Fields struct {
 	method, authority, status string
 	host, length              string // content-length
-	header                    Header
+	Header                    Header
 	pseudo                    pseudo // those that were there
 	problem                   string // of a field; "" if each is well-formed
 }
 
-// decoder turns header blocks into fields. One block uses the state that the
+// Decoder turns header blocks into fields. One block uses the state that the
 // blocks before it left, so each must be decoded, whatever becomes of its stream.
-type decoder struct {
+type Decoder struct {
 	hpack *hpack.Decoder
 	limit int // bytes of a decoded list
 
-	out        fields
+	out        Fields
 	size, n    int
 	anyRegular bool
 	kept       [len(keptNames)]string // the last value of each
@@ -103,15 +104,16 @@ type decoder struct {
 
 var errHeaderBomb = errors.New("header list over the limit")
 
-func newDecoder(limit int) *decoder {
-	d := &decoder{limit: limit}
+// NewDecoder returns a Decoder of header lists of at most limit bytes.
+func NewDecoder(limit int) *Decoder {
+	d := &Decoder{limit: limit}
 	d.hpack = hpack.NewDecoder(headerTableSize, d.field)
-	d.hpack.SetMaxStringLength(headerStringLimit)
+	d.hpack.SetMaxStringLength(HeaderStringLimit)
 	return d
 }
 
-// decode decodes one block. An error leaves the state useless: the tunnel must end.
-func (d *decoder) decode(block []byte) (fields, error) {
+// Decode decodes one block. An error leaves the state useless: the tunnel must end.
+func (d *Decoder) Decode(block []byte) (Fields, error) {
 	if d.begin(); d.plain(block) {
 		return d.out, nil
 	}
@@ -119,7 +121,7 @@ func (d *decoder) decode(block []byte) (fields, error) {
 }
 
 // unfold is decode for all that HPACK can do.
-func (d *decoder) unfold(block []byte) (fields, error) {
+func (d *Decoder) unfold(block []byte) (Fields, error) {
 	d.begin()
 	// A block is decoded field by field so that a small one that unfolds
 	// into a large list is stopped on the way.
@@ -128,29 +130,29 @@ func (d *decoder) unfold(block []byte) (fields, error) {
 		n := min(len(block), 256)
 		if _, err := d.hpack.Write(block[:n]); err != nil {
 			if errors.Is(err, hpack.ErrStringLength) {
-				return fields{}, violation(codeCalm, "header string of more than %d bytes", headerStringLimit)
+				return Fields{}, violated(CodeCalm, "header string of more than %d bytes", HeaderStringLimit)
 			}
-			return fields{}, violation(codeCompression, "%v", err)
+			return Fields{}, violated(CodeCompression, "%v", err)
 		}
-		if d.size > d.limit || d.n > headerFieldLimit {
-			return fields{}, violation(codeCalm, "%v", errHeaderBomb)
+		if d.size > d.limit || d.n > HeaderFieldLimit {
+			return Fields{}, violated(CodeCalm, "%v", errHeaderBomb)
 		}
 		block = block[n:]
 	}
 	if err := d.hpack.Close(); err != nil {
-		return fields{}, violation(codeCompression, "%v", err)
+		return Fields{}, violated(CodeCompression, "%v", err)
 	}
 	return d.out, nil
 }
 
-func (d *decoder) begin() {
-	d.out, d.size, d.n, d.anyRegular = fields{}, 0, 0, false
+func (d *Decoder) begin() {
+	d.out, d.size, d.n, d.anyRegular = Fields{}, 0, 0, false
 }
 
-func (d *decoder) field(f hpack.HeaderField) {
+func (d *Decoder) field(f hpack.HeaderField) {
 	d.n++
 	d.size += int(f.Size())
-	if d.size > d.limit || d.n > headerFieldLimit {
+	if d.size > d.limit || d.n > HeaderFieldLimit {
 		d.hpack.SetEmitEnabled(false)
 		return
 	}
@@ -162,11 +164,11 @@ func (d *decoder) field(f hpack.HeaderField) {
 	d.wrong(wrongField(f.Name, f.Value))
 	switch f.Name {
 	case "baggage":
-		d.out.header.Baggage = f.Value
+		d.out.Header.Baggage = f.Value
 	case "forwarded":
-		d.out.header.Forwarded = f.Value
+		d.out.Header.Forwarded = f.Value
 	case "traceparent":
-		d.out.header.Traceparent = f.Value
+		d.out.Header.Traceparent = f.Value
 	case "host":
 		d.once(&d.out.host, f)
 	case "content-length":
@@ -175,7 +177,7 @@ func (d *decoder) field(f hpack.HeaderField) {
 }
 
 // once keeps the value of a field that a list has once, if at all.
-func (d *decoder) once(kept *string, f hpack.HeaderField) {
+func (d *Decoder) once(kept *string, f hpack.HeaderField) {
 	switch {
 	case f.Value == "":
 		d.wrong("empty " + f.Name)
@@ -185,7 +187,7 @@ func (d *decoder) once(kept *string, f hpack.HeaderField) {
 	*kept = f.Value
 }
 
-func (d *decoder) pseudo(f hpack.HeaderField) {
+func (d *Decoder) pseudo(f hpack.HeaderField) {
 	if d.anyRegular {
 		d.wrong("pseudo-header field after a regular one")
 	}
@@ -209,15 +211,15 @@ func (d *decoder) pseudo(f hpack.HeaderField) {
 }
 
 // wrong keeps the first problem of a list.
-func (d *decoder) wrong(problem string) {
+func (d *Decoder) wrong(problem string) {
 	if d.out.problem == "" {
 		d.out.problem = problem
 	}
 }
 
-// request is the target of a well-formed request, or the status to answer if it
+// Request is the target of a well-formed request, or the status to answer if it
 // has none that is ours.
-func (f *fields) request(local netip.Addr) (t Target, status int) {
+func (f *Fields) Request(local netip.Addr) (t Target, status int) {
 	if f.method != "CONNECT" {
 		return Target{}, 400
 	}
@@ -225,7 +227,7 @@ func (f *fields) request(local netip.Addr) (t Target, status int) {
 	if err != nil || authority.Addr() != local {
 		return Target{}, 400
 	}
-	return Target{Authority: authority, Header: f.header}, 0
+	return Target{Authority: authority, Header: f.Header}, 0
 }
 
 // parseAuthority reads ip:port, IPv6 in brackets. Names are of waypoints and
@@ -243,8 +245,8 @@ func parseAuthority(s string) (netip.AddrPort, error) {
 	return netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port()), nil
 }
 
-// answer is the status code of a response to CONNECT, or what is malformed in it.
-func (f *fields) answer() (status int, problem string) {
+// Answer is the status code of a response to CONNECT, or what is malformed in it.
+func (f *Fields) Answer() (status int, problem string) {
 	if problem := f.malformedAnswer(); problem != "" {
 		return 0, problem
 	}
