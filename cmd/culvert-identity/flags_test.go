@@ -3,14 +3,12 @@
 package main
 
 import (
-	"flag"
-	"fmt"
-	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/culvert-mesh/culvert/cmd/program"
+	"github.com/culvert-mesh/culvert/cmd/program/programtest"
 	"github.com/culvert-mesh/culvert/identity"
 )
 
@@ -46,28 +44,11 @@ var wrong = map[string][][2]string{
 }
 
 func TestEveryFlagRefusesWhatIsWrong(t *testing.T) {
-	if _, err := parse(); err != nil {
-		t.Fatal(err)
-	}
 	p := program.New("culvert-identity", usage)
 	define(p.Flags, new(config))
-	p.Flags.VisitAll(func(f *flag.Flag) {
-		rows, ok := wrong[f.Name]
-		if !ok {
-			t.Errorf("-%s: no wrong value of it is known", f.Name)
-		}
-		if f.Name != "version" { // the standard library's
-			rows = append(rows, [2]string{"", "it is empty"}, [2]string{"  ", "it is empty"}, [2]string{" x", "a space"}, [2]string{"x\n", "a space"})
-		}
-		for _, row := range rows {
-			_, err := parse(fmt.Sprintf("-%s=%s", f.Name, row[0]))
-			if err == nil || !strings.Contains(err.Error(), row[1]) {
-				t.Errorf("-%s %.40q: %v, want %q", f.Name, row[0], err, row[1])
-			}
-			if err != nil && !strings.Contains(err.Error(), "-"+f.Name) {
-				t.Errorf("-%s %.40q: %v does not name the flag", f.Name, row[0], err)
-			}
-		}
+	programtest.RefusesWrongFlags(t, p.Flags, wrong, func(args ...string) error {
+		_, err := parse(args...)
+		return err
 	})
 }
 
