@@ -230,3 +230,15 @@ func (c *conn) idleSince() (at time.Time, idle bool) {
 	defer c.mu.Unlock()
 	return c.usedAt, c.err == nil && !c.retired && c.unused() && !c.usedAt.IsZero()
 }
+
+// endOf looks for this Listener's end of the tunnel whose client's is c.
+func (l *Listener) endOf(c *conn) *conn {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for end := range l.census.all {
+		if end.remote == c.local && end.local == c.remote {
+			return end
+		}
+	}
+	return nil
+}

@@ -163,10 +163,3 @@ func (s *Stream) wake() {
 		s.listening.SetReadDeadline(time.Unix(1, 0))
 	}
 }
-
-// flush has the request sent.
-func (s *Stream) flush() {
-	s.c.mu.Lock()
-	defer s.c.mu.Unlock()
-	s.c.flush()
-}

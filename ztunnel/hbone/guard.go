@@ -135,18 +135,6 @@ func (c *conn) endAt(l *Listener) *conn {
 	return end
 }
 
-// endOf looks for this Listener's end of the tunnel whose client's is c.
-func (l *Listener) endOf(c *conn) *conn {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for end := range l.census.all {
-		if end.remote == c.local && end.local == c.remote {
-			return end
-		}
-	}
-	return nil
-}
-
 // guarding is what Guards need of a tunnel; conn.mu guards it.
 type guarding struct {
 	guards   map[*Guard]struct{} // client

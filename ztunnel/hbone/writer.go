@@ -87,6 +87,13 @@ func (c *conn) flush() {
 	}
 }
 
+// flush is conn.flush for a caller that does not hold conn.mu.
+func (s *Stream) flush() {
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	s.c.flush()
+}
+
 // lead writes batch after batch, for a stream that has something to send or, with
 // nil, in a goroutine that has nothing else to do and waits for the socket; mu is
 // held, and released while writing.
