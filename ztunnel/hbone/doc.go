@@ -9,7 +9,8 @@
 //
 //	app → the stream waits for its turn (carry.go) → one of the waiting streams
 //	      leads (writer.go): it reads from the apps of all straight into the records
-//	      of one batch, between frame headers (pack.go), and writes it
+//	      of one batch, between frame headers (pack.go), and writes it, or leaves that
+//	      to a goroutine if the socket is full
 //	app ← the tunnel's reader cuts frames (package h2) and writes DATA to the app's
 //	      socket at once, without blocking; what does not fit is queued up to the
 //	      stream's window and left to a goroutine of the stream (receive.go, deliver.go)
@@ -19,6 +20,11 @@
 // the app took the bytes, and grows while the app reads; the tunnel's is granted again
 // as bytes leave the wire (window.go). So no stream waits for another's app, and what is
 // held for apps that do not read is bounded, by pod and by process (memory.go).
+//
+// A Pool trusts a tunnel with what an app says first (early.go) while it is heard, and
+// leaves one that is silent or takes nothing (pulse.go). It keeps those bytes until the
+// answer: a stream that the peer did nothing for is opened elsewhere, with the same
+// bytes. How many streams a peer takes is known only after the first (room.go).
 //
 // A tunnel without streams rests: until the peer says something, or a timer of the
 // tunnel fires, no goroutine has to do with it.

@@ -173,3 +173,23 @@ func TestClosedWindowIsSeenAsStuck(t *testing.T) {
 		t.Errorf("%+v", stats)
 	}
 }
+
+func TestAcceptDoesNotWaitForAPeerThatReadsNothing(t *testing.T) {
+	inBubble(t, time.Hour, func(t *testing.T, b *bubble) {
+		p := b.raw(false)
+		go func() {
+			io.WriteString(p.conn, h2.Preface)
+			p.alone(func() error { return p.WriteSettings() })
+		}()
+		p.until(func(f http2.Frame) bool {
+			s, ok := f.(*http2.SettingsFrame)
+			return ok && s.IsAck()
+		})
+		begin := time.Now()
+		p.connectTo(1, b.key.Addr)
+		<-b.arrived // when Accept has returned
+		if took := time.Since(begin); took != 0 {
+			t.Errorf("it took %v", took)
+		}
+	})
+}
