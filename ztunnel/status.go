@@ -11,6 +11,7 @@ import (
 
 	"github.com/culvert-mesh/culvert/cni/enroll"
 	"github.com/culvert-mesh/culvert/ztunnel/certs"
+	"github.com/culvert-mesh/culvert/ztunnel/hbone"
 	"github.com/culvert-mesh/culvert/ztunnel/metrics"
 	"github.com/culvert-mesh/culvert/ztunnel/pods"
 	"github.com/culvert-mesh/culvert/ztunnel/proxy"
@@ -96,6 +97,8 @@ func (s *status) publish(counts *metrics.Metrics, datapath *redirect.Datapath, b
 		size, used = budget.Stats()
 		most, underWay := s.pods.Handshakes()
 		size["handshakes"], used["handshakes"] = float64(most), float64(underWay)
+		mayHold, held := hbone.MemoryHeld()
+		size["memory"], used["memory"] = float64(mayHold), float64(held)
 		return size, used
 	})
 	if s.cfg.KubeletCgroup != "" {

@@ -68,6 +68,13 @@ func memorySize(limit int64) int64 {
 // NewMemory returns the share of one more pod.
 func NewMemory() *Memory { return process().share() }
 
+// MemoryHeld returns how many bytes this process may hold for apps that do not read,
+// and how many it holds.
+func MemoryHeld() (size, used int64) {
+	held := &process().held
+	return held.size, held.used.Load()
+}
+
 // memoryOr is m, or a share of its own.
 func memoryOr(m *Memory) *Memory {
 	if m == nil {

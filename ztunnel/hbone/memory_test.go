@@ -184,6 +184,15 @@ func TestMemoryIsAPartOfGOMEMLIMIT(t *testing.T) {
 	}
 }
 
+func TestWhatAPodHoldsCountsForTheProcess(t *testing.T) {
+	first, second := NewMemory(), NewMemory()
+	first.hold(1000)
+	defer first.hold(-1000)
+	if size, held := MemoryHeld(); held < 1000 || size != first.held.of.size || size != second.held.of.size {
+		t.Errorf("%d bytes of %d are held, and pods share %d and %d", held, size, first.held.of.size, second.held.of.size)
+	}
+}
+
 func TestNoPodTakesAllMemory(t *testing.T) {
 	budget := newBudgetOfBytes(200 << 20)
 	first, second := budget.share(), budget.share()
