@@ -19,7 +19,7 @@ import (
 //
 //	the app refuses       after a burst, most are answered with the last refusal and
 //	                      without a dial, until a dial succeeds
-//	nothing is carried    after a burst, the peer's connections wait for their turn;
+//	broken off at once    after a burst, the peer's connections wait for their turn;
 //	                      those whose turn is over a second away are refused, "limit"
 type brake struct {
 	mu    sync.Mutex // guards what follows
@@ -54,7 +54,7 @@ type turns struct {
 
 var (
 	deadRate  = rate.Limit{PerSecond: 50, Burst: 100}   // dials to an app that refuses
-	emptyRate = rate.Limit{PerSecond: 500, Burst: 1000} // connections that carried nothing
+	emptyRate = rate.Limit{PerSecond: 500, Burst: 1000} // connections that were broken off without a byte
 )
 
 const (
@@ -63,9 +63,13 @@ const (
 	brakesMost = 1024        // approaches, and peers, of one pod that are remembered
 )
 
-// brake notes a connection that was carried, if that came to nothing.
-func (c *connection) brake() {
-	if sent, received := c.carried(); c.direction == inbound && c.src.identity != "" && sent+received == 0 {
+// brake notes how a connection ended that was carried, if it was broken off before
+// its first byte. One that both sides close without a byte may be a probe.
+func (c *connection) brake(err error) {
+	if err == nil || c.direction == outbound || c.src.identity == "" {
+		return
+	}
+	if sent, received := c.carried(); sent+received == 0 {
 		c.pod.brake.ended(c.peer())
 	}
 }
@@ -79,7 +83,7 @@ func (b *brake) wait(ctx context.Context, p peer) error {
 	case delay == 0:
 		return nil
 	case delay > turnMost:
-		return fail(Limit, fmt.Errorf("%v at %v opens more than %v connections a second that carry nothing", p.identity, p.addr, emptyRate.PerSecond))
+		return fail(Limit, fmt.Errorf("%v at %v opens more than %v connections a second that are broken off without a byte", p.identity, p.addr, emptyRate.PerSecond))
 	}
 	select {
 	case <-time.After(delay):
@@ -111,7 +115,7 @@ func (b *brake) turn(p peer) time.Duration {
 	return delay
 }
 
-// ended notes a connection of p that carried nothing.
+// ended notes a connection of p that was broken off without a byte.
 func (b *brake) ended(p peer) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -70,7 +70,7 @@ func TestAnAppThatRefusesIsDialledAFewTimesASecond(t *testing.T) {
 	})
 }
 
-func TestConnectionsThatCarryNothingWaitForTheirTurn(t *testing.T) {
+func TestConnectionsThatAreBrokenOffAtOnceWaitForTheirTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var b brake
 		start := time.Now()
@@ -148,5 +148,39 @@ func TestAServiceThatIsDownCostsAPeerNeitherItsTunnelNorTheWayBack(t *testing.T)
 	eventually(t, "the service is reached again", func() bool { return open() == nil })
 	if n := s.dials.Load(); n != 1 {
 		t.Errorf("%d tunnels", n)
+	}
+}
+
+func TestOnlyWhatIsBrokenOffWithoutAByteIsBraked(t *testing.T) {
+	s := tell(t, echo(t, dbAddr))
+	braked := func() int {
+		s.db.brake.mu.Lock()
+		defer s.db.brake.mu.Unlock()
+		return len(s.db.brake.peers)
+	}
+	carried := func() bool {
+		for c := range s.db.live.all() {
+			return c.stream.Load() != nil
+		}
+		return false
+	}
+	conn := s.talk()
+	conn.SetLinger(0)
+	conn.Close()
+	s.db.record(Reset)
+	conn = s.dial()
+	eventually(t, "it is carried", carried)
+	conn.CloseWrite()
+	s.db.record(OK)
+	if braked() != 0 {
+		t.Error("a connection with bytes, or one that both sides closed, is braked")
+	}
+	conn = s.dial()
+	eventually(t, "it is carried", carried)
+	conn.SetLinger(0)
+	conn.Close()
+	s.db.record(Reset)
+	if braked() != 1 {
+		t.Error("a connection without a byte is not")
 	}
 }

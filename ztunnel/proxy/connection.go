@@ -96,7 +96,7 @@ func (c *connection) run(open func() (way, error)) {
 	if err == nil {
 		c.count()
 		err = w.carry(c)
-		c.brake()
+		c.brake(err)
 	}
 	c.finish(err)
 }

@@ -175,7 +175,7 @@ func (w *besideTunnel) carry(from *connection) error {
 	defer w.guard.Release()
 	err := fail(Reset, relay(w.to.ctx, w.app, w.server, &from.bytes))
 	broken := w.to.ctx.Err() != nil // before finish, which ends it
-	w.to.brake()
+	w.to.brake(err)
 	w.finish(err)
 	if broken {
 		err = fail(Reset, errors.New("broken off by the destination")) // unless from knows better

@@ -42,9 +42,11 @@ const (
 	tellAfter = 10 * time.Second // how long omitted failures wait for a record that tells their number
 )
 
-// kindOf is the kind of a record, false if it has to be written.
+// kindOf is the kind of a record, false if it has to be written: the connection
+// carried bytes, or was open until something else than its peer ended it.
 func (r *record) kindOf(word Word, err error) (kind, bool) {
-	if err == nil || word == Reset && r.sent+r.received > 0 {
+	switch {
+	case err == nil, r.sent+r.received > 0, word == PolicyChanged, word == Expired, word == Drained:
 		return kind{}, false
 	}
 	peer := r.src.addr

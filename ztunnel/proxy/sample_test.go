@@ -72,6 +72,9 @@ func TestWhatWasCarriedHasItsRecordAlways(t *testing.T) {
 	if _, sampled := r.kindOf(Reset, errBroken); !sampled {
 		t.Error("a reset of a connection without bytes is not")
 	}
+	if _, sampled := r.kindOf(Drained, errBroken); sampled {
+		t.Error("the end of an open connection is")
+	}
 	r.received = 1
 	if _, sampled := r.kindOf(Reset, errBroken); sampled {
 		t.Error("a reset of a connection with bytes is")
