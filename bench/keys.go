@@ -9,7 +9,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
 	"math/big"
 	"os"
@@ -60,7 +59,7 @@ func newKeys(dir string) (*keys, error) {
 	if err != nil {
 		return nil, err
 	}
-	credential, err := writeCredential(dir, "bench", tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, rootDER)
+	credential, err := load.WriteCredential(dir, "bench", tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, rootDER)
 	if err != nil {
 		return nil, err
 	}
@@ -68,28 +67,4 @@ func newKeys(dir string) (*keys, error) {
 	cert, cerr := os.ReadFile(k.Cert)
 	private, kerr := os.ReadFile(k.Key)
 	return k, errors.Join(cerr, kerr, os.WriteFile(k.bundle, append(cert, private...), 0o600))
-}
-
-// writeCredential writes PEM files that begin with name.
-func writeCredential(dir, name string, cert tls.Certificate, roots ...[]byte) (load.Credential, error) {
-	c := load.Credential{
-		Cert: filepath.Join(dir, name+"-cert.pem"), Key: filepath.Join(dir, name+"-key.pem"), Roots: filepath.Join(dir, name+"-roots.pem"),
-	}
-	key, err := x509.MarshalPKCS8PrivateKey(cert.PrivateKey)
-	if err != nil {
-		return c, err
-	}
-	return c, errors.Join(
-		writePEM(c.Cert, "CERTIFICATE", cert.Certificate...),
-		writePEM(c.Key, "PRIVATE KEY", key),
-		writePEM(c.Roots, "CERTIFICATE", roots...),
-	)
-}
-
-func writePEM(path, kind string, blocks ...[]byte) error {
-	var text []byte
-	for _, b := range blocks {
-		text = append(text, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: b})...)
-	}
-	return os.WriteFile(path, text, 0o600)
 }

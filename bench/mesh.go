@@ -99,7 +99,7 @@ func (w *world) mint(name string) (load.Credential, error) {
 	if err != nil {
 		return load.Credential{}, err
 	}
-	c, err := writeCredential(w.keys.dir, name, cert)
+	c, err := load.WriteCredential(w.keys.dir, name, cert)
 	c.Roots = w.lab.Identity.Root
 	return c, err
 }

@@ -20,7 +20,17 @@ const (
 	Prove      Kind = "prove"      // move Size bytes each way and compare
 	Handshakes Kind = "handshakes" // open and close tunnels by mutual TLS, Streams at once
 	Tunnels    Kind = "tunnels"    // open Streams more tunnels that do nothing
+	Stall      Kind = "stall"      // open Streams more connections to an app that reads nothing, and fill them
 	Gauge      Kind = "gauge"      // time the ciphers and curves of this CPU
+)
+
+// What a peer does that means harm. It speaks HBONE itself, and what it opens
+// stays open until Release.
+const (
+	Chains  Kind = "chains"  // handshakes with a chain of self-made P-521 certificates, Streams at once
+	Unread  Kind = "unread"  // Streams tunnels full of streams to Target, an app that reads nothing, and fill them
+	Refused Kind = "refused" // streams to Target, where nobody listens, one after the other in each of Streams tunnels
+	Dropped Kind = "dropped" // the same, each reset at once
 )
 
 // Order tells a worker what to do. Fields that a Kind does not name are not
@@ -36,7 +46,8 @@ type Order struct {
 	Behind   int            // RTT: so many bulk streams run meanwhile; 0
 	Rate     float64        // RTT, Open: begin so many a second whether or not others are done; 0: when done
 	Whole    bool           // Prove: without a half-close
-	Tunnel   Credential     // Handshakes, Tunnels
+	Tunnel   Credential     // Handshakes, Tunnels, and what means harm but for Chains
+	Target   netip.AddrPort // Unread, Refused, Dropped: of the CONNECT
 }
 
 // Credential names PEM files.

@@ -110,6 +110,14 @@ func (w *worker) do(o Order) (Answer, error) {
 		return Answer{Count: len(conns)}, err
 	case Tunnels:
 		return w.openTunnels(o)
+	case Stall:
+		return w.stall(o)
+	case Chains:
+		return chains(o)
+	case Unread:
+		return w.unread(o)
+	case Refused, Dropped:
+		return hurl(o)
 	case Gauge:
 		return gauge()
 	case Release:

@@ -65,6 +65,7 @@ const imports = `
 	NONE < bench/host < bench/steering;
 	NONE < bench/load, bench/plot, bench/proc, bench/reference;
 	bench/host, bench/load, bench/plot, bench/proc, bench/reference < bench;
+	bench/host, bench/load, bench/proc, test/lab < bench/attacks;
 `
 
 // private packages are parts of one other package: being reachable through

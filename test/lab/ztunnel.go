@@ -19,6 +19,7 @@ type ZtunnelOptions struct {
 	Args        []string  // further flags, after the lab's; none
 	Env         []string  // NAME=VALUE, beside the lab's environment; none
 	Tags        string    // build tags; the lab's
+	Program     string    // path of another build; the lab's
 	Stderr      *os.File  // instead of a file of the lab; none
 }
 
@@ -33,7 +34,7 @@ func (n *Node) StartZtunnel(ctx context.Context, opts ZtunnelOptions) error {
 
 // LaunchZtunnel is StartZtunnel for one that may never get ready.
 func (n *Node) LaunchZtunnel(ctx context.Context, opts ZtunnelOptions) error {
-	if opts.TrustDomain != "" || opts.Identity != nil || opts.Args != nil || opts.Env != nil || opts.Tags != "" || opts.Stderr != nil {
+	if opts.TrustDomain != "" || opts.Identity != nil || opts.Args != nil || opts.Env != nil || opts.Tags != "" || opts.Program != "" || opts.Stderr != nil {
 		n.opts = opts
 	}
 	program, err := n.ztunnelProgram(ctx, n.opts)
@@ -78,6 +79,9 @@ func (n *Node) ztunnelProgram(ctx context.Context, opts ZtunnelOptions) ([]strin
 		if program, err = buildTagged(ctx, tags); err != nil {
 			return nil, err
 		}
+	}
+	if opts.Program != "" {
+		program = opts.Program
 	}
 	if len(opts.Env) == 0 {
 		return []string{program}, nil

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package load
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"errors"
+	"math/big"
+	"net"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+)
+
+// chainLength is of a chain of which each certificate could be the issuer of
+// each: all have one subject.
+const chainLength = 8
+
+// strangers makes such a chain. No root of anybody's is in it.
+func strangers() (cert tls.Certificate, err error) {
+	for n := range chainLength {
+		key, err := ecdsa.GenerateKey(elliptic.P521(), rand.Reader)
+		if err != nil {
+			return cert, err
+		}
+		template := &x509.Certificate{
+			SerialNumber: big.NewInt(int64(n + 1)), Subject: pkix.Name{CommonName: "nobody"},
+			NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+			IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
+		}
+		der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+		if err != nil {
+			return cert, err
+		}
+		if n == 0 {
+			cert.PrivateKey = key
+		}
+		cert.Certificate = append(cert.Certificate, der)
+	}
+	return cert, nil
+}
+
+// chains counts the handshakes that it began; all are refused.
+func chains(o Order) (Answer, error) {
+	cert, err := strangers()
+	if err != nil {
+		return Answer{}, err
+	}
+	cfg := &tls.Config{
+		Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2"}, MinVersion: tls.VersionTLS13,
+		CurvePreferences: []tls.CurveID{tls.X25519}, InsecureSkipVerify: true,
+	}
+	var done atomic.Int64
+	var group errgroup.Group
+	start := time.Now()
+	for range o.Streams {
+		group.Go(func() error {
+			for time.Since(start) < o.Duration {
+				conn, err := net.DialTimeout("tcp", o.To.String(), patience*time.Second)
+				if err != nil {
+					time.Sleep(time.Millisecond)
+					continue
+				}
+				_ = conn.SetDeadline(time.Now().Add(patience * time.Second))
+				t := tls.Client(conn, cfg)
+				if t.Handshake() == nil {
+					_, _ = t.Read(make([]byte, 1)) // until it is refused
+				}
+				conn.Close()
+				done.Add(1)
+			}
+			return nil
+		})
+	}
+	err = group.Wait()
+	return Answer{Count: int(done.Load()), Elapsed: time.Since(start)}, err
+}
+
+// stalled is how long a write that moves nothing says that there is no more room.
+const stalled = 300 * time.Millisecond
+
+// stall fills connections until nothing more goes into them.
+func (w *worker) stall(o Order) (Answer, error) {
+	conns, err := openReady(o, o.Streams, hold, 0)
+	w.held = append(w.held, conns...)
+	if err != nil {
+		return Answer{Count: len(conns)}, err
+	}
+	var group errgroup.Group
+	for _, conn := range conns {
+		group.Go(func() error {
+			wait := unix.NsecToTimeval(int64(stalled))
+			if err := unix.SetsockoptTimeval(int(conn), unix.SOL_SOCKET, unix.SO_SNDTIMEO, &wait); err != nil {
+				return err
+			}
+			for buf := make([]byte, writeSize); ; {
+				if _, err := conn.Write(buf); errors.Is(err, unix.EAGAIN) {
+					return nil
+				} else if err != nil {
+					return err
+				}
+			}
+		})
+	}
+	return Answer{Count: len(conns)}, group.Wait()
+}
