@@ -23,8 +23,9 @@ type clock struct {
 }
 
 // renewMargin is how long before the deadline a Pool opens a younger tunnel, and
-// a Listener asks for one, at most.
-const renewMargin = 30 * time.Second
+// a Listener asks for one, at most: two attempts that run into all their time
+// limits. Of short lives it is a quarter: over a few KB/s a handshake takes seconds.
+const renewMargin = time.Minute
 
 func (c *conn) startClock() {
 	c.usedAt = time.Now()
@@ -137,7 +138,7 @@ func (c *conn) setDeadline(deadline time.Time) {
 	if deadline.IsZero() {
 		return
 	}
-	c.margin = min(renewMargin, time.Until(deadline)/10)
+	c.margin = min(renewMargin, time.Until(deadline)/4)
 	// Not all pools of a cluster at the same moment.
 	c.margin -= time.Duration(rand.Int64N(int64(max(c.margin/4, 1))))
 	c.armExpiry()

@@ -36,6 +36,20 @@ func TestStreamsEndWithTheCertificatesThatNobodyRenewed(t *testing.T) {
 	})
 }
 
+// Over a few KB/s a handshake takes seconds, however short the certificates live.
+func TestStreamsOutliveShortCertificatesOverASlowPath(t *testing.T) {
+	inBubble(t, 20*time.Second, func(t *testing.T, b *bubble) {
+		connect := b.pool.connect
+		b.pool.connect = func(ctx context.Context, key Key) (net.Conn, error) {
+			pass(3 * time.Second)
+			return connect(ctx, key)
+		}
+		near, far := b.open()
+		pass(time.Minute)
+		wantOpen(t, near, far)
+	})
+}
+
 // A younger tunnel with the same certificates proves nothing new.
 func TestYoungerTunnelMustProveMore(t *testing.T) {
 	inBubble(t, time.Hour, func(t *testing.T, b *bubble) {
