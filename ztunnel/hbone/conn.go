@@ -53,7 +53,8 @@ type conn struct {
 
 	sending
 	receiving
-	rtt    roundTrip
+	rtt roundTrip
+	pace
 	memory *Memory // of the pod
 	clock
 	leave
@@ -121,6 +122,7 @@ func newConn(client bool, w wire, proof proof, h *hooks) *conn {
 	c.sending = sending{window: h2.DefaultWindow, peerWindow: h2.DefaultWindow, peerFrame: h2.DefaultFrameLimit}
 	c.room.peerStreams = h2.WindowLimit
 	c.receiving.window, c.receiving.limit = h2.DefaultWindow, tunnelWindow
+	c.pace = startPace(&c.rtt)
 	c.clock.deadline = proof.until
 	c.quiet.Store(true)
 	c.ended.Add(1)

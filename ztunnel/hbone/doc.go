@@ -10,7 +10,8 @@
 //	app → the stream waits for its turn (carry.go) → one of the waiting streams
 //	      leads (writer.go): it reads from the apps of all straight into the records
 //	      of one batch, between frame headers (pack.go), and writes it, or leaves that
-//	      to a goroutine if the socket is full
+//	      to a goroutine if the socket is full. A batch holds no more than the path
+//	      moves in a moment (pace.go)
 //	app ← the tunnel's reader cuts frames (package h2) and writes DATA to the app's
 //	      socket at once, without blocking; what does not fit is queued up to the
 //	      stream's window and left to a goroutine of the stream (receive.go, deliver.go)

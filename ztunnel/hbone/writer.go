@@ -30,6 +30,7 @@ type sending struct {
 	leading     bool
 	handling    bool      // the reader is at work, and writes what it causes when it is done
 	blockedAt   time.Time // since when the write under way waits for the socket; zero: it does not
+	blockedBy   int       // bytes of that write
 	broken      bool      // a write failed
 
 	peerWindow int // of a new stream
@@ -117,7 +118,7 @@ func (c *conn) lead(own *Stream) {
 // that was left to a goroutine, for want of room in the socket; one that waits
 // does it itself. mu is held, and released meanwhile.
 func (c *conn) writeNext(waits bool) (n int, leads bool) {
-	batch := record.TakeBatch(c.wanted())
+	batch := record.TakeBatch(min(c.wanted(), c.ahead))
 	c.pack(batch)
 	if n = batch.Len(); n == 0 {
 		batch.Release()
@@ -133,7 +134,7 @@ func (c *conn) writeNext(waits bool) (n int, leads bool) {
 		c.wrote(err)
 		return n, true
 	}
-	c.blockedAt = time.Now()
+	c.blockedAt, c.blockedBy = time.Now(), n
 	if !waits {
 		go c.goOn(batch)
 		return n, false
@@ -153,7 +154,10 @@ func (c *conn) finish(batch *record.Batch) error {
 
 // wrote notes the end of a write; mu is held.
 func (c *conn) wrote(err error) {
-	c.blockedAt = time.Time{}
+	if !c.blockedAt.IsZero() {
+		c.keepPace(c.blockedBy, time.Since(c.blockedAt))
+		c.blockedAt = time.Time{}
+	}
 	if err != nil {
 		c.breakOff()
 	}
