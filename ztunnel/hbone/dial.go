@@ -70,9 +70,9 @@ func (p *Pool) establish(key Key, t *tunnels, epoch uint64) (*conn, error) {
 		c.idleTimeout = min(c.idleTimeout, shardIdle)
 	}
 	c.expect(t.room)
+	c.greet() // before anybody can find it: the preface comes first (RFC 9113 §3.4)
 	t.list = append(t.list, c)
 	p.cfg.Door.settled(key.Addr.Addr())
-	c.greet()
 	p.work.Go(c.run)
 	return c, nil
 }
@@ -89,7 +89,7 @@ func (p *Pool) withinShare(key Key) (*conn, error) {
 	return c, err
 }
 
-// discard closes a tunnel that nobody used.
+// discard closes a tunnel that nobody used: not even the preface was sent.
 func (p *Pool) discard(c *conn) {
 	c.wire.Close()
 	p.places.give()
@@ -131,11 +131,11 @@ func (p *Pool) tunnel(key Key) (*conn, error) {
 	defer cancel()
 	w, proof, err := p.shake(ctx, socket, key, cred)
 	if err != nil {
-		socket.Close()
+		socket.Close() // nothing of an app was sent
 		return nil, err
 	}
 	if proof.peer != key.Dst { // the credential has checked it; never rely on one check here
-		w.Close()
+		w.Close() // nothing of an app was sent
 		return nil, fmt.Errorf("%w: %v is %v, want %v", ErrTLS, key.Addr, proof.peer, key.Dst)
 	}
 	c := newConn(true, w, proof, nil)

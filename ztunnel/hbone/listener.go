@@ -134,6 +134,7 @@ func (l *Listener) join(c *conn, epoch, denials uint64) error {
 	makeRoom, err := l.census.place(c, l.cfg.MaxTunnels)
 	if err == nil {
 		c.stale = epoch != l.epoch
+		c.greet() // before Retire can find it, whose GOAWAY must not come first (RFC 9113 §3.4)
 		l.census.add(c)
 	}
 	l.mu.Unlock()
@@ -273,7 +274,7 @@ func (l *Listener) stop() {
 	if !l.drained {
 		l.drained = true
 		close(l.draining)
-		l.ln.Close()
+		l.ln.Close() // resets who waits to be accepted, and has sent nothing of an app
 	}
 }
 

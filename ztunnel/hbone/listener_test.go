@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/net/http2"
 
+	"github.com/culvert-mesh/culvert/ztunnel/hbone/h2"
 	"github.com/culvert-mesh/culvert/ztunnel/socket"
 )
 
@@ -284,4 +285,30 @@ func TestListenerWorksWithGosClient(t *testing.T) {
 		})
 	}
 	all.Wait()
+}
+
+// RFC 9113 §3.4: a server begins with SETTINGS, and so does one that is retired
+// between its handshake and its first word.
+func TestATunnelGreetsBeforeItSaysAnythingElse(t *testing.T) {
+	l, far := newPipe(t)
+	l.open()
+	older := (<-far).s.c
+	older.mu.Lock() // at which the listener waits when it has shaken hands
+	p := l.rawClient()
+	var younger *conn
+	waitUntil(t, func() bool {
+		for _, c := range l.ln.all() {
+			if c != older {
+				younger = c
+			}
+		}
+		return younger != nil
+	})
+	younger.retire()
+	older.mu.Unlock()
+	p.do(io.WriteString(p.conn, h2.Preface))
+	p.must(p.WriteSettings())
+	if f, err := p.ReadFrame(); err != nil || !isSettings(f) {
+		t.Errorf("its first frame is %v, %v", f, err)
+	}
 }

@@ -19,12 +19,10 @@ func (l *Listener) serve(socket net.Conn) {
 	if c == nil {
 		return
 	}
-	if !c.stale { // credentials that were replaced prove nothing
-		l.extendOlder(c)
-	}
-	c.greet()
-	if c.stale { // Retire came too early for it
+	if c.stale { // Retire came too early for it, and credentials that were replaced prove nothing
 		c.retire()
+	} else {
+		l.extendOlder(c)
 	}
 	c.run()
 }
@@ -105,7 +103,8 @@ func (l *Listener) shake(ctx context.Context, socket net.Conn, v *visitor) (*con
 }
 
 // linger closes a socket so that the peer reads our last bytes, an alert:
-// closed with unread bytes, it would be reset. The end of ctx ends it.
+// closed with unread bytes, it would be reset. Nothing of an app was sent. The end
+// of ctx ends it.
 func linger(ctx context.Context, socket net.Conn) {
 	defer context.AfterFunc(ctx, func() { socket.Close() })()
 	if tcp, ok := socket.(*net.TCPConn); ok {
@@ -116,7 +115,7 @@ func linger(ctx context.Context, socket net.Conn) {
 	socket.Close()
 }
 
-// abandon closes a socket with a reset.
+// abandon closes a socket with a reset. Nothing of ours was sent.
 func abandon(socket net.Conn) {
 	if tcp, ok := socket.(*net.TCPConn); ok {
 		tcp.SetLinger(0)
