@@ -4,12 +4,15 @@ package hbone
 
 import (
 	"errors"
+	"io"
 	"net"
 	"os"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/culvert-mesh/culvert/ztunnel/socket"
 )
 
 // Totals is what a stream carried.
@@ -26,7 +29,7 @@ func (s *Stream) Carry(app *net.TCPConn) (Totals, error) {
 	defer s.letGo()
 	raw, err := app.SyscallConn()
 	if err != nil {
-		app.Close()
+		app.Close() // is closed already
 		s.appFailed(err)
 		return Totals{}, s.result()
 	}
@@ -35,12 +38,40 @@ func (s *Stream) Carry(app *net.TCPConn) (Totals, error) {
 		s.pump(raw)
 	}
 	<-s.done
-	err = s.result()
-	if err != nil { // sever does so too, but perhaps later than we close
+	err, inOrder := s.ending()
+	switch {
+	case !inOrder: // sever does so too, but perhaps later than we close
 		app.SetLinger(0)
+	case s.unread:
+		s.swallow(app, raw)
 	}
+	// In order, the kernel goes on to send what it has, and the FIN behind it:
+	// nothing unread is left, for which it would send a reset.
 	app.Close()
 	return s.Totals(), err
+}
+
+// swallow reads from an app that the peer does not listen to any more, until it
+// has all of the answer. A socket that is closed with something unread is reset,
+// and that would discard what it has yet to send.
+func (s *Stream) swallow(app *net.TCPConn, raw syscall.RawConn) {
+	left, since := -1, time.Now()
+	for pause := time.Millisecond; time.Since(since) < standstill && !s.cutShort(); pause = min(2*pause, longestPause) {
+		n := 0
+		raw.Control(func(fd uintptr) { n, _ = socket.Unacked(fd) })
+		switch {
+		case n == 0:
+			return
+		case n != left:
+			left, since = n, time.Now()
+		}
+		app.SetReadDeadline(time.Now().Add(pause))
+		if _, err := io.Copy(io.Discard, app); err == nil {
+			time.Sleep(pause) // it has finished too
+		} else if !errors.Is(err, os.ErrDeadlineExceeded) {
+			return
+		}
+	}
 }
 
 // Totals is what the stream has carried so far, and in the end what Carry

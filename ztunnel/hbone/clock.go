@@ -86,7 +86,7 @@ func (c *conn) tick() {
 	switch {
 	case why != nil:
 		c.fail(c.lost(why))
-		c.wire.Close()
+		c.giveUp()
 	case expired: // the timer does not run while the machine sleeps
 		c.expire()
 	case idle:

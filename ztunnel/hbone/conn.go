@@ -58,6 +58,7 @@ type conn struct {
 	memory *Memory // of the pod
 	clock
 	leave
+	acknowledging
 	load
 	room
 	pulse
@@ -188,7 +189,7 @@ func (c *conn) fail(err error) {
 }
 
 // abort is fail that spares no stream, not even one that is only waiting for a
-// slow app to take what already came.
+// slow app to take what already came, and that waits for little longer.
 func (c *conn) abort(err error) {
 	c.mu.Lock()
 	victims := c.failLocked(err)
@@ -197,6 +198,7 @@ func (c *conn) abort(err error) {
 			victims = append(victims, s)
 		}
 	}
+	c.cutOff(err, hangUpTimeout)
 	c.mu.Unlock()
 	for _, s := range victims {
 		s.sever()
@@ -217,11 +219,13 @@ func (c *conn) failLocked(err error) (victims []*Stream) {
 			victims = append(victims, s)
 		}
 	}
-	last, now := c.lastPeer, time.Now()
+	last := c.lastPeer
+	c.stirred = time.Now()
 	var bad *tunnelError
 	switch {
 	case errors.As(err, &bad):
 		c.control = h2.AppendGoAway(c.control, last, bad.Code, bad.Reason)
+		c.cutOff(err, hangUpTimeout) // who breaks the rules is not waited for
 	case errors.Is(err, errLost):
 		c.control, c.broken = nil, true
 	case errors.Is(err, ErrDenied): // or the peer would move its Guards to another tunnel
@@ -229,9 +233,8 @@ func (c *conn) failLocked(err error) (victims []*Stream) {
 	default:
 		c.control = h2.AppendGoAway(c.control, last, h2.CodeNone, "")
 	}
-	// The reader stays to take what is in flight: a socket closed with
-	// unread bytes is reset, and the reset would overtake our GOAWAY.
-	c.wire.SetWriteDeadline(now.Add(hangUpTimeout))
+	// The reader stays to take what is in flight (departure): a socket closed
+	// with unread bytes is reset, and the reset would overtake our GOAWAY.
 	c.hurry()
 	c.hangUp = true
 	c.kick()

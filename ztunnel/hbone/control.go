@@ -122,6 +122,7 @@ func (c *conn) gotReset(pc h2.Piece) error {
 	if why == h2.CodeNone && s.gotEnd {
 		// The peer has sent all and wants no more from us: no reset,
 		// the app shall read to the end.
+		s.unread = true
 		c.sentEnd(s)
 		s.changed.Broadcast()
 		c.mu.Unlock()

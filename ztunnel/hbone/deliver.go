@@ -101,7 +101,7 @@ func (s *Stream) tell() {
 	defer c.mu.Unlock()
 	s.told = true
 	if s.endSent && s.cause == nil {
-		c.end(s, nil)
+		c.arrive(s)
 	}
 }
 

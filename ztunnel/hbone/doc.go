@@ -49,7 +49,19 @@
 // most first.
 //
 // Every stream and tunnel ends with an error that is a Cause, the word of the
-// access record, or with none if both sides closed in order.
+// access record, or with none if both sides closed in order and the peer's TCP has
+// acknowledged our last bytes (acknowledge.go). So the app has its FIN at once, and
+// its record a little later. What was sent before a tunnel ends arrives, however
+// long that takes, as long as it gets on (depart.go); what ends it sooner makes the
+// records of the streams concerned say so:
+//
+//	rotation, idleness, the peer's GOAWAY   15 s without an acknowledgement: reset
+//	expiry of the certificates              the same
+//	Drain                                   the end of its context: drained
+//	Close                                   a second: drained
+//	Retire(Denied)                          a second: denied
+//	the peer's violation                    a second
+//	a path that is dead, or a reset         at once: reset
 //
 // Handshakes, of both sides and all pods, go through one Gate (gate.go), so that a
 // flood of them leaves processors to the tunnels that there are.

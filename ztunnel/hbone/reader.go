@@ -24,17 +24,19 @@ func (c *conn) read() {
 	for {
 		if err := c.readOnce(); err != nil {
 			fault := c.overdue(err)
-			if fault == nil {
+			if fault == nil && !c.stays(err) {
 				c.fail(c.lost(err))
 				break
 			}
-			c.fail(fault)
+			if fault != nil {
+				c.fail(fault)
+			}
 		}
 		if c.quiet.Load() && c.rest() {
 			return
 		}
 	}
-	c.wire.Close()
+	c.depart()
 	c.wait()
 	c.ended.Done()
 	if c.hooks.gone != nil {
@@ -269,6 +271,6 @@ func (c *conn) sentEnd(s *Stream) {
 		c.uncount(s)
 	}
 	if s.told {
-		c.end(s, nil)
+		c.arrive(s)
 	}
 }

@@ -27,7 +27,7 @@ type Stream struct {
 	target   netip.AddrPort
 	header   Header        // of the request at a Listener, of the answer at a Pool
 	answered chan struct{} // client: the answer came, or the stream is over
-	done     chan struct{} // it is over
+	done     chan struct{} // it is over; if in order, the peer has acknowledged that
 	sent     atomic.Uint64 // bytes of the app that went into the tunnel
 	letGone  sync.Once
 
@@ -48,7 +48,11 @@ type Stream struct {
 	idleTicks  int        // at which it was the same
 	cause      error      // the peer reset the stream, and the app gets what came before
 	accepted   bool       // the 200 was sent, or came
-	over       bool       // nothing is left to do
+	over       bool       // nothing is left to do, but to hear that it arrived
+	inOrder    bool       // both sides had said all
+	unread     bool       // the peer wants no more of the app, which may go on sending
+	brokenOff  bool       // after it was over
+	mark       uint64     // bytes of the tunnel that must arrive until then, see acknowledging
 	err        error      // why it is over; nil if in order
 	counted    bool       // in conn.active
 	allowed    int        // streams, by the peer, when this one was opened
@@ -176,6 +180,9 @@ func (s *Stream) Close(reason error) { s.resetWith(h2.CodeCancel, reason) }
 func (s *Stream) resetWith(c h2.Code, err error) {
 	s.c.mu.Lock()
 	ended := s.c.reset(s, c, err)
+	if !ended && !s.c.disown(s, err) {
+		s.brokenOff = true
+	}
 	s.c.mu.Unlock()
 	if ended {
 		s.sever()
@@ -209,22 +216,28 @@ func (c *conn) end(s *Stream, err error) bool {
 	if s.over {
 		return false
 	}
-	s.over, s.err = true, err
+	s.err = err
+	c.remove(s)
+	close(s.done)
+	c.closeIfUnused()
+	return true
+}
+
+// remove is what end and arrive have in common; mu is held.
+func (c *conn) remove(s *Stream) {
+	s.over = true
 	c.repay(s, s.lent)
 	if s.queued {
 		c.ringOf(s).drop(s)
 	}
 	delete(c.streams, s.id)
 	c.uncount(s)
-	close(s.done)
 	s.wake()
 	s.changed.Broadcast()
 	if len(c.streams) == 0 && c.empty != nil {
 		close(c.empty)
 		c.empty = nil
 	}
-	c.closeIfUnused()
-	return true
 }
 
 // uncount takes a stream off the number that is limited; mu is held.
@@ -246,6 +259,20 @@ func (s *Stream) letGo() {
 		s.c.live--
 		s.c.mu.Unlock()
 	})
+}
+
+// ending is result, and whether both sides had said all.
+func (s *Stream) ending() (err error, inOrder bool) {
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	return s.err, s.inOrder
+}
+
+// cutShort reports that somebody broke the stream off after its end.
+func (s *Stream) cutShort() bool {
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	return s.brokenOff
 }
 
 // result is how the stream ended; only after done.

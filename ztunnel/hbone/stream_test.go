@@ -310,7 +310,8 @@ func TestWhatCameIsDeliveredThoughTheTunnelIsGone(t *testing.T) {
 		defer a.s.c.mu.Unlock()
 		return a.s.closed()
 	})
-	a.s.c.wire.Close()
+	b.wantEOF()
+	b.s.c.wire.Close()
 	waitUntil(t, a.s.c.over)
 	a.s.toApp.mu.Lock()
 	held := a.s.toApp.waiting.size

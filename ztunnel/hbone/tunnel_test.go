@@ -23,7 +23,7 @@ func (nowhere) Finish() error                     { return nil }
 func (nowhere) CloseWrite() error                 { return nil }
 func (nowhere) Close() error                      { return nil }
 func (nowhere) SetReadDeadline(time.Time) error   { return nil }
-func (nowhere) SetWriteDeadline(time.Time) error  { return nil }
+func (nowhere) Written() uint64                   { return 0 }
 
 // someFrames is a little of what a peer sends.
 func someFrames() []byte {

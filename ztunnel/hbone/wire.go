@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -43,7 +44,7 @@ const (
 
 // wire is the byte stream below the frames. One goroutine receives, one at a
 // time sends, any may close or set a deadline. Receiving may go on after a
-// deadline; a write that missed one has broken the wire.
+// deadline. Only Close ends a write that waits.
 type wire interface {
 	Receive() ([][]byte, error)     // what there is, in pieces valid until the next call
 	WriteBatch(*record.Batch) error // all of it
@@ -52,9 +53,9 @@ type wire interface {
 	Begin(*record.Batch) (done bool, err error)
 	Finish() error
 	CloseWrite() error // tells the peer that no more comes
-	Close() error      // at once
+	Close() error      // at once, whatever the socket has not sent
+	Written() uint64   // bytes that the socket took, but those of the handshake
 	SetReadDeadline(time.Time) error
-	SetWriteDeadline(time.Time) error
 }
 
 var _ wire = (*record.Conn)(nil)
@@ -173,7 +174,14 @@ func (w *tlsWire) Receive() ([][]byte, error) {
 // what it has decrypted already, or an error that does not stick.
 type impatient struct {
 	net.Conn
-	never bool
+	never   bool
+	written atomic.Uint64
+}
+
+func (s *impatient) Write(p []byte) (int, error) {
+	n, err := s.Conn.Write(p)
+	s.written.Add(uint64(n))
+	return n, err
 }
 
 func (s *impatient) Read(p []byte) (int, error) {
@@ -219,6 +227,10 @@ func (w *tlsWire) Finish() error {
 	w.begun = nil
 	return w.WriteBatch(b)
 }
+
+// Written is what went through impatient; the handshake's bytes count, and have
+// been acknowledged by then, or are before what matters.
+func (w *tlsWire) Written() uint64 { return w.socket.written.Load() }
 
 // Close does not say goodbye, which could block.
 func (w *tlsWire) Close() error { return w.socket.Conn.Close() }

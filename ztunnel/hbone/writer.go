@@ -159,21 +159,29 @@ func (c *conn) wrote(err error) {
 		c.blockedAt = time.Time{}
 	}
 	if err != nil {
-		c.breakOff()
+		c.tear()
 	}
+	c.mark()
 }
 
-// endLead passes on, if there is something left; mu is held, and may be
-// released meanwhile.
+// endLead passes on, if there is something left; mu is held.
 func (c *conn) endLead() {
-	if c.hangUp && len(c.control) == 0 && !c.broken && !c.writeDone {
-		c.writeDone = true
-		c.mu.Unlock()
-		c.wire.CloseWrite()
-		c.mu.Lock()
-	}
 	c.leading = false
+	if c.hangUp && len(c.control) == 0 && !c.broken && !c.writeDone {
+		c.leading, c.writeDone = true, true
+		go c.sayGoodbye()
+	}
+	c.mark()
 	c.kick()
+}
+
+// sayGoodbye is the last write. Only the end of the wire ends its wait for the
+// socket, so that the reader, which sees to that, must not be who waits.
+func (c *conn) sayGoodbye() {
+	c.wire.CloseWrite()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.leading = false
 }
 
 // handled has written what the reader caused. If the socket takes it at once,
@@ -182,6 +190,8 @@ func (c *conn) handled() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.handling = false
+	c.prove()
+	c.proveLater()
 	if c.leading || c.hangUp || len(c.control) == 0 || c.ready() != nil {
 		c.kick()
 		return
@@ -201,10 +211,10 @@ func (c *conn) goOn(batch *record.Batch) {
 	c.lead(nil)
 }
 
-// breakOff ends the writing side after a failed write. The reader learns what
+// tear ends the writing side after a failed write. The reader learns what
 // came before the end, and then fails the tunnel; mu is held.
-func (c *conn) breakOff() {
-	c.broken = true
+func (c *conn) tear() {
+	c.broken, c.torn = true, true
 	c.control = nil
 	if c.err == nil {
 		c.hurry()

@@ -20,7 +20,7 @@ type Word string
 
 // The words, and what each tells a reader of the record.
 const (
-	OK            Word = "ok"              // both ends said all they had to say
+	OK            Word = "ok"              // both ends said all they had to say, and it was acknowledged
 	Denied        Word = "denied"          // a policy refused it, here or at the peer
 	UnknownPeer   Word = "unknown_peer"    // inside the mesh CIDRs, and nobody known is there
 	NoOriginalDst Word = "no_original_dst" // nobody recorded where the app wanted to go
@@ -31,7 +31,7 @@ const (
 	Limit         Word = "limit"           // out of file descriptors or streams
 	SelfCall      Word = "self_call"       // it was meant for ztunnel's own ports
 	PolicyChanged Word = "policy_changed"  // a policy allowed it, and does no more
-	Reset         Word = "reset"           // one end broke it off
+	Reset         Word = "reset"           // one end broke it off, or nobody acknowledged its last bytes
 	Drained       Word = "drained"         // ztunnel or the pod's membership ended
 )
 

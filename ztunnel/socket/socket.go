@@ -64,6 +64,18 @@ func Writev(fd uintptr, v [][]byte) (int, error) {
 	}
 }
 
+// Unacked is how many of the bytes that were written to a TCP connection the
+// other end's kernel has not acknowledged: what it still might lose. A FIN counts
+// as one. Of a connection that broke they stay as many as they were then.
+func Unacked(fd uintptr) (int, error) {
+	var n int32
+	_, _, errno := syscall.RawSyscall(syscall.SYS_IOCTL, fd, unix.SIOCOUTQ, uintptr(unsafe.Pointer(&n)))
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(n), nil
+}
+
 // Broke reports that a TCP connection is no more: both sides have closed it, or
 // it was reset.
 func Broke(fd uintptr) bool {

@@ -160,3 +160,32 @@ func TestResetReachesThePeerWhileTheSocketIsInUse(t *testing.T) {
 		})
 	})
 }
+
+func TestUnackedAreTheBytesThatTheOtherEndHasNot(t *testing.T) {
+	a, b, _ := pair(t)
+	unacked := func() (n int) {
+		a.Control(func(fd uintptr) {
+			var err error
+			if n, err = Unacked(fd); err != nil {
+				t.Error(err)
+			}
+		})
+		return n
+	}
+	full := func(conn syscall.RawConn) {
+		conn.Control(func(fd uintptr) {
+			for err := error(nil); err == nil; {
+				_, err = Write(fd, make([]byte, 1<<20))
+			}
+		})
+	}
+	full(a)
+	left := unacked()
+	if left == 0 {
+		t.Error("all is acknowledged of what the other end has no room for")
+	}
+	b.Control(func(fd uintptr) { Reset(fd) })
+	if n := unacked(); n == 0 || n > left {
+		t.Errorf("%d bytes were lost, and %d are told", left, n)
+	}
+}

@@ -24,6 +24,7 @@ type Conn struct {
 	owed     atomic.Bool           // the peer asked for our KeyUpdate
 	overused atomic.Bool           // the peer should update its key
 	resting  atomic.Bool           // a key is kept no longer than it is used
+	written  atomic.Uint64         // bytes that the socket took
 
 	rmu sync.Mutex
 	receiving
@@ -44,8 +45,13 @@ func newConn(socket net.Conn, client bool) *Conn {
 	return c
 }
 
+// Written is how many bytes the socket has taken since the handshake. Its user
+// compares them with what the peer's TCP has not acknowledged.
+func (c *Conn) Written() uint64 { return c.written.Load() }
+
 // Close closes the socket at once, without a close_notify, and erases the keys.
-// What Receive has returned stays valid.
+// What Receive has returned stays valid. What the socket took and has not sent may
+// be lost by that, and so must not matter to the caller.
 func (c *Conn) Close() error {
 	err := c.socket.Close() // wakes who reads or writes
 	c.rmu.Lock()

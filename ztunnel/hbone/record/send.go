@@ -135,7 +135,8 @@ func (c *Conn) write(p []byte) error {
 // writeAll waits for room as often as it takes.
 func (c *Conn) writeAll(p []byte) error {
 	if c.raw == nil {
-		_, err := c.socket.Write(p)
+		n, err := c.socket.Write(p)
+		c.written.Add(uint64(n))
 		return err
 	}
 	c.unsent, c.unsentErr = p, nil
@@ -159,6 +160,7 @@ func (c *Conn) writeSome(fd uintptr) bool {
 			return true
 		}
 		c.unsent = c.unsent[n:]
+		c.written.Add(uint64(n))
 	}
 	return true
 }

@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hbone
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/culvert-mesh/culvert/ztunnel/socket"
+)
+
+// acknowledging is what a tunnel sent and has yet to hear of; conn.mu guards it.
+//
+// Nothing in HTTP/2 says that a stream's last bytes arrived: the peer's
+// END_STREAM is about its own direction. Its TCP does. A stream that ended in
+// order gets a mark, how many bytes of the tunnel the socket had taken when its
+// END_STREAM was among them, and its Carry returns when so many are acknowledged:
+// those written less SIOCOUTQ. The reader asks, once for all streams that wait,
+// when it was busy anyway; the peer's bytes brought its acknowledgement along. Only
+// in a tunnel that falls silent a timer asks.
+type acknowledging struct {
+	unproven   []*Stream // over in order and not known to have arrived; oldest first
+	marked     int       // of them that have their mark
+	asked      int       // of SIOCOUTQ
+	askErr     error
+	askUnacked func(fd uintptr) // bound once
+	prover     *time.Timer
+	proving    bool // prover will fire
+	pause      time.Duration
+
+	torn     bool // a write failed, so that not all was even written
+	closed   bool // the socket is
+	complete bool // and by then all that was ever written was acknowledged
+	departure
+}
+
+// Pauses of the timer: a kernel may acknowledge 40 ms after the bytes came.
+const (
+	proofPause    = 10 * time.Millisecond
+	longestPause  = 200 * time.Millisecond
+	lastFewPauses = time.Millisecond // when the peer has said all
+)
+
+// arrive ends a stream in order: both sides have said all. It is over and off its
+// tunnel; done follows with the proof. mu is held.
+func (c *conn) arrive(s *Stream) {
+	if s.over {
+		return
+	}
+	s.inOrder = true
+	c.remove(s)
+	switch {
+	case !c.closed:
+		c.unproven = append(c.unproven, s)
+		if !c.leading { // else its END_STREAM may be yet to be written
+			c.mark()
+		}
+		c.proveLater()
+	case !c.complete:
+		s.err = c.unheard()
+		close(s.done)
+	default:
+		close(s.done)
+	}
+	c.closeIfUnused()
+}
+
+// mark notes that the socket has taken all that was packed; mu is held.
+func (c *conn) mark() {
+	if c.torn || c.marked == len(c.unproven) {
+		return
+	}
+	written := c.wire.Written()
+	for _, s := range c.unproven[c.marked:] {
+		s.mark = written
+	}
+	c.marked = len(c.unproven)
+}
+
+// prove ends the wait of those streams that have arrived; mu is held.
+func (c *conn) prove() {
+	if c.marked == 0 {
+		return
+	}
+	arrived := c.arrived()
+	n := 0
+	for n < c.marked && int64(c.unproven[n].mark) <= arrived {
+		close(c.unproven[n].done)
+		n++
+	}
+	c.forget(0, n)
+}
+
+// forget takes streams off the unproven ones; mu is held.
+func (c *conn) forget(from, to int) {
+	rest := append(c.unproven[:from], c.unproven[to:]...)
+	clear(c.unproven[len(rest):])
+	c.unproven = rest
+	c.marked -= max(0, min(c.marked, to)-from)
+	if len(rest) == 0 && cap(rest) > 64 {
+		c.unproven = nil
+	}
+}
+
+// arrived is how many bytes of the tunnel the peer's TCP has acknowledged, at
+// least; mu is held. What is no socket has no buffer either.
+func (c *conn) arrived() int64 {
+	written := int64(c.wire.Written()) // first: what is written meanwhile only makes it less
+	if c.rtt.socket == nil {
+		return written
+	}
+	if c.askUnacked == nil {
+		c.askUnacked = func(fd uintptr) { c.asked, c.askErr = socket.Unacked(fd) }
+	}
+	if err := c.rtt.socket.Control(c.askUnacked); err != nil || c.askErr != nil {
+		return -1
+	}
+	return written - int64(c.asked)
+}
+
+// proveLater has the timer ask, unless the reader is about to; mu is held.
+func (c *conn) proveLater() {
+	if len(c.unproven) == 0 || c.proving || c.handling || c.closed {
+		return
+	}
+	c.proving, c.pause = true, proofPause
+	if c.prover == nil {
+		c.prover = time.AfterFunc(c.pause, c.proveLate)
+	} else {
+		c.prover.Reset(c.pause)
+	}
+}
+
+func (c *conn) proveLate() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.prove()
+	if c.proving = len(c.unproven) > 0 && !c.closed; c.proving {
+		c.pause = min(2*c.pause, longestPause)
+		c.prover.Reset(c.pause)
+	}
+}
+
+// disown ends a stream's wait for its proof, by err. It reports whether it was
+// waiting; mu is held.
+func (c *conn) disown(s *Stream, err error) bool {
+	for i, other := range c.unproven {
+		if other == s {
+			c.forget(i, i+1)
+			s.err = err
+			close(s.done)
+			return true
+		}
+	}
+	return false
+}
+
+// unheard is how a stream ends whose last bytes nobody acknowledged: not in
+// order; mu is held.
+func (c *conn) unheard() error {
+	cause := ErrReset
+	if c.cutFor != nil && !errors.As(c.cutFor, &cause) {
+		cause = ErrReset
+	}
+	return fmt.Errorf("%w: the tunnel ended before the peer acknowledged the last bytes", cause)
+}

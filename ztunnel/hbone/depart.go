@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hbone
+
+import (
+	"errors"
+	"os"
+	"time"
+
+	"github.com/culvert-mesh/culvert/ztunnel/socket"
+)
+
+// departure is the end of a tunnel; conn.mu guards it.
+//
+// A socket that is closed while TCP still holds bytes loses them as soon as the
+// peer sends anything: its kernel gets a reset, and so does ours. So after the last
+// frame and the close_notify the socket stays until the peer has ended its side
+// and acknowledged all of ours. That may take long on a slow path; it ends before
+// only if nothing gets on for a while, or somebody wants it to (cutOff).
+type departure struct {
+	cutFor  error     // why the tunnel may stay no longer than cutAt; nil: it may
+	cutAt   time.Time // zero: no such moment
+	reached int64     // bytes that were known to have arrived
+	stirred time.Time // when they became more
+}
+
+// cutOff lets the tunnel's end take no longer than patience, for err. What has
+// not arrived by then is not reported as if it had; mu is held.
+func (c *conn) cutOff(err error, patience time.Duration) {
+	if c.cutFor == nil {
+		c.cutFor, c.cutAt = err, time.Now().Add(patience)
+		c.hurry()
+	}
+}
+
+// giveUp closes a socket on which nothing comes any more; mu is not held.
+func (c *conn) giveUp() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.cutOff(c.err, 0)
+	c.wire.SetReadDeadline(time.Unix(1, 0))
+}
+
+// stays reports that the reader should go on although its read missed a deadline:
+// the tunnel hangs up, and gets on with it.
+func (c *conn) stays(err error) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !errors.Is(err, os.ErrDeadlineExceeded) || c.err == nil || c.broken || c.stuck() {
+		return false
+	}
+	next := time.Now().Add(hangUpTimeout)
+	if !c.cutAt.IsZero() && c.cutAt.Before(next) {
+		next = c.cutAt
+	}
+	c.wire.SetReadDeadline(next)
+	return true
+}
+
+// stuck reports that nothing gets on any more, or that there is no time left; mu
+// is held.
+func (c *conn) stuck() bool {
+	now, patience := time.Now(), standstill
+	if arrived := c.arrived(); arrived > c.reached {
+		c.reached, c.stirred = arrived, now
+	}
+	if c.delivered() {
+		patience = lastWord
+	}
+	return now.Sub(c.stirred) >= patience || !c.cutAt.IsZero() && !now.Before(c.cutAt)
+}
+
+// depart closes the socket, of which nothing more can be read, when nothing can
+// be lost by that: what was written was acknowledged, or never will be.
+func (c *conn) depart() {
+	c.mu.Lock()
+	for pause := lastFewPauses; !c.delivered() && !c.stuck() && !c.dead(); pause = min(2*pause, longestPause) {
+		c.prove()
+		c.mu.Unlock()
+		time.Sleep(pause)
+		c.mu.Lock()
+	}
+	c.prove()
+	c.closed, c.complete = true, c.delivered()
+	for len(c.unproven) > 0 {
+		c.disown(c.unproven[0], c.unheard())
+	}
+	if c.prover != nil {
+		c.prover.Stop()
+	}
+	c.mu.Unlock()
+	c.wire.Close()
+}
+
+// delivered reports that the peer's TCP has acknowledged all that was to be
+// written; mu is held.
+func (c *conn) delivered() bool {
+	return !c.torn && !c.leading && (c.broken || c.writeDone) && c.arrived() >= int64(c.wire.Written())
+}
+
+// dead reports that there is no connection any more that could acknowledge
+// anything; mu is held.
+func (c *conn) dead() bool {
+	dead := c.torn
+	if c.rtt.socket != nil {
+		err := c.rtt.socket.Control(func(fd uintptr) { dead = dead || socket.Broke(fd) })
+		dead = dead || err != nil
+	}
+	return dead
+}
