@@ -333,7 +333,7 @@ func TestRefusalKeepsTheCAsSentence(t *testing.T) {
 func TestClientFindsTheCAAgain(t *testing.T) {
 	w := &wire{ca: newCA(t, td)}
 	cfg := files(t, w.ca)
-	addr, stop := serve(t, w, "127.0.0.1:0")
+	addr, stop := serve(t, w, "127.15.0.12:0") // whose ports nobody else takes meanwhile
 	cfg.Address = addr
 	c := dial(t, cfg)
 	if _, err := issue(t, c); err != nil {

@@ -98,7 +98,7 @@ func TestWhatATunnelDoesNotReachIsDeadAndWhatItRefusesIsNot(t *testing.T) {
 		dead   bool
 	}{
 		{"the app is closed", nil, true},
-		{"nobody takes the tunnel", func(s *story) { s.tunnels = netip.AddrPortFrom(dbAddr, closedPort(s.t, dbAddr)) }, true},
+		{"nobody takes the tunnel", func(s *story) { s.leadTunnelsTo(netip.AddrPortFrom(dbAddr, closedPort(s.t, dbAddr))) }, true},
 		{"a policy refuses", func(s *story) { s.db.policy.Replace(lock) }, false},
 		{"another identity is there", func(s *story) { s.dbID = sa("legacy") }, false},
 		{"no certificate of ours", func(s *story) { s.noSVID.Store(true) }, false},

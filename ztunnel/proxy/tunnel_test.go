@@ -42,12 +42,12 @@ type story struct {
 	registry *workload.Registry
 	ca       *certstest.Signer
 	web, db  *bench
-	to       netip.AddrPort // where steering leads web's app
-	app      netip.AddrPort // of db
-	from     netip.Addr     // of web's tunnels
-	dbID     spiffeid.ID    // that db's listener proves
-	until    time.Time      // end of all certificates; zero: none
-	tunnels  netip.AddrPort // db's listener
+	to       netip.AddrPort                 // where steering leads web's app
+	app      netip.AddrPort                 // of db
+	from     netip.Addr                     // of web's tunnels
+	dbID     spiffeid.ID                    // that db's listener proves
+	until    time.Time                      // end of all certificates; zero: none
+	tunnels  atomic.Pointer[netip.AddrPort] // where web's lead: db's listener
 	ln       *hbone.Listener
 	dials    atomic.Int32
 	noSVID   atomic.Bool
@@ -100,7 +100,7 @@ func (s *story) startPool() *hbone.Pool {
 				s.t.Errorf("tunnel to %v", to)
 			}
 			dialer := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0))}
-			conn, err := dialer.DialContext(ctx, "tcp", s.tunnels.String())
+			conn, err := dialer.DialContext(ctx, "tcp", s.tunnels.Load().String())
 			if err != nil {
 				return nil, err
 			}
@@ -109,9 +109,11 @@ func (s *story) startPool() *hbone.Pool {
 	})
 }
 
+func (s *story) leadTunnelsTo(at netip.AddrPort) { s.tunnels.Store(&at) }
+
 func (s *story) startDB() {
 	ln := listen(s.t, dbAddr)
-	s.tunnels = socket.AddrPort(ln.Addr())
+	s.leadTunnelsTo(socket.AddrPort(ln.Addr()))
 	server := s.credential(s.dbID, s.until, func(spiffeid.ID) error { return nil })
 	s.ln = hbone.NewListener(ln, hbone.ListenerConfig{
 		Credential: func(context.Context) (hbone.Credential, error) { return server, nil },
@@ -169,7 +171,7 @@ func TestMeshedPodsTalkInATunnelAndBothSidesRecordIt(t *testing.T) {
 	has(t, s.db.record(OK), map[string]any{
 		"level": "INFO", "msg": "connection complete", "direction": "inbound", "path": "tunnel",
 		"src.workload": "web-0", "src.namespace": "shop", "src.identity": sa("web").String(),
-		"dst.addr": s.tunnels.String(), "dst.hbone_addr": s.app.String(), "dst.service": "db.shop.svc.cluster.local",
+		"dst.addr": s.tunnels.Load().String(), "dst.hbone_addr": s.app.String(), "dst.service": "db.shop.svc.cluster.local",
 		"dst.workload": "db-0", "dst.namespace": "shop", "dst.identity": sa("db").String(),
 		"bytes_sent": 5.0, "bytes_recv": 5.0,
 	})
@@ -311,9 +313,9 @@ func TestWithoutACertificateNothingIsDialled(t *testing.T) {
 
 func TestATunnelThatNobodyTakesIsRefusedAtOnceUnlessThePeerJustJoined(t *testing.T) {
 	s := tell(t, echo(t, dbAddr))
-	listening := s.tunnels
+	listening := *s.tunnels.Load()
 	free := listen(t, dbAddr)
-	s.tunnels = socket.AddrPort(free.Addr()) // of nobody, in a moment
+	s.leadTunnelsTo(socket.AddrPort(free.Addr())) // of nobody, in a moment
 	free.Close()
 	expectRefused(t, webAddr, s.to)
 	has(t, s.web.record(Dial), map[string]any{"level": "ERROR", "path": "tunnel"})
@@ -325,7 +327,7 @@ func TestATunnelThatNobodyTakesIsRefusedAtOnceUnlessThePeerJustJoined(t *testing
 	s.web.Peers.observe(s.registry.All(), time.Now()) // db joins
 	conn := s.dial()
 	eventually(t, "it is dialled again", func() bool { return s.dials.Load() >= 3 })
-	ln, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(s.tunnels))
+	ln, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(*s.tunnels.Load()))
 	if err != nil {
 		t.Fatal(err)
 	}
