@@ -344,6 +344,36 @@ func TestAnswerMustComeInTime(t *testing.T) {
 	})
 }
 
+func TestOpenKeepsItsDeadlineWhateverItWaitsFor(t *testing.T) {
+	for name, obstruct := range map[string]func(b *bubble){
+		"a certificate": func(b *bubble) {
+			b.pool.cfg.Credential = func(ctx context.Context, _ Key) (Credential, error) {
+				<-ctx.Done()
+				return Credential{}, ctx.Err()
+			}
+		},
+		"a dial": func(b *bubble) {
+			b.pool.connect = func(ctx context.Context, _ Key) (net.Conn, error) {
+				<-ctx.Done()
+				return nil, ctx.Err()
+			}
+		},
+		"a handshake":                  func(b *bubble) { b.mute.Store(true) },
+		"a peer that allows no stream": func(b *bubble) { b.shutServer(time.Hour) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, time.Hour, func(t *testing.T, b *bubble) {
+				obstruct(b)
+				begin := time.Now()
+				_, err := b.openWithin(3 * time.Second)
+				if took := time.Since(begin); took != 3*time.Second || !errors.Is(err, context.DeadlineExceeded) {
+					t.Errorf("%v after %v", err, took)
+				}
+			})
+		})
+	}
+}
+
 func TestDenialEndsStreamsAtOnce(t *testing.T) {
 	inBubble(t, time.Hour, func(t *testing.T, b *bubble) {
 		near, far := b.open()
