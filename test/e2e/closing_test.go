@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net/netip"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -161,6 +162,45 @@ func resetOwingAnswer(p *path, e ends) error {
 	p.must(e.first.Reset())
 	_, err = e.second.Receive(p.ctx, 1)
 	return err
+}
+
+// An end that answers before it has read all, and closes, resets the connection behind
+// its answer: so do web servers that refuse a large request. The answer arrives.
+func TestAnAnswerArrivesBeforeTheResetBehindIt(t *testing.T) {
+	const times = 10
+	s := tell(t, "mesh")
+	s.overPaths(func(p *path) {
+		lost := map[string]int{}
+		for range times {
+			for _, e := range p.bothEnds() {
+				p.greet(e)
+				if !p.answersAndBreaksOff(e) {
+					lost[e.name]++
+				}
+				p.must(e.second.Close())
+			}
+		}
+		for name, n := range lost {
+			p.Errorf("%d of %d answers of the %s are lost", n, times, name)
+		}
+	})
+}
+
+// answersAndBreaksOff has an end answer 10 bytes of 1,000 and close, and reports
+// whether the other read all of the answer.
+func (p *path) answersAndBreaksOff(e ends) bool {
+	p.Helper()
+	p.must(e.second.Send(p.ctx, make([]byte, 1000)))
+	_, err := e.first.ReceiveFull(p.ctx, 10)
+	p.must(err)
+	answer := strings.Repeat("no", 750)
+	p.must(e.first.Send(p.ctx, []byte(answer)))
+	p.must(e.first.Close())
+	got, err := readAll(p.ctx, e.second)
+	if err == nil {
+		p.Errorf("the %s broke off: the other sees an end of data, want a reset", e.name)
+	}
+	return got == answer
 }
 
 // Nobody reads from an end that has finished, and so it is asked from time to
