@@ -183,3 +183,19 @@ func (s *Stream) queuedBytes() int {
 }
 
 func (s *Stream) isCut() bool { return s.toApp.is(receiverCut) }
+
+// The peer resets a stream whose app broke off, and whose last words it does not take.
+func TestAStreamThatBothAppsBrokeOffEndsAtOnce(t *testing.T) {
+	l, far := newPipe(t)
+	a, b := l.openNarrow(), <-far
+	b.fill(a) // a's tunnel end holds bytes for it
+	a.s.setWindow(0)
+	a.write("last words")
+	a.SetLinger(0)
+	a.Close()
+	waitUntil(t, func() bool { return a.s.toApp.is(receiverDeaf) })
+	b.s.Reset()
+	if r := a.wait(t); !errors.Is(r.err, ErrReset) {
+		t.Errorf("Carry returned %v, want %v", r.err, ErrReset)
+	}
+}

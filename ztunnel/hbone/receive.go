@@ -65,6 +65,7 @@ func (r *receiver) take(segments [][]byte, end receiverState) (p progress, mustD
 		return p, false
 	case receiverDeaf:
 		p.taken = length(segments)
+		p.part = end == receiverCut // there is no app to wait for
 		return p, false
 	}
 	written := 0
