@@ -29,19 +29,32 @@ func reset(conn *net.TCPConn) {
 
 // relay carries bytes between app and far until both directions have ended,
 // and closes both. The directions are independent: the end of one is passed on
-// and the other goes on for as long as it likes. An error of either end, or the
-// end of ctx, resets both, so that nobody mistakes it for an end of data.
+// and the other goes on for as long as it likes. An error of either end resets
+// both, so that nobody mistakes it for an end of data, but behind what that end
+// had sent before (parting.go). The end of ctx resets both at once.
+//
+// Without an error, both ends have acknowledged all that was sent to them.
 func relay(ctx context.Context, app, far *net.TCPConn, n *tally) error {
-	r := &relaying{app: app, far: far}
+	r := &relaying{app: app, far: far, over: make(chan struct{})}
+	toFar := &oneWay{dst: far, src: app, n: &n.sent, ended: make(chan struct{})}
+	toApp := &oneWay{dst: app, src: far, n: &n.received, ended: make(chan struct{})}
 	r.open.Store(2)
 	stop := context.AfterFunc(ctx, func() { r.abort(context.Cause(ctx)) })
 	defer stop()
 
 	var other sync.WaitGroup
-	other.Go(func() { r.carry(app, far, &n.received, &r.toApp, &r.toFar) })
-	r.carry(far, app, &n.sent, &r.toFar, &r.toApp)
+	other.Go(func() { r.carry(toApp, toFar) })
+	r.carry(toFar, toApp)
 	other.Wait()
 
+	heard := r.settle()
+	r.once.Do(func() { // or abort was first
+		if !heard {
+			r.err = errUnheard
+		}
+	})
+	// Nothing unread is left, for which the kernel would send a reset: what an
+	// end has not acknowledged, it is still sent.
 	app.Close()
 	far.Close()
 	return r.err
@@ -52,16 +65,25 @@ type relaying struct {
 	app, far *net.TCPConn
 	open     atomic.Int32 // directions that have not seen their end
 
-	toApp, toFar atomic.Bool // the end of data was passed on to it
-
 	once sync.Once
-	err  error // written once by abort, read when both directions are done
+	over chan struct{} // closed by abort
+	err  error         // written in once
 }
 
-// abort ends both directions; the first reason is kept.
+// oneWay is one of the two directions of a relay.
+type oneWay struct {
+	dst, src *net.TCPConn
+	n        *atomic.Uint64 // bytes that dst took
+	told     atomic.Bool    // the end of data was passed on to dst
+	ended    chan struct{}  // closed when nothing more will be passed on
+}
+
+// abort ends both directions at once; the first reason is kept. What the kernel
+// has yet to send is lost: whoever does not want that settles first.
 func (r *relaying) abort(err error) {
 	r.once.Do(func() {
 		r.err = err
+		close(r.over)
 		reset(r.app)
 		reset(r.far)
 	})
@@ -69,19 +91,11 @@ func (r *relaying) abort(err error) {
 
 // carry moves one direction. After its end it stays to watch src, because
 // nobody else would notice there that the process behind it has gone.
-func (r *relaying) carry(dst, src *net.TCPConn, n *atomic.Uint64, toDst, toSrc *atomic.Bool) {
-	err := transfer(dst, src, n)
-	if err == nil && isClosed(src) && !toSrc.Load() {
-		// Not even half of it was closed here, so it was reset. The kernel
-		// tells that once, and the other direction, which writes, was first.
-		err = syscall.ECONNRESET
-	}
-	if err == nil {
-		toDst.Store(true)
-		err = dst.CloseWrite()
-	}
+func (r *relaying) carry(d, back *oneWay) {
+	err := d.move(back)
+	close(d.ended)
 	if err != nil {
-		r.abort(err)
+		r.broke(back, err)
 		return
 	}
 	if r.open.Add(-1) == 0 {
@@ -91,9 +105,28 @@ func (r *relaying) carry(dst, src *net.TCPConn, n *atomic.Uint64, toDst, toSrc *
 		r.far.SetReadDeadline(past)
 		return
 	}
-	if err := watch(src); err != nil {
+	if err := watch(d.src); err != nil {
+		r.settle()
 		r.abort(err)
 	}
+}
+
+// move passes on all that src sends, and its end.
+func (d *oneWay) move(back *oneWay) error {
+	if err := transfer(d.dst, d.src, d.n); err != nil {
+		return err
+	}
+	if isClosed(d.src) && !back.told.Load() {
+		// Not even half of it was closed here, so it was reset. The kernel
+		// tells that once, and the other direction, which writes, was first.
+		return syscall.ECONNRESET
+	}
+	d.told.Store(true)
+	if err := d.dst.CloseWrite(); err != nil {
+		d.told.Store(false)
+		return deaf{err}
+	}
+	return nil
 }
 
 // isClosed reports that both ways of a connection have ended, or that it broke.

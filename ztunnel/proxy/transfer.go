@@ -22,8 +22,9 @@ const copySize = 32 << 10
 var buffers = buffer.NewPool(copySize)
 
 // transfer moves bytes from src to dst until src ends, which is nil, or either
-// breaks. It counts in n as it goes; (*net.TCPConn).ReadFrom would tell only at
-// the end, and holds a pipe even while nothing moves.
+// breaks: if it is dst, the error is a deaf. It counts in n as it goes;
+// (*net.TCPConn).ReadFrom would tell only at the end, and holds a pipe even while
+// nothing moves.
 //
 // Small messages are copied. A read that fills its buffer shows bulk: from then
 // on bytes are spliced, and never enter this process, until little comes again.
@@ -84,7 +85,7 @@ func (m *moving) copy() (bulk bool, err error) {
 	bulk = m.got == copySize
 	for m.left = m.buf.Bytes[:m.got]; len(m.left) > 0; m.left = m.left[m.got:] {
 		if err := m.wait(m.to.Write, m.writeFn); err != nil {
-			return false, err
+			return false, deaf{err}
 		}
 		m.n.Add(uint64(m.got))
 	}
@@ -151,7 +152,7 @@ func (m *moving) drainAll() error {
 		if err != nil {
 			m.pipe.close()
 			m.pipe = nil
-			return err
+			return deaf{err}
 		}
 		m.n.Add(uint64(m.got))
 	}
