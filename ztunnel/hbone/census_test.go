@@ -118,8 +118,7 @@ func (f *fair) wantRefused(g *guest, named string) {
 }
 
 func TestAPeerWithItsMostTunnelsLosesItsOwnIdleOnes(t *testing.T) {
-	f := newFair(t, ListenerConfig{})
-	f.ln.cfg.MaxTunnels = holderLeast * 2
+	f := newFair(t, ListenerConfig{MaxTunnels: holderLeast * 2})
 	busy := f.enter(clientID, "127.0.0.2")
 	first := f.enter(clientID, "127.0.0.2").rest()
 	for range holderLeast - 2 {
@@ -137,9 +136,8 @@ func TestAPeerWithItsMostTunnelsLosesItsOwnIdleOnes(t *testing.T) {
 }
 
 func TestAPeerWhoseTunnelsAreAllInUseGetsNoMore(t *testing.T) {
-	f := newFair(t, ListenerConfig{})
+	f := newFair(t, ListenerConfig{MaxTunnels: holderLeast * 2})
 	var guests []*guest
-	f.ln.cfg.MaxTunnels = holderLeast * 2
 	for range holderLeast {
 		guests = append(guests, f.enter(clientID, "127.0.0.2"))
 	}
@@ -293,7 +291,9 @@ func TestRequestsThatAreRejectedWithoutEndCostThePeerItsTunnel(t *testing.T) {
 			}
 			request := h2.AppendConnect(nil, Target{Authority: dbAddr})
 			for ; n < limit && !c.over(); n++ {
+				c.mu.Lock()
 				c.control = nil // as if it were written
+				c.mu.Unlock()
 				if err := c.feed(h2.AppendBlock(nil, uint32(1+2*n), h2.FlagEndStream|h2.FlagEndHeaders, request, h2.DefaultFrameLimit)); err != nil {
 					t.Fatal(err)
 				}
