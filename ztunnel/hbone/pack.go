@@ -204,6 +204,17 @@ func (s *Stream) readv(vector [][]byte) (n int, err error) {
 	return n, nil
 }
 
+// sentEnd notes that we sent all on a stream; mu is held.
+func (c *conn) sentEnd(s *Stream) {
+	s.endSent = true
+	if s.gotEnd {
+		c.uncount(s)
+	}
+	if s.told {
+		c.arrive(s)
+	}
+}
+
 // layout is where in a batch a turn's DATA frames go.
 type layout struct {
 	batch    *record.Batch

@@ -45,6 +45,15 @@ func (c *conn) read() {
 	c.hooks.work.Done()
 }
 
+// readDeadline bounds the time in which what is due may come.
+func (c *conn) readDeadline(t time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err == nil && !c.broken {
+		c.wire.SetReadDeadline(t)
+	}
+}
+
 // rester is a wire that can wait without a goroutine.
 type rester interface {
 	Rest(ready func()) socket.Ticket
@@ -262,15 +271,4 @@ func (c *conn) endReceived(s *Stream) {
 	c.mu.Unlock()
 	c.touch(s)
 	s.end = receiverEnded
-}
-
-// sentEnd notes that we sent all on a stream; mu is held.
-func (c *conn) sentEnd(s *Stream) {
-	s.endSent = true
-	if s.gotEnd {
-		c.uncount(s)
-	}
-	if s.told {
-		c.arrive(s)
-	}
 }

@@ -31,15 +31,6 @@ func (c *conn) headerBlock(pc h2.Piece) error {
 	return c.gotHeaders(block)
 }
 
-// readDeadline bounds the time in which what is due may come.
-func (c *conn) readDeadline(t time.Time) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.err == nil && !c.broken {
-		c.wire.SetReadDeadline(t)
-	}
-}
-
 func (c *conn) gotHeaders(block []byte) error {
 	if c.headers == nil {
 		c.headers = h2.NewDecoder(c.in.HeaderLimit)
