@@ -209,6 +209,49 @@ func TestAPodThatIsRenumberedStaysInTheMesh(t *testing.T) {
 	w.eventually("a pod without an address is refused", func() bool { return forbidden(w.connects("web")) })
 }
 
+// The plugin's word is old, and the netns is still the pod's.
+func TestAPodThatWasRenumberedIsTakenOver(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	req := w.pod("web", "10.1.0.1", true)
+	w.add(req, enroll.Enrolled)
+	next, others := netip.MustParseAddr("10.1.0.77"), netip.MustParseAddr("10.1.0.2")
+	w.kill()
+	w.delAddr(req.Netns, netip.MustParseAddr("10.1.0.1"))
+	w.start()
+	w.eventually("ztunnel has tried", func() bool { return strings.Contains(w.pods.Dump()["web"].Reason, "holds none of the pod's addresses") })
+
+	// What another pod has is no reason to take it over.
+	remote := w.workloads[0]
+	remote.UID, remote.Name, remote.Node, remote.Addrs = "remote", "remote", "there", []netip.Addr{others}
+	w.workloads = append(w.workloads, remote)
+	w.replace()
+	w.addAddr(req.Netns, others)
+	if err := w.join("web"); err == nil {
+		t.Error("enrolled with the address of another pod")
+	}
+	if in, out := w.datapath.Steered(w.sandboxes["web"].Cookie); !in || !out {
+		t.Errorf("let out meanwhile: inbound %v, outbound %v", in, out)
+	}
+
+	w.addAddr(req.Netns, next)
+	w.eventually("the pod is taken over", func() bool { return slices.Equal(w.steered("web"), []netip.Addr{next}) })
+	w.want("web", carried)
+	if got := w.connectsTo("web", netip.MustParseAddrPort("10.1.0.1:80")); got != carried {
+		t.Errorf("connections to what was the pod's address are %s", got)
+	}
+}
+
+// join tries to enroll a pod.
+func (w *world) join(uid string) error {
+	w.t.Helper()
+	pod, ok := w.pods.byID("c-" + uid)
+	if !ok {
+		w.t.Fatalf("no pod %s", uid)
+	}
+	return w.pods.converge(w.t.Context(), pod)
+}
+
 // forbidden says that the kernel refused a connection at once.
 func forbidden(what string) bool { return strings.Contains(what, "operation not permitted") }
 

@@ -69,6 +69,10 @@ func (p *Pods) steering() []step[*member] {
 
 // openNetns checks that the netns is still what was recorded, and takes the
 // addresses in it. It subscribes to changes before it looks.
+//
+// That the netns is the pod's was proved when it was recorded, by an address that
+// the plugin had given it. It may have others by now: whose netns it is says the
+// cookie. With none that is not another pod's, the pod waits.
 func (p *Pods) openNetns(ctx context.Context, m *member) (err error) {
 	if m.ns, err = netns.Open(m.Netns); err != nil {
 		return err
@@ -81,8 +85,11 @@ func (p *Pods) openNetns(ctx context.Context, m *member) (err error) {
 		m.ns.Close()
 		return err
 	}
-	if _, err = p.mayHold(m.ns, m.ips()); err == nil {
+	if _, err = p.mayHold(m.ns, nil); err == nil {
 		err = p.look(m)
+	}
+	if err == nil && len(m.addresses.list()) == 0 {
+		err = fmt.Errorf("%s holds none of the pod's addresses %v, and no other that is not another pod's", m.Netns, m.ips())
 	}
 	if err != nil {
 		return errors.Join(err, p.closeNetns(ctx, m))
