@@ -86,7 +86,8 @@ func (d *Datapath) DialOut(ns *netns.NS) func(ctx context.Context, from netip.Ad
 
 // DialInner returns how ztunnel connects to the app, under the address of the
 // client on whose behalf it does. from is the client's; a port of 0 means that it
-// is not known. The leg's own port is another: see innerPorts.
+// is not known. The leg's own port is another: see innerPorts. Without
+// CAP_NET_BIND_SERVICE a client below 1024 is seen above, and counted by Stats.
 //
 // What sends a leg back to its own sender is a missing entry in the map
 // inner: it is written before the connect, and a failed write ends the dial.
@@ -96,23 +97,34 @@ func (d *Datapath) DialInner(ns *netns.NS) func(ctx context.Context, from, to ne
 			return nil, fmt.Errorf("dial %v as %v: address families differ", to, from.Addr())
 		}
 		var problem error
+		first := uint16(1)
 		for port := range innerPorts(from.Port()) {
+			if port < first {
+				continue
+			}
 			conn, err := d.dialInner(ctx, ns, netip.AddrPortFrom(from.Addr(), port), to)
-			if err == nil || !isTaken(err) {
+			if err == nil || !isTaken(err) && !isForbidden(err) {
 				return conn, err
 			}
 			problem = err
+			if isForbidden(err) { // and so are all others below 1024: we would try a thousand
+				first = 1024
+				d.legs.forbidden.Add(1)
+			}
 		}
 		return nil, fmt.Errorf("no port is free: %w", problem)
 	}
 }
 
 // isTaken says whether another port may do: EPERM is the program's answer to
-// a tuple that is in use by the client itself, EACCES the kernel's to a port
-// below 1024 without CAP_NET_BIND_SERVICE.
+// a tuple that is in use by the client itself.
 func isTaken(err error) bool {
-	return errors.Is(err, unix.EADDRINUSE) || errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES)
+	return errors.Is(err, unix.EADDRINUSE) || errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.EPERM)
 }
+
+// isForbidden knows the kernel's answer to a port below 1024 without
+// CAP_NET_BIND_SERVICE.
+func isForbidden(err error) bool { return errors.Is(err, unix.EACCES) }
 
 func (d *Datapath) dialInner(ctx context.Context, ns *netns.NS, src, to netip.AddrPort) (*net.TCPConn, error) {
 	d.sweepLegs()

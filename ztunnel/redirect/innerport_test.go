@@ -4,9 +4,11 @@ package redirect
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"runtime"
 	"testing"
 	"time"
 
@@ -116,6 +118,57 @@ func relayOne(t *testing.T, w *world, to netip.AddrPort, plaintext, app *net.TCP
 		return fmt.Errorf("the app sees %v, the client is %v", seen, client)
 	}
 	return nil
+}
+
+// A ztunnel may run with three capabilities, of which this is none.
+func TestWithoutCapNetBindServiceNoPortBelow1024IsTriedTwice(t *testing.T) {
+	w := newWorld(t)
+	p := w.enrolled()
+	for i, six := range []bool{false, true} {
+		source, to := client4, netip.AddrPortFrom(p.addr(six), 514)
+		if six {
+			source = client6
+		}
+		app := p.listen(to)
+		err := without(unix.CAP_NET_BIND_SERVICE, func() error {
+			leg, err := w.d.DialInner(p.ns)(t.Context(), netip.AddrPortFrom(source, 1023), to)
+			if err == nil {
+				leg.Close()
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatalf("%s: %v", family(six), err)
+		}
+		conn, err := app.AcceptTCP()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if port := addrPort(conn.RemoteAddr()).Port(); port < 1024 {
+			t.Errorf("%s: the leg has port %d", family(six), port)
+		}
+		if n := w.d.Stats()["inner_low_port_forbidden"]; n != uint64(i+1) {
+			t.Errorf("%s: %d tries were forbidden, want one of each leg", family(six), n)
+		}
+	}
+}
+
+// without runs f on a thread that lacks a capability.
+func without(capability int, f func() error) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var before [2]unix.CapUserData
+	if err := unix.Capget(&header, &before[0]); err != nil {
+		return err
+	}
+	less := before
+	less[capability/32].Effective &^= 1 << (capability % 32)
+	if err := unix.Capset(&header, &less[0]); err != nil {
+		return err
+	}
+	return errors.Join(f(), unix.Capset(&header, &before[0]))
 }
 
 // rsh and NFS servers look at that.

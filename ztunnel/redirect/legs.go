@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unsafe"
 
@@ -20,6 +21,8 @@ const legLinger = time.Second
 // legs are the legs to apps that are being opened, or were a moment ago. Each may
 // have an entry in the map inner, which all pods share.
 type legs struct {
+	forbidden atomic.Uint64 // that should have had a port below 1024, which we may not bind
+
 	mu   sync.Mutex
 	room int // of the map
 	open map[meshFlow]struct{}

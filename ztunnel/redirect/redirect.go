@@ -171,7 +171,7 @@ func enumerators(spec *ebpf.CollectionSpec, name string) ([]string, error) {
 }
 
 // Stats returns the programs' counters: why sockets went where they went. One is
-// the kernel's: see met.
+// the kernel's: see met; and one is of our own dials.
 func (d *Datapath) Stats() map[string]uint64 {
 	stats := make(map[string]uint64, len(d.counters))
 	for i, name := range d.counters[:len(d.counters)-1] { // the last counts the others
@@ -184,6 +184,7 @@ func (d *Datapath) Stats() map[string]uint64 {
 		}
 	}
 	stats["inbound_syn_met_socket"] = d.met.count(d.steeredNetns())
+	stats["inner_low_port_forbidden"] = d.legs.forbidden.Load()
 	return stats
 }
 
