@@ -19,6 +19,8 @@
 
 #define AF_INET 2
 #define AF_INET6 10
+#define SOL_SOCKET 1
+#define SO_MARK 36
 
 #define IPPROTO_TCP 6
 #define IPPROTO_MPTCP 262

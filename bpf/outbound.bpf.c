@@ -37,6 +37,7 @@ enum verdict { DENY = 0, ALLOW = 1 };
 /* Set by redirect.Load before the programs are verified. */
 const volatile __u64 host_netns; /* cookie */
 const volatile __u32 exclusions; /* CIDRs and ports; 0: nobody looks for them */
+const volatile __u32 inner_mark; /* what has it is local in a pod's netns, whatever its address */
 
 /* The id of kubelet's cgroup now, or 0: no probe is exempt. Not const: userspace
  * changes it, as a kubelet that is restarted has another cgroup.
@@ -189,6 +190,30 @@ static __always_inline bool is_taken(struct bpf_sock_addr *ctx, int family,
 	taken = sk->state != BPF_TCP_LISTEN && sk->state != BPF_TCP_TIME_WAIT;
 	bpf_sk_release(sk);
 	return taken;
+}
+
+static __always_inline void set_mark(struct bpf_sock_addr *ctx, __u32 mark)
+{
+	bpf_setsockopt(ctx, SOL_SOCKET, SO_MARK, &mark, sizeof(mark));
+}
+
+/* An address may leave the pod while no ztunnel runs that could say so, or while
+ * the connection is open, and be another pod's. By the mark that our inner legs
+ * have, and the rule for it, what is sent there stays in the pod: if the address
+ * is still the pod's, the table local has it, and the rule is not asked. A mark of
+ * the app's own is left alone.
+ */
+static __always_inline void keep_inside(struct bpf_sock_addr *ctx, const struct addr *dst)
+{
+	if (!is_loopback(dst) && !is_unspecified(dst) && !ctx->sk->mark)
+		set_mark(ctx, inner_mark);
+}
+
+/* A socket that is connected again must not bear the mark of the last time. */
+static __always_inline void let_outside(struct bpf_sock_addr *ctx)
+{
+	if (ctx->sk->mark == inner_mark)
+		set_mark(ctx, 0);
 }
 
 /* Before connect() chooses one, a socket has a source address by bind() only. */
@@ -366,8 +391,11 @@ static __always_inline enum verdict on_connect(struct bpf_sock_addr *ctx, int fa
 		count(OUTBOUND_ZTUNNEL);
 		return ALLOW;
 	}
-	if (is_own(netns, &dst.addr))
+	let_outside(ctx);
+	if (is_own(netns, &dst.addr)) {
+		keep_inside(ctx, &dst.addr);
 		return pass(state, OUTBOUND_LOCAL);
+	}
 	if (is_excluded(&dst))
 		return pass(state, OUTBOUND_EXCLUDED);
 	return steer_outbound(ctx, family, netns, pod, &dst);

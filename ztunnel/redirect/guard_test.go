@@ -456,3 +456,73 @@ func must[T any](v T, err error) T {
 	}
 	return v
 }
+
+// An address left the pod while no ztunnel ran, or while a connection was open,
+// and is another's: what the pod sends there stays in it.
+func TestNothingLeavesForAnAddressThatWasThePodsOwn(t *testing.T) {
+	w := newWorld(t)
+	p := w.enrolled()
+	for _, six := range []bool{false, true} {
+		was := netip.MustParseAddr("10.77.200.7")
+		if six {
+			was = netip.MustParseAddr("fd77:0:0:200::7")
+		}
+		w.in(p.ns, func() error { return addAddr("eth0", was, was.BitLen()) })
+		p.s.Addrs = append(p.s.Addrs, was)
+		if err := errors.Join(w.d.Route(p.ns, p.s.Addrs), w.d.UpdateAddrs(p.ns.Cookie(), p.s.Addrs)); err != nil {
+			t.Fatal(err)
+		}
+		to := netip.AddrPortFrom(was, 8080)
+		app := p.listen(to)
+		var open int
+		w.in(p.ns, func() (err error) { // and its app knows nobody else by that address
+			open, err = plainClient(nil)(afOf(six), sockaddr(to))
+			return err
+		})
+		defer unix.Close(open)
+		serve(t, app, "app")
+		wantServer(t, p.ns, to, "app")
+
+		s := p.sniff()
+		w.in(p.ns, func() error { return delAddr("eth0", was) })
+		if !w.d.IsOwn(p.ns.Cookie(), was) {
+			t.Fatal("somebody has noticed")
+		}
+		unix.Write(open, []byte(secret))
+		if got, err := ask(p.ns, to, nil); err == nil && !strings.HasPrefix(got, "app ") {
+			t.Errorf("%s: %q answers", family(six), got)
+		}
+		for _, packet := range s.packets() {
+			if src, dst, ok := ends(packet); ok && dst == was {
+				t.Errorf("%s: on the wire: %v to %v", family(six), src, dst)
+			}
+		}
+		s.wantNothing()
+	}
+}
+
+func TestASocketThatWasConnectedToThePodItselfMayGoOut(t *testing.T) {
+	w := newWorld(t)
+	p := w.enrolled()
+	p.serveAll()
+	for _, six := range []bool{false, true} {
+		to := servers(1, six)[0]
+		p.in(p.ns, func() error {
+			fd, err := unix.Socket(afOf(six), unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+			if err != nil {
+				return err
+			}
+			defer unix.Close(fd)
+			if err := unix.Connect(fd, sockaddr(netip.AddrPortFrom(p.addr(six), 9))); !errors.Is(err, unix.ECONNREFUSED) {
+				t.Errorf("%s: connect to a closed port of the pod: %v", family(six), err)
+			}
+			if err := unix.Connect(fd, sockaddr(to)); err != nil {
+				t.Errorf("%s: %v", family(six), err)
+			}
+			if mark, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK); err != nil || mark != 0 {
+				t.Errorf("%s: mark %#x, %v", family(six), mark, err)
+			}
+			return nil
+		})
+	}
+}

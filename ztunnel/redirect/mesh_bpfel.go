@@ -187,6 +187,7 @@ const (
 	meshProgOutboundSockops      = "outbound_sockops"
 	meshVarExclusions            = "exclusions"
 	meshVarHostNetns             = "host_netns"
+	meshVarInnerMark             = "inner_mark"
 	meshVarKubeletCgroup         = "kubelet_cgroup"
 	meshVarNobodyKnown           = "nobody_known"
 	meshVarRefusedLast           = "refused_last"
@@ -274,6 +275,7 @@ type meshMapSpecs struct {
 type meshVariableSpecs struct {
 	Exclusions    *ebpf.VariableSpec `ebpf:"exclusions"`
 	HostNetns     *ebpf.VariableSpec `ebpf:"host_netns"`
+	InnerMark     *ebpf.VariableSpec `ebpf:"inner_mark"`
 	KubeletCgroup *ebpf.VariableSpec `ebpf:"kubelet_cgroup"`
 	NobodyKnown   *ebpf.VariableSpec `ebpf:"nobody_known"`
 	RefusedLast   *ebpf.VariableSpec `ebpf:"refused_last"`
@@ -347,6 +349,7 @@ func (m *meshMaps) Close() error {
 type meshVariables struct {
 	Exclusions    *ebpf.Variable `ebpf:"exclusions"`
 	HostNetns     *ebpf.Variable `ebpf:"host_netns"`
+	InnerMark     *ebpf.Variable `ebpf:"inner_mark"`
 	KubeletCgroup *ebpf.Variable `ebpf:"kubelet_cgroup"`
 	NobodyKnown   *ebpf.Variable `ebpf:"nobody_known"`
 	RefusedLast   *ebpf.Variable `ebpf:"refused_last"`

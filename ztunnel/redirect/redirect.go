@@ -130,6 +130,7 @@ func (d *Datapath) load(spec *ebpf.CollectionSpec) (err error) {
 	}
 	if err := errors.Join(
 		spec.Variables[meshVarHostNetns].Set(uint64(d.opts.HostNetns)),
+		spec.Variables[meshVarInnerMark].Set(uint32(innerMark)),
 		spec.Variables[meshVarExclusions].Set(uint32(len(d.opts.ExcludeCIDRs)+len(d.opts.ExcludePorts))),
 		spec.Variables[meshVarStandIn4].Set(wirePrefix(d.standIn(unix.AF_INET))),
 		spec.Variables[meshVarStandIn6].Set(wirePrefix(d.standIn(unix.AF_INET6))),
