@@ -23,6 +23,8 @@
 #define TC_NEXT (-1) /* TC_ACT_UNSPEC: ask the next filter */
 #define TC_DROP 2 /* TC_ACT_SHOT */
 
+#define PACKET_HOST 0
+
 #define TCP_SYN_ACK_RST 0x16
 #define TCP_SYN 0x02
 
@@ -149,7 +151,11 @@ int forward_ingress(struct __sk_buff *skb)
 		count(FORWARD_DROPPED);
 		return TC_DROP;
 	}
-	if (!netns)
+	/* No map has the IPv6 link-local addresses of a pod, at which sk_lookup
+	 * accepts nothing: so nothing is lost if NAT gets nothing either. What a
+	 * bridge of the pod's passes on is not for the pod.
+	 */
+	if (!netns && (!is_link_local6(&p.dst) || skb->pkt_type != PACKET_HOST))
 		return TC_NEXT;
 	if (whole && !p.tcp)
 		return TC_NEXT;
@@ -162,6 +168,10 @@ int forward_ingress(struct __sk_buff *skb)
 	}
 	if ((tcp[13] & TCP_SYN_ACK_RST) != TCP_SYN)
 		return TC_NEXT;
+	if (!netns) {
+		count(FORWARD_DROPPED);
+		return TC_DROP;
+	}
 
 	flow.netns = *netns;
 	flow.src = p.src;

@@ -398,6 +398,11 @@ static __always_inline bool same(const struct addr *a, const struct addr *b)
 	       a->word[2] == b->word[2] && a->word[3] == b->word[3];
 }
 
+static __always_inline bool is_link_local6(const struct addr *a)
+{
+	return (a->word[0] & bpf_htonl(0xffc00000)) == bpf_htonl(0xfe800000);
+}
+
 static __always_inline bool is_loopback(const struct addr *a)
 {
 	if (is_ipv4(a))

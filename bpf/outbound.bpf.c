@@ -148,14 +148,6 @@ static __always_inline bool is_excluded(const struct endpoint *dst)
 	       bpf_map_lookup_elem(&excluded_cidrs, &cidr);
 }
 
-/* connect() with an IPv6 link-local address needs the scope, which we do not
- * see and could not dial.
- */
-static __always_inline bool is_link_local6(const struct addr *a)
-{
-	return (a->word[0] & bpf_htonl(0xffc00000)) == bpf_htonl(0xfe800000);
-}
-
 /* The inner leg poses as a client. If that client has a live connection with
  * the app from the same port, our SYN would reach it, and our answer to its
  * answer would reset it: userspace shall try another port.
@@ -339,6 +331,7 @@ steer_outbound(struct bpf_sock_addr *ctx, int family, __u64 netns,
 
 	if (!port)
 		return refuse(OUTBOUND_REFUSED_FAMILY);
+	/* connect() needs the scope, which we do not see and could not dial. */
 	if (is_link_local6(&dst->addr))
 		return refuse(OUTBOUND_REFUSED_LINK_LOCAL);
 	if (is_off_route(ctx, pod))

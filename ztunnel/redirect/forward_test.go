@@ -239,3 +239,47 @@ func TestAGuardRefusesStandInsFromTheWire(t *testing.T) {
 		t.Errorf("a stranger reaches %q by a stand-in", name)
 	}
 }
+
+// In no map, and translated like any other address.
+func TestAGuardRefusesLinkLocalAddresses(t *testing.T) {
+	w := newWorld(t)
+	n := w.enrolled().nest()
+	var to netip.AddrPort
+	w.in(n.testPodNS.ns, func() error {
+		eth0, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		addrs, err := netlink.AddrList(eth0, netlink.FAMILY_V6)
+		for _, a := range addrs {
+			if a.IP.IsLinkLocalUnicast() {
+				addr, _ := netip.AddrFromSlice(a.IP)
+				to = netip.AddrPortFrom(addr, 9090)
+			}
+		}
+		if err != nil || !to.IsValid() {
+			return fmt.Errorf("no link-local address on eth0: %w", err)
+		}
+		out, err := exec.Command("nft", "add rule inet docker prerouting ip6 daddr fe80::/10 tcp dport 9090 dnat ip6 to fd88::2").CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("nft: %v: %s", err, out)
+		}
+		return nil
+	})
+	w.in(w.ns, func() error {
+		wire, err := netlink.LinkByName("veth1")
+		if err == nil {
+			to = netip.AddrPortFrom(to.Addr().WithZone(fmt.Sprint(wire.Attrs().Index)), to.Port())
+		}
+		return err
+	})
+	byGlobal := bindTo(node6, 0) // the kernel forwards nothing that comes from a link-local address
+	wantServer(t, w.ns, to, "nested", byGlobal)
+	n.guard(t, ForwardGuard{Refuse: true})
+	if name, err := ask(w.ns, to, byGlobal); err == nil {
+		t.Errorf("a stranger reaches %q by a link-local address", name)
+	}
+	serve(t, n.listen(netip.AddrPortFrom(n.v6, 7070)), "app") // and neighbours are found as before
+	n.serveAll()
+	wantServer(t, w.ns, netip.AddrPortFrom(n.v6, 8080), "plaintext")
+}
