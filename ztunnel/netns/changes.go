@@ -11,7 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Changes tells that a namespace's devices, addresses, rules or routes changed.
+// Changes tells that a namespace's devices, addresses, rules or routes changed, or
+// whether it forwards.
 // It is one socket, which waits in the netpoller. The socket lives in the
 // namespace and keeps it alive: Close it with the NS.
 type Changes struct{ sock *os.File }
@@ -21,7 +22,8 @@ type Changes struct{ sock *os.File }
 const groups = 1<<(unix.RTNLGRP_LINK-1) |
 	1<<(unix.RTNLGRP_IPV4_IFADDR-1) | 1<<(unix.RTNLGRP_IPV6_IFADDR-1) |
 	1<<(unix.RTNLGRP_IPV4_ROUTE-1) | 1<<(unix.RTNLGRP_IPV6_ROUTE-1) |
-	1<<(unix.RTNLGRP_IPV4_RULE-1) | 1<<(unix.RTNLGRP_IPV6_RULE-1)
+	1<<(unix.RTNLGRP_IPV4_RULE-1) | 1<<(unix.RTNLGRP_IPV6_RULE-1) |
+	1<<(unix.RTNLGRP_IPV4_NETCONF-1) | 1<<(unix.RTNLGRP_IPV6_NETCONF-1)
 
 // Changes subscribes. What changes from now on is told: look at the namespace
 // after this, not before.

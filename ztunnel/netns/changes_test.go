@@ -50,6 +50,15 @@ func TestChangesTellsOfDevicesAddressesRulesAndLocalRoutes(t *testing.T) {
 	wait(t, c, "an address that leaves")
 }
 
+func TestChangesTellsOfForwarding(t *testing.T) {
+	for _, sysctl := range []string{"ipv4/ip_forward", "ipv6/conf/all/forwarding"} {
+		ns := open(t)
+		c := follow(t, ns)
+		inside(t, ns, func() error { return os.WriteFile("/proc/sys/net/"+sysctl, []byte("1"), 0) })
+		wait(t, c, sysctl)
+	}
+}
+
 func addLocalRoute(to string, table int) error {
 	lo, err := netlink.LinkByName("lo")
 	if err != nil {

@@ -4,6 +4,7 @@ package pods
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -262,7 +263,7 @@ func (p *Pods) follow(_ context.Context, m *member) error {
 		defer close(ended)
 		for m.changes.Wait() == nil {
 			start := time.Now()
-			if err := p.refresh(m); err != nil {
+			if err := p.changed(m); err != nil {
 				p.Log.Error("following the netns of a pod", logPod, m.sandbox.String(), logError, err)
 			}
 			select {
@@ -272,6 +273,16 @@ func (p *Pods) follow(_ context.Context, m *member) error {
 		}
 	})
 	return nil
+}
+
+// changed has all that depends on the netns of m follow it: its addresses, its
+// routing, and whether it forwards.
+func (p *Pods) changed(m *member) error {
+	err := p.refresh(m)
+	if w, known := p.workload(m.sandbox); known {
+		err = errors.Join(err, p.watchForwarding(m, w))
+	}
+	return err
 }
 
 func (p *Pods) stopFollowing(_ context.Context, m *member) error {

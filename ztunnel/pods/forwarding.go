@@ -6,6 +6,7 @@ import (
 	"context"
 	"net/netip"
 	"slices"
+	"sync"
 
 	"github.com/culvert-mesh/culvert/ztunnel/redirect"
 	"github.com/culvert-mesh/culvert/ztunnel/workload"
@@ -21,6 +22,26 @@ const (
 	guardClosed               // strangers are refused as the pod's policies say
 )
 
+// forwarding is what is known of a member that may forward.
+type forwarding struct {
+	mu      sync.Mutex // held while it is looked at; a leaf
+	behind  []string   // devices by which the pod forwards to another netns
+	guard   guard
+	guarded []int // devices, by index
+}
+
+func (f *forwarding) devices() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.behind
+}
+
+func (f *forwarding) known() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.guard != guardUnknown
+}
+
 // guardForwarding is a step of steering: see watchForwarding.
 func (p *Pods) guardForwarding(_ context.Context, m *member) error {
 	w, known := p.Registry.ByUID(m.PodUID)
@@ -31,51 +52,59 @@ func (p *Pods) guardForwarding(_ context.Context, m *member) error {
 }
 
 func (p *Pods) unguardForwarding(_ context.Context, m *member) error {
-	if m.adopted || m.guard == guardOpen {
+	f := &m.forwarding
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if m.adopted || f.guard == guardOpen {
 		return nil
 	}
-	m.guard = guardOpen
+	f.guard = guardOpen
 	return p.Datapath.UnguardForwarding(m.ns)
 }
 
 // watchForwarding says when a pod begins or ceases to forward to a netns
 // behind it. Nothing of that netns has an identity, and what the pod forwards
 // reaches no socket of its own: where its policies refuse plaintext, a guard
-// refuses it before. Its pod.mu is held.
+// refuses it before. It is called when the pod's netns changes, too, and so does
+// without pod.mu: whoever ends the following of a netns holds that.
 func (p *Pods) watchForwarding(m *member, w workload.Workload) error {
+	m.forwarding.mu.Lock()
+	defer m.forwarding.mu.Unlock()
 	err := p.keepGuard(m, w)
 	if err != nil {
-		m.guard = guardUnknown // so the pod is not confirmed
+		m.forwarding.guard = guardUnknown // so the pod is not confirmed
 	}
 	return err
 }
 
+// keepGuard requires that m.forwarding.mu is held.
 func (p *Pods) keepGuard(m *member, w workload.Workload) error {
+	f := &m.forwarding
 	behind, err := redirect.Forwards(m.ns, m.unmapped())
 	if err != nil {
 		return err
 	}
-	if !slices.Equal(behind, m.behind) {
+	if !slices.Equal(behind, f.behind) {
 		p.sayForwarding(m, behind, w.MayForward)
-		m.behind = behind
+		f.behind = behind
 	}
 	if len(behind) == 0 || w.MayForward {
-		if m.guard == guardOpen {
+		if f.guard == guardOpen {
 			return nil
 		}
 		if err := p.Datapath.UnguardForwarding(m.ns); err != nil {
 			return err
 		}
-		m.guard, m.guards = guardOpen, nil
+		f.guard, f.guarded = guardOpen, nil
 		return nil
 	}
 	others, ports := p.Policy.RefusesPlaintext(w)
-	now, wrong, err := p.Datapath.GuardForwarding(m.ns, redirect.ForwardGuard{Refuse: others, Ports: ports}, m.guards)
-	m.guards = now
+	now, wrong, err := p.Datapath.GuardForwarding(m.ns, redirect.ForwardGuard{Refuse: others, Ports: ports}, f.guarded)
+	f.guarded = now
 	if err != nil {
 		return err
 	}
-	m.guard = guardClosed
+	f.guard = guardClosed
 	if wrong != "" {
 		p.Metrics.Repaired("guard")
 		p.Log.Error("steering was removed by another hand and is restored", logWhat, wrong)

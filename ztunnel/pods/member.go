@@ -33,9 +33,7 @@ type member struct {
 	release   func() // of the SVID
 	carrier   *carrier
 
-	behind []string // devices by which the pod forwards to another netns
-	guard  guard
-	guards []int // devices that are guarded, by index
+	forwarding forwarding
 }
 
 // A membership is two lists of steps, done in this order and undone in reverse:

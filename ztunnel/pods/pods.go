@@ -373,7 +373,7 @@ func (p *Pods) confirmed(pod *pod, sound bool, running func() []process) bool {
 	if err != nil {
 		p.Log.Error("following the netns of a pod", logPod, pod.String(), logError, err)
 	}
-	ok := sound && err == nil && p.steered(pod.member) && pod.member.guard != guardUnknown
+	ok := sound && err == nil && p.steered(pod.member) && pod.member.forwarding.known()
 	if ok {
 		p.neighbours.add(pod.member)
 	} else {

@@ -65,7 +65,7 @@ func (p *Pods) state(pod *pod, s sandbox) State {
 	switch m := pod.member; {
 	case m != nil:
 		state.State, state.Identity = "enrolled", m.id.String()
-		state.Connections, state.Forwards = m.carrier.pod.Connections(), m.behind
+		state.Connections, state.Forwards = m.carrier.pod.Connections(), m.forwarding.devices()
 		state.Addresses, state.Tunnels = m.addresses.state(), m.carrier.told()
 		certificate := p.Certs.Certificate(m.id)
 		state.Certificate = &certificate
@@ -183,7 +183,7 @@ func (pod *pod) enrolledAs() (id spiffeid.ID, behind []string, ok bool) {
 	if pod.member == nil || pod.astray != "" {
 		return id, nil, false
 	}
-	return pod.member.id, pod.member.behind, true
+	return pod.member.id, pod.member.forwarding.devices(), true
 }
 
 // sayMisplaced logs a change.
