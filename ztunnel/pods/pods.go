@@ -94,17 +94,18 @@ type pod struct {
 	visited     sync.Mutex   // one call of rounds at a time; before mu
 	confirmedAt atomic.Int64 // when the kernel last agreed that it is in the mesh, in ns; 0: it does not
 
-	mu      sync.Mutex         // one change of membership at a time; guards what follows
-	life    context.Context    // ends with the sandbox: what it still carries is cut
-	end     context.CancelFunc // of life
-	path    string             // that leads to its netns now; at first the sandbox's, "" if it is lost
-	lost    bool               // nothing leads to its netns: not enrolled until something does
-	member  *member            // nil while outside the mesh
-	adopted bool               // steered and not served: refused until it is enrolled again or let go
-	gone    bool               // forgotten: never enroll again
-	hooks   hooks              // of the member
-	astray  string             // why the hooks do not run for the member's processes; "" while nobody knows better
-	failed  string             // why the last attempt to enroll failed; "" when it did not
+	mu        sync.Mutex         // one change of membership at a time; guards what follows
+	life      context.Context    // ends with the sandbox: what it still carries is cut
+	end       context.CancelFunc // of life
+	path      string             // that leads to its netns now; at first the sandbox's, "" if it is lost
+	lost      bool               // nothing leads to its netns: not enrolled until something does
+	member    *member            // nil while outside the mesh
+	unrouting pause              // of a pod outside the mesh, whose app holds what keeps its routing
+	adopted   bool               // steered and not served: refused until it is enrolled again or let go
+	gone      bool               // forgotten: never enroll again
+	hooks     hooks              // of the member
+	astray    string             // why the hooks do not run for the member's processes; "" while nobody knows better
+	failed    string             // why the last attempt to enroll failed; "" when it did not
 }
 
 func (pod *pod) sandbox() sandbox { return *pod.known.Load() }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/culvert-mesh/culvert/ztunnel/netns"
 	"github.com/culvert-mesh/culvert/ztunnel/redirect"
@@ -68,11 +69,37 @@ func ignoreInUse(err error) error {
 // unrouteLeft removes what is left of the routing of a pod outside the mesh: by
 // an earlier run that was still carrying, or because the app held a socket.
 // pod.mu is held.
+//
+// An app may hold such a socket for ever, so it is looked for less and less often.
 func (p *Pods) unrouteLeft(pod *pod) error {
 	cookie := pod.sandbox().Cookie
-	if !p.Datapath.Routed(cookie) || pod.path == "" {
+	if !p.Datapath.Routed(cookie) || pod.path == "" || time.Now().Before(pod.unrouting.next) {
 		return nil
 	}
+	err := p.unrouteNow(pod, cookie)
+	if errors.Is(err, redirect.ErrInUse) {
+		pod.unrouting.later()
+		return nil
+	}
+	pod.unrouting = pause{}
+	return err
+}
+
+// pause is when to try again what others keep from happening.
+type pause struct {
+	next time.Time
+	last time.Duration
+}
+
+// maxPause ends the doubling.
+const maxPause = time.Minute
+
+func (p *pause) later() {
+	p.last = min(max(2*p.last, verifyEvery), maxPause)
+	p.next = time.Now().Add(p.last)
+}
+
+func (p *Pods) unrouteNow(pod *pod, cookie netns.Cookie) error {
 	defer p.routes.changing.Lock(cookie)()
 	if p.routes.add(cookie, 0) > 0 {
 		return nil // what it opened before is still carried
@@ -85,5 +112,5 @@ func (p *Pods) unrouteLeft(pod *pod) error {
 	if ns.Cookie() != cookie {
 		return fmt.Errorf("%s is another netns than the one that was recorded", pod.path)
 	}
-	return errors.Join(p.Datapath.UnguardForwarding(ns), ignoreInUse(p.Datapath.Unroute(ns)))
+	return errors.Join(p.Datapath.UnguardForwarding(ns), p.Datapath.Unroute(ns))
 }

@@ -3,10 +3,14 @@
 package pods
 
 import (
+	"net"
 	"net/http/httptest"
+	"net/netip"
 	"os"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -178,4 +182,65 @@ func TestADeletedPodIsRoutedNoMore(t *testing.T) {
 	if w.datapath.Routed(w.sandboxes["web"].Cookie) {
 		t.Error("the kernel remembers the routing of a netns that is gone")
 	}
+}
+
+// An app may hold a connection of the mesh, which has ended, for as long as it likes.
+func TestADeadSocketIsLookedForLessAndLessOften(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var p pause
+		start, tries := time.Now(), 0
+		for time.Since(start) < time.Hour {
+			if !time.Now().Before(p.next) {
+				tries++
+				p.later()
+			}
+			time.Sleep(verifyEvery)
+		}
+		if tries > 70 {
+			t.Errorf("%d tries in an hour", tries)
+		}
+	})
+}
+
+func TestTheRoutingGoesAfterTheLastSocketToAStandIn(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	w.add(w.pod("web", "10.1.0.1", true), enroll.Enrolled)
+	_, done := w.open("web")
+	w.label("web", false)
+	w.eventually("the pod left", func() bool { return w.connects("web") == released })
+	held := w.holdStandIn("web")
+	done()
+	pod, _ := w.pods.byID("c-web")
+	w.eventually("the socket was found twice", func() bool {
+		pod.mu.Lock()
+		defer pod.mu.Unlock()
+		return pod.unrouting.last > verifyEvery
+	})
+	if !w.datapath.Routed(w.sandboxes["web"].Cookie) {
+		t.Error("the routing went before the app's socket")
+	}
+	held.Close()
+	w.eventually("the routing has gone", func() bool { return w.unrouted("web") })
+}
+
+// holdStandIn connects an app of the pod, which is not steered any more, to another
+// one by a stand-in.
+func (w *world) holdStandIn(uid string) net.Conn {
+	w.t.Helper()
+	ns := w.enter(w.sandboxes[uid].Netns)
+	ln, err := ns.Listen(w.t.Context(), netip.MustParseAddrPort("0.0.0.0:8080"), nil)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() { ln.Close() })
+	conn, err := ns.Dial(w.t.Context(), netip.MustParseAddrPort("240.0.0.9:8080"), nil)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if err := conn.SetLinger(0); err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() { conn.Close() })
+	return conn
 }

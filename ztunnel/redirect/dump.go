@@ -25,10 +25,12 @@ type asker struct {
 	interrupted bool // a table changed while it was read
 }
 
-// newAsker makes the kernel check requests strictly, since Linux 4.20: otherwise it
-// ignores the filters in them.
-func newAsker(until time.Time) (*asker, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
+// newAsker asks rtnetlink. It makes the kernel check requests strictly, since Linux
+// 4.20: otherwise it ignores the filters in them.
+func newAsker(until time.Time) (*asker, error) { return askerOf(unix.NETLINK_ROUTE, until) }
+
+func askerOf(protocol int, until time.Time) (*asker, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, protocol)
 	if err != nil {
 		return nil, os.NewSyscallError("socket(AF_NETLINK)", err)
 	}
