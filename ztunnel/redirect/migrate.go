@@ -26,7 +26,7 @@ const layout = 2
 //
 //	maps    each is pinned in our directory, too, or copied into one of ours
 //	links   likewise, so that there is never a second one beside them
-//	load    our programs, with those maps
+//	load    our programs, with those maps; then what v1 did not remember of its pods
 //	attach  each link runs our program from then on, in one step
 //	drop    the former pins: links first, maps after them
 //

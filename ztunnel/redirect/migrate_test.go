@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/culvert-mesh/culvert/ztunnel/netns"
 )
@@ -53,6 +55,52 @@ func TestPodsOfLayoutV1AreTakenOverInPlace(t *testing.T) {
 	w.wantOnlyOurs(p)
 	// Its twin: whoever was no pod of v1 is none now.
 	wantServer(t, w.pod().ns, netip.AddrPortFrom(node4, 8080), "node")
+}
+
+// That version set sysctls and rules, and remembered neither.
+func TestAPodOfLayoutV1LeavesNothingBehind(t *testing.T) {
+	for name, enrolledAgain := range map[string]bool{"it is enrolled again": true, "it leaves at once": false} {
+		t.Run(name, func(t *testing.T) {
+			w := unloaded(t)
+			v := w.loadV1()
+			p := w.podOfV1(v)
+			before := rules(w, p)
+			w.in(p.ns, func() error {
+				for _, s := range sysctls[:3] {
+					if err := writeSysctl(s.path, "1"); err != nil {
+						return err
+					}
+				}
+				for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
+					rule := netlink.NewRule()
+					rule.Family, rule.Priority, rule.Mark, rule.Table = family, innerPriority, innerMark, innerTable
+					if err := netlink.RuleAdd(rule); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+			v.kill()
+			w.d = load(t, w.opts)
+			if enrolledAgain {
+				p.enroll(w.d)
+			}
+			if !w.d.Routed(p.ns.Cookie()) {
+				t.Error("nobody knows that the pod is routed")
+			}
+			if err := errors.Join(w.d.UnsteerOutbound(p.ns.Cookie()), w.d.UnsteerInbound(p.ns.Cookie()), w.d.Unroute(p.ns)); err != nil {
+				t.Fatal(err)
+			}
+			for _, s := range sysctls {
+				if got := sysctlOf(w, p, s.path); got != "0" {
+					t.Errorf("%s is %s", s.path, got)
+				}
+			}
+			if got := rules(w, p); got != before {
+				t.Errorf("%d rules, before %d", got, before)
+			}
+		})
+	}
 }
 
 func sum(t *testing.T, counters *ebpf.Map, index uint32) (n uint64) {

@@ -4,6 +4,7 @@ package redirect
 
 import (
 	"errors"
+	"fmt"
 
 	"github.com/cilium/ebpf"
 )
@@ -26,7 +27,7 @@ var fromV1 = map[string]carry{
 	"pods":           same, // what was padding, and zero, is the id of stand-ins
 	"probe_ports":    same,
 	"refused_until":  emptied, // new
-	"routed":         emptied, // new
+	"routed":         emptied, // new; see noteRouting
 	"sockets":        same,
 }
 
@@ -64,4 +65,29 @@ func countersOfV1(ours, old *ebpf.Map) error {
 		problems = append(problems, err)
 	}
 	return errors.Join(problems...)
+}
+
+// setByV1 are the sysctls that v1 set, as bits in the order of sysctls.
+const setByV1 = 1<<3 - 1
+
+// noteRouting remembers that the pods of v1 are routed: that version kept no record,
+// and without one nobody would undo it when they leave. What its sysctls were before
+// nobody knows. The kernel gives a new netns 0 for each of them, whatever its parent
+// has, and so they are set back to 0: an app that had set one itself loses that.
+func (d *Datapath) noteRouting(v1 former) error {
+	names, err := pinsIn(v1.pods)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		cookie, ok := parseCookie(name)
+		if !ok {
+			continue
+		}
+		err := d.mesh.Routed.Update(uint64(cookie), uint32(setByV1), ebpf.UpdateNoExist)
+		if err != nil && !errors.Is(err, ebpf.ErrKeyExist) {
+			return fmt.Errorf("remember what layout v1 routed: %w", err)
+		}
+	}
+	return nil
 }

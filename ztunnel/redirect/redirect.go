@@ -106,7 +106,7 @@ func (d *Datapath) steps() ([]func() error, error) {
 		return nil, err
 	}
 	steps := []func() error{d.pins.make}
-	var last []func() error
+	var loaded, last []func() error
 	for _, f := range earlier {
 		links, err := d.carryLinks(f)
 		if err != nil {
@@ -117,10 +117,14 @@ func (d *Datapath) steps() ([]func() error, error) {
 			return nil, err
 		}
 		steps = slices.Concat(steps, d.carryMaps(f, spec.Maps), links)
+		if f.version == 1 {
+			loaded = append(loaded, func() error { return d.noteRouting(f) })
+		}
 		last = append(last, dropped...)
 	}
 	load := func() error { return d.load(spec) }
-	steps = append(steps, load, d.setExclusions, d.forgetNobody, d.followKubelet, d.attach, d.adopt)
+	steps = append(append(steps, load), loaded...)
+	steps = append(steps, d.setExclusions, d.forgetNobody, d.followKubelet, d.attach, d.adopt)
 	return append(steps, last...), nil
 }
 
