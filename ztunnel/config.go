@@ -196,5 +196,3 @@ func halves(p netip.Prefix) (low, high netip.Prefix) {
 
 func (c Config) enrollSocket() string { return filepath.Join(c.StateDir, "enroll.sock") }
 func (c Config) adminSocket() string  { return filepath.Join(c.StateDir, "admin.sock") }
-func (c Config) snapshotFile() string { return filepath.Join(c.StateDir, "snapshot.json") }
-func (c Config) sandboxDir() string   { return filepath.Join(c.StateDir, "sandboxes") }

@@ -28,6 +28,8 @@ type status struct {
 	objects  source.Source
 	steering func() error // what the kernel does not do as it should
 	state    func() error // what of the state directory cannot be restored
+
+	snapshotFile string // by redirect.Lock's path, so that it is written to no other ztunnel's directory
 }
 
 // pending says what readiness waits for, a sentence each. Once the CA would have
@@ -140,7 +142,7 @@ func (s *status) snapshot() {
 	if errors.Is(s.state(), redirect.ErrLocked) {
 		return // what is there now is another's
 	}
-	path := s.cfg.snapshotFile()
+	path := s.snapshotFile
 	if err := enroll.WriteSnapshot(path, pods.Snapshot(s.registry.All(), s.cfg.OwnPod)); err != nil {
 		s.cfg.Log.Error("writing the plugin's snapshot; pods wait while ztunnel is away", logError, err)
 		os.Remove(path)
@@ -152,7 +154,7 @@ func (s *status) keepSnapshot() (replaced bool, err error) {
 	if !s.registry.Synced() {
 		return false, nil
 	}
-	path := s.cfg.snapshotFile()
+	path := s.snapshotFile
 	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"path/filepath"
 	"runtime/debug"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -105,7 +106,7 @@ func Run(ctx context.Context, cfg Config) error {
 
 	// Whose connections?
 	members, err = pods.New(pods.Config{
-		Node: cfg.NodeName, Host: host.Cookie(), Dir: cfg.sandboxDir(), Drain: cfg.Drain,
+		Node: cfg.NodeName, Host: host.Cookie(), Dir: filepath.Join(lock.Held(), "sandboxes"), Drain: cfg.Drain,
 		SameNodeTunnel: cfg.SameNodeTunnel, StdTLSRecords: cfg.StdTLSRecords,
 		Datapath: datapath, Registry: registry, Policy: policies, Peers: peers, Budget: budget, Certs: store, Metrics: counts, Log: cfg.Log,
 	})
@@ -121,7 +122,8 @@ func Run(ctx context.Context, cfg Config) error {
 			cfg.Log.Error("another hand removed or replaced a part of the state directory, which is restored (-state-dir)", logWhat, what)
 		},
 	}
-	status := &status{cfg: cfg, pods: members, registry: registry, objects: objects, steering: datapath.Sound, state: keeper.Sound}
+	status := &status{cfg: cfg, pods: members, registry: registry, objects: objects, steering: datapath.Sound, state: keeper.Sound,
+		snapshotFile: filepath.Join(lock.Held(), "snapshot.json")}
 	status.publish(counts, datapath, budget)
 	admin, err := admin.Open(admin.Config{
 		MetricsAddress: cfg.MetricsAddress, ReadyAddress: cfg.ReadyAddress, AdminAddress: cfg.AdminAddress,

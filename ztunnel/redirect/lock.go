@@ -75,13 +75,20 @@ func (l *Lock) Keep(move func(former string) error) error {
 	if err != nil {
 		return err
 	}
-	if l.file != nil {
-		err = move(fmt.Sprintf("/proc/self/fd/%d", l.file.Fd()))
+	if l.file == nil {
+		l.file = next.file
+		return nil
 	}
-	l.Close()
-	l.file = next.file
-	return err
+	// On the same descriptor: whoever has the path of Held goes on in the next
+	// directory. The former one's lock goes with its last descriptor.
+	err = move(l.Held())
+	return errors.Join(err, os.NewSyscallError("dup3", unix.Dup3(int(next.file.Fd()), int(l.file.Fd()), unix.O_CLOEXEC)), next.Close())
 }
+
+// Held is a path that leads to the directory which is locked, whatever has its name
+// by now. What is written by it lands in no directory of another process, not even
+// when the name passes to that between two steps of a write.
+func (l *Lock) Held() string { return fmt.Sprintf("/proc/self/fd/%d", l.file.Fd()) }
 
 // current reports whether what is locked is what the path leads to.
 func (l *Lock) current() bool {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -205,6 +206,68 @@ func TestLockFollowsADirectoryThatWasReplaced(t *testing.T) {
 }
 
 // What a second ztunnel would change first is what pods may reach without it.
+// Another process may have the name, and its lock, between any two steps of ours.
+func TestWhatIsWrittenByHeldLandsInNoDirectoryOfAnother(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "state")
+	l, err := LockDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	held := l.Held()
+	write := func(name string) error { return os.WriteFile(filepath.Join(held, name), nil, 0o600) }
+	wantIn := func(dir string, want ...string) {
+		t.Helper()
+		var got []string
+		entries, err := os.ReadDir(dir)
+		for _, e := range entries {
+			got = append(got, e.Name())
+		}
+		if err != nil || !slices.Equal(got, want) {
+			t.Errorf("in %s: %q, %v; want %q", dir, got, err, want)
+		}
+	}
+	if err := write("begun"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(dir, dir+".former"); err != nil {
+		t.Fatal(err)
+	}
+	other, err := LockDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	if err := os.Rename(filepath.Join(held, "begun"), filepath.Join(held, "ended")); err != nil {
+		t.Error(err)
+	}
+	if err := l.Keep(func(string) error { return nil }); !errors.Is(err, ErrLocked) {
+		t.Errorf("Keep: %v", err)
+	}
+	if err := write("more"); err != nil {
+		t.Error(err)
+	}
+	wantIn(dir)
+	wantIn(dir+".former", "ended", "more")
+
+	other.Close() // it ended: the name is ours again, by the same path
+	if err := l.Keep(func(string) error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if err := write("again"); err != nil {
+		t.Error(err)
+	}
+	wantIn(dir, "again")
+	if _, err := LockDir(dir); !errors.Is(err, ErrLocked) {
+		t.Errorf("the next directory is not locked: %v", err)
+	}
+	former, err := LockDir(dir + ".former")
+	if err != nil {
+		t.Fatalf("the former directory is locked still: %v", err)
+	}
+	former.Close()
+}
+
 func TestSecondDatapathChangesNothing(t *testing.T) {
 	w := newWorld(t)
 	p := w.enrolled()
