@@ -61,7 +61,7 @@ func TestTheKernelsWordOnAPodAges(t *testing.T) {
 // The look at one pod takes as long as the test: others join, are confirmed and
 // repaired.
 func TestAPodThatTakesLongToLookAtHoldsUpNoOther(t *testing.T) {
-	const slow, quick, late = "5f7be1c2-slow", "5f7be1c2-quick", "5f7be1c2-late"
+	slow, quick, late := newUID(), newUID(), newUID()
 	w := newWorld(t)
 	w.start()
 	for uid, addr := range map[string]string{slow: "10.1.0.1", quick: "10.1.0.2"} {

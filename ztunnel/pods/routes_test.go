@@ -102,10 +102,8 @@ func TestRoutingThatAnotherHandChangedIsRestoredAndCounted(t *testing.T) {
 
 // What one pod does to its own netns is no reason to doubt the others.
 func TestAPodWhoseRoutingIsInDoubtIsNotVerified(t *testing.T) {
-	const (
-		acceptLocal = "/proc/sys/net/ipv4/conf/lo/accept_local"
-		web, db     = "7d21c0aa-web", "7d21c0aa-db"
-	)
+	const acceptLocal = "/proc/sys/net/ipv4/conf/lo/accept_local"
+	web, db := newUID(), newUID()
 	w := newWorld(t)
 	w.start()
 	for uid, addr := range map[string]string{web: "10.1.0.1", db: "10.1.0.2"} {
