@@ -4,6 +4,7 @@ package hbone
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"net"
 	"syscall"
@@ -61,6 +62,15 @@ func (e *early) follow(s *Stream) {
 	if e.err != nil && e.err != io.EOF { // the end of what it says, Carry will find again
 		s.appFailed(e.err)
 	}
+}
+
+// last is the error of an OpenFor that ends here, for want of another tunnel. What was
+// read of the app ends with it: so it must not look as if nobody had been asked.
+func (e *early) last(t Target, err error) error {
+	if len(e.kept) > 0 && errors.Is(err, ErrDial) {
+		return &NoAnswerError{t.Authority, err}
+	}
+	return err
 }
 
 // wanted reports that something may yet go early.

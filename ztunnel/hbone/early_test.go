@@ -10,6 +10,7 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"golang.org/x/net/http2"
@@ -315,6 +316,23 @@ func TestWhatAnAppSaidGoesToAnotherTunnelOnlyIfThePeerTookNothing(t *testing.T) 
 				t.Errorf("%s after %q: %d dials", c.name, text, l.dials.Load())
 			}
 		}
+	}
+}
+
+// Who opens again what could not be dialled must not do so with an app of which
+// something was read.
+func TestAPeerThatIsGoneAfterItHeardSomethingIsNoUnansweredDial(t *testing.T) {
+	l := provenServer(t, func(p *rawPeer) {
+		id := p.until(is[*http2.MetaHeadersFrame]).Header().StreamID
+		p.until(is[*http2.DataFrame])
+		p.WriteGoAway(id-1, http2.ErrCodeNo, nil)
+	})
+	l.pool.connect = func(context.Context, Key) (net.Conn, error) { return nil, syscall.ECONNREFUSED }
+	near, far := socketPair(t)
+	io.WriteString(far, "hello")
+	var silence *NoAnswerError
+	if r := <-l.openFor(t, near, far).done; !errors.As(r.err, &silence) || !errors.Is(r.err, syscall.ECONNREFUSED) {
+		t.Errorf("%v, want that a CONNECT was not answered", r.err)
 	}
 }
 

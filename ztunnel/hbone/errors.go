@@ -44,7 +44,7 @@ func (e *StatusError) Unwrap() error {
 	return ErrDial
 }
 
-// NoAnswerError says that the peer, to which there is a tunnel, did not answer a
+// NoAnswerError says that the peer, to which there is or was a tunnel, did not answer a
 // CONNECT before Why.
 type NoAnswerError struct {
 	Target netip.AddrPort

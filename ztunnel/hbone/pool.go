@@ -105,14 +105,15 @@ func (p *Pool) Open(ctx context.Context, key Key, target Target) (*Stream, error
 }
 
 // OpenFor is Open for an app whose first bytes need not wait for the answer.
-// The caller still owns app, unless an error says that it broke off.
+// The caller still owns app, unless an error says that it broke off; after a
+// NoAnswerError it must not be given to another OpenFor, as something of it was read.
 func (p *Pool) OpenFor(ctx context.Context, key Key, target Target, app *net.TCPConn) (*Stream, error) {
 	var tried []*conn
 	first := newEarly(app)
 	for {
 		s, err := p.reserve(ctx, key, target, tried)
 		if err != nil {
-			return nil, err
+			return nil, first.last(target, err)
 		}
 		err = s.await(ctx, p.cfg.AnswerTimeout, first)
 		var again *notTaken
@@ -124,7 +125,7 @@ func (p *Pool) OpenFor(ctx context.Context, key Key, target Target, app *net.TCP
 			return nil, err
 		case again.room: // by now we know how much there is
 		case len(tried) == maxRetries:
-			return nil, err
+			return nil, first.last(target, err)
 		default:
 			tried = append(tried, s.c)
 		}
