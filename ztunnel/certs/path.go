@@ -48,11 +48,19 @@ type signatureCheck = func(cert, by *x509.Certificate) error
 // that a root of ours signed, in the order in which they were presented; nil if
 // none do. What else was presented, as the root itself, is passed over.
 //
-// Names show where a path could be; then signatures are checked from the root
-// downwards. So every key that a signature is checked with is a root's, or of an
-// authority that is already known to lead to one: a stranger cannot choose its
-// cost. crypto/x509 goes the other way, by up to a hundred signatures.
+// Names and key identifiers show where a path could be; then signatures are checked
+// from the root downwards. So every key that a signature is checked with is a root's,
+// or of an authority that is already known to lead to one: a stranger cannot choose
+// its cost. crypto/x509 goes the other way, by up to a hundred signatures.
+//
+// Authorities below or after each other may have one name. Then their key identifiers
+// tell them apart, and where these are missing, the last one presented is most likely
+// a root's. Only in the end names alone count: two certificates of one key may have
+// other identifiers.
 func (b *bundle) path(certs []*x509.Certificate, check signatureCheck) []*x509.Certificate {
+	if b.set[sha256.Sum256(certs[0].Raw)] { // crypto/x509 asks for no more either
+		return certs[:1]
+	}
 	failures := 0
 	holds := func(cert, by *x509.Certificate) bool {
 		if failures < maxFailures && check(cert, by) == nil {
@@ -61,21 +69,33 @@ func (b *bundle) path(certs []*x509.Certificate, check signatureCheck) []*x509.C
 		failures++
 		return false
 	}
-	for top := range certs {
-		if path := named(certs[:top+1]); path != nil && b.signed(path, holds) {
-			return path
+	for _, fits := range []fit{byKey, byName} {
+		for top := len(certs); top > 0; top-- {
+			if path := fits.path(certs[:top]); path != nil && b.signed(path, fits, holds) {
+				return path
+			}
 		}
 	}
 	return nil
 }
 
-// named is the path from the last certificate down to the first, by names alone;
-// nil if there is none. Of two that are cross-signed it takes the one that fits.
-func named(certs []*x509.Certificate) []*x509.Certificate {
+// fit reports whether one certificate says that another signed it.
+type fit func(cert, by *x509.Certificate) bool
+
+func byName(cert, by *x509.Certificate) bool { return bytes.Equal(cert.RawIssuer, by.RawSubject) }
+
+// byKey is for those that name no key, too: most have no name in common with others.
+func byKey(cert, by *x509.Certificate) bool {
+	return byName(cert, by) && (len(cert.AuthorityKeyId) == 0 || bytes.Equal(cert.AuthorityKeyId, by.SubjectKeyId))
+}
+
+// path is that from the last certificate down to the first, as far as can be seen; nil
+// if there is none. Of two that are cross-signed it takes the one that fits.
+func (fits fit) path(certs []*x509.Certificate) []*x509.Certificate {
 	last := len(certs) - 1
 	path, at := []*x509.Certificate{certs[last]}, last
 	for i := last - 1; i >= 0; i-- {
-		if bytes.Equal(certs[i].RawIssuer, certs[at].RawSubject) {
+		if fits(certs[i], certs[at]) {
 			path, at = append(path, certs[i]), i
 		}
 	}
@@ -88,10 +108,10 @@ func named(certs []*x509.Certificate) []*x509.Certificate {
 
 // signed reports whether a root of ours signed the last of the path, and each
 // signed the one before it.
-func (b *bundle) signed(path []*x509.Certificate, holds func(cert, by *x509.Certificate) bool) bool {
+func (b *bundle) signed(path []*x509.Certificate, fits fit, holds func(cert, by *x509.Certificate) bool) bool {
 	by := len(path) - 1
-	for _, root := range b.issuers(path[by]) {
-		if !holds(path[by], root) {
+	for _, root := range b.roots {
+		if !fits(path[by], root) || !holds(path[by], root) {
 			continue
 		}
 		for by > 0 && holds(path[by-1], path[by]) {
@@ -100,20 +120,4 @@ func (b *bundle) signed(path []*x509.Certificate, holds func(cert, by *x509.Cert
 		return by == 0
 	}
 	return false
-}
-
-// issuers are the roots with the name of a certificate's issuer, first those
-// with its key identifier: after a re-key, two have one name.
-func (b *bundle) issuers(cert *x509.Certificate) (found []*x509.Certificate) {
-	var others []*x509.Certificate
-	for _, root := range b.roots {
-		switch {
-		case !bytes.Equal(root.RawSubject, cert.RawIssuer):
-		case bytes.Equal(root.SubjectKeyId, cert.AuthorityKeyId):
-			found = append(found, root)
-		default:
-			others = append(others, root)
-		}
-	}
-	return append(found, others...)
 }

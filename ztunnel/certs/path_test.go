@@ -62,6 +62,24 @@ func TestChainsAsPeersPresentThemAreAccepted(t *testing.T) {
 		t.Fatal(err)
 	}
 	large := certstest.Mint(certstest.Authority("large"), certstest.NewKey(elliptic.P521()), nil)
+	// As SPIRE's are without serial numbers in their names: roots, and two authorities
+	// below the last, the upper one signed by a former root, too.
+	mesh := func(key crypto.Signer, by *certstest.Signer, keyID bool) *certstest.Signer {
+		return certstest.Mint(certstest.Authority("mesh", func(c *x509.Certificate) {
+			if keyID { // crypto/x509 sees itself to it only where names differ
+				c.AuthorityKeyId = by.Cert.SubjectKeyId
+			}
+		}), key, by)
+	}
+	newKey := func() crypto.Signer { return certstest.NewKey(p256) }
+	former := mesh(newKey(), nil, false)
+	alike := []*certstest.Signer{mesh(newKey(), nil, false), mesh(newKey(), nil, false), mesh(newKey(), nil, false)}
+	upper := mesh(newKey(), alike[2], true)
+	lower := mesh(newKey(), upper, true)
+	crossedUpper := mesh(upper.Key, former, true)
+	upperNoID := mesh(newKey(), alike[2], false)
+	lowerNoID := mesh(newKey(), upperNoID, false)
+	self := certstest.Mint(leafOf(), certstest.NewKey(p256), nil)
 	for name, test := range map[string]struct {
 		roots     []*certstest.Signer
 		presented []*certstest.Signer
@@ -75,6 +93,10 @@ func TestChainsAsPeersPresentThemAreAccepted(t *testing.T) {
 		"cross-signed, ours first":    {[]*certstest.Signer{root}, []*certstest.Signer{certstest.Mint(leafOf(), certstest.NewKey(p256), issuer), issuer, crossed}},
 		"cross-signed, ours last":     {[]*certstest.Signer{root}, []*certstest.Signer{certstest.Mint(leafOf(), certstest.NewKey(p256), issuer), crossed, issuer}},
 		"a root of ours may be large": {[]*certstest.Signer{large}, []*certstest.Signer{certstest.Mint(leafOf(), certstest.NewKey(p256), large), large}},
+		"a root that is no authority": {[]*certstest.Signer{self}, []*certstest.Signer{self}},
+		"authorities of one name":     {alike, []*certstest.Signer{certstest.Mint(leafOf(), newKey(), lower), lower, upper}},
+		"without key identifiers":     {alike, []*certstest.Signer{certstest.Mint(leafOf(), newKey(), lowerNoID), lowerNoID, upperNoID}},
+		"cross-signed, of one name":   {alike, []*certstest.Signer{certstest.Mint(leafOf(), newKey(), lower), lower, crossedUpper, upper}},
 	} {
 		b := mustBundle(t, certsOf(test.roots...)...)
 		if _, err := verifyChain(certsOf(test.presented...), b, asClient, time.Now()); err != nil {
