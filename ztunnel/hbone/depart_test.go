@@ -198,9 +198,13 @@ func handOver(t *testing.T) (*link, *app, *slowPath) {
 
 func TestCarryReturnsWhenTheLastBytesHaveArrived(t *testing.T) {
 	_, b, p := handOver(t)
+	before := time.Now()
 	p.held.Store(false)
 	if r := b.wait(t); r.err != nil {
 		t.Error(r.err)
+	}
+	if !b.s.Ended().Before(before) {
+		t.Error("the stream counts as open until then")
 	}
 }
 

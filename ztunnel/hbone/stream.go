@@ -49,14 +49,15 @@ type Stream struct {
 	cause      error      // the peer reset the stream, and the app gets what came before
 	accepted   bool       // the 200 was sent, or came
 	over       bool       // nothing is left to do, but to hear that it arrived
-	inOrder    bool       // both sides had said all
-	unread     bool       // the peer wants no more of the app, which may go on sending
-	brokenOff  bool       // after it was over
-	mark       uint64     // bytes of the tunnel that must arrive until then, see acknowledging
-	err        error      // why it is over; nil if in order
-	counted    bool       // in conn.active
-	allowed    int        // streams, by the peer, when this one was opened
-	reading    bool       // its pump is waiting for the app, and so will see it go
+	overAt     time.Time
+	inOrder    bool   // both sides had said all
+	unread     bool   // the peer wants no more of the app, which may go on sending
+	brokenOff  bool   // after it was over
+	mark       uint64 // bytes of the tunnel that must arrive until then, see acknowledging
+	err        error  // why it is over; nil if in order
+	counted    bool   // in conn.active
+	allowed    int    // streams, by the peer, when this one was opened
+	reading    bool   // its pump is waiting for the app, and so will see it go
 	changed    sync.Cond
 	tiny       rate.Left
 	sendWindow int // what the peer lets us send
@@ -225,7 +226,7 @@ func (c *conn) end(s *Stream, err error) bool {
 
 // remove is what end and arrive have in common; mu is held.
 func (c *conn) remove(s *Stream) {
-	s.over = true
+	s.over, s.overAt = true, time.Now()
 	c.repay(s, s.lent)
 	if s.queued {
 		c.ringOf(s).drop(s)
@@ -259,6 +260,17 @@ func (s *Stream) letGo() {
 		s.c.live--
 		s.c.mu.Unlock()
 	})
+}
+
+// Ended is when the stream was over, now if it is not. Carry returns later than
+// that: when it has arrived.
+func (s *Stream) Ended() time.Time {
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	if !s.over {
+		return time.Now()
+	}
+	return s.overAt
 }
 
 // ending is result, and whether both sides had said all.

@@ -137,6 +137,10 @@ func (c *connection) finish(err error) {
 		err = context.Cause(c.ctx) // what came of it on the sockets is not the reason
 	}
 	c.cancel(nil)
+	c.ended = time.Now()
+	if s := c.stream.Load(); s != nil {
+		c.ended = s.Ended() // that all has arrived was known later
+	}
 	for ; c.held > 0; c.held-- {
 		c.pod.Share.descriptors().Give()
 	}

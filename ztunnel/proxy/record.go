@@ -87,6 +87,7 @@ type record struct {
 	direction direction
 	path      string
 	start     time.Time
+	ended     time.Time
 	src, dst  end
 	hbone     netip.AddrPort    // the target inside the tunnel; zero: no tunnel
 	service   *workload.Service // that was asked for; nil: none
@@ -150,7 +151,7 @@ func (r *record) end(attrs []slog.Attr, word Word, err error) []slog.Attr {
 		attrs = append(attrs,
 			slog.Uint64(fieldBytesSent, r.sent),
 			slog.Uint64(fieldBytesRecv, r.received),
-			slog.String(fieldDuration, time.Since(r.start).Round(time.Millisecond).String()))
+			slog.String(fieldDuration, r.ended.Sub(r.start).Round(time.Millisecond).String()))
 	}
 	attrs = append(attrs, slog.String(fieldResult, string(word)), slog.String(fieldFlags, Words[word]))
 	if r.policy != "" {
