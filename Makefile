@@ -8,7 +8,8 @@ PLUGINS := $(addprefix github.com/containernetworking/plugins/plugins/,\
 
 CRYPTO := ./ztunnel/hbone/aead ./ztunnel/hbone/record
 
-FUZZTIME  ?= 30s
+FUZZTIME   ?= 30s
+STRESSTIME ?= 60s
 
 # What builds and checks, but is no part of the product, is a module of its own.
 TOOL := go tool -modfile=$(CURDIR)/tools/go.mod
@@ -66,6 +67,10 @@ test-e2e:
 race: ## run the tests under the race detector, but for the slow ones
 	go test -race -short -timeout=10m $$(go list ./... | grep -v '^$(MODULE)/test/e2e')
 	go -C bench test -race -short -timeout=10m ./...
+
+.PHONY: stress
+stress: ## have apps talk over a bad path while all goes wrong (root; STRESSTIME=10m SEED=7)
+	@go run -race ./test/stress -time $(STRESSTIME) $(if $(SEED),-seed $(SEED))
 
 .PHONY: lint
 lint: ## gofmt, go.mod, vet, staticcheck, the import table, shell syntax

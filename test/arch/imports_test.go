@@ -66,6 +66,9 @@ const imports = `
 	NONE < bench/load, bench/plot, bench/proc, bench/reference;
 	bench/host, bench/load, bench/plot, bench/proc, bench/reference < bench;
 	bench/host, bench/load, bench/proc, test/lab < bench/attacks;
+
+	# Both ends of a connection in one process, with all that carries it.
+	identity/ca, ztunnel/certs, ztunnel/proxy, ztunnel/netns, test/env < test/stress;
 `
 
 // private packages are parts of one other package: being reachable through

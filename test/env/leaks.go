@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
-	"testing"
 	"time"
 )
 
@@ -17,7 +16,9 @@ import (
 // after tests that all passed. Use it as
 //
 //	func TestMain(m *testing.M) { os.Exit(env.CheckLeaks(m)) }
-func CheckLeaks(m *testing.M) int {
+//
+// What is not a *testing.M, but runs as one, may be checked too.
+func CheckLeaks(m interface{ Run() int }) int {
 	before, files := goroutines(), openFiles()
 	code := m.Run()
 	if code != 0 {
