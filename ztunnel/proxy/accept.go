@@ -39,7 +39,7 @@ func (a *acceptor) accept(ctx context.Context) (*net.TCPConn, error) {
 		}
 		switch {
 		case conn != nil && isLast(conn):
-			reset(conn)
+			reset(conn) // of which nothing was read
 			a.refused(socket.AddrPort(conn.RemoteAddr()), errScarce)
 			continue
 		case conn != nil:
@@ -77,7 +77,7 @@ func (a *acceptor) acceptOnSpare(why error) (*net.TCPConn, error) {
 	if a.spare.take() {
 		return conn, nil
 	}
-	reset(conn)
+	reset(conn) // of which nothing was read
 	a.refused(socket.AddrPort(conn.RemoteAddr()), why)
 	return nil, nil
 }

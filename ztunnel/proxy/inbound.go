@@ -55,7 +55,7 @@ func (i Inbound) open(c *connection, stream *hbone.Stream) (way, error) {
 	}
 	if err := stream.Accept(); err != nil {
 		stream.Reset()
-		reset(app)
+		reset(app) // which was sent nothing; the other end is told by a reset too
 		return nil, explained(err)
 	}
 	return inTunnel{app, stream}, nil

@@ -161,7 +161,7 @@ func (p *Pod) dial(c *connection, to netip.AddrPort, connect func(context.Contex
 		return nil, fail(Dial, fmt.Errorf("dial %v: %w", to, err))
 	}
 	if isLast(conn) {
-		reset(conn)
+		reset(conn) // to which nothing was sent
 		return nil, fail(Limit, fmt.Errorf("dial %v: %w", to, errScarce))
 	}
 	return conn, nil

@@ -91,7 +91,7 @@ func (c *connection) openOrReset(conn *net.TCPConn, open func(*connection, *net.
 		w, err = open(c, conn)
 	}
 	if err != nil {
-		reset(conn)
+		reset(conn) // to which nothing was sent
 	}
 	return w, err
 }
