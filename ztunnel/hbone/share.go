@@ -91,20 +91,28 @@ func (p *places) unqueue() {
 	p.waiting--
 }
 
-// yield counts the tunnel that idle asked to end, and reports whether there was one.
+// yield has idle ask a tunnel to end, and reports whether there was one. It counts
+// the tunnel first: it may be gone before idle returns.
 func (p *places) yield(idle func() bool) bool {
-	if !idle() {
-		return false
-	}
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	p.leaving++
-	return true
+	p.mu.Unlock()
+	if idle() {
+		return true
+	}
+	p.left()
+	return false
 }
 
 // give gives the place of a tunnel back, and wakes who waits for one.
 func (p *places) give() {
 	p.share.Give()
+	p.left()
+}
+
+// left counts a tunnel that leaves no more, as it is gone or never was. Whoever
+// waits looks again.
+func (p *places) left() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.leaving = max(0, p.leaving-1)

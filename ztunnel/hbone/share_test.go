@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
+	"time"
 )
 
 // counted is a Share of a few.
@@ -79,4 +81,30 @@ func TestTunnelsHoldAPlaceInTheirPodsShare(t *testing.T) {
 	l.open()
 	ours.wantHeld(t, 1)
 	theirs.wantHeld(t, 1)
+}
+
+// Nobody waits for a tunnel that is gone already.
+func TestATunnelThatIsGoneAtOnceIsNotAwaited(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var share counted
+		share.most.Store(1)
+		share.held.Store(1)
+		idle := 1
+		var p *places
+		p = newPlaces(&share, func() bool {
+			if idle == 0 {
+				return false
+			}
+			idle--
+			p.give() // it ends while it is asked to
+			return true
+		})
+		if err := p.take(t.Context()); err != nil {
+			t.Errorf("an idle tunnel made room: %v", err)
+		}
+		begin := time.Now()
+		if err := p.take(t.Context()); !errors.Is(err, errNoMore) || time.Since(begin) != 0 {
+			t.Errorf("none is idle: %v after %v", err, time.Since(begin))
+		}
+	})
 }
