@@ -67,8 +67,12 @@ func (b *bubble) deaf() *rawPeer {
 	go func() {
 		io.ReadFull(p.conn, make([]byte, len(h2.Preface)))
 		p.alone(func() error { return p.WriteSettings() })
-		p.until(is[*http2.MetaHeadersFrame])
-		p.until(is[*http2.SettingsFrame]) // the acknowledgement
+		var asked, known bool // in either order
+		p.until(func(f http2.Frame) bool {
+			settings, _ := f.(*http2.SettingsFrame)
+			asked, known = asked || is[*http2.MetaHeadersFrame](f), known || settings != nil && settings.IsAck()
+			return asked && known
+		})
 		p.alone(func() error { return p.writeHeaders(1, false, ":status", "200") })
 	}()
 	return p
