@@ -311,6 +311,7 @@ func TestWhatCameIsDeliveredThoughTheTunnelIsGone(t *testing.T) {
 		return a.s.closed()
 	})
 	b.wantEOF()
+	waitUntil(t, a.s.c.allArrived)
 	b.s.c.wire.Close()
 	waitUntil(t, a.s.c.over)
 	a.s.toApp.mu.Lock()
@@ -326,6 +327,14 @@ func TestWhatCameIsDeliveredThoughTheTunnelIsGone(t *testing.T) {
 	if r := a.wait(t); r.err != nil {
 		t.Error(r.err)
 	}
+}
+
+// allArrived reports that the peer's TCP has acknowledged what was written. A socket
+// that is closed with bytes that nobody has read yet acknowledges no more.
+func (c *conn) allArrived() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return !c.leading && len(c.control) == 0 && c.arrived() == int64(c.wire.Written())
 }
 
 func TestAcceptAndCarryAfterTheStreamIsOver(t *testing.T) {
