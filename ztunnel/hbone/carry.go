@@ -104,18 +104,20 @@ func (s *Stream) serve(fd uintptr) bool {
 	c := s.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	s.fd, s.empty, s.reading = fd, false, false
+	s.fd = fd
+	if s.state == senderWaiting {
+		s.state = senderIdle
+	}
 	for {
 		switch {
 		case s.leads:
 			s.leads = false
-			c.lead(s)
-		case s.inTurn:
+			c.leadUnlocking(s)
+		case s.state == senderReading || s.state == senderDropping:
 			s.changed.Wait()
-		case !s.sends():
+		case s.state == senderEnded:
 			return true
-		case s.empty:
-			s.reading = true
+		case s.state == senderWaiting:
 			return false
 		case s.sendWindow <= 0 || c.broken || c.writeDone:
 			s.changed.Wait()
@@ -129,13 +131,10 @@ func (s *Stream) serve(fd uintptr) bool {
 		default:
 			c.enqueue(s)
 			c.leading = true
-			c.lead(s)
+			c.leadUnlocking(s)
 		}
 	}
 }
-
-// sends reports that more may come from the app; conn.mu is held.
-func (s *Stream) sends() bool { return !s.over && !s.endSent && s.readErr == nil }
 
 // crowded reports that the stream has sent so many tiny frames without an answer
 // that it should rather wait for more bytes from the app: HTTP/2 stacks close a

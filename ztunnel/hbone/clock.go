@@ -61,7 +61,7 @@ func (c *conn) tick() {
 		if s.stuck() {
 			stuck = append(stuck, s)
 		}
-		if !s.reading {
+		if s.state != senderWaiting { // else its pump sees the app go
 			silent = append(silent, s)
 		}
 	}

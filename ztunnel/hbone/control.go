@@ -157,22 +157,31 @@ func (c *conn) resetError(s *Stream, why h2.Code) error {
 
 // leave is the state of an end that was announced.
 type leave struct {
-	farewell  int // GOAWAY frames sent: 0, the warning, or the last
+	farewell  farewell
 	lastTaken uint32
 	goodbye   string // what the peer's GOAWAY said, if it named an error
 }
 
+// farewell is how far a server's announcement has come.
+type farewell uint8
+
+const (
+	farewellNone   farewell = iota
+	farewellWarned          // a GOAWAY was sent that refuses no stream yet
+	farewellSaid            // the last was, and says which stream was the last
+)
+
 // leaving reports that the last GOAWAY is yet to be sent; mu is held.
-func (c *conn) leaving() bool { return c.farewell == 1 }
+func (c *conn) leaving() bool { return c.farewell == farewellWarned }
 
 // goAway is a server's announcement that it takes no new streams. First it
 // only warns, as requests may be on their way, and one round trip or a second
 // later says which was the last it took. mu is held.
 func (c *conn) goAway() {
-	if c.farewell > 0 {
+	if c.farewell != farewellNone {
 		return
 	}
-	c.farewell = 1
+	c.farewell = farewellWarned
 	c.control = h2.AppendGoAway(c.control, h2.WindowLimit, h2.CodeNone, "")
 	c.control = h2.AppendPing(c.control, 0, pingData)
 	c.farewellTimer = time.AfterFunc(goAwayDelay, func() {
@@ -185,10 +194,10 @@ func (c *conn) goAway() {
 
 // goAwayFinal is the second; mu is held.
 func (c *conn) goAwayFinal() {
-	if c.farewell != 1 || c.err != nil {
+	if c.farewell != farewellWarned || c.err != nil {
 		return
 	}
-	c.farewell, c.lastTaken = 2, c.lastPeer
+	c.farewell, c.lastTaken = farewellSaid, c.lastPeer
 	c.control = h2.AppendGoAway(c.control, c.lastTaken, h2.CodeNone, "")
 	c.kick()
 	c.closeIfUnused()

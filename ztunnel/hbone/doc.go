@@ -30,6 +30,16 @@
 // A tunnel without streams rests: until the peer says something, or a timer of the
 // tunnel fires, no goroutine has to do with it.
 //
+// What the app says is sent by the stream's sender, whose states are (turn.go):
+//
+//	state     what it means                                    what may follow
+//	idle      its pump is at work, or there is no app yet      waiting, queued, ended
+//	waiting   the app has said all for now                     idle, ended
+//	queued    it waits for its turn                            idle, reading, ended
+//	reading   a leader reads from the app                      idle, waiting, queued, dropping, ended
+//	dropping  a leader still reads, but no more is to be sent  ended
+//	ended     no more is sent                                  nothing
+//
 // What the peer sends on a stream is taken by a receiver, whose states are:
 //
 //	state    what it means                                     what may follow

@@ -20,7 +20,7 @@ func TestAppThatHasFinishedIsNotTakenForOneThatIsGone(t *testing.T) {
 	waitUntil(t, func() bool {
 		a.s.c.mu.Lock()
 		defer a.s.c.mu.Unlock()
-		return !a.s.reading
+		return a.s.state != senderWaiting
 	})
 	a.write("words")
 	a.Close()

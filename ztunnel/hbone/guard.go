@@ -224,7 +224,7 @@ func (c *conn) answers(ctx context.Context, patience time.Duration) error {
 		c.control = h2.AppendPing(c.control, 0, guardPing)
 	}
 	asking := c.asking
-	c.flush()
+	c.flushUnlocking()
 	c.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()

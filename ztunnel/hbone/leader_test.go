@@ -73,7 +73,7 @@ func TestStreamsThatAreOverWaitForNoTurn(t *testing.T) {
 		return func() bool {
 			c.mu.Lock()
 			defer c.mu.Unlock()
-			return a.s.queued
+			return a.s.state == senderQueued
 		}
 	}
 	first.write("held back")

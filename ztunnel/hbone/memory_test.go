@@ -13,31 +13,31 @@ import (
 	"github.com/culvert-mesh/culvert/ztunnel/hbone/h2"
 )
 
-// sender is a client that sends as much as the tunnel's window lets it, and counts.
-type sender struct {
+// pusher is a client that sends as much as the tunnel's window lets it, and counts.
+type pusher struct {
 	*rawPeer
 	window int // the tunnel's
 	reset  int // streams that were reset
 }
 
-func (l *link) newSender() *sender {
+func (l *link) newPusher() *pusher {
 	p := l.rawClient()
 	p.do(io.WriteString(p.conn, h2.Preface))
 	p.must(p.WriteSettings())
-	s := &sender{rawPeer: p, window: h2.DefaultWindow}
+	s := &pusher{rawPeer: p, window: h2.DefaultWindow}
 	s.sync()
 	return s
 }
 
 // sync reads what the other end said to all that was sent.
-func (s *sender) sync() {
+func (s *pusher) sync() {
 	s.t.Helper()
 	s.must(s.WritePing(false, [8]byte{'s'}))
 	s.read(is[*http2.PingFrame])
 }
 
 // read reads up to the first frame that matches.
-func (s *sender) read(match func(http2.Frame) bool) {
+func (s *pusher) read(match func(http2.Frame) bool) {
 	s.t.Helper()
 	s.until(func(f http2.Frame) bool {
 		switch f := f.(type) {
@@ -53,7 +53,7 @@ func (s *sender) read(match func(http2.Frame) bool) {
 }
 
 // send sends n bytes on a stream, or as many as the tunnel's window has room for.
-func (s *sender) send(id uint32, n int) (sent int) {
+func (s *pusher) send(id uint32, n int) (sent int) {
 	s.t.Helper()
 	for sent < n {
 		if s.window == 0 {
@@ -70,7 +70,7 @@ func (s *sender) send(id uint32, n int) (sent int) {
 }
 
 // openWide opens a stream and lets the peer send a megabyte on it.
-func (s *sender) openWide(l *link, id uint32) {
+func (s *pusher) openWide(l *link, id uint32) {
 	s.t.Helper()
 	s.must(s.connect(id))
 	s.read(is[*http2.MetaHeadersFrame])
@@ -81,7 +81,7 @@ func (s *sender) openWide(l *link, id uint32) {
 func TestStalledStreamsDoNotStopTheirTunnel(t *testing.T) {
 	const stalled = 60
 	l := newLink(t, func(s *Stream) { s.Accept(); <-s.Done(); s.Reset() })
-	p := l.newSender()
+	p := l.newPusher()
 	for i := range uint32(stalled) {
 		id := 1 + 2*i
 		p.openWide(l, id)
@@ -99,7 +99,7 @@ func TestStalledStreamsDoNotStopTheirTunnel(t *testing.T) {
 func TestBytesOverAPodsShareWaitInItsPeers(t *testing.T) {
 	streams := make(chan *Stream, 64)
 	l := newLink(t, func(s *Stream) { s.Accept(); streams <- s })
-	p := l.newSender()
+	p := l.newPusher()
 	budget := newBudgetOfBytes(64 << 20)
 	share := budget.held.size * generous / (generous + 1)
 	c := l.ln.all()[0]
@@ -141,7 +141,7 @@ func TestBytesOverAPodsShareWaitInItsPeers(t *testing.T) {
 func TestStreamIsResetWhenTheWholeBudgetIsHeld(t *testing.T) {
 	served := make(chan *Stream, 2)
 	l := newLink(t, func(s *Stream) { s.Accept(); served <- s })
-	p := l.newSender()
+	p := l.newPusher()
 	budget := newBudgetOfBytes(1 << 20)
 	other := budget.share()
 	c := l.ln.all()[0]

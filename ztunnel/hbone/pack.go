@@ -20,111 +20,20 @@ var readSizes = []int{
 	record.BatchSize - h2.FrameHeaderSize,
 }
 
-// ring is the streams that wait for their turn.
-type ring struct {
-	head, tail *Stream
-	n          int
-}
-
-func (r *ring) push(s *Stream) {
-	s.queued, s.next = true, nil
-	if r.tail == nil {
-		r.head = s
-	} else {
-		r.tail.next = s
-	}
-	r.tail = s
-	r.n++
-}
-
-func (r *ring) pop() *Stream {
-	s := r.head
-	r.head = s.next
-	if r.head == nil {
-		r.tail = nil
-	}
-	s.queued, s.next = false, nil
-	r.n--
-	return s
-}
-
-// drop takes a stream out before its turn.
-func (r *ring) drop(s *Stream) {
-	for n := r.n; n > 0; n-- {
-		if other := r.pop(); other != s {
-			r.push(other)
-		}
-	}
-}
-
-// enqueue has a stream wait for its turn. Those that send little go first:
-// they wait for no more than the batch under way. mu is held.
-func (c *conn) enqueue(s *Stream) {
-	if !s.queued {
-		c.ringOf(s).push(s)
-	}
-}
-
-func (c *conn) ringOf(s *Stream) *ring {
-	if s.reads.Smallest() {
-		return &c.small
-	}
-	return &c.bulk
-}
-
-// next takes the stream whose turn it is, nil if there is none; mu is held.
-// Half of a batch is enough for the small ones.
-func (c *conn) next(b *record.Batch) *Stream {
-	for c.small.n+c.bulk.n > 0 {
-		r := &c.small
-		if r.n == 0 || c.bulk.n > 0 && b.Len() >= record.BatchSize/2 {
-			r = &c.bulk
-		}
-		if s := r.pop(); s.sends() {
-			return s
-		}
-	}
-	return nil
-}
-
-// first is the stream that next would take, and those that are over it drops; mu is held.
-func (c *conn) first() *Stream {
-	for _, r := range []*ring{&c.small, &c.bulk} {
-		for r.n > 0 && !r.head.sends() {
-			r.pop()
-		}
-		if r.n > 0 {
-			return r.head
-		}
-	}
-	return nil
-}
-
-// wanted is the bytes that the next batch may hold, at least; mu is held.
-func (c *conn) wanted() int {
-	n := len(c.control)
-	for _, r := range []*ring{&c.small, &c.bulk} {
-		for s := r.head; s != nil && n < record.BatchSize; s = s.next {
-			n += h2.FrameHeaderSize + min(s.reads.Size(readSizes), max(s.sendWindow, 0))
-		}
-	}
-	return n
-}
-
-// pack fills b with the next frames: those in control, and then DATA that it
+// packUnlocking fills b with the next frames: those in control, and then DATA that it
 // reads from the apps whose turn it is. mu is held, and released while reading:
 // what came into control meanwhile goes before the DATA of the stream that it
 // is about, which may be the next.
-func (c *conn) pack(b *record.Batch) {
+func (c *conn) packUnlocking(b *record.Batch) {
 	for c.packControl(b) && c.sending.window > 0 && b.Room() > 2*h2.FrameHeaderSize {
 		s := c.next(b)
 		if s == nil {
 			return
 		}
 		if s.sendWindow > 0 { // else its WINDOW_UPDATE has it queued again
-			c.takeTurn(b, s)
+			c.takeTurnUnlocking(b, s)
 		}
-		if !s.queued {
+		if s.state != senderQueued {
 			s.changed.Broadcast()
 		}
 	}
@@ -145,48 +54,85 @@ func (c *conn) packControl(b *record.Batch) bool {
 	return true
 }
 
-// takeTurn reads once from a stream's app into b; mu is held, and released
+// turn is what came of one.
+type turn int
+
+const (
+	turnWithout turn = iota // the app has said all for now
+	turnBytes
+	turnEnd      // the app finished its side
+	turnBroke    // the app broke the connection
+	turnUnwanted // no more was to be sent, by then
+)
+
+// takeTurnUnlocking reads once from a stream's app into b; mu is held, and released
 // while reading. A stream stays queued until its socket is found empty: a read
 // that brought less than there was room for may have been the last before a FIN,
 // of which the poller has told already and does so only once.
-func (c *conn) takeTurn(b *record.Batch, s *Stream) {
+func (c *conn) takeTurnUnlocking(b *record.Batch, s *Stream) {
 	l := c.lay(b, min(s.reads.Size(readSizes), s.sendWindow, c.sending.window))
 	room := l.room
 	c.sending.window -= room // early data must not be sent in the same window
-	s.inTurn = true
+	s.state = senderReading
 	c.mu.Unlock()
 	n, err := s.readv(l.vector[:l.segments])
 	broke := n == 0 && err == nil && socket.Broke(s.fd)
 	c.mu.Lock()
-	s.inTurn = false
 	c.sending.window += room
-	if !s.sends() {
-		n, err = 0, syscall.EAGAIN
+	t, err := s.judge(n, err, broke)
+	if t != turnBytes {
+		n = 0
 	}
 	l.trim(n, s.id)
+	switch t {
+	case turnWithout:
+		s.state = senderWaiting
+	case turnBytes:
+		s.state = senderIdle
+		c.took(s, n, room)
+	case turnEnd:
+		h2.AppendFrame(b.Reserve(h2.FrameHeaderSize)[:0], 0, h2.KindData, h2.FlagEndStream, s.id)
+		s.state = senderEnded
+		c.sentEnd(s)
+	case turnBroke:
+		s.state, s.readErr = senderEnded, err
+	case turnUnwanted:
+		s.state = senderEnded
+	}
+}
+
+// judge says what came of a turn in which the app's socket gave n bytes or err, and
+// seemed broken; conn.mu is held.
+func (s *Stream) judge(n int, err error, broke bool) (turn, error) {
 	switch {
+	case s.state == senderDropping:
+		return turnUnwanted, nil
 	case err == syscall.EAGAIN:
-		s.empty = true
+		return turnWithout, nil
 	case err != nil:
-		s.readErr = err
-	case n == 0 && (s.broke != nil || broke && !s.toApp.is(receiverTold)):
+		return turnBroke, err
+	case n > 0:
+		return turnBytes, nil
+	case s.broke != nil || broke && !s.toApp.is(receiverTold):
 		// Not both sides have sent FIN. The kernel tells a reset once, and
 		// whoever writes to the app was told first.
-		s.readErr = syscall.ECONNRESET
-	case n == 0:
-		h2.AppendFrame(b.Reserve(h2.FrameHeaderSize)[:0], 0, h2.KindData, h2.FlagEndStream, s.id)
-		c.sentEnd(s)
-	default:
-		s.sendWindow -= n
-		c.spend(n)
-		s.sent.Add(uint64(n))
-		s.reads.Learn(readSizes, n, room)
-		if n < tinySize {
-			s.tiny.Spend(tinyRate)
-		}
-		if s.sendWindow > 0 && !s.tiny.Spent(tinyRate) { // else serve decides
-			c.enqueue(s)
-		}
+		return turnBroke, syscall.ECONNRESET
+	}
+	return turnEnd, nil
+}
+
+// took accounts for n bytes of a turn that had room for more, and queues the stream
+// for another one unless serve has to decide; mu is held.
+func (c *conn) took(s *Stream, n, room int) {
+	s.sendWindow -= n
+	c.spend(n)
+	s.sent.Add(uint64(n))
+	s.reads.Learn(readSizes, n, room)
+	if n < tinySize {
+		s.tiny.Spend(tinyRate)
+	}
+	if s.sendWindow > 0 && !s.tiny.Spent(tinyRate) {
+		c.enqueue(s)
 	}
 }
 
@@ -206,6 +152,7 @@ func (s *Stream) readv(vector [][]byte) (n int, err error) {
 
 // sentEnd notes that we sent all on a stream; mu is held.
 func (c *conn) sentEnd(s *Stream) {
+	s.stopSending()
 	s.endSent = true
 	if s.gotEnd {
 		c.uncount(s)

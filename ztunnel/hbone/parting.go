@@ -66,6 +66,7 @@ func (s *Stream) stuck() bool {
 // then, and over as soon as its app has what came before. conn.mu is held.
 func (c *conn) cut(s *Stream, cause error) {
 	s.cause = cause
+	s.stopSending()
 	s.gotEnd, s.endSent = true, true
 	c.uncount(s)
 	s.changed.Broadcast()

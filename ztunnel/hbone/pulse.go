@@ -60,7 +60,7 @@ func (s *Stream) proven() bool {
 		c.beat = make(chan struct{})
 	}
 	beat := c.beat
-	c.flush()
+	c.flushUnlocking()
 	c.mu.Unlock()
 	select {
 	case <-beat:

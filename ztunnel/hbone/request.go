@@ -59,7 +59,7 @@ func (c *conn) gotRequest(f h2.Fields) error {
 		c.mu.Unlock()
 		return broken(h2.CodeCalm, "more than %d bytes of answers that are not read", controlLimit)
 	}
-	if c.farewell == 2 { // said to be too late
+	if c.farewell == farewellSaid { // said to be too late
 		c.ghost = min(c.ghost+streamWindow+1, ghostLimit)
 		c.mu.Unlock()
 		return c.refused()

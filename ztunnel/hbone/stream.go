@@ -14,7 +14,6 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/culvert-mesh/culvert/rate"
-	"github.com/culvert-mesh/culvert/ztunnel/buffer"
 	"github.com/culvert-mesh/culvert/ztunnel/hbone/h2"
 )
 
@@ -32,23 +31,15 @@ type Stream struct {
 	letGone  sync.Once
 
 	// conn.mu guards what follows.
-	next       *Stream    // in the ring
-	queued     bool       // in the ring
-	fd         uintptr    // of the app's socket, while the stream is queued or inTurn
-	inTurn     bool       // a leader is reading from fd
-	leads      bool       // its pump is asked to lead
-	empty      bool       // there was nothing in fd
-	readErr    error      // of the app
-	reads      buffer.Fit // which of readSizes its next read has
-	endSent    bool       // nothing more will be sent
-	gotEnd     bool       // the peer sent END_STREAM
-	told       bool       // and the app was told, after all data
-	broke      error      // the app takes no more, and what it sent before is still read
-	sentBefore uint64     // sent at the last tick, since then
-	idleTicks  int        // at which it was the same
-	cause      error      // the peer reset the stream, and the app gets what came before
-	accepted   bool       // the 200 was sent, or came
-	over       bool       // nothing is left to do, but to hear that it arrived
+	sender
+	gotEnd     bool   // the peer sent END_STREAM
+	told       bool   // and the app was told, after all data
+	broke      error  // the app takes no more, and what it sent before is still read
+	sentBefore uint64 // sent at the last tick, since then
+	idleTicks  int    // at which it was the same
+	cause      error  // the peer reset the stream, and the app gets what came before
+	accepted   bool   // the 200 was sent, or came
+	over       bool   // nothing is left to do, but to hear that it arrived
 	overAt     time.Time
 	inOrder    bool   // both sides had said all
 	unread     bool   // the peer wants no more of the app, which may go on sending
@@ -57,7 +48,6 @@ type Stream struct {
 	err        error  // why it is over; nil if in order
 	counted    bool   // in conn.active
 	allowed    int    // streams, by the peer, when this one was opened
-	reading    bool   // its pump is waiting for the app, and so will see it go
 	changed    sync.Cond
 	tiny       rate.Left
 	sendWindow int // what the peer lets us send
@@ -130,7 +120,7 @@ func (s *Stream) Accept() error {
 	}
 	s.accepted = true
 	c.control = h2.AppendBlock(c.control, s.id, 0, h2.AppendStatus(nil, 200), c.peerFrame)
-	c.flush()
+	c.flushUnlocking()
 	return nil
 }
 
@@ -158,6 +148,7 @@ func (s *Stream) Reject(status int) error {
 // stop sending, without error; mu is held.
 func (c *conn) reject(s *Stream, status int) {
 	c.control = h2.AppendBlock(c.control, s.id, h2.FlagEndStream, h2.AppendStatus(nil, status), c.peerFrame)
+	s.stopSending()
 	s.endSent = true
 	if !s.gotEnd {
 		c.control = h2.AppendReset(c.control, s.id, h2.CodeNone)
@@ -227,10 +218,8 @@ func (c *conn) end(s *Stream, err error) bool {
 // remove is what end and arrive have in common; mu is held.
 func (c *conn) remove(s *Stream) {
 	s.over, s.overAt = true, time.Now()
+	s.stopSending()
 	c.repay(s, s.lent)
-	if s.queued {
-		c.ringOf(s).drop(s)
-	}
 	delete(c.streams, s.id)
 	c.uncount(s)
 	s.wake()

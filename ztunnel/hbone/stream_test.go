@@ -258,7 +258,7 @@ func TestAppThatIsGoneIsNoticedThoughThePeerNeverCloses(t *testing.T) {
 			waitUntil(t, func() bool {
 				a.s.c.mu.Lock()
 				defer a.s.c.mu.Unlock()
-				return !a.s.reading
+				return a.s.state != senderWaiting
 			})
 			a.SetLinger(0)
 			a.Close()

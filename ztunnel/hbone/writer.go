@@ -70,40 +70,40 @@ func (c *conn) kick() {
 	c.leading = true
 	go func() {
 		c.mu.Lock()
-		c.lead(nil)
+		c.leadUnlocking(nil)
 		c.mu.Unlock()
 	}()
 }
 
-// flush has what is queued written, by the caller if nobody else does and the
-// socket takes it at once; mu is held, and released meanwhile.
-func (c *conn) flush() {
-	if c.leading || c.hangUp || c.nothingToSend() {
+// flushUnlocking has what is queued written, by the caller if nobody else does, no
+// stream could, and the socket takes it at once; mu is held, and released meanwhile.
+func (c *conn) flushUnlocking() {
+	if c.leading || c.hangUp || c.nothingToSend() || c.ready() != nil {
 		c.kick()
 		return
 	}
 	c.leading = true
-	if _, leads := c.writeNext(false); leads {
+	if _, leads := c.writeNextUnlocking(false); leads {
 		c.endLead()
 	}
 }
 
-// flush is conn.flush for a caller that does not hold conn.mu.
+// flush is conn.flushUnlocking for a caller that does not hold conn.mu.
 func (s *Stream) flush() {
 	s.c.mu.Lock()
 	defer s.c.mu.Unlock()
-	s.c.flush()
+	s.c.flushUnlocking()
 }
 
-// lead writes batch after batch, for a stream that has something to send or, with
-// nil, in a goroutine that has nothing else to do and waits for the socket; mu is
-// held, and released while writing.
-func (c *conn) lead(own *Stream) {
+// leadUnlocking writes batch after batch, for a stream that has something to send
+// or, with nil, in a goroutine that has nothing else to do and waits for the socket;
+// mu is held, and released while writing.
+func (c *conn) leadUnlocking(own *Stream) {
 	for batches := 0; !c.nothingToSend(); batches++ {
-		if batches >= leaderBatches && (own == nil || !own.queued) {
+		if batches >= leaderBatches && (own == nil || own.state != senderQueued) {
 			break
 		}
-		n, leads := c.writeNext(own == nil)
+		n, leads := c.writeNextUnlocking(own == nil)
 		if !leads {
 			return
 		}
@@ -114,12 +114,12 @@ func (c *conn) lead(own *Stream) {
 	c.endLead()
 }
 
-// writeNext packs and writes one batch, of n bytes. The caller leads no more if
-// that was left to a goroutine, for want of room in the socket; one that waits
-// does it itself. mu is held, and released meanwhile.
-func (c *conn) writeNext(waits bool) (n int, leads bool) {
+// writeNextUnlocking packs and writes one batch, of n bytes. The caller leads no
+// more if that was left to a goroutine, for want of room in the socket; one that
+// waits does it itself. mu is held, and released meanwhile.
+func (c *conn) writeNextUnlocking(waits bool) (n int, leads bool) {
 	batch := record.TakeBatch(min(c.wanted(), c.ahead))
-	c.pack(batch)
+	c.packUnlocking(batch)
 	if n = batch.Len(); n == 0 {
 		batch.Release()
 		return 0, true
@@ -192,14 +192,7 @@ func (c *conn) handled() {
 	c.handling = false
 	c.prove()
 	c.proveLater()
-	if c.leading || c.hangUp || len(c.control) == 0 || c.ready() != nil {
-		c.kick()
-		return
-	}
-	c.leading = true
-	if _, leads := c.writeNext(false); leads {
-		c.endLead()
-	}
+	c.flushUnlocking()
 }
 
 // goOn leads from a batch that the socket did not take at once.
@@ -208,7 +201,7 @@ func (c *conn) goOn(batch *record.Batch) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.wrote(err)
-	c.lead(nil)
+	c.leadUnlocking(nil)
 }
 
 // tear ends the writing side after a failed write. The reader learns what

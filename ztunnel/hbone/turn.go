@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hbone
+
+import (
+	"github.com/culvert-mesh/culvert/ztunnel/buffer"
+	"github.com/culvert-mesh/culvert/ztunnel/hbone/h2"
+	"github.com/culvert-mesh/culvert/ztunnel/hbone/record"
+)
+
+// sender is the sending side of a stream: its app's bytes go into the tunnel when it
+// is its turn. conn.mu guards it.
+type sender struct {
+	state   senderState
+	next    *Stream    // in the ring
+	fd      uintptr    // of the app's socket, while the pump is in serve
+	reads   buffer.Fit // which of readSizes its next read has
+	leads   bool       // its pump is asked to lead
+	readErr error      // of the app
+	endSent bool       // the peer knows that nothing more comes
+}
+
+// senderState is where a sender stands. The table in doc.go says which state
+// follows which. A turn is two of them, as nobody can stop a read under way.
+type senderState uint8
+
+const (
+	senderIdle     senderState = iota // its pump decides what is next, or there is none yet
+	senderWaiting                     // its app has said all for now: the pump waits for more, and would see it go
+	senderQueued                      // in a ring, until a leader takes it
+	senderReading                     // a leader reads from the app
+	senderDropping                    // a leader still does, for nothing: no more is to be sent
+	senderEnded                       // no more is sent
+)
+
+// sends reports that more may come from the app; conn.mu is held.
+func (s *sender) sends() bool { return s.state < senderDropping }
+
+// stopSending ends the sending side; conn.mu is held.
+func (s *Stream) stopSending() {
+	switch s.state {
+	case senderReading, senderDropping:
+		s.state = senderDropping
+		return
+	case senderQueued:
+		s.c.ringOf(s).drop(s)
+	}
+	s.state = senderEnded
+}
+
+// ring is the streams that wait for their turn.
+type ring struct {
+	head, tail *Stream
+	n          int
+}
+
+func (r *ring) push(s *Stream) {
+	s.state, s.next = senderQueued, nil
+	if r.tail == nil {
+		r.head = s
+	} else {
+		r.tail.next = s
+	}
+	r.tail = s
+	r.n++
+}
+
+func (r *ring) pop() *Stream {
+	s := r.head
+	r.head = s.next
+	if r.head == nil {
+		r.tail = nil
+	}
+	s.state, s.next = senderIdle, nil
+	r.n--
+	return s
+}
+
+// drop takes a stream out before its turn.
+func (r *ring) drop(s *Stream) {
+	for n := r.n; n > 0; n-- {
+		if other := r.pop(); other != s {
+			r.push(other)
+		}
+	}
+}
+
+// enqueue has a stream wait for its turn. Those that send little go first:
+// they wait for no more than the batch under way. mu is held.
+func (c *conn) enqueue(s *Stream) {
+	if s.state == senderIdle {
+		c.ringOf(s).push(s)
+	}
+}
+
+func (c *conn) ringOf(s *Stream) *ring {
+	if s.reads.Smallest() {
+		return &c.small
+	}
+	return &c.bulk
+}
+
+// next takes the stream whose turn it is, nil if there is none; mu is held.
+// Half of a batch is enough for the small ones.
+func (c *conn) next(b *record.Batch) *Stream {
+	r := &c.small
+	if r.n == 0 || c.bulk.n > 0 && b.Len() >= record.BatchSize/2 {
+		r = &c.bulk
+	}
+	if r.n == 0 {
+		return nil
+	}
+	return r.pop()
+}
+
+// first is the stream that next would take of an empty batch; mu is held.
+func (c *conn) first() *Stream {
+	if c.small.n > 0 {
+		return c.small.head
+	}
+	return c.bulk.head
+}
+
+// wanted is the bytes that the next batch may hold, at least; mu is held.
+func (c *conn) wanted() int {
+	n := len(c.control)
+	for _, r := range []*ring{&c.small, &c.bulk} {
+		for s := r.head; s != nil && n < record.BatchSize; s = s.next {
+			n += h2.FrameHeaderSize + min(s.reads.Size(readSizes), max(s.sendWindow, 0))
+		}
+	}
+	return n
+}
