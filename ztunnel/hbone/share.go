@@ -62,6 +62,7 @@ func (p *places) take(ctx context.Context) error {
 		case <-freed:
 		case <-ctx.Done():
 			p.unqueue()
+			p.left() // after so long, it has found something to do before it ended
 			return overdrawn(err)
 		}
 		p.unqueue()
@@ -110,8 +111,8 @@ func (p *places) give() {
 	p.left()
 }
 
-// left counts a tunnel that leaves no more, as it is gone or never was. Whoever
-// waits looks again.
+// left counts a tunnel that leaves no more, as it is gone, stays or never was.
+// Whoever waits looks again.
 func (p *places) left() {
 	p.mu.Lock()
 	defer p.mu.Unlock()

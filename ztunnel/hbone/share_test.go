@@ -108,3 +108,31 @@ func TestATunnelThatIsGoneAtOnceIsNotAwaited(t *testing.T) {
 		}
 	})
 }
+
+// A peer that opens a stream in the tunnel that was asked to leave keeps its place. Those
+// who come later do not wait for it, but have another leave.
+func TestATunnelThatStaysAfterAllIsNotWaitedForAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var share counted
+		share.most.Store(2)
+		asked := 0
+		var p *places
+		p = newPlaces(&share, func() bool {
+			if asked++; asked > 1 { // the first one stays
+				time.AfterFunc(goAwayDelay, p.give)
+			}
+			return true
+		})
+		for range 2 {
+			if err := p.take(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := p.take(t.Context()); !errors.Is(err, ErrLimit) {
+			t.Errorf("no place is free, and none becomes free: %v", err)
+		}
+		if err := p.take(t.Context()); err != nil || asked != 2 {
+			t.Errorf("%v, after %d were asked", err, asked)
+		}
+	})
+}

@@ -20,7 +20,7 @@ type yielding struct {
 type yielder struct {
 	part *Part
 	idle func() bool
-	next atomic.Int64 // when to ask it again, in nanoseconds since 1970
+	next atomic.Pointer[time.Time] // when to ask it again; nil: now
 }
 
 // askAgain is how long a pod that has nothing idle is not asked again: to look
@@ -62,13 +62,14 @@ func (p *Part) press(held, used int64) {
 func (r *resource) ask(which func(*Part) bool) {
 	for _, y := range r.yielding.most(which) {
 		now := time.Now()
-		if now.UnixNano() < y.next.Load() {
+		if next := y.next.Load(); next != nil && now.Before(*next) { // whatever the clock is set to meanwhile
 			continue
 		}
 		if y.idle() {
 			return
 		}
-		y.next.Store(now.Add(askAgain).UnixNano())
+		later := now.Add(askAgain)
+		y.next.Store(&later)
 	}
 }
 
