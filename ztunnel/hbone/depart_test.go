@@ -322,3 +322,21 @@ func TestATunnelThatGetsNothingOnIsClosedAfterAWhile(t *testing.T) {
 		}
 	})
 }
+
+// A slow app may have taken the last bytes of a stream just while the tunnel that it
+// no longer needs says goodbye.
+func TestAStreamThatEndsWhileItsTunnelSaysGoodbyeEndsInOrder(t *testing.T) {
+	c := newConn(true, nowhere{}, proof{peer: serverID}, &hooks{})
+	c.mu.Lock()
+	s := newStream(c, 1, dbAddr)
+	s.accepted, s.endSent, s.gotEnd = true, true, true
+	c.leading, c.writeDone = true, true // as endLead leaves it
+	s.told = true
+	c.arrive(s)
+	c.mu.Unlock()
+	c.sayGoodbye()
+	c.depart()
+	if err := s.result(); err != nil {
+		t.Error(err)
+	}
+}

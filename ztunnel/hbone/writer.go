@@ -182,6 +182,7 @@ func (c *conn) sayGoodbye() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.leading = false
+	c.mark()
 }
 
 // handled has written what the reader caused. If the socket takes it at once,
