@@ -27,6 +27,9 @@ const (
 	debtOfFavour = time.Second
 	// knownFor is how long an address is known after its last tunnel.
 	knownFor = 10 * time.Minute
+	// strangerWeight is how many handshakes of a known address are spared like one
+	// of a stranger.
+	strangerWeight = 64
 	// accountLimit bounds the addresses that are remembered.
 	accountLimit = 8192
 )
@@ -39,6 +42,14 @@ func (a *account) debt(now time.Time) time.Duration { return max(0, a.free.Sub(n
 
 func (a *account) known(now time.Time) bool {
 	return a.tunnels > 0 || !a.left.IsZero() && now.Sub(a.left) < knownFor
+}
+
+// weight is how little an address is spared when places are few.
+func (a *account) weight(now time.Time) int {
+	if a.known(now) {
+		return a.inside
+	}
+	return strangerWeight * a.inside
 }
 
 func (a *account) favoured(now time.Time) bool { return a.known(now) && a.debt(now) < debtOfFavour }

@@ -98,9 +98,9 @@ func (d *Door) enter(addr netip.Addr, evict func()) *visitor {
 	return v
 }
 
-// evictLocked ends one of those that may go: a stranger before one that is
-// known, then of the address that has the most the one whose peer is silent for
-// longest. If none is silent, all get on, so it is the last that came.
+// evictLocked ends one of those that may go: of the address that has the most, a
+// stranger's counted strangerWeight times, the one whose peer is silent for longest.
+// If none is silent, all get on, so it is the last that came.
 func (g *Gate) evictLocked(mayGo func(*visitor) bool) {
 	now := time.Now()
 	var worst *visitor
@@ -115,11 +115,9 @@ func (g *Gate) evictLocked(mayGo func(*visitor) bool) {
 
 // worse reports whether v goes before other, which is older.
 func (v *visitor) worse(other *visitor, now time.Time) bool {
-	switch known := v.peer.known(now); {
-	case known != other.peer.known(now):
-		return !known
-	case v.peer.inside != other.peer.inside:
-		return v.peer.inside > other.peer.inside
+	switch mine, others := v.peer.weight(now), other.peer.weight(now); {
+	case mine != others:
+		return mine > others
 	case v.pod.inside != other.pod.inside:
 		return v.pod.inside > other.pod.inside
 	}

@@ -214,6 +214,28 @@ func TestStrangersMakeRoomFirstThenTheOldestOfTheGreediestAddress(t *testing.T) 
 	}
 }
 
+// A pod's peers are known, and one of them may be an attacker's.
+func TestWhoIsKnownDoesNotCrowdStrangersOut(t *testing.T) {
+	g := NewGate()
+	door := g.Door()
+	evicted := map[string]int{}
+	enter := func(addr string) {
+		door.enter(netip.MustParseAddr(addr), func() { evicted[addr]++ })
+	}
+	for _, addr := range []string{"10.0.0.1", "10.0.0.2"} {
+		door.settled(netip.MustParseAddr(addr))
+		for range handshakesOfPeer {
+			enter(addr)
+		}
+	}
+	for i := range 50 {
+		enter(fmt.Sprintf("10.0.1.%d", i))
+	}
+	if evicted["10.0.0.1"]+evicted["10.0.0.2"] != 50 {
+		t.Errorf("evicted %v, want none of a stranger", evicted)
+	}
+}
+
 func TestWhoeverIsSilentMakesRoomBeforeThoseThatGetOn(t *testing.T) {
 	g := NewGate()
 	g.slots, g.places = 2, 4
