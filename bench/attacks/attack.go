@@ -26,7 +26,7 @@ var attacks = []attack{
 	{name: "40 tunnels of 32 streams, full of bytes for an app that reads none", lasts: true, order: func(s *site) load.Order {
 		return load.Order{Kind: load.Unread, To: s.gate, Target: s.app, Tunnel: s.peer, Streams: 40}
 	}},
-	{name: "40 streams between the victim's own pods whose app reads nothing", lasts: true, by: victim, order: stalls(40)},
+	{name: "60 streams between the victim's own pods whose app reads nothing", lasts: true, by: victim, order: stalls(60)},
 	{name: "200 such streams", lasts: true, by: victim, order: stalls(200)},
 	{name: "4,110 idle tunnels of one peer to the victim's server", lasts: true, order: func(s *site) load.Order {
 		return load.Order{Kind: load.Tunnels, To: s.serverGate, Tunnel: s.peer, Streams: 4110}
@@ -93,10 +93,10 @@ func (a attack) measure(ctx context.Context, program string, d time.Duration) (f
 	}
 	o := a.order(s)
 	if a.lasts {
-		_, f.err = worker.Do(ctx, o)
-		if a.by == nil { // a newcomer shall find room
+		if a.by == nil { // then the victim is a newcomer, who must find room
 			err = s.clientPod.Sever(tunnelPort)
 		}
+		_, f.err = worker.Do(ctx, o)
 		f.beside = s.read(ctx, d)
 		return f, err
 	}

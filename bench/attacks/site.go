@@ -122,16 +122,6 @@ func (s *site) memory() float64 {
 	return float64(n) / 1e6
 }
 
-// release closes what the last attack left open.
-func (s *site) release(ctx context.Context) error {
-	var errs []error
-	for _, w := range []*load.Worker{s.client, s.server, s.neighbour, s.outside} {
-		_, err := w.Do(ctx, load.Order{Kind: load.Release})
-		errs = append(errs, err)
-	}
-	return errors.Join(errs...)
-}
-
 func (s *site) close() error {
 	if s.post != nil {
 		s.post.Close()

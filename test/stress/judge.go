@@ -3,6 +3,7 @@
 package main
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -25,8 +26,9 @@ import (
 //   - no certificate runs out, and no CONNECT stays without an answer
 
 // recordPatience is for records of connections whose bytes are still on their way
-// when the app has long gone: as long as any app reads something, they may be.
-const recordPatience = 20 * time.Second
+// when the app has long gone: as long as any app reads something, they may be. A
+// tunnel that something on the way forgot is known for dead after 20 to 30 s.
+const recordPatience = time.Minute
 
 // judge waits for the records of a talk whose client is done, and weighs all.
 func (t *talk) judge() {
@@ -66,9 +68,16 @@ func (ts *talks) count(t *talk, outbound []record, calm bool) {
 func (t *talk) breaks() bool { return t.parts[0].end == rude || t.parts[1].end == rude }
 
 // miss counts records that did not come.
-func (ts *talks) miss(n int) {
+func (ts *talks) miss(t *talk, n int) {
+	if n == 0 {
+		return
+	}
+	text := t.String() + ts.weather.during(t.begun, t.ended)
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
+	if ts.missing < told {
+		fmt.Printf("stress: %d records missing: %s\n", n, text)
+	}
 	ts.missing += n
 }
 
@@ -147,7 +156,7 @@ func (t *talk) judgeRecords(say func(string), calm bool, outbound, inbound []rec
 	if t.client != nil && len(outbound) == 0 {
 		missing++
 	}
-	t.talks.miss(missing)
+	t.talks.miss(t, missing)
 	for _, ends := range [][2][]record{{outbound, inbound}, {inbound, outbound}} {
 		if said(ends[0], "ok") && !t.whole() && (calm || !gaveUp(ends[1])) {
 			say(ends[0][0].direction + " record says ok, but not all arrived")
