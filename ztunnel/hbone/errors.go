@@ -76,6 +76,9 @@ func broken(c h2.Code, format string, args ...any) error {
 
 // tunnelErrorOf gives what is wrong with the peer's bytes its Cause.
 func tunnelErrorOf(err error) error {
+	if err == nil { // for every read of a tunnel: errors.As would allocate
+		return nil
+	}
 	var v *h2.Violation
 	if errors.As(err, &v) {
 		return &tunnelError{v}
