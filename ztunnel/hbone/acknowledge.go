@@ -63,7 +63,6 @@ func (c *conn) arrive(s *Stream) {
 	default:
 		close(s.done)
 	}
-	c.closeIfUnused()
 }
 
 // mark notes that the socket has taken all that was packed; mu is held.
@@ -134,7 +133,7 @@ func (c *conn) proveLater() {
 
 func (c *conn) proveLate() {
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
 	c.prove()
 	if c.proving = len(c.unproven) > 0 && !c.closed; c.proving {
 		c.pause = min(2*c.pause, longestPause)

@@ -89,7 +89,7 @@ func (s *Stream) pump(raw syscall.RawConn) {
 	if err == nil {
 		s.c.mu.Lock()
 		err = s.readErr
-		s.c.mu.Unlock()
+		s.c.unlock()
 	}
 	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 		s.appFailed(err) // nothing, if the stream is over: then it was we who closed the socket
@@ -103,7 +103,7 @@ func (s *Stream) pump(raw syscall.RawConn) {
 func (s *Stream) serve(fd uintptr) bool {
 	c := s.c
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
 	s.fd = fd
 	if s.state == senderWaiting {
 		s.state = senderIdle

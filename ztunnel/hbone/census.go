@@ -227,7 +227,7 @@ func (ce *census) all(yield func(*conn) bool) {
 // it ends anyway.
 func (c *conn) idleSince() (at time.Time, idle bool) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
 	return c.usedAt, c.err == nil && !c.retired && c.unused() && !c.usedAt.IsZero()
 }
 

@@ -49,7 +49,7 @@ func (c *conn) used() { c.usedAt = time.Now() }
 func (c *conn) tick() {
 	c.mu.Lock()
 	if c.err != nil {
-		c.mu.Unlock()
+		c.unlock()
 		return
 	}
 	c.missed++
@@ -81,7 +81,7 @@ func (c *conn) tick() {
 		c.kick()
 		c.ticker.Reset(pingInterval)
 	}
-	c.mu.Unlock()
+	c.unlock()
 
 	switch {
 	case why != nil:
@@ -170,7 +170,7 @@ func (c *conn) nextExpiry() time.Duration {
 func (c *conn) expire() {
 	c.mu.Lock()
 	if c.err != nil || c.deadline.IsZero() {
-		c.mu.Unlock()
+		c.unlock()
 		return
 	}
 	left := time.Until(c.deadline)
@@ -179,7 +179,7 @@ func (c *conn) expire() {
 	if left > 0 && c.expiry != nil {
 		c.expiry.Reset(c.nextExpiry())
 	}
-	c.mu.Unlock()
+	c.unlock()
 	switch {
 	case left <= 0:
 		c.fail(fmt.Errorf("%w: certificates of the tunnel to %v ran out", ErrExpired, c.remote))
@@ -194,7 +194,7 @@ func (c *conn) expire() {
 // two ends would have to end: there both have proved themselves again.
 func (c *conn) extend(until time.Time) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
 	if c.err != nil || c.deadline.IsZero() {
 		return
 	}

@@ -37,6 +37,7 @@ type conn struct {
 	mu        sync.Mutex // guards all below, and the fields that Stream says
 	err       error      // why it ended
 	streams   map[uint32]*Stream
+	fallen    []*Stream      // that ended out of order, and whose apps unlock cuts off
 	active    int            // streams that count against the limit: not closed on both sides
 	live      int            // streams that a Listener's user has not let go
 	nextID    uint32         // client: of the next stream
@@ -134,7 +135,7 @@ func newConn(client bool, w wire, proof proof, h *hooks) *conn {
 // the peer's SETTINGS come, the defaults of RFC 9113 hold.
 func (c *conn) greet() {
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
 	list := uint32(c.in.HeaderLimit)
 	if c.client {
 		c.control = append(c.control, h2.Preface...)
@@ -166,7 +167,7 @@ func (c *conn) outdated() bool { return !c.until.IsZero() && !time.Now().Before(
 // the order of the ids; the caller has flush send it.
 func (c *conn) reserve(t Target) *Stream {
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
 	if !c.takesStreams() {
 		return nil
 	}
@@ -181,42 +182,34 @@ func (c *conn) reserve(t Target) *Stream {
 // tunnelError, or none of the peer's fault, the peer is told by GOAWAY.
 func (c *conn) fail(err error) {
 	c.mu.Lock()
-	victims := c.failLocked(err)
-	c.mu.Unlock()
-	for _, s := range victims {
-		s.sever()
-	}
+	c.failLocked(err)
+	c.unlock()
 }
 
 // abort is fail that spares no stream, not even one that is only waiting for a
 // slow app to take what already came, and that waits for little longer.
 func (c *conn) abort(err error) {
 	c.mu.Lock()
-	victims := c.failLocked(err)
+	c.failLocked(err)
 	for _, s := range c.streams {
-		if c.end(s, err) {
-			victims = append(victims, s)
-		}
+		c.end(s, err)
 	}
 	c.cutOff(err, hangUpTimeout)
-	c.mu.Unlock()
-	for _, s := range victims {
-		s.sever()
-	}
+	c.unlock()
 }
 
-// failLocked is fail with mu held; the caller severs the victims without it.
-func (c *conn) failLocked(err error) (victims []*Stream) {
+// failLocked is fail with mu held.
+func (c *conn) failLocked(err error) {
 	if c.err != nil {
-		return nil
+		return
 	}
 	c.err = err
 	c.takesNoMore()
 	c.stopClock()
 	c.loseGuards(err)
 	for _, s := range c.streams {
-		if !s.closed() && c.end(s, c.streamError(s, err)) {
-			victims = append(victims, s)
+		if !s.closed() {
+			c.end(s, c.streamError(s, err))
 		}
 	}
 	last := c.lastPeer
@@ -238,7 +231,6 @@ func (c *conn) failLocked(err error) (victims []*Stream) {
 	c.hurry()
 	c.hangUp = true
 	c.kick()
-	return victims
 }
 
 // streamError is how a stream ends that loses its tunnel by err. Before the
@@ -257,7 +249,7 @@ var errLost = errors.New("tunnel lost")
 // lost is the error of a tunnel whose socket ended or broke.
 func (c *conn) lost(err error) error {
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
 	if c.client && !c.settled {
 		// With TLS 1.3 a client is done before the server has looked at
 		// its certificate: a refusal looks like this.
@@ -272,10 +264,18 @@ func (c *conn) lost(err error) error {
 	return fmt.Errorf("%w: %w: peer %v: %v", ErrReset, errLost, c.remote, err)
 }
 
-// closeIfUnused ends a retired tunnel with its last stream; mu is held.
-func (c *conn) closeIfUnused() {
-	if c.unused() && c.retired && !c.leaving() {
-		c.failLocked(ErrDrained) // no victims without streams
+// unlock releases mu. What ended while it was held is told then: a retired tunnel
+// ends with its last stream, and the apps of streams that did not end in order are
+// cut off, for which mu must not be held. All who may have ended a stream unlock by it.
+func (c *conn) unlock() {
+	if c.retired && c.err == nil && c.unused() && !c.leaving() {
+		c.failLocked(ErrDrained)
+	}
+	fallen := c.fallen
+	c.fallen = nil
+	c.mu.Unlock()
+	for _, s := range fallen {
+		s.sever()
 	}
 }
 
@@ -283,7 +283,7 @@ func (c *conn) closeIfUnused() {
 // the client, so that it opens a younger tunnel.
 func (c *conn) retire() {
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
 	if c.err != nil || c.retired {
 		return
 	}
@@ -291,25 +291,24 @@ func (c *conn) retire() {
 	if !c.client {
 		c.goAway()
 	}
-	c.closeIfUnused()
 }
 
 // wait returns when no stream is left.
 func (c *conn) wait() {
 	c.mu.Lock()
 	if len(c.streams) == 0 {
-		c.mu.Unlock()
+		c.unlock()
 		return
 	}
 	empty := make(chan struct{})
 	c.empty = empty
-	c.mu.Unlock()
+	c.unlock()
 	<-empty
 }
 
 // count is the number of open streams.
 func (c *conn) count() int {
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
 	return len(c.streams)
 }

@@ -29,7 +29,7 @@ func (c *conn) gotSettings(pc h2.Piece) error {
 	}
 	for b := pc.Payload; len(b) > 0; b = b[6:] {
 		if err := c.set(binary.BigEndian.Uint16(b), int(binary.BigEndian.Uint32(b[2:]))); err != nil {
-			c.mu.Unlock()
+			c.unlock()
 			return err
 		}
 	}
@@ -40,7 +40,7 @@ func (c *conn) gotSettings(pc h2.Piece) error {
 	}
 	c.control = h2.AppendFrame(c.control, 0, h2.KindSettings, h2.FlagAck, 0)
 	err := c.owe()
-	c.mu.Unlock()
+	c.unlock()
 	if first && c.hooks.proven != nil {
 		c.hooks.proven(c)
 	}
@@ -86,7 +86,7 @@ var pingData = [8]byte{'g', 'o', 'a', 'w', 'a', 'y'}
 func (c *conn) gotPing(pc h2.Piece) error {
 	data := [8]byte(pc.Payload)
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
 	if pc.Has(h2.FlagAck) {
 		switch data {
 		case pingData:
@@ -109,14 +109,14 @@ func (c *conn) gotReset(pc h2.Piece) error {
 	s := c.streams[pc.Stream]
 	if s == nil {
 		idle := c.isIdle(pc.Stream)
-		c.mu.Unlock()
+		c.unlock()
 		if idle {
 			return broken(h2.CodeProtocol, "RST_STREAM on idle stream %d", pc.Stream)
 		}
 		return c.meaningless()
 	}
 	if s.closed() {
-		c.mu.Unlock()
+		c.unlock()
 		return c.meaningless()
 	}
 	if why == h2.CodeNone && s.gotEnd {
@@ -125,22 +125,21 @@ func (c *conn) gotReset(pc h2.Piece) error {
 		s.unread = true
 		c.sentEnd(s)
 		s.changed.Broadcast()
-		c.mu.Unlock()
+		c.unlock()
 		s.stopReading()
 		return nil
 	}
 	cause := c.resetError(s, why)
 	if s.accepted {
 		c.cut(s, cause)
-		c.mu.Unlock()
+		c.unlock()
 		s.stopReading()
 		c.touch(s)
 		s.end = receiverCut
 		return nil
 	}
 	c.end(s, cause) // no app waits for what came before
-	c.mu.Unlock()
-	s.sever()
+	c.unlock()
 	if !c.client && !c.earlyReset.Spend(earlyResetRate) {
 		return broken(h2.CodeCalm, "too many streams reset before their answer")
 	}
@@ -186,7 +185,7 @@ func (c *conn) goAway() {
 	c.control = h2.AppendPing(c.control, 0, pingData)
 	c.farewellTimer = time.AfterFunc(goAwayDelay, func() {
 		c.mu.Lock()
-		defer c.mu.Unlock()
+		defer c.unlock()
 		c.goAwayFinal()
 	})
 	c.kick()
@@ -200,7 +199,6 @@ func (c *conn) goAwayFinal() {
 	c.farewell, c.lastTaken = farewellSaid, c.lastPeer
 	c.control = h2.AppendGoAway(c.control, c.lastTaken, h2.CodeNone, "")
 	c.kick()
-	c.closeIfUnused()
 }
 
 // gotGoAway has the tunnel take no new streams. Those that the peer did not
@@ -214,18 +212,13 @@ func (c *conn) gotGoAway(pc h2.Piece) error {
 	if why != h2.CodeNone {
 		c.goodbye = fmt.Sprintf("%v %.200q", why, pc.Payload[8:])
 	}
-	var victims []*Stream
 	for _, s := range c.streams {
-		if c.client && s.id > last && c.end(s, &notTaken{err: fmt.Errorf("%w: peer is going away", ErrReset)}) {
-			victims = append(victims, s)
+		if c.client && s.id > last {
+			c.end(s, &notTaken{err: fmt.Errorf("%w: peer is going away", ErrReset)})
 		}
 	}
 	open := !c.unused()
-	c.closeIfUnused()
-	c.mu.Unlock()
-	for _, s := range victims {
-		s.sever()
-	}
+	c.unlock()
 	if first && open && why == h2.CodeNone && c.hooks.leaving != nil {
 		c.hooks.leaving(c)
 	}

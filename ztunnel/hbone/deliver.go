@@ -40,7 +40,6 @@ func (s *Stream) attach(app *net.TCPConn, raw syscall.RawConn) bool {
 func (s *Stream) follow(p progress, mustDrain bool) {
 	s.c.granted(s, p.taken, p.queued)
 	if p.queued > 0 && s.c.overfull(s) {
-		s.sever()
 		p.broke = nil
 	}
 	switch {
@@ -98,7 +97,7 @@ func (s *Stream) tell() {
 	}
 	c := s.c
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
 	s.told = true
 	if s.endSent && s.cause == nil {
 		c.arrive(s)

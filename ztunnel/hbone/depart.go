@@ -36,7 +36,7 @@ func (c *conn) cutOff(err error, patience time.Duration) {
 // giveUp closes a socket on which nothing comes any more; mu is not held.
 func (c *conn) giveUp() {
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
 	c.cutOff(c.err, 0)
 	c.wire.SetReadDeadline(time.Unix(1, 0))
 }
@@ -45,7 +45,7 @@ func (c *conn) giveUp() {
 // the tunnel hangs up, and gets on with it.
 func (c *conn) stays(err error) bool {
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
 	if !errors.Is(err, os.ErrDeadlineExceeded) || c.err == nil || c.broken || c.stuck() {
 		return false
 	}
@@ -76,7 +76,7 @@ func (c *conn) depart() {
 	c.mu.Lock()
 	for pause := lastFewPauses; !c.delivered() && !c.stuck() && !c.dead(); pause = min(2*pause, longestPause) {
 		c.prove()
-		c.mu.Unlock()
+		c.unlock()
 		time.Sleep(pause)
 		c.mu.Lock()
 	}
@@ -88,7 +88,7 @@ func (c *conn) depart() {
 	if c.prover != nil {
 		c.prover.Stop()
 	}
-	c.mu.Unlock()
+	c.unlock()
 	c.wire.Close()
 }
 

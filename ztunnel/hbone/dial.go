@@ -224,7 +224,7 @@ func (c *conn) outlives(old *conn) bool {
 	deadline := old.deadline
 	old.mu.Unlock()
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
 	return c.err == nil && !c.retired && (c.until.IsZero() || c.until.After(deadline))
 }
 

@@ -80,7 +80,7 @@ func (e *early) wanted() bool { return e.app != nil && e.err == nil && !e.done }
 // request, if it may be dead.
 func (s *Stream) present(kept []byte) {
 	s.c.mu.Lock()
-	defer s.c.mu.Unlock()
+	defer s.c.unlock()
 	s.ahead = kept
 	if s.c.settled && !s.c.fresh() && !s.over {
 		s.c.ask()
@@ -93,7 +93,7 @@ func (e *early) send(wait bool) {
 	switch {
 	case len(e.kept) > 0:
 		e.s.c.mu.Lock()
-		defer e.s.c.mu.Unlock()
+		defer e.s.c.unlock()
 		e.offer()
 	case !wait:
 		e.wait = false
@@ -110,7 +110,7 @@ func (e *early) send(wait bool) {
 func (e *early) readSome(fd uintptr) bool {
 	c := e.s.c
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
 	if !e.mayOffer() {
 		return true
 	}
@@ -162,7 +162,7 @@ func (e *early) offer() {
 // already; with nil, no more.
 func (s *Stream) listen(app *net.TCPConn) bool {
 	s.c.mu.Lock()
-	defer s.c.mu.Unlock()
+	defer s.c.unlock()
 	s.listening = app
 	return !s.over && !s.accepted
 }

@@ -19,7 +19,7 @@ func (c *conn) granted(s *Stream, n, held int) {
 		return
 	}
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
 	s.unacked += n
 	c.grant(s)
 	if held != 0 {
@@ -31,13 +31,13 @@ func (c *conn) granted(s *Stream, n, held int) {
 }
 
 // overfull ends a stream for whose app bytes are queued although this process holds
-// all that it may. It reports whether it did so; the caller severs the stream.
+// all that it may. It reports whether it did so.
 func (c *conn) overfull(s *Stream) bool {
 	if !c.memory.exhausted() {
 		return false
 	}
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
 	return c.reset(s, h2.CodeCalm, errHeld)
 }
 
@@ -47,7 +47,7 @@ var errHeld = fmt.Errorf("%w: too many bytes wait for apps of this pod that do n
 // one that is over.
 func (c *conn) takeData(f h2.FrameHeader) (*Stream, error) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
 	if c.receiving.window -= f.Length; c.receiving.window < 0 {
 		return nil, broken(h2.CodeFlowControl, "more DATA than the tunnel's window")
 	}
@@ -103,22 +103,19 @@ func (c *conn) isIdle(id uint32) bool {
 }
 
 // fault resets a stream for what the peer did. A peer that has us do so
-// again and again makes us work for nothing: that ends the tunnel. mu is held;
-// the stream is severed by a goroutine, for it needs other locks.
+// again and again makes us work for nothing: that ends the tunnel. mu is held.
 func (c *conn) fault(s *Stream, why h2.Code, reason string) error {
 	if !c.faults.Spend(faultRate) {
 		return broken(h2.CodeCalm, "too many faults, the last: %s", reason)
 	}
-	if c.reset(s, why, fmt.Errorf("%w: %v: %s", ErrReset, why, reason)) {
-		go s.sever()
-	}
+	c.reset(s, why, fmt.Errorf("%w: %v: %s", ErrReset, why, reason))
 	return nil
 }
 
 func (c *conn) windowUpdate(pc h2.Piece) error {
 	n := int(binary.BigEndian.Uint32(pc.Payload) &^ (1 << 31))
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
 	if pc.Stream == 0 {
 		if n == 0 {
 			return broken(h2.CodeProtocol, "WINDOW_UPDATE by 0")
@@ -159,7 +156,7 @@ func (c *conn) spend(n int) {
 // do not: a new stream would wait for those.
 func (c *conn) starved() bool {
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
 	return !c.spentAt.IsZero() && time.Since(c.spentAt) >= stuckPause
 }
 

@@ -123,14 +123,14 @@ func (g *Guard) let() {
 func (c *conn) endAt(l *Listener) *conn {
 	c.mu.Lock()
 	end, known := c.far, c.farAt == l
-	c.mu.Unlock()
+	c.unlock()
 	if known {
 		return end
 	}
 	if end = l.endOf(c); end != nil {
 		c.mu.Lock()
 		c.far, c.farAt = end, l
-		c.mu.Unlock()
+		c.unlock()
 	}
 	return end
 }
@@ -152,7 +152,7 @@ func (c *conn) unused() bool { return len(c.streams) == 0 && len(c.guards) == 0 
 // takes no new ones when it would take no stream.
 func (c *conn) hold(g *Guard) bool {
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
 	switch {
 	case c.err != nil || c.retired || c.broken || c.stale || c.outdated():
 		return false
@@ -169,14 +169,13 @@ func (c *conn) hold(g *Guard) bool {
 // let is the end of hold.
 func (c *conn) let(g *Guard) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
 	if c.client {
 		delete(c.guards, g)
 	} else {
 		c.guarded--
 	}
 	c.used()
-	c.closeIfUnused()
 }
 
 // loseGuards tells all Guards that the tunnel ends; mu is held.
@@ -203,7 +202,7 @@ func (c *conn) moveGuards(younger *conn) {
 	for g := range c.guards {
 		guards = append(guards, g)
 	}
-	c.mu.Unlock()
+	c.unlock()
 	for _, g := range guards {
 		g.take(younger, younger.endAt(g.far)) // else it stays, as a stream does
 	}
@@ -216,7 +215,7 @@ var guardPing = [8]byte{'g', 'u', 'a', 'r', 'd'}
 func (c *conn) answers(ctx context.Context, patience time.Duration) error {
 	c.mu.Lock()
 	if c.err != nil || time.Since(c.answered) < freshly {
-		defer c.mu.Unlock()
+		defer c.unlock()
 		return c.err
 	}
 	if c.asking == nil {
@@ -225,7 +224,7 @@ func (c *conn) answers(ctx context.Context, patience time.Duration) error {
 	}
 	asking := c.asking
 	c.flushUnlocking()
-	c.mu.Unlock()
+	c.unlock()
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	select {
@@ -234,7 +233,7 @@ func (c *conn) answers(ctx context.Context, patience time.Duration) error {
 		return fmt.Errorf("%w: no answer to PING from %v: %w", ErrDial, c.remote, context.Cause(ctx))
 	}
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
 	return c.err
 }
 
@@ -250,7 +249,7 @@ func (c *conn) pinged() {
 // refusal: another may do.
 func (c *conn) wentIdle(err error) bool {
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
 	return c.err != nil && c.settled && (errors.Is(err, ErrDrained) || errors.Is(err, errLost))
 }
 
@@ -286,6 +285,6 @@ func (p *Pool) standing(ctx context.Context, key Key) (*conn, error) {
 // stands reports whether the tunnel may have new Guards.
 func (c *conn) stands() bool {
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
 	return c.err == nil && !c.retired && !c.broken && !c.outdated()
 }

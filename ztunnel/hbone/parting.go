@@ -41,7 +41,7 @@ func (s *Stream) appBroke(err error) {
 		s.broke = err
 		s.sentBefore = s.sent.Load()
 	}
-	c.mu.Unlock()
+	c.unlock()
 	if !reads {
 		s.appFailed(err)
 	}
@@ -94,11 +94,8 @@ func (s *Stream) part() {
 // finishCut ends a stream that was cut, and resets its app.
 func (s *Stream) finishCut() {
 	s.c.mu.Lock()
-	ended := s.c.end(s, s.cause)
-	s.c.mu.Unlock()
-	if ended {
-		s.sever()
-	}
+	s.c.end(s, s.cause)
+	s.c.unlock()
 }
 
 // unsent is how many bytes the app's kernel has not acknowledged: none, if the

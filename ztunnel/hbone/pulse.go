@@ -52,7 +52,7 @@ func (s *Stream) proven() bool {
 	c := s.c
 	c.mu.Lock()
 	if s.over || s.accepted || !c.settled || c.fresh() {
-		defer c.mu.Unlock()
+		defer c.unlock()
 		return !s.over && !s.accepted && c.settled
 	}
 	c.ask()
@@ -61,7 +61,7 @@ func (s *Stream) proven() bool {
 	}
 	beat := c.beat
 	c.flushUnlocking()
-	c.mu.Unlock()
+	c.unlock()
 	select {
 	case <-beat:
 		return true
@@ -83,7 +83,7 @@ type watch struct {
 func (s *Stream) watch(patience time.Duration) *watch {
 	w := &watch{s: s, patience: patience, until: time.Now().Add(patience)}
 	s.c.mu.Lock()
-	defer s.c.mu.Unlock()
+	defer s.c.unlock()
 	w.timer = time.AfterFunc(min(freshly, patience), w.look)
 	return w
 }
@@ -92,52 +92,45 @@ func (w *watch) look() {
 	s, c, now := w.s, w.s.c, time.Now()
 	c.mu.Lock()
 	if s.accepted || s.over {
-		c.mu.Unlock()
+		c.unlock()
 		return
 	}
 	left := w.until.Sub(now)
 	if left <= 0 {
-		c.mu.Unlock()
+		c.unlock()
 		s.giveUp(fmt.Errorf("none in %v", w.patience))
 		return
 	}
-	victims := c.examine(now)
+	c.examine(now)
 	w.timer.Reset(min(freshly, left))
-	c.mu.Unlock()
-	for _, s := range victims {
-		s.sever()
-	}
+	c.unlock()
 }
 
 // examine asks a tunnel that is silent while somebody waits for an answer, and
-// gives it up when it stays silent, or takes nothing; mu is held, and the caller
-// severs the victims.
-func (c *conn) examine(now time.Time) (victims []*Stream) {
+// gives it up when it stays silent, or takes nothing; mu is held.
+func (c *conn) examine(now time.Time) {
 	switch {
 	case !c.settled: // it has until settingsTimeout
 	case c.stuckFor(now) >= stuckPause:
-		return c.abandon(fmt.Errorf("%w: %v takes nothing", ErrDial, c.remote))
+		c.abandon(fmt.Errorf("%w: %v takes nothing", ErrDial, c.remote))
 	case c.fresh():
 	case c.rtt.unread(): // it is we who are late
 	case c.askedAt.IsZero():
 		c.ask()
 		c.kick()
 	case now.Sub(c.askedAt) >= max(freshly, 4*c.rtt.shortest(now)):
-		return c.abandon(fmt.Errorf("%w: %v does not answer PING", ErrDial, c.remote))
+		c.abandon(fmt.Errorf("%w: %v does not answer PING", ErrDial, c.remote))
 	}
-	return nil
 }
 
 // abandon retires a tunnel that seems dead. What was answered may live on if it is
 // not. What was not, and of whose app nothing was sent, is opened anew, all in one
-// fresh tunnel; mu is held, and the caller severs the victims.
-func (c *conn) abandon(why error) (victims []*Stream) {
+// fresh tunnel; mu is held.
+func (c *conn) abandon(why error) {
 	c.takesNoMore()
 	for _, s := range c.streams {
-		if !s.accepted && s.sent.Load() == 0 && c.reset(s, h2.CodeCancel, &notTaken{err: why}) {
-			victims = append(victims, s)
+		if !s.accepted && s.sent.Load() == 0 {
+			c.reset(s, h2.CodeCancel, &notTaken{err: why})
 		}
 	}
-	c.closeIfUnused()
-	return victims
 }

@@ -48,7 +48,7 @@ func (c *conn) read() {
 // readDeadline bounds the time in which what is due may come.
 func (c *conn) readDeadline(t time.Time) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
 	if c.err == nil && !c.broken {
 		c.wire.SetReadDeadline(t)
 	}
@@ -67,7 +67,7 @@ func (c *conn) rest() bool {
 		return false
 	}
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
 	if c.err != nil || c.broken || !c.settled {
 		return false
 	}
@@ -84,7 +84,7 @@ func (c *conn) hurry() {
 // overdue is the violation behind a missed read deadline, nil if there is none.
 func (c *conn) overdue(err error) error {
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
 	switch {
 	case !errors.Is(err, os.ErrDeadlineExceeded) || c.err != nil || c.broken:
 		return nil
@@ -106,7 +106,7 @@ func (c *conn) readOnce() error {
 	c.mu.Lock()
 	c.beats()
 	c.handling = true
-	c.mu.Unlock()
+	c.unlock()
 	var fault error
 	for _, p := range pieces {
 		if fault = c.feed(p); fault != nil {
@@ -167,7 +167,7 @@ func (c *conn) feed(b []byte) error {
 
 func (c *conn) over() bool {
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
 	return c.err != nil
 }
 
@@ -268,7 +268,7 @@ func (c *conn) endReceived(s *Stream) {
 	if s.endSent {
 		c.uncount(s)
 	}
-	c.mu.Unlock()
+	c.unlock()
 	c.touch(s)
 	s.end = receiverEnded
 }

@@ -51,17 +51,17 @@ func (c *conn) gotRequest(f h2.Fields) error {
 	c.mu.Lock()
 	if id%2 == 0 || id <= c.lastPeer {
 		s := c.streams[id]
-		c.mu.Unlock()
+		c.unlock()
 		return c.lateHeaders(s, f)
 	}
 	c.lastPeer = id
 	if len(c.control) > controlLimit {
-		c.mu.Unlock()
+		c.unlock()
 		return broken(h2.CodeCalm, "more than %d bytes of answers that are not read", controlLimit)
 	}
 	if c.farewell == farewellSaid { // said to be too late
 		c.ghost = min(c.ghost+streamWindow+1, ghostLimit)
-		c.mu.Unlock()
+		c.unlock()
 		return c.refused()
 	}
 	s := newStream(c, id, c.local)
@@ -71,13 +71,13 @@ func (c *conn) gotRequest(f h2.Fields) error {
 	}
 	if c.active > c.streamLimit || c.live >= liveFactor*c.streamLimit || c.outdated() {
 		c.reset(s, h2.CodeRefused, errTooMany)
-		c.mu.Unlock()
+		c.unlock()
 		c.turnedAway(errTooMany)
 		return c.refused()
 	}
 	if problem := f.MalformedRequest(); problem != "" {
 		err := c.fault(s, h2.CodeProtocol, problem)
-		c.mu.Unlock()
+		c.unlock()
 		c.turnedAway(fmt.Errorf("%w: malformed request: %s", ErrReset, problem))
 		return err
 	}
@@ -85,13 +85,13 @@ func (c *conn) gotRequest(f h2.Fields) error {
 	if status != 0 {
 		c.reject(s, status)
 		err := c.owe()
-		c.mu.Unlock()
+		c.unlock()
 		c.turnedAway(&StatusError{status})
 		return errors.Join(err, c.refused())
 	}
 	s.target, s.header = target.Authority, target.Header
 	c.live++
-	c.mu.Unlock()
+	c.unlock()
 	if !c.hooks.incoming(s) {
 		s.resetWith(h2.CodeRefused, errTooMany)
 		s.letGo()
@@ -124,7 +124,7 @@ func (c *conn) lateHeaders(s *Stream, trailers h2.Fields) error {
 	id := c.opening.Stream
 	if s == nil {
 		c.mu.Lock()
-		defer c.mu.Unlock()
+		defer c.unlock()
 		if c.isIdle(id) {
 			return broken(h2.CodeProtocol, "HEADERS on stream %d, which is not the peer's to open", id)
 		}
@@ -136,16 +136,16 @@ func (c *conn) lateHeaders(s *Stream, trailers h2.Fields) error {
 	c.mu.Lock()
 	switch {
 	case s.gotEnd:
-		defer c.mu.Unlock()
+		defer c.unlock()
 		return c.fault(s, h2.CodeStreamClosed, "HEADERS after END_STREAM")
 	case !c.opening.Has(h2.FlagEndStream):
-		defer c.mu.Unlock()
+		defer c.unlock()
 		return c.fault(s, h2.CodeProtocol, "HEADERS in the middle of a stream")
 	case trailers.MalformedTrailers() != "":
-		defer c.mu.Unlock()
+		defer c.unlock()
 		return c.fault(s, h2.CodeProtocol, trailers.MalformedTrailers())
 	}
-	c.mu.Unlock()
+	c.unlock()
 	c.endReceived(s)
 	return nil
 }
@@ -155,20 +155,20 @@ func (c *conn) gotAnswer(f h2.Fields) error {
 	c.mu.Lock()
 	s := c.streams[c.opening.Stream]
 	if s == nil || s.accepted {
-		c.mu.Unlock()
+		c.unlock()
 		return c.lateHeaders(s, f)
 	}
 	status, problem := f.Answer()
 	end := c.opening.Has(h2.FlagEndStream)
 	switch {
 	case problem != "":
-		defer c.mu.Unlock()
+		defer c.unlock()
 		return c.fault(s, h2.CodeProtocol, "malformed answer: "+problem)
 	case status < 200 && end:
-		defer c.mu.Unlock()
+		defer c.unlock()
 		return c.fault(s, h2.CodeProtocol, "1xx answer that ends the stream")
 	case status < 200:
-		defer c.mu.Unlock()
+		defer c.unlock()
 		if s.interim++; s.interim > informationalLimit {
 			return c.fault(s, h2.CodeProtocol, "too many 1xx answers")
 		}
@@ -176,15 +176,14 @@ func (c *conn) gotAnswer(f h2.Fields) error {
 	case status >= 300:
 		s.gotEnd = end
 		c.reset(s, h2.CodeCancel, &StatusError{status})
-		c.mu.Unlock()
-		s.sever()
+		c.unlock()
 		return nil
 	}
 	s.accepted = true
 	s.header = f.Header
 	close(s.answered)
 	s.wake()
-	c.mu.Unlock()
+	c.unlock()
 	if end {
 		c.endReceived(s)
 	}

@@ -21,7 +21,7 @@ type room struct {
 // known.
 func (c *conn) expect(streams int) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
 	if streams > 0 && !c.settled {
 		c.peerStreams = streams
 	}
@@ -30,7 +30,7 @@ func (c *conn) expect(streams int) {
 // allows is for how many streams the peer has room.
 func (c *conn) allows() int {
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
 	return c.peerStreams
 }
 
@@ -65,7 +65,7 @@ func (t *tunnels) shut() *conn {
 
 func (c *conn) isShut() bool {
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
 	return c.peerStreams == 0 && !c.retired && !c.broken
 }
 
@@ -73,14 +73,14 @@ func (c *conn) isShut() bool {
 func (c *conn) opens(ctx context.Context, patience time.Duration) error {
 	c.mu.Lock()
 	if c.peerStreams > 0 || c.retired || c.broken {
-		c.mu.Unlock()
+		c.unlock()
 		return nil
 	}
 	if c.room.changed == nil {
 		c.room.changed = make(chan struct{})
 	}
 	changed := c.room.changed
-	c.mu.Unlock()
+	c.unlock()
 	enough := time.NewTimer(patience)
 	defer enough.Stop()
 	select {

@@ -35,7 +35,7 @@ type load struct {
 // again wants a tunnel that is alive, not another that looks so.
 func (c *conn) burden(again bool) (streams int, busy, takes bool) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
 	now := time.Now()
 	if !c.takesStreams() || c.stuckFor(now) >= stuckPause || again && c.settled && !c.fresh() {
 		return 0, false, false

@@ -114,7 +114,7 @@ func (s *Stream) Done() <-chan struct{} { return s.done }
 func (s *Stream) Accept() error {
 	c := s.c
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
 	if s.over {
 		return s.err
 	}
@@ -131,13 +131,12 @@ func (s *Stream) Reject(status int) error {
 	c := s.c
 	c.mu.Lock()
 	if s.over {
-		defer c.mu.Unlock()
+		defer c.unlock()
 		return s.err
 	}
 	c.reject(s, status)
 	tolerance := c.tolerance
-	c.mu.Unlock()
-	s.sever()
+	c.unlock()
 	if tolerance != nil && !tolerance.spend() {
 		c.fail(broken(h2.CodeCalm, "more than %v requests a second that are rejected", rejectRate.PerSecond))
 	}
@@ -171,18 +170,14 @@ func (s *Stream) Close(reason error) { s.resetWith(h2.CodeCancel, reason) }
 
 func (s *Stream) resetWith(c h2.Code, err error) {
 	s.c.mu.Lock()
-	ended := s.c.reset(s, c, err)
-	if !ended && !s.c.disown(s, err) {
+	defer s.c.unlock()
+	if !s.c.reset(s, c, err) && !s.c.disown(s, err) {
 		s.brokenOff = true
-	}
-	s.c.mu.Unlock()
-	if ended {
-		s.sever()
 	}
 }
 
-// reset ends a stream for err and tells the peer; mu is held, and the caller
-// severs the stream if it was this that ended it.
+// reset ends a stream for err and tells the peer. It reports whether it was this
+// call that ended it; mu is held.
 func (c *conn) reset(s *Stream, why h2.Code, err error) bool {
 	if s.over {
 		return false
@@ -201,9 +196,8 @@ func (c *conn) reset(s *Stream, why h2.Code, err error) bool {
 // no longer, though the app may still be reading; mu is held.
 func (s *Stream) closed() bool { return s.endSent && s.gotEnd }
 
-// end takes a stream that is over off its tunnel; mu is held. It reports
-// whether it was this call that ended it: then the caller severs the stream,
-// unless it ended in order.
+// end takes a stream that is over off its tunnel, and has unlock cut its app off. It
+// reports whether it was this call that ended it; mu is held.
 func (c *conn) end(s *Stream, err error) bool {
 	if s.over {
 		return false
@@ -211,7 +205,7 @@ func (c *conn) end(s *Stream, err error) bool {
 	s.err = err
 	c.remove(s)
 	close(s.done)
-	c.closeIfUnused()
+	c.fallen = append(c.fallen, s)
 	return true
 }
 
@@ -247,7 +241,7 @@ func (s *Stream) letGo() {
 		}
 		s.c.mu.Lock()
 		s.c.live--
-		s.c.mu.Unlock()
+		s.c.unlock()
 	})
 }
 
@@ -255,7 +249,7 @@ func (s *Stream) letGo() {
 // that: when it has arrived.
 func (s *Stream) Ended() time.Time {
 	s.c.mu.Lock()
-	defer s.c.mu.Unlock()
+	defer s.c.unlock()
 	if !s.over {
 		return time.Now()
 	}
@@ -265,21 +259,21 @@ func (s *Stream) Ended() time.Time {
 // ending is result, and whether both sides had said all.
 func (s *Stream) ending() (err error, inOrder bool) {
 	s.c.mu.Lock()
-	defer s.c.mu.Unlock()
+	defer s.c.unlock()
 	return s.err, s.inOrder
 }
 
 // cutShort reports that somebody broke the stream off after its end.
 func (s *Stream) cutShort() bool {
 	s.c.mu.Lock()
-	defer s.c.mu.Unlock()
+	defer s.c.unlock()
 	return s.brokenOff
 }
 
 // result is how the stream ended; only after done.
 func (s *Stream) result() error {
 	s.c.mu.Lock()
-	defer s.c.mu.Unlock()
+	defer s.c.unlock()
 	return s.err
 }
 
@@ -300,9 +294,8 @@ func (s *Stream) await(ctx context.Context, patience time.Duration, first *early
 // giveUp ends a stream that the peer has not answered.
 func (s *Stream) giveUp(why error) {
 	s.c.mu.Lock()
-	ended := !s.accepted && s.c.reset(s, h2.CodeCancel, &NoAnswerError{s.target, why})
-	s.c.mu.Unlock()
-	if ended {
-		s.sever()
+	defer s.c.unlock()
+	if !s.accepted {
+		s.c.reset(s, h2.CodeCancel, &NoAnswerError{s.target, why})
 	}
 }

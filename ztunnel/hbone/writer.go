@@ -71,7 +71,7 @@ func (c *conn) kick() {
 	go func() {
 		c.mu.Lock()
 		c.leadUnlocking(nil)
-		c.mu.Unlock()
+		c.unlock()
 	}()
 }
 
@@ -91,7 +91,7 @@ func (c *conn) flushUnlocking() {
 // flush is conn.flushUnlocking for a caller that does not hold conn.mu.
 func (s *Stream) flush() {
 	s.c.mu.Lock()
-	defer s.c.mu.Unlock()
+	defer s.c.unlock()
 	s.c.flushUnlocking()
 }
 
@@ -180,7 +180,7 @@ func (c *conn) endLead() {
 func (c *conn) sayGoodbye() {
 	c.wire.CloseWrite()
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
 	c.leading = false
 	c.mark()
 }
@@ -189,7 +189,7 @@ func (c *conn) sayGoodbye() {
 // that needs no other goroutine.
 func (c *conn) handled() {
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
 	c.handling = false
 	c.prove()
 	c.proveLater()
@@ -200,7 +200,7 @@ func (c *conn) handled() {
 func (c *conn) goOn(batch *record.Batch) {
 	err := c.finish(batch)
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
 	c.wrote(err)
 	c.leadUnlocking(nil)
 }
