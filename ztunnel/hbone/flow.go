@@ -31,14 +31,24 @@ func (c *conn) granted(s *Stream, n, held int) {
 }
 
 // overfull ends a stream for whose app bytes are queued although this process holds
-// all that it may. It reports whether it did so.
+// all that it may, if its tunnel has a part in that. It reports whether it did so.
 func (c *conn) overfull(s *Stream) bool {
 	if !c.memory.exhausted() {
 		return false
 	}
 	c.mu.Lock()
 	defer c.unlock()
-	return c.reset(s, h2.CodeCalm, errHeld)
+	return (c.holdsMuch() || c.memory.flooded()) && c.reset(s, h2.CodeCalm, errHeld)
+}
+
+// holdsMuch reports that the tunnel holds more than one stream may at first and what
+// was lent to all of its streams, which has a bound of its own; mu is held.
+func (c *conn) holdsMuch() bool {
+	most := streamWindow
+	for _, s := range c.streams {
+		most += s.lent
+	}
+	return c.held > most
 }
 
 var errHeld = fmt.Errorf("%w: too many bytes wait for apps of this pod that do not read", ErrLimit)

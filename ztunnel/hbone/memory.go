@@ -20,10 +20,13 @@ import (
 // so that a pod that comes later always gets some. If a pod wants more:
 //
 //   - no window of its streams grows;
-//   - a tunnel that holds bytes for slow apps of the pod gets no window again, so that
+//   - a tunnel that holds much for slow apps of the pod gets no window again, so that
 //     what else is for them waits in the peer;
-//   - a stream for which bytes come nevertheless is reset, with ErrLimit, once the
-//     whole budget is used.
+//   - a stream of such a tunnel for which bytes come nevertheless is reset, with
+//     ErrLimit, once the whole budget is used.
+//
+// Much is more than a little and what was lent: so a peer that has the pod hold all
+// that it may does not stop or reset the streams of others.
 //
 // The nil Memory has no bounds.
 type Memory struct{ held, lent credit }
@@ -107,6 +110,9 @@ func (m *Memory) overdrawn() bool { return m != nil && !m.held.fits(0) }
 func (m *Memory) exhausted() bool {
 	return m != nil && !m.held.fits(m.held.of.size)
 }
+
+// flooded is exhausted by as much again: by a little of very many tunnels.
+func (m *Memory) flooded() bool { return m != nil && !m.held.fits(2*m.held.of.size) }
 
 // lend reserves n bytes for a window that grows, if the pod's share has them.
 func (m *Memory) lend(n int) bool {

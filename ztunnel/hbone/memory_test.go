@@ -172,6 +172,35 @@ func TestStreamIsResetWhenTheWholeBudgetIsHeld(t *testing.T) {
 	first.Reset()
 }
 
+// A peer that has a pod hold all that it may does not have the streams of others reset,
+// which need a moment of their own.
+func TestAPeerThatHoldsMuchHasNobodyElseReset(t *testing.T) {
+	l := newLink(t, func(s *Stream) { s.Accept(); <-s.Done(); s.Reset() })
+	budget := newBudgetOfBytes(1 << 20)
+	memory := budget.share()
+	l.ln.cfg.Memory = memory
+	p := l.newPusher()
+	p.openWide(l, 1)
+	greedy := l.ln.all()[0]
+	p.send(1, int(budget.held.size)*3/2)
+	waitUntil(t, func() bool { return memory.held.used.Load() == budget.held.size*3/2 })
+
+	other := l.newPusher()
+	other.must(other.connect(1))
+	other.read(is[*http2.MetaHeadersFrame])
+	other.send(1, streamWindow)
+	waitUntil(t, func() bool { return memory.held.used.Load() == budget.held.size*3/2+streamWindow })
+	if other.sync(); other.reset > 0 || !memory.exhausted() {
+		t.Errorf("%d streams were reset", other.reset)
+	}
+	p.send(1, 1)
+	p.sync()
+	if p.sync(); p.reset == 0 {
+		t.Error("the one that holds most goes on")
+	}
+	greedy.abort(ErrDrained)
+}
+
 func TestMemoryIsAPartOfGOMEMLIMIT(t *testing.T) {
 	for limit, want := range map[int64]int64{
 		math.MaxInt64: 256 << 20, // none is set

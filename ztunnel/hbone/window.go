@@ -109,11 +109,11 @@ func (c *conn) repayIdle(now time.Time) {
 }
 
 // grantTunnel grants the tunnel's window again as bytes leave the wire, whoever they
-// are for. The exception is a tunnel that itself holds bytes for slow apps of a pod
+// are for. The exception is a tunnel that itself holds much for slow apps of a pod
 // that is over its share of Memory; mu is held.
 func (c *conn) grantTunnel() {
 	r := &c.receiving
-	if r.window > r.limit/4*3 || c.err != nil || c.held > streamWindow && c.memory.overdrawn() {
+	if r.window > r.limit/4*3 || c.err != nil || c.held > streamWindow && c.memory.overdrawn() && c.holdsMuch() {
 		return
 	}
 	c.fitTunnel(time.Now())
