@@ -5,6 +5,7 @@ package hbone
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -211,6 +212,32 @@ func TestStrangersMakeRoomFirstThenTheOldestOfTheGreediestAddress(t *testing.T) 
 	enter(door, "10.0.0.4", "fourth") // no address of a stranger has two: of the pod that has more
 	if want := []string{"first", "third"}; !slices.Equal(evicted, want) {
 		t.Errorf("evicted %v, want %v", evicted, want)
+	}
+}
+
+// That it is not its turn in time says nothing of the other side.
+func TestAHandshakeThatDoesNotGetItsTurnIsOverALimit(t *testing.T) {
+	l := newLink(t, nil)
+	for name, door := range map[string]**Door{"the Pool's": &l.pool.cfg.Door, "the Listener's": &l.ln.cfg.Door} {
+		t.Run(name, func(t *testing.T) {
+			c := newCrowd(t)
+			busy := c.enter(c.gate.Door(), "10.0.0.9")
+			c.use(busy, 0)
+			busy.take(t.Context())
+			defer busy.release()
+			before := *door
+			defer func() { *door = before }()
+			*door = c.gate.Door()
+			l.pool.cfg.HandshakeTimeout, l.ln.cfg.HandshakeTimeout = 50*time.Millisecond, 50*time.Millisecond
+			shed := l.ln.Stats().Shed
+			_, err := l.pool.Open(t.Context(), l.key, l.target(l.key))
+			if name == "the Pool's" && (!errors.Is(err, ErrLimit) || errors.Is(err, ErrTLS)) {
+				t.Errorf("it ended with %v, want %v", err, ErrLimit)
+			}
+			if name != "the Pool's" {
+				waitUntil(t, func() bool { return l.ln.Stats().Shed > shed })
+			}
+		})
 	}
 }
 

@@ -4,6 +4,7 @@ package hbone
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"syscall"
@@ -14,12 +15,20 @@ import (
 func (v *visitor) secure(ctx context.Context, socket net.Conn, client bool, records Records, cred Credential) (wire, proof, error) {
 	t := &turnstile{Conn: socket, ctx: ctx, visitor: v}
 	defer t.open()
+	w, p, err := t.shake(client, records, cred)
+	if err != nil && t.late { // which says nothing of the peer
+		err = fmt.Errorf("%w: too many handshakes: the one with %v did not get its turn in time", ErrLimit, socket.RemoteAddr())
+	}
+	return w, p, err
+}
+
+func (t *turnstile) shake(client bool, records Records, cred Credential) (wire, proof, error) {
 	if client { // it computes before it reads
 		if err := t.take(); err != nil {
-			return nil, proof{}, fmt.Errorf("%w: handshake with %v: %w", ErrTLS, socket.RemoteAddr(), err)
+			return nil, proof{}, fmt.Errorf("%w: handshake with %v: %w", ErrTLS, t.RemoteAddr(), err)
 		}
 	}
-	return secure(ctx, t, client, records, cred)
+	return secure(t.ctx, t, client, records, cred)
 }
 
 // turnstile is the socket of a handshake under way: it holds a slot from when
@@ -31,6 +40,7 @@ type turnstile struct {
 	ctx     context.Context // of the handshake
 	visitor *visitor        // nil: open
 	holds   bool
+	late    bool // the handshake's time was over before it got a slot
 	read    int
 }
 
@@ -58,7 +68,7 @@ func (t *turnstile) Write(p []byte) (int, error) {
 
 func (t *turnstile) take() error {
 	err := t.visitor.take(t.ctx)
-	t.holds = err == nil
+	t.holds, t.late = err == nil, errors.Is(err, context.DeadlineExceeded)
 	return err
 }
 
