@@ -92,7 +92,7 @@ func (s *status) dumps() map[string]func() any {
 	}
 }
 
-// publish has the kernel's, the store's and the pods' counts scraped with the rest.
+// publish registers the counts of kernel, store and pods with the rest.
 func (s *status) publish(counts *metrics.Metrics, datapath *redirect.Datapath, budget *proxy.Budget) {
 	counts.BPF(datapath.Stats)
 	counts.Budget(func() (size, used map[string]float64) {

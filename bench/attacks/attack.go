@@ -64,7 +64,7 @@ type felt struct {
 	err           error // of the attack itself
 }
 
-// measure has every attack done to one build.
+// measure runs every attack against one build.
 func measure(ctx context.Context, program string, d time.Duration) (all []felt, err error) {
 	for _, a := range attacks {
 		f, err := a.measure(ctx, program, d)

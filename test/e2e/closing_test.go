@@ -17,7 +17,7 @@ import (
 	"github.com/culvert-mesh/culvert/test/lab/agent"
 )
 
-// ends are the two ends of a connection, by who does something first.
+// ends are the two ends of a connection; first is the one that acts first.
 type ends struct {
 	name          string
 	first, second *agent.Conn

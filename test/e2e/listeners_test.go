@@ -152,7 +152,7 @@ func TestOnlyACertificateOfTheMeshOpensATunnel(t *testing.T) {
 	}
 }
 
-// forge makes a certificate that says what ours say, but for who signed it.
+// forge makes a certificate that says what ours say, but is signed by another CA.
 func forge(id string) tls.Certificate {
 	leaf := certstest.Leaf(spiffeid.RequireFromString(id))
 	return certstest.Mint(leaf, certstest.NewKey(elliptic.P256()), nil).TLS()

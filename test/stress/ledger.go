@@ -44,7 +44,7 @@ func (l *ledger) of(node string) slog.Handler { return scribe{l, node} }
 // Enabled is for access records only.
 func (s scribe) Enabled(_ context.Context, level slog.Level) bool { return level >= slog.LevelInfo }
 
-// WithAttrs is not used by who writes access records.
+// WithAttrs is not used by the writer of access records.
 func (s scribe) WithAttrs([]slog.Attr) slog.Handler { return s }
 
 // WithGroup is neither.

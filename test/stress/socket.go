@@ -11,7 +11,7 @@ import (
 
 func addrPort(a net.Addr) netip.AddrPort { return a.(*net.TCPAddr).AddrPort() }
 
-// bound has a socket take its port before it connects, and tells which.
+// bound gives a socket its port before it connects, and returns the port.
 func bound(tell func(netip.AddrPort)) func(fd int) error {
 	return func(fd int) error {
 		if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: loopback.As4()}); err != nil {

@@ -26,7 +26,7 @@ type weather struct {
 	diary  []event
 }
 
-// event is what the weather did, for who looks into a fault.
+// event is what the weather did, for whoever looks into a fault.
 type event struct {
 	at   time.Time
 	what string

@@ -85,15 +85,16 @@ func (g *Gate) accountLocked(addr netip.Addr) *account {
 	return a
 }
 
-// tidyLocked forgets an address of which nothing is worth to be known.
+// tidyLocked forgets an address that has no handshake and no tunnel, is no longer known,
+// and owes nothing: a stranger would be treated the same.
 func (g *Gate) tidyLocked(addr netip.Addr, a *account) {
 	if now := time.Now(); a.idle() && !a.known(now) && a.debt(now) == 0 && g.accounts[addr] == a {
 		delete(g.accounts, addr)
 	}
 }
 
-// sweepLocked forgets the addresses that tidyLocked would by now, at most once
-// a second, and at least one, if need be one that is worth to be known.
+// sweepLocked makes room for one more address. At most once a second it calls tidyLocked
+// for all; if that leaves too many, it forgets any address that is idle.
 func (g *Gate) sweepLocked() {
 	if now := time.Now(); now.Sub(g.swept) > time.Second {
 		g.swept = now

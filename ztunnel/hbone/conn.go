@@ -218,7 +218,7 @@ func (c *conn) failLocked(err error) {
 	switch {
 	case errors.As(err, &bad):
 		c.control = h2.AppendGoAway(c.control, last, bad.Code, bad.Reason)
-		c.cutOff(err, hangUpTimeout) // who breaks the rules is not waited for
+		c.cutOff(err, hangUpTimeout) // a peer that breaks the rules is not waited for
 	case errors.Is(err, errLost):
 		c.control, c.broken = nil, true
 	case errors.Is(err, ErrDenied): // or the peer would move its Guards to another tunnel
@@ -266,7 +266,7 @@ func (c *conn) lost(err error) error {
 
 // unlock releases mu. What ended while it was held is told then: a retired tunnel
 // ends with its last stream, and the apps of streams that did not end in order are
-// cut off, for which mu must not be held. All who may have ended a stream unlock by it.
+// cut off, for which mu must not be held. Whatever may have ended a stream unlocks by it.
 func (c *conn) unlock() {
 	if c.retired && c.err == nil && c.unused() && !c.leaving() {
 		c.failLocked(ErrDrained)
@@ -279,7 +279,7 @@ func (c *conn) unlock() {
 	}
 }
 
-// retire has the tunnel take no new streams; open ones go on. A server tells
+// retire closes the tunnel to new streams; open ones go on. A server tells
 // the client, so that it opens a younger tunnel.
 func (c *conn) retire() {
 	c.mu.Lock()

@@ -201,8 +201,8 @@ func (c *conn) goAwayFinal() {
 	c.kick()
 }
 
-// gotGoAway has the tunnel take no new streams. Those that the peer did not
-// take may be opened elsewhere.
+// gotGoAway closes the tunnel to new streams. Streams that the peer did not take may
+// be opened elsewhere.
 func (c *conn) gotGoAway(pc h2.Piece) error {
 	last := binary.BigEndian.Uint32(pc.Payload) &^ (1 << 31)
 	why := h2.Code(binary.BigEndian.Uint32(pc.Payload[4:]))

@@ -152,7 +152,7 @@ func (p *Pool) tunnel(key Key) (*conn, error) {
 	return c, nil
 }
 
-// shake has the handshake wait for its turn among those of the process.
+// shake waits for a turn among all handshakes of the process, and shakes hands.
 func (p *Pool) shake(ctx context.Context, socket net.Conn, key Key, cred Credential) (wire, proof, error) {
 	ctx, evict := context.WithCancelCause(ctx)
 	defer evict(nil)

@@ -76,8 +76,8 @@ func (e *early) last(t Target, err error) error {
 // wanted reports that something may yet go early.
 func (e *early) wanted() bool { return e.app != nil && e.err == nil && !e.done }
 
-// present gives the stream what was kept, and has its tunnel asked, with the
-// request, if it may be dead.
+// present gives the stream what was kept. If its tunnel may be dead, it queues a PING
+// behind the request.
 func (s *Stream) present(kept []byte) {
 	s.c.mu.Lock()
 	defer s.c.unlock()
@@ -167,7 +167,7 @@ func (s *Stream) listen(app *net.TCPConn) bool {
 	return !s.over && !s.accepted
 }
 
-// wake wakes who waits for the app's first bytes; conn.mu is held.
+// wake wakes whoever waits for the app's first bytes; conn.mu is held.
 func (s *Stream) wake() {
 	if s.listening != nil {
 		s.listening.SetReadDeadline(time.Unix(1, 0))

@@ -112,8 +112,8 @@ func (c *conn) isIdle(id uint32) bool {
 	return id > c.lastPeer
 }
 
-// fault resets a stream for what the peer did. A peer that has us do so
-// again and again makes us work for nothing: that ends the tunnel. mu is held.
+// fault resets a stream for what the peer did. A peer that makes us
+// do so again and again makes us work for nothing: that ends the tunnel. mu is held.
 func (c *conn) fault(s *Stream, why h2.Code, reason string) error {
 	if !c.faults.Spend(faultRate) {
 		return broken(h2.CodeCalm, "too many faults, the last: %s", reason)
@@ -176,5 +176,5 @@ func (s *Stream) allow(n int) {
 	if s.sendWindow <= 0 {
 		return
 	}
-	s.changed.Broadcast() // serve has it queued
+	s.changed.Broadcast() // serve queues it
 }

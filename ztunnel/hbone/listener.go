@@ -274,7 +274,7 @@ func (l *Listener) stop() {
 	if !l.drained {
 		l.drained = true
 		close(l.draining)
-		l.ln.Close() // resets who waits to be accepted, and has sent nothing of an app
+		l.ln.Close() // resets connections that wait to be accepted: they carried nothing of an app
 	}
 }
 

@@ -123,7 +123,7 @@ func abandon(socket net.Conn) {
 	socket.Close()
 }
 
-// full reports that not even who is small may have another tunnel.
+// full reports that not even a holder of few tunnels may have another.
 func (l *Listener) full() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()

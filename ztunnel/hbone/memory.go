@@ -105,13 +105,15 @@ func (m *Memory) tight() bool {
 // overdrawn reports that the pod holds more than its share.
 func (m *Memory) overdrawn() bool { return m != nil && !m.held.fits(0) }
 
-// exhausted reports that the pod holds more than its share of the whole budget, which
-// what is on its way to tunnels without a window must not exceed.
+// exhausted reports that the pod holds more than its share would be of twice the budget.
+// A pod over its share gets no window, so only what its peers may send already still
+// comes. Beyond this bound streams are reset.
 func (m *Memory) exhausted() bool {
 	return m != nil && !m.held.fits(m.held.of.size)
 }
 
-// flooded is exhausted by as much again: by a little of very many tunnels.
+// flooded is exhausted for three times the budget. Very many tunnels that hold only a
+// little each can come that far.
 func (m *Memory) flooded() bool { return m != nil && !m.held.fits(2*m.held.of.size) }
 
 // lend reserves n bytes for a window that grows, if the pod's share has them.

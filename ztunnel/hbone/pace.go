@@ -51,7 +51,7 @@ func (c *conn) keepPace(n int, took time.Duration) {
 	}
 }
 
-// limitUnsent has the kernel take no more bytes than that before it sends some.
+// limitUnsent makes the kernel take no more than n bytes before it sends some.
 func (r *roundTrip) limitUnsent(n int) {
 	if r.socket != nil {
 		r.socket.Control(func(fd uintptr) {

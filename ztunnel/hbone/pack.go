@@ -30,7 +30,7 @@ func (c *conn) packUnlocking(b *record.Batch) {
 		if s == nil {
 			return
 		}
-		if s.sendWindow > 0 { // else its WINDOW_UPDATE has it queued again
+		if s.sendWindow > 0 { // else the next WINDOW_UPDATE queues it again
 			c.takeTurnUnlocking(b, s)
 		}
 		if s.state != senderQueued {

@@ -117,8 +117,8 @@ func (s *Stream) unsent() (n int) {
 }
 
 // sever cuts the app off from a stream that did not end in order, with a TCP
-// reset. No lock is held. To close the socket would wait for who leads in serve,
-// perhaps for long; and the reader, which calls sever too, must not.
+// reset. No lock is held. To close the socket would wait for whoever leads in
+// serve, perhaps for long; and the reader, which calls sever too, must not.
 func (s *Stream) sever() {
 	app, raw, dropped, first := s.toApp.sever()
 	if !first {

@@ -137,8 +137,9 @@ func (p *Pool) OpenFor(ctx context.Context, key Key, target Target, app *net.TCP
 const maxRetries = 3
 
 // reserve opens a stream in the tunnel that has the fewest, or waits for a new
-// one if none takes it, or for a peer that allows none to allow some. The request is queued, and yet to be flushed. A retry
-// wants one that is younger than all it tried.
+// one if none takes it, or until a peer that allows none allows some. The request is
+// queued, and the caller flushes it. A retry wants a tunnel that is younger than all it
+// tried.
 func (p *Pool) reserve(ctx context.Context, key Key, target Target, tried []*conn) (*Stream, error) {
 	d := new(dial)
 	for {

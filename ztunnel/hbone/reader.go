@@ -75,7 +75,7 @@ func (c *conn) rest() bool {
 	return c.resting != 0
 }
 
-// hurry has the reader wait for little longer; mu is held.
+// hurry bounds how long the reader still waits; mu is held.
 func (c *conn) hurry() {
 	c.wire.SetReadDeadline(time.Now().Add(hangUpTimeout))
 	socket.Wake(c.resting)

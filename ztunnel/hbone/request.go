@@ -59,7 +59,7 @@ func (c *conn) gotRequest(f h2.Fields) error {
 		c.unlock()
 		return broken(h2.CodeCalm, "more than %d bytes of answers that are not read", controlLimit)
 	}
-	if c.farewell == farewellSaid { // said to be too late
+	if c.farewell == farewellSaid { // the peer was told which stream was the last
 		c.ghost = min(c.ghost+streamWindow+1, ghostLimit)
 		c.unlock()
 		return c.refused()
@@ -101,7 +101,7 @@ func (c *conn) gotRequest(f h2.Fields) error {
 	return nil
 }
 
-// turnedAway has a request recorded that nobody will accept; mu is not held.
+// turnedAway records a request that nobody will accept; mu is not held.
 func (c *conn) turnedAway(err error) {
 	if c.hooks.refused != nil {
 		c.hooks.refused(c, err)

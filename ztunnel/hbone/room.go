@@ -38,13 +38,13 @@ func (c *conn) allows() int {
 // stream was to have; mu is held.
 func (c *conn) overfilled(s *Stream) bool { return s.allowed > c.peerStreams }
 
-// takesNoMore has no new streams put into the tunnel; mu is held.
+// takesNoMore closes the tunnel to new streams; mu is held.
 func (c *conn) takesNoMore() {
 	c.retired = true
 	c.roomChanged()
 }
 
-// roomChanged wakes who waits for room; mu is held.
+// roomChanged wakes the callers that wait for room; mu is held.
 func (c *conn) roomChanged() {
 	if c.room.changed != nil {
 		close(c.room.changed)

@@ -15,14 +15,14 @@ type Share interface {
 	Give()       // one less
 }
 
-// unbounded is the Share of who has none.
+// unbounded is the Share of a Pool or Listener that was given none.
 type unbounded struct{}
 
 func (unbounded) Take() error { return nil }
 func (unbounded) Give()       {}
 
-// places is the Share of a Pool or a Listener. Whoever finds it used up has an idle
-// tunnel end, and waits for its place.
+// places is the Share of a Pool or a Listener. Whoever finds it used up asks an
+// idle tunnel to end, and waits for its place.
 type places struct {
 	share Share
 	idle  func() bool // asks an idle tunnel to end, and reports whether there was one
@@ -105,7 +105,7 @@ func (p *places) yield(idle func() bool) bool {
 	return false
 }
 
-// give gives the place of a tunnel back, and wakes who waits for one.
+// give gives the place of a tunnel back, and wakes whoever waits for one.
 func (p *places) give() {
 	p.share.Give()
 	p.left()

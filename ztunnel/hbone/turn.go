@@ -85,7 +85,7 @@ func (r *ring) drop(s *Stream) {
 	}
 }
 
-// enqueue has a stream wait for its turn. Those that send little go first:
+// enqueue lets a stream wait for its turn. Those that send little go first:
 // they wait for no more than the batch under way. mu is held.
 func (c *conn) enqueue(s *Stream) {
 	if s.state == senderIdle {

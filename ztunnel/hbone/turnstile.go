@@ -10,8 +10,7 @@ import (
 	"syscall"
 )
 
-// secure has a handshake go through the Gate. If it fails, the caller closes the
-// socket.
+// secure shakes hands by way of the Gate. If it fails, the caller closes the socket.
 func (v *visitor) secure(ctx context.Context, socket net.Conn, client bool, records Records, cred Credential) (wire, proof, error) {
 	t := &turnstile{Conn: socket, ctx: ctx, visitor: v}
 	defer t.open()
@@ -93,5 +92,5 @@ func (t *turnstile) SyscallConn() (syscall.RawConn, error) {
 	return nil, syscall.ENOTSOCK
 }
 
-// NetConn is the socket, for who has no need of a turnstile any more.
+// NetConn is the socket, for a caller that needs the turnstile no more.
 func (t *turnstile) NetConn() net.Conn { return t.Conn }

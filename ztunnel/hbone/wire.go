@@ -54,7 +54,7 @@ type wire interface {
 	Finish() error
 	CloseWrite() error // tells the peer that no more comes
 	Close() error      // at once, whatever the socket has not sent
-	Written() uint64   // bytes that the socket took, but those of the handshake
+	Written() uint64   // bytes that the socket took; those of the handshake may be among them
 	SetReadDeadline(time.Time) error
 }
 
@@ -228,8 +228,9 @@ func (w *tlsWire) Finish() error {
 	return w.WriteBatch(b)
 }
 
-// Written is what went through impatient; the handshake's bytes count, and have
-// been acknowledged by then, or are before what matters.
+// Written counts the bytes that the socket took. Those of the handshake are among
+// them, which does no harm: TCP acknowledges bytes in sequence, so a stream's bytes are
+// acknowledged only after the handshake's.
 func (w *tlsWire) Written() uint64 { return w.socket.written.Load() }
 
 // Close does not say goodbye, which could block.

@@ -14,7 +14,7 @@ import (
 // their apps' sockets straight into its records, writes it, and again, until
 // nothing is left. Others only queue. After some batches a leader whose own app
 // has nothing more passes on to one of them, so that no app's reader serves the
-// others forever. Nobody waits for a tunnel's socket who has something else to do:
+// others forever. Whoever has something else to do does not wait for a tunnel's socket:
 // a leader that finds it full leaves the batch to a goroutine. So an app whose
 // stream is ended is let go at once, a caller keeps its deadline, and two full
 // tunnels' readers do not wait for each other.
@@ -53,8 +53,8 @@ func (c *conn) ready() *Stream {
 	return c.first()
 }
 
-// kick has what is queued written, by another goroutine; mu is held. A stream
-// that is queued waits in serve.
+// kick starts a writer, another goroutine, if frames or streams are queued; mu is
+// held. A stream that is queued waits in serve, and becomes the writer there.
 func (c *conn) kick() {
 	if c.leading || c.nothingToSend() {
 		return
@@ -75,8 +75,9 @@ func (c *conn) kick() {
 	}()
 }
 
-// flushUnlocking has what is queued written, by the caller if nobody else does, no
-// stream could, and the socket takes it at once; mu is held, and released meanwhile.
+// flushUnlocking writes a batch of what is queued. If a leader is at work, or a stream
+// can lead, it leaves the writing to that; if the socket is full or the tunnel hangs up,
+// to a goroutine. mu is held, and released meanwhile.
 func (c *conn) flushUnlocking() {
 	if c.leading || c.hangUp || c.nothingToSend() || c.ready() != nil {
 		c.kick()
@@ -164,7 +165,7 @@ func (c *conn) wrote(err error) {
 	c.mark()
 }
 
-// endLead passes on, if there is something left; mu is held.
+// endLead starts the next writer if something is left to write; mu is held.
 func (c *conn) endLead() {
 	c.leading = false
 	if c.hangUp && len(c.control) == 0 && !c.broken && !c.writeDone {
@@ -176,7 +177,7 @@ func (c *conn) endLead() {
 }
 
 // sayGoodbye is the last write. Only the end of the wire ends its wait for the
-// socket, so that the reader, which sees to that, must not be who waits.
+// socket. The reader sees to that end, so it must not call this.
 func (c *conn) sayGoodbye() {
 	c.wire.CloseWrite()
 	c.mu.Lock()

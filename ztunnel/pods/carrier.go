@@ -221,7 +221,7 @@ func (c *carrier) told() []hbone.Tunnel {
 	return tunnels
 }
 
-// retire has every tunnel replaced by one with the present certificate.
+// retire replaces every tunnel by one with the present certificate.
 func (c *carrier) retire() {
 	c.pool.Retire(hbone.Rotated)
 	for _, ln := range c.tunnels {

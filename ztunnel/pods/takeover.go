@@ -115,7 +115,7 @@ func (p *Pods) pruneOwnOf(s sandbox) error {
 	return p.Datapath.PruneOwnIPs(s.Cookie, append(held, tentative...))
 }
 
-// remember has the sandbox looked after from now on, whose netns is found at path.
+// remember adds a sandbox, whose netns is found at path, to those that are looked after.
 func (p *Pods) remember(s sandbox, path string) *pod {
 	inbound, outbound := p.Datapath.Steered(s.Cookie)
 	pod := &pod{path: path, adopted: inbound || outbound, lost: path == ""}

@@ -27,7 +27,7 @@ type brake struct {
 	peers map[peer]*turns
 }
 
-// peer is who opens connections: a proven identity at an address.
+// peer is one that opens connections: a proven identity at an address.
 type peer struct {
 	identity string
 	addr     netip.Addr

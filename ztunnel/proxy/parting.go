@@ -32,7 +32,7 @@ type deaf struct{ error }
 func (d deaf) Unwrap() error { return d.error }
 
 // broke ends the relay for an error of one direction, when the end that broke can
-// lose nothing by that any more. If it was who was written to, the direction back
+// lose nothing by that any more. If that end was written to, the direction back
 // reads from it to the end.
 func (r *relaying) broke(back *oneWay, err error) {
 	if errors.As(err, new(deaf)) && r.open.Add(-1) > 0 {

@@ -27,7 +27,7 @@ type yielder struct {
 // takes time in proportion to its tunnels.
 const askAgain = 100 * time.Millisecond
 
-// Yield has a pod asked for places that it holds and does not need, until stop:
+// Yield asks a pod for places that it holds and does not need, until stop:
 // idle lets go of one, soon, and reports whether it had one. It is called by
 // whoever takes a place, of any pod, while few are left.
 func (p *Part) Yield(idle func() bool) (stop func()) {

@@ -70,7 +70,7 @@ type anchor struct {
 	link     link.Link
 }
 
-// open takes over the link of an earlier run and has it run prog from now on,
+// open takes over the link of an earlier run and makes it execute prog from now on,
 // in one step. A pin that is no good is replaced.
 func (a *anchor) open(prog *ebpf.Program) error {
 	a.prog = prog
@@ -255,7 +255,7 @@ func isOnCgroup(info *link.Info, path string) bool {
 	return cg != nil && unix.Stat(path, &st) == nil && cg.CgroupId == st.Ino
 }
 
-// adopt has the links of pods of an earlier run run the new program at once:
+// adopt makes the links of pods of an earlier run execute the new program at once:
 // the pods are enrolled again only when the registry knows them.
 func (d *Datapath) adopt() error {
 	cookies, err := d.pins.adopted()

@@ -129,7 +129,7 @@ func (d *Datapath) UnguardForwarding(ns *netns.NS) error {
 	return sweep(d.mesh.ForwardGuard, func(key meshPodPort, _ *uint8) bool { return key.Netns == uint64(cookie) })
 }
 
-// addGuards has every device that is up guarded, but for loopback. It returns
+// addGuards guards every device that is up, except loopback. It returns
 // their indices, and the name of one that had lost its guard.
 func addGuards(program *ebpf.Program, before []int) (now []int, lost string, err error) {
 	v, err := lookForDevices(nil)

@@ -53,7 +53,7 @@ func (c *Conn) Written() uint64 { return c.written.Load() }
 // What Receive has returned stays valid. What the socket took and has not sent may
 // be lost by that, and so must not matter to the caller.
 func (c *Conn) Close() error {
-	err := c.socket.Close() // wakes who reads or writes
+	err := c.socket.Close() // wakes whoever reads or writes
 	c.rmu.Lock()
 	c.endReceiving(net.ErrClosed)
 	c.rmu.Unlock()

@@ -48,7 +48,7 @@ func (c *Conn) Receive() ([][]byte, error) {
 	return c.receive()
 }
 
-// Read is Receive for who wants a copy.
+// Read is Receive for a caller that wants a copy.
 func (c *Conn) Read(p []byte) (int, error) {
 	c.rmu.Lock()
 	defer c.rmu.Unlock()

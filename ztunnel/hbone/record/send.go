@@ -225,8 +225,8 @@ func (c *Conn) sealAlert(level byte, alert tls.AlertError) *[overhead + 2]byte {
 // alertTimeout bounds the alert on what is no socket and therefore may block.
 const alertTimeout = time.Second
 
-// doneSending unlocks the writing side. Who finds it locked in lastWords leaves
-// them to who holds it.
+// doneSending unlocks the writing side. A goroutine that finds it locked in lastWords
+// leaves them to the one that holds it.
 func (c *Conn) doneSending() {
 	if c.resting.Load() {
 		c.out.sleep()
@@ -235,8 +235,8 @@ func (c *Conn) doneSending() {
 	c.lastWords()
 }
 
-// lastWords ends the writing side after a fatal alert. If it was ours, the peer
-// is told, if that can be done at once: who receives must not wait for who does not.
+// lastWords ends the writing side after a fatal alert. If it was ours, the peer is told,
+// if that can be done at once: the receiving goroutine must not wait for a sending one.
 func (c *Conn) lastWords() {
 	fault := c.fatal.Load()
 	if fault == nil || !c.wmu.TryLock() {
