@@ -54,24 +54,36 @@ type turns struct {
 
 var (
 	deadRate  = rate.Limit{PerSecond: 50, Burst: 100}   // dials to an app that refuses
-	emptyRate = rate.Limit{PerSecond: 500, Burst: 1000} // connections that were broken off without a byte
+	emptyRate = rate.Limit{PerSecond: 500, Burst: 1000} // connections that were broken off at once
 )
 
 const (
 	deadFor    = time.Second // how long a refusal says something about the next dial
 	turnMost   = time.Second // that a connection waits for its turn
 	brakesMost = 1024        // approaches, and peers, of one pod that are remembered
+	hastyFor   = time.Second // after its beginning, a connection is not broken off at once any more
+	hastyBytes = 64          // of both sides, which make no request and answer worth the dial
 )
 
-// brake notes how a connection ended that was carried, if it was broken off before
-// its first byte. One that both sides close without a byte may be a probe.
-func (c *connection) brake(err error) {
+// brake notes how a connection ended that was carried since began, if it was broken
+// off at once. One that both sides close is not, whatever was said: it may be a probe.
+func (c *connection) brake(err error, began time.Time) {
 	if err == nil || c.direction == outbound || c.src.identity == "" {
 		return
 	}
-	if sent, received := c.carried(); sent+received == 0 {
+	if sent, received := c.carried(); sent+received == 0 || c.hasty(err, began, sent, received) {
 		c.pod.brake.ended(c.peer())
 	}
+}
+
+// hasty reports that a connection was reset before it can have been of use: a byte or
+// two must not make one that costs the same look honest. It does not look at c.start,
+// since those that waited for their turn would be spared for that.
+func (c *connection) hasty(err error, began time.Time, sent, received uint64) bool {
+	if wordOf(err) != Reset || c.ctx.Err() != nil || time.Since(began) > hastyFor {
+		return false
+	}
+	return sent == 0 || sent+received <= hastyBytes // sent is what the app answered
 }
 
 func (c *connection) peer() peer { return peer{c.src.identity, c.src.addr.Addr()} }
@@ -83,7 +95,7 @@ func (b *brake) wait(ctx context.Context, p peer) error {
 	case delay == 0:
 		return nil
 	case delay > turnMost:
-		return fail(Limit, fmt.Errorf("%v at %v opens more than %v connections a second that are broken off without a byte", p.identity, p.addr, emptyRate.PerSecond))
+		return fail(Limit, fmt.Errorf("%v at %v opens more than %v connections a second that are broken off at once", p.identity, p.addr, emptyRate.PerSecond))
 	}
 	select {
 	case <-time.After(delay):
@@ -115,7 +127,7 @@ func (b *brake) turn(p peer) time.Duration {
 	return delay
 }
 
-// ended notes a connection of p that was broken off without a byte.
+// ended notes a connection of p that was broken off at once.
 func (b *brake) ended(p peer) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -151,36 +152,84 @@ func TestAServiceThatIsDownCostsAPeerNeitherItsTunnelNorTheWayBack(t *testing.T)
 	}
 }
 
-func TestOnlyWhatIsBrokenOffWithoutAByteIsBraked(t *testing.T) {
+func TestOnlyWhatIsBrokenOffAtOnceIsBraked(t *testing.T) {
 	s := tell(t, echo(t, dbAddr))
-	braked := func() int {
+	braked := func() bool {
 		s.db.brake.mu.Lock()
 		defer s.db.brake.mu.Unlock()
-		return len(s.db.brake.peers)
+		return len(s.db.brake.peers) > 0
 	}
-	carried := func() bool {
-		for c := range s.db.live.all() {
-			return c.stream.Load() != nil
+	talk := func(text string) *net.TCPConn {
+		conn := s.dial()
+		send(t, conn, text)
+		expect(t, conn, text)
+		return conn
+	}
+	silent := func() *net.TCPConn {
+		conn := s.dial()
+		eventually(t, "it is carried", func() bool {
+			for c := range s.db.live.all() {
+				return c.stream.Load() != nil
+			}
+			return false
+		})
+		return conn
+	}
+	for _, tt := range []struct {
+		story string
+		conn  func() *net.TCPConn
+		close func(*net.TCPConn) error
+		word  Word
+		want  bool
+	}{
+		{"a probe", silent, (*net.TCPConn).CloseWrite, OK, false},
+		{"a short question and its answer", func() *net.TCPConn { return talk("?") }, (*net.TCPConn).CloseWrite, OK, false},
+		{"a talk that is broken off", func() *net.TCPConn { return talk(strings.Repeat("hello ", 20)) }, abort, Reset, false},
+		{"a byte that is broken off", func() *net.TCPConn { return talk("?") }, abort, Reset, true},
+		{"silence that is broken off", silent, abort, Reset, true},
+	} {
+		s.db.brake = brake{}
+		tt.close(tt.conn())
+		if s.db.record(tt.word); braked() != tt.want {
+			t.Errorf("%s: braked %v, want %v", tt.story, !tt.want, tt.want)
 		}
-		return false
 	}
-	conn := s.talk()
-	conn.SetLinger(0)
-	conn.Close()
-	s.db.record(Reset)
-	conn = s.dial()
-	eventually(t, "it is carried", carried)
-	conn.CloseWrite()
-	s.db.record(OK)
-	if braked() != 0 {
-		t.Error("a connection with bytes, or one that both sides closed, is braked")
-	}
-	conn = s.dial()
-	eventually(t, "it is carried", carried)
-	conn.SetLinger(0)
-	conn.Close()
-	s.db.record(Reset)
-	if braked() != 1 {
-		t.Error("a connection without a byte is not")
-	}
+}
+
+// abort breaks a connection off.
+func abort(conn *net.TCPConn) error {
+	return errors.Join(conn.SetLinger(0), conn.Close())
+}
+
+func TestHowLittleAndHowSoonIsAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		reset := fail(Reset, errors.New("broken off"))
+		for _, tt := range []struct {
+			story            string
+			answer, question uint64
+			after            time.Duration
+			err              error
+			want             bool
+		}{
+			{"a byte", 0, 1, 0, reset, true},
+			{"a word each way", 32, 32, 0, reset, true},
+			{"a question and an answer", 32, 33, 0, reset, false},
+			{"much that nobody answered", 0, 1 << 20, 0, reset, true},
+			{"a byte, and a while", 0, 1, hastyFor + 1, reset, false},
+			{"a byte, and an end in order", 0, 1, 0, nil, false},
+			{"a byte, and the end of the certificates", 0, 1, 0, fail(Expired, errors.New("ran out")), false},
+			{"nothing, and a while", 0, 0, time.Hour, reset, true},
+		} {
+			p := new(Pod)
+			c := &connection{pod: p, ctx: t.Context(), record: record{direction: inbound, start: time.Now().Add(-time.Hour)}}
+			c.src.identity, c.src.addr = caller.identity, netip.AddrPortFrom(caller.addr, 1)
+			c.bytes.sent.Store(tt.answer)
+			c.bytes.received.Store(tt.question)
+			began := time.Now()
+			time.Sleep(tt.after)
+			if c.brake(tt.err, began); (len(p.brake.peers) > 0) != tt.want {
+				t.Errorf("%s: braked %v, want %v", tt.story, !tt.want, tt.want)
+			}
+		}
+	})
 }

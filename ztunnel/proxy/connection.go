@@ -95,8 +95,9 @@ func (c *connection) run(open func() (way, error)) {
 	w, err := open()
 	if err == nil {
 		c.count()
+		began := time.Now()
 		err = w.carry(c)
-		c.brake(err)
+		c.brake(err, began)
 	}
 	c.finish(err)
 }

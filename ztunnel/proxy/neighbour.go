@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"time"
 
 	"github.com/culvert-mesh/culvert/ztunnel/hbone"
 	"github.com/culvert-mesh/culvert/ztunnel/workload"
@@ -173,9 +174,10 @@ type besideTunnel struct {
 // carry resets both sockets if w.to ends, which the end of from ends too.
 func (w *besideTunnel) carry(from *connection) error {
 	defer w.guard.Release()
+	began := time.Now()
 	err := fail(Reset, relay(w.to.ctx, w.app, w.server, &from.bytes))
 	broken := w.to.ctx.Err() != nil // before finish, which ends it
-	w.to.brake(err)
+	w.to.brake(err, began)
 	w.finish(err)
 	if broken {
 		err = fail(Reset, errors.New("broken off by the destination")) // unless from knows better
