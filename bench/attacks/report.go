@@ -27,7 +27,7 @@ const (
 
 func (r report) markdown() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "Linux %s, %d × %s, %s, commit %s, %s, load %s; %v for each number.\n\n", r.host.Kernel, r.host.CPUs, r.host.CPU,
+	fmt.Fprintf(&b, "Linux %s, %d × %s, %s, commit %s,\n%s, load %s; %v for each number.\n\n", r.host.Kernel, r.host.CPUs, r.host.CPU,
 		r.host.Go, r.host.Commit, r.host.Time, r.host.Load, r.duration)
 	b.WriteString("| attack | | alone | beside it |")
 	if r.old != nil {
