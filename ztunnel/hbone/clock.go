@@ -56,10 +56,10 @@ func (c *conn) tick() {
 	if c.heard.Swap(false) {
 		c.missed = 0
 	}
-	var silent, stuck []*Stream
+	var silent, unmoved []*Stream
 	for _, s := range c.streams {
-		if s.stuck() {
-			stuck = append(stuck, s)
+		if s.unmoved() {
+			unmoved = append(unmoved, s)
 		}
 		if s.state != senderWaiting { // else its pump sees the app go
 			silent = append(silent, s)
@@ -97,7 +97,7 @@ func (c *conn) tick() {
 			s.appBroke(errAppGone)
 		}
 	}
-	for _, s := range stuck {
+	for _, s := range unmoved {
 		s.appFailed(s.broke)
 	}
 }

@@ -101,13 +101,13 @@ type receiving struct {
 // hooks tell the Pool or Listener that made the tunnel of its turns. They are
 // called without conn.mu. A nil one is not called.
 type hooks struct {
-	work     *sync.WaitGroup    // counts the tunnel while it runs; required
-	incoming func(*Stream) bool // a request came; false refuses it
-	refused  func(*conn, error) // a request came that was answered or reset here
-	proven   func(*conn)        // the peer's first frame came, so it accepted our certificate
-	leaving  func(*conn)        // the peer takes no new streams, and some are open
-	renew    func(*conn)        // the deadline is near, and streams are open
-	gone     func(*conn)        // nothing of it is left
+	work      *sync.WaitGroup    // counts the tunnel while it runs; required
+	incoming  func(*Stream) bool // a request came; false refuses it
+	refused   func(*conn, error) // a request came that was answered or reset here
+	proven    func(*conn)        // the peer's first frame came, so it accepted our certificate
+	goingAway func(*conn)        // the peer takes no new streams, and some are open
+	renew     func(*conn)        // the deadline is near, and streams are open
+	gone      func(*conn)        // nothing of it is left
 }
 
 func newConn(client bool, w wire, proof proof, h *hooks) *conn {
@@ -268,7 +268,7 @@ func (c *conn) lost(err error) error {
 // ends with its last stream, and the apps of streams that did not end in order are
 // cut off, for which mu must not be held. Whatever may have ended a stream unlocks by it.
 func (c *conn) unlock() {
-	if c.retired && c.err == nil && c.unused() && !c.leaving() {
+	if c.retired && c.err == nil && c.unused() && !c.owesGoAway() {
 		c.failLocked(ErrDrained)
 	}
 	fallen := c.fallen

@@ -170,8 +170,8 @@ const (
 	farewellSaid            // the last was, and says which stream was the last
 )
 
-// leaving reports that the last GOAWAY is yet to be sent; mu is held.
-func (c *conn) leaving() bool { return c.farewell == farewellWarned }
+// owesGoAway reports that the last GOAWAY is yet to be sent; mu is held.
+func (c *conn) owesGoAway() bool { return c.farewell == farewellWarned }
 
 // goAway is a server's announcement that it takes no new streams. First it
 // only warns, as requests may be on their way, and one round trip or a second
@@ -219,8 +219,8 @@ func (c *conn) gotGoAway(pc h2.Piece) error {
 	}
 	open := !c.unused()
 	c.unlock()
-	if first && open && why == h2.CodeNone && c.hooks.leaving != nil {
-		c.hooks.leaving(c)
+	if first && open && why == h2.CodeNone && c.hooks.goingAway != nil {
+		c.hooks.goingAway(c)
 	}
 	return nil
 }

@@ -46,7 +46,7 @@ func (c *conn) giveUp() {
 func (c *conn) stays(err error) bool {
 	c.mu.Lock()
 	defer c.unlock()
-	if !errors.Is(err, os.ErrDeadlineExceeded) || c.err == nil || c.broken || c.stuck() {
+	if !errors.Is(err, os.ErrDeadlineExceeded) || c.err == nil || c.broken || c.outOfTime() {
 		return false
 	}
 	next := time.Now().Add(hangUpTimeout)
@@ -57,9 +57,9 @@ func (c *conn) stays(err error) bool {
 	return true
 }
 
-// stuck reports that nothing gets on any more, or that there is no time left; mu
+// outOfTime reports that nothing gets on any more, or that cutAt has come; mu
 // is held.
-func (c *conn) stuck() bool {
+func (c *conn) outOfTime() bool {
 	now, patience := time.Now(), standstill
 	if arrived := c.arrived(); arrived > c.reached {
 		c.reached, c.stirred = arrived, now
@@ -74,7 +74,7 @@ func (c *conn) stuck() bool {
 // be lost by that: what was written was acknowledged, or never will be.
 func (c *conn) depart() {
 	c.mu.Lock()
-	for pause := lastFewPauses; !c.delivered() && !c.stuck() && !c.dead(); pause = min(2*pause, longestPause) {
+	for pause := lastFewPauses; !c.delivered() && !c.outOfTime() && !c.dead(); pause = min(2*pause, longestPause) {
 		c.prove()
 		c.unlock()
 		time.Sleep(pause)

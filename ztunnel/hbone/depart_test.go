@@ -61,8 +61,8 @@ func (p *slowPath) join(a, b *net.TCPConn) {
 	defer p.mu.Unlock()
 	p.ends = append(p.ends, a, b)
 	if p.gone {
-		abandon(a)
-		abandon(b)
+		resetSocket(a)
+		resetSocket(b)
 		return
 	}
 	for _, end := range []*net.TCPConn{a, b} {
@@ -83,7 +83,7 @@ func (p *slowPath) carry(to, from *net.TCPConn) {
 		n, err := from.Read(buf)
 		if n > 0 {
 			if _, err := to.Write(buf[:n]); err != nil {
-				abandon(from)
+				resetSocket(from)
 				return
 			}
 			if p.rate > 0 {
@@ -95,7 +95,7 @@ func (p *slowPath) carry(to, from *net.TCPConn) {
 			to.CloseWrite()
 			return
 		case err != nil:
-			abandon(to)
+			resetSocket(to)
 			return
 		}
 	}
@@ -108,7 +108,7 @@ func (p *slowPath) cut() {
 	defer p.mu.Unlock()
 	p.gone = true
 	for _, end := range p.ends {
-		abandon(end)
+		resetSocket(end)
 	}
 }
 

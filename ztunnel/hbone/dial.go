@@ -140,11 +140,11 @@ func (p *Pool) tunnel(key Key) (*conn, error) {
 	}
 	c := newConn(true, w, proof, nil)
 	c.hooks = &hooks{
-		work:    &p.work,
-		proven:  func(*conn) { p.proven(key, c) },
-		leaving: func(*conn) { p.renew(key, c) },
-		renew:   func(*conn) { p.renew(key, c) },
-		gone:    func(*conn) { p.gone(key, c) },
+		work:      &p.work,
+		proven:    func(*conn) { p.proven(key, c) },
+		goingAway: func(*conn) { p.renew(key, c) },
+		renew:     func(*conn) { p.renew(key, c) },
+		gone:      func(*conn) { p.gone(key, c) },
 	}
 	c.streamLimit = p.cfg.MaxStreams
 	c.memory = p.cfg.Memory

@@ -81,7 +81,7 @@ func (e *early) wanted() bool { return e.app != nil && e.err == nil && !e.done }
 func (s *Stream) present(kept []byte) {
 	s.c.mu.Lock()
 	defer s.c.unlock()
-	s.ahead = kept
+	s.readEarly = kept
 	if s.c.settled && !s.c.fresh() && !s.over {
 		s.c.ask()
 	}
@@ -120,7 +120,7 @@ func (e *early) readSome(fd uintptr) bool {
 	switch {
 	case n > 0:
 		e.kept = bytes.Clone(buf.Bytes[:n])
-		e.s.ahead = e.kept
+		e.s.readEarly = e.kept
 		e.offer()
 	case err == syscall.EAGAIN:
 		return !e.wait
@@ -149,9 +149,9 @@ func (e *early) offer() {
 		return
 	}
 	s, c := e.s, e.s.c
-	n := min(len(s.ahead), s.sendWindow, c.sending.window, c.peerFrame)
-	c.control = append(h2.AppendFrame(c.control, n, h2.KindData, 0, s.id), s.ahead[:n]...)
-	s.ahead = s.ahead[n:]
+	n := min(len(s.readEarly), s.sendWindow, c.sending.window, c.peerFrame)
+	c.control = append(h2.AppendFrame(c.control, n, h2.KindData, 0, s.id), s.readEarly[:n]...)
+	s.readEarly = s.readEarly[n:]
 	s.sendWindow -= n
 	c.spend(n)
 	s.sent.Add(uint64(n))

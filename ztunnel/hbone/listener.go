@@ -107,7 +107,7 @@ func (l *Listener) Run(ctx context.Context) error {
 		case errors.Is(err, net.ErrClosed):
 			l.stop() // if not we closed it, there is no going on either
 			<-l.done
-			l.finish()
+			l.windUp()
 			return nil
 		}
 		// Out of descriptors, most likely: what is open goes on.
@@ -238,11 +238,11 @@ func (l *Listener) Drain(ctx context.Context) {
 // Close ends all tunnels and streams now and returns when nothing is left of them.
 func (l *Listener) Close() {
 	l.shut()
-	l.finish()
+	l.windUp()
 }
 
-// finish waits for what is under way and records the streams that nobody accepted.
-func (l *Listener) finish() {
+// windUp waits for what is under way and records the streams that nobody accepted.
+func (l *Listener) windUp() {
 	l.work.Wait()
 	for {
 		select {

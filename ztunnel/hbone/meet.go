@@ -31,7 +31,7 @@ func (l *Listener) serve(socket net.Conn) {
 func (l *Listener) meet(socket net.Conn) (c *conn) {
 	shed := func(why error) *conn {
 		l.shed.Add(1)
-		abandon(socket)
+		resetSocket(socket)
 		l.refused(socket, why)
 		return nil
 	}
@@ -115,8 +115,8 @@ func linger(ctx context.Context, socket net.Conn) {
 	socket.Close()
 }
 
-// abandon closes a socket with a reset. Nothing of ours was sent.
-func abandon(socket net.Conn) {
+// resetSocket closes a socket with a reset. Nothing of ours was sent.
+func resetSocket(socket net.Conn) {
 	if tcp, ok := socket.(*net.TCPConn); ok {
 		tcp.SetLinger(0)
 	}

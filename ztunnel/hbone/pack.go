@@ -139,12 +139,12 @@ func (c *conn) took(s *Stream, n, room int) {
 // readv reads what the app says: first what was read early and could not be sent
 // then; a leader's.
 func (s *Stream) readv(vector [][]byte) (n int, err error) {
-	if len(s.ahead) == 0 {
+	if len(s.readEarly) == 0 {
 		return socket.Readv(s.fd, vector)
 	}
 	for _, p := range vector {
-		m := copy(p, s.ahead)
-		s.ahead = s.ahead[m:]
+		m := copy(p, s.readEarly)
+		s.readEarly = s.readEarly[m:]
 		n += m
 	}
 	return n, nil

@@ -26,7 +26,7 @@ import (
 const (
 	partingPatience = 5 * time.Second      // without progress of a cut stream's app
 	partingPause    = 5 * time.Millisecond // between two looks at it
-	stuckTicks      = 2                    // of the tunnel, without progress of a stream whose app broke off
+	unmovedTicks    = 2                    // of the tunnel, without progress of a stream whose app broke off
 )
 
 // appBroke notes that the app takes no more: it broke the connection. The stream
@@ -47,10 +47,10 @@ func (s *Stream) appBroke(err error) {
 	}
 }
 
-// stuck reports, at a tick of the tunnel, that the app broke off and nothing of what
+// unmoved reports, at a tick of the tunnel, that the app broke off and nothing of what
 // it sent before could be passed on for long: the peer's app does not read. conn.mu
 // is held.
-func (s *Stream) stuck() bool {
+func (s *Stream) unmoved() bool {
 	if s.broke == nil {
 		return false
 	}
@@ -59,7 +59,7 @@ func (s *Stream) stuck() bool {
 		return false
 	}
 	s.idleTicks++
-	return s.idleTicks > stuckTicks
+	return s.idleTicks > unmovedTicks
 }
 
 // cut ends a stream that the peer reset, for the given cause. The stream is closed

@@ -58,7 +58,7 @@ type Stream struct {
 	held       int          // taken off window and waiting for the app
 	lent       int          // of limit, by Memory
 	interim    int          // 1xx answers
-	ahead      []byte       // of the app, read early and yet to be sent
+	readEarly  []byte       // of the app, and yet to be sent
 	listening  *net.TCPConn // to wake when the stream is answered or over, or nil
 
 	toApp receiver

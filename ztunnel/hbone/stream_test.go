@@ -263,7 +263,7 @@ func TestAppThatIsGoneIsNoticedThoughThePeerNeverCloses(t *testing.T) {
 			a.SetLinger(0)
 			a.Close()
 			waitUntil(t, a.s.appGone)
-			for range 1 + stuckTicks + 1 {
+			for range 1 + unmovedTicks + 1 {
 				a.s.c.tick()
 			}
 			if r := a.wait(t); !errors.Is(r.err, ErrReset) {
