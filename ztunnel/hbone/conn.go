@@ -37,7 +37,7 @@ type conn struct {
 	mu        sync.Mutex // guards all below, and the fields that Stream says
 	err       error      // why it ended
 	streams   map[uint32]*Stream
-	fallen    []*Stream      // that ended out of order, and whose apps unlock cuts off
+	fallen    *Stream        // the last that ended out of order; unlock cuts the apps of all such off
 	active    int            // streams that count against the limit: not closed on both sides
 	live      int            // streams that a Listener's user has not let go
 	nextID    uint32         // client: of the next stream
@@ -274,7 +274,9 @@ func (c *conn) unlock() {
 	fallen := c.fallen
 	c.fallen = nil
 	c.mu.Unlock()
-	for _, s := range fallen {
+	for fallen != nil {
+		s := fallen
+		fallen, s.fellBefore = s.fellBefore, nil
 		s.sever()
 	}
 }

@@ -115,12 +115,12 @@ func (p *Pool) OpenFor(ctx context.Context, key Key, target Target, app *net.TCP
 		if err != nil {
 			return nil, first.last(target, err)
 		}
-		err = s.await(ctx, p.cfg.AnswerTimeout, first)
-		var again *notTaken
-		switch {
-		case err == nil:
+		if err = s.await(ctx, p.cfg.AnswerTimeout, first); err == nil {
 			p.opened.Add(1)
 			return s, nil
+		}
+		var again *notTaken
+		switch {
 		case !errors.As(err, &again):
 			return nil, err
 		case again.room: // by now we know how much there is

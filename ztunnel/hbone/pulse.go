@@ -71,38 +71,31 @@ func (s *Stream) proven() bool {
 	return false
 }
 
-// watch looks after a stream that waits for its answer: whether it has waited long
-// enough, and whether its tunnel is alive.
-type watch struct {
-	s        *Stream
-	patience time.Duration
-	until    time.Time
-	timer    *time.Timer
-}
-
-func (s *Stream) watch(patience time.Duration) *watch {
-	w := &watch{s: s, patience: patience, until: time.Now().Add(patience)}
+// watch looks after a stream that waits for its answer until the returned timer is
+// stopped: whether it has waited long enough, and whether its tunnel is alive.
+func (s *Stream) watch(patience time.Duration) *time.Timer {
+	until := time.Now().Add(patience)
 	s.c.mu.Lock()
 	defer s.c.unlock()
-	w.timer = time.AfterFunc(min(freshly, patience), w.look)
-	return w
+	s.watcher = time.AfterFunc(min(freshly, patience), func() { s.look(patience, until) })
+	return s.watcher
 }
 
-func (w *watch) look() {
-	s, c, now := w.s, w.s.c, time.Now()
+func (s *Stream) look(patience time.Duration, until time.Time) {
+	c, now := s.c, time.Now()
 	c.mu.Lock()
 	if s.accepted || s.over {
 		c.unlock()
 		return
 	}
-	left := w.until.Sub(now)
+	left := until.Sub(now)
 	if left <= 0 {
 		c.unlock()
-		s.giveUp(fmt.Errorf("none in %v", w.patience))
+		s.giveUp(fmt.Errorf("none in %v", patience))
 		return
 	}
 	c.examine(now)
-	w.timer.Reset(min(freshly, left))
+	s.watcher.Reset(min(freshly, left))
 	c.unlock()
 }
 

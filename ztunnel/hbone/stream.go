@@ -25,7 +25,7 @@ type Stream struct {
 	id       uint32
 	target   netip.AddrPort
 	header   Header        // of the request at a Listener, of the answer at a Pool
-	answered chan struct{} // client: the answer came, or the stream is over
+	answered chan struct{} // the answer came; nil at a Listener
 	done     chan struct{} // it is over; if in order, the peer has acknowledged that
 	sent     atomic.Uint64 // bytes of the app that went into the tunnel
 	letGone  sync.Once
@@ -41,13 +41,14 @@ type Stream struct {
 	accepted   bool   // the 200 was sent, or came
 	over       bool   // nothing is left to do, but to hear that it arrived
 	overAt     time.Time
-	inOrder    bool   // both sides had said all
-	unread     bool   // the peer wants no more of the app, which may go on sending
-	brokenOff  bool   // after it was over
-	mark       uint64 // bytes of the tunnel that must arrive until then, see acknowledging
-	err        error  // why it is over; nil if in order
-	counted    bool   // in conn.active
-	allowed    int    // streams, by the peer, when this one was opened
+	inOrder    bool    // both sides had said all
+	unread     bool    // the peer wants no more of the app, which may go on sending
+	brokenOff  bool    // after it was over
+	mark       uint64  // bytes of the tunnel that must arrive until then, see acknowledging
+	err        error   // why it is over; nil if in order
+	fellBefore *Stream // the next of conn.fallen
+	counted    bool    // in conn.active
+	allowed    int     // streams, by the peer, when this one was opened
 	changed    sync.Cond
 	tiny       rate.Left
 	sendWindow int // what the peer lets us send
@@ -60,6 +61,7 @@ type Stream struct {
 	interim    int          // 1xx answers
 	readEarly  []byte       // of the app, and yet to be sent
 	listening  *net.TCPConn // to wake when the stream is answered or over, or nil
+	watcher    *time.Timer  // while the stream waits for its answer
 
 	toApp receiver
 	arrival
@@ -77,9 +79,12 @@ type arrival struct {
 func newStream(c *conn, id uint32, target netip.AddrPort) *Stream {
 	s := &Stream{
 		c: c, id: id, target: target,
-		answered: make(chan struct{}), done: make(chan struct{}),
+		done:    make(chan struct{}),
 		counted: true, allowed: c.peerStreams, sendWindow: c.peerWindow, window: streamWindow, limit: streamWindow,
 		grantedAt: time.Now(),
+	}
+	if c.client {
+		s.answered = make(chan struct{})
 	}
 	s.changed.L = &c.mu
 	if c.streams == nil {
@@ -160,9 +165,11 @@ func (c *conn) reject(s *Stream, status int) {
 // Reset breaks the stream off: the peer's app gets a TCP reset. It does nothing
 // to a stream that is over.
 func (s *Stream) Reset() {
-	s.resetWith(h2.CodeCancel, fmt.Errorf("%w: broken off here", ErrReset))
+	s.resetWith(h2.CodeCancel, errBrokenOff)
 	s.letGo()
 }
+
+var errBrokenOff = fmt.Errorf("%w: broken off here", ErrReset)
 
 // Close is Reset with the reason that Carry is to return, for instance a
 // change of policy.
@@ -205,7 +212,7 @@ func (c *conn) end(s *Stream, err error) bool {
 	s.err = err
 	c.remove(s)
 	close(s.done)
-	c.fallen = append(c.fallen, s)
+	s.fellBefore, c.fallen = c.fallen, s
 	return true
 }
 
@@ -280,7 +287,7 @@ func (s *Stream) result() error {
 // await sends the request and returns when the peer accepted it, or the reason
 // why it does not.
 func (s *Stream) await(ctx context.Context, patience time.Duration, first *early) error {
-	defer s.watch(patience).timer.Stop()
+	defer s.watch(patience).Stop()
 	defer context.AfterFunc(ctx, func() { s.giveUp(context.Cause(ctx)) })()
 	first.follow(s)
 	select {

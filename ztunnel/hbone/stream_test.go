@@ -380,3 +380,24 @@ func TestAResetIsNotTakenForAnEndOfData(t *testing.T) {
 		t.Errorf("the other app is told %v, want a reset", err)
 	}
 }
+
+// A node opens thousands a second, and each costs both ends.
+func TestAStreamThatIsOpenedAndBrokenOffAllocatesLittle(t *testing.T) {
+	l := newLink(t, func(s *Stream) {
+		s.Accept()
+		<-s.Done()
+		s.Reset()
+	})
+	l.open()
+	const most = 23 // at both ends and in this test; 18 as a rule, 22 with the race detector
+	n := testing.AllocsPerRun(500, func() {
+		s, err := l.pool.Open(t.Context(), l.key, l.target(l.key))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Reset()
+	})
+	if n > most {
+		t.Errorf("%v allocations, want at most %d", n, most)
+	}
+}
