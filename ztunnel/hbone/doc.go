@@ -16,11 +16,11 @@
 //	      socket at once, without blocking; what does not fit is queued up to the
 //	      stream's window and left to a goroutine of the stream (receive.go, deliver.go)
 //
-// So a byte changes goroutines only when an app is slower than its peer, and
-// no app can stop the tunnel's reader. A stream's window is granted again only when
-// the app took the bytes, and grows while the app reads; the tunnel's is granted again
-// as bytes leave the wire (window.go). So no stream waits for another's app, and what is
-// held for apps that do not read is bounded, by pod and by process (memory.go).
+// So a byte changes goroutines only when an app is slower than its peer, and no app can
+// stop the tunnel's reader. A stream's window is granted again only when the app took
+// the bytes, and grows while the app reads; the tunnel's is granted again as bytes leave
+// the wire (window.go). So no stream waits for another's app, and what is held for apps
+// that do not read is bounded, by pod and by process (memory.go).
 //
 // A Pool trusts a tunnel with what an app says first (early.go) while it is heard, and
 // leaves one that is silent or takes nothing (pulse.go). It keeps those bytes until the
@@ -30,10 +30,70 @@
 // A tunnel without streams rests: until the peer says something, or a timer of the
 // tunnel fires, no goroutine has to do with it.
 //
+// The files, along the way of a connection. A Pool finds or makes a tunnel:
+//
+//	pool.go         Pool: opens streams by key, retries them, retires and drains tunnels
+//	target.go       where a stream is to end, and what describes its peer
+//	shard.go        the tunnel of a key with the fewest streams, and others beside a busy one
+//	room.go         how many streams a peer takes, and waiting until it takes one
+//	dial.go         one dial for all callers that wait; renewal before certificates end
+//	share.go        places: the sockets that a pod may have, of which idle tunnels give theirs
+//	yield.go        ends idle tunnels when others need their places
+//	tunnel.go       what a configuration dump says of a tunnel
+//
+// A Listener meets it:
+//
+//	listener.go     Listener: accepts tunnels and their streams, retires and drains them
+//	meet.go         from an accepted socket to a tunnel, or to a refusal
+//	census.go       how many tunnels each peer has, and whose make room
+//
+// Both shake hands:
+//
+//	gate.go         Gate: lets handshakes of all pods and both sides in, and compute
+//	account.go      what the Gate knows of an address or a pod: tunnels, debt
+//	turnstile.go    the socket of a handshake, which computes only while it has a slot
+//	wire.go         TLS by package record or by crypto/tls, and who the peer is
+//
+// The tunnel lives and ends:
+//
+//	conn.go         conn: one tunnel of either role, from its first frames to its failure
+//	reader.go       its reader: from a read to frames; the rest of a tunnel without streams
+//	request.go      HEADERS: a request at a server, an answer at a client
+//	control.go      SETTINGS, PING, RST_STREAM, and GOAWAY of both kinds
+//	flow.go         what DATA takes of windows and WINDOW_UPDATE adds; faults of a peer
+//	window.go       how large the windows are that we grant, and when
+//	memory.go       Memory: what a pod's share of the process' bytes lets it hold
+//	limits.go       every limit and deadline
+//	rtt.go          what the kernel knows of the tunnel's socket
+//	pulse.go        whether a tunnel is alive enough for what an app says first
+//	clock.go        its timers: PING, idleness, expiry, renewal
+//	guard.go        Guard: keeps a tunnel for bytes that go beside it, on one node
+//	acknowledge.go  whether the last bytes of a stream arrived
+//	depart.go       how long the socket of a tunnel that ended stays open
+//	errors.go       Cause: the word for an end, and the errors that bear one
+//
+// A stream sends what its app says:
+//
+//	stream.go       Stream: accepted, rejected, reset, over
+//	early.go        the app's first bytes, along with the CONNECT
+//	carry.go        Carry: joins stream and app; the pump, which waits for the app's bytes
+//	turn.go         sender: its states, and the rings in which streams wait for a turn
+//	writer.go       the leader: who writes the batches, and who takes over
+//	pack.go         one batch: control frames, then the bytes of one app after the other
+//	pace.go         how much a batch may hold on a slow path
+//
+// and hands its app what the peer says:
+//
+//	deliver.go      the steps that follow from what the receiver did
+//	receive.go      receiver: its states, and what happens to bytes in each
+//	vector.go       a write of many pieces to the app's socket
+//	queue.go        bytes that the app did not take yet
+//	parting.go      a side that breaks off: what it sent before still arrives
+//
 // What the app says is sent by the stream's sender, whose states are (turn.go):
 //
 //	state     what it means                                    what may follow
-//	idle      its pump is at work, or there is no app yet      waiting, queued, ended
+//	idle      its pump decides what follows, or there is none  queued, ended
 //	waiting   the app has said all for now                     idle, ended
 //	queued    it waits for its turn                            idle, reading, ended
 //	reading   a leader reads from the app                      idle, waiting, queued, dropping, ended
@@ -51,15 +111,14 @@
 //	         what it sent before is still read
 //	severed  the app is reset                                  nothing
 //
-// A stream that ends in order stops at told. So an app gets what the other app sent
+// A stream that both sides have ended stops at told. So an app gets what the other app sent
 // before a reset, and then the reset (parting.go).
 //
 // Places are few: for tunnels at a Listener (census.go), for sockets of a pod
-// (share.go). Idle tunnels make room for whoever comes, those of the peer with
-// most first.
+// (share.go). Idle tunnels make room for newcomers, those of the peer with most first.
 //
 // Every stream and tunnel ends with an error that is a Cause, the word of the
-// access record, or with none if both sides closed in order and the peer's TCP has
+// access record, or with none if both sides sent END_STREAM and the peer's TCP has
 // acknowledged our last bytes (acknowledge.go). So the app has its FIN at once, and
 // its record a little later. What was sent before a tunnel ends arrives, however
 // long that takes, as long as it gets on (depart.go); what ends it sooner makes the
@@ -76,6 +135,8 @@
 // Handshakes, of both sides and all pods, go through one Gate (gate.go), so that a
 // flood of them leaves processors to the tunnels that there are.
 //
-// Locks: Pool.mu or Listener.mu, then conn.mu. Gate.mu is a leaf. A Stream's own mu
-// is one too, and is never held together with another.
+// Locks: Pool.mu, Listener.mu or Guard.mu first, never two of them; then one conn.mu.
+// Gate.mu, receiver.mu, places.mu and tolerance.mu are leaves: under them no other lock
+// of this package is taken. Hooks, and the app of a stream that ended, are called
+// without conn.mu (conn.unlock).
 package hbone
