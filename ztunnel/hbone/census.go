@@ -18,7 +18,8 @@ import (
 // census is the tunnels of a Listener by their holders. It decides who gets a
 // place when there are few: a peer's excess ends at itself. Listener.mu guards it.
 //
-//	a holder has its most       one of its own idle tunnels makes room, else it is refused
+//	a holder has its most       one of its own idle tunnels makes room, else the oldest that
+//	                            takes no new streams, else it is refused
 //	all places are taken        the idle tunnel of the holder with the most makes room
 //	and none of them is idle    the identity with the most loses a tunnel to one that
 //	                            has less than half of that; others are refused
@@ -80,6 +81,10 @@ func (ce *census) place(c *conn, most int) (makeRoom func(), err error) {
 		if idle, _ := h.idlest(); idle != nil && len(h.tunnels) < leavingFactor*each {
 			return ce.dismiss(idle), nil
 		}
+		if old := h.oldestRetired(); old != nil {
+			ce.dismiss(old)
+			return func() { old.abort(errOutlived) }, nil
+		}
 		return nil, fmt.Errorf("%w: %v at %v has %d tunnels, the most that a peer may", ErrLimit, who.peer, who.addr, len(h.tunnels))
 	}
 	if ce.size-ce.leaving < most {
@@ -95,7 +100,10 @@ func (ce *census) place(c *conn, most int) (makeRoom func(), err error) {
 	return nil, fmt.Errorf("%w: %d tunnels are in use, %d of them by %v", ErrLimit, ce.size, ce.peers[who.peer], who.peer)
 }
 
-var errOvergrown = broken(h2.CodeCalm, "more tunnels than others are left with")
+var (
+	errOvergrown = broken(h2.CodeCalm, "more tunnels than others are left with")
+	errOutlived  = broken(h2.CodeCalm, "too many tunnels that take no new streams")
+)
 
 // mostOfHolder is how many tunnels one holder may have of all.
 func mostOfHolder(all int) int { return max(all/holderShare, holderLeast) }
@@ -143,6 +151,24 @@ func (h *holding) idlest() (found *conn, since time.Time) {
 		}
 	}
 	return found, since
+}
+
+// oldestRetired is the holder's oldest tunnel that only lives on for open streams, nil
+// if there is none. Each rotation of certificates may leave one: streams that stay
+// open for weeks must not keep new ones out.
+func (h *holding) oldestRetired() *conn {
+	for _, c := range h.tunnels {
+		if !c.dismissed && c.isRetired() {
+			return c
+		}
+	}
+	return nil
+}
+
+func (c *conn) isRetired() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.retired
 }
 
 // overgrown is a tunnel in use of the identity with the most of all, if that is

@@ -112,8 +112,13 @@ func (f *fair) wantRefused(g *guest, named string) {
 	if g.err == nil {
 		f.t.Fatal("was let in")
 	}
-	if err := <-f.refused; !errors.Is(err, ErrLimit) || !strings.Contains(err.Error(), named) {
-		f.t.Errorf("refused by %v, want %v that names %v", err, ErrLimit, named)
+	select {
+	case err := <-f.refused:
+		if !errors.Is(err, ErrLimit) || !strings.Contains(err.Error(), named) {
+			f.t.Errorf("refused by %v, want %v that names %v", err, ErrLimit, named)
+		}
+	case <-time.After(10 * time.Second):
+		f.t.Error("nobody was told of the refusal")
 	}
 }
 
@@ -147,6 +152,28 @@ func TestAPeerWhoseTunnelsAreAllInUseGetsNoMore(t *testing.T) {
 	}
 	f.enter(otherID, "127.0.0.2").wantOpen()
 	f.enter(clientID, "127.0.0.3").wantOpen()
+}
+
+func TestTunnelsThatOutlivedTheirCertificatesKeepNobodyOut(t *testing.T) {
+	f := newFair(t, ListenerConfig{MaxTunnels: holderLeast * 2})
+	var guests []*guest
+	for range holderLeast {
+		guests = append(guests, f.enter(clientID, "127.0.0.2"))
+	}
+	f.ln.Retire(Rotated)
+	f.enter(clientID, "127.0.0.2").wantOpen()
+	select {
+	case <-guests[0].stream.Done(): // the oldest
+	case <-time.After(10 * time.Second):
+		t.Error("nobody made room")
+	}
+	for _, g := range guests[1:] {
+		select {
+		case <-g.stream.Done():
+			t.Errorf("another stream ended, by %v", g.stream.result())
+		default:
+		}
+	}
 }
 
 func TestWhoHoldsMostMakesRoomForWhoComes(t *testing.T) {
