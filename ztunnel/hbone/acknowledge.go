@@ -15,10 +15,10 @@ import (
 // Nothing in HTTP/2 says that a stream's last bytes arrived: the peer's
 // END_STREAM is about its own direction. Its TCP does. A stream that ended in
 // order gets a mark, how many bytes of the tunnel the socket had taken when its
-// END_STREAM was among them, and its Carry returns when so many are acknowledged:
-// those written less SIOCOUTQ. The reader asks, once for all streams that wait,
-// when it was busy anyway; the peer's bytes brought its acknowledgement along. Only
-// in a tunnel that falls silent a timer asks.
+// END_STREAM was among them, and it is done when so many are acknowledged: those
+// written less SIOCOUTQ. The reader asks, once for all streams that wait, when it was
+// busy anyway; the peer's bytes brought its acknowledgement along. Only in a tunnel
+// that falls silent a timer asks. Then Carry asks the app's socket too (settle.go).
 type acknowledging struct {
 	unproven   []*Stream // over in order and not known to have arrived; oldest first
 	marked     int       // of them that have their mark
@@ -141,18 +141,16 @@ func (c *conn) proveLate() {
 	}
 }
 
-// disown ends a stream's wait for its proof, by err. It reports whether it was
-// waiting; mu is held.
-func (c *conn) disown(s *Stream, err error) bool {
+// disown ends a stream's wait for its proof, if it does wait, by err; mu is held.
+func (c *conn) disown(s *Stream, err error) {
 	for i, other := range c.unproven {
 		if other == s {
 			c.forget(i, i+1)
 			s.err = err
 			close(s.done)
-			return true
+			return
 		}
 	}
-	return false
 }
 
 // unheard is how a stream ends whose last bytes nobody acknowledged: not in

@@ -4,15 +4,12 @@ package hbone
 
 import (
 	"errors"
-	"io"
 	"net"
 	"os"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/culvert-mesh/culvert/ztunnel/socket"
 )
 
 // Totals is what a stream carried.
@@ -25,6 +22,8 @@ type Totals struct {
 // and owns the socket from now on: it is closed when Carry returns. Each side
 // may close its direction alone (FIN and END_STREAM). If either breaks off, the
 // other is reset, and so is the app when the tunnel ends; then the error says why.
+// Without an error, the peer's TCP has acknowledged what the app said, and the app's
+// what the peer said.
 func (s *Stream) Carry(app *net.TCPConn) (Totals, error) {
 	defer s.letGo()
 	raw, err := app.SyscallConn()
@@ -42,36 +41,15 @@ func (s *Stream) Carry(app *net.TCPConn) (Totals, error) {
 	switch {
 	case !inOrder: // sever does so too, but perhaps later than we close
 		app.SetLinger(0)
+	case err == nil:
+		err = s.settle(app, raw)
 	case s.unread:
-		s.swallow(app, raw)
+		s.settle(app, raw) // which has its answer at least
 	}
-	// In order, the kernel goes on to send what it has, and the FIN behind it:
-	// nothing unread is left, for which it would send a reset.
+	// In order, the kernel goes on to send what the app was too slow for, and the FIN
+	// behind it: nothing unread is left, for which it would send a reset.
 	app.Close()
 	return s.Totals(), err
-}
-
-// swallow reads from an app that the peer does not listen to any more, until it
-// has all of the answer. A socket that is closed with something unread is reset,
-// and that would discard what it has yet to send.
-func (s *Stream) swallow(app *net.TCPConn, raw syscall.RawConn) {
-	left, since := -1, time.Now()
-	for pause := time.Millisecond; time.Since(since) < standstill && !s.cutShort(); pause = min(2*pause, longestPause) {
-		n := 0
-		raw.Control(func(fd uintptr) { n, _ = socket.Unacked(fd) })
-		switch {
-		case n == 0:
-			return
-		case n != left:
-			left, since = n, time.Now()
-		}
-		app.SetReadDeadline(time.Now().Add(pause))
-		if _, err := io.Copy(io.Discard, app); err == nil {
-			time.Sleep(pause) // it has finished too
-		} else if !errors.Is(err, os.ErrDeadlineExceeded) {
-			return
-		}
-	}
 }
 
 // Totals is what the stream has carried so far, and in the end what Carry

@@ -194,6 +194,9 @@ func (c *conn) abort(err error) {
 	for _, s := range c.streams {
 		c.end(s, err)
 	}
+	if c.aborted == nil {
+		c.aborted = err
+	}
 	c.cutOff(err, hangUpTimeout)
 	c.unlock()
 }

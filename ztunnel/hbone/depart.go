@@ -20,6 +20,7 @@ import (
 type departure struct {
 	cutFor  error     // why the tunnel may stay no longer than cutAt; nil: it may
 	cutAt   time.Time // zero: no such moment
+	aborted error     // why no stream waits any more, not even for its app; nil: they do
 	reached int64     // bytes that were known to have arrived
 	stirred time.Time // when they became more
 }

@@ -68,7 +68,7 @@
 //	pulse.go        whether a tunnel is alive enough for what an app says first
 //	clock.go        its timers: PING, idleness, expiry, renewal
 //	guard.go        Guard: keeps a tunnel for bytes that go beside it, on one node
-//	acknowledge.go  whether the last bytes of a stream arrived
+//	acknowledge.go  whether the last bytes of a stream arrived at the peer
 //	depart.go       how long the socket of a tunnel that ended stays open
 //	errors.go       Cause: the word for an end, and the errors that bear one
 //
@@ -89,6 +89,7 @@
 //	vector.go       a write of many pieces to the app's socket
 //	queue.go        bytes that the app did not take yet
 //	parting.go      a side that breaks off: what it sent before still arrives
+//	settle.go       whether the last bytes arrived at the app
 //
 // What the app says is sent by the stream's sender, whose states are (turn.go):
 //
@@ -118,11 +119,16 @@
 // (share.go). Idle tunnels make room for newcomers, those of the peer with most first.
 //
 // Every stream and tunnel ends with an error that is a Cause, the word of the
-// access record, or with none if both sides sent END_STREAM and the peer's TCP has
-// acknowledged our last bytes (acknowledge.go). So the app has its FIN at once, and
-// its record a little later. What was sent before a tunnel ends arrives, however
-// long that takes, as long as it gets on (depart.go); what ends it sooner makes the
-// records of the streams concerned say so:
+// access record, or with none if both sides sent END_STREAM, the peer's TCP has
+// acknowledged our last bytes (acknowledge.go), and our app's TCP the peer's
+// (settle.go): each end of a stream proves its own two legs. So the app has its FIN
+// at once, and its record a little later. An app that reads slowly is waited for as
+// long as it gets on: 15 s without an acknowledgement are a reset, and who closes the
+// stream, or all of them, is not waited for.
+//
+// What was sent before a tunnel ends arrives, however long that takes, as long as it
+// gets on (depart.go); what ends it sooner makes the records of the streams concerned
+// say so:
 //
 //	rotation, idleness, the peer's GOAWAY   15 s without an acknowledgement: reset
 //	expiry of the certificates              the same

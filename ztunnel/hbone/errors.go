@@ -23,7 +23,7 @@ const (
 	ErrExpired  Cause = "expired"  // the certificates that authenticated the tunnel ran out
 	ErrDenied   Cause = "denied"   // the peer's policy (status 401), or Retire(Denied)
 	ErrLimit    Cause = "limit"    // more than this process or the peer is willing to hold
-	ErrReset    Cause = "reset"    // one of the two apps, the peer or the network broke it off, or the last bytes may not have arrived
+	ErrReset    Cause = "reset"    // one of the two apps, the peer or the network broke it off, or the last bytes may not have arrived, at the peer or at our app
 	ErrDrained  Cause = "drained"  // this end is shutting down
 )
 

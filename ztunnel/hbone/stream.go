@@ -26,7 +26,7 @@ type Stream struct {
 	target   netip.AddrPort
 	header   Header        // of the request at a Listener, of the answer at a Pool
 	answered chan struct{} // the answer came; nil at a Listener
-	done     chan struct{} // it is over; if in order, the peer has acknowledged that
+	done     chan struct{} // it is over; if in order, the peer has acknowledged that, perhaps not yet the app
 	sent     atomic.Uint64 // bytes of the app that went into the tunnel
 	letGone  sync.Once
 
@@ -43,7 +43,7 @@ type Stream struct {
 	overAt     time.Time
 	inOrder    bool    // both sides had said all
 	unread     bool    // the peer wants no more of the app, which may go on sending
-	brokenOff  bool    // after it was over
+	cutBy      error   // why it was broken off after it was over
 	mark       uint64  // bytes of the tunnel that must arrive until then, see acknowledging
 	err        error   // why it is over; nil if in order
 	fellBefore *Stream // the next of conn.fallen
@@ -162,8 +162,8 @@ func (c *conn) reject(s *Stream, status int) {
 	c.kick()
 }
 
-// Reset breaks the stream off: the peer's app gets a TCP reset. It does nothing
-// to a stream that is over.
+// Reset breaks the stream off: the peer's app gets a TCP reset. A stream that is over
+// only waits no longer for what is yet to be acknowledged.
 func (s *Stream) Reset() {
 	s.resetWith(h2.CodeCancel, errBrokenOff)
 	s.letGo()
@@ -178,8 +178,9 @@ func (s *Stream) Close(reason error) { s.resetWith(h2.CodeCancel, reason) }
 func (s *Stream) resetWith(c h2.Code, err error) {
 	s.c.mu.Lock()
 	defer s.c.unlock()
-	if !s.c.reset(s, c, err) && !s.c.disown(s, err) {
-		s.brokenOff = true
+	if !s.c.reset(s, c, err) {
+		s.cutBy = err
+		s.c.disown(s, err)
 	}
 }
 
@@ -253,7 +254,7 @@ func (s *Stream) letGo() {
 }
 
 // Ended is when the stream was over, now if it is not. Carry returns later than
-// that: when it has arrived.
+// that: when all has arrived, at the peer and at the app.
 func (s *Stream) Ended() time.Time {
 	s.c.mu.Lock()
 	defer s.c.unlock()
@@ -268,13 +269,6 @@ func (s *Stream) ending() (err error, inOrder bool) {
 	s.c.mu.Lock()
 	defer s.c.unlock()
 	return s.err, s.inOrder
-}
-
-// cutShort reports that somebody broke the stream off after its end.
-func (s *Stream) cutShort() bool {
-	s.c.mu.Lock()
-	defer s.c.unlock()
-	return s.brokenOff
 }
 
 // result is how the stream ended; only after done.

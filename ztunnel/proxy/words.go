@@ -20,7 +20,7 @@ type Word string
 
 // The words, and what each tells a reader of the record.
 const (
-	OK            Word = "ok"              // both ends said all they had to say, and it was acknowledged
+	OK            Word = "ok"              // both ends said all they had to say, and whoever we wrote it to acknowledged it
 	Denied        Word = "denied"          // a policy refused it, here or at the peer
 	UnknownPeer   Word = "unknown_peer"    // inside the mesh CIDRs, and nobody known is there
 	NoOriginalDst Word = "no_original_dst" // nobody recorded where the app wanted to go
