@@ -4,14 +4,25 @@
 // known, enters the mesh, is verified against the kernel, outlives a restart of
 // ztunnel, and ends.
 //
-//	pods.go       every sandbox, brought to what its labels say
+//	pods.go       every sandbox of the node, from Run to its drain
+//	rounds.go     one look at every sandbox, none of which holds up the others
 //	enroll.go     answers to the CNI plugin
-//	member.go     one pod in the mesh: the steps that carry, the steps that steer
-//	addresses.go  the addresses that its netns holds now
-//	routes.go     the routing of its netns
-//	carrier.go    the proxies of a member
-//	takeover.go   what an earlier run left; which netns is still there
+//	claim.go      what the plugin says of a sandbox, checked and recorded
 //	sandbox.go    records on disk
 //	proc.go       sandboxes that only /proc knows
+//	takeover.go   what an earlier run left; which netns is still there
+//	converge.go   a pod joins, leaves or ends, as its labels and the kernel say
+//	steps.go      steps in order, undone in reverse
+//	member.go     one pod in the mesh: the steps that carry, the steps that steer
+//	carrier.go    the proxies of a member
+//	addresses.go  the addresses that its netns holds now
+//	routes.go     the routing of its netns
+//	forwarding.go whether its netns forwards to another
+//	hooks.go      whether its processes run where the hooks are
+//	probes.go     warnings about probes that name another host
+//	verify.go     the kernel, asked again and again whether all of that is still so
 //	neighbours.go members that others of the node reach without a tunnel
+//	status.go     what metrics, readiness and a dump say of pods
+//	snapshot.go   the namespaces that the plugin goes by while ztunnel is away
+//	log.go        the keys of log attributes
 package pods
