@@ -106,6 +106,11 @@ bench-smoke: ## see that every benchmark runs (root, under 3 minutes)
 		$$(grep -rl --include='*_test.go' --exclude-dir=bench '^func Benchmark' . | xargs -n1 dirname | sort -u)
 	go -C bench test -run='^$$' -bench=. -benchtime=1x -timeout=5m -p=1 ./...
 	go -C bench run . -smoke
+	go -C bench run ./attacks -smoke
+
+.PHONY: bench-attacks
+bench-attacks: ## see what attacks cost those beside, into docs/security.md (root, 4 minutes; BEFORE=COMMIT: of that too, 8)
+	go -C bench run ./attacks $(if $(BEFORE),-before $(BEFORE))
 
 .PHONY: clean
 clean: ## remove what was built
@@ -113,4 +118,4 @@ clean: ## remove what was built
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

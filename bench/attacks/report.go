@@ -38,6 +38,9 @@ func (r report) markdown() string {
 		r.line(&b, a.name, "echo", i, func(x reading) string { return x.echo.String() })
 		r.line(&b, "", "new connection", i, func(x reading) string { return x.open.String() })
 		r.line(&b, "", "memory of ztunnel", i, func(x reading) string { return number(x.memory) + " MB" })
+		if !a.lasts {
+			r.rate(&b, i)
+		}
 	}
 	return b.String()
 }
@@ -46,6 +49,15 @@ func (r report) line(b *strings.Builder, name, what string, i int, field func(re
 	fmt.Fprintf(b, "| %s | %s | %s | %s |", name, what, field(r.now[i].alone), field(r.now[i].beside))
 	if r.old != nil {
 		fmt.Fprintf(b, " %s | %s |", field(r.old[i].alone), field(r.old[i].beside))
+	}
+	b.WriteString("\n")
+}
+
+// rate says how fast the attack was, whose victims are compared.
+func (r report) rate(b *strings.Builder, i int) {
+	fmt.Fprintf(b, "|  | of the attack, a second | | %.0f |", r.now[i].rate)
+	if r.old != nil {
+		fmt.Fprintf(b, " | %.0f |", r.old[i].rate)
 	}
 	b.WriteString("\n")
 }

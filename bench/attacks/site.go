@@ -73,7 +73,7 @@ func newSite(ctx context.Context, program string) (s *site, err error) {
 		if pods[i], err = p.node.Pod(ctx, lab.PodSpec{Namespace: namespace, Name: p.name, ServiceAccount: p.name}); err != nil {
 			return nil, err
 		}
-		if *p.worker, err = s.start(pods[i].Place); err != nil {
+		if *p.worker, err = s.start(pods[i].Place, loadCommand); err != nil {
 			return nil, err
 		}
 	}
@@ -81,18 +81,18 @@ func newSite(ctx context.Context, program string) (s *site, err error) {
 	s.to, s.app = pods[1].At("tcp4", load.Port), pods[2].At("tcp4", load.Port)
 	s.serverGate = pods[1].At("tcp4", tunnelPort)
 	s.gate, s.closed = pods[2].At("tcp4", tunnelPort), pods[2].At("tcp4", closedPort)
-	if s.outside, err = s.start(s.lab.Outside.Place); err != nil {
+	if s.outside, err = s.start(s.lab.Outside.Place, boundCommand); err != nil {
 		return nil, err
 	}
 	return s, s.mint()
 }
 
-func (s *site) start(at *lab.Place) (*load.Worker, error) {
+func (s *site) start(at *lab.Place, command string) (*load.Worker, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
-	if _, err := at.Start("load", self, loadCommand, s.post.Path); err != nil {
+	if _, err := at.Start("load", self, command, s.post.Path); err != nil {
 		return nil, err
 	}
 	return s.post.Await()

@@ -59,10 +59,10 @@ func chains(o Order) (Answer, error) {
 	}
 	var done atomic.Int64
 	var group errgroup.Group
-	start := time.Now()
+	p := pace{o: o, start: time.Now()}
 	for range o.Streams {
 		group.Go(func() error {
-			for time.Since(start) < o.Duration {
+			for p.next() {
 				conn, err := net.DialTimeout("tcp", o.To.String(), patience*time.Second)
 				if err != nil {
 					time.Sleep(time.Millisecond)
@@ -80,7 +80,23 @@ func chains(o Order) (Answer, error) {
 		})
 	}
 	err = group.Wait()
-	return Answer{Count: int(done.Load()), Elapsed: time.Since(start)}, err
+	return Answer{Count: int(done.Load()), Elapsed: time.Since(p.start)}, err
+}
+
+// pace is when to go on with an order: by the clock if it has a Rate, else at once.
+type pace struct {
+	o     Order
+	start time.Time
+	begun atomic.Int64
+}
+
+// next waits for the next turn, and reports false when the order's time is over.
+func (p *pace) next() bool {
+	if p.o.Rate > 0 {
+		turn := time.Duration(float64(p.begun.Add(1)-1) / p.o.Rate * float64(time.Second))
+		time.Sleep(min(turn, p.o.Duration) - time.Since(p.start))
+	}
+	return time.Since(p.start) < p.o.Duration
 }
 
 // stalled is how long a write that moves nothing says that there is no more room.

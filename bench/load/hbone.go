@@ -251,27 +251,28 @@ func hurl(o Order) (Answer, error) {
 	}
 	var done atomic.Int64
 	var group errgroup.Group
-	start := time.Now()
+	p := pace{o: o, start: time.Now()}
 	for range o.Streams {
 		group.Go(func() error {
-			for time.Since(start) < o.Duration {
+			for time.Since(p.start) < o.Duration {
 				h, err := openHostile(o, cfg)
 				if err != nil {
 					time.Sleep(time.Millisecond)
 					continue
 				}
-				h.hurl(o, start.Add(o.Duration), &done)
+				h.hurl(&p, &done)
 				h.conn.NetConn().Close()
 			}
 			return nil
 		})
 	}
 	err = group.Wait()
-	return Answer{Count: int(done.Load()), Elapsed: time.Since(start)}, err
+	return Answer{Count: int(done.Load()), Elapsed: time.Since(p.start)}, err
 }
 
-func (h *hostile) hurl(o Order, end time.Time, done *atomic.Int64) {
-	for opened := 0; time.Now().Before(end); opened++ {
+func (h *hostile) hurl(p *pace, done *atomic.Int64) {
+	o := p.o
+	for opened := 0; p.next(); opened++ {
 		var err error
 		if o.Kind == Dropped {
 			_, err = h.open(o.Target, 0, 0, 0, 8) // CANCEL

@@ -5,6 +5,7 @@ package load
 import (
 	"net/netip"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -61,6 +62,27 @@ func TestBulkCountsWhatArrived(t *testing.T) {
 	}
 	if len(a.PerStream) != 2 || a.PerStream[0]+a.PerStream[1] != a.Bytes || a.Bytes == 0 {
 		t.Errorf("%+v", a)
+	}
+}
+
+func TestHarmIsDoneByTheClock(t *testing.T) {
+	for rate, want := range map[float64]int{32: 64, 2000: 4000, 0: 0} {
+		synctest.Test(t, func(t *testing.T) {
+			p := pace{o: Order{Rate: rate, Duration: 2 * time.Second}, start: time.Now()}
+			time.Sleep(time.Second) // what was late is made up for
+			turns := 0
+			for ; p.next(); turns++ {
+				if rate == 0 {
+					if time.Since(p.start) != time.Second {
+						t.Fatal("without a rate it waits")
+					}
+					return
+				}
+			}
+			if turns != want || time.Since(p.start) != 2*time.Second {
+				t.Errorf("%d turns in %v at %v a second, want %d", turns, time.Since(p.start), rate, want)
+			}
+		})
 	}
 }
 

@@ -44,7 +44,7 @@ type Order struct {
 	Reverse  bool           // Bulk: from server to client
 	Duration time.Duration  // 1 s
 	Behind   int            // RTT: so many bulk streams run meanwhile; 0
-	Rate     float64        // RTT, Open: begin so many a second whether or not others are done; 0: when done
+	Rate     float64        // RTT, Open, Chains, Refused, Dropped: begin so many a second whether or not others are done; 0: when done
 	Whole    bool           // Prove: without a half-close
 	Tunnel   Credential     // Handshakes, Tunnels, and what means harm but for Chains
 	Target   netip.AddrPort // Unread, Refused, Dropped: of the CONNECT
@@ -58,7 +58,7 @@ type Answer struct {
 	Error     string             `json:",omitempty"`
 	Bytes     uint64             `json:",omitempty"` // Bulk: that arrived
 	PerStream []uint64           `json:",omitempty"` // Bulk
-	Count     int                `json:",omitempty"` // RTT, Open, First, Handshakes: done
+	Count     int                `json:",omitempty"` // RTT, Open, First, Handshakes, Chains, Refused, Dropped: done
 	Elapsed   time.Duration      `json:",omitempty"`
 	Quantiles []float64          `json:",omitempty"` // RTT, First: in ns, at 0, 1/1000 … 1
 	Gauges    map[string]float64 `json:",omitempty"` // Gauge: see gauge

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/culvert-mesh/culvert/bench/load"
+)
+
+// smoke has every attack done for a moment, all at one site, and sees that it is one
+// and that the victim lives.
+func smoke(ctx context.Context) (err error) {
+	s, err := newSite(ctx, "")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.close()) }()
+	for _, a := range attacks {
+		f, err := a.measure(ctx, s, 100*time.Millisecond)
+		if err = errors.Join(err, f.complete(a), s.release(ctx)); err != nil {
+			return fmt.Errorf("%s: %w", a.name, err)
+		}
+	}
+	return nil
+}
+
+// complete is an error if something was not measured.
+func (f felt) complete(a attack) error {
+	if !a.lasts && f.rate == 0 {
+		return errors.Join(errors.New("nothing was done"), f.err)
+	}
+	return errors.Join(f.alone.echo.err, f.alone.open.err, f.beside.echo.err, f.beside.open.err)
+}
+
+// release ends what an attack left.
+func (s *site) release(ctx context.Context) error {
+	for _, w := range []*load.Worker{s.outside, s.client, s.server, s.neighbour} {
+		if _, err := w.Do(ctx, load.Order{Kind: load.Release}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
