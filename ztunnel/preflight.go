@@ -30,6 +30,39 @@ var capabilities = []struct {
 	{unix.CAP_SYS_PTRACE, "CAP_SYS_PTRACE", "finding the network namespaces of running pods"},
 }
 
+// begin looks at everything that a ztunnel needs, and takes the lock of the state
+// directory before anything is touched. The caller closes it.
+func (c Config) begin() (*redirect.Lock, error) {
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	if err := c.preflight(); err != nil {
+		return nil, err
+	}
+	lock, err := redirect.LockDir(c.StateDir)
+	if err != nil {
+		return nil, fmt.Errorf("state directory (-state-dir): %w", err)
+	}
+	if err = c.noOlder(); err == nil {
+		err = c.addresses()
+	}
+	if err != nil {
+		lock.Close()
+		return nil, err
+	}
+	return lock, nil
+}
+
+// noOlder refuses to run beside a ztunnel of a version that knows no lock.
+func (c Config) noOlder() error {
+	older, err := net.Dial("unix", c.enrollSocket())
+	if err != nil {
+		return nil
+	}
+	older.Close()
+	return fmt.Errorf("a ztunnel of an older version still answers on %s: stop it first", c.enrollSocket())
+}
+
 // preflight returns everything that would fail later, and less plainly: each
 // problem names what is missing, or the flag and its file.
 func (c Config) preflight() error {

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"path/filepath"
 	"runtime/debug"
 
@@ -33,24 +32,11 @@ import (
 // drained, or when a part cannot go on.
 func Run(ctx context.Context, cfg Config) error {
 	cfg = cfg.withDefaults()
-	if err := cfg.Validate(); err != nil {
-		return err
-	}
-	if err := cfg.preflight(); err != nil {
-		return err
-	}
-	lock, err := redirect.LockDir(cfg.StateDir) // before anything is touched
+	lock, err := cfg.begin()
 	if err != nil {
-		return fmt.Errorf("state directory (-state-dir): %w", err)
+		return err
 	}
 	defer lock.Close()
-	if older, err := net.Dial("unix", cfg.enrollSocket()); err == nil { // which knows no lock
-		older.Close()
-		return fmt.Errorf("a ztunnel of an older version still answers on %s: stop it first", cfg.enrollSocket())
-	}
-	if err := cfg.addresses(); err != nil {
-		return err
-	}
 	ctx, quit := context.WithCancel(ctx)
 	defer quit()
 
@@ -61,20 +47,11 @@ func Run(ctx context.Context, cfg Config) error {
 		return fmt.Errorf("the node's netns (-host-netns): %w", err)
 	}
 	defer host.Close()
-	datapath, err := redirect.Load(redirect.Options{
-		BPFFS: cfg.BPFFS, Cgroup: cfg.Cgroup, KubeletCgroup: cfg.KubeletCgroup, HostNetns: host.Cookie(),
-		ExcludeCIDRs: cfg.ExcludeCIDRs, ExcludePorts: cfg.ExcludePorts, StandIns: cfg.StandIns,
-	})
+	datapath, err := cfg.steer(ctx, host)
 	if err != nil {
-		return fmt.Errorf("load steering: %w", err)
+		return err
 	}
 	defer datapath.Close()
-	if err := datapath.AboveNode(); err != nil {
-		return fmt.Errorf("the hooks would not see this node's pods: %w", err)
-	}
-	if err := datapath.SelfTest(ctx); err != nil {
-		return fmt.Errorf("self-test of steering on this kernel: %w", err)
-	}
 
 	// Who is there, and may we?
 	registry := workload.NewRegistry(cfg.MeshCIDRs)
@@ -168,6 +145,26 @@ func Run(ctx context.Context, cfg Config) error {
 	})
 	cfg.Log.Info("ztunnel started", logNode, cfg.NodeName, logVersion, version(), logTrustDomain, cfg.TrustDomain)
 	return group.Wait()
+}
+
+// steer loads the kernel's half, and proves that it would steer this node's pods.
+func (c Config) steer(ctx context.Context, host *netns.NS) (*redirect.Datapath, error) {
+	datapath, err := redirect.Load(redirect.Options{
+		BPFFS: c.BPFFS, Cgroup: c.Cgroup, KubeletCgroup: c.KubeletCgroup, HostNetns: host.Cookie(),
+		ExcludeCIDRs: c.ExcludeCIDRs, ExcludePorts: c.ExcludePorts, StandIns: c.StandIns,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("load steering: %w", err)
+	}
+	if err := datapath.AboveNode(); err != nil {
+		datapath.Close()
+		return nil, fmt.Errorf("the hooks would not see this node's pods: %w", err)
+	}
+	if err := datapath.SelfTest(ctx); err != nil {
+		datapath.Close()
+		return nil, fmt.Errorf("self-test of steering on this kernel: %w", err)
+	}
+	return datapath, nil
 }
 
 // part runs one of Run's parts. The end of a context is no failure of a part.
