@@ -30,19 +30,21 @@ type Stream struct {
 	sent     atomic.Uint64 // bytes of the app that went into the tunnel
 	letGone  sync.Once
 
-	// conn.mu guards what follows.
+	// conn.mu guards what follows. The states of sender and receiver are about the app's
+	// bytes. The fields beside them are about frames, the answer and the end, and each may
+	// hold in several of those states: so they are no states themselves.
 	sender
-	gotEnd     bool   // the peer sent END_STREAM
-	told       bool   // and the app was told, after all data
-	broke      error  // the app takes no more, and what it sent before is still read
+	gotEnd     bool   // END_STREAM or RST_STREAM came; the receiver learns that behind the bytes before it
+	told       bool   // the app's kernel took the FIN: receiverTold is before that, and may be cut later
+	broke      error  // the app takes no more; the sender goes on with what the app sent before
 	sentBefore uint64 // sent at the last tick, since then
 	idleTicks  int    // at which it was the same
-	cause      error  // the peer reset the stream, and the app gets what came before
-	accepted   bool   // the 200 was sent, or came
-	over       bool   // nothing is left to do, but to hear that it arrived
+	cause      error  // of an RST_STREAM: why the stream is over once the app has what came before
+	accepted   bool   // the 200 was sent, or came; bytes may go before
+	over       bool   // off its tunnel; done is closed now or, if in order, with the proof
 	overAt     time.Time
-	inOrder    bool    // both sides had said all
-	unread     bool    // the peer wants no more of the app, which may go on sending
+	inOrder    bool    // both sides had said all; a rejected stream has no err either
+	unread     bool    // the peer wants no more of the app, whose socket may still hold some
 	cutBy      error   // why it was broken off after it was over
 	mark       uint64  // bytes of the tunnel that must arrive until then, see acknowledging
 	err        error   // why it is over; nil if in order

@@ -15,9 +15,9 @@ type sender struct {
 	next    *Stream    // in the ring
 	fd      uintptr    // of the app's socket, while the pump is in serve
 	reads   buffer.Fit // which of readSizes its next read has
-	leads   bool       // its pump is asked to lead
+	leads   bool       // its pump is asked to lead, for all streams, whatever becomes of its own turn
 	readErr error      // of the app
-	endSent bool       // the peer knows that nothing more comes
+	endSent bool       // the peer knows that nothing more comes: after senderEnded, a reset may be yet to be sent
 }
 
 // senderState is where a sender stands. The table in doc.go says which state
