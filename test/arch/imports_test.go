@@ -27,7 +27,7 @@ const imports = `
 	# import each other.
 	NONE < unixsocket < cni/enroll, ztunnel/admin;
 
-	NONE < ztunnel/netns, ztunnel/metrics, ztunnel/socket, ztunnel/buffer, ztunnel/hbone/aead, ztunnel/hbone/h2;
+	NONE < ztunnel/netns, ztunnel/metrics, ztunnel/socket, ztunnel/buffer, ztunnel/quota, ztunnel/hbone/aead, ztunnel/hbone/h2;
 	NONE < test/arch, test/skips;
 	NONE < ztunnel/mountinfo < test/env;
 
@@ -35,10 +35,10 @@ const imports = `
 	ztunnel/workload, ztunnel/policy < ztunnel/source < ztunnel/source/*;
 
 	ztunnel/hbone/aead, ztunnel/socket, ztunnel/buffer, rate < ztunnel/hbone/record < ztunnel/hbone;
-	identity, ztunnel/hbone/h2 < ztunnel/hbone;
+	identity, ztunnel/hbone/h2, ztunnel/quota < ztunnel/hbone;
 	identity, identity/identityv1 < ztunnel/certs;
 	ztunnel/netns, ztunnel/mountinfo < ztunnel/redirect;
-	ztunnel/workload, ztunnel/policy, ztunnel/hbone, ztunnel/socket, ztunnel/metrics, rate < ztunnel/proxy;
+	ztunnel/workload, ztunnel/policy, ztunnel/hbone, ztunnel/socket, ztunnel/metrics, ztunnel/quota, rate < ztunnel/proxy;
 
 	ztunnel/redirect, ztunnel/netns, ztunnel/certs, ztunnel/proxy, ztunnel/hbone, ztunnel/workload < ztunnel/pods;
 	ztunnel/policy, ztunnel/metrics, cni/enroll < ztunnel/pods;

@@ -101,7 +101,7 @@ func TestBytesOverAPodsShareWaitInItsPeers(t *testing.T) {
 	l := newLink(t, func(s *Stream) { s.Accept(); streams <- s })
 	p := l.newPusher()
 	budget := newBudgetOfBytes(64 << 20)
-	share := budget.held.size * generous / (generous + 1)
+	share := budget.share().held.Share(0)
 	c := l.ln.all()[0]
 	c.setMemory(budget.share())
 	total, id, rest := 0, uint32(1), 0
@@ -132,7 +132,7 @@ func TestBytesOverAPodsShareWaitInItsPeers(t *testing.T) {
 	if got != int64(total) {
 		t.Errorf("%d of %d bytes arrived", got, total)
 	}
-	waitUntil(t, func() bool { return budget.held.used.Load() == 0 })
+	waitUntil(t, func() bool { return budget.held.Used() == 0 })
 	c.abort(ErrDrained)
 }
 
@@ -182,14 +182,14 @@ func TestAPeerThatHoldsMuchHasNobodyElseReset(t *testing.T) {
 	p := l.newPusher()
 	p.openWide(l, 1)
 	greedy := l.ln.all()[0]
-	p.send(1, int(budget.held.size)*3/2)
-	waitUntil(t, func() bool { return memory.held.used.Load() == budget.held.size*3/2 })
+	p.send(1, int(budget.held.Size())*3/2)
+	waitUntil(t, func() bool { return memory.held.Held() == budget.held.Size()*3/2 })
 
 	other := l.newPusher()
 	other.must(other.connect(1))
 	other.read(is[*http2.MetaHeadersFrame])
 	other.send(1, streamWindow)
-	waitUntil(t, func() bool { return memory.held.used.Load() == budget.held.size*3/2+streamWindow })
+	waitUntil(t, func() bool { return memory.held.Held() == budget.held.Size()*3/2+streamWindow })
 	if other.sync(); other.reset > 0 || !memory.exhausted() {
 		t.Errorf("%d streams were reset", other.reset)
 	}
@@ -217,8 +217,8 @@ func TestWhatAPodHoldsCountsForTheProcess(t *testing.T) {
 	first, second := NewMemory(), NewMemory()
 	first.hold(1000)
 	defer first.hold(-1000)
-	if size, held := MemoryHeld(); held < 1000 || size != first.held.of.size || size != second.held.of.size {
-		t.Errorf("%d bytes of %d are held, and pods share %d and %d", held, size, first.held.of.size, second.held.of.size)
+	if size, held := MemoryHeld(); held < 1000 || size != first.of.held.Size() || size != second.of.held.Size() {
+		t.Errorf("%d bytes of %d are held, and pods share %d and %d", held, size, first.of.held.Size(), second.of.held.Size())
 	}
 }
 
@@ -232,11 +232,39 @@ func TestNoPodTakesAllMemory(t *testing.T) {
 		return n
 	}
 	if got := fill(first); got != 80<<20 {
-		t.Errorf("one pod gets %d of %d bytes", got, budget.lent.size)
+		t.Errorf("one pod gets %d of %d bytes", got, budget.lent.Size())
 	}
 	if got := fill(second); got != 16<<20 {
 		t.Errorf("the next gets %d", got)
 	}
+}
+
+// What a pod holds beyond its share, a little in very many tunnels, is its own: the
+// next gets what it would have got, and nothing of it is reset.
+func TestAPodThatHoldsMoreThanAllLeavesOthersTheirShare(t *testing.T) {
+	l := newLink(t, func(s *Stream) { s.Accept(); <-s.Done(); s.Reset() })
+	budget := newBudgetOfBytes(64 << 20)
+	greedy, other := budget.share(), budget.share()
+	const tunnels = 2500 // more have no place
+	for range tunnels {
+		greedy.hold(streamWindow)
+	}
+	if !greedy.flooded() || other.overdrawn() {
+		t.Fatalf("of %d bytes one pod holds %d, and the other may hold %d", budget.held.Size(), greedy.held.Held(), other.held.Share(0))
+	}
+	p := l.newPusher()
+	p.openWide(l, 1)
+	l.ln.all()[0].setMemory(other)
+	l.ln.all()[0].openWindow(1, 4<<20)
+	if sent := p.send(1, 4<<20); sent < 4<<20 {
+		t.Errorf("%d bytes of it are taken", sent)
+	}
+	if p.sync(); p.reset > 0 || other.overdrawn() {
+		t.Errorf("%d streams were reset; it holds %d of %d bytes", p.reset, other.held.Held(), other.held.Share(0))
+	}
+	greedy.hold(-tunnels * streamWindow)
+	l.ln.all()[0].abort(ErrDrained)
+	waitUntil(t, func() bool { return budget.held.Used() == 0 })
 }
 
 func (c *conn) setMemory(m *Memory) {

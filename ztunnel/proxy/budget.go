@@ -10,13 +10,12 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/culvert-mesh/culvert/ztunnel/quota"
 )
 
-// Budget is what the connections of all pods may use of this process. A pod
-// gets one more as long as it holds no more than generous times what is left for
-// all. So one pod gets at most four fifths, several that want everything get the
-// same in the end, and something is always left for a pod that comes later. Before
-// places run out, what is idle gives its own back (yield.go).
+// Budget is what the connections of all pods may use of this process, in shares
+// (package quota). Before places run out, what is idle gives its own back (yield.go).
 type Budget struct {
 	descriptors resource
 	dials       resource
@@ -36,9 +35,6 @@ const (
 	// dialsMost bounds what waits for destinations that do not answer: each dial
 	// is a goroutine, two descriptors and up to ten seconds.
 	dialsMost = 16 << 10
-	// generous is how often a pod may hold what is left: less, and a pod by itself
-	// could not hold 10,000 connections with the usual 20,000 descriptors.
-	generous = 4
 	// leastPart is what a pod gets while there is any left.
 	leastPart = 16
 	// measureEvery is how old the count of other descriptors may be.
@@ -47,9 +43,11 @@ const (
 
 // NewBudget returns a Budget of this process's limit of descriptors.
 func NewBudget() *Budget {
-	b := &Budget{start: time.Now()}
-	b.dials.size.Store(dialsMost)
-	b.dials.name, b.descriptors.name = "dials under way", "descriptors"
+	b := &Budget{
+		dials:       resource{name: "dials under way", Resource: quota.New(dialsMost, leastPart)},
+		descriptors: resource{name: "descriptors", Resource: quota.New(0, leastPart)},
+		start:       time.Now(),
+	}
 	b.measure()
 	b.descriptors.now, b.descriptors.lately = b.measure, b.remeasure
 	return b
@@ -57,7 +55,7 @@ func NewBudget() *Budget {
 
 // Share returns a part of everything for a pod that goes by name in errors.
 func (b *Budget) Share(name string) *Share {
-	return &Share{Descriptors: &Part{of: &b.descriptors, pod: name}, dials: &Part{of: &b.dials, pod: name}}
+	return &Share{Descriptors: b.descriptors.part(name), dials: b.dials.part(name)}
 }
 
 // Stats returns how much there is of each resource, and how much of it is used.
@@ -65,7 +63,7 @@ func (b *Budget) Stats() (size, used map[string]float64) {
 	b.remeasure()
 	size, used = map[string]float64{}, map[string]float64{}
 	for name, r := range map[string]*resource{"descriptors": &b.descriptors, "dials": &b.dials} {
-		size[name], used[name] = float64(r.size.Load()), float64(r.used.Load())
+		size[name], used[name] = float64(r.Size()), float64(r.Used())
 	}
 	return size, used
 }
@@ -87,9 +85,9 @@ func (b *Budget) measure() {
 		return
 	}
 	if open := openDescriptors(); open > 0 {
-		b.others.Store(max(0, open-b.descriptors.used.Load()))
+		b.others.Store(max(0, open-b.descriptors.Used()))
 	}
-	b.descriptors.size.Store(int64(limit.Cur-reserved(limit.Cur)) - b.others.Load())
+	b.descriptors.Resize(int64(limit.Cur-reserved(limit.Cur)) - b.others.Load())
 }
 
 // openDescriptors is how many descriptors this process has, 0 if the kernel
@@ -105,19 +103,20 @@ func openDescriptors() int64 {
 
 // resource is one thing that the budget divides.
 type resource struct {
-	name        string
-	now, lately func() // bring size up to date, the latter if it is old; nil: it is fixed
-	size        atomic.Int64
-	used        atomic.Int64
+	name string
+	*quota.Resource
+	now, lately func() // bring its size up to date, the latter if it is old; nil: it is fixed
 	yielding    yielding
 }
 
 // Part is what one pod holds of a resource. The nil Part has no bounds.
 type Part struct {
-	of   *resource
-	pod  string
-	held atomic.Int64
+	of    *resource
+	pod   string
+	quota *quota.Part
 }
+
+func (r *resource) part(pod string) *Part { return &Part{of: r, pod: pod, quota: r.Part()} }
 
 // Take takes one, or says why not.
 func (p *Part) Take() error {
@@ -127,39 +126,29 @@ func (p *Part) Take() error {
 	if p.of.lately != nil {
 		p.of.lately()
 	}
-	held := p.held.Add(1)
-	used := p.of.used.Add(1)
-	p.press(held, used)
-	if p.of.has(held, used) {
+	p.press()
+	if p.quota.Take(1) {
 		return nil
 	}
 	if p.of.now != nil {
 		p.of.now() // the limit may have been raised
-		if p.of.has(held, used) {
+		if p.quota.Take(1) {
 			return nil
 		}
 	}
-	p.Give()
-	left := max(0, p.of.size.Load()-used+1)
-	return fail(Limit, fmt.Errorf("pod %s has %d %s, and %d are left for all: %w", p.pod, held-1, p.of.name, left, errShare))
-}
-
-// has reports that a pod may hold so many while all use so many.
-func (r *resource) has(held, used int64) bool {
-	left := r.size.Load() - used
-	return generous*left >= held || left >= 0 && held <= leastPart
+	left := max(0, p.of.Size()-p.of.Used())
+	return fail(Limit, fmt.Errorf("pod %s has %d %s, and %d are left for all: %w", p.pod, p.quota.Held(), p.of.name, left, errShare))
 }
 
 // Give gives one back.
 func (p *Part) Give() {
 	if p != nil {
-		p.held.Add(-1)
-		p.of.used.Add(-1)
+		p.quota.Add(-1)
 	}
 }
 
 // errShare ends what would take more than a pod's share.
-var errShare = fmt.Errorf("%w: a pod has no more than %d times what is left for the others", syscall.EMFILE, generous)
+var errShare = fmt.Errorf("%w: a pod has no more than %d times what is left for the others", syscall.EMFILE, quota.Generous)
 
 func (s *Share) descriptors() *Part {
 	if s == nil {

@@ -9,18 +9,18 @@ import (
 	"net"
 	"net/netip"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
+
+	"github.com/culvert-mesh/culvert/ztunnel/quota"
 )
 
 // budgetOf is a Budget of a size that nothing changes.
 func budgetOf(descriptors, dials int64) *Budget {
-	b := &Budget{}
-	b.descriptors.name, b.dials.name = "descriptors", "dials under way"
-	b.descriptors.size.Store(descriptors)
-	b.dials.size.Store(dials)
-	return b
+	return &Budget{
+		descriptors: resource{name: "descriptors", Resource: quota.New(descriptors, leastPart)},
+		dials:       resource{name: "dials under way", Resource: quota.New(dials, leastPart)},
+	}
 }
 
 // takeAll takes what a pod gets.
@@ -46,7 +46,7 @@ func TestAPodGetsNoMoreThanWhatIsLeftForTheOthers(t *testing.T) {
 	for range 20 { // many more, and each gets what is left for it
 		takeAll(b.Share("shop/more").Descriptors)
 	}
-	if used := b.descriptors.used.Load(); used > 1000 {
+	if used := b.descriptors.Used(); used > 1000 {
 		t.Errorf("%d of 1000 are used", used)
 	}
 	// The greedy one lets go of some: they are the others' now as much as its.
@@ -59,32 +59,6 @@ func TestAPodGetsNoMoreThanWhatIsLeftForTheOthers(t *testing.T) {
 	}
 	if n := takeAll(first); n > 150 {
 		t.Errorf("the greedy pod got %d of them again", n)
-	}
-}
-
-func TestASmallPodIsServedWhileAnythingIsLeft(t *testing.T) {
-	b := budgetOf(100, 0)
-	for range 2 {
-		takeAll(b.Share("shop/greedy").Descriptors) // 80 and 16: 4 are left
-	}
-	small := b.Share("shop/small").Descriptors
-	if n := takeAll(small); n != 4 {
-		t.Errorf("a pod with nothing got %d", n)
-	}
-}
-
-func TestWhatIsTakenAtOnceStaysWithinTheBudget(t *testing.T) {
-	b := budgetOf(1000, 0)
-	var wg sync.WaitGroup
-	for range 8 {
-		share := b.Share("shop/greedy").Descriptors
-		for range 4 {
-			wg.Go(func() { takeAll(share) })
-		}
-	}
-	wg.Wait()
-	if used := b.descriptors.used.Load(); used > 1000 || used < 800 {
-		t.Errorf("%d of 1000 are used", used)
 	}
 }
 
@@ -144,7 +118,7 @@ func TestThePodThatIsOverItsShareIsRefusedAndNamed(t *testing.T) {
 		conn.Close()
 		b.record(OK)
 	}
-	eventually(t, "what ended is given back", func() bool { return b.Share.Descriptors.held.Load() == 0 })
+	eventually(t, "what ended is given back", func() bool { return b.Share.Descriptors.quota.Held() == 0 })
 	again := connect(t, legacyAddr, to)
 	send(t, again, "hello")
 	expect(t, again, "hello")
@@ -177,7 +151,7 @@ func TestDialsThatWaitAreBoundedByPod(t *testing.T) {
 	for range 48 {
 		b.record(Dial)
 	}
-	if held := b.Share.dials.held.Load(); held != 0 {
+	if held := b.Share.dials.quota.Held(); held != 0 {
 		t.Errorf("%d dials are still counted", held)
 	}
 }

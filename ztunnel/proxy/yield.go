@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/culvert-mesh/culvert/ztunnel/quota"
 )
 
 // yielding is the pods that can give places of a resource back: idle tunnels make
@@ -45,12 +47,12 @@ func (p *Part) Yield(idle func() bool) (stop func()) {
 	}
 }
 
-// press has something idle let go if the pod has taken more than half of what it
-// may hold, or if an eighth of all is left.
-func (p *Part) press(held, used int64) {
-	size := p.of.size.Load()
-	left := size - used
-	if held > leastPart && 2*held > generous*left {
+// press has something idle let go if the pod, with one more, has taken more than half of
+// what it may hold, or if an eighth of all is left.
+func (p *Part) press() {
+	held, size := p.quota.Held()+1, p.of.Size()
+	left := size - p.of.Used() - 1
+	if held > leastPart && 2*held > quota.Generous*left {
 		p.of.ask(func(q *Part) bool { return q == p })
 	}
 	if 8*left < size {
@@ -82,6 +84,6 @@ func (y *yielding) most(which func(*Part) bool) (list []*yielder) {
 			list = append(list, pod)
 		}
 	}
-	slices.SortFunc(list, func(a, b *yielder) int { return cmp.Compare(b.part.held.Load(), a.part.held.Load()) })
+	slices.SortFunc(list, func(a, b *yielder) int { return cmp.Compare(b.part.quota.Held(), a.part.quota.Held()) })
 	return list
 }
