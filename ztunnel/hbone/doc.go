@@ -20,7 +20,7 @@
 // stop the tunnel's reader. A stream's window is granted again only when the app took
 // the bytes, and grows while the app reads; the tunnel's is granted again as bytes leave
 // the wire (window.go). So no stream waits for another's app, and what is held for apps
-// that do not read is bounded, by pod and by process (memory.go).
+// and peers that do not read is bounded, by pod and by process (memory.go).
 //
 // A Pool trusts a tunnel with what an app says first (early.go) while it is heard, and
 // leaves one that is silent or takes nothing (pulse.go). It keeps those bytes until the

@@ -35,6 +35,15 @@ func startPace(r *roundTrip) pace {
 	return pace{aheadFirst}
 }
 
+// mostAhead is how much a batch may hold. It is little where the pod holds much: peers
+// that read nothing have it hold one batch for each of their tunnels; mu is held.
+func (c *conn) mostAhead() int {
+	if c.memory.halved() {
+		return min(c.ahead, leastAhead)
+	}
+	return c.ahead
+}
+
 // keepPace learns from a batch of n bytes that a full socket took in that time:
 // it took as much as the path moved meanwhile. mu is held.
 func (c *conn) keepPace(n int, took time.Duration) {

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/culvert-mesh/culvert/ztunnel/hbone/h2"
+	"github.com/culvert-mesh/culvert/ztunnel/hbone/record"
 )
 
 // deafServer is a raw peer that answers the first stream and reads no more, until
@@ -196,4 +197,70 @@ func TestAcceptDoesNotWaitForAPeerThatReadsNothing(t *testing.T) {
 			t.Errorf("it took %v", took)
 		}
 	})
+}
+
+// What waits for a peer that reads nothing is the pod's, like what waits for its apps,
+// until the peer reads it or the tunnel ends.
+func TestABatchThatItsPeerDoesNotReadIsHeldByThePod(t *testing.T) {
+	over, reads := make(chan struct{}), make(chan struct{})
+	defer close(over)
+	l := greetedServer(t, func(p *rawPeer) {
+		p.must(p.WriteWindowUpdate(0, 1<<30))
+		id := p.until(is[*http2.MetaHeadersFrame]).Header().StreamID
+		p.must(p.WriteWindowUpdate(id, 1<<30))
+		p.must(p.writeHeaders(id, false, ":status", "200"))
+		<-reads
+		io.Copy(io.Discard, p.conn)
+		<-over
+	})
+	a := l.open()
+	budget := newBudgetOfBytes(64 << 20)
+	c := a.s.c
+	c.setMemory(budget.share())
+	a.flood()
+	if held, batch := budget.held.Used(), c.blockedBatch(); batch == 0 || held != int64(batch) {
+		t.Errorf("the pod holds %d bytes, a batch of %d waits", held, batch)
+	}
+	a.CloseWrite()
+	close(reads)
+	waitUntil(t, func() bool { return c.blockedBatch() == 0 && budget.held.Used() == 0 })
+}
+
+func TestABatchIsHeldNoLongerThanItsTunnelIsThere(t *testing.T) {
+	l := deafServer(t)
+	a := l.open()
+	budget := newBudgetOfBytes(64 << 20)
+	a.s.c.setMemory(budget.share())
+	a.flood()
+	if budget.held.Used() == 0 {
+		t.Error("a batch waits, and the pod holds nothing")
+	}
+	a.s.c.abort(ErrDrained)
+	waitUntil(t, func() bool { return budget.held.Used() == 0 })
+}
+
+// However many peers read nothing, what they have the pod hold leaves room for its apps.
+func TestBatchesAreSmallWhereThePodHoldsMuch(t *testing.T) {
+	for _, test := range []struct{ held, least, most int64 }{
+		{0, 64 << 10, record.BatchSize + 8<<10},
+		{14 << 20, 1, 18 << 10}, // of 32 MiB; less buffer than that there is not for a whole record
+	} {
+		l := deafServer(t)
+		a := l.open()
+		budget := newBudgetOfBytes(64 << 20)
+		memory := budget.share()
+		memory.hold(int(test.held))
+		a.s.c.setMemory(memory)
+		a.flood()
+		if batch := memory.held.Held() - test.held; batch < test.least || batch > test.most {
+			t.Errorf("a pod that holds %d bytes has a batch of %d wait", test.held, batch)
+		}
+		a.s.c.abort(ErrDrained)
+	}
+}
+
+func (c *conn) blockedBatch() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.blockedIn
 }

@@ -31,6 +31,7 @@ type sending struct {
 	handling    bool      // the reader is at work, and writes what it causes when it is done
 	blockedAt   time.Time // since when the write under way waits for the socket; zero: it does not
 	blockedBy   int       // bytes of that write
+	blockedIn   int       // bytes of memory that it holds
 	broken      bool      // a write failed
 
 	peerWindow int // of a new stream
@@ -119,7 +120,7 @@ func (c *conn) leadUnlocking(own *Stream) {
 // more if that was left to a goroutine, for want of room in the socket; one that
 // waits does it itself. mu is held, and released meanwhile.
 func (c *conn) writeNextUnlocking(waits bool) (n int, leads bool) {
-	batch := record.TakeBatch(min(c.wanted(), c.ahead))
+	batch := record.TakeBatch(min(c.wanted(), c.mostAhead()))
 	c.packUnlocking(batch)
 	if n = batch.Len(); n == 0 {
 		batch.Release()
@@ -135,7 +136,7 @@ func (c *conn) writeNextUnlocking(waits bool) (n int, leads bool) {
 		c.wrote(err)
 		return n, true
 	}
-	c.blockedAt, c.blockedBy = time.Now(), n
+	c.blocked(batch)
 	if !waits {
 		go c.goOn(batch)
 		return n, false
@@ -147,6 +148,20 @@ func (c *conn) writeNextUnlocking(waits bool) (n int, leads bool) {
 	return n, true
 }
 
+// blocked notes that the socket does not take a batch at once. Until it has, the pod
+// holds the batch for a peer that may never read it; mu is held.
+func (c *conn) blocked(b *record.Batch) {
+	c.blockedAt, c.blockedBy, c.blockedIn = time.Now(), b.Len(), b.Cap()
+	c.memory.hold(c.blockedIn)
+}
+
+// unblocked is the end of blocked; mu is held.
+func (c *conn) unblocked() {
+	c.keepPace(c.blockedBy, time.Since(c.blockedAt))
+	c.memory.hold(-c.blockedIn)
+	c.blockedAt, c.blockedIn = time.Time{}, 0
+}
+
 // finish waits for the socket to take the rest of a batch.
 func (c *conn) finish(batch *record.Batch) error {
 	defer batch.Release()
@@ -156,8 +171,7 @@ func (c *conn) finish(batch *record.Batch) error {
 // wrote notes the end of a write; mu is held.
 func (c *conn) wrote(err error) {
 	if !c.blockedAt.IsZero() {
-		c.keepPace(c.blockedBy, time.Since(c.blockedAt))
-		c.blockedAt = time.Time{}
+		c.unblocked()
 	}
 	if err != nil {
 		c.tear()

@@ -54,6 +54,9 @@ func (b *Batch) Reset() { b.n, b.end, b.size = 0, 0, 0 }
 // Len is the bytes in the Batch.
 func (b *Batch) Len() int { return b.size }
 
+// Cap is the bytes of memory that the Batch has been lent, whatever is in it.
+func (b *Batch) Cap() int { return len(b.buf.Bytes) }
+
 // Room is the bytes that Append still takes.
 func (b *Batch) Room() int {
 	room, records := b.left(), MaxRecords-b.n
