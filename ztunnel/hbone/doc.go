@@ -23,9 +23,10 @@
 // and peers that do not read is bounded, by pod and by process (memory.go).
 //
 // A Pool trusts a tunnel with what an app says first (early.go) while it is heard, and
-// leaves one that is silent or takes nothing (pulse.go). It keeps those bytes until the
-// answer: a stream that the peer did nothing for is opened elsewhere, with the same
-// bytes. How many streams a peer takes is known only after the first (room.go).
+// leaves one that is silent or takes nothing (pulse.go), for whatever it wants of it: an
+// answer, a Guard (guard.go, ask.go), or room. It keeps those bytes until the answer: a
+// stream that the peer did nothing for is opened elsewhere, with the same bytes. How many
+// streams a peer takes is known only after the first (room.go).
 //
 // A tunnel without streams rests: until the peer says something, or a timer of the
 // tunnel fires, no goroutine has to do with it.
@@ -65,9 +66,10 @@
 //	memory.go       Memory: what a pod's share of the process' bytes lets it hold
 //	limits.go       every limit and deadline
 //	rtt.go          what the kernel knows of the tunnel's socket
-//	pulse.go        whether a tunnel is alive enough for what an app says first
+//	pulse.go        whether a tunnel is alive enough for what an app says first, and when it is left
 //	clock.go        its timers: PING, idleness, expiry, renewal
 //	guard.go        Guard: keeps a tunnel for bytes that go beside it, on one node
+//	ask.go          whether a tunnel answers the PING without which no Guard is given
 //	acknowledge.go  whether the last bytes of a stream arrived at the peer
 //	depart.go       how long the socket of a tunnel that ended stays open
 //	errors.go       Cause: the word for an end, and the errors that bear one

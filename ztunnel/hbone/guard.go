@@ -12,8 +12,6 @@ import (
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
-
-	"github.com/culvert-mesh/culvert/ztunnel/hbone/h2"
 )
 
 // Guard is a share in a tunnel of which this process has both ends. It carries
@@ -39,17 +37,24 @@ var ErrElsewhere = errors.New("the tunnel ends elsewhere")
 
 // Guard returns a share in a tunnel to key whose other end is far. There is one
 // only if the peer has proved itself and lately answered a PING, by the network
-// between the pods. lost is called, from a goroutine of its own, when the tunnel
-// ends before Release.
+// between the pods. A tunnel that stays silent is left for a fresh one, as by a
+// stream. lost is called, from a goroutine of its own, when the tunnel ends before
+// Release.
 func (p *Pool) Guard(ctx context.Context, key Key, far *Listener, lost func(error)) (*Guard, error) {
+	var silent []*conn
+	last := error(ErrElsewhere)
 	for range maxRetries {
-		c, err := p.standing(ctx, key)
+		c, err := p.standing(ctx, key, silent)
 		if err != nil {
 			return nil, err
 		}
 		err = c.answers(ctx, p.cfg.DialTimeout)
+		var again *notTaken
 		switch {
 		case err == nil:
+		case errors.As(err, &again):
+			silent, last = append(silent, c), err
+			continue
 		case c.wentIdle(err):
 			continue
 		default:
@@ -57,7 +62,7 @@ func (p *Pool) Guard(ctx context.Context, key Key, far *Listener, lost func(erro
 		}
 		end := c.endAt(far)
 		if end == nil {
-			break
+			return nil, ErrElsewhere
 		}
 		g := &Guard{far: far, lost: lost}
 		if g.take(c, end) {
@@ -65,7 +70,7 @@ func (p *Pool) Guard(ctx context.Context, key Key, far *Listener, lost func(erro
 		}
 		c.retire() // or the other end is, and we shall hear of it
 	}
-	return nil, ErrElsewhere
+	return nil, last
 }
 
 // Release gives the share back.
@@ -142,7 +147,7 @@ type guarding struct {
 	farAt    *Listener           // whose that is
 	guarded  int                 // server: Guards of the other end
 	answered time.Time           // when a PING for a Guard was
-	asking   chan struct{}       // closed with the answer that is awaited, or with the tunnel
+	asking   chan struct{}       // closed with the answer that is awaited, or when none is any more
 }
 
 // unused reports that nobody needs the tunnel now; mu is held.
@@ -180,10 +185,7 @@ func (c *conn) let(g *Guard) {
 
 // loseGuards tells all Guards that the tunnel ends; mu is held.
 func (c *conn) loseGuards(err error) {
-	if c.asking != nil {
-		close(c.asking)
-		c.asking = nil
-	}
+	c.stopAsking()
 	if lost := c.guards; len(lost) > 0 {
 		c.guards = nil
 		go func() {
@@ -208,54 +210,9 @@ func (c *conn) moveGuards(younger *conn) {
 	}
 }
 
-var guardPing = [8]byte{'g', 'u', 'a', 'r', 'd'}
-
-// answers returns once the peer answers PING, or has lately. That proves, too,
-// that it accepted our certificate: with TLS 1.3 a client learns that later.
-func (c *conn) answers(ctx context.Context, patience time.Duration) error {
-	c.mu.Lock()
-	if c.err != nil || time.Since(c.answered) < freshly {
-		defer c.unlock()
-		return c.err
-	}
-	if c.asking == nil {
-		c.asking = make(chan struct{})
-		c.control = h2.AppendPing(c.control, 0, guardPing)
-	}
-	asking := c.asking
-	c.flushUnlocking()
-	c.unlock()
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	select {
-	case <-asking:
-	case <-ctx.Done():
-		return fmt.Errorf("%w: no answer to PING from %v: %w", ErrDial, c.remote, context.Cause(ctx))
-	}
-	c.mu.Lock()
-	defer c.unlock()
-	return c.err
-}
-
-// pinged is an answer to the PING of answers; mu is held.
-func (c *conn) pinged() {
-	if c.asking != nil {
-		close(c.asking)
-		c.asking, c.answered = nil, time.Now()
-	}
-}
-
-// wentIdle reports that the tunnel ended before it was asked, and not by a
-// refusal: another may do.
-func (c *conn) wentIdle(err error) bool {
-	c.mu.Lock()
-	defer c.unlock()
-	return c.err != nil && c.settled && (errors.Is(err, ErrDrained) || errors.Is(err, errLost))
-}
-
 // standing returns the youngest tunnel that would take a stream, or waits for
-// a new one.
-func (p *Pool) standing(ctx context.Context, key Key) (*conn, error) {
+// a new one. Those that were silent, and all that are older, do not count.
+func (p *Pool) standing(ctx context.Context, key Key, silent []*conn) (*conn, error) {
 	d := new(dial)
 	for {
 		p.mu.Lock()
@@ -265,6 +222,9 @@ func (p *Pool) standing(ctx context.Context, key Key) (*conn, error) {
 		}
 		t := p.of(key)
 		for _, c := range slices.Backward(t.list) {
+			if slices.Contains(silent, c) {
+				break
+			}
 			if c.stands() {
 				p.mu.Unlock()
 				return c, nil

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -157,18 +158,73 @@ func TestGuardIsLostWhenThePeerAnswersNoPing(t *testing.T) {
 }
 
 // A NetworkPolicy that cuts an open tunnel is noticed by the next connection,
-// long before the tunnel is given up.
-func TestNoGuardInATunnelThatDoesNotAnswer(t *testing.T) {
+// long before the tunnel is given up. No other tunnel can be had.
+func TestNoGuardWhereTheNetworkLetsNothingThrough(t *testing.T) {
 	inBubble(t, time.Hour, func(t *testing.T, b *bubble) {
 		g := b.guard()
 		pass(2 * time.Second)
 		b.mute.Store(true)
-		begin := time.Now()
-		_, err := b.pool.Guard(t.Context(), b.key, b.ln, nil)
-		if took := time.Since(begin); took != 10*time.Second || !errors.Is(err, ErrDial) || !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("waited %v: %v", took, err)
+		b.pool.connect = func(ctx context.Context, _ Key) (net.Conn, error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
 		}
-		g.wantHeld(t)
+		for _, want := range []time.Duration{11 * time.Second, 10 * time.Second} { // the tunnel is asked once
+			begin := time.Now()
+			_, err := b.pool.Guard(t.Context(), b.key, b.ln, nil)
+			if took := time.Since(begin); took != want || !errors.Is(err, ErrDial) || !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("waited %v, want %v: %v", took, want, err)
+			}
+			g.wantHeld(t)
+		}
+		pass(7 * time.Second)
+		g.wantLost(t, ErrReset)
+	})
+}
+
+// Something on the way forgot the connections, and lets new ones through.
+func TestGuardsLeaveADeadTunnelForOneFreshTunnel(t *testing.T) {
+	inBubble(t, time.Hour, func(t *testing.T, b *bubble) {
+		held := b.guard()
+		dead := b.pool.all()[0]
+		pass(5 * time.Second)
+		b.forget()
+		begin := time.Now()
+		var all sync.WaitGroup
+		for i := range 8 {
+			all.Go(func() {
+				time.Sleep(time.Duration(i) * 100 * time.Millisecond)
+				if b.guard().near == dead {
+					t.Error("a Guard is in the dead tunnel")
+				}
+			})
+		}
+		all.Wait()
+		if took := time.Since(begin); took != freshly {
+			t.Errorf("it took %v", took)
+		}
+		pass(time.Minute) // in which the dead tunnel ends
+		held.wantHeld(t)  // for it has moved
+		b.wantTunnels(1)
+		if n := b.countDials(); n != 2 {
+			t.Errorf("%d dials", n)
+		}
+	})
+}
+
+// Several tunnels of one key die together, some of them with streams.
+func TestAGuardIsNotAskedForInOneDeadTunnelAfterTheOther(t *testing.T) {
+	inBubble(t, time.Hour, func(t *testing.T, b *bubble) {
+		b.pool.cfg.MaxStreams = 1
+		for range 5 {
+			b.open()
+		}
+		pass(5 * time.Second)
+		b.forget()
+		begin := time.Now()
+		b.guard()
+		if took := time.Since(begin); took != freshly {
+			t.Errorf("it took %v", took)
+		}
 	})
 }
 

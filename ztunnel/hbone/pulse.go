@@ -3,6 +3,7 @@
 package hbone
 
 import (
+	"context"
 	"fmt"
 	"time"
 
@@ -14,9 +15,10 @@ import (
 // connection. Then a PING goes with the CONNECT, and nothing that an app says goes
 // before something comes back. conn.mu guards it.
 type pulse struct {
-	heardAt time.Time     // when something last came
-	askedAt time.Time     // when a PING was sent, if nothing came since; else zero
-	beat    chan struct{} // closed with what comes next, if somebody waits for it
+	heardAt   time.Time     // when something last came
+	askedAt   time.Time     // when a PING was sent, if nothing came since; else zero
+	beat      chan struct{} // closed with what comes next, if somebody waits for it
+	abandoned error         // why the tunnel was abandoned; nil: it was not
 }
 
 // freshly is how long a sign of life counts: also for Guards, whose tunnel may be
@@ -24,6 +26,10 @@ type pulse struct {
 // of the tunnel. It is the time, too, in which such a sign must come, where the way
 // is not long.
 const freshly = time.Second
+
+// deadAfter is how many times longer than an abandoned tunnel one is silent that is
+// taken to be dead: 5 s, in which TCP has tried again four times.
+const deadAfter = 5
 
 // fresh reports that the tunnel was heard lately; mu is held.
 func (c *conn) fresh() bool { return time.Since(c.heardAt) < freshly }
@@ -40,9 +46,16 @@ func (c *conn) beats() {
 // ask queues a PING, unless one is under way; mu is held.
 func (c *conn) ask() {
 	if c.askedAt.IsZero() {
-		c.askedAt = time.Now()
-		c.control = h2.AppendPing(c.control, 0, [8]byte{})
+		c.askWith([8]byte{})
 	}
+}
+
+// askWith queues a PING with data of its own; mu is held.
+func (c *conn) askWith(data [8]byte) {
+	if c.askedAt.IsZero() {
+		c.askedAt = time.Now()
+	}
+	c.control = h2.AppendPing(c.control, 0, data)
 }
 
 // proven returns when the stream's tunnel has shown that it is alive. It reports
@@ -95,13 +108,46 @@ func (s *Stream) look(patience time.Duration, until time.Time) {
 		return
 	}
 	c.examine(now)
-	s.watcher.Reset(min(freshly, left))
+	s.watcher.Reset(min(c.nextLook(now), left))
 	c.unlock()
 }
 
+// attend waits for event, which only the peer can cause, and examines the tunnel
+// meanwhile. If the tunnel is abandoned, whoever closes event must do so then. The
+// error is why ctx ended before.
+func (c *conn) attend(ctx context.Context, event <-chan struct{}) error {
+	for {
+		c.mu.Lock()
+		now := time.Now()
+		c.examine(now)
+		look := time.NewTimer(c.nextLook(now))
+		c.unlock()
+		select {
+		case <-event:
+			look.Stop()
+			return nil
+		case <-ctx.Done():
+			look.Stop()
+			return context.Cause(ctx)
+		case <-look.C:
+		}
+	}
+}
+
+// nextLook is how long after now examine may find something new; mu is held.
+func (c *conn) nextLook(now time.Time) time.Duration {
+	if left := freshly - now.Sub(c.heardAt); left > 0 {
+		return left
+	}
+	return freshly
+}
+
 // examine asks a tunnel that is silent while somebody waits for an answer, and
-// gives it up when it stays silent, or takes nothing; mu is held.
+// abandons it when it stays silent, or takes nothing. If it is silent for much longer,
+// it is dead for all that is not answered; mu is held.
 func (c *conn) examine(now time.Time) {
+	patience := max(freshly, 4*c.rtt.shortest(now))
+	silent := c.silentFor(now)
 	switch {
 	case !c.settled: // it has until settingsTimeout
 	case c.stuckFor(now) >= stuckPause:
@@ -111,19 +157,44 @@ func (c *conn) examine(now time.Time) {
 	case c.askedAt.IsZero():
 		c.ask()
 		c.kick()
-	case now.Sub(c.askedAt) >= max(freshly, 4*c.rtt.shortest(now)):
+	case silent >= patience:
 		c.abandon(fmt.Errorf("%w: %v does not answer PING", ErrDial, c.remote))
+	}
+	if c.settled && silent >= deadAfter*patience {
+		c.endUnanswered(fmt.Errorf("nor to PING in %v", silent.Round(time.Second)))
 	}
 }
 
+// silentFor is how long the tunnel has not answered PING, nor said anything else; mu
+// is held.
+func (c *conn) silentFor(now time.Time) time.Duration {
+	if c.askedAt.IsZero() || c.rtt.unread() {
+		return 0
+	}
+	return now.Sub(c.askedAt)
+}
+
 // abandon retires a tunnel that seems dead. What was answered may live on if it is
-// not. What was not, and of whose app nothing was sent, is opened anew, all in one
-// fresh tunnel; mu is held.
+// not, and Guards are given elsewhere. What was not answered, and of whose app nothing
+// was sent, is opened anew, all in one fresh tunnel; mu is held.
 func (c *conn) abandon(why error) {
+	c.abandoned = why
 	c.takesNoMore()
+	c.stopAsking()
 	for _, s := range c.streams {
 		if !s.accepted && s.sent.Load() == 0 {
 			c.reset(s, h2.CodeCancel, &notTaken{err: why})
+		}
+	}
+}
+
+// endUnanswered ends the streams that abandon had to leave where they are: something
+// of their apps was sent, and the peer may have got it. Their apps are not kept waiting
+// for a tunnel that is dead; mu is held.
+func (c *conn) endUnanswered(why error) {
+	for _, s := range c.streams {
+		if !s.accepted {
+			c.reset(s, h2.CodeCancel, &NoAnswerError{s.target, why})
 		}
 	}
 }

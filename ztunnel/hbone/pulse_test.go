@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/net/http2"
@@ -71,6 +72,119 @@ func TestAStreamIsNotTriedInOneDeadTunnelAfterTheOther(t *testing.T) {
 			t.Errorf("it took %v", took)
 		}
 	})
+}
+
+// sayTo has an app say something early in a tunnel that was heard a moment ago.
+func (b *bubble) sayTo(text string) (*Stream, error) {
+	near, far := socketPair(b.t)
+	io.WriteString(far, text)
+	return b.pool.OpenFor(b.t.Context(), b.key, Target{Authority: netip.AddrPortFrom(b.key.Addr.Addr(), 8080)}, near)
+}
+
+// Nobody has noticed yet that the tunnel is dead. What an app said in it cannot be said
+// again elsewhere; an app that said nothing loses nothing.
+func TestWhoeverSpokeIntoADeadTunnelIsNotKeptWaiting(t *testing.T) {
+	for text, want := range map[string]struct {
+		took time.Duration
+		err  error
+	}{
+		"hello": {freshly + deadAfter*freshly, ErrDial},
+		"":      {2 * freshly, nil},
+	} {
+		inBubble(t, time.Hour, func(t *testing.T, b *bubble) {
+			near, _ := b.open()
+			near.Reset()
+			synctest.Wait()
+			b.forget()
+			begin := time.Now()
+			var err error
+			if text == "" {
+				b.open()
+			} else {
+				_, err = b.sayTo(text)
+			}
+			if took := time.Since(begin); took != want.took || !errors.Is(err, want.err) {
+				t.Errorf("after %q: %v after %v, want %v after %v", text, err, took, want.err, want.took)
+			}
+			var silence *NoAnswerError
+			if err != nil && !errors.As(err, &silence) {
+				t.Errorf("%v would be tried again", err)
+			}
+		})
+	}
+}
+
+// A tunnel that seemed dead may come back, as long as nobody gave up what it carries.
+func TestWhatAnAppSaidWaitsForATunnelThatComesBackInTime(t *testing.T) {
+	inBubble(t, time.Hour, func(t *testing.T, b *bubble) {
+		p := b.raw(true)
+		go func() {
+			io.ReadFull(p.conn, make([]byte, len(h2.Preface)))
+			p.alone(func() error { return p.WriteSettings() })
+			id := p.until(is[*http2.MetaHeadersFrame]).Header().StreamID
+			p.alone(func() error { return p.writeHeaders(id, false, ":status", "200") })
+			p.until(is[*http2.RSTStreamFrame])
+			id, _ = p.request()
+			p.until(is[*http2.PingFrame])
+			time.Sleep((deadAfter - 1) * freshly)
+			p.alone(func() error { return p.WritePing(true, [8]byte{}) })
+			time.AfterFunc(10*time.Second, func() {
+				p.alone(func() error { return p.writeHeaders(id, false, ":status", "200") })
+			})
+			p.answerPings()
+		}()
+		first, err := b.openWithin(time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		first.Reset()
+		synctest.Wait()
+		begin := time.Now()
+		s, err := b.sayTo("hello")
+		if took := time.Since(begin); took != 15*time.Second || err != nil {
+			t.Fatalf("%v after %v", err, took)
+		}
+		if s.c != first.c || s.c.takesStreams() {
+			t.Error("the tunnel did not seem dead, or another was used")
+		}
+	})
+}
+
+// The last sign of life may come at any moment of a stream's wait.
+func TestATunnelIsLeftTwoSecondsAfterItsLastSignOfLife(t *testing.T) {
+	inBubble(t, time.Hour, func(t *testing.T, b *bubble) {
+		const alive = freshly / 10
+		b.raisesHope(alive)
+		begin := time.Now()
+		b.open()
+		if took := time.Since(begin); took != alive+2*freshly {
+			t.Errorf("it took %v", took)
+		}
+	})
+}
+
+// raisesHope is a raw server in a bubble that answers one stream, is heard once more
+// so long after the request of the next, and then never. Later tunnels work.
+func (b *bubble) raisesHope(after time.Duration) {
+	p := b.raw(true)
+	go func() {
+		io.ReadFull(p.conn, make([]byte, len(h2.Preface)))
+		p.alone(func() error { return p.WriteSettings() })
+		id := p.until(is[*http2.MetaHeadersFrame]).Header().StreamID
+		p.alone(func() error { return p.writeHeaders(id, false, ":status", "200") })
+		p.until(is[*http2.RSTStreamFrame])
+		p.until(is[*http2.MetaHeadersFrame])
+		time.Sleep(after)
+		p.alone(func() error { return p.WriteWindowUpdate(0, 1) })
+		io.Copy(io.Discard, p.conn)
+	}()
+	first, err := b.openWithin(time.Second)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	first.Reset()
+	synctest.Wait()
+	b.pool.connect = func(context.Context, Key) (net.Conn, error) { return b.dial() }
 }
 
 // What was open in a tunnel that seems dead lives on if it is not.

@@ -69,7 +69,8 @@ func (c *conn) isShut() bool {
 	return c.peerStreams == 0 && !c.retired && !c.broken
 }
 
-// opens returns when the peer of a tunnel that is shut may think differently.
+// opens returns when the peer of a tunnel that is shut may think differently, or the
+// tunnel seems dead.
 func (c *conn) opens(ctx context.Context, patience time.Duration) error {
 	c.mu.Lock()
 	if c.peerStreams > 0 || c.retired || c.broken {
@@ -81,14 +82,10 @@ func (c *conn) opens(ctx context.Context, patience time.Duration) error {
 	}
 	changed := c.room.changed
 	c.unlock()
-	enough := time.NewTimer(patience)
-	defer enough.Stop()
-	select {
-	case <-changed:
-		return nil
-	case <-enough.C:
-		return fmt.Errorf("%w: %v allows no streams, for %v now", ErrLimit, c.remote, patience)
-	case <-ctx.Done():
-		return fmt.Errorf("%w: %v allows no streams: %w", ErrLimit, c.remote, context.Cause(ctx))
+	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("for %v now", patience))
+	defer cancel()
+	if err := c.attend(ctx, changed); err != nil {
+		return fmt.Errorf("%w: %v allows no streams: %w", ErrLimit, c.remote, err)
 	}
+	return nil
 }

@@ -177,3 +177,28 @@ func TestAPeerThatAllowsNoStreamsIsWaitedFor(t *testing.T) {
 		})
 	}
 }
+
+// A peer that allowed no streams is dead by now. Whoever waits for it to allow some
+// asks whether it is there.
+func TestAPeerThatAllowedNoStreamsIsNotWaitedForInADeadTunnel(t *testing.T) {
+	inBubble(t, time.Hour, func(t *testing.T, b *bubble) {
+		p := b.raw(true)
+		go func() {
+			io.ReadFull(p.conn, make([]byte, len(h2.Preface)))
+			p.alone(func() error { return p.WriteSettings(http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: 0}) })
+			id := p.until(is[*http2.MetaHeadersFrame]).Header().StreamID
+			p.alone(func() error { return p.WriteRSTStream(id, http2.ErrCodeRefusedStream) })
+			io.Copy(io.Discard, p.conn)
+		}()
+		if _, err := b.openWithin(freshly / 2); !errors.Is(err, ErrLimit) {
+			t.Fatal(err)
+		}
+		pass(5 * time.Second)
+		b.pool.connect = func(context.Context, Key) (net.Conn, error) { return b.dial() }
+		begin := time.Now()
+		b.open()
+		if took := time.Since(begin); took != freshly {
+			t.Errorf("it took %v", took)
+		}
+	})
+}
