@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -126,6 +127,36 @@ func TestEveryPackageHasOneDoc(t *testing.T) {
 		case 1:
 		default:
 			t.Errorf("package %s has %d docs, want one: %s", name, len(found), strings.Join(found, ", "))
+		}
+	}
+}
+
+var listedFile = regexp.MustCompile(`(?m)^//\t([a-z0-9_]+\.go) `)
+
+// A package doc that lists files is the map of a large package, and no map of another.
+func TestADocThatListsFilesListsAll(t *testing.T) {
+	files := make(map[string][]string) // by directory, but for tests
+	for _, f := range goFiles(t) {
+		if name := filepath.Base(f.path); !f.test() && name != "doc.go" {
+			files[f.dir()] = append(files[f.dir()], name)
+		}
+	}
+	for dir, present := range files {
+		doc, err := os.ReadFile(filepath.Join(root, dir, "doc.go"))
+		if err != nil {
+			continue
+		}
+		var listed []string
+		for _, line := range listedFile.FindAllSubmatch(doc, -1) {
+			listed = append(listed, string(line[1]))
+		}
+		if len(listed) == 0 {
+			continue
+		}
+		slices.Sort(listed)
+		slices.Sort(present)
+		if !slices.Equal(listed, present) {
+			t.Errorf("%s/doc.go lists %v, there are %v", dir, listed, present)
 		}
 	}
 }

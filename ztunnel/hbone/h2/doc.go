@@ -10,6 +10,7 @@
 //	header.go     header lists, encoded and decoded
 //	plain.go      the same without HPACK's state, for lists like those that we send
 //	malformed.go  what a header list may not be
+//	code.go       error codes, and the Violation that ends a tunnel
 //	limits.go     how much of all that a peer may send
 //
 // Its oracle in tests is the Framer of x/net.
