@@ -80,7 +80,7 @@ type felt struct {
 	err           error   // of the attack itself
 }
 
-// measure has every attack done to one build, each at a site of its own: what one
+// measure runs every attack against one build, each at a site of its own: what one
 // leaves is not the next one's.
 func measure(ctx context.Context, program string, d time.Duration) (all []felt, err error) {
 	for _, a := range attacks {
@@ -98,7 +98,7 @@ func measure(ctx context.Context, program string, d time.Duration) (all []felt, 
 	return all, nil
 }
 
-// measure has the attack done.
+// measure runs the attack, and reads the victim before and meanwhile.
 func (a attack) measure(ctx context.Context, s *site, d time.Duration) (f felt, err error) {
 	s.read(ctx, d/5) // tunnels and caches
 	f.alone = s.read(ctx, d)

@@ -11,8 +11,8 @@ import (
 	"github.com/culvert-mesh/culvert/bench/load"
 )
 
-// smoke has every attack done for a moment, all at one site, and sees that it is one
-// and that the victim lives.
+// smoke runs every attack for a moment, all at one site, and checks that each is an
+// attack and that the victim lives.
 func smoke(ctx context.Context) (err error) {
 	s, err := newSite(ctx, "")
 	if err != nil {

@@ -21,7 +21,7 @@ import (
 //
 // And of one that no cut, outage or restart came near:
 //
-//   - only its apps end it: both are whole and `ok` if both end in order, and an
+//   - only its apps end it: both are whole and `ok` if both send FIN, and an
 //     answer arrives before the reset behind it
 //   - no certificate runs out, and no CONNECT stays without an answer
 
@@ -143,7 +143,7 @@ func (t *talk) judgeBytes(say func(string)) {
 	say("the client read a clean end that no server made")
 }
 
-// endedBefore reports that speaker ended in order, and hearer got all of it.
+// endedBefore reports that speaker sent FIN, and hearer got all of it.
 func (t *talk) endedBefore(speaker, hearer *app) bool {
 	return speaker != nil && speaker.finished.Load() && speaker.sent.Load() == hearer.got.Load()
 }

@@ -183,8 +183,8 @@ func (n *node) halt() {
 	}
 }
 
-// retire has new tunnels made, as a rotation does: those that it opens, those that
-// it accepts, or both.
+// retire makes the node use new tunnels, as a rotation does: those that it opens, those
+// that it accepts, or both.
 func (n *node) retire(opened, accepted bool) {
 	n.mu.Lock()
 	s := n.started

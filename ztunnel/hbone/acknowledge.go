@@ -20,7 +20,7 @@ import (
 // busy anyway; the peer's bytes brought its acknowledgement along. Only in a tunnel
 // that falls silent a timer asks. Then Carry asks the app's socket too (settle.go).
 type acknowledging struct {
-	unproven   []*Stream // over in order and not known to have arrived; oldest first
+	unproven   []*Stream // orderly, and not known to have arrived; oldest first
 	marked     int       // of them that have their mark
 	asked      int       // of SIOCOUTQ
 	askErr     error
@@ -42,13 +42,13 @@ const (
 	lastFewPauses = time.Millisecond // when the peer has said all
 )
 
-// arrive ends a stream in order: both sides have said all. It is over and off its
+// arrive ends a stream of which both sides have said all. It is over and off its
 // tunnel; done follows with the proof. mu is held.
 func (c *conn) arrive(s *Stream) {
 	if s.over {
 		return
 	}
-	s.inOrder = true
+	s.orderly = true
 	c.remove(s)
 	switch {
 	case !c.closed:

@@ -37,16 +37,16 @@ func (s *Stream) Carry(app *net.TCPConn) (Totals, error) {
 		s.pump(raw)
 	}
 	<-s.done
-	err, inOrder := s.ending()
+	err, orderly := s.ending()
 	switch {
-	case !inOrder: // sever does so too, but perhaps later than we close
+	case !orderly: // sever does so too, but perhaps later than we close
 		app.SetLinger(0)
 	case err == nil:
 		err = s.settle(app, raw)
 	case s.unread:
 		s.settle(app, raw) // which has its answer at least
 	}
-	// In order, the kernel goes on to send what the app was too slow for, and the FIN
+	// After both FINs the kernel goes on to send what the app was too slow for, and the FIN
 	// behind it: nothing unread is left, for which it would send a reset.
 	app.Close()
 	return s.Totals(), err

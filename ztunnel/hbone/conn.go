@@ -268,7 +268,7 @@ func (c *conn) lost(err error) error {
 }
 
 // unlock releases mu. What ended while it was held is told then: a retired tunnel
-// ends with its last stream, and the apps of streams that did not end in order are
+// ends with its last stream, and the apps of streams that were broken off are
 // cut off, for which mu must not be held. Whatever may have ended a stream unlocks by it.
 func (c *conn) unlock() {
 	if c.retired && c.err == nil && c.unused() && !c.owesGoAway() {

@@ -199,8 +199,8 @@ func (p *Pool) proven(key Key, younger *conn) {
 	}
 }
 
-// renew has a younger tunnel made for the sake of open streams in old, unless
-// there is one already that proves more.
+// renew dials a younger tunnel for the sake of open streams in old, unless there is
+// one already that proves more.
 func (p *Pool) renew(key Key, old *conn) {
 	old.retire()
 	p.mu.Lock()

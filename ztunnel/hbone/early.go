@@ -158,8 +158,8 @@ func (e *early) offer() {
 	e.done = true
 }
 
-// listen has app waken when the stream is answered or over, unless that is so
-// already; with nil, no more.
+// listen makes wake wake app when the stream is answered or over, and reports whether
+// that is yet to come; nil ends it.
 func (s *Stream) listen(app *net.TCPConn) bool {
 	s.c.mu.Lock()
 	defer s.c.unlock()

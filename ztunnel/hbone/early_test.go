@@ -319,8 +319,8 @@ func TestWhatAnAppSaidGoesToAnotherTunnelOnlyIfThePeerTookNothing(t *testing.T) 
 	}
 }
 
-// Who opens again what could not be dialled must not do so with an app of which
-// something was read.
+// A caller that opens again what could not be dialled must not do so for an app of
+// which something was read.
 func TestAPeerThatIsGoneAfterItHeardSomethingIsNoUnansweredDial(t *testing.T) {
 	l := provenServer(t, func(p *rawPeer) {
 		id := p.until(is[*http2.MetaHeadersFrame]).Header().StreamID

@@ -10,7 +10,7 @@ import (
 	"github.com/culvert-mesh/culvert/ztunnel/hbone/h2"
 )
 
-// Cause says why a stream could not be opened or did not end in order. Its
+// Cause says why a stream could not be opened or was broken off. Its
 // value is the word of the access record; every error of this package is one
 // (errors.As), or can be compared with one (errors.Is).
 type Cause string
@@ -91,7 +91,7 @@ func tunnelErrorOf(err error) error {
 // it may be opened again elsewhere.
 type notTaken struct {
 	err  error
-	room bool // it was refused for want of room of which we did not know
+	room bool // it was refused because the tunnel was full, which we did not know
 }
 
 func (e *notTaken) Error() string { return e.err.Error() }

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/net/http2"
 )
 
-// Who writes is stuck as long as the peer does not read. The app of a stream that
+// The leader is stuck as long as the peer does not read. The app of a stream that
 // wrote is reset nonetheless, and whoever ends it, the tunnel's reader for one, is
 // not stuck.
 func TestStreamThatIsStuckLeadingCanBeReset(t *testing.T) {

@@ -200,8 +200,8 @@ func (l *Listener) Accept(ctx context.Context) (*Stream, error) {
 	}
 }
 
-// Retire has every peer make a new tunnel, with the credentials that are valid
-// from now on, before it opens more streams.
+// Retire makes every peer dial a new tunnel, with the credentials that are valid from
+// now on, before it opens more streams.
 func (l *Listener) Retire(why Reason) {
 	l.mu.Lock()
 	l.epoch++

@@ -116,7 +116,7 @@ func (s *Stream) unsent() (n int) {
 	return n
 }
 
-// sever cuts the app off from a stream that did not end in order, with a TCP
+// sever cuts the app off from a stream that was broken off, with a TCP
 // reset. No lock is held. To close the socket would wait for whoever leads in
 // serve, perhaps for long; and the reader, which calls sever too, must not.
 func (s *Stream) sever() {

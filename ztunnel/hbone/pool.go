@@ -211,8 +211,8 @@ const (
 	Denied
 )
 
-// Retire has new streams use new tunnels, made with the credentials that are
-// valid from now on.
+// Retire makes new streams use new tunnels, with the credentials that are valid from
+// now on.
 func (p *Pool) Retire(why Reason) {
 	p.mu.Lock()
 	p.epoch++

@@ -79,7 +79,7 @@ func (t *tunnels) choose(tried []*conn) (best *conn, more bool) {
 	return best, taking > 0 && busy == taking && taking < shards()
 }
 
-// addTunnel has another tunnel made beside those that are busy, and waits for
+// addTunnel dials another tunnel beside those that are busy, and waits for
 // nothing; Pool.mu is held.
 func (p *Pool) addTunnel(key Key, t *tunnels) {
 	if now := time.Now(); t.dial == nil && now.Sub(t.added) >= shardPause {

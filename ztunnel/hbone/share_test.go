@@ -110,7 +110,7 @@ func TestATunnelThatIsGoneAtOnceIsNotAwaited(t *testing.T) {
 }
 
 // A peer that opens a stream in the tunnel that was asked to leave keeps its place. Those
-// who come later do not wait for it, but have another leave.
+// that come later do not wait for it, but ask another to leave.
 func TestATunnelThatStaysAfterAllIsNotWaitedForAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var share counted

@@ -26,7 +26,7 @@ type Stream struct {
 	target   netip.AddrPort
 	header   Header        // of the request at a Listener, of the answer at a Pool
 	answered chan struct{} // the answer came; nil at a Listener
-	done     chan struct{} // it is over; if in order, the peer has acknowledged that, perhaps not yet the app
+	done     chan struct{} // it is over; if orderly, the peer has acknowledged that, perhaps not yet the app
 	sent     atomic.Uint64 // bytes of the app that went into the tunnel
 	letGone  sync.Once
 
@@ -41,13 +41,13 @@ type Stream struct {
 	idleTicks  int    // at which it was the same
 	cause      error  // of an RST_STREAM: why the stream is over once the app has what came before
 	accepted   bool   // the 200 was sent, or came; bytes may go before
-	over       bool   // off its tunnel; done is closed now or, if in order, with the proof
+	over       bool   // off its tunnel; done is closed now or, if orderly, with the proof
 	overAt     time.Time
-	inOrder    bool    // both sides had said all; a rejected stream has no err either
+	orderly    bool    // both sides had said all; a rejected stream has no err either
 	unread     bool    // the peer wants no more of the app, whose socket may still hold some
 	cutBy      error   // why it was broken off after it was over
 	mark       uint64  // bytes of the tunnel that must arrive until then, see acknowledging
-	err        error   // why it is over; nil if in order
+	err        error   // why it is over; nil if orderly and proven, or rejected
 	fellBefore *Stream // the next of conn.fallen
 	counted    bool    // in conn.active
 	allowed    int     // streams, by the peer, when this one was opened
@@ -267,10 +267,10 @@ func (s *Stream) Ended() time.Time {
 }
 
 // ending is result, and whether both sides had said all.
-func (s *Stream) ending() (err error, inOrder bool) {
+func (s *Stream) ending() (err error, orderly bool) {
 	s.c.mu.Lock()
 	defer s.c.unlock()
-	return s.err, s.inOrder
+	return s.err, s.orderly
 }
 
 // result is how the stream ended; only after done.

@@ -358,8 +358,8 @@ func TestAcceptAndCarryAfterTheStreamIsOver(t *testing.T) {
 }
 
 // The kernel tells a socket's error once: the tunnel's reader, which writes to
-// an app, may hear of its reset before who reads from it, for whom it then looks
-// like an end of data.
+// an app, may hear of its reset before the pump reads from it, and to the pump it then
+// looks like an end of data.
 func TestAResetIsNotTakenForAnEndOfData(t *testing.T) {
 	l, far := newPipe(t)
 	s, err := l.pool.Open(t.Context(), l.key, l.target(l.key))

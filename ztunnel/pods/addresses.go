@@ -200,8 +200,8 @@ func (p *Pods) leaveAddrs(m *member) {
 	delete(p.takers.members, m)
 }
 
-// refresh has steering follow the netns of m as it is now, and puts right there
-// what another hand changed.
+// refresh makes steering follow the netns of m as it is now, and puts right there what
+// another hand changed.
 func (p *Pods) refresh(m *member) error {
 	a := &m.addresses
 	a.looking.Lock()

@@ -23,7 +23,7 @@ func (p *Pods) reconcile(ctx context.Context) {
 }
 
 // converge enrolls or unenrolls one pod as its labels say. An unknown pod
-// stays as it is, and one of which no label says anything: the registry may be
+// stays as it is, and so does one of which no label says anything: the registry may be
 // late, and leaving the mesh needs a label, not a gap. Nor does a pod leave
 // because its containers ended: what still runs of it is not let out.
 func (p *Pods) converge(ctx context.Context, pod *pod) error {

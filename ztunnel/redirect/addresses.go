@@ -87,8 +87,8 @@ func (d *Datapath) dropOwnIPs(s Sandbox) error {
 	})
 }
 
-// PruneOwnIPs has connections of a netns that an earlier run steered, to addresses
-// that it does not hold any more, steered too: they may be another pod's by now.
+// PruneOwnIPs forgets the addresses that a netns of an earlier run does not hold any
+// more. They may be another pod's by now, so connections to them are steered.
 func (d *Datapath) PruneOwnIPs(cookie netns.Cookie, held []netip.Addr) error {
 	return sweep(d.mesh.OwnIps, func(key meshPodAddr, _ *uint8) bool {
 		return key.Netns == uint64(cookie) && !slices.Contains(held, goAddr(key.Addr))
