@@ -4,6 +4,7 @@ package hbone
 
 import (
 	"fmt"
+	"iter"
 	"net/netip"
 	"slices"
 	"sync"
@@ -15,15 +16,17 @@ import (
 	"github.com/culvert-mesh/culvert/ztunnel/hbone/h2"
 )
 
-// census is the tunnels of a Listener by their holders. It decides who gets a
-// place when there are few: a peer's excess ends at itself. Listener.mu guards it.
+// Census is the tunnels that arrive at a pod, at its Listener of each IP version, by
+// their holders. It decides who gets a place when there are few: a peer's excess ends at
+// itself.
 //
 //	a holder has its most       one of its own idle tunnels makes room, else the oldest that
 //	                            takes no new streams, else it is refused
 //	all places are taken        the idle tunnel of the holder with the most makes room
 //	and none of them is idle    the identity with the most loses a tunnel to one that
 //	                            has less than half of that; others are refused
-type census struct {
+type Census struct {
+	mu      sync.Mutex // guards what follows, and conn.dismissed
 	holders map[holder]*holding
 	peers   map[spiffeid.ID]int // tunnels of an identity, whatever its addresses
 	size    int
@@ -66,19 +69,20 @@ func (p *tolerance) spent() bool {
 
 func (h *holding) staying() int { return len(h.tunnels) - h.leaving }
 
-func newCensus() census {
-	return census{holders: make(map[holder]*holding), peers: make(map[spiffeid.ID]int)}
+// NewCensus returns the census of one more pod.
+func NewCensus() *Census {
+	return &Census{holders: make(map[holder]*holding), peers: make(map[spiffeid.ID]int)}
 }
 
 func holderOf(c *conn) holder { return holder{c.peer, c.remote.Addr()} }
 
-// place finds room for a tunnel that is about to be added. The caller calls
-// makeRoom, if it is not nil, without Listener.mu.
-func (ce *census) place(c *conn, most int) (makeRoom func(), err error) {
+// place finds room for a tunnel that is about to be added; mu is held. The caller calls
+// makeRoom, if it is not nil, without locks.
+func (ce *Census) place(c *conn, most int) (makeRoom func(), err error) {
 	who := holderOf(c)
 	h, each := ce.holders[who], mostOfHolder(most)
 	if h != nil && h.staying() >= each {
-		if idle, _ := h.idlest(); idle != nil && len(h.tunnels) < leavingFactor*each {
+		if idle, _ := h.idlest(nil); idle != nil && len(h.tunnels) < leavingFactor*each {
 			return ce.dismiss(idle), nil
 		}
 		if old := h.oldestRetired(); old != nil {
@@ -90,7 +94,7 @@ func (ce *census) place(c *conn, most int) (makeRoom func(), err error) {
 	if ce.size-ce.leaving < most {
 		return nil, nil
 	}
-	if idle := ce.idlest(0); idle != nil && ce.size < leavingFactor*most {
+	if idle := ce.idlest(0, nil); idle != nil && ce.size < leavingFactor*most {
 		return ce.dismiss(idle), nil
 	}
 	if victim := ce.overgrown(who.peer); victim != nil {
@@ -105,22 +109,29 @@ var (
 	errOutlived  = broken(h2.CodeCalm, "too many tunnels that take no new streams")
 )
 
+// full reports that even those who were asked to go have their places taken.
+func (ce *Census) full(most int) bool {
+	ce.mu.Lock()
+	defer ce.mu.Unlock()
+	return ce.size >= (1+leavingFactor)*most
+}
+
 // mostOfHolder is how many tunnels one holder may have of all.
 func mostOfHolder(all int) int { return max(all/holderShare, holderLeast) }
 
 // dismiss asks an idle tunnel to end, by GOAWAY: requests that are on their way
 // are served.
-func (ce *census) dismiss(c *conn) func() {
+func (ce *Census) dismiss(c *conn) func() {
 	c.dismissed = true
 	ce.holders[holderOf(c)].leaving++
 	ce.leaving++
 	return c.retire
 }
 
-// idlest is the idle tunnel that must go first: of the holder with the most, of
-// those with equally many the one whose identity has the most. Holders of no more
-// than spared are left alone.
-func (ce *census) idlest(spared int) (found *conn) {
+// idlest is the idle tunnel that must go first: of the holder with the most, of those
+// with equally many the one whose identity has the most. Holders of no more than spared
+// are left alone, and tunnels of another Listener than at, if that is not nil.
+func (ce *Census) idlest(spared int, at *Listener) (found *conn) {
 	var most *holding
 	var peers int
 	var since time.Time
@@ -129,25 +140,26 @@ func (ce *census) idlest(spared int) (found *conn) {
 		if h.staying() <= spared || most != nil && (h.staying() < most.staying() || h.staying() == most.staying() && n < peers) {
 			continue
 		}
-		c, at := h.idlest()
+		c, usedAt := h.idlest(at)
 		if c == nil {
 			continue
 		}
-		if most == nil || h.staying() > most.staying() || n > peers || at.Before(since) {
-			found, most, peers, since = c, h, n, at
+		if most == nil || h.staying() > most.staying() || n > peers || usedAt.Before(since) {
+			found, most, peers, since = c, h, n, usedAt
 		}
 	}
 	return found
 }
 
-// idlest is the holder's tunnel that has been idle for longest.
-func (h *holding) idlest() (found *conn, since time.Time) {
+// idlest is the holder's tunnel, at a Listener if that is not nil, that has been idle for
+// longest.
+func (h *holding) idlest(at *Listener) (found *conn, since time.Time) {
 	for _, c := range h.tunnels {
-		if c.dismissed {
+		if c.dismissed || at != nil && !at.has(c) {
 			continue
 		}
-		if at, idle := c.idleSince(); idle && (found == nil || at.Before(since)) {
-			found, since = c, at
+		if usedAt, idle := c.idleSince(); idle && (found == nil || usedAt.Before(since)) {
+			found, since = c, usedAt
 		}
 	}
 	return found, since
@@ -173,7 +185,7 @@ func (c *conn) isRetired() bool {
 
 // overgrown is a tunnel in use of the identity with the most of all, if that is
 // twice what newcomer will have: its youngest, at the address with the most.
-func (ce *census) overgrown(newcomer spiffeid.ID) (victim *conn) {
+func (ce *Census) overgrown(newcomer spiffeid.ID) (victim *conn) {
 	largest, n := newcomer, 2*(ce.peers[newcomer]+1)
 	for peer, count := range ce.peers {
 		if peer != newcomer && count >= n {
@@ -197,7 +209,7 @@ func (ce *census) overgrown(newcomer spiffeid.ID) (victim *conn) {
 	return nil
 }
 
-func (ce *census) add(c *conn) {
+func (ce *Census) add(c *conn) {
 	who := holderOf(c)
 	h := ce.holders[who]
 	if h == nil {
@@ -213,7 +225,7 @@ func (ce *census) add(c *conn) {
 }
 
 // forget drops holders without tunnels that have their tolerance again.
-func (ce *census) forget() {
+func (ce *Census) forget() {
 	for who, h := range ce.holders {
 		if len(h.tunnels) == 0 && !h.tolerance.spent() {
 			delete(ce.holders, who)
@@ -221,7 +233,7 @@ func (ce *census) forget() {
 	}
 }
 
-func (ce *census) remove(c *conn) {
+func (ce *Census) remove(c *conn) {
 	who := holderOf(c)
 	h := ce.holders[who]
 	h.tunnels = slices.DeleteFunc(h.tunnels, func(other *conn) bool { return other == c })
@@ -238,16 +250,21 @@ func (ce *census) remove(c *conn) {
 	ce.size--
 }
 
-// all yields every tunnel.
-func (ce *census) all(yield func(*conn) bool) {
-	for _, h := range ce.holders {
-		for _, c := range h.tunnels {
-			if !yield(c) {
-				return
+// of yields the tunnels of a Listener.
+func (ce *Census) of(l *Listener) iter.Seq[*conn] {
+	return func(yield func(*conn) bool) {
+		for _, h := range ce.holders {
+			for _, c := range h.tunnels {
+				if l.has(c) && !yield(c) {
+					return
+				}
 			}
 		}
 	}
 }
+
+// has reports that the tunnel is this Listener's.
+func (l *Listener) has(c *conn) bool { return c.hooks == &l.hooks }
 
 // idleSince is since when nobody needs the tunnel; false if somebody does, or if
 // it ends anyway.
@@ -259,9 +276,9 @@ func (c *conn) idleSince() (at time.Time, idle bool) {
 
 // endOf looks for this Listener's end of the tunnel whose client's is c.
 func (l *Listener) endOf(c *conn) *conn {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for end := range l.census.all {
+	l.cfg.Census.mu.Lock()
+	defer l.cfg.Census.mu.Unlock()
+	for end := range l.cfg.Census.of(l) {
 		if end.remote == c.local && end.local == c.remote {
 			return end
 		}

@@ -195,6 +195,30 @@ func TestWhoHoldsMostMakesRoomForWhoComes(t *testing.T) {
 	}
 }
 
+// A pod has a Listener of each IP version, and its places once.
+func TestListenersOfAPodShareItsPlaces(t *testing.T) {
+	cfg := ListenerConfig{MaxTunnels: 3, Census: NewCensus()}
+	f, other := newFair(t, cfg), newFair(t, cfg)
+	idle := f.enter(clientID, "127.0.0.2").rest()
+	f.enter(clientID, "127.0.0.3").wantOpen()
+	busy := other.enter(otherID, "127.0.0.3")
+	busy.wantOpen()
+
+	if other.ln.Yield(0) || !f.ln.Yield(0) {
+		t.Error("a Listener yields its own")
+	}
+	idle.wantTunnels(0)
+	waitUntil(t, func() bool { return f.ln.Stats().Tunnels == 1 && other.ln.Stats().Tunnels == 1 })
+	idle = f.enter(clientID, "127.0.0.2").rest()
+
+	other.enter(otherID, "127.0.0.4").wantOpen()
+	idle.wantTunnels(0)
+	other.wantRefused(other.enter(otherID, "127.0.0.5"), "tunnels are in use")
+	other.ln.Close() // gives back what was its own
+	f.enter(otherID, "127.0.0.5").wantOpen()
+	busy.wantTunnels(0)
+}
+
 func TestWhoHoldsMuchMoreLosesEvenWhatIsInUse(t *testing.T) {
 	f := newFair(t, ListenerConfig{MaxTunnels: 4})
 	first := f.enter(clientID, "127.0.0.2")
@@ -307,7 +331,7 @@ func TestAListenerYieldsAnIdleTunnelOfAPeerThatHasSeveral(t *testing.T) {
 
 func TestRequestsThatAreRejectedWithoutEndCostThePeerItsTunnel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) { // in which no time passes
-		ce := newCensus()
+		ce := NewCensus()
 		rejected := func(limit int) (n int, c *conn) {
 			c = newConn(false, nowhere{}, proof{peer: clientID, local: dbAddr, remote: dbAddr}, &hooks{incoming: func(s *Stream) bool { return s.Reject(503) == nil }})
 			c.streamLimit = serverStreams

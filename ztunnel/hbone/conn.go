@@ -45,7 +45,7 @@ type conn struct {
 	request   []byte         // client: the last header block, whose memory is the next one's
 	retired   bool           // takes no new streams
 	tolerance *tolerance     // server: of the peer
-	dismissed bool           // server: asked to make room for others; Listener.mu guards it
+	dismissed bool           // server: asked to make room for others; Census.mu guards it
 	stale     bool           // server: made with credentials that were replaced meanwhile
 	settled   bool           // the peer's first SETTINGS came
 	resting   socket.Ticket  // of the last rest

@@ -117,7 +117,7 @@
 // A stream that both sides have ended stops at told. So an app gets what the other app sent
 // before a reset, and then the reset (parting.go).
 //
-// Places are few: for tunnels at a Listener (census.go), for sockets of a pod
+// Places are few: for tunnels that arrive at a pod (census.go), for sockets of a pod
 // (share.go). Idle tunnels make room for newcomers, those of the peer with most first.
 //
 // Every stream and tunnel ends with an error that is a Cause, the word of the
@@ -143,7 +143,8 @@
 // Handshakes, of both sides and all pods, go through one Gate (gate.go), so that a
 // flood of them leaves processors to the tunnels that there are.
 //
-// Locks: Pool.mu, Listener.mu or Guard.mu first, never two of them; then one conn.mu.
+// Locks: Pool.mu, Listener.mu or Guard.mu first, never two of them; then Census.mu; then
+// one conn.mu.
 // Gate.mu, receiver.mu, places.mu and tolerance.mu are leaves: under them no other lock
 // of this package is taken. Hooks, and the app of a stream that ended, are called
 // without conn.mu (conn.unlock).

@@ -28,9 +28,10 @@ type ListenerConfig struct {
 	Share            Share         // of sockets; default: no bound
 	Door             *Door         // of the process's Gate, the pod's; default: of one of its own
 	Memory           *Memory       // for apps that do not read; default: a share of its own
+	Census           *Census       // of the pod's tunnels; default: one of its own
 	Records          Records       // default OwnRecords
 	MaxStreams       int           // that a peer may have open in one tunnel; default 200
-	MaxTunnels       int           // default 4096; one peer may have an eighth of them at one address
+	MaxTunnels       int           // in the Census, default 4096; one peer may have an eighth of them from one address
 	IdleTimeout      time.Duration // after which an unused tunnel is closed; default 10 minutes, twice a Pool's
 	HandshakeTimeout time.Duration // default 10 s
 }
@@ -49,7 +50,6 @@ type Listener struct {
 	work     sync.WaitGroup
 
 	mu      sync.Mutex
-	census  census          // of all tunnels
 	ctx     context.Context // of handshakes under way
 	cancel  context.CancelCauseFunc
 	epoch   uint64 // of credentials
@@ -76,12 +76,14 @@ func NewListener(ln *net.TCPListener, cfg ListenerConfig) *Listener {
 	}
 	cfg.Door = doorOr(cfg.Door)
 	cfg.Memory = memoryOr(cfg.Memory)
+	if cfg.Census == nil {
+		cfg.Census = NewCensus()
+	}
 	l := &Listener{
 		ln: ln, cfg: cfg,
 		incoming: make(chan *Stream, acceptLimit),
 		draining: make(chan struct{}),
 		done:     make(chan struct{}),
-		census:   newCensus(),
 	}
 	l.places = newPlaces(cfg.Share, func() bool { return l.dismissIdlest(0) })
 	l.hooks = hooks{work: &l.work, incoming: l.take, refused: l.turnedAway, gone: l.gone}
@@ -131,12 +133,15 @@ func (l *Listener) join(c *conn, epoch, denials uint64) error {
 		l.mu.Unlock()
 		return errDenied
 	}
-	makeRoom, err := l.census.place(c, l.cfg.MaxTunnels)
+	ce := l.cfg.Census
+	ce.mu.Lock()
+	makeRoom, err := ce.place(c, l.cfg.MaxTunnels)
 	if err == nil {
 		c.stale = epoch != l.epoch
 		c.greet() // before Retire can find it, whose GOAWAY must not come first (RFC 9113 §3.4)
-		l.census.add(c)
+		ce.add(c)
 	}
+	ce.mu.Unlock()
 	l.mu.Unlock()
 	if makeRoom != nil {
 		makeRoom()
@@ -166,16 +171,16 @@ func (l *Listener) take(s *Stream) bool {
 
 func (l *Listener) gone(c *conn) {
 	l.cfg.Door.parted(c.remote.Addr())
-	l.mu.Lock()
-	l.census.remove(c)
-	l.mu.Unlock()
+	l.cfg.Census.mu.Lock()
+	l.cfg.Census.remove(c)
+	l.cfg.Census.mu.Unlock()
 	l.places.give()
 }
 
 func (l *Listener) all() []*conn {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return slices.AppendSeq(make([]*conn, 0, l.census.size), l.census.all)
+	l.cfg.Census.mu.Lock()
+	defer l.cfg.Census.mu.Unlock()
+	return slices.AppendSeq(make([]*conn, 0, l.cfg.Census.size), l.cfg.Census.of(l))
 }
 
 // Accept waits for the next request. After Drain or Close it returns

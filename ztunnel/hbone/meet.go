@@ -127,5 +127,5 @@ func resetSocket(socket net.Conn) {
 func (l *Listener) full() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.drained || l.census.size >= (1+leavingFactor)*l.cfg.MaxTunnels
+	return l.drained || l.cfg.Census.full(l.cfg.MaxTunnels)
 }

@@ -12,12 +12,13 @@ func (l *Listener) Yield(spared int) bool {
 }
 
 func (l *Listener) dismissIdlest(spared int) bool {
-	l.mu.Lock()
+	ce := l.cfg.Census
+	ce.mu.Lock()
 	var leave func()
-	if c := l.census.idlest(spared); c != nil {
-		leave = l.census.dismiss(c)
+	if c := ce.idlest(spared, l); c != nil {
+		leave = ce.dismiss(c)
 	}
-	l.mu.Unlock()
+	ce.mu.Unlock()
 	if leave == nil {
 		return false
 	}

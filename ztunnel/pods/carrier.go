@@ -73,12 +73,13 @@ func (p *Pods) newCarrier(m *member) *carrier {
 	l := m.listeners
 	c.outbound = present(l.Outbound4, l.Outbound6)
 	c.plain = present(l.Inbound4, l.Inbound6)
-	inbound := present(l.HBONE4, l.HBONE6)
+	inbound, census := present(l.HBONE4, l.HBONE6), hbone.NewCensus()
 	for _, ln := range inbound {
 		c.tunnels = append(c.tunnels, hbone.NewListener(ln, hbone.ListenerConfig{
 			Share:   share.Descriptors,
 			Door:    door,
 			Memory:  memory,
+			Census:  census,
 			Records: records,
 			Refused: proxy.Inbound{Pod: c.pod}.Refused,
 			Credential: func(ctx context.Context) (hbone.Credential, error) {
