@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"unicode/utf8"
 )
 
 // docs are the Markdown files by their path from the root, with their text.
@@ -28,6 +29,25 @@ func docs(t *testing.T) map[string]string {
 		t.Fatal(err)
 	}
 	return files
+}
+
+// A diff of a long line says little. Tables and code cannot be wrapped, and bench/results
+// is written by the benchmarks.
+func TestProseWrapsAt100Columns(t *testing.T) {
+	for name, text := range docs(t) {
+		if strings.HasPrefix(name, "bench/results/") {
+			continue
+		}
+		code := false
+		for i, line := range strings.Split(text, "\n") {
+			if strings.HasPrefix(strings.TrimSpace(line), "```") {
+				code = !code
+			}
+			if n := utf8.RuneCountInString(line); n > 100 && !code && !strings.HasPrefix(line, "|") {
+				t.Errorf("%s:%d: %d columns, want at most 100", name, i+1, n)
+			}
+		}
+	}
 }
 
 var helpFlag = regexp.MustCompile(`(?m)^  (-[a-z-]+)`)
