@@ -3,7 +3,6 @@
 package metrics
 
 import (
-	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -39,18 +38,28 @@ func (m *Metrics) Known(f func() map[Workload]bool) { m.traffic.pods = f }
 type series struct {
 	flow                           Flow
 	opened, closed, received, sent prometheus.Counter
-	failures                       []string // response_flags that it has beside noFlags
+	failures                       map[string]failure // by response_flags, beside noFlags
 
 	open   int       // connections
 	needed time.Time // when a connection or its pods were last seen
 }
 
-// labels also remembers which children are made, for drop.
-func (s *series) labels(flags string) []string {
-	if !slices.Contains(s.failures, flags) {
-		s.failures = append(s.failures, flags)
+// failure are the label children of a Flow's connections that failed in one way.
+type failure struct{ closed, failed prometheus.Counter }
+
+// failure is resolved once, as a peer can have connections fail by the thousand. drop
+// goes by what it remembers.
+func (t *traffic) failure(s *series, flags string) failure {
+	f, ok := s.failures[flags]
+	if !ok {
+		values := s.flow.labels(flags)
+		f = failure{t.closed.WithLabelValues(values...), t.failed.WithLabelValues(values...)}
+		if s.failures == nil {
+			s.failures = make(map[string]failure)
+		}
+		s.failures[flags] = f
 	}
-	return s.flow.labels(flags)
+	return f
 }
 
 // local is the end that is a pod of this node.
@@ -137,7 +146,7 @@ func (t *traffic) drop(s *series) {
 	for _, vec := range []*prometheus.CounterVec{t.opened, t.closed, t.received, t.sent} {
 		vec.DeleteLabelValues(values...)
 	}
-	for _, flags := range s.failures {
+	for flags := range s.failures {
 		values := s.flow.labels(flags)
 		t.closed.DeleteLabelValues(values...)
 		t.failed.DeleteLabelValues(values...)

@@ -93,6 +93,17 @@ func TestSeriesGoTenMinutesAfterTheLastPodAndConnection(t *testing.T) {
 }
 
 // Whoever returns within ten minutes goes on counting.
+// A peer may have connections fail by the thousand, and each is counted.
+func TestAFailureThatIsKnownCostsNoMoreThanAGoodEnd(t *testing.T) {
+	m := New(Config{})
+	of := func(flags string) float64 {
+		return testing.AllocsPerRun(100, func() { m.Open(&shopFlow, nothing).Close(flags) })
+	}
+	if good, failed := of("-"), of("UF"); failed > good {
+		t.Errorf("%v allocations, and %v for a good end", failed, good)
+	}
+}
+
 func TestSeriesOfAPodThatReturnsStay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := New(Config{})

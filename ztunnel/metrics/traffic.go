@@ -185,9 +185,9 @@ func (c *Connection) Close(flags string) {
 		c.series.closed.Inc()
 		return
 	}
-	values := c.series.labels(flags)
-	t.closed.WithLabelValues(values...).Inc()
-	t.failed.WithLabelValues(values...).Inc()
+	f := t.failure(c.series, flags)
+	f.closed.Inc()
+	f.failed.Inc()
 }
 
 // settle counts what is new. traffic.mu is held.

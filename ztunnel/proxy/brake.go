@@ -156,7 +156,7 @@ func (b *brake) refusal(a approach) error {
 	case r.left.Spend(deadRate):
 		return nil
 	}
-	return fmt.Errorf("not tried again so soon: %w", r.err)
+	return r.err
 }
 
 // dialled notes how a dial ended.
@@ -178,5 +178,5 @@ func (b *brake) dialled(a approach, err error) {
 		r = new(refusal)
 		b.dead[a] = r
 	}
-	r.err, r.at = err, time.Now()
+	r.err, r.at = fmt.Errorf("not tried again so soon: %w", err), time.Now()
 }

@@ -92,6 +92,11 @@ func (p *Pod) whoWeAre() *workload.Workload {
 	if s := p.known.Load(); s != nil && s.changed == changed {
 		return &s.workload
 	}
+	return p.learn(changed)
+}
+
+// learn is apart, since its big frame would have the stack of each connection grow.
+func (p *Pod) learn(changed <-chan struct{}) *workload.Workload {
 	w, ok := p.Self()
 	if !ok {
 		return nil

@@ -80,24 +80,23 @@ var errSelfCall = fail(SelfCall, errors.New("attempted recursive call to ourselv
 // wordOf returns the word for how a connection ended. What runs short is told
 // before what failed for want of it.
 func wordOf(err error) Word {
-	var f *failure
-	var cause hbone.Cause
-	var denied *policy.Denied
 	switch {
 	case err == nil:
 		return OK
 	case short(err):
 		return Limit
-	case errors.As(err, &f):
+	}
+	if f, ok := errors.AsType[*failure](err); ok {
 		return f.word
-	case errors.As(err, &denied):
+	}
+	if _, ok := errors.AsType[*policy.Denied](err); ok {
 		return Denied
-	case errors.As(err, &cause):
+	}
+	if cause, ok := errors.AsType[hbone.Cause](err); ok {
 		return Word(cause)
-	case errors.Is(err, workload.ErrUnknownPeer):
+	}
+	if errors.Is(err, workload.ErrUnknownPeer) {
 		return UnknownPeer
-	case errors.Is(err, workload.ErrNoEndpoint):
-		return Dial
 	}
 	return Dial
 }

@@ -3,11 +3,18 @@
 package proxy
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/culvert-mesh/culvert/ztunnel/hbone"
+	"github.com/culvert-mesh/culvert/ztunnel/policy"
+	"github.com/culvert-mesh/culvert/ztunnel/workload"
 )
 
 // ARCHITECTURE.md promises operators one table of how connections end.
@@ -31,5 +38,17 @@ func TestTheFailureTableOfTheDocsIsTheOneInForce(t *testing.T) {
 	}
 	if diff := cmp.Diff(Words, documented); diff != "" {
 		t.Errorf("in force (-), in ARCHITECTURE.md (+):\n%s", diff)
+	}
+}
+
+// It is named for each stream that is refused, of which a peer may open thousands.
+func TestNamingAFailureAllocatesNothing(t *testing.T) {
+	for _, err := range []error{
+		fail(Dial, syscall.ECONNREFUSED), fmt.Errorf("not tried: %w", fail(Dial, syscall.ECONNREFUSED)),
+		hbone.ErrReset, &hbone.StatusError{Code: 401}, &policy.Denied{}, workload.ErrUnknownPeer, errors.New("of nobody"),
+	} {
+		if n := testing.AllocsPerRun(100, func() { wordOf(err) }); n > 0 {
+			t.Errorf("%v: %v allocations", err, n)
+		}
 	}
 }
