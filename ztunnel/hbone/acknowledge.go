@@ -37,9 +37,9 @@ type acknowledging struct {
 
 // Pauses of the timer: a kernel may acknowledge 40 ms after the bytes came.
 const (
-	proofPause    = 10 * time.Millisecond
-	longestPause  = 200 * time.Millisecond
-	lastFewPauses = time.Millisecond // when the peer has said all
+	proofPause        = 10 * time.Millisecond
+	longestProofPause = 200 * time.Millisecond
+	lastFewPauses     = time.Millisecond // when the peer has said all
 )
 
 // arrive ends a stream of which both sides have said all. It is over and off its
@@ -136,7 +136,7 @@ func (c *conn) proveLate() {
 	defer c.unlock()
 	c.prove()
 	if c.proving = len(c.unproven) > 0 && !c.closed; c.proving {
-		c.pause = min(2*c.pause, longestPause)
+		c.pause = min(2*c.pause, longestProofPause)
 		c.prover.Reset(c.pause)
 	}
 }

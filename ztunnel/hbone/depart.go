@@ -61,7 +61,7 @@ func (c *conn) stays(err error) bool {
 // outOfTime reports that nothing gets on any more, or that cutAt has come; mu
 // is held.
 func (c *conn) outOfTime() bool {
-	now, patience := time.Now(), standstill
+	now, patience := time.Now(), socket.Standstill
 	if arrived := c.arrived(); arrived > c.reached {
 		c.reached, c.stirred = arrived, now
 	}
@@ -75,7 +75,7 @@ func (c *conn) outOfTime() bool {
 // be lost by that: what was written was acknowledged, or never will be.
 func (c *conn) depart() {
 	c.mu.Lock()
-	for pause := lastFewPauses; !c.delivered() && !c.outOfTime() && !c.dead(); pause = min(2*pause, longestPause) {
+	for pause := lastFewPauses; !c.delivered() && !c.outOfTime() && !c.dead(); pause = min(2*pause, longestProofPause) {
 		c.prove()
 		c.unlock()
 		time.Sleep(pause)

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/culvert-mesh/culvert/ztunnel/hbone/h2"
+	"github.com/culvert-mesh/culvert/ztunnel/socket"
 )
 
 // slowPath is a network of few bytes in a second between a Pool and a Listener,
@@ -313,7 +314,7 @@ func TestATunnelThatGetsNothingOnIsClosedAfterAWhile(t *testing.T) {
 		c.sentEnd(s)
 		c.mu.Unlock()
 		b.pool.Retire(Rotated)
-		pass(standstill - time.Second)
+		pass(socket.Standstill - time.Second)
 		wantOpen(t, s)
 		pass(2 * time.Second)
 		wantEnd(t, s, ErrReset)

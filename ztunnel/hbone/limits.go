@@ -58,11 +58,10 @@ const (
 	stuckPause      = time.Second      // without progress in writing, after which a tunnel gets no new streams
 	stuckLimit      = 60 * time.Second // the same, after which it ends
 	goAwayDelay     = time.Second
-	leaveTimeout    = 3 * time.Second  // for the place of an idle tunnel that was asked to go
-	idleLeast       = time.Second      // without a stream, before a Pool's tunnel makes room
-	hangUpTimeout   = time.Second      // for our last frames, and the peer's, once a tunnel is dead
-	lastWord        = 2 * time.Second  // for the peer to end its side, when all of ours has arrived
-	standstill      = 15 * time.Second // without anything arriving, after which a tunnel that hangs up is closed
+	leaveTimeout    = 3 * time.Second // for the place of an idle tunnel that was asked to go
+	idleLeast       = time.Second     // without a stream, before a Pool's tunnel makes room
+	hangUpTimeout   = time.Second     // for our last frames, and the peer's, once a tunnel is dead
+	lastWord        = 2 * time.Second // for the peer to end its side, when all of ours has arrived
 )
 
 // What a Listener holds.

@@ -5,8 +5,6 @@ package hbone
 import (
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/culvert-mesh/culvert/ztunnel/socket"
 )
 
@@ -80,12 +78,9 @@ func (s *Stream) part() {
 		return
 	}
 	go func() {
-		least, since := s.unsent(), time.Now()
-		for least > 0 && !s.toApp.is(receiverSevered) && time.Since(since) < partingPatience {
+		var progress socket.Progress
+		for left := s.unsent(); left > 0 && !s.toApp.is(receiverSevered) && progress.Stood(left) < partingPatience; left = s.unsent() {
 			time.Sleep(partingPause)
-			if n := s.unsent(); n < least {
-				least, since = n, time.Now()
-			}
 		}
 		s.finishCut()
 	}()
@@ -100,20 +95,16 @@ func (s *Stream) finishCut() {
 
 // unsent is how many bytes the app's kernel has not acknowledged: none, if the
 // connection is no more.
-func (s *Stream) unsent() (n int) {
+func (s *Stream) unsent() int {
 	raw := s.toApp.socket()
 	if raw == nil { // nothing came before the reset, and the app is yet to come
 		return 0
 	}
-	raw.Control(func(fd uintptr) {
-		if socket.Broke(fd) {
-			return
-		}
-		if left, err := unix.IoctlGetInt(int(fd), unix.SIOCOUTQ); err == nil {
-			n = left
-		}
-	})
-	return n
+	left, gone := unheard(raw)
+	if gone {
+		return 0
+	}
+	return left
 }
 
 // sever cuts the app off from a stream that was broken off, with a TCP

@@ -32,31 +32,25 @@ func (s *Stream) settle(app *net.TCPConn, raw syscall.RawConn) error {
 	})
 }
 
-// unheard is how many bytes an app has not acknowledged, and whether it never will.
+// unheard is socket.Unheard of an app.
 func unheard(raw syscall.RawConn) (left int, gone bool) {
-	raw.Control(func(fd uintptr) {
-		if left, _ = socket.Unacked(fd); left > 0 {
-			gone = socket.Broke(fd)
-		}
-	})
+	raw.Control(func(fd uintptr) { left, gone = socket.Unheard(fd) })
 	return left, gone
 }
 
 // patiently asks until nothing is left, for as long as that gets on and nobody breaks
 // the stream off, and passes the time in between.
 func (s *Stream) patiently(ask func() (left int, gone bool), pass func(time.Duration)) error {
-	last, since := -1, time.Now()
-	for pause := time.Millisecond; ; pause = min(2*pause, longestPause) {
+	var progress socket.Progress
+	for pause := time.Millisecond; ; pause = min(2*pause, longestProofPause) {
 		left, gone := ask()
 		switch {
 		case left == 0:
 			return nil
 		case gone:
 			return fmt.Errorf("%w: the app went before it acknowledged the last bytes", ErrReset)
-		case left != last:
-			last, since = left, time.Now()
-		case time.Since(since) >= standstill:
-			return fmt.Errorf("%w: the app did not acknowledge the last bytes in %v", ErrReset, standstill)
+		case progress.Stood(left) >= socket.Standstill:
+			return fmt.Errorf("%w: the app did not acknowledge the last bytes in %v", ErrReset, socket.Standstill)
 		}
 		if err := s.cutShort(); err != nil {
 			return err

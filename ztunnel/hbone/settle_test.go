@@ -10,6 +10,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/culvert-mesh/culvert/ztunnel/socket"
 )
 
 // lastWordsToADeafServer has a client say its last words to a server that has finished,
@@ -91,7 +93,7 @@ func TestAnAppThatIsSlowToAcknowledgeIsNotWaitedForByWhoEndsItsStream(t *testing
 			if r := server.wait(t); !errors.Is(r.err, row.want) {
 				t.Errorf("Carry: %v, want %v", r.err, row.want)
 			}
-			if waited := time.Since(began); waited > standstill/2 {
+			if waited := time.Since(began); waited > socket.Standstill/2 {
 				t.Errorf("it took %v", waited)
 			}
 		})
@@ -104,14 +106,14 @@ func TestAnAppIsWaitedForAsLongAsItGetsOn(t *testing.T) {
 		began, stops := time.Now(), 10
 		wait := func() error {
 			return s.patiently(func() (left int, gone bool) { // which acknowledges a byte in ten seconds
-				return stops - min(int(time.Since(began)/(standstill*2/3)), 7), false
+				return stops - min(int(time.Since(began)/(socket.Standstill*2/3)), 7), false
 			}, time.Sleep)
 		}
 		if err := wait(); !errors.Is(err, ErrReset) {
 			t.Errorf("an app that stops: %v", err)
 		}
-		if waited := time.Since(began); waited < 7*standstill*2/3+standstill || waited > 7*standstill*2/3+standstill+time.Second {
-			t.Errorf("it stopped after %v and was given up after %v", 7*standstill*2/3, waited)
+		if waited := time.Since(began); waited < 7*socket.Standstill*2/3+socket.Standstill || waited > 7*socket.Standstill*2/3+socket.Standstill+time.Second {
+			t.Errorf("it stopped after %v and was given up after %v", 7*socket.Standstill*2/3, waited)
 		}
 		began, stops = time.Now(), 7
 		if err := wait(); err != nil {

@@ -17,10 +17,9 @@ import (
 // it to be read. And what we have written to the other end, its kernel may not have
 // yet: a reset discards it. Either is waited for as long as it gets on.
 
-const (
-	standstill   = 15 * time.Second // without progress, after which an end is reset anyway
-	longestPause = 20 * time.Millisecond
-)
+// longestPause is the longest between two looks at what is left. A relay keeps its
+// descriptors so long after its end.
+const longestPause = 20 * time.Millisecond
 
 // errUnheard: both ends have finished, and one did not acknowledge that it heard.
 var errUnheard = errors.New("the last bytes were not acknowledged")
@@ -62,20 +61,18 @@ func (r *relaying) settle() bool {
 // patiently waits until something is done, as long as what is left changes and the
 // relay is not aborted. It reports whether it was done.
 func (r *relaying) patiently(ask func() (left int, done bool)) bool {
-	last, done := ask()
-	since := time.Now()
+	var progress socket.Progress
+	left, done := ask()
 	for pause := time.Millisecond; !done; pause = min(2*pause, longestPause) {
+		if progress.Stood(left) >= socket.Standstill {
+			return false
+		}
 		select {
 		case <-r.over:
 			return false
 		case <-time.After(pause):
 		}
-		var left int
-		if left, done = ask(); left != last {
-			last, since = left, time.Now()
-		} else if !done && time.Since(since) >= standstill {
-			return false
-		}
+		left, done = ask()
 	}
 	return true
 }
@@ -90,8 +87,8 @@ func unacked(conn *net.TCPConn) (n int) {
 // comes is unacked, but none if the connection is no more: nobody will.
 func comes(conn *net.TCPConn) (n int) {
 	inspect(conn, func(fd uintptr) {
-		if n, _ = socket.Unacked(fd); n > 0 && socket.Broke(fd) {
-			n = 0
+		if left, gone := socket.Unheard(fd); !gone {
+			n = left
 		}
 	})
 	return n

@@ -179,13 +179,23 @@ func TestUnackedAreTheBytesThatTheOtherEndHasNot(t *testing.T) {
 			}
 		})
 	}
+	gone := func() (gone bool) {
+		a.Control(func(fd uintptr) { _, gone = Unheard(fd) })
+		return gone
+	}
 	full(a)
 	left := unacked()
 	if left == 0 {
 		t.Error("all is acknowledged of what the other end has no room for")
 	}
+	if gone() {
+		t.Error("the other end is there, and may read")
+	}
 	b.Control(func(fd uintptr) { Reset(fd) })
 	if n := unacked(); n == 0 || n > left {
 		t.Errorf("%d bytes were lost, and %d are told", left, n)
+	}
+	if !gone() {
+		t.Error("nobody will acknowledge them, and that is not told")
 	}
 }
