@@ -23,7 +23,8 @@ const earlyBacklog = 4 * earlyLimit
 
 // early sends what an app says first along with its CONNECT, without waiting for
 // the answer. Until that it keeps it: if the peer says that it did nothing for the
-// stream, another takes its place and gets the same.
+// stream, another takes its place and gets the same. What is kept counts in the pod's
+// Memory; over its share a pod says nothing early.
 type early struct {
 	app *net.TCPConn // nil: nothing is sent early
 	raw syscall.RawConn
@@ -73,6 +74,30 @@ func (e *early) last(t Target, err error) error {
 	return err
 }
 
+// letGo is the end of an OpenFor: what was kept counts no longer in the pod's Memory,
+// which is that of all tunnels of its Pool. If some of it is yet to be sent, it does
+// until then.
+func (e *early) letGo() {
+	if len(e.kept) == 0 {
+		return
+	}
+	s, c := e.s, e.s.c
+	c.mu.Lock()
+	defer c.unlock()
+	s.kept = len(e.kept)
+	if !s.accepted || s.over || len(s.readEarly) == 0 {
+		c.letGoKept(s)
+	}
+}
+
+// letGoKept gives back to Memory what a stream has of it for readEarly; mu is held.
+func (c *conn) letGoKept(s *Stream) {
+	if s.kept > 0 {
+		c.memory.hold(-s.kept)
+		s.kept = 0
+	}
+}
+
 // wanted reports that something may yet go early.
 func (e *early) wanted() bool { return e.app != nil && e.err == nil && !e.done }
 
@@ -114,12 +139,17 @@ func (e *early) readSome(fd uintptr) bool {
 	if !e.mayOffer() {
 		return true
 	}
+	if c.memory.overdrawn() {
+		e.done = true
+		return true
+	}
 	buf := buffers.Take(earlyLimit)
 	defer buf.Release()
 	n, err := socket.Read(fd, buf.Bytes[:earlyLimit])
 	switch {
 	case n > 0:
 		e.kept = bytes.Clone(buf.Bytes[:n])
+		c.memory.hold(n)
 		e.s.readEarly = e.kept
 		e.offer()
 	case err == syscall.EAGAIN:

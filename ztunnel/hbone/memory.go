@@ -13,8 +13,9 @@ import (
 // Memory is a pod's share of what this process holds for apps and peers that do not
 // read. Two things are counted, each against half of the same budget:
 //
-//   - held: the bytes that wait in the queues of streams, and batches that wait for
-//     their tunnel's socket;
+//   - held: the bytes that wait in the queues of streams, batches that wait for their
+//     tunnel's socket, and what apps said early (early.go) until the peer answered and
+//     that is sent;
 //   - lent: the bytes by which windows are larger than at first, for the peer may
 //     send them at once.
 //
@@ -22,7 +23,7 @@ import (
 // others. If a pod wants more:
 //
 //   - batches of its tunnels are small, from half of its share on;
-//   - no window of its streams grows;
+//   - no window of its streams grows, and nothing is read early from its apps;
 //   - a tunnel that holds much for slow apps of the pod gets no window again, so that
 //     what else is for them waits in the peer;
 //   - a stream of such a tunnel for which bytes come nevertheless is reset, with

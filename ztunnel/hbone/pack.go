@@ -127,6 +127,9 @@ func (c *conn) took(s *Stream, n, room int) {
 	s.sendWindow -= n
 	c.spend(n)
 	s.sent.Add(uint64(n))
+	if len(s.readEarly) == 0 {
+		c.letGoKept(s)
+	}
 	s.reads.Learn(readSizes, n, room)
 	if n < tinySize {
 		s.tiny.Spend(tinyRate)

@@ -110,6 +110,7 @@ func (p *Pool) Open(ctx context.Context, key Key, target Target) (*Stream, error
 func (p *Pool) OpenFor(ctx context.Context, key Key, target Target, app *net.TCPConn) (*Stream, error) {
 	var tried []*conn
 	first := newEarly(app)
+	defer first.letGo()
 	for {
 		s, err := p.reserve(ctx, key, target, tried)
 		if err != nil {

@@ -62,6 +62,7 @@ type Stream struct {
 	lent       int          // of limit, by Memory
 	interim    int          // 1xx answers
 	readEarly  []byte       // of the app, and yet to be sent
+	kept       int          // bytes in Memory for the array of readEarly
 	listening  *net.TCPConn // to wake when the stream is answered or over, or nil
 	watcher    *time.Timer  // while the stream waits for its answer
 
@@ -224,6 +225,7 @@ func (c *conn) remove(s *Stream) {
 	s.over, s.overAt = true, time.Now()
 	s.stopSending()
 	c.repay(s, s.lent)
+	c.letGoKept(s)
 	delete(c.streams, s.id)
 	c.uncount(s)
 	s.wake()
