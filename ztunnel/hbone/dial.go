@@ -89,9 +89,9 @@ func (p *Pool) withinShare(key Key) (*conn, error) {
 	return c, err
 }
 
-// discard closes a tunnel that nobody used: not even the preface was sent.
+// discard closes a tunnel that nobody used.
 func (p *Pool) discard(c *conn) {
-	c.wire.Close()
+	c.wire.Close() // nothing of an app was sent, not even our preface
 	p.places.give()
 }
 

@@ -24,7 +24,7 @@ type tally struct {
 // reset closes conn so that its peer sees a reset, not an end of data.
 func reset(conn *net.TCPConn) {
 	conn.SetLinger(0)
-	conn.Close()
+	conn.Close() // loses what is yet to be sent: callers wait for that before, or say why there is none
 }
 
 // relay carries bytes between app and far until both directions have ended,
@@ -84,7 +84,7 @@ func (r *relaying) abort(err error) {
 	r.once.Do(func() {
 		r.err = err
 		close(r.over)
-		reset(r.app)
+		reset(r.app) // settled before, unless ctx ended: policy, and the end of a drain, wait for nothing
 		reset(r.far)
 	})
 }

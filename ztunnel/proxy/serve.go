@@ -65,7 +65,7 @@ func (p *Pod) await(ctx context.Context, connections *sync.WaitGroup, force cont
 // serveTCP carries the connections that ln accepts, each by the way that open
 // returns, and closes ln. It resets what open refuses.
 func (p *Pod) serveTCP(ctx context.Context, ln *net.TCPListener, d direction, open func(*connection, *net.TCPConn) (way, error)) error {
-	defer ln.Close()
+	defer ln.Close() // resets connections that wait to be accepted: of those nothing was read
 	stop := context.AfterFunc(ctx, func() { ln.Close() })
 	defer stop()
 	a := &acceptor{ln: ln, refused: func(src netip.AddrPort, err error) {
