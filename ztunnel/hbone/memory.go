@@ -22,7 +22,7 @@ import (
 // Package quota says what a pod's share is, and that one beyond it takes nothing from
 // others. If a pod wants more:
 //
-//   - batches of its tunnels are small, from half of its share on;
+//   - batches and windows of its tunnels are small, from half of its share on;
 //   - no window of its streams grows, and nothing is read early from its apps;
 //   - a tunnel that holds much for slow apps of the pod gets no window again, so that
 //     what else is for them waits in the peer;
@@ -92,9 +92,6 @@ func (m *Memory) hold(n int) {
 		m.held.Add(int64(n))
 	}
 }
-
-// tight reports that half of what may be held is.
-func (m *Memory) tight() bool { return m != nil && m.of.held.Used() > m.of.held.Size()/2 }
 
 // halved reports that the pod holds more than half of its share.
 func (m *Memory) halved() bool { return m != nil && 2*m.held.Held() > m.held.Share(0) }

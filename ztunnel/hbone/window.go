@@ -128,13 +128,13 @@ func (c *conn) grantTunnel() {
 
 // fitTunnel changes the size of the tunnel's window. What is in it may come for apps
 // that do not read, when it is too late to say no: so it is large only where it holds
-// all streams back, and little is held. mu is held.
+// all streams back, and the pod holds little. mu is held.
 func (c *conn) fitTunnel(now time.Time) {
 	r := &c.receiving
 	pause := min(now.Sub(r.grantedAt), time.Minute) * time.Duration(r.limit) / time.Duration(r.limit-r.window)
 	r.grantedAt = now
 	switch {
-	case c.memory.tight():
+	case c.memory.halved():
 		r.limit = tunnelWindow
 	case pause > narrowPause:
 		r.limit = max(r.limit/2, tunnelWindow)

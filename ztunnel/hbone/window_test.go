@@ -82,7 +82,7 @@ func TestWindowFollowsHowFastTheAppReads(t *testing.T) {
 func TestTunnelsWindowIsLargeOnlyWhereItHoldsTheStreamsBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		budget := newBudgetOfBytes(64 << 20)
-		w := newWindow(budget.share(), 50*time.Millisecond)
+		w, others := newWindow(budget.share(), 50*time.Millisecond), budget.share()
 		take := func(pause time.Duration) int {
 			for range 40 { // a quarter of the window, again and again
 				time.Sleep(pause)
@@ -92,20 +92,23 @@ func TestTunnelsWindowIsLargeOnlyWhereItHoldsTheStreamsBack(t *testing.T) {
 			return w.c.receiving.limit
 		}
 		for _, test := range []struct {
-			pause time.Duration
-			held  int
-			want  int
+			pause  time.Duration
+			others int // bytes that another pod holds
+			held   int
+			want   int
 		}{
-			{20 * time.Millisecond, 0, largestTunnelWindow},
-			{100 * time.Millisecond, 0, largestTunnelWindow},
-			{time.Second, 0, tunnelWindow},
-			{100 * time.Millisecond, 0, tunnelWindow},
-			{20 * time.Millisecond, 0, largestTunnelWindow},
-			{20 * time.Millisecond, 17 << 20, tunnelWindow},
+			{20 * time.Millisecond, 0, 0, largestTunnelWindow},
+			{100 * time.Millisecond, 0, 0, largestTunnelWindow},
+			{time.Second, 0, 0, tunnelWindow},
+			{100 * time.Millisecond, 0, 0, tunnelWindow},
+			{20 * time.Millisecond, 0, 0, largestTunnelWindow},
+			{20 * time.Millisecond, 100 << 20, 0, largestTunnelWindow},
+			{20 * time.Millisecond, 0, 3 << 20, tunnelWindow}, // of what the other leaves
 		} {
+			others.hold(test.others)
 			w.c.memory.hold(test.held)
 			if got := take(test.pause); got != test.want {
-				t.Errorf("a quarter each %v, %d bytes held: the window is %d bytes, want %d", test.pause, test.held, got, test.want)
+				t.Errorf("a quarter each %v, %d bytes held by others and %d: the window is %d bytes, want %d", test.pause, test.others, test.held, got, test.want)
 			}
 		}
 	})
