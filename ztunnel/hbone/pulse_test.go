@@ -301,7 +301,8 @@ func TestATunnelThatNobodyReadYetIsNotTakenForASilentOne(t *testing.T) {
 	})
 	c := l.open().s.c
 	c.mu.Lock()
-	waitUntil(t, c.rtt.unread)
+	c.heard.Store(false)
+	waitUntil(t, func() bool { return c.heard.Load() && c.rtt.unread() }) // the reader waits for mu, with more to read
 	long := time.Now().Add(-time.Minute)
 	c.heardAt, c.askedAt = long, long
 	c.examine(time.Now())

@@ -24,7 +24,7 @@ func lastWordsToADeafServer(t *testing.T) (l *link, client, server *app, said []
 		if s.Accept() == nil {
 			near, end := socketPair(t)
 			near.SetWriteBuffer(1 << 20)
-			end.SetReadBuffer(8 << 10)
+			end.SetReadBuffer(32 << 10)
 			far <- carryOn(t, s, near, end)
 		}
 	})
