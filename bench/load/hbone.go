@@ -103,8 +103,12 @@ func (h *hostile) read() {
 // got is one frame; mu is held.
 func (h *hostile) got(kind, flags byte, stream uint32, payload []byte) {
 	switch kind {
-	case frameHeaders, frameReset:
+	case frameHeaders:
 		h.answers++
+	case frameReset:
+		if binary.BigEndian.Uint32(payload) != 0 { // without error, it follows the answer
+			h.answers++
+		}
 	case framePing:
 		if flags&1 == 0 {
 			go h.conn.Write(frame(framePing, 1, 0, payload))

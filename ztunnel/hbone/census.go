@@ -48,7 +48,7 @@ type holding struct {
 }
 
 // tolerance is what a holder has left of rejectRate, in all of its tunnels. A holding
-// without it outlives its last tunnel: a new one does not renew it.
+// without all of it outlives its last tunnel: a new one does not renew it.
 type tolerance struct {
 	mu   sync.Mutex // a leaf
 	left rate.Left
@@ -61,10 +61,11 @@ func (p *tolerance) spend() bool {
 	return p.left.Spend(rejectRate)
 }
 
-func (p *tolerance) spent() bool {
+// whole reports that nothing is missing, so that nobody needs to remember it.
+func (p *tolerance) whole() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.left.Spent(rejectRate)
+	return p.left.Whole(rejectRate)
 }
 
 func (h *holding) staying() int { return len(h.tunnels) - h.leaving }
@@ -224,10 +225,10 @@ func (ce *Census) add(c *conn) {
 	}
 }
 
-// forget drops holders without tunnels that have their tolerance again.
+// forget drops holders without tunnels that have all of their tolerance again.
 func (ce *Census) forget() {
 	for who, h := range ce.holders {
-		if len(h.tunnels) == 0 && !h.tolerance.spent() {
+		if len(h.tunnels) == 0 && h.tolerance.whole() {
 			delete(ce.holders, who)
 		}
 	}
@@ -241,7 +242,7 @@ func (ce *Census) remove(c *conn) {
 		h.leaving--
 		ce.leaving--
 	}
-	if len(h.tunnels) == 0 && !h.tolerance.spent() {
+	if len(h.tunnels) == 0 && h.tolerance.whole() {
 		delete(ce.holders, who)
 	}
 	if ce.peers[c.peer]--; ce.peers[c.peer] == 0 {

@@ -330,7 +330,7 @@ func TestAListenerYieldsAnIdleTunnelOfAPeerThatHasSeveral(t *testing.T) {
 }
 
 func TestRequestsThatAreRejectedWithoutEndCostThePeerItsTunnel(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) { // in which no time passes
+	synctest.Test(t, func(t *testing.T) { // in which time passes only where it says so
 		ce := NewCensus()
 		rejected := func(limit int) (n int, c *conn) {
 			c = newConn(false, nowhere{}, proof{peer: clientID, local: dbAddr, remote: dbAddr}, &hooks{incoming: func(s *Stream) bool { return s.Reject(503) == nil }})
@@ -361,8 +361,14 @@ func TestRequestsThatAreRejectedWithoutEndCostThePeerItsTunnel(t *testing.T) {
 		}
 		ce.remove(other)
 		ce.remove(c)
-		if n, _ := rejected(100000); n != 1 {
+		n, again := rejected(100000)
+		if n != 1 {
 			t.Errorf("a new tunnel got %d", n)
+		}
+		time.Sleep(100 * time.Millisecond) // an ended tunnel lingers
+		ce.remove(again)
+		if n, _ := rejected(100000); n != int(rejectRate.PerSecond)/10+1 {
+			t.Errorf("a tenth of a second later, a new tunnel got %d", n)
 		}
 		c.abort(ErrDrained)
 	})
