@@ -116,10 +116,10 @@ func TestNodeIsServedByFilesAlone(t *testing.T) {
 	cfg := config{log: slog.New(slog.NewTextHandler(io.Discard, nil))}
 	flags := flag.NewFlagSet("culvert-identity", flag.ContinueOnError)
 	define(flags, &cfg)
-	addr := freeAddress(t)
+	addr, metrics := freeAddresses(t)
 	if err := flags.Parse([]string{
 		"-dir", filepath.Join(dir, "ca"), "-workloads", filepath.Join(dir, "workloads"), "-jwks", filepath.Join(dir, "jwks.json"),
-		"-listen", addr, "-metrics-address", freeAddress(t), "-dns-name", "other,ca.test", "-ttl", "10m",
+		"-listen", addr, "-metrics-address", metrics, "-dns-name", "other,ca.test", "-ttl", "10m",
 	}); err != nil {
 		t.Fatal(err)
 	}
@@ -180,8 +180,9 @@ func TestTheFilesOfAFirstRunAreServed(t *testing.T) {
 			t.Errorf("%s: %v, %v", secret, st.Mode(), err)
 		}
 	}
+	addr, metrics := freeAddresses(t)
 	cfg, err := parse("-dir", filepath.Join(dir, "ca"), "-workloads", filepath.Join(dir, "objects"), "-jwks", filepath.Join(dir, "jwks.json"),
-		"-listen", freeAddress(t), "-metrics-address", freeAddress(t), "-dns-name", "ca.test")
+		"-listen", addr, "-metrics-address", metrics, "-dns-name", "ca.test")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -210,14 +211,20 @@ func TestTheFilesOfAFirstRunAreServed(t *testing.T) {
 	}
 }
 
-func freeAddress(t *testing.T) string {
+// freeAddresses are two that nobody listens on: no single port, as might be found by
+// looking twice.
+func freeAddresses(t *testing.T) (one, other string) {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	var addresses [2]string
+	for i := range addresses {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer ln.Close()
+		addresses[i] = ln.Addr().String()
 	}
-	defer ln.Close()
-	return ln.Addr().String()
+	return addresses[0], addresses[1]
 }
 
 func write(t *testing.T, path, text string) {
