@@ -25,8 +25,12 @@ func (p *Progress) Stood(left int) time.Duration {
 }
 
 // Unheard is Unacked, and whether nobody will acknowledge that any more: the
-// connection broke.
+// connection broke. One that the last acknowledgement ends has not: so whoever finds
+// it ended asks again.
 func Unheard(fd uintptr) (left int, gone bool) {
+	if left, _ = Unacked(fd); left == 0 || !Broke(fd) {
+		return left, false
+	}
 	left, _ = Unacked(fd)
-	return left, left > 0 && Broke(fd)
+	return left, left > 0
 }
