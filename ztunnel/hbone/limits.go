@@ -16,7 +16,7 @@ const (
 	ghostLimit   = serverStreams * (widestWindow + 1)
 
 	tunnelWindow        = 1 << 20  // bytes on the way in all streams of a tunnel, at first
-	largestTunnelWindow = 16 << 20 // and where it holds the streams back
+	largestTunnelWindow = 16 << 20 // and where much comes, or it holds the streams back
 
 	unsentLimit = 256 << 10 // bytes of a tunnel that the kernel holds and has not sent
 

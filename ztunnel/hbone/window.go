@@ -15,12 +15,12 @@ import (
 //     the bytes. So a stream holds no more than its window, and that is small if its
 //     app does not read.
 //   - The tunnel's window is granted again as bytes leave the wire, whatever becomes
-//     of them: no stream waits for another's app. It grows where it is used up within
-//     two round trips.
+//     of them: no stream waits for another's app. It grows where it is used up
+//     quickly, or within two round trips.
 //   - Memory bounds what the streams of all tunnels hold and may get.
 
 const (
-	widenPause  = 100 * time.Millisecond // for three quarters of a window, in which case it doubles up to wideWindow
+	widenPause  = 100 * time.Millisecond // for 3/4 of a stream's window, or all of a tunnel's: then it doubles, a stream's up to wideWindow
 	narrowPause = time.Second            // for the same, in which case it halves
 )
 
@@ -127,8 +127,10 @@ func (c *conn) grantTunnel() {
 }
 
 // fitTunnel changes the size of the tunnel's window. What is in it may come for apps
-// that do not read, when it is too late to say no: so it is large only where it holds
-// all streams back, and the pod holds little. mu is held.
+// that do not read, when it is too late to say no: so it is large only where much
+// comes, or where it holds all streams back, and the pod holds little. Where much
+// comes, a small one would wake both ends for a WINDOW_UPDATE again and again. mu is
+// held.
 func (c *conn) fitTunnel(now time.Time) {
 	r := &c.receiving
 	pause := min(now.Sub(r.grantedAt), time.Minute) * time.Duration(r.limit) / time.Duration(r.limit-r.window)
@@ -138,7 +140,7 @@ func (c *conn) fitTunnel(now time.Time) {
 		r.limit = tunnelWindow
 	case pause > narrowPause:
 		r.limit = max(r.limit/2, tunnelWindow)
-	case pause <= 2*c.rtt.shortest(now):
+	case pause <= max(widenPause, 2*c.rtt.shortest(now)):
 		r.limit = min(2*r.limit, largestTunnelWindow)
 	}
 }

@@ -79,6 +79,20 @@ func TestWindowFollowsHowFastTheAppReads(t *testing.T) {
 }
 
 // What is in a tunnel's window cannot be refused any more.
+func TestTunnelsWindowIsLargeWhereMuchComes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWindow(newBudgetOfBytes(64<<20).share(), 20*time.Microsecond)
+		for range 40 {
+			time.Sleep(time.Millisecond)
+			w.c.receiving.window = w.c.receiving.limit / 4 * 3
+			w.c.grantTunnel()
+		}
+		if got := w.c.receiving.limit; got != largestTunnelWindow {
+			t.Errorf("a quarter each millisecond: the window is %d bytes, want %d", got, largestTunnelWindow)
+		}
+	})
+}
+
 func TestTunnelsWindowIsLargeOnlyWhereItHoldsTheStreamsBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		budget := newBudgetOfBytes(64 << 20)
