@@ -10,6 +10,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"errors"
+	"fmt"
 	"math/big"
 	"net"
 	"sync/atomic"
@@ -19,28 +20,28 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// chainLength is of a chain of which each certificate could be the issuer of
-// each: all have one subject.
+// chainLength is of a chain of which each certificate could be, and by its signature
+// is, the issuer of each: all have one subject and one key. Whoever looks for a way to a
+// root among them has a hundred to try; their names differ, or crypto/x509 would take
+// them for one.
 const chainLength = 8
 
 // strangers makes such a chain. No root of anybody's is in it.
 func strangers() (cert tls.Certificate, err error) {
+	key, err := ecdsa.GenerateKey(elliptic.P521(), rand.Reader)
+	if err != nil {
+		return cert, err
+	}
+	cert.PrivateKey = key
 	for n := range chainLength {
-		key, err := ecdsa.GenerateKey(elliptic.P521(), rand.Reader)
-		if err != nil {
-			return cert, err
-		}
 		template := &x509.Certificate{
-			SerialNumber: big.NewInt(int64(n + 1)), Subject: pkix.Name{CommonName: "nobody"},
+			SerialNumber: big.NewInt(int64(n + 1)), Subject: pkix.Name{CommonName: "nobody"}, DNSNames: []string{fmt.Sprint("nobody", n)},
 			NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
 			IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
 		}
 		der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 		if err != nil {
 			return cert, err
-		}
-		if n == 0 {
-			cert.PrivateKey = key
 		}
 		cert.Certificate = append(cert.Certificate, der)
 	}
