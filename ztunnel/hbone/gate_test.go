@@ -217,28 +217,33 @@ func TestStrangersMakeRoomFirstThenTheOldestOfTheGreediestAddress(t *testing.T) 
 
 // That it is not its turn in time says nothing of the other side.
 func TestAHandshakeThatDoesNotGetItsTurnIsOverALimit(t *testing.T) {
-	l := newLink(t, nil)
-	for name, door := range map[string]**Door{"the Pool's": &l.pool.cfg.Door, "the Listener's": &l.ln.cfg.Door} {
-		t.Run(name, func(t *testing.T) {
-			c := newCrowd(t)
-			busy := c.enter(c.gate.Door(), "10.0.0.9")
-			c.use(busy, 0)
-			busy.take(t.Context())
-			defer busy.release()
-			before := *door
-			defer func() { *door = before }()
-			*door = c.gate.Door()
-			l.pool.cfg.HandshakeTimeout, l.ln.cfg.HandshakeTimeout = 50*time.Millisecond, 50*time.Millisecond
-			shed := l.ln.Stats().Shed
-			_, err := l.pool.Open(t.Context(), l.key, l.target(l.key))
-			if name == "the Pool's" && (!errors.Is(err, ErrLimit) || errors.Is(err, ErrTLS)) {
-				t.Errorf("it ended with %v, want %v", err, ErrLimit)
-			}
-			if name != "the Pool's" {
-				waitUntil(t, func() bool { return l.ln.Stats().Shed > shed })
-			}
-		})
+	const patience = 50 * time.Millisecond
+	// full is a pod's Door of a Gate all of whose slots are taken.
+	full := func(t *testing.T) *Door {
+		c := newCrowd(t)
+		busy := c.enter(c.gate.Door(), "10.0.0.9")
+		c.use(busy, 0)
+		busy.take(t.Context())
+		t.Cleanup(busy.release)
+		return c.gate.Door()
 	}
+	t.Run("the Pool's", func(t *testing.T) {
+		l := newLink(t, nil)
+		l.pool.cfg.Door, l.pool.cfg.HandshakeTimeout = full(t), patience
+		if _, err := l.pool.Open(t.Context(), l.key, l.target(l.key)); !errors.Is(err, ErrLimit) || errors.Is(err, ErrTLS) {
+			t.Errorf("it ended with %v, want %v", err, ErrLimit)
+		}
+	})
+	t.Run("the Listener's", func(t *testing.T) {
+		f := newFair(t, ListenerConfig{Door: full(t), HandshakeTimeout: patience})
+		f.enter(clientID, "127.0.0.2")
+		if err := <-f.refused; !errors.Is(err, ErrLimit) || errors.Is(err, ErrTLS) {
+			t.Errorf("it ended with %v, want %v", err, ErrLimit)
+		}
+		if f.ln.Stats().Shed == 0 {
+			t.Error("it does not count as shed")
+		}
+	})
 }
 
 // A pod's peers are known, and one of them may be an attacker's.

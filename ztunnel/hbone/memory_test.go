@@ -61,7 +61,7 @@ func (s *pusher) send(id uint32, n int) (sent int) {
 				break
 			}
 		}
-		m := min(s.window, n-sent)
+		m := min(s.window, n-sent, h2.FrameLimit)
 		s.must(s.WriteData(id, false, make([]byte, m)))
 		s.window -= m
 		sent += m
