@@ -3,6 +3,7 @@
 package pods
 
 import (
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -16,9 +17,9 @@ func TestARoundWaitsForNoPodLongerThanItsPatience(t *testing.T) {
 		var r rounds
 		slow, quick := &pod{}, &pod{}
 		free := make(chan struct{})
-		calls := map[*pod]int{}
+		calls := map[*pod]*atomic.Int32{slow: {}, quick: {}}
 		count := func(pod *pod) {
-			calls[pod]++
+			calls[pod].Add(1)
 			if pod == slow {
 				<-free
 			}
@@ -28,13 +29,13 @@ func TestARoundWaitsForNoPodLongerThanItsPatience(t *testing.T) {
 			r.each([]*pod{slow}, count)
 			r.each([]*pod{quick}, count)
 		}
-		if took := time.Since(start); took != patience || calls[slow] != 1 || calls[quick] != 3 {
-			t.Errorf("%d calls for the slow pod and %d for the quick one took %v", calls[slow], calls[quick], took)
+		if took := time.Since(start); took != patience || calls[slow].Load() != 1 || calls[quick].Load() != 3 {
+			t.Errorf("%d calls for the slow pod and %d for the quick one took %v", calls[slow].Load(), calls[quick].Load(), took)
 		}
 		close(free)
 		r.wait()
 		r.each([]*pod{slow}, count)
-		if calls[slow] != 2 {
+		if calls[slow].Load() != 2 {
 			t.Error("the slow pod is left out for ever")
 		}
 	})

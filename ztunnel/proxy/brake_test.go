@@ -188,7 +188,9 @@ func TestOnlyWhatIsBrokenOffAtOnceIsBraked(t *testing.T) {
 		{"a byte that is broken off", func() *net.TCPConn { return talk("?") }, abort, Reset, true},
 		{"silence that is broken off", silent, abort, Reset, true},
 	} {
-		s.db.brake = brake{}
+		s.db.brake.mu.Lock()
+		s.db.brake.dead, s.db.brake.peers = nil, nil
+		s.db.brake.mu.Unlock()
 		tt.close(tt.conn())
 		if s.db.record(tt.word); braked() != tt.want {
 			t.Errorf("%s: braked %v, want %v", tt.story, !tt.want, tt.want)
