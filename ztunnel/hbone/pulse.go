@@ -144,7 +144,8 @@ func (c *conn) nextLook(now time.Time) time.Duration {
 
 // examine asks a tunnel that is silent while somebody waits for an answer, and
 // abandons it when it stays silent, or takes nothing. If it is silent for much longer,
-// it is dead for all that is not answered; mu is held.
+// and not even the peer's kernel was heard, it is dead for all that is not answered: on
+// a slow path the PING may only wait behind other bytes. mu is held.
 func (c *conn) examine(now time.Time) {
 	patience := max(freshly, 4*c.rtt.shortest(now))
 	silent := c.silentFor(now)
@@ -160,7 +161,7 @@ func (c *conn) examine(now time.Time) {
 	case silent >= patience:
 		c.abandon(fmt.Errorf("%w: %v does not answer PING", ErrDial, c.remote))
 	}
-	if c.settled && silent >= deadAfter*patience {
+	if dead := deadAfter * patience; c.settled && silent >= dead && c.rtt.acknowledged() >= dead {
 		c.endUnanswered(fmt.Errorf("nor to PING in %v", silent.Round(time.Second)))
 	}
 }

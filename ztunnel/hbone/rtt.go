@@ -49,6 +49,20 @@ func (r *roundTrip) idle() time.Duration {
 	return ago
 }
 
+// acknowledged is how long ago the peer's kernel last acknowledged anything, TCP_INFO's
+// tcpi_last_ack_recv; for ever if ours cannot tell.
+func (r *roundTrip) acknowledged() time.Duration {
+	ago := time.Duration(math.MaxInt64)
+	if r.socket != nil {
+		r.socket.Control(func(fd uintptr) {
+			if info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
+				ago = time.Duration(info.Last_ack_recv) * time.Millisecond
+			}
+		})
+	}
+	return ago
+}
+
 // unread reports that the kernel holds what the peer sent and we have yet to read.
 func (r *roundTrip) unread() bool {
 	n := 0
