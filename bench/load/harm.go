@@ -21,8 +21,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// chainLength is of a chain of which each certificate could be, and by its signature
-// is, the issuer of each: all have one subject and one key. Whoever looks for a way to a
+// chainLength is of a chain of which each certificate but the leaf could be, and by its
+// signature is, the issuer of each: all have one subject and one key. Whoever looks for a way to a
 // root among them has a hundred to try; their names differ, or crypto/x509 would take
 // them for one.
 const chainLength = 8
@@ -40,6 +40,9 @@ func strangers() (cert tls.Certificate, err error) {
 			URIs:      []*url.URL{{Scheme: "spiffe", Host: "cluster.local", Path: "/ns/nobody/sa/nobody"}}, // else nobody looks further
 			NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
 			IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
+		}
+		if n == 0 { // an authority's is no workload's
+			template.IsCA, template.KeyUsage = false, x509.KeyUsageDigitalSignature
 		}
 		der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 		if err != nil {

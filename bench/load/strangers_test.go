@@ -25,8 +25,8 @@ func TestStrangersHaveCryptoX509TryToTheLast(t *testing.T) {
 		chain = append(chain, c)
 		others.AddCert(c)
 	}
-	if uris := chain[0].URIs; len(uris) != 1 || uris[0].Scheme != "spiffe" {
-		t.Errorf("it claims to be %v", uris)
+	if uris := chain[0].URIs; len(uris) != 1 || uris[0].Scheme != "spiffe" || chain[0].IsCA {
+		t.Errorf("it claims to be %v, and an authority: %v", uris, chain[0].IsCA)
 	}
 	_, err = chain[0].Verify(x509.VerifyOptions{Roots: x509.NewCertPool(), Intermediates: others})
 	if err == nil || !strings.Contains(err.Error(), "signature check attempts limit") {
