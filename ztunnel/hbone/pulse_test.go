@@ -114,17 +114,22 @@ func TestWhoeverSpokeIntoADeadTunnelIsNotKeptWaiting(t *testing.T) {
 	}
 }
 
+// serveOne greets and answers a stream, and returns when one is reset.
+func (p *rawPeer) serveOne() {
+	io.ReadFull(p.conn, make([]byte, len(h2.Preface)))
+	p.alone(func() error { return p.WriteSettings() })
+	id := p.until(is[*http2.MetaHeadersFrame]).Header().StreamID
+	p.alone(func() error { return p.writeHeaders(id, false, ":status", "200") })
+	p.until(is[*http2.RSTStreamFrame])
+}
+
 // A tunnel that seemed dead may come back, as long as nobody gave up what it carries.
 func TestWhatAnAppSaidWaitsForATunnelThatComesBackInTime(t *testing.T) {
 	inBubble(t, time.Hour, func(t *testing.T, b *bubble) {
 		p := b.raw(true)
 		go func() {
-			io.ReadFull(p.conn, make([]byte, len(h2.Preface)))
-			p.alone(func() error { return p.WriteSettings() })
-			id := p.until(is[*http2.MetaHeadersFrame]).Header().StreamID
-			p.alone(func() error { return p.writeHeaders(id, false, ":status", "200") })
-			p.until(is[*http2.RSTStreamFrame])
-			id, _ = p.request()
+			p.serveOne()
+			id, _ := p.request()
 			p.until(is[*http2.PingFrame])
 			time.Sleep((deadAfter - 1) * freshly)
 			p.alone(func() error { return p.WritePing(true, [8]byte{}) })
@@ -192,11 +197,7 @@ func TestATunnelThatWasSilentForAWhileKeepsItsStreams(t *testing.T) {
 	inBubble(t, time.Hour, func(t *testing.T, b *bubble) {
 		p := b.raw(true)
 		go func() {
-			io.ReadFull(p.conn, make([]byte, len(h2.Preface)))
-			p.alone(func() error { return p.WriteSettings() })
-			id := p.until(is[*http2.MetaHeadersFrame]).Header().StreamID
-			p.alone(func() error { return p.writeHeaders(id, false, ":status", "200") })
-			p.until(is[*http2.RSTStreamFrame]) // of the next, which has moved
+			p.serveOne() // up to the reset of the next, which has moved
 			p.answerPings()
 		}()
 		first, err := b.openWithin(time.Second)
