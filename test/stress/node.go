@@ -37,7 +37,7 @@ type node struct {
 	metrics  *metrics.Metrics
 
 	apps     *net.TCPListener // where the inner legs lead
-	outbound netip.AddrPort   // where apps connect to
+	outbound netip.AddrPort   // where apps connect to, from the first start on
 	base     context.Context
 	always   sync.WaitGroup // what survives a restart
 
@@ -118,7 +118,9 @@ func (n *node) start() error {
 		stop()
 		return err
 	}
-	n.outbound = out.Addr().(*net.TCPAddr).AddrPort()
+	if !n.outbound.IsValid() { // once: talks read it while a node starts anew
+		n.outbound = addrPort(out.Addr())
+	}
 	all.Go(func() { n.report(proxy.Outbound{Pod: pod}.Serve(ctx, out)) })
 	for _, v6 := range []bool{false, true} {
 		ln, err := n.ns.Listen(ctx, netip.AddrPortFrom(n.addr(v6), workload.HBONEPort), nil)

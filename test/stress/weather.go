@@ -175,10 +175,3 @@ func (w *weather) strike(ctx context.Context) {
 		}
 	}
 }
-
-// note is for the diary, which there is once the nodes are.
-func (n *node) note(format string, args ...any) {
-	if w := n.talks.weather; w != nil {
-		w.note(format, args...)
-	}
-}

@@ -41,6 +41,8 @@ const leafLife = 25 * time.Second // the CA gives none that is shorter
 func newWorld(seed uint64) (w *world, err error) {
 	w = &world{rng: rand.New(rand.NewPCG(seed, 1)), ledger: newLedger()}
 	w.talks = newTalks(seed, w.ledger)
+	w.weather = &weather{nodes: w.nodes[:], talks: w.talks, rng: rand.New(rand.NewPCG(seed, 3))}
+	w.talks.weather = w.weather // before a certificate's rotation can note it
 	if w.dir, err = os.MkdirTemp("", "stress"); err != nil {
 		return nil, err
 	}
@@ -69,8 +71,7 @@ func newWorld(seed uint64) (w *world, err error) {
 	}
 	registry.Replace(mesh)
 	w.path = newPath(ends[0], ends[1], rand.New(rand.NewPCG(seed, 2)))
-	w.weather = &weather{path: w.path, nodes: w.nodes[:], talks: w.talks, rng: rand.New(rand.NewPCG(seed, 3))}
-	w.talks.weather = w.weather
+	w.weather.path = w.path
 	for _, n := range w.nodes {
 		if err := n.start(); err != nil {
 			return nil, err
@@ -108,7 +109,7 @@ func (n *node) open(by certs.Issuer) (device *os.File, err error) {
 	n.store = certs.New(certs.Config{
 		TrustDomain: trustDomain, Issuer: by, TTL: leafLife, Log: slog.New(slog.DiscardHandler),
 		OnRotate: func(spiffeid.ID) {
-			n.note("%s has a new certificate", n.name)
+			n.talks.weather.note("%s has a new certificate", n.name)
 			n.retire(true, true)
 		},
 	})
