@@ -4,6 +4,7 @@ package pods
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"slices"
 	"sync"
@@ -43,14 +44,19 @@ func (f *forwarding) known() bool {
 }
 
 // guardForwarding is a step of steering: see watchForwarding.
-func (p *Pods) guardForwarding(_ context.Context, m *member) error {
+func (p *Pods) guardForwarding(ctx context.Context, m *member) error {
 	w, known := p.Registry.ByUID(m.PodUID)
 	if !known {
 		return nil // Verify comes by
 	}
-	return p.watchForwarding(m, w)
+	err := p.watchForwarding(m, w)
+	if err != nil { // some devices may have the guard already
+		err = errors.Join(err, p.unguardForwarding(ctx, m))
+	}
+	return err
 }
 
+// unguardForwarding does nothing if there is no guard any more.
 func (p *Pods) unguardForwarding(_ context.Context, m *member) error {
 	f := &m.forwarding
 	f.mu.Lock()
@@ -58,8 +64,11 @@ func (p *Pods) unguardForwarding(_ context.Context, m *member) error {
 	if m.adopted || f.guard == guardOpen {
 		return nil
 	}
+	if err := p.Datapath.UnguardForwarding(m.ns); err != nil {
+		return err
+	}
 	f.guard = guardOpen
-	return p.Datapath.UnguardForwarding(m.ns)
+	return nil
 }
 
 // watchForwarding says when a pod begins or ceases to forward to a netns

@@ -51,10 +51,13 @@ func (p *Pods) route(_ context.Context, m *member) error {
 // unroute leaves a pod that stays steered, and refused, its guard. What an app
 // holds of connections that have ended keeps some of it in place, too, until
 // unrouteLeft comes by.
-func (p *Pods) unroute(_ context.Context, m *member) error {
+func (p *Pods) unroute(ctx context.Context, m *member) error {
 	defer p.routes.changing.Lock(m.Cookie)()
 	if p.routes.add(m.Cookie, -1) > 0 || m.adopted {
 		return nil
+	}
+	if err := p.unguardForwarding(ctx, m); err != nil { // it failed before
+		return err // unrouteLeft comes by as long as the netns is routed
 	}
 	return ignoreInUse(p.Datapath.Unroute(m.ns))
 }
@@ -112,5 +115,8 @@ func (p *Pods) unrouteNow(pod *pod, cookie netns.Cookie) error {
 	if ns.Cookie() != cookie {
 		return fmt.Errorf("%s is another netns than the one that was recorded", pod.path)
 	}
-	return errors.Join(p.Datapath.UnguardForwarding(ns), p.Datapath.Unroute(ns))
+	if err := p.Datapath.UnguardForwarding(ns); err != nil {
+		return err // what is still routed is looked at again
+	}
+	return p.Datapath.Unroute(ns)
 }
