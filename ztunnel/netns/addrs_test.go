@@ -3,10 +3,12 @@
 package netns
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -123,8 +125,8 @@ func TestAddrsHaveNoneOfAFamilyThatIsOffOnLoopback(t *testing.T) {
 }
 
 func TestWhatAnotherMachineHasIsNoAddressOfOurs(t *testing.T) {
-	lo := deviceAddr{addr: netip.IPv6Loopback()}
-	a := deviceAddr{addr: netip.MustParseAddr("fd00::3")}
+	lo := DeviceAddr{Addr: netip.IPv6Loopback()}
+	a := DeviceAddr{Addr: netip.MustParseAddr("fd00::3")}
 	for _, tc := range []struct {
 		flags              uint32
 		settled, tentative int
@@ -135,10 +137,48 @@ func TestWhatAnotherMachineHasIsNoAddressOfOurs(t *testing.T) {
 		{unix.IFA_F_TENTATIVE | unix.IFA_F_DADFAILED, 0, 0},
 		{unix.IFA_F_DADFAILED, 0, 0},
 	} {
-		a.flags = tc.flags
-		settled, tentative := sortOut([]deviceAddr{lo, a})
+		a.Flags = tc.flags
+		settled, tentative := sortOut([]DeviceAddr{lo, a})
 		if len(settled) != tc.settled || len(tentative) != tc.tentative {
 			t.Errorf("flags %#x: settled %v, tentative %v", tc.flags, settled, tentative)
 		}
 	}
+}
+
+// A pod that may configure devices gives itself as many addresses as it likes.
+func TestANamespaceWithTooManyAddressesIsNotReadToItsEnd(t *testing.T) {
+	ns := open(t)
+	inside(t, ns, func() error { return addManyAddrs(maxListed + 1) })
+	settled, _, err := ns.Addrs()
+	if err == nil || !strings.Contains(err.Error(), "more than 32768 addresses") {
+		t.Errorf("%d addresses, %v", len(settled), err)
+	}
+}
+
+// addManyAddrs spreads n addresses over devices: adding to one takes the longer, the
+// more it has.
+func addManyAddrs(n int) error {
+	const each = 1024
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	var l netlink.Link
+	for i := range n {
+		if i%each == 0 {
+			name := fmt.Sprint("veth", i/each)
+			if err := h.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: name + "-peer"}); err != nil {
+				return err
+			}
+			if l, err = h.LinkByName(name); err != nil {
+				return err
+			}
+		}
+		ip := netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)})
+		if err := h.AddrAdd(l, &netlink.Addr{IPNet: netlink.NewIPNet(ip.AsSlice())}); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package netns works inside other network namespaces: it names them by their
-// cookie, runs functions in them, and opens sockets that live in them.
+// cookie, runs functions in them, opens sockets that live in them, and asks the
+// kernel for their tables.
 //
 // It is the only place that locks an OS thread. A thread that cannot be
 // brought home is never unlocked, so that it dies with its goroutine instead

@@ -5,27 +5,28 @@ package redirect
 import (
 	"encoding/binary"
 	"net"
-	"net/netip"
 	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/culvert-mesh/culvert/ztunnel/netns"
 )
 
-// What the kernel says of a device, an address, a route and a rule: each is a struct of
+// What the kernel says of a device, a route and a rule: each is a struct of
 // <linux/rtnetlink.h> and attributes after it.
 
 // parseDevice reads a struct ifinfomsg and what follows it.
 func parseDevice(entry []byte) device {
 	d := device{index: number(entry[4:]), flags: uint32(number(entry[8:]))}
-	for kind, value := range attributes(entry[unix.SizeofIfInfomsg:]) {
+	for kind, value := range netns.Attributes(entry[unix.SizeofIfInfomsg:]) {
 		switch kind {
 		case unix.IFLA_IFNAME:
 			d.name = unix.ByteSliceToString(value)
 		case unix.IFLA_MASTER:
 			d.master = number(value)
 		case unix.IFLA_LINKINFO:
-			for kind, value := range attributes(value) {
+			for kind, value := range netns.Attributes(value) {
 				if kind == unix.IFLA_INFO_KIND {
 					d.kind = unix.ByteSliceToString(value)
 				}
@@ -42,37 +43,17 @@ func parseDevice(entry []byte) device {
 // pod likes.
 func acceptsLocal(afSpec []byte) bool {
 	const inetConf, acceptLocal = 1, 23 // IFLA_INET_CONF; IPV4_DEVCONF_ACCEPT_LOCAL, the first is 1
-	for family, values := range attributes(afSpec) {
+	for family, values := range netns.Attributes(afSpec) {
 		if family != unix.AF_INET {
 			continue
 		}
-		for kind, conf := range attributes(values) {
+		for kind, conf := range netns.Attributes(values) {
 			if kind == inetConf && len(conf) >= acceptLocal*4 {
 				return number(conf[(acceptLocal-1)*4:]) != 0
 			}
 		}
 	}
 	return false
-}
-
-// parseAddr reads a struct ifaddrmsg and what follows it. With a peer, IFA_ADDRESS
-// is the peer's.
-func parseAddr(entry []byte) (addr netip.Addr, index int, flags uint32) {
-	if len(entry) < unix.SizeofIfAddrmsg {
-		return addr, 0, 0
-	}
-	index, flags = number(entry[4:]), uint32(entry[2])
-	var local []byte
-	for kind, value := range attributes(entry[unix.SizeofIfAddrmsg:]) {
-		switch {
-		case kind == unix.IFA_LOCAL, kind == unix.IFA_ADDRESS && local == nil:
-			local = value
-		case kind == unix.IFA_FLAGS:
-			flags = uint32(number(value))
-		}
-	}
-	addr, _ = netip.AddrFromSlice(local)
-	return addr.Unmap(), index, flags
 }
 
 // parseRoute reads a struct rtmsg and what follows it.
@@ -87,7 +68,7 @@ func parseRoute(entry []byte) (r netlink.Route, ok bool) {
 		length = 128
 	}
 	r.Dst = &net.IPNet{IP: make(net.IP, length/8), Mask: net.CIDRMask(bits, length)}
-	for kind, value := range attributes(entry[unix.SizeofRtMsg:]) {
+	for kind, value := range netns.Attributes(entry[unix.SizeofRtMsg:]) {
 		switch kind {
 		case unix.RTA_DST:
 			r.Dst.IP = net.IP(slices.Clone(value))
@@ -112,7 +93,7 @@ func parseRule(entry []byte) (netlink.Rule, bool) {
 		return r, false
 	}
 	r.Family, r.Table, r.Type, r.Priority = int(entry[0]), int(entry[4]), entry[7], 0
-	for kind, value := range attributes(entry[unix.SizeofRtMsg:]) {
+	for kind, value := range netns.Attributes(entry[unix.SizeofRtMsg:]) {
 		switch kind {
 		case fraDst:
 			r.Dst = &net.IPNet{IP: net.IP(slices.Clone(value)), Mask: net.CIDRMask(int(entry[1]), 8*len(value))}
@@ -127,4 +108,19 @@ func parseRule(entry []byte) (netlink.Rule, bool) {
 		}
 	}
 	return r, true
+}
+
+// attribute32 appends one of a number to a request.
+func attribute32(b []byte, kind uint16, value uint32) []byte {
+	b = binary.NativeEndian.AppendUint16(b, unix.SizeofRtAttr+4)
+	b = binary.NativeEndian.AppendUint16(b, kind)
+	return binary.NativeEndian.AppendUint32(b, value)
+}
+
+// number reads one.
+func number(b []byte) int {
+	if len(b) < 4 {
+		return 0
+	}
+	return int(binary.NativeEndian.Uint32(b))
 }

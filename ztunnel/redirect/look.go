@@ -16,6 +16,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/culvert-mesh/culvert/ztunnel/netns"
 )
 
 // A pod may fill its netns with what it likes: thousands of devices and rules, a
@@ -58,33 +60,26 @@ func (d *Datapath) look(addrs []netip.Addr) (v view, err error) {
 	if hasIPv6() {
 		families = append(families, unix.AF_INET6)
 	}
-	a, err := newAsker(time.Now().Add(lookTime))
+	a, err := netns.NewAsker(unix.NETLINK_ROUTE, time.Now().Add(lookTime))
 	if err != nil {
 		return v, err
 	}
-	defer a.close()
-	// A table that changes while it is read may lack what was there all the time.
+	defer a.Close()
 	// In a netns that never rests, the last answer has to do.
-	for range 3 {
-		a.interrupted = false
+	_, err = a.Steadily(func() error {
 		v = view{families: families, held: make(map[netip.Addr]*holding, len(addrs))}
-		if err := v.ask(a, addrs); err != nil {
-			return v, err
-		}
-		if !a.interrupted {
-			break
-		}
-	}
-	return v, nil
+		return v.ask(a, addrs)
+	})
+	return v, err
 }
 
 // lookForDevices looks at devices and at which of them have these addresses.
 func lookForDevices(addrs []netip.Addr) (v view, err error) {
-	a, err := newAsker(time.Now().Add(lookTime))
+	a, err := netns.NewAsker(unix.NETLINK_ROUTE, time.Now().Add(lookTime))
 	if err != nil {
 		return v, err
 	}
-	defer a.close()
+	defer a.Close()
 	v.held = make(map[netip.Addr]*holding, len(addrs))
 	if err = v.askDevices(a); err == nil {
 		err = v.askAddrs(a, addrs)
@@ -92,7 +87,7 @@ func lookForDevices(addrs []netip.Addr) (v view, err error) {
 	return v, err
 }
 
-func (v *view) ask(a *asker, addrs []netip.Addr) error {
+func (v *view) ask(a *netns.Asker, addrs []netip.Addr) error {
 	if err := v.askDevices(a); err != nil {
 		return fmt.Errorf("list devices: %w", err)
 	}
@@ -110,11 +105,11 @@ func (v *view) ask(a *asker, addrs []netip.Addr) error {
 	return nil
 }
 
-func (v *view) askDevices(a *asker) error {
+func (v *view) askDevices(a *netns.Asker) error {
 	const skipStats = 1 << 3 // RTEXT_FILTER_SKIP_STATS
 	room := atMost(maxListed, "devices")
 	request := attribute32(make([]byte, unix.SizeofIfInfomsg), unix.IFLA_EXT_MASK, skipStats)
-	return a.dump(unix.RTM_GETLINK, request, func(entry []byte) error {
+	return a.Dump(unix.RTM_GETLINK, request, func(entry []byte) error {
 		if len(entry) < unix.SizeofIfInfomsg {
 			return nil
 		}
@@ -124,17 +119,16 @@ func (v *view) askDevices(a *asker) error {
 }
 
 // askAddrs keeps those of addrs and no others, however many there are.
-func (v *view) askAddrs(a *asker, addrs []netip.Addr) error {
+func (v *view) askAddrs(a *netns.Asker, addrs []netip.Addr) error {
 	if len(addrs) == 0 {
 		return nil
 	}
 	for _, addr := range addrs {
 		v.held[addr] = &holding{devices: map[int]bool{}}
 	}
-	err := a.dump(unix.RTM_GETADDR, make([]byte, unix.SizeofIfAddrmsg), func(entry []byte) error {
-		addr, index, flags := parseAddr(entry)
-		if h := v.held[addr]; h != nil {
-			h.devices[index], h.tentative = true, flags&unix.IFA_F_TENTATIVE != 0
+	err := a.Addrs(func(found netns.DeviceAddr) error {
+		if h := v.held[found.Addr]; h != nil {
+			h.devices[found.Device], h.tentative = true, found.Flags&unix.IFA_F_TENTATIVE != 0
 		}
 		return nil
 	})
@@ -150,7 +144,7 @@ var ourRoutes = []netlink.Route{
 	{Table: unix.RT_TABLE_MAIN, Type: unix.RTN_UNREACHABLE},
 }
 
-func (v *view) askRoutes(a *asker, family int) error {
+func (v *view) askRoutes(a *netns.Asker, family int) error {
 	room := atMost(maxRoutes, fmt.Sprint("routes of protocol ", ourProtocol))
 	for _, ours := range ourRoutes {
 		request := make([]byte, unix.SizeofRtMsg)
@@ -159,7 +153,7 @@ func (v *view) askRoutes(a *asker, family int) error {
 			request[5] = 0 // all that is there: that of older versions bears none
 		}
 		request = attribute32(request, unix.RTA_TABLE, uint32(ours.Table))
-		err := a.dump(unix.RTM_GETROUTE, request, func(entry []byte) error {
+		err := a.Dump(unix.RTM_GETROUTE, request, func(entry []byte) error {
 			if r, ok := parseRoute(entry); ok && isOurRoute(r) {
 				v.routes = append(v.routes, r)
 			}
@@ -172,11 +166,11 @@ func (v *view) askRoutes(a *asker, family int) error {
 	return nil
 }
 
-func (v *view) askRules(a *asker, family int) error {
+func (v *view) askRules(a *netns.Asker, family int) error {
 	room := atMost(maxRules, "rules")
 	request := make([]byte, unix.SizeofRtMsg) // struct fib_rule_hdr is as long
 	request[0] = byte(family)
-	return a.dump(unix.RTM_GETRULE, request, func(entry []byte) error {
+	return a.Dump(unix.RTM_GETRULE, request, func(entry []byte) error {
 		if r, ok := parseRule(entry); ok && isOurRule(r) {
 			v.rules = append(v.rules, r)
 		}
@@ -275,4 +269,15 @@ func (v view) refuseAcceptLocal() error {
 		return nil
 	}
 	return fmt.Errorf("net/ipv4/conf/%s/accept_local is set: packets could arrive under the pod's own address; set it to 0", accepting)
+}
+
+// atMost counts entries, and is an error once there are more than limit.
+func atMost(limit int, what string) func() error {
+	n := 0
+	return func() error {
+		if n++; n > limit {
+			return fmt.Errorf("more than %d %s", limit, what)
+		}
+		return nil
+	}
 }

@@ -233,14 +233,14 @@ func familyName(family int) string {
 // could not reach any more. It looks at all addresses and routes, for a pod that is
 // not routed yet.
 func (d *Datapath) refuseOverlap(families []int) error {
-	a, err := newAsker(time.Now().Add(lookTime))
+	a, err := netns.NewAsker(unix.NETLINK_ROUTE, time.Now().Add(lookTime))
 	if err != nil {
 		return err
 	}
-	defer a.close()
-	err = a.dump(unix.RTM_GETADDR, make([]byte, unix.SizeofIfAddrmsg), func(entry []byte) error {
-		if addr, _, _ := parseAddr(entry); slices.ContainsFunc(d.standIns, func(p netip.Prefix) bool { return p.Contains(addr) }) {
-			return fmt.Errorf("the address %v of the pod is among the stand-ins %v: choose others", addr, d.standIns)
+	defer a.Close()
+	err = a.Addrs(func(found netns.DeviceAddr) error {
+		if slices.ContainsFunc(d.standIns, func(p netip.Prefix) bool { return p.Contains(found.Addr) }) {
+			return fmt.Errorf("the address %v of the pod is among the stand-ins %v: choose others", found.Addr, d.standIns)
 		}
 		return nil
 	})
@@ -250,7 +250,7 @@ func (d *Datapath) refuseOverlap(families []int) error {
 		}
 		request := make([]byte, unix.SizeofRtMsg)
 		request[0] = byte(family)
-		err = a.dump(unix.RTM_GETROUTE, request, d.refuseOverlapping)
+		err = a.Dump(unix.RTM_GETROUTE, request, d.refuseOverlapping)
 	}
 	return err
 }

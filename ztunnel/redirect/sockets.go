@@ -19,23 +19,25 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/culvert-mesh/culvert/ztunnel/netns"
 )
 
 // holdsStandIns reports whether the thread's netns has a socket that is
 // connected to a stand-in and can send. The kernel looks for one, among as many as
 // the pod has; where it cannot (CONFIG_INET_DIAG), we read them all.
 func (d *Datapath) holdsStandIns() (bool, error) {
-	a, err := askerOf(unix.NETLINK_SOCK_DIAG, time.Now().Add(lookTime))
+	a, err := netns.NewAsker(unix.NETLINK_SOCK_DIAG, time.Now().Add(lookTime))
 	if err != nil {
 		return d.readStandIns()
 	}
-	defer a.close()
+	defer a.Close()
 	for _, p := range d.standIns {
 		for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
 			if p.Addr().Is6() && family == unix.AF_INET {
 				continue // an IPv6 socket may have an IPv4 peer, but not the reverse
 			}
-			err := a.dump(sockDiagByFamily, connectedTo(family, p), func([]byte) error { return errFound })
+			err := a.Dump(sockDiagByFamily, connectedTo(family, p), func([]byte) error { return errFound })
 			switch {
 			case errors.Is(err, errFound):
 				return true, nil

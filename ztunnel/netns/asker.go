@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package redirect
+package netns
 
 import (
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"iter"
 	"os"
 	"syscall"
@@ -14,22 +13,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// asker asks the kernel for tables of the netns that it was made in. It reads them
+// Asker asks the kernel for tables of the netns that it was made in. It reads them
 // piece by piece, so that nobody has to hold what a pod has filled them with, and
 // it gives up in time. The netlink package reads a table to its end, filters by
 // itself and has no deadline.
-type asker struct {
+type Asker struct {
 	fd          int
 	until       time.Time
 	seq         uint32
 	interrupted bool // a table changed while it was read
 }
 
-// newAsker asks rtnetlink. It makes the kernel check requests strictly, since Linux
-// 4.20: otherwise it ignores the filters in them.
-func newAsker(until time.Time) (*asker, error) { return askerOf(unix.NETLINK_ROUTE, until) }
-
-func askerOf(protocol int, until time.Time) (*asker, error) {
+// NewAsker opens a socket of a netlink protocol (unix.NETLINK_ROUTE) in the thread's
+// netns: call it inside NS.Do, and Close it. Beyond until, Dump returns
+// os.ErrDeadlineExceeded. The kernel checks requests strictly, since Linux 4.20:
+// otherwise it ignores the filters in them.
+func NewAsker(protocol int, until time.Time) (*Asker, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, protocol)
 	if err != nil {
 		return nil, os.NewSyscallError("socket(AF_NETLINK)", err)
@@ -38,14 +37,29 @@ func askerOf(protocol int, until time.Time) (*asker, error) {
 		unix.Close(fd)
 		return nil, os.NewSyscallError("setsockopt(NETLINK_GET_STRICT_CHK)", err)
 	}
-	return &asker{fd: fd, until: until}, nil
+	return &Asker{fd: fd, until: until}, nil
 }
 
-func (a *asker) close() { unix.Close(a.fd) }
+// Close closes the socket.
+func (a *Asker) Close() { unix.Close(a.fd) }
 
-// dump calls f with the entries of a table that match the request, each without
-// netlink's own header. An error of f ends it, and the asker's use.
-func (a *asker) dump(kind uint16, request []byte, f func(entry []byte) error) error {
+// Steadily calls read, and again if a table changed while it was read: that may lack
+// what was there all the time. If none of three calls found the tables at rest,
+// steady is false, and the caller has what the last one read.
+func (a *Asker) Steadily(read func() error) (steady bool, err error) {
+	for range 3 {
+		a.interrupted = false
+		if err := read(); err != nil || !a.interrupted {
+			return err == nil, err
+		}
+	}
+	return false, nil
+}
+
+// Dump calls f with the entries of a table that match the request, each without
+// netlink's own header and valid until f returns. kind is that of the request, such as
+// unix.RTM_GETLINK. An error of f ends it, and the Asker's use.
+func (a *Asker) Dump(kind uint16, request []byte, f func(entry []byte) error) error {
 	if err := a.send(kind, request); err != nil {
 		return err
 	}
@@ -71,7 +85,7 @@ func (a *asker) dump(kind uint16, request []byte, f func(entry []byte) error) er
 	}
 }
 
-func (a *asker) send(kind uint16, request []byte) error {
+func (a *Asker) send(kind uint16, request []byte) error {
 	a.seq++
 	message := make([]byte, unix.SizeofNlMsghdr, unix.SizeofNlMsghdr+len(request))
 	message = append(message, request...)
@@ -84,7 +98,7 @@ func (a *asker) send(kind uint16, request []byte) error {
 }
 
 // each calls f with the entries of a datagram, and says whether it was the last.
-func (a *asker) each(datagram []byte, f func(entry []byte) error) (ended bool, err error) {
+func (a *Asker) each(datagram []byte, f func(entry []byte) error) (ended bool, err error) {
 	messages, err := syscall.ParseNetlinkMessage(datagram)
 	if err != nil {
 		return false, err
@@ -111,8 +125,8 @@ func (a *asker) each(datagram []byte, f func(entry []byte) error) (ended bool, e
 	return false, nil
 }
 
-// attributes yields what follows the fixed part of an entry, by kind.
-func attributes(b []byte) iter.Seq2[uint16, []byte] {
+// Attributes yields what follows the fixed part of an entry, by kind.
+func Attributes(b []byte) iter.Seq2[uint16, []byte] {
 	return func(yield func(uint16, []byte) bool) {
 		for len(b) >= unix.SizeofRtAttr {
 			n := int(binary.NativeEndian.Uint16(b))
@@ -124,31 +138,5 @@ func attributes(b []byte) iter.Seq2[uint16, []byte] {
 			}
 			b = b[min((n+3)&^3, len(b)):]
 		}
-	}
-}
-
-// attribute32 appends one of a number to a request.
-func attribute32(b []byte, kind uint16, value uint32) []byte {
-	b = binary.NativeEndian.AppendUint16(b, unix.SizeofRtAttr+4)
-	b = binary.NativeEndian.AppendUint16(b, kind)
-	return binary.NativeEndian.AppendUint32(b, value)
-}
-
-// number reads one.
-func number(b []byte) int {
-	if len(b) < 4 {
-		return 0
-	}
-	return int(binary.NativeEndian.Uint32(b))
-}
-
-// atMost counts entries, and is an error once there are more than limit.
-func atMost(limit int, what string) func() error {
-	n := 0
-	return func() error {
-		if n++; n > limit {
-			return fmt.Errorf("more than %d %s", limit, what)
-		}
-		return nil
 	}
 }
