@@ -76,13 +76,14 @@ func (a *Asker) Addrs(f func(DeviceAddr) error) error {
 	})
 }
 
-// sortOut drops what nobody can reach. One address may be that of two devices.
+// sortOut drops what nobody can reach, such as an IPv4 address in IPv6 form: no packet
+// of IPv4 is delivered to it. One address may be that of two devices.
 func sortOut(found []DeviceAddr) (settled, tentative []netip.Addr) {
 	six := slices.ContainsFunc(found, func(a DeviceAddr) bool { return a.Addr == netip.IPv6Loopback() })
 	seen := make(map[netip.Addr]bool, len(found))
 	for _, unsettled := range []bool{false, true} {
 		for _, a := range found {
-			if seen[a.Addr] || a.unsettled() != unsettled || !a.Addr.IsGlobalUnicast() || a.Addr.Is6() && !six {
+			if seen[a.Addr] || a.unsettled() != unsettled || !a.Addr.IsGlobalUnicast() || a.Addr.Is4In6() || a.Addr.Is6() && !six {
 				continue
 			}
 			switch {

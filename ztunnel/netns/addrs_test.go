@@ -145,6 +145,15 @@ func TestWhatAnotherMachineHasIsNoAddressOfOurs(t *testing.T) {
 	}
 }
 
+// Linux gives a device ::ffff:10.1.2.3 as an IPv6 address, but 10.1.2.3 is not
+// delivered there: whoever took it for the namespace's own would let it out.
+func TestAnIPv4AddressInIPv6FormIsNoAddressOfOurs(t *testing.T) {
+	lo := DeviceAddr{Addr: netip.IPv6Loopback()}
+	if settled, tentative := sortOut([]DeviceAddr{lo, {Addr: netip.MustParseAddr("::ffff:10.1.2.3")}}); len(settled)+len(tentative) > 0 {
+		t.Errorf("settled %v, tentative %v", settled, tentative)
+	}
+}
+
 // A pod that may configure devices gives itself as many addresses as it likes.
 func TestANamespaceWithTooManyAddressesIsNotReadToItsEnd(t *testing.T) {
 	ns := open(t)
