@@ -73,16 +73,23 @@ func (d *Datapath) look(addrs []netip.Addr) (v view, err error) {
 	return v, err
 }
 
-// lookForDevices looks at devices and at which of them have these addresses.
+// lookForDevices looks at devices and at which of them have these addresses. While they
+// change all the time it fails: a device that it missed would go without a guard.
 func lookForDevices(addrs []netip.Addr) (v view, err error) {
 	a, err := netns.NewAsker(unix.NETLINK_ROUTE, time.Now().Add(lookTime))
 	if err != nil {
 		return v, err
 	}
 	defer a.Close()
-	v.held = make(map[netip.Addr]*holding, len(addrs))
-	if err = v.askDevices(a); err == nil {
-		err = v.askAddrs(a, addrs)
+	steady, err := a.Steadily(func() error {
+		v = view{held: make(map[netip.Addr]*holding, len(addrs))}
+		if err := v.askDevices(a); err != nil {
+			return err
+		}
+		return v.askAddrs(a, addrs)
+	})
+	if err == nil && !steady {
+		err = errors.New("devices change while they are read")
 	}
 	return v, err
 }
