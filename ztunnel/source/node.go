@@ -3,6 +3,7 @@
 package source
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -11,25 +12,60 @@ import (
 	"github.com/culvert-mesh/culvert/ztunnel/workload"
 )
 
-// nodeAddrs are the nodes' own addresses by the nodes' names. A pod tells those
-// of its node, where there is no Node object.
-type nodeAddrs map[string][]netip.Addr
+// nodes are the nodes' own addresses by the nodes' names, each with the number of
+// objects that tell it: a pod tells those of its node, where there is no Node.
+type nodes struct {
+	told    map[string]map[netip.Addr]int
+	own     map[string][]netip.Addr // what the Node objects tell
+	changed bool
+	list    []workload.Node // sorted; of before changed
+}
 
-func (n nodeAddrs) add(name string, addrs []netip.Addr) {
-	for _, addr := range addrs {
-		if !slices.Contains(n[name], addr) {
-			n[name] = append(n[name], addr)
-		}
+func newNodes() nodes {
+	return nodes{told: map[string]map[netip.Addr]int{}, own: map[string][]netip.Addr{}}
+}
+
+// setNode takes what a Node object tells; nil: it is gone.
+func (n *nodes) setNode(name string, addrs []netip.Addr) {
+	n.add(name, addrs)
+	n.remove(name, n.own[name])
+	if n.own[name] = addrs; addrs == nil {
+		delete(n.own, name)
 	}
 }
 
-func (n nodeAddrs) sorted() []workload.Node {
-	var out []workload.Node
-	for _, name := range sortedKeys(n) {
-		slices.SortFunc(n[name], netip.Addr.Compare)
-		out = append(out, workload.Node{Name: name, Addrs: n[name]})
+func (n *nodes) add(name string, addrs []netip.Addr) {
+	for _, addr := range addrs {
+		if n.told[name] == nil {
+			n.told[name] = map[netip.Addr]int{}
+		}
+		n.told[name][addr]++
+		n.changed = n.changed || n.told[name][addr] == 1
 	}
-	return out
+}
+
+func (n *nodes) remove(name string, addrs []netip.Addr) {
+	for _, addr := range addrs {
+		if n.told[name][addr]--; n.told[name][addr] == 0 {
+			delete(n.told[name], addr)
+			n.changed = true
+		}
+	}
+	if len(n.told[name]) == 0 {
+		delete(n.told, name)
+	}
+}
+
+// sorted returns nodes by name, the addresses of each in order.
+func (n *nodes) sorted() []workload.Node {
+	if n.changed {
+		n.changed, n.list = false, nil
+		for _, name := range sortedKeys(n.told) {
+			addrs := slices.SortedFunc(maps.Keys(n.told[name]), netip.Addr.Compare)
+			n.list = append(n.list, workload.Node{Name: name, Addrs: addrs})
+		}
+	}
+	return slices.Clone(n.list)
 }
 
 // ownAddrs leaves out names, by which nobody connects to a node's ports here.

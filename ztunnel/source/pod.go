@@ -11,7 +11,6 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	nodev1 "k8s.io/api/node/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
@@ -34,14 +33,19 @@ const (
 	latestVersion = "latest"
 )
 
-// podWorkload needs the labels of the pod's namespace, and whether that is known.
-func podWorkload(pod *corev1.Pod, namespace map[string]string, known bool, classes []*nodev1.RuntimeClass, o Options) (workload.Workload, error) {
+// newPod returns what a pod is by itself; join says whether it is in the mesh.
+func newPod(pod *corev1.Pod, o Options) (podEntry, workload.Workload, error) {
 	sa := cmp.Or(pod.Spec.ServiceAccountName, defaultSA)
 	id, err := workload.Identity(o.TrustDomain, pod.Namespace, sa)
 	if err != nil {
-		return workload.Workload{}, err
+		return podEntry{}, workload.Workload{}, err
 	}
 	uid, static := kubeletUID(pod)
+	e := podEntry{serving: podServes(pod), terminating: pod.DeletionTimestamp != nil, hostAddrs: hostAddrs(pod)}
+	_, e.sidecar = pod.Annotations[istioSidecar]
+	if pod.Spec.RuntimeClassName != nil {
+		e.runtimeClass = *pod.Spec.RuntimeClassName
+	}
 	w := workload.Workload{
 		UID:            uid,
 		Namespace:      pod.Namespace,
@@ -54,28 +58,20 @@ func podWorkload(pod *corev1.Pod, namespace map[string]string, known bool, class
 		Labels:         pod.Labels,
 		HostNetwork:    pod.Spec.HostNetwork,
 		Static:         static,
-		Ready:          podServes(pod) && pod.DeletionTimestamp == nil,
+		Ready:          e.serving && !e.terminating,
 		Terminated:     terminated(pod),
+		MayForward:     pod.Annotations[mayForward] == "true",
 		Ports:          namedPorts(pod),
 		HostPorts:      hostPorts(pod),
 		Declared:       declaredPorts(pod),
 		Owner:          owner(pod),
 	}
 	w.ProbePorts, w.ForeignProbes = probes(pod, w.Addrs)
-	_, sidecar := pod.Annotations[istioSidecar]
-	in, decided := meshed(namespace, pod.Labels, o)
-	w.Meshed = !w.HostNetwork && !sidecar && in
-	w.Undecided = !w.HostNetwork && !sidecar && !decided && !known
-	if w.Meshed {
-		w.Unsteerable = unsteerable(pod, classes)
-		w.Meshed = w.Unsteerable == ""
-	}
-	w.MayForward = pod.Annotations[mayForward] == "true"
 	w.CanonicalName = firstLabel(pod.Labels, w.Owner, "service.istio.io/canonical-name", "app.kubernetes.io/name", "app")
 	w.CanonicalRevision = firstLabel(pod.Labels, latestVersion, "service.istio.io/canonical-revision", "app.kubernetes.io/version", "version")
 	// As ztunnel reports them: app and version are the canonical ones.
 	w.App, w.Version = w.CanonicalName, w.CanonicalRevision
-	return w, nil
+	return e, w, nil
 }
 
 // kubeletUID is the UID by which the kubelet and the runtime know a pod. A

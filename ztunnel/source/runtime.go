@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 
-	corev1 "k8s.io/api/core/v1"
 	nodev1 "k8s.io/api/node/v1"
 )
 
@@ -16,23 +15,17 @@ import (
 // node's, so that nothing can be steered.
 var ownKernels = []string{"kata", "runsc", "gvisor", "firecracker", "cloudhypervisor", "dragonball", "quark", "urunc", "runhcs"}
 
-// unsteerable says why connections of a pod cannot be steered although its
-// labels want it in the mesh; "" if they can.
-func unsteerable(pod *corev1.Pod, classes []*nodev1.RuntimeClass) string {
-	if pod.Spec.RuntimeClassName == nil {
-		return ""
-	}
-	name := *pod.Spec.RuntimeClassName
-	runtime := name
-	for _, c := range classes {
-		if c.Name == name && hasOwnKernel(c.Handler) {
-			runtime = c.Handler
-		}
+// unsteerable says why connections of a pod of that RuntimeClass cannot be steered
+// although its labels want it in the mesh; "" if they can.
+func unsteerable(class string, classes map[string]*nodev1.RuntimeClass) string {
+	runtime := class
+	if c := classes[class]; c != nil && hasOwnKernel(c.Handler) {
+		runtime = c.Handler
 	}
 	if !hasOwnKernel(runtime) {
 		return ""
 	}
-	return fmt.Sprintf("runtimeClassName %q (%s): its sandbox has a network stack of its own, which cannot be steered", name, runtime)
+	return fmt.Sprintf("runtimeClassName %q (%s): its sandbox has a network stack of its own, which cannot be steered", class, runtime)
 }
 
 // hasOwnKernel goes by the words in the name of a runtime, as in kata-qemu or

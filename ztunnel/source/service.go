@@ -15,52 +15,26 @@ import (
 	"github.com/culvert-mesh/culvert/ztunnel/workload"
 )
 
-type objectName struct{ namespace, name string }
-
 // backend is one address behind a service port, before readiness is applied.
 type backend struct {
 	addr                        netip.AddrPort
 	ready, serving, terminating bool
 }
 
-func services(objects Objects) []workload.Service {
-	behind := map[objectName][]*discoveryv1.EndpointSlice{}
-	for _, s := range objects.EndpointSlices {
-		if name := s.Labels[discoveryv1.LabelServiceName]; name != "" {
-			key := objectName{s.Namespace, name}
-			behind[key] = append(behind[key], s)
-		}
-	}
-	pods := map[string][]*corev1.Pod{}
-	for _, pod := range objects.Pods {
-		pods[pod.Namespace] = append(pods[pod.Namespace], pod)
-	}
-	var out []workload.Service
-	for _, svc := range objects.Services {
-		if svc.Spec.Type == corev1.ServiceTypeExternalName {
+// newService returns a service with its ports; backends says who is behind one.
+func newService(svc *corev1.Service, backends func(corev1.ServicePort) []backend) workload.Service {
+	s := addresses(svc)
+	for _, port := range svc.Spec.Ports {
+		number, ok := portNumber(port.Port)
+		if !ok || !isTCP(port.Protocol) {
 			continue
 		}
-		s := newService(svc)
-		slices := behind[objectName{svc.Namespace, svc.Name}]
-		for _, port := range svc.Spec.Ports {
-			number, ok := portNumber(port.Port)
-			if !ok || !isTCP(port.Protocol) {
-				continue
-			}
-			var backends []backend
-			if len(slices) == 0 && len(svc.Spec.Selector) > 0 {
-				backends = fromPods(pods[svc.Namespace], svc.Spec.Selector, port)
-			} else {
-				backends = fromSlices(slices, port.Name)
-			}
-			s.Ports = append(s.Ports, workload.ServicePort{
-				Name: port.Name, Port: number, NodePort: nodePort(svc, port),
-				Endpoints: usable(backends, svc.Spec.PublishNotReadyAddresses),
-			})
-		}
-		out = append(out, s)
+		s.Ports = append(s.Ports, workload.ServicePort{
+			Name: port.Name, Port: number, NodePort: nodePort(svc, port),
+			Endpoints: usable(backends(port), svc.Spec.PublishNotReadyAddresses),
+		})
 	}
-	return out
+	return s
 }
 
 // nodePort is 0 where a type does not have one, whatever is left in the object.
@@ -73,7 +47,7 @@ func nodePort(svc *corev1.Service, port corev1.ServicePort) uint16 {
 	return 0
 }
 
-func newService(svc *corev1.Service) workload.Service {
+func addresses(svc *corev1.Service) workload.Service {
 	s := workload.Service{
 		Namespace: svc.Namespace, Name: svc.Name, Created: svc.CreationTimestamp.Time,
 		Headless: svc.Spec.ClusterIP == corev1.ClusterIPNone,
@@ -95,7 +69,7 @@ func newService(svc *corev1.Service) workload.Service {
 
 // fromSlices collects the backends of the service port of that name: slices
 // repeat the name and carry the target port's number.
-func fromSlices(behind []*discoveryv1.EndpointSlice, portName string) []backend {
+func fromSlices(behind map[string]*discoveryv1.EndpointSlice, portName string) []backend {
 	var out []backend
 	for _, slice := range behind {
 		if slice.AddressType == discoveryv1.AddressTypeFQDN {
@@ -127,23 +101,23 @@ func fromSlices(behind []*discoveryv1.EndpointSlice, portName string) []backend 
 	return out
 }
 
-// fromPods does what the endpoint slice controller would.
-func fromPods(pods []*corev1.Pod, selector map[string]string, port corev1.ServicePort) []backend {
+// fromPods does what the endpoint slice controller would, among the pods of the
+// service's namespace.
+func (p *pods) fromPods(svc *corev1.Service, port corev1.ServicePort) []backend {
 	var out []backend
-	for _, pod := range pods {
-		if terminated(pod) || !policy.Selector(selector).Matches(pod.Labels) {
+	for _, e := range p.byName[svc.Namespace] {
+		w := &p.workloads[e.at]
+		if w.Terminated || !policy.Selector(svc.Spec.Selector).Matches(w.Labels) {
 			continue
 		}
-		number, ok := targetPort(pod, port)
+		number, ok := targetPort(w, port)
 		if !ok {
 			continue
 		}
-		serving, terminating := podServes(pod), pod.DeletionTimestamp != nil
-		for _, addr := range podAddrs(pod) {
+		for _, addr := range w.Addrs {
 			out = append(out, backend{
-				addr:    netip.AddrPortFrom(addr, number),
-				ready:   serving && !terminating,
-				serving: serving, terminating: terminating,
+				addr:  netip.AddrPortFrom(addr, number),
+				ready: w.Ready, serving: e.serving, terminating: e.terminating,
 			})
 		}
 	}
@@ -177,9 +151,9 @@ func usable(backends []backend, publishNotReady bool) []netip.AddrPort {
 
 // targetPort resolves a service port on one pod; pods may give a name
 // different numbers.
-func targetPort(pod *corev1.Pod, port corev1.ServicePort) (uint16, bool) {
+func targetPort(w *workload.Workload, port corev1.ServicePort) (uint16, bool) {
 	if port.TargetPort.Type == intstr.String && port.TargetPort.StrVal != "" {
-		number, ok := namedPorts(pod)[port.TargetPort.StrVal]
+		number, ok := w.Ports[port.TargetPort.StrVal]
 		return number, ok
 	}
 	return portNumber(cmp.Or(port.TargetPort.IntVal, port.Port))

@@ -33,7 +33,8 @@ type Registry struct {
 }
 
 // NewRegistry returns an empty registry, which refuses everything until its
-// first snapshot. Addresses inside meshCIDRs must be known to be reached.
+// first snapshot. Addresses inside meshCIDRs, or inside Mesh.CIDRs of any snapshot
+// so far, must be known to be reached.
 func NewRegistry(meshCIDRs []netip.Prefix) *Registry {
 	r := &Registry{synced: make(chan struct{})}
 	for _, cidr := range meshCIDRs {
@@ -49,7 +50,8 @@ func (r *Registry) Replace(mesh Mesh) {
 	defer r.replacing.Unlock()
 	old := r.index.Load()
 	keepMembership(mesh.Workloads, old)
-	r.index.Store(buildIndex(mesh, r.inside))
+	mesh.CIDRs = keepCIDRs(mesh.CIDRs, old.mesh.CIDRs)
+	r.index.Store(buildIndex(mesh, func(addr netip.Addr) bool { return r.inside(mesh.CIDRs, addr) }))
 	r.syncOnce.Do(func() { close(r.synced) })
 	// Last: who wakes up finds the new index.
 	close(old.changed)
@@ -64,6 +66,22 @@ func keepMembership(workloads []Workload, before *index) {
 			w.Meshed, w.Undecided = old.Meshed, old.Undecided
 		}
 	}
+}
+
+// keepCIDRs adds those of before that are not held by one of now: addresses of the
+// mesh do not become the world outside because a Node's object went.
+func keepCIDRs(now, before []netip.Prefix) []netip.Prefix {
+	if slices.Equal(now, before) {
+		return now
+	}
+	kept := slices.Clone(now)
+	for _, p := range before {
+		held := func(q netip.Prefix) bool { return q.Bits() <= p.Bits() && q.Overlaps(p) }
+		if !slices.ContainsFunc(now, held) {
+			kept = append(kept, p)
+		}
+	}
+	return kept
 }
 
 // Synced reports whether there was a first snapshot.
@@ -168,15 +186,18 @@ func (r *Registry) resolve(dst netip.AddrPort) (Destination, error) {
 	if isNode {
 		return idx.atNode(node, dst)
 	}
-	if r.inside(dst.Addr()) {
+	if r.inside(idx.mesh.CIDRs, dst.Addr()) {
 		return Destination{}, fmt.Errorf("%w at %v: no pod or service has this address", ErrUnknownPeer, dst)
 	}
 	return Destination{Target: dst}, nil
 }
 
-func (r *Registry) inside(addr netip.Addr) bool {
+// inside reports whether an address is one of the mesh, by the registry's own
+// CIDRs or those of a snapshot.
+func (r *Registry) inside(cidrs []netip.Prefix, addr netip.Addr) bool {
 	addr = addr.WithZone("")
-	return slices.ContainsFunc(r.meshCIDRs, func(p netip.Prefix) bool { return p.Contains(addr) })
+	holds := func(p netip.Prefix) bool { return p.Contains(addr) }
+	return slices.ContainsFunc(r.meshCIDRs, holds) || slices.ContainsFunc(cidrs, holds)
 }
 
 // pick chooses one of the endpoints at random.

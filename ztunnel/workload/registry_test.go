@@ -106,6 +106,21 @@ func TestMeshCIDRsMayBeWrittenAsMappedPrefixes(t *testing.T) {
 	refused(t, r, "10.65.0.1:80", ErrUnknownPeer, "")
 }
 
+func TestAddressesThatWereOnceTheMeshsAreNeverTakenForTheWorldOutside(t *testing.T) {
+	r := NewRegistry(nil)
+	r.Replace(Mesh{CIDRs: []netip.Prefix{prefix("192.0.2.0/24"), prefix("198.51.100.0/25")}})
+	r.Replace(Mesh{CIDRs: []netip.Prefix{prefix("198.51.100.0/24")}})
+	for _, dst := range []string{"192.0.2.7:80", "198.51.100.7:80", "198.51.100.200:80"} {
+		refused(t, r, dst, ErrUnknownPeer, "no pod or service")
+	}
+	if d := resolve(t, r, "203.0.113.7:80"); d.Target != ap("203.0.113.7:80") {
+		t.Errorf("outside: %+v", d)
+	}
+	if got := len(r.All().CIDRs); got != 2 {
+		t.Errorf("%d CIDRs, want the one that holds another only once: %v", got, r.All().CIDRs)
+	}
+}
+
 func TestBeforeTheFirstSnapshotEverythingIsRefused(t *testing.T) {
 	r := NewRegistry(nil)
 	refused(t, r, "192.0.2.1:443", ErrUnknownPeer, "not known yet")

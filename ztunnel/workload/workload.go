@@ -147,4 +147,7 @@ type Mesh struct {
 	Namespaces map[string]Namespace
 	// Nodes have addresses that are known, and never in the mesh.
 	Nodes []Node
+	// CIDRs are addresses of pods and services, beside those that the Registry
+	// was made with. One that it got once stays.
+	CIDRs []netip.Prefix
 }

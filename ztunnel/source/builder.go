@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package source
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	nodev1 "k8s.io/api/node/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+
+	"github.com/culvert-mesh/culvert/ztunnel/policy"
+	"github.com/culvert-mesh/culvert/ztunnel/workload"
+)
+
+// Object is one of the objects that a Builder understands.
+type Object interface {
+	runtime.Object
+	metav1.Object
+}
+
+// Kind is what sort of Object something is.
+type Kind string
+
+// The kinds that a Builder understands.
+const (
+	KindNamespace           Kind = "Namespace"
+	KindNode                Kind = "Node"
+	KindPod                 Kind = "Pod"
+	KindRuntimeClass        Kind = "RuntimeClass"
+	KindService             Kind = "Service"
+	KindEndpointSlice       Kind = "EndpointSlice"
+	KindServiceCIDR         Kind = "ServiceCIDR"
+	KindPeerAuthentication  Kind = "PeerAuthentication"
+	KindAuthorizationPolicy Kind = "AuthorizationPolicy"
+)
+
+// KindOf returns the kind of o, "" if a Builder does not understand it.
+func KindOf(o Object) Kind {
+	switch o.(type) {
+	case *corev1.Namespace:
+		return KindNamespace
+	case *corev1.Node:
+		return KindNode
+	case *corev1.Pod:
+		return KindPod
+	case *nodev1.RuntimeClass:
+		return KindRuntimeClass
+	case *corev1.Service:
+		return KindService
+	case *discoveryv1.EndpointSlice:
+		return KindEndpointSlice
+	case *networkingv1.ServiceCIDR:
+		return KindServiceCIDR
+	case *PeerAuthentication:
+		return KindPeerAuthentication
+	case *AuthorizationPolicy:
+		return KindAuthorizationPolicy
+	}
+	return ""
+}
+
+// Name is an object's own among those of its kind. Namespace is empty for kinds
+// that stand in none.
+type Name struct{ Namespace, Name string }
+
+// String returns "namespace/name", or the name alone.
+func (n Name) String() string {
+	if n.Namespace == "" {
+		return n.Name
+	}
+	return n.Namespace + "/" + n.Name
+}
+
+func nameOf(o Object) Name { return Name{o.GetNamespace(), o.GetName()} }
+
+func byName(a, b Name) int {
+	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+}
+
+// Builder makes one snapshot after another of objects that come, change and go
+// one at a time. A change costs what hangs on the object: that of a pod does not
+// concern other pods, that of a namespace concerns its pods. It is for one
+// goroutine at a time, and keeps parts of the objects but writes to none.
+type Builder struct {
+	options Options
+
+	namespaces map[string]workload.Namespace
+	classes    map[string]*nodev1.RuntimeClass
+	pods       pods
+	services   services
+	nodes      nodes
+	cidrs      cidrs
+	peers      policies[policy.PeerAuthentication]
+	authz      policies[policy.AuthorizationPolicy]
+}
+
+// NewBuilder returns a builder without objects.
+func NewBuilder(o Options) *Builder {
+	o.RootNamespace = cmp.Or(o.RootNamespace, DefaultRootNamespace)
+	return &Builder{
+		options:    o,
+		namespaces: map[string]workload.Namespace{},
+		classes:    map[string]*nodev1.RuntimeClass{},
+		pods:       newPods(),
+		services:   newServices(),
+		nodes:      newNodes(),
+		cidrs:      cidrs{},
+		peers:      policies[policy.PeerAuthentication]{},
+		authz:      policies[policy.AuthorizationPolicy]{},
+	}
+}
+
+// Set takes an object that is new or has changed. An error says why it cannot be
+// understood. A pod is then left out, so that nobody reaches it. Of a policy the
+// former meaning stays in force, or, if it has none, the strictest that it may
+// have meant.
+func (b *Builder) Set(o Object) error {
+	name := nameOf(o)
+	switch o := o.(type) {
+	case *corev1.Namespace:
+		in, _ := meshed(o.Labels, nil, b.options)
+		b.setNamespace(name.Name, workload.Namespace{Meshed: in, Labels: o.Labels})
+	case *corev1.Node:
+		b.nodes.setNode(name.Name, ownAddrs(o))
+		b.cidrs.addTexts(o.Spec.PodCIDR)
+		b.cidrs.addTexts(o.Spec.PodCIDRs...)
+	case *corev1.Pod:
+		return b.setPod(name, o)
+	case *nodev1.RuntimeClass:
+		b.classes[name.Name] = o
+		b.rejoin(func(e *podEntry) bool { return e.runtimeClass == name.Name })
+	case *corev1.Service:
+		b.services.set(name, o)
+	case *discoveryv1.EndpointSlice:
+		b.services.setSlice(name, o)
+	case *networkingv1.ServiceCIDR:
+		b.cidrs.addTexts(o.Spec.CIDRs...)
+	case *PeerAuthentication:
+		return b.setPeerAuthentication(name, o)
+	case *AuthorizationPolicy:
+		return b.setAuthorizationPolicy(name, o)
+	}
+	return nil
+}
+
+// Delete takes an object out; one that is not there is fine. CIDRs stay: what
+// was the mesh's once is not taken for the world outside because its Node went.
+func (b *Builder) Delete(kind Kind, name Name) {
+	switch kind {
+	case KindNamespace:
+		delete(b.namespaces, name.Name)
+		b.joinNamespace(name.Name)
+	case KindNode:
+		b.nodes.setNode(name.Name, nil)
+	case KindPod:
+		b.deletePod(name)
+	case KindRuntimeClass:
+		delete(b.classes, name.Name)
+		b.rejoin(func(e *podEntry) bool { return e.runtimeClass == name.Name })
+	case KindService:
+		b.services.delete(name)
+	case KindEndpointSlice:
+		b.services.deleteSlice(name)
+	case KindPeerAuthentication:
+		delete(b.peers, name)
+	case KindAuthorizationPolicy:
+		delete(b.authz, name)
+	}
+}
+
+// AddCIDRs adds addresses of the mesh that are known from elsewhere.
+func (b *Builder) AddCIDRs(prefixes []netip.Prefix) { b.cidrs.add(prefixes...) }
+
+// Snapshot returns what the objects mean now. It shares nothing with the builder
+// that either will write to.
+func (b *Builder) Snapshot() Snapshot {
+	namespaces := make(map[string]workload.Namespace, len(b.namespaces))
+	for name, ns := range b.namespaces {
+		namespaces[name] = ns
+	}
+	return Snapshot{
+		Policies: policy.Objects{
+			RootNamespace: b.options.RootNamespace, PeerAuthentications: b.peers.sorted(), AuthorizationPolicies: b.authz.sorted(),
+		},
+		Mesh: workload.Mesh{
+			Workloads: slices.Clone(b.pods.workloads), Services: b.services.build(&b.pods),
+			Namespaces: namespaces, Nodes: b.nodes.sorted(), CIDRs: b.cidrs.merged(),
+		},
+	}
+}
+
+func (b *Builder) setNamespace(name string, ns workload.Namespace) {
+	b.namespaces[name] = ns
+	b.joinNamespace(name)
+}
