@@ -89,8 +89,9 @@ type Pods struct {
 type pod struct {
 	known atomic.Pointer[sandbox] // its netns and whose it is never change; written under mu
 
-	visited     sync.Mutex   // one call of rounds at a time; before mu
-	confirmedAt atomic.Int64 // when the kernel last agreed that it is in the mesh, in ns; 0: it does not
+	visited     sync.Mutex                // one call of rounds at a time; before mu
+	slow        atomic.Bool               // the last call of rounds took longer than a turn
+	confirmedAt atomic.Pointer[time.Time] // when the kernel last agreed that it is in the mesh; nil: it does not
 
 	mu        sync.Mutex         // one change of membership at a time; guards what follows
 	life      context.Context    // ends with the sandbox: what it still carries is cut

@@ -3,6 +3,7 @@
 package pods
 
 import (
+	"slices"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -35,8 +36,75 @@ func TestARoundWaitsForNoPodLongerThanItsPatience(t *testing.T) {
 		close(free)
 		r.wait()
 		r.each([]*pod{slow}, count)
+		r.wait()
 		if calls[slow].Load() != 2 {
 			t.Error("the slow pod is left out for ever")
+		}
+	})
+}
+
+// Eight pods take ten seconds each, or just less than a round's patience, which they
+// may know: a hundred others are looked at all the same.
+func TestManySlowPodsStarveNoOther(t *testing.T) {
+	for _, takes := range []time.Duration{10 * time.Second, patience - time.Millisecond} {
+		t.Run(takes.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var r rounds
+				all := make([]*pod, 108) // the first eight are slow
+				for i := range all {
+					all[i] = &pod{}
+				}
+				slow := all[:8]
+				var good, bad, twice atomic.Int32
+				busy := map[*pod]*atomic.Bool{}
+				for _, pod := range all {
+					busy[pod] = &atomic.Bool{}
+				}
+				look := func(pod *pod) {
+					if busy[pod].Swap(true) {
+						twice.Add(1)
+					}
+					defer busy[pod].Store(false)
+					if !slices.Contains(slow, pod) {
+						time.Sleep(time.Millisecond)
+						good.Add(1)
+						return
+					}
+					bad.Add(1)
+					time.Sleep(takes)
+				}
+				for round, atMost := range []time.Duration{ // and patience at the end of the first
+					8/atOnce*turn + 25*time.Millisecond + patience, 25 * time.Millisecond, 25 * time.Millisecond,
+				} {
+					start := time.Now()
+					r.each(all, look)
+					if took := time.Since(start); took > atMost || good.Load() != int32(100*(round+1)) {
+						t.Errorf("round %d took %v and ended with %d looks at good pods", round, took, good.Load())
+					}
+					r.wait()
+				}
+				if bad.Load() != 24 || twice.Load() != 0 {
+					t.Errorf("%d looks at slow pods, %d of them beside another one", bad.Load(), twice.Load())
+				}
+			})
+		})
+	}
+}
+
+// A node may be short of processors for a moment.
+func TestAPodThatWasSlowOnceHasAPlaceAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var r rounds
+		pods := []*pod{{}}
+		for i, look := range []struct{ takes, waited time.Duration }{
+			{2 * turn, 2 * turn}, {time.Millisecond, 0}, {time.Millisecond, time.Millisecond},
+		} {
+			start := time.Now()
+			r.each(pods, func(*pod) { time.Sleep(look.takes) })
+			if waited := time.Since(start); waited != look.waited {
+				t.Errorf("round %d waited %v, want %v", i, waited, look.waited)
+			}
+			r.wait()
 		}
 	})
 }
