@@ -104,13 +104,22 @@ func (d *Datapath) PruneOwnIPs(cookie netns.Cookie, held []netip.Addr) error {
 // no other waits for it.
 func (d *Datapath) VerifyRoute(ns *netns.NS, addrs []netip.Addr) (wrong string, excess int, err error) {
 	found, err := d.CheckRoute(ns, addrs)
-	if err == nil {
-		err = d.setCrowded(ns.Cookie(), found.Excess > 0)
+	if err != nil {
+		return "", 0, err
 	}
-	if err != nil || len(found.Missing) == 0 {
-		return "", found.Excess, err
+	// Sockets that are bound to a device are allowed again only after each device has
+	// its route: without one, the kernel asks the wire for the stand-in.
+	crowded := found.Excess > 0
+	if crowded {
+		err = d.setCrowded(ns.Cookie(), true)
 	}
-	if err := d.Route(ns, addrs); err != nil {
+	if err == nil && len(found.Missing) > 0 {
+		err = d.Route(ns, addrs)
+	}
+	if err == nil && !crowded {
+		err = d.setCrowded(ns.Cookie(), false)
+	}
+	if err != nil {
 		return "", found.Excess, err
 	}
 	missing := slices.DeleteFunc(found.Missing, isStandInNeed)

@@ -133,17 +133,15 @@ func TestOnlySoManyDevicesOfAPodAreSteered(t *testing.T) {
 	wantBound := func(device string, want error) {
 		t.Helper()
 		for _, six := range []bool{false, true} {
-			to := servers(1, six)[0]
-			wantServer(t, p.ns, to, "outbound")
-			if _, err := ask(p.ns, to, func(fd int) error { return unix.BindToDevice(fd, device) }); !errors.Is(err, want) {
-				t.Errorf("%s by %s: %v, want %v", family(six), device, err, want)
-			}
+			wantServer(t, p.ns, servers(1, six)[0], "outbound")
 		}
+		p.wantBound(t, device, want)
 	}
 	w.in(p.ns, func() error { return addDevices(0, many) })
-	if err := w.d.Route(p.ns, p.s.Addrs); err != nil {
+	if err := errors.Join(w.d.Route(p.ns, p.s.Addrs), w.d.SteerOutbound(p.s)); err != nil {
 		t.Fatal(err)
 	}
+	wantBound("more999", unix.EPERM) // from the start, before anybody comes to verify
 	wrong, excess, err := w.d.VerifyRoute(p.ns, p.s.Addrs)
 	if want := many + 2 - maxDevices; err != nil || wrong != "" || excess != want { // lo and eth0
 		t.Errorf("VerifyRoute: %q, excess %d, %v; want an excess of %d", wrong, excess, err, want)
@@ -170,6 +168,48 @@ func TestOnlySoManyDevicesOfAPodAreSteered(t *testing.T) {
 		t.Errorf("VerifyRoute: excess %d, %v", excess, err)
 	}
 	wantBound("eth0", nil)
+	s.wantNothing()
+}
+
+// wantBound asserts what a socket of the pod gets that is bound to a device.
+func (p *testPodNS) wantBound(t *testing.T, device string, want error) {
+	t.Helper()
+	for _, six := range []bool{false, true} {
+		_, err := ask(p.ns, servers(1, six)[0], func(fd int) error { return unix.BindToDevice(fd, device) })
+		if !errors.Is(err, want) {
+			t.Errorf("%s by %s: %v, want %v", family(six), device, err, want)
+		}
+	}
+}
+
+// When a pod has few devices again, those that are left get their routes first. Without
+// one, a socket that is bound to a device asks its wire for the stand-in.
+func TestAPodIsCrowdedUntilItsDevicesAreRouted(t *testing.T) {
+	const many = 100
+	w := newWorld(t)
+	p := w.enrolled()
+	p.serveAll()
+	s := p.sniff()
+	w.in(p.ns, func() error { return addDevices(0, many) })
+	if _, excess, err := w.d.VerifyRoute(p.ns, p.s.Addrs); err != nil || excess == 0 {
+		t.Fatalf("VerifyRoute: excess %d, %v", excess, err)
+	}
+	w.in(p.ns, func() error { return removeDevices(0, many-2) })
+	obstacle := netip.MustParseAddr("240.9.9.9")
+	w.in(p.ns, func() error { // Route refuses what overlaps, unless it was there before
+		return errors.Join(addAddr("eth0", obstacle, 32), removeStandInRoutes(unix.AF_INET), removeStandInRoutes(unix.AF_INET6),
+			removeBarrier(unix.AF_INET), removeBarrier(unix.AF_INET6))
+	})
+	if _, excess, err := w.d.VerifyRoute(p.ns, p.s.Addrs); excess != 0 || err == nil || !strings.Contains(err.Error(), "among the stand-ins") {
+		t.Fatalf("VerifyRoute with an obstacle: excess %d, %v", excess, err)
+	}
+	p.wantBound(t, "more99", unix.EPERM)
+
+	w.in(p.ns, func() error { return delAddr("eth0", obstacle) })
+	if _, excess, err := w.d.VerifyRoute(p.ns, p.s.Addrs); err != nil || excess != 0 {
+		t.Errorf("VerifyRoute: excess %d, %v", excess, err)
+	}
+	p.wantBound(t, "eth0", nil)
 	s.wantNothing()
 }
 
