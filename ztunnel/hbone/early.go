@@ -145,7 +145,7 @@ func (e *early) readSome(fd uintptr) bool {
 	}
 	buf := buffers.Take(earlyLimit)
 	defer buf.Release()
-	n, err := socket.Read(fd, buf.Bytes[:earlyLimit])
+	n, err := socket.ReadInline(fd, buf.Bytes[:earlyLimit])
 	switch {
 	case n > 0:
 		e.kept = bytes.Clone(buf.Bytes[:n])

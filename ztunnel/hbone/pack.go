@@ -143,7 +143,7 @@ func (c *conn) took(s *Stream, n, room int) {
 // then; a leader's.
 func (s *Stream) readv(vector [][]byte) (n int, err error) {
 	if len(s.readEarly) == 0 {
-		return socket.Readv(s.fd, vector)
+		return socket.ReadInline(s.fd, vector...)
 	}
 	for _, p := range vector {
 		m := copy(p, s.readEarly)

@@ -103,7 +103,7 @@ func (m *moving) wait(ready func(func(uintptr) bool) error, f func(uintptr) bool
 // read takes a buffer only if there is something to fill it.
 func (m *moving) read(fd uintptr) bool {
 	m.buf = buffers.Take(copySize)
-	m.got, m.err = socket.Read(fd, m.buf.Bytes)
+	m.got, m.err = socket.ReadInline(fd, m.buf.Bytes)
 	if m.err != nil || m.got == 0 {
 		m.putBack()
 	}
@@ -175,7 +175,7 @@ func (m *moving) fill(fd uintptr) bool {
 	if !answered || m.err != nil || m.got == 0 {
 		m.rest()
 	}
-	if m.got <= 0 && (m.err == nil || m.err == unix.EAGAIN) && holds(fd) {
+	if m.got <= 0 && (m.err == nil || m.err == unix.EAGAIN) && socket.Holds(fd) {
 		m.err = errUrgent
 		return true
 	}
@@ -186,12 +186,6 @@ func (m *moving) fill(fd uintptr) bool {
 // move it: it reports an empty socket, or, once the other side has finished,
 // the end of data (Linux 6.18, tcp_read_sock). read(2) returns it.
 var errUrgent = errors.New("splice: urgent data")
-
-// holds reports that a socket has bytes to read.
-func holds(fd uintptr) bool {
-	n, err := unix.IoctlGetInt(int(fd), unix.SIOCINQ)
-	return err == nil && n > 0
-}
 
 // drain finds bytes in the pipe, so that EAGAIN speaks of the socket again.
 func (m *moving) drain(fd uintptr) bool { return m.move(m.pipe.r, int(fd), m.held) }

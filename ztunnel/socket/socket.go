@@ -64,12 +64,34 @@ func Writev(fd uintptr, v [][]byte) (int, error) {
 	}
 }
 
+// ReadInline is Readv of a socket with SO_OOBINLINE. Where the next byte was sent
+// as urgent, the kernel looks for a signal first and, if one is pending, says that
+// there is nothing (Linux 6.18, tcp_recvmsg_locked). Go sends signals to preempt,
+// and for a byte that has arrived the poller wakes nobody a second time.
+func ReadInline(fd uintptr, v ...[]byte) (int, error) {
+	for {
+		n, err := Readv(fd, v)
+		if err != syscall.EAGAIN || !Holds(fd) {
+			return n, err
+		}
+	}
+}
+
+// Holds reports that a TCP connection has bytes to read.
+func Holds(fd uintptr) bool {
+	n, err := number(fd, unix.SIOCINQ)
+	return err == nil && n > 0
+}
+
 // Unacked is how many of the bytes that were written to a TCP connection the
 // other end's kernel has not acknowledged: what it still might lose. A FIN counts
 // as one. Of a connection that broke they stay as many as they were then.
-func Unacked(fd uintptr) (int, error) {
+func Unacked(fd uintptr) (int, error) { return number(fd, unix.SIOCOUTQ) }
+
+// number asks a socket for what an ioctl(2) tells by an int.
+func number(fd, what uintptr) (int, error) {
 	var n int32
-	_, _, errno := syscall.RawSyscall(syscall.SYS_IOCTL, fd, unix.SIOCOUTQ, uintptr(unsafe.Pointer(&n)))
+	_, _, errno := syscall.RawSyscall(syscall.SYS_IOCTL, fd, what, uintptr(unsafe.Pointer(&n)))
 	if errno != 0 {
 		return 0, errno
 	}
