@@ -89,8 +89,7 @@ func (p *Pods) recordNew(s sandbox) (pod *pod, known bool, err error) {
 
 // amend brings the record of pod up to what was said later.
 func (p *Pods) amend(pod *pod, later sandbox) error {
-	pod.mu.Lock()
-	defer pod.mu.Unlock()
+	defer pod.lock()()
 	if pod.gone {
 		return fmt.Errorf("netns %s ended meanwhile", later.Netns)
 	}

@@ -27,8 +27,7 @@ func (p *Pods) reconcile(ctx context.Context) {
 // late, and leaving the mesh needs a label, not a gap. Nor does a pod leave
 // because its containers ended: what still runs of it is not let out.
 func (p *Pods) converge(ctx context.Context, pod *pod) error {
-	pod.mu.Lock()
-	defer pod.mu.Unlock()
+	defer pod.lock()()
 	s := pod.sandbox()
 	w, known := p.workload(s)
 	switch {

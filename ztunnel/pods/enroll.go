@@ -106,8 +106,7 @@ func isOf(req enroll.Request, s sandbox) bool {
 // connections are cut, for its veth is going. It stays steered until its netns
 // is gone, too: what might still run there is not let out.
 func (p *Pods) takeOff(pod *pod, gone func(network) bool) error {
-	pod.mu.Lock()
-	defer pod.mu.Unlock()
+	defer pod.lock()()
 	before := pod.sandbox()
 	s := before.without(gone)
 	if pod.gone || len(s.Networks) == len(before.Networks) {
@@ -148,7 +147,13 @@ func (p *Pods) Check(ctx context.Context, req enroll.Request) error {
 	if ok, why := pod.enrolled(); !ok {
 		return fmt.Errorf("pod %v belongs in the mesh and is not enrolled: %s", pod, why)
 	}
-	return p.repair(ctx)
+	if err := p.restore(ctx); err != nil {
+		return err
+	}
+	if err := p.confirm(pod, nil, processes); err != nil {
+		return fmt.Errorf("pod %v: %w", pod, err)
+	}
+	return nil
 }
 
 // GC takes every sandbox off the network whose attachment the runtime does not

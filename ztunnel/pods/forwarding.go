@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/culvert-mesh/culvert/ztunnel/redirect"
 	"github.com/culvert-mesh/culvert/ztunnel/workload"
@@ -25,16 +26,18 @@ const (
 
 // forwarding is what is known of a member that may forward.
 type forwarding struct {
+	behind atomic.Pointer[[]string] // devices by which the pod forwards to another netns; written under mu
+
 	mu      sync.Mutex // held while it is looked at; a leaf
-	behind  []string   // devices by which the pod forwards to another netns
 	guard   guard
 	guarded []int // devices, by index
 }
 
 func (f *forwarding) devices() []string {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.behind
+	if behind := f.behind.Load(); behind != nil {
+		return *behind
+	}
+	return nil
 }
 
 func (f *forwarding) known() bool {
@@ -93,9 +96,9 @@ func (p *Pods) keepGuard(m *member, w workload.Workload) error {
 	if err != nil {
 		return err
 	}
-	if !slices.Equal(behind, f.behind) {
+	if !slices.Equal(behind, f.devices()) {
 		p.sayForwarding(m, behind, w.MayForward)
-		f.behind = behind
+		f.behind.Store(&behind)
 	}
 	if len(behind) == 0 || w.MayForward {
 		if f.guard == guardOpen {

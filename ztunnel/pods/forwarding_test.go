@@ -59,7 +59,7 @@ func TestAPodThatBeginsToForwardIsGuardedAtOnce(t *testing.T) {
 	w.eventually("it is guarded", func() bool {
 		m.forwarding.mu.Lock()
 		defer m.forwarding.mu.Unlock()
-		return m.forwarding.guard == guardClosed && slices.Equal(m.forwarding.behind, []string{"docker0"})
+		return m.forwarding.guard == guardClosed && slices.Equal(m.forwarding.devices(), []string{"docker0"})
 	})
 	w.inNetns(w.sandboxes["web"].Netns, func() error {
 		docker0, err := netlink.LinkByName("docker0")

@@ -68,8 +68,8 @@ func (p *Pods) local() func(*workload.Destination) *proxy.Neighbour {
 
 // makeKnown asks the kernel before it lets other pods do without a tunnel.
 func (p *Pods) makeKnown(_ context.Context, m *member) error {
-	if !p.steered(m) {
-		return fmt.Errorf("the kernel does not steer netns %d", m.Cookie)
+	if err := p.steered(m); err != nil {
+		return err
 	}
 	p.neighbours.add(m)
 	return nil
@@ -80,8 +80,10 @@ func (p *Pods) forgetAddrs(_ context.Context, m *member) error {
 	return nil
 }
 
-// steered reports whether the kernel agrees that m is in the mesh.
-func (p *Pods) steered(m *member) bool {
-	inbound, outbound := p.Datapath.Steered(m.Cookie)
-	return inbound && outbound
+// steered returns an error unless the kernel agrees that m is in the mesh.
+func (p *Pods) steered(m *member) error {
+	if inbound, outbound := p.Datapath.Steered(m.Cookie); !inbound || !outbound {
+		return fmt.Errorf("the kernel does not steer netns %d", m.Cookie)
+	}
+	return nil
 }

@@ -3,6 +3,7 @@
 package pods
 
 import (
+	"errors"
 	"net/netip"
 	"testing"
 
@@ -91,11 +92,11 @@ func TestANeighbourThatIsNotConfirmedNeedsATunnel(t *testing.T) {
 	w.process("web")
 	w.add(req, enroll.Enrolled)
 	pod, _ := w.pods.byID("c-web")
-	for _, sound := range []bool{false, true} {
-		if got := w.pods.confirmed(pod, sound, processes); got != sound {
-			t.Errorf("confirmed: %v, want %v", got, sound)
+	for _, shared := range []error{errors.New("a hook is missing"), nil} {
+		if err := w.pods.confirm(pod, shared, processes); !errors.Is(err, shared) {
+			t.Errorf("confirmed: %v, want %v", err, shared)
 		}
-		w.wantNeighbour("web", sound)
+		w.wantNeighbour("web", shared == nil)
 	}
 	w.forget(pod)
 }

@@ -93,18 +93,41 @@ type pod struct {
 	slow        atomic.Bool               // the last call of rounds took longer than a turn
 	confirmedAt atomic.Pointer[time.Time] // when the kernel last agreed that it is in the mesh; nil: it does not
 
-	mu        sync.Mutex         // one change of membership at a time; guards what follows
-	life      context.Context    // ends with the sandbox: what it still carries is cut
-	end       context.CancelFunc // of life
-	path      string             // that leads to its netns now; at first the sandbox's, "" if it is lost
-	lost      bool               // nothing leads to its netns: not enrolled until something does
-	member    *member            // nil while outside the mesh
-	unrouting pause              // of a pod outside the mesh, whose app holds what keeps its routing
-	adopted   bool               // steered and not served: refused until it is enrolled again or let go
-	gone      bool               // forgotten: never enroll again
-	hooks     hooks              // of the member
-	astray    string             // why the hooks do not run for the member's processes; "" while nobody knows better
-	failed    string             // why the last attempt to enroll failed; "" when it did not
+	shown atomic.Pointer[standing] // as it was when mu was last released; never nil
+
+	mu   sync.Mutex         // one change of membership at a time; guards what follows
+	life context.Context    // ends with the sandbox: what it still carries is cut
+	end  context.CancelFunc // of life
+	path string             // that leads to its netns now; at first the sandbox's, "" if it is lost
+	standing
+	unrouting pause // of a pod outside the mesh, whose app holds what keeps its routing
+	gone      bool  // forgotten: never enroll again
+	hooks     hooks // of the member
+}
+
+// standing is what metrics and dumps tell of a pod.
+type standing struct {
+	lost    bool    // nothing leads to its netns: not enrolled until something does
+	member  *member // nil while outside the mesh
+	adopted bool    // steered and not served: refused until it is enrolled again or let go
+	astray  string  // why the hooks do not run for the member's processes; "" while nobody knows better
+	failed  string  // why the last attempt to enroll failed; "" when it did not
+}
+
+// lock locks mu. The caller may change pod until it calls unlock. Whoever only tells
+// of pods reads what unlock shows: a pod may be locked for as long as it takes to look
+// at its netns, and no scrape waits for that.
+func (pod *pod) lock() (unlock func()) {
+	pod.mu.Lock()
+	return func() {
+		pod.show()
+		pod.mu.Unlock()
+	}
+}
+
+func (pod *pod) show() {
+	now := pod.standing
+	pod.shown.Store(&now)
 }
 
 func (pod *pod) sandbox() sandbox { return *pod.known.Load() }

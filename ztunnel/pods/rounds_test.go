@@ -127,6 +127,25 @@ func TestTheKernelsWordOnAPodAges(t *testing.T) {
 	})
 }
 
+// Somebody else looks at the pod, or changes it, when the kernel is asked about it.
+func TestAPodThatIsBusyForAMomentStaysConfirmed(t *testing.T) {
+	uid := newUID()
+	w := newWorld(t)
+	w.start()
+	w.add(w.pod(uid, "10.1.0.1", true), enroll.Enrolled)
+	w.process(uid)
+	pod, _ := w.pods.byID("c-" + uid)
+	w.eventually("it is confirmed", pod.isConfirmed)
+	pod.mu.Lock()
+	pod.slow.Store(false)
+	err := w.pods.repair(t.Context()) // which waits no longer than its patience
+	confirmed := pod.isConfirmed()
+	pod.mu.Unlock()
+	if err != nil || !confirmed {
+		t.Errorf("repair: %v; confirmed: %v", err, confirmed)
+	}
+}
+
 // The look at one pod takes as long as the test: others join, are confirmed and
 // repaired.
 func TestAPodThatTakesLongToLookAtHoldsUpNoOther(t *testing.T) {

@@ -242,12 +242,12 @@ func (p *Pods) KeepRecords() (replaced bool, err error) {
 }
 
 func (p *Pods) keepRecord(pod *pod) (replaced bool, err error) {
+	if _, err := os.Lstat(p.files.path(pod.sandbox().Cookie)); !errors.Is(err, fs.ErrNotExist) {
+		return false, nil // the usual case, which waits for no pod
+	}
 	pod.mu.Lock()
 	defer pod.mu.Unlock()
 	if pod.gone {
-		return false, nil
-	}
-	if _, err := os.Lstat(p.files.path(pod.sandbox().Cookie)); !errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
 	return true, p.files.write(pod.sandbox())

@@ -10,8 +10,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/spiffe/go-spiffe/v2/spiffeid"
-
 	"github.com/culvert-mesh/culvert/ztunnel/certs"
 	"github.com/culvert-mesh/culvert/ztunnel/hbone"
 	"github.com/culvert-mesh/culvert/ztunnel/metrics"
@@ -59,26 +57,25 @@ func (p *Pods) Dump() map[string]State {
 
 func (p *Pods) state(pod *pod, s sandbox) State {
 	w, known := p.workload(s)
-	pod.mu.Lock()
-	defer pod.mu.Unlock()
-	state := State{State: "outside", Reason: cmp.Or(pod.failed, w.Unsteerable), Sandbox: s}
-	switch m := pod.member; {
+	now := pod.shown.Load()
+	state := State{State: "outside", Reason: cmp.Or(now.failed, w.Unsteerable), Sandbox: s}
+	switch m := now.member; {
 	case m != nil:
 		state.State, state.Identity = "enrolled", m.id.String()
 		state.Connections, state.Forwards = m.carrier.pod.Connections(), m.forwarding.devices()
 		state.Addresses, state.Tunnels = m.addresses.state(), m.carrier.told()
 		certificate := p.Certs.Certificate(m.id)
 		state.Certificate = &certificate
-		if pod.astray != "" {
-			state.State, state.Reason = "unprotected", pod.astray
+		if now.astray != "" {
+			state.State, state.Reason = "unprotected", now.astray
 		}
 	case s.deleted():
 		state.State, state.Reason = "deleted", "its netns is not gone yet, and is refused"
-	case pod.lost:
+	case now.lost:
 		state.State, state.Reason = "lost", "no process and no mount leads to its netns, which is not gone: it is refused"
 	case known && p.wanted(w):
 		state.State = "pending"
-	case pod.adopted:
+	case now.adopted:
 		state.State, state.Reason = "undecided", "no label says whether it is in the mesh: it is refused as before"
 	}
 	return state
@@ -102,28 +99,32 @@ func (p *Pods) Enrollment() (e metrics.Enrollment) {
 		}
 	}
 	for _, pod := range p.all() {
-		if pod.unprotected() {
+		switch now := pod.shown.Load(); {
+		case now.member == nil:
+		case now.astray != "":
 			e.Unprotected++
-		}
-		id, behind, ok := pod.enrolledAs()
-		if !ok {
-			continue
-		}
-		e.Enrolled++
-		if pod.isConfirmed() {
-			e.Verified++
-		}
-		if len(behind) > 0 {
-			e.Forwarding++
-		}
-		if p.Certs.Certificate(id).State == certs.Valid {
-			e.Certified++
+		default:
+			p.count(&e, now.member, pod.isConfirmed())
 		}
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	e.Unexplained = len(p.unexplained)
 	return e
+}
+
+// count adds an enrolled pod.
+func (p *Pods) count(e *metrics.Enrollment, m *member, confirmed bool) {
+	e.Enrolled++
+	if confirmed {
+		e.Verified++
+	}
+	if len(m.forwarding.devices()) > 0 {
+		e.Forwarding++
+	}
+	if p.Certs.Certificate(m.id).State == certs.Valid {
+		e.Certified++
+	}
 }
 
 // Tunnels counts what all pods' tunnels carry and carried.
@@ -166,24 +167,6 @@ func (p *Pods) Misplaced() string {
 	}
 	return fmt.Sprintf("no pod is placed on node %q, but the sandboxes here are of pods of node %s",
 		p.Node, strings.Join(slices.Sorted(maps.Keys(nodes)), ", "))
-}
-
-// unprotected reports that the pod is in the mesh and connects past it.
-func (pod *pod) unprotected() bool {
-	pod.mu.Lock()
-	defer pod.mu.Unlock()
-	return pod.member != nil && pod.astray != ""
-}
-
-// enrolledAs is the identity that the pod has in the mesh, and the devices by
-// which it forwards.
-func (pod *pod) enrolledAs() (id spiffeid.ID, behind []string, ok bool) {
-	pod.mu.Lock()
-	defer pod.mu.Unlock()
-	if pod.member == nil || pod.astray != "" {
-		return id, nil, false
-	}
-	return pod.member.id, pod.member.forwarding.devices(), true
 }
 
 // sayMisplaced logs a change.

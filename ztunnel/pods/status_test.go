@@ -5,6 +5,7 @@ package pods
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/culvert-mesh/culvert/cni/enroll"
 	"github.com/culvert-mesh/culvert/ztunnel/certs"
@@ -27,6 +28,36 @@ func TestPodWithoutACertificateDoesNotLookWell(t *testing.T) {
 	}
 	if c := dump["plain"].Certificate; c != nil {
 		t.Errorf("certificate of a pod outside the mesh: %+v", c)
+	}
+}
+
+// A pod that fills its netns is being looked at for as long as it likes.
+func TestWhoeverTellsOfPodsWaitsForNone(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	w.add(w.pod("web", "10.1.0.1", true), enroll.Enrolled)
+	pod, _ := w.pods.byID("c-web")
+	pod.mu.Lock()
+	defer pod.mu.Unlock()
+	pod.member.forwarding.mu.Lock()
+	defer pod.member.forwarding.mu.Unlock()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if e := w.pods.Enrollment(); e.Enrolled != 1 {
+			t.Errorf("%+v, want one enrolled", e)
+		}
+		if got := w.pods.Dump()["web"].State; got != "enrolled" {
+			t.Errorf("the pod is %s", got)
+		}
+		if replaced, err := w.pods.KeepRecords(); replaced || err != nil {
+			t.Errorf("records: replaced %v, %v", replaced, err)
+		}
+	}()
+	select {
+	case <-done:
+	case <-time.After(10 * time.Second):
+		t.Fatal("they wait")
 	}
 }
 

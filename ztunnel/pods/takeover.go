@@ -118,8 +118,9 @@ func (p *Pods) pruneOwnOf(s sandbox) error {
 // remember adds a sandbox, whose netns is found at path, to those that are looked after.
 func (p *Pods) remember(s sandbox, path string) *pod {
 	inbound, outbound := p.Datapath.Steered(s.Cookie)
-	pod := &pod{path: path, adopted: inbound || outbound, lost: path == ""}
+	pod := &pod{path: path, standing: standing{adopted: inbound || outbound, lost: path == ""}}
 	pod.known.Store(&s)
+	pod.show()
 	pod.life, pod.end = context.WithCancel(p.base)
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -150,8 +151,7 @@ func (p *Pods) letGo(pod *pod) error {
 // go of, and what might still run there stays steered, and so refused, until the
 // kernel says that it is gone. If it turns up again, it is enrolled again.
 func (p *Pods) watch(pod *pod, running func() []process) (problems error) {
-	pod.mu.Lock()
-	defer pod.mu.Unlock()
+	defer pod.lock()()
 	if pod.gone {
 		return nil
 	}

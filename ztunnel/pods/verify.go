@@ -4,6 +4,7 @@ package pods
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"sync"
 )
@@ -22,26 +23,31 @@ func (p *Pods) verify(ctx context.Context) {
 	if err := p.repair(ctx); err != nil {
 		p.Log.Error("verifying steering", logError, err)
 	}
+	p.noteKubelet()
 	p.sayMisplaced()
 }
 
 // repair asks the kernel whether every enrolled pod is steered and restores
 // what another hand removed.
 func (p *Pods) repair(ctx context.Context) error {
+	err := p.restore(ctx)
+	running := sync.OnceValue(processes)
+	p.rounds.each(p.all(), func(pod *pod) { _ = p.confirm(pod, err, running) })
+	return err
+}
+
+// restore is repair of what lies outside the netns of pods.
+func (p *Pods) restore(ctx context.Context) error {
 	repaired, err := p.Datapath.Verify(ctx)
-	p.noteKubelet()
 	for _, what := range repaired {
 		p.Metrics.Repaired(kindOf(what))
 		p.Log.Error("steering was removed by another hand and is restored", logWhat, what)
 	}
-	running := sync.OnceValue(processes)
-	p.rounds.each(p.all(), func(pod *pod) {
-		pod.setConfirmed(p.confirmed(pod, err == nil, running))
-	})
 	return err
 }
 
-// noteKubelet logs when the kubelet's cgroup comes or goes.
+// noteKubelet logs when the kubelet's cgroup comes or goes. Only Run's goroutine
+// calls it.
 func (p *Pods) noteKubelet() {
 	why := ""
 	if err := p.Datapath.Kubelet(); err != nil {
@@ -64,27 +70,30 @@ func kindOf(what string) string {
 	return kind
 }
 
-// confirmed refreshes pod, and reports whether it is enrolled and the kernel steers it;
-// only then may neighbours skip the tunnel. A pod that is joining or leaving is not
-// confirmed. sound is false while shared steering is broken.
-func (p *Pods) confirmed(pod *pod, sound bool, running func() []process) bool {
-	if !pod.mu.TryLock() {
-		return false
+// confirm refreshes pod, and returns why it is not enrolled or the kernel does not
+// steer it; neighbours skip the tunnel only if nothing is wrong. A pod that is joining
+// or leaving is waited for. shared is what is wrong with the steering of all pods.
+func (p *Pods) confirm(pod *pod, shared error, running func() []process) error {
+	defer pod.lock()()
+	m := pod.member
+	if m == nil {
+		pod.setConfirmed(false)
+		return errors.New("it is not in the mesh")
 	}
-	defer pod.mu.Unlock()
-	if pod.member == nil {
-		return false
-	}
-	err := p.refresh(pod.member)
+	err := p.refresh(m)
 	if err != nil {
 		p.Log.Error("following the netns of a pod", logPod, pod.String(), logError, err)
 	}
-	ok := sound && err == nil && p.steered(pod.member) && pod.member.forwarding.known()
-	if ok {
-		p.neighbours.add(pod.member)
+	err = errors.Join(err, shared, p.steered(m))
+	if err == nil && !m.forwarding.known() {
+		err = errors.New("nobody knows whether it forwards to another netns")
+	}
+	if err == nil {
+		p.neighbours.add(m)
 	} else {
-		p.neighbours.remove(pod.member)
+		p.neighbours.remove(m)
 	}
 	p.watchHooks(pod, running)
-	return ok && pod.hooks == proven
+	pod.setConfirmed(err == nil && pod.hooks == proven)
+	return err
 }
