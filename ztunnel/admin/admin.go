@@ -42,7 +42,7 @@ const (
 	idleTimeout     = 30 * time.Second
 	maxHeader       = 8 << 10
 	maxBody         = 4 << 10
-	maxConns        = 256 // at a time on one address; further ones wait in the kernel
+	maxConns        = 256 // at a time on one address: see limit
 	grace           = time.Second
 )
 

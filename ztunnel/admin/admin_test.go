@@ -6,10 +6,12 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -255,38 +257,70 @@ func TestAClientThatSendsNoHeaderIsCutOff(t *testing.T) {
 	}
 }
 
-func TestConnectionsOverTheLimitWait(t *testing.T) {
-	inner, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+// Pods may open connections and say nothing. The kubelet waits a second.
+func TestClientsOfManyConnectionsKeepNoOtherOut(t *testing.T) {
+	r := start(t)
+	ready := r.Addr("readiness").String()
+	from := func(ip string) *net.Dialer {
+		return &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(ip)}, Timeout: time.Second}
 	}
-	ln := limit(inner, 1)
-	accepted := make(chan net.Conn, 2)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for {
-			conn, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			accepted <- conn
-		}
-	}()
-	for range 2 {
-		conn, err := net.Dial("tcp", inner.Addr().String())
+	for i := range 2 * maxConns {
+		conn, err := from(fmt.Sprintf("127.0.1.%d", i%100)).DialContext(t.Context(), "tcp", ready)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer conn.Close()
 	}
-	first := <-accepted
-	if len(ln.(*limited).slots) != 1 {
-		t.Errorf("%d slots taken", len(ln.(*limited).slots))
+	kubelet := http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true, DialContext: from("127.0.0.1").DialContext}}
+	resp, err := kubelet.Get("http://" + ready + "/healthz/ready")
+	if err != nil {
+		t.Fatal(err)
 	}
-	first.Close()
-	second := <-accepted
-	ln.Close() // while it waits for a slot
-	second.Close()
-	<-done
+	resp.Body.Close()
+}
+
+func TestTheClientThatHoldsMostLosesItsOldestConnection(t *testing.T) {
+	l := &limited{n: 4}
+	conn := func(client string) *counted { return &counted{client: netip.MustParseAddr(client), of: l} }
+	few, oldest := conn("10.0.0.1"), conn("10.0.0.2")
+	for _, c := range []*counted{few, oldest, conn("10.0.0.2"), conn("10.0.0.2")} {
+		if lost := l.add(c); lost != nil {
+			t.Errorf("%v lost a connection, though there was room", lost.client)
+		}
+	}
+	next := l.open[2]
+	if lost := l.add(conn("10.0.0.3")); lost != oldest {
+		t.Errorf("%v lost a connection", lost.client)
+	}
+	if lost := l.add(conn("10.0.0.2")); lost != next {
+		t.Errorf("%v lost a connection to the client that holds most", lost.client)
+	}
+	l.remove(few)
+	if lost := l.add(conn("10.0.0.4")); lost != nil {
+		t.Errorf("%v lost a connection, though one was closed", lost.client)
+	}
+}
+
+func TestAClosedConnectionIsCountedNoMore(t *testing.T) {
+	inner, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln := limit(inner, 2)
+	defer ln.Close()
+	for range 3 {
+		client, err := net.Dial("tcp", inner.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer client.Close()
+		conn, err := ln.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn.Close()
+	}
+	if open := ln.(*limited).open; len(open) != 0 {
+		t.Errorf("%d connections are counted", len(open))
+	}
 }
