@@ -26,8 +26,9 @@ const (
 	// Budget is what one request may take, from dial to reply.
 	Budget = 3 * time.Second
 
-	maxBody = 64 << 10
-	maxIPs  = 64
+	maxBody   = 64 << 10
+	maxGCBody = 4 << 20 // names all sandboxes of a node: ztunnel records up to 8,192
+	maxIPs    = 64
 )
 
 // Request is one pod sandbox, as the container runtime told the plugin.

@@ -58,7 +58,7 @@ func routes(h Handler) http.Handler {
 	mux.Handle("POST "+pathCheck, verb("check", g, func(ctx context.Context, r Request) (struct{}, error) {
 		return struct{}{}, h.Check(ctx, r)
 	}))
-	mux.Handle("POST "+pathGC, handle(gcRequest.validate, through(g, func(r gcRequest) string { return "network " + r.Network },
+	mux.Handle("POST "+pathGC, handle(maxGCBody, gcRequest.validate, through(g, func(r gcRequest) string { return "network " + r.Network },
 		func(ctx context.Context, r gcRequest) (struct{}, error) {
 			return struct{}{}, h.GC(ctx, r.Network, r.Valid)
 		})))
@@ -67,15 +67,15 @@ func routes(h Handler) http.Handler {
 
 func verb[Out any](name string, g *gate, call func(context.Context, Request) (Out, error)) http.Handler {
 	who := func(r Request) string { return "sandbox " + r.ContainerID }
-	return handle(func(r Request) error { return r.Validate(name) }, through(g, who, call))
+	return handle(maxBody, func(r Request) error { return r.Validate(name) }, through(g, who, call))
 }
 
-// handle decodes In, calls, and encodes Out or a failure: 400 for what the
+// handle decodes In from at most so many bytes, calls, and encodes Out or a failure: 400 for what the
 // plugin did wrong, 500 for what the handler could not do, 504 if it ran out
 // of time and so decided nothing.
-func handle[In, Out any](validate func(In) error, call func(context.Context, In) (Out, error)) http.Handler {
+func handle[In, Out any](most int64, validate func(In) error, call func(context.Context, In) (Out, error)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, most))
 		if err != nil {
 			reply(w, http.StatusBadRequest, failure{fmt.Sprintf("read request: %v", err)})
 			return

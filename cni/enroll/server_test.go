@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"net/netip"
@@ -64,6 +65,20 @@ func TestEveryVerbReachesTheHandler(t *testing.T) {
 		t.Errorf("gc: %v", err)
 	}
 	compare(t, "gc", gcRequest{"kindnet", []Attachment{}}, <-h.asked)
+}
+
+// Whoever is not named is taken off the network: a list that is cut short, or never
+// arrives, is no use.
+func TestGCNamesAllSandboxesOfALargeNode(t *testing.T) {
+	h := &fake{asked: make(chan any, 1)}
+	valid := make([]Attachment, 8192)
+	for i := range valid {
+		valid[i] = Attachment{ContainerID: fmt.Sprintf("%0256d", i), IfName: "eth0"}
+	}
+	if err := (Client{Socket: serve(t, h)}).GC(t.Context(), "kindnet", valid); err != nil {
+		t.Fatal(err)
+	}
+	compare(t, "gc", gcRequest{"kindnet", valid}, <-h.asked)
 }
 
 func compare(t *testing.T, what string, want, got any) {
