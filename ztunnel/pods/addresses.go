@@ -210,21 +210,21 @@ func (p *Pods) refresh(m *member) error {
 		return err
 	}
 	addrs, applied := a.list(), a.inForce()
-	if slices.Equal(applied, addrs) {
-		wrong, excess, err := p.Datapath.VerifyRoute(m.ns, addrs)
-		if err == nil {
-			p.sayCrowded(m, excess)
+	if !slices.Equal(applied, addrs) {
+		if err := p.update(m, applied, addrs); err != nil {
+			return err
 		}
-		if wrong != "" {
-			p.Metrics.Repaired(kindOf(wrong))
-			p.Log.Error("steering was removed by another hand and is restored", logPod, m.sandbox.String(), logWhat, wrong)
-		}
+		p.Log.Info("addresses of a pod changed", logPod, m.sandbox.String(), logAddresses, fmt.Sprint(addrs))
+	}
+	wrong, excess, err := p.Datapath.VerifyRoute(m.ns, addrs)
+	if err != nil {
 		return err
 	}
-	if err := p.update(m, applied, addrs); err != nil {
-		return err
+	p.sayCrowded(m, excess)
+	if wrong != "" {
+		p.Metrics.Repaired(kindOf(wrong))
+		p.Log.Error("steering was removed by another hand and is restored", logPod, m.sandbox.String(), logWhat, wrong)
 	}
-	p.Log.Info("addresses of a pod changed", logPod, m.sandbox.String(), logAddresses, fmt.Sprint(addrs))
 	return nil
 }
 

@@ -30,12 +30,15 @@ func (s *said) Write(b []byte) (int, error) {
 }
 
 // errors are the lines at Error that have all these parts.
-func (s *said) errors(parts ...string) (found int) {
+func (s *said) errors(parts ...string) int { return s.lines(append(parts, "level=ERROR")...) }
+
+// lines are those that have all these parts.
+func (s *said) lines(parts ...string) (found int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 lines:
 	for line := range strings.Lines(s.text.String()) {
-		for _, part := range append(parts, "level=ERROR") {
+		for _, part := range parts {
 			if !strings.Contains(line, part) {
 				continue lines
 			}
@@ -54,7 +57,6 @@ func (w *world) listen() *said {
 // metric is a series of the node's metrics.
 func (w *world) metric(series string) string {
 	w.t.Helper()
-	w.pods.Metrics.Pods(w.pods.Enrollment)
 	scrape := httptest.NewRecorder()
 	w.pods.Metrics.Handler().ServeHTTP(scrape, httptest.NewRequest("GET", "/metrics", nil))
 	for line := range strings.Lines(scrape.Body.String()) {

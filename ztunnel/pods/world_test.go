@@ -112,6 +112,7 @@ func (w *world) load() {
 	if n.pods, err = New(cfg); err != nil {
 		w.t.Fatal(err)
 	}
+	cfg.Metrics.Pods(n.pods.Enrollment)
 	n.stop = func() { d.Close() }
 	w.node = n
 	w.replace()
