@@ -70,9 +70,9 @@ func verb[Out any](name string, g *gate, call func(context.Context, Request) (Ou
 	return handle(maxBody, func(r Request) error { return r.Validate(name) }, through(g, who, call))
 }
 
-// handle decodes In from at most so many bytes, calls, and encodes Out or a failure: 400 for what the
-// plugin did wrong, 500 for what the handler could not do, 504 if it ran out
-// of time and so decided nothing.
+// handle decodes In from at most so many bytes, calls, and encodes Out or a failure:
+// 400 for what the plugin did wrong, 500 for what the handler could not do, 504 if it
+// ran out of time and so decided nothing.
 func handle[In, Out any](most int64, validate func(In) error, call func(context.Context, In) (Out, error)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, most))

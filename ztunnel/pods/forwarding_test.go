@@ -184,8 +184,11 @@ func TestAGuardThatCannotBeRemovedIsRemovedLater(t *testing.T) {
 			}
 			w.eventually("the pod left", func() bool { return w.connects("web") == released })
 			pod, _ = w.pods.byID("c-web")
-			pod.mu.Lock() // letGo tried
-			pod.mu.Unlock()
+			w.eventually("letGo has tried", func() bool {
+				pod.mu.Lock()
+				defer pod.mu.Unlock()
+				return pod.member == nil && !pod.adopted
+			})
 			w.pods.leaving.Wait()
 			end()
 			w.eventually("the guard has gone", func() bool { return len(w.guarded("web")) == 0 })

@@ -87,7 +87,7 @@ type Pods struct {
 
 // pod is one sandbox and whether it is in the mesh.
 type pod struct {
-	known atomic.Pointer[sandbox] // its netns and whose it is never change; written under mu
+	known atomic.Pointer[sandbox] // its netns never changes, nor, once its UID is known, whose it is; written under mu
 
 	visited     sync.Mutex                // one call of rounds at a time; before mu
 	slow        atomic.Bool               // the last call of rounds took longer than a turn

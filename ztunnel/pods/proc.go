@@ -158,18 +158,21 @@ func (p *Pods) findSandbox(s sandbox, running []process) (sandbox, error) {
 	if err != nil {
 		return sandbox{}, fmt.Errorf("%s: %w", s.Netns, err)
 	}
+	s.Cookie, s.Inode = ns.Cookie(), ns.Inode()
+	if pod, known := p.byCookie(s.Cookie); known && pod.sandbox().mayBeOf(s) {
+		return s, nil // the plugin knew no UID, and the addresses are those it told of
+	}
 	for _, addr := range held {
 		if other, ok := p.otherWith(addr, s.PodUID); ok {
 			return sandbox{}, fmt.Errorf("%s: holds %v, which is the address of pod %s", s.Netns, addr, other)
 		}
 	}
-	s.Cookie, s.Inode = ns.Cookie(), ns.Inode()
 	return s, p.unclaimed(s)
 }
 
 // unclaimed reports that s's netns is known as that of another pod.
 func (p *Pods) unclaimed(s sandbox) error {
-	if other, ok := p.byCookie(s.Cookie); ok && other.sandbox().PodUID != s.PodUID {
+	if other, ok := p.byCookie(s.Cookie); ok && !other.sandbox().mayBeOf(s) {
 		return fmt.Errorf("netns %s is enrolled as pod %v already", s.Netns, other)
 	}
 	return nil

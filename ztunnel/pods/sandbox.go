@@ -66,10 +66,23 @@ func (n network) is(name, ifName string) bool {
 	return n.Name == name && (n.IfName == ifName || n.IfName == "")
 }
 
+// mayBeOf reports whether nothing says that s and other are of two pods. A UID that is
+// not known has the names in its place.
+func (s sandbox) mayBeOf(other sandbox) bool {
+	if s.PodUID == "" {
+		return s.Namespace == other.Namespace && s.Name == other.Name
+	}
+	return s.PodUID == other.PodUID
+}
+
 // with returns s after what later says of the same netns: another network of the
 // same container, or other addresses of one. A container ID that was not known,
-// or another one, begins anew. What was found in /proc says nothing new.
+// or another one, begins anew. What was found in /proc says nothing new, but for a UID
+// that the runtime did not pass.
 func (s sandbox) with(later sandbox) sandbox {
+	if s.PodUID == "" {
+		s.PodUID = later.PodUID
+	}
 	if isScanned(later) {
 		return s
 	}

@@ -8,11 +8,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 
 	"github.com/culvert-mesh/culvert/cni/enroll"
 	"github.com/culvert-mesh/culvert/test/env"
+	"github.com/culvert-mesh/culvert/ztunnel/workload"
 )
 
 // process runs in a pod's netns, in a cgroup named as the kubelet would, until
@@ -49,6 +51,40 @@ func (w *world) processIn(uid, dir string) (end func()) {
 	}
 	w.t.Cleanup(end)
 	return end
+}
+
+// A runtime that passes no UID asked before the objects knew the pod, whose label comes
+// later still.
+func TestAPodThatHadNoUIDAtADDIsEnrolledWhenItIsKnown(t *testing.T) {
+	uid := newUID()
+	w := newWorld(t)
+	w.start()
+	req := w.pod(uid, "10.1.0.1", true)
+	req.PodUID = ""
+	late := w.workloads
+	w.workloads = nil
+	w.replace()
+	w.add(req, enroll.Ignore)
+	w.process(uid)
+
+	thief := late[0]
+	thief.UID, thief.Name = newUID(), "thief"
+	w.workloads = []workload.Workload{thief}
+	w.replace()
+	thiefs := req
+	thiefs.ContainerID, thiefs.PodName = "c-thief", "thief"
+	if reply := w.add(thiefs, enroll.Block); !strings.Contains(reply.Reason, "enrolled as pod shop/"+uid) {
+		t.Error(reply.Reason)
+	}
+
+	w.workloads = late
+	w.replace()
+	w.eventually("the pod is enrolled", func() bool { return w.connects(uid) == carried })
+	if n := len(w.pods.all()); n != 1 {
+		t.Errorf("%d sandboxes are recorded, want one", n)
+	}
+	w.del(req)
+	w.destroy(uid)
 }
 
 // Without a pause container, the process through which a sandbox was found is
