@@ -32,6 +32,9 @@ const codeNotEnrolled = 101
 // versions starts where chaining does: before 0.3.0 there is no prevResult.
 var versions = version.VersionsStartingFrom("0.3.0")
 
+// Versions lists the versions of CNI that the plugin speaks.
+func Versions() []string { return versions.SupportedVersions() }
+
 // Main serves the verb that the environment and stdin ask for, as the CNI
 // specification says, and returns the code to exit with.
 func Main() int {

@@ -151,7 +151,7 @@ func TestWithoutZtunnelTheSnapshotDecides(t *testing.T) {
 	} {
 		namespace, name, _ := strings.Cut(tc.pod, "/")
 		req := enroll.Request{PodNamespace: namespace, PodName: name, PodUID: tc.uid}
-		conf := config{Snapshot: tc.snapshot, OwnPod: "culvert-system/ztunnel-"}
+		conf := config{Settings: Settings{Snapshot: tc.snapshot, OwnPod: "culvert-system/ztunnel-"}}
 		err := conf.decide(req, fmt.Errorf("%w: connection refused", enroll.ErrUnanswered))
 		if tc.want == "" {
 			if err != nil {

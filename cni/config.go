@@ -33,17 +33,40 @@ const runtimePrefix = "cni.dev/"
 // ourKeys are those of config that an operator may set.
 var ourKeys = []string{"socket", "snapshot", "ownPod", "logFile", "statusStrict"}
 
-// config is the plugin's entry of the network's plugin list. A key that is
-// neither ours nor the runtime's is refused: it may be one of ours, misspelt.
+// Settings are the keys of the plugin's entry in a list of plugins that an
+// operator may set.
+type Settings struct {
+	Socket       string `json:"socket,omitempty"`       // ztunnel's enroll socket; default /run/culvert/enroll.sock
+	Snapshot     string `json:"snapshot,omitempty"`     // ztunnel's snapshot; default snapshot.json beside the socket
+	OwnPod       string `json:"ownPod,omitempty"`       // ztunnel's pod, "namespace/name" or "namespace/prefix-"; default none
+	LogFile      string `json:"logFile,omitempty"`      // JSON lines of what was decided; default none
+	StatusStrict bool   `json:"statusStrict,omitempty"` // STATUS fails without ztunnel; default false
+}
+
+// Entry returns the plugin's entry in a list of plugins, or what the plugin would
+// refuse in it.
+func (s Settings) Entry() (json.RawMessage, error) {
+	entry, err := json.Marshal(struct {
+		Type string `json:"type"`
+		Settings
+	}{"culvert-cni", s})
+	if err != nil {
+		return nil, err
+	}
+	if _, err := parseConfig(entry); err != nil {
+		return nil, err
+	}
+	return entry, nil
+}
+
+// config is the plugin's entry of the network's plugin list, as the runtime
+// completes it. A key that is neither ours nor the runtime's is refused: it may
+// be one of ours, misspelt.
 type config struct {
 	CNIVersion string `json:"cniVersion"` // the list's; default 0.1.0, by the specification
 	Name       string `json:"name"`       // the network's; required
 
-	Socket       string `json:"socket"`       // ztunnel's enroll socket; default /run/culvert/enroll.sock
-	Snapshot     string `json:"snapshot"`     // ztunnel's snapshot; default snapshot.json beside the socket
-	OwnPod       string `json:"ownPod"`       // ztunnel's pod, "namespace/name" or "namespace/prefix-"; default none
-	LogFile      string `json:"logFile"`      // JSON lines of what was decided; default none
-	StatusStrict bool   `json:"statusStrict"` // STATUS fails without ztunnel; default false
+	Settings
 
 	Raw   json.RawMessage       `json:"prevResult"`
 	Valid *[]types.GCAttachment `json:"cni.dev/valid-attachments"` // of GC only
@@ -61,7 +84,7 @@ func parseConfig(stdin []byte) (config, error) {
 	if err := json.Unmarshal(stdin, &c); err != nil {
 		var wrongType *json.UnmarshalTypeError
 		if errors.As(err, &wrongType) && wrongType.Field != "" {
-			err = fmt.Errorf("%s: want %v, got %s", wrongType.Field, wrongType.Type, wrongType.Value)
+			err = fmt.Errorf("%s: want %v, got %s", strings.TrimPrefix(wrongType.Field, "Settings."), wrongType.Type, wrongType.Value)
 		}
 		return config{}, types.NewError(types.ErrDecodingFailure, err.Error(), "")
 	}
