@@ -48,9 +48,11 @@ const imports = `
 	# What the programs have in common.
 	NONE < ztunnel/journal < cmd/program < cmd/ztunnel, cmd/culvert-identity;
 
-	# Never ztunnel/*: the plugin is on kubelet's critical path.
+	# No part of ztunnel but the log: the plugin is on kubelet's critical path. Its
+	# installer, which is the same program, has flags and a log like the others.
 	cni/enroll < cni;
-	cni, cni/install < cmd/culvert-cni;
+	NONE < cni/install;
+	cni, cni/install, cmd/program < cmd/culvert-cni;
 
 	identity < identity/ca;
 	identity/ca, identity/identityv1, rate < identity/server;
