@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command culvert-cni is the chained CNI plugin of the Culvert mesh. A container
-// runtime runs it, with CNI_COMMAND in the environment and a config on stdin.
+// Command culvert-cni is the chained CNI plugin of the Culvert mesh, and what
+// installs it. A container runtime runs the plugin, without arguments, with
+// CNI_COMMAND in the environment and a config on stdin.
 package main
 
 import (
@@ -15,12 +16,29 @@ import (
 )
 
 const usage = `Usage: culvert-cni [-version]
+       culvert-cni install [flags]
+       culvert-cni uninstall [flags]
 
 A chained CNI plugin: container runtimes run it with CNI_COMMAND in the
-environment and its config on stdin. Put it last in the list of plugins.
+environment and its config on stdin. It belongs last in the list of plugins:
+install puts it there and keeps it there, uninstall takes it away.
 `
 
 func main() {
+	if len(os.Args) > 1 {
+		switch os.Args[1] {
+		case "install":
+			runInstall(os.Args[2:])
+			return
+		case "uninstall":
+			runUninstall(os.Args[2:])
+			return
+		}
+	}
+	plugin()
+}
+
+func plugin() {
 	flags := flag.NewFlagSet("culvert-cni", flag.ContinueOnError)
 	flags.SetOutput(io.Discard) // misused says what is wrong
 	version := flags.Bool("version", false, "print the version and exit")

@@ -409,8 +409,10 @@ func TestPeopleAreToldWhatItIsFor(t *testing.T) {
 		stdout, stderr string
 		code           int
 	}{
-		{"-h", "Usage: culvert-cni [-version]\n\nA chained CNI plugin: container runtimes run it with CNI_COMMAND in the\n" +
-			"environment and its config on stdin. Put it last in the list of plugins.\n", "", 0},
+		{"-h", "Usage: culvert-cni [-version]\n       culvert-cni install [flags]\n       culvert-cni uninstall [flags]\n\n" +
+			"A chained CNI plugin: container runtimes run it with CNI_COMMAND in the\n" +
+			"environment and its config on stdin. It belongs last in the list of plugins:\n" +
+			"install puts it there and keeps it there, uninstall takes it away.\n", "", 0},
 		{"-x", "", "culvert-cni: flag provided but not defined: -x\nculvert-cni: hint: see culvert-cni -h\n", 2},
 		{"ADD", "", "culvert-cni: unexpected argument \"ADD\"\nculvert-cni: hint: see culvert-cni -h\n", 2},
 	} {
