@@ -7,21 +7,21 @@ import (
 	"time"
 )
 
-// account is what a Gate knows of an address, or of a pod of ours. The Gate's
-// lock guards it.
+// account is what a Gate knows of an address, of a network, or of a pod of ours. The
+// Gate's lock guards it.
 type account struct {
-	inside  int       // handshakes under way
-	running int       // of them with a slot
-	tunnels int       // of an address, with pods of this process
-	left    time.Time // when the last of them ended
-	free    time.Time // when it has paid what it owes
+	of      netip.Prefix // address or network
+	inside  int          // handshakes under way
+	running int          // of them with a slot
+	tunnels int          // of an address, with pods of this process
+	left    time.Time    // when the last of them ended
+	free    time.Time    // when it has paid what it owes
 }
 
 const (
 	// debtFactor is how much longer than a handshake computes its peer owes for it.
 	debtFactor = 8
-	// debtLimit is the most that is remembered: there all are equal again, and
-	// the first to come is first.
+	// debtLimit is the most that is remembered: whoever owes that much takes turns.
 	debtLimit = 5 * time.Second
 	// debtOfFavour is what a known address may owe and still come before others.
 	debtOfFavour = time.Second
@@ -33,6 +33,20 @@ const (
 	// accountLimit bounds the addresses that are remembered.
 	accountLimit = 8192
 )
+
+// alone is the key of an address's account.
+func alone(addr netip.Addr) netip.Prefix { return netip.PrefixFrom(addr, addr.BitLen()) }
+
+// networkOf is the key of a network's account. A host may use any address of an IPv6
+// subnet; of IPv4, the network is what a node usually has for its pods.
+func networkOf(addr netip.Addr) netip.Prefix {
+	bits := 64
+	if addr.Is4() {
+		bits = 24
+	}
+	network, _ := addr.Prefix(bits)
+	return network
+}
 
 func (a *account) charge(now time.Time, took time.Duration) {
 	a.free = now.Add(min(a.debt(now)+debtFactor*took, debtLimit))
@@ -60,36 +74,36 @@ func (a *account) idle() bool { return a.inside == 0 && a.running == 0 && a.tunn
 func (d *Door) settled(addr netip.Addr) {
 	d.gate.mu.Lock()
 	defer d.gate.mu.Unlock()
-	d.gate.accountLocked(addr).tunnels++
+	d.gate.accountLocked(alone(addr)).tunnels++
 }
 
 // parted notes that a tunnel that was settled ended.
 func (d *Door) parted(addr netip.Addr) {
 	d.gate.mu.Lock()
 	defer d.gate.mu.Unlock()
-	if a := d.gate.accounts[addr]; a != nil && a.tunnels > 0 {
+	if a := d.gate.accounts[alone(addr)]; a != nil && a.tunnels > 0 {
 		a.tunnels--
 		a.left = time.Now()
 	}
 }
 
-func (g *Gate) accountLocked(addr netip.Addr) *account {
-	a := g.accounts[addr]
+func (g *Gate) accountLocked(of netip.Prefix) *account {
+	a := g.accounts[of]
 	if a == nil {
 		if len(g.accounts) >= accountLimit {
 			g.sweepLocked()
 		}
-		a = new(account)
-		g.accounts[addr] = a
+		a = &account{of: of}
+		g.accounts[of] = a
 	}
 	return a
 }
 
-// tidyLocked forgets an address that has no handshake and no tunnel, is no longer known,
+// tidyLocked forgets an address or a network that has no handshake and no tunnel, is no longer known,
 // and owes nothing: a stranger would be treated the same.
-func (g *Gate) tidyLocked(addr netip.Addr, a *account) {
-	if now := time.Now(); a.idle() && !a.known(now) && a.debt(now) == 0 && g.accounts[addr] == a {
-		delete(g.accounts, addr)
+func (g *Gate) tidyLocked(a *account) {
+	if now := time.Now(); a.idle() && !a.known(now) && a.debt(now) == 0 && g.accounts[a.of] == a {
+		delete(g.accounts, a.of)
 	}
 }
 
@@ -98,8 +112,8 @@ func (g *Gate) tidyLocked(addr netip.Addr, a *account) {
 func (g *Gate) sweepLocked() {
 	if now := time.Now(); now.Sub(g.swept) > time.Second {
 		g.swept = now
-		for addr, a := range g.accounts {
-			g.tidyLocked(addr, a)
+		for _, a := range g.accounts {
+			g.tidyLocked(a)
 		}
 	}
 	if len(g.accounts) < accountLimit {

@@ -41,7 +41,7 @@ func (g *Gate) watch(ctx context.Context, addr netip.Addr) (longest time.Duratio
 			}
 		}
 		for _, v := range g.waiting {
-			if _, seen := since[v]; !seen && v.address == addr {
+			if _, seen := since[v]; !seen && v.peer.of == alone(addr) {
 				since[v] = now
 			}
 		}
@@ -144,11 +144,11 @@ func TestDialWaitsForItsTurnAmongTheHandshakesOfTheProcess(t *testing.T) {
 	a := <-opened
 	a.write("x")
 	a.wantRead("x")
-	if n := gate.accounts[l.key.Addr.Addr()].tunnels; n != 1 {
+	if n := gate.accounts[alone(l.key.Addr.Addr())].tunnels; n != 1 {
 		t.Errorf("the peer has %d tunnels", n)
 	}
 	l.pool.Close()
-	if account := gate.accounts[l.key.Addr.Addr()]; account.tunnels != 0 || !account.known(time.Now()) || len(gate.inside) != 0 {
+	if account := gate.accounts[alone(l.key.Addr.Addr())]; account.tunnels != 0 || !account.known(time.Now()) || len(gate.inside) != 0 {
 		t.Errorf("%+v, and %d under way", account, len(gate.inside))
 	}
 }

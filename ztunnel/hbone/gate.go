@@ -17,19 +17,20 @@ import (
 //
 // A peer that says nothing, or little, holds a place but no slot, and a place
 // only until somebody needs it (evictLocked). When several wait for a slot, an
-// address that has or lately had a tunnel goes first, then whoever owes least
-// (before): an address owes for what its handshakes cost, and so does the pod
-// that they are with. So neither an address that comes to many pods nor many
-// that come to one delay the others.
+// address that has or lately had a tunnel goes first; then networks take turns, and
+// in each of them whoever owes least is first (before). An address owes for what its
+// handshakes cost, and so does its network, and the pod that they are with. So nobody
+// is delayed much by an address that comes to many pods, by many that come to one
+// pod, or by a host that uses another address of its subnet each time.
 type Gate struct {
 	slots, places int
 
 	mu       sync.Mutex // guards what follows, all accounts and visitors
 	running  int
-	inside   []*visitor // the oldest first
-	waiting  []*visitor // for a slot, in the order they came
-	accounts map[netip.Addr]*account
-	swept    time.Time // when accounts were last looked through
+	inside   []*visitor                // the oldest first
+	waiting  []*visitor                // for a slot, in the order they came
+	accounts map[netip.Prefix]*account // of addresses, and of networks
+	swept    time.Time                 // when accounts were last looked through
 }
 
 // Door is where the handshakes of one pod come to the Gate.
@@ -41,8 +42,8 @@ type Door struct {
 // visitor is a handshake under way.
 type visitor struct {
 	gate    *Gate
-	address netip.Addr
 	peer    *account // of the address
+	network *account // that the address is in
 	pod     *account // of the Door
 	evict   func()
 	turn    chan struct{} // gets the slot
@@ -54,7 +55,7 @@ type visitor struct {
 func NewGate() *Gate {
 	return &Gate{
 		slots: max(1, runtime.GOMAXPROCS(0)/2), places: handshakeLimit,
-		accounts: make(map[netip.Addr]*account),
+		accounts: make(map[netip.Prefix]*account),
 	}
 }
 
@@ -82,7 +83,7 @@ func (d *Door) enter(addr netip.Addr, evict func()) *visitor {
 	g := d.gate
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	peer := g.accountLocked(addr)
+	peer := g.accountLocked(alone(addr))
 	switch {
 	case peer.inside >= handshakesOfPeer:
 		g.evictLocked(func(v *visitor) bool { return v.peer == peer })
@@ -91,16 +92,20 @@ func (d *Door) enter(addr netip.Addr, evict func()) *visitor {
 	case len(g.inside) >= g.places:
 		g.evictLocked(func(*visitor) bool { return true })
 	}
-	v := &visitor{gate: g, address: addr, peer: peer, pod: &d.account, evict: evict, turn: make(chan struct{}, 1)}
-	v.peer.inside++
+	v := &visitor{gate: g, pod: &d.account, evict: evict, turn: make(chan struct{}, 1)}
 	v.pod.inside++
+	v.peer = g.accountLocked(alone(addr)) // again: whoever was evicted may have been the last of it
+	v.peer.inside++                       // before another account takes its room
+	v.network = g.accountLocked(networkOf(addr))
+	v.network.inside++
 	g.inside = append(g.inside, v)
 	return v
 }
 
 // evictLocked ends one of those that may go: of the address that has the most, a
-// stranger's counted strangerWeight times, the one whose peer is silent for longest.
-// If none is silent, all get on, so it is the last that came.
+// stranger's counted strangerWeight times, then of the network and of the pod with the
+// most, the one whose peer is silent for longest. If none is silent, all get on, so it
+// is the last that came.
 func (g *Gate) evictLocked(mayGo func(*visitor) bool) {
 	now := time.Now()
 	var worst *visitor
@@ -118,6 +123,8 @@ func (v *visitor) worse(other *visitor, now time.Time) bool {
 	switch mine, others := v.peer.weight(now), other.peer.weight(now); {
 	case mine != others:
 		return mine > others
+	case v.network.inside != other.network.inside:
+		return v.network.inside > other.network.inside
 	case v.pod.inside != other.pod.inside:
 		return v.pod.inside > other.pod.inside
 	}
@@ -139,8 +146,10 @@ func (g *Gate) removeLocked(v *visitor) {
 	}
 	g.inside = slices.Delete(g.inside, i, i+1)
 	v.peer.inside--
+	v.network.inside--
 	v.pod.inside--
-	g.tidyLocked(v.address, v.peer)
+	g.tidyLocked(v.peer)
+	g.tidyLocked(v.network)
 }
 
 // take waits for a slot. Whoever got one must release it.
@@ -183,9 +192,11 @@ func (v *visitor) release() {
 	v.busy = false
 	g.running--
 	v.peer.running--
-	v.peer.charge(now, now.Sub(v.began))
-	v.pod.charge(now, now.Sub(v.began))
-	g.tidyLocked(v.address, v.peer)
+	for _, a := range []*account{v.peer, v.network, v.pod} {
+		a.charge(now, now.Sub(v.began))
+	}
+	g.tidyLocked(v.peer)
+	g.tidyLocked(v.network)
 	next := -1
 	for i, w := range g.waiting {
 		if g.mayRunLocked(w) && (next < 0 || w.before(g.waiting[next], now)) {
@@ -212,14 +223,23 @@ func (g *Gate) runLocked(v *visitor) {
 	v.began = time.Now()
 }
 
-// before reports whether v gets a slot before one that came earlier.
+// before reports whether v gets a slot before one that came earlier. Of strangers that
+// owe nothing, it is the turn of whoever computed longest ago: a queue in the order of
+// arrival is as long as a flood makes it.
 func (v *visitor) before(earlier *visitor, now time.Time) bool {
-	if favoured := v.peer.favoured(now); favoured != earlier.peer.favoured(now) {
+	favoured := v.peer.favoured(now)
+	if favoured != earlier.peer.favoured(now) {
 		return favoured
 	}
-	mine, others := max(v.peer.debt(now), v.pod.debt(now)), max(earlier.peer.debt(now), earlier.pod.debt(now))
-	if mine != others {
-		return mine < others
+	if !favoured && !v.network.free.Equal(earlier.network.free) {
+		return v.network.free.Before(earlier.network.free)
 	}
-	return v.peer.debt(now) < earlier.peer.debt(now)
+	mine, others := max(v.peer.debt(now), v.pod.debt(now)), max(earlier.peer.debt(now), earlier.pod.debt(now))
+	switch {
+	case mine != others:
+		return mine < others
+	case favoured:
+		return v.peer.debt(now) < earlier.peer.debt(now)
+	}
+	return v.peer.free.Before(earlier.peer.free)
 }
