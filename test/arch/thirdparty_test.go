@@ -32,6 +32,8 @@ var thirdParties = []struct {
 		"only spiffeid is vocabulary; SVIDs and bundles are verified in certs and made in identity/ca"},
 	{"k8s.io/client-go", []string{"ztunnel/source/kube", "identity/server"},
 		"a Kubernetes client is for who watches the cluster or reviews tokens"},
+	{"k8s.io/klog/v2", []string{"ztunnel/source/kube"},
+		"client-go logs by it; it is imported to be silenced"},
 	{"k8s.io/api", []string{"ztunnel/source", "ztunnel/source/*", "identity/server", "test/lab", "test/lab/*"},
 		"Kubernetes types stop at the source"},
 	{"k8s.io/apimachinery", []string{"ztunnel/source", "ztunnel/source/*", "identity/server", "test/lab", "test/lab/*"},

@@ -4,6 +4,7 @@ package policy
 
 import (
 	"cmp"
+	"fmt"
 	"time"
 )
 
@@ -33,6 +34,16 @@ func (m Mode) String() string {
 
 // MarshalText writes the mode's name into dumps.
 func (m Mode) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
+
+// UnmarshalText reads the mode's name.
+func (m *Mode) UnmarshalText(text []byte) error {
+	mode, ok := ParseMode(string(text))
+	if !ok {
+		return fmt.Errorf("%q: not a mode", text)
+	}
+	*m = mode
+	return nil
+}
 
 // ParseMode is String's inverse; the empty string is UNSET.
 func ParseMode(s string) (Mode, bool) {

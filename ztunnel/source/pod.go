@@ -33,6 +33,15 @@ const (
 	latestVersion = "latest"
 )
 
+// UsesAnnotation reports whether that annotation of a pod means something here.
+func UsesAnnotation(key string) bool {
+	switch key {
+	case mayForward, istioSidecar, mirrorPod, staticUID:
+		return true
+	}
+	return false
+}
+
 // newPod returns what a pod is by itself; join says whether it is in the mesh.
 func newPod(pod *corev1.Pod, o Options) (podEntry, workload.Workload, error) {
 	sa := cmp.Or(pod.Spec.ServiceAccountName, defaultSA)

@@ -23,24 +23,39 @@ func (p policies[P]) sorted() []P {
 
 func (b *Builder) setPeerAuthentication(name Name, o *PeerAuthentication) error {
 	compiled, err := o.Policy()
-	if err == nil {
-		b.peers[name] = compiled
-	} else if _, known := b.peers[name]; !known {
-		b.peers[name] = policy.PeerAuthentication{Object: widest(compiled.Object, o.Spec.Selector), Mode: policy.Strict}
+	if err != nil {
+		b.Distrust(o)
+		return err
 	}
-	return err
+	b.peers[name] = compiled
+	return nil
 }
 
-// setAuthorizationPolicy has no need of a former meaning: whatever a policy says,
-// it refuses everyone to those whom it selects.
 func (b *Builder) setAuthorizationPolicy(name Name, o *AuthorizationPolicy) error {
 	compiled, err := o.Policy()
 	if err != nil {
-		compiled.Object = widest(compiled.Object, o.Spec.Selector)
-		compiled.TargetRefs = compiled.TargetRefs && o.Spec.Selector == nil
+		b.Distrust(o)
+		return err
 	}
 	b.authz[name] = compiled
-	return err
+	return nil
+}
+
+// Distrust takes a policy that is not understood whole: its former meaning stays
+// in force. If it has none it gets the strictest that it may have: STRICT, or
+// nobody may connect, for all that it may select.
+func (b *Builder) Distrust(o Object) {
+	name := nameOf(o)
+	switch o := o.(type) {
+	case *PeerAuthentication:
+		if _, known := b.peers[name]; !known {
+			b.peers[name] = policy.PeerAuthentication{Object: widest(object(&o.ObjectMeta, o.Spec.Selector), o.Spec.Selector), Mode: policy.Strict}
+		}
+	case *AuthorizationPolicy:
+		if _, known := b.authz[name]; !known {
+			b.authz[name] = policy.AuthorizationPolicy{Object: widest(object(&o.ObjectMeta, o.Spec.Selector), o.Spec.Selector)}
+		}
+	}
 }
 
 // widest returns o without a selector that cannot be understood: it may have
@@ -50,4 +65,21 @@ func widest(o policy.Object, s *Selector) policy.Object {
 		o.Selector = nil
 	}
 	return o
+}
+
+// Remember puts policies in force that are known from before, until Set or Delete
+// says something else of them. It returns their names by kind.
+func (b *Builder) Remember(p policy.Objects) map[Kind][]Name {
+	names := map[Kind][]Name{}
+	for _, pa := range p.PeerAuthentications {
+		name := Name{pa.Namespace, pa.Name}
+		b.peers[name] = pa
+		names[KindPeerAuthentication] = append(names[KindPeerAuthentication], name)
+	}
+	for _, ap := range p.AuthorizationPolicies {
+		name := Name{ap.Namespace, ap.Name}
+		b.authz[name] = ap
+		names[KindAuthorizationPolicy] = append(names[KindAuthorizationPolicy], name)
+	}
+	return names
 }

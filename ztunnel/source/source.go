@@ -41,6 +41,7 @@ type Source interface {
 type Stats struct {
 	Generation uint64    // version of the snapshot in force; 0: none yet
 	InForce    time.Time // since when
+	Stored     time.Time // when it was written to the file that it was read from; zero: it is live
 	Files      int       // in that snapshot, where it comes from files
 	Objects    int       // in that snapshot
 	Failures   uint64    // times that it could not be read whole

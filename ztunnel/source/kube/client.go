@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kube
+
+import (
+	"context"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	nodev1 "k8s.io/api/node/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/culvert-mesh/culvert/ztunnel/source"
+)
+
+// load reads a kubeconfig.
+func load(kubeconfig string) (*rest.Config, error) {
+	var config *rest.Config
+	var err error
+	if kubeconfig == InCluster {
+		config, err = rest.InClusterConfig()
+	} else {
+		rules := &clientcmd.ClientConfigLoadingRules{ExplicitPath: kubeconfig}
+		config, err = clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, nil).ClientConfig()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("kubeconfig %s: %v", kubeconfig, err)
+	}
+	config.QPS = -1 // a watch for each kind is all that is asked for
+	config.UserAgent = "culvert " + rest.DefaultKubernetesUserAgent()
+	config.WarningHandler = rest.NoWarnings{}
+	return config, nil
+}
+
+// builtIn are Kubernetes' own kinds. ServiceCIDRs are served since 1.33.
+var builtIn = []struct {
+	example  source.Object
+	version  schema.GroupVersion
+	resource string
+	optional bool
+}{
+	{&corev1.Namespace{}, corev1.SchemeGroupVersion, "namespaces", false},
+	{&corev1.Node{}, corev1.SchemeGroupVersion, "nodes", false},
+	{&corev1.Pod{}, corev1.SchemeGroupVersion, "pods", false},
+	{&corev1.Service{}, corev1.SchemeGroupVersion, "services", false},
+	{&discoveryv1.EndpointSlice{}, discoveryv1.SchemeGroupVersion, "endpointslices", false},
+	{&nodev1.RuntimeClass{}, nodev1.SchemeGroupVersion, "runtimeclasses", false},
+	{&networkingv1.ServiceCIDR{}, networkingv1.SchemeGroupVersion, "servicecidrs", true},
+}
+
+// newKinds makes clients for all kinds.
+func (s *Source) newKinds(config *rest.Config) ([]*kind, error) {
+	clients, err := newBuiltInClients(config)
+	if err != nil {
+		return nil, err
+	}
+	var out []*kind
+	for _, b := range builtIn {
+		out = append(out, &kind{
+			Kind: source.KindOf(b.example), source: s, example: b.example, optional: b.optional, understand: trimmed,
+			versions: []*cache.ListWatch{cache.NewListWatchFromClient(clients[b.version], b.resource, metav1.NamespaceAll, fields.Everything())},
+			names:    map[source.Name]string{},
+		})
+	}
+	any, err := dynamic.NewForConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("client of %s: %v", config.Host, err)
+	}
+	for _, i := range istio {
+		k := &kind{Kind: i.kind, source: s, example: &unstructured.Unstructured{}, optional: true, understand: i.understand, names: map[source.Name]string{}}
+		for _, version := range istioVersions {
+			k.versions = append(k.versions, listWatch(any.Resource(version.WithResource(i.resource))))
+		}
+		out = append(out, k)
+	}
+	return out, nil
+}
+
+// newBuiltInClients returns a client for each version of builtIn. They speak
+// protobuf, and know no other kinds than these: those of all of Kubernetes would
+// be most of the program.
+func newBuiltInClients(config *rest.Config) (map[schema.GroupVersion]rest.Interface, error) {
+	scheme := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, discoveryv1.AddToScheme, nodev1.AddToScheme, networkingv1.AddToScheme} {
+		if err := add(scheme); err != nil {
+			return nil, err
+		}
+	}
+	metav1.AddToGroupVersion(scheme, schema.GroupVersion{Version: "v1"})
+	// One transport for all: one connection.
+	client, err := rest.HTTPClientFor(config)
+	if err != nil {
+		return nil, fmt.Errorf("client of %s: %v", config.Host, err)
+	}
+	clients := map[schema.GroupVersion]rest.Interface{}
+	for _, b := range builtIn {
+		c := rest.CopyConfig(config)
+		c.GroupVersion = &b.version
+		c.APIPath = "/apis"
+		if b.version.Group == "" {
+			c.APIPath = "/api"
+		}
+		c.ContentType = runtime.ContentTypeProtobuf
+		c.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
+		c.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
+		if clients[b.version], err = rest.RESTClientForConfigAndClient(c, client); err != nil {
+			return nil, fmt.Errorf("client of %s: %v", config.Host, err)
+		}
+	}
+	return clients, nil
+}
+
+func listWatch(resource dynamic.ResourceInterface) *cache.ListWatch {
+	return &cache.ListWatch{
+		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) { return resource.List(ctx, o) },
+		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+			return resource.Watch(ctx, o)
+		},
+	}
+}

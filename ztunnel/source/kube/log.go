@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kube
+
+// Keys of log records.
+const (
+	logError     = "error"
+	logKind      = "kind"
+	logObject    = "object"
+	logPath      = "path"
+	logServer    = "server"
+	logVersion   = "version"
+	logWorkloads = "workloads"
+	logWritten   = "written"
+)

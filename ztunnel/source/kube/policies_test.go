@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kube
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+
+	"github.com/culvert-mesh/culvert/ztunnel/source"
+)
+
+func addrPort(text string) netip.AddrPort { return netip.MustParseAddrPort(text) }
+
+func prefixes(texts ...string) (out []netip.Prefix) {
+	for _, text := range texts {
+		out = append(out, netip.MustParsePrefix(text))
+	}
+	return out
+}
+
+// policies says which are in force, with their modes.
+func policies(s source.Snapshot) string {
+	out := ""
+	for _, p := range s.Policies.PeerAuthentications {
+		out += fmt.Sprintf("%s %v %v\n", p.Name, p.Mode, map[string]string(p.Selector))
+	}
+	for _, p := range s.Policies.AuthorizationPolicies {
+		out += p.Name + "\n"
+	}
+	return out
+}
+
+func inForce(want string) func(source.Snapshot) bool {
+	return func(s source.Snapshot) bool { return policies(s) == want }
+}
+
+func peerAuthentication(t *testing.T, version, name, spec string) object {
+	return custom(t, fmt.Sprintf(`{apiVersion: security.istio.io/%s, kind: PeerAuthentication, metadata: {name: %s, namespace: shop, managedFields: [{manager: kubectl}], generation: 3}, spec: %s}`, version, name, spec))
+}
+
+func TestPoliciesAreFoundWhenTheirKindsComeLater(t *testing.T) {
+	for _, version := range []string{"v1", "v1beta1"} {
+		t.Run(version, func(t *testing.T) {
+			server := startServer(t)
+			server.set(cluster(t)...)
+			w := start(t, options(server))
+			w.until("the first, without policies", inForce(""))
+			w.says("")
+
+			server.serve("security.istio.io/" + version + "/peerauthentications")
+			server.set(peerAuthentication(t, version, "strict", `{mtls: {mode: STRICT}}`))
+			w.until("a policy", inForce("strict STRICT map[]\n"))
+			server.set(peerAuthentication(t, version, "strict", `{mtls: {mode: PERMISSIVE}}`))
+			w.until("it changed", inForce("strict PERMISSIVE map[]\n"))
+			server.delete(peerAuthentication(t, version, "strict", `{}`))
+			w.until("it went", inForce(""))
+		})
+	}
+}
+
+func TestAKindThatIsServedNoMoreTakesNoPolicyAway(t *testing.T) {
+	server := startServer(t)
+	server.set(cluster(t)...)
+	server.serve(peerAuthentications)
+	server.set(peerAuthentication(t, "v1", "strict", `{mtls: {mode: STRICT}}`))
+	w := start(t, options(server))
+	w.until("the first", inForce("strict STRICT map[]\n"))
+
+	server.drop(peerAuthentications)
+	w.says("PeerAuthentication: not served any more; 1 of it stay in force until it is again")
+	server.set(pod(t, "web-2", 2))
+	w.until("another pod, the same policy", func(s source.Snapshot) bool {
+		return meshed("web-1", "web-2")(s) && inForce("strict STRICT map[]\n")(s)
+	})
+
+	server.serve(peerAuthentications)
+	w.until("it is served again, and empty", inForce(""))
+	w.says("")
+}
+
+func TestAPolicyThatIsNotUnderstoodOpensNothingAndStopsNobodyElse(t *testing.T) {
+	server := startServer(t)
+	server.set(cluster(t)...)
+	server.serve(peerAuthentications)
+	server.serve(authorizationPolicies)
+	server.set(peerAuthentication(t, "v1", "known", `{mtls: {mode: PERMISSIVE}}`))
+	w := start(t, options(server))
+	w.until("the first", inForce("known PERMISSIVE map[]\n"))
+
+	server.set(
+		peerAuthentication(t, "v1", "known", `{mtls: {mode: PERMISSIVE, plain: yes}}`),
+		peerAuthentication(t, "v1", "new", `{selector: {matchLabels: {app: web}}, mtls: {mode: PERMISSIVE}, excludePorts: [80]}`),
+		peerAuthentication(t, "v1", "odd", `{selector: none}`),
+		custom(t, `{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: all, namespace: shop}, spec: {rules: 1}}`),
+	)
+	w.until("what each means at the strictest", inForce("known PERMISSIVE map[]\nnew STRICT map[app:web]\nodd STRICT map[]\nall\n"))
+	w.says(`PeerAuthentication shop/new: strict decoding error: unknown field "spec.excludePorts"`)
+	server.set(peerAuthentication(t, "v1", "fine", `{mtls: {mode: STRICT}}`))
+	w.until("another one", func(s source.Snapshot) bool { return len(s.Policies.PeerAuthentications) == 4 })
+
+	server.set(peerAuthentication(t, "v1", "new", `{mtls: {mode: PERMISSIVE}}`))
+	for _, name := range []string{"known", "odd", "fine"} {
+		server.delete(peerAuthentication(t, "v1", name, `{}`))
+	}
+	server.delete(custom(t, `{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: all, namespace: shop}}`))
+	w.until("the others went", inForce("new PERMISSIVE map[]\n"))
+	w.says("")
+}
+
+func TestALabelThatMeansNothingIsSaid(t *testing.T) {
+	server := startServer(t)
+	server.set(cluster(t)...)
+	server.set(namespace(t, "bank", "culvert.dev/mesh: enable"))
+	w := start(t, options(server))
+	w.until("the first", anySnapshot)
+	w.says(`Namespace bank: metadata.labels[culvert.dev/mesh]: "enable" means nothing: not enabled or disabled`)
+	server.set(namespace(t, "bank", "culvert.dev/mesh: enabled"))
+	w.says("")
+}
