@@ -30,8 +30,10 @@ const (
 	// strangerWeight is how many handshakes of a known address are spared like one
 	// of a stranger.
 	strangerWeight = 64
-	// accountLimit bounds the addresses that are remembered.
+	// accountLimit bounds the addresses and networks that are remembered.
 	accountLimit = 8192
+	// sweepMost is how many are looked at for one to forget that is not known.
+	sweepMost = 256
 )
 
 // alone is the key of an address's account.
@@ -108,9 +110,11 @@ func (g *Gate) tidyLocked(a *account) {
 }
 
 // sweepLocked makes room for one more address. At most once a second it calls tidyLocked
-// for all; if that leaves too many, it forgets any address that is idle.
+// for all; if that leaves too many, it forgets any address that is idle, one that is not
+// known if it sees such soon.
 func (g *Gate) sweepLocked() {
-	if now := time.Now(); now.Sub(g.swept) > time.Second {
+	now := time.Now()
+	if now.Sub(g.swept) > time.Second {
 		g.swept = now
 		for _, a := range g.accounts {
 			g.tidyLocked(a)
@@ -119,9 +123,14 @@ func (g *Gate) sweepLocked() {
 	if len(g.accounts) < accountLimit {
 		return
 	}
-	for addr, a := range g.accounts {
-		if a.idle() {
-			delete(g.accounts, addr)
+	var idle *account
+	seen := 0
+	for _, a := range g.accounts { // from anywhere
+		if a.idle() && (idle == nil || !a.known(now)) {
+			idle = a
+		}
+		if seen++; idle != nil && (!idle.known(now) || seen > sweepMost) {
+			delete(g.accounts, idle.of)
 			return
 		}
 	}

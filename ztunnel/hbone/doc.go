@@ -51,7 +51,7 @@
 // Both shake hands:
 //
 //	gate.go         Gate: lets handshakes of all pods and both sides in, and compute
-//	account.go      what the Gate knows of an address or a pod: tunnels, debt
+//	account.go      what the Gate knows of an address, a network or a pod: tunnels, debt
 //	turnstile.go    the socket of a handshake, which computes only while it has a slot
 //	wire.go         TLS by package record or by crypto/tls, and who the peer is
 //

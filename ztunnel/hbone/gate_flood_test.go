@@ -145,3 +145,30 @@ func TestWhoComesSeveralTimesAtOnceGetsOnBesideMany(t *testing.T) {
 		}
 	})
 }
+
+func TestAFloodDoesNotMakeTheGateForgetWhoHadATunnel(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCrowd(t)
+		door := c.gate.Door()
+		var lately []netip.Addr
+		for n := range 1000 {
+			lately = append(lately, netip.AddrFrom4([4]byte{10, 0, byte(n >> 8), byte(n)}))
+			door.settled(lately[n])
+			door.parted(lately[n])
+		}
+		for n := range 2 * accountLimit {
+			v := c.enter(door, fmt.Sprintf("fd00:bad:%x::1", n))
+			c.use(v, 10*time.Microsecond)
+			v.leave()
+		}
+		forgotten := 0
+		for _, addr := range lately {
+			if a := c.gate.accounts[alone(addr)]; a == nil || !a.known(time.Now()) {
+				forgotten++
+			}
+		}
+		if forgotten > 0 {
+			t.Errorf("%d of 1000 are strangers now", forgotten)
+		}
+	})
+}
