@@ -119,11 +119,13 @@ func chainOf(dir string) ([]string, error) {
 	}
 	slices.Sort(files)
 	if filepath.Ext(files[0]) != ".conflist" {
-		conf, err := libcni.ConfFromFile(files[0])
+		data, err := os.ReadFile(files[0])
 		if err != nil {
 			return nil, err
 		}
-		return []string{conf.Network.Type}, nil
+		var single struct{ Type string }
+		err = json.Unmarshal(data, &single)
+		return []string{single.Type}, err
 	}
 	list, err := libcni.NetworkConfFromFile(files[0])
 	if err != nil {
