@@ -69,6 +69,8 @@ const imports = `
 	bench/host, bench/load, bench/plot, bench/proc, bench/reference < bench;
 	bench/host, bench/load, bench/proc, test/lab < bench/attacks;
 
+	NONE < deploy/oci < deploy/images;
+
 	# Both ends of a connection in one process, with all that carries it.
 	identity/ca, ztunnel/certs, ztunnel/proxy, ztunnel/netns, test/env < test/stress;
 `
