@@ -14,6 +14,9 @@ STRESSTIME ?= 60s
 # What builds and checks, but is no part of the product, is a module of its own.
 TOOL := go tool -modfile=$(CURDIR)/tools/go.mod
 
+# The packages of test/kubernetes that compile in seconds: kubeall is all of Kubernetes.
+CLUSTER := . ./binaries ./cluster ./pause ./podapp ./unlimited
+
 # Any Go from 1.21 on fetches the one that go.mod names, but not where the
 # machine's own setting is `local`.
 export GOTOOLCHAIN = auto
@@ -63,6 +66,27 @@ test-purego:
 test-e2e:
 	@$(call part,e2e,testname) -timeout=20m -p=1 ./test/e2e/...
 
+# A module of its own, and with programs of its own to build: no part of make test.
+.PHONY: test-kubernetes
+test-kubernetes: ## test on a real two-node Kubernetes (root; builds it first: 8 minutes, once)
+	@mkdir -p bin/test
+	@cd test/kubernetes && $(call part,kubernetes,testname) -timeout=30m ./...
+
+.PHONY: cluster-build
+cluster-build: ## build what the cluster runs, into the user's cache directory
+	@go -C test/kubernetes build -o $(CURDIR)/bin/cluster .
+	@bin/cluster build
+
+.PHONY: cluster
+cluster: ## start a real two-node Kubernetes to try things on (root; CGROUPS=v2: with cgroup2 alone)
+	@go -C test/kubernetes build -o $(CURDIR)/bin/cluster .
+	@bin/cluster up $(if $(CGROUPS),-cgroups $(CGROUPS))
+
+.PHONY: cluster-down
+cluster-down: ## remove what make cluster started
+	@go -C test/kubernetes build -o $(CURDIR)/bin/cluster .
+	@bin/cluster down
+
 .PHONY: race
 race: ## run the tests under the race detector, but for the slow ones
 	go test -race -short -timeout=10m $$(go list ./... | grep -v '^$(MODULE)/test/e2e')
@@ -75,11 +99,13 @@ stress: ## have apps talk over a bad path while all goes wrong (root; STRESSTIME
 .PHONY: lint
 lint: ## gofmt, go.mod, vet, staticcheck, the import table, shell syntax
 	@test -z "$$(gofmt -l . | tee /dev/stderr)" || { echo "lint: run gofmt -w on these files" >&2; exit 1; }
-	@for module in . bench tools; do go -C $$module mod tidy -diff || exit 1; done
+	@for module in . bench tools test/kubernetes; do go -C $$module mod tidy -diff || exit 1; done
 	go vet ./...
 	go -C bench vet ./...
+	go -C test/kubernetes vet $(CLUSTER)
 	$(TOOL) staticcheck ./...
 	cd bench && $(TOOL) staticcheck ./...
+	cd test/kubernetes && $(TOOL) staticcheck $(CLUSTER)
 	go test -count=1 ./test/arch
 	@find . -name '*.sh' -o -path './.ci/run' | xargs -n1 bash -n
 
@@ -118,4 +144,4 @@ clean: ## remove what was built
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

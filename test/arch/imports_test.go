@@ -69,6 +69,10 @@ const imports = `
 	bench/host, bench/load, bench/plot, bench/proc, bench/reference < bench;
 	bench/host, bench/load, bench/proc, test/lab < bench/attacks;
 
+	# The real cluster runs the programs as users do: it imports none of them.
+	NONE < test/kubernetes/binaries, test/kubernetes/cluster < test/kubernetes;
+	NONE < test/kubernetes/kubeall, test/kubernetes/pause, test/kubernetes/podapp, test/kubernetes/unlimited;
+
 	NONE < deploy/oci < deploy/images;
 
 	# Both ends of a connection in one process, with all that carries it.

@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package binaries builds the programs of the test cluster from the modules that its
+// go.mod pins, and keeps them: building takes minutes, and 256 MB of results spare 4 GB
+// of Go's build cache.
+package binaries
+
+import (
+	"bufio"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	own        = "github.com/culvert-mesh/culvert/test/kubernetes/"
+	containerd = "github.com/containerd/containerd/v2/cmd/"
+	plugins    = "github.com/containernetworking/plugins/plugins/"
+)
+
+// program is what one go build makes.
+type program struct {
+	name     string // for people
+	packages []string
+	tags     string
+	cgo      bool
+}
+
+// programs is all that a cluster runs. Big ones come last: what they need is compiled by
+// then, and a mistake in a small one shows early. runc needs cgo for seccomp, and
+// every pod a seccomp profile.
+var programs = []program{
+	{name: "runc", packages: []string{"github.com/opencontainers/runc"}, tags: "seccomp", cgo: true},
+	{name: "pause and unlimited", packages: []string{own + "pause", own + "unlimited"}},
+	{name: "containerd and CNI plugins", tags: "no_btrfs,no_devmapper,no_zfs,no_aufs", packages: []string{
+		containerd + "containerd", containerd + "containerd-shim-runc-v2", containerd + "ctr",
+		plugins + "main/bridge", plugins + "main/loopback", plugins + "ipam/host-local", plugins + "meta/portmap"}},
+	{name: "CoreDNS", packages: []string{"github.com/coredns/coredns"}},
+	{name: "Kubernetes and etcd", packages: []string{own + "kubeall"}},
+}
+
+// called are the names by which kubeall is called.
+var called = []string{"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy", "kubelet", "kubectl"}
+
+// flags are those of every build. Others would share nothing in Go's build cache.
+// Without DWARF it is a seventh faster.
+var flags = []string{"-trimpath", "-buildvcs=false", "-gcflags=all=-dwarf=false"}
+
+// Build returns the directory of the programs, and of the images pause.tar and
+// coredns.tar: those of an earlier build of the same
+// sources by the same Go in the user's cache directory, or else new ones. module is the
+// directory of this module. It tells out what it builds.
+func Build(ctx context.Context, module string, out io.Writer) (string, error) {
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return "", err
+	}
+	key, err := cacheKey(ctx, module)
+	if err != nil {
+		return "", err
+	}
+	dir := filepath.Join(cache, "culvert", "kubernetes", key)
+	lock, err := lockFile(dir + ".lock")
+	if err != nil {
+		return "", err
+	}
+	defer lock.Close()
+	if _, err := os.Stat(dir); err == nil || !errors.Is(err, fs.ErrNotExist) {
+		return dir, err
+	}
+	if err := needsSeccomp(ctx); err != nil {
+		return "", err
+	}
+	fmt.Fprintf(out, "building Kubernetes: 8 minutes on two cores, once, into %s\n", dir)
+	unfinished := dir + ".new"
+	if err := errors.Join(os.RemoveAll(unfinished), os.MkdirAll(unfinished, 0o755)); err != nil {
+		return "", err
+	}
+	for _, p := range programs {
+		if err := p.build(ctx, module, unfinished, out); err != nil {
+			return "", err
+		}
+	}
+	for _, name := range called {
+		if err := os.Symlink("kubeall", filepath.Join(unfinished, name)); err != nil {
+			return "", err
+		}
+	}
+	for _, name := range []string{"pause", "coredns"} {
+		program := filepath.Join(unfinished, name)
+		if err := Archive(ctx, module, program, filepath.Join(unfinished, name+".tar")); err != nil {
+			return "", err
+		}
+		if err := os.Remove(program); err != nil {
+			return "", err
+		}
+	}
+	return dir, os.Rename(unfinished, dir)
+}
+
+// Archive makes the image localhost/NAME:1 of a static program, by the recipe of
+// Culvert's own images.
+func Archive(ctx context.Context, module, program, archive string) error {
+	name := "localhost/" + filepath.Base(program) + ":1"
+	cmd := goCommand(ctx, filepath.Join(module, "../.."), "run", "./deploy/images", "archive", "-name", name, "-out", archive, program)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("make image %s: %w\n%s", name, err, out)
+	}
+	return nil
+}
+
+// Podapp builds the image of the program that test pods run, and returns its archive, in
+// dir. It is small, and changes more often than the rest: it is not kept.
+func Podapp(ctx context.Context, module, dir string) (string, error) {
+	program, archive := filepath.Join(dir, "podapp"), filepath.Join(dir, "podapp.tar")
+	cmd := goCommand(ctx, module, append([]string{"build", "-o", program}, append(flags, own+"podapp")...)...)
+	cmd.Env = append(cmd.Env, "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build podapp: %w\n%s", err, out)
+	}
+	return archive, Archive(ctx, module, program, archive)
+}
+
+// cacheKey names all that decides what is built: what the modules are, our own sources,
+// Go and its flags.
+func cacheKey(ctx context.Context, module string) (string, error) {
+	version, err := goCommand(ctx, module, "env", "GOVERSION").Output()
+	if err != nil {
+		return "", fmt.Errorf("go env GOVERSION: %w", err)
+	}
+	hash := sha256.New()
+	fmt.Fprintf(hash, "%s %s %q %+v\n", version, runtime.GOARCH, flags, programs)
+	for _, file := range []string{"go.mod", "go.sum", "kubeall/main.go", "pause/main.go", "unlimited/main.go"} {
+		text, err := os.ReadFile(filepath.Join(module, file))
+		if err != nil {
+			return "", err
+		}
+		fmt.Fprintf(hash, "%s %d\n%s", file, len(text), text)
+	}
+	return fmt.Sprintf("%x", hash.Sum(nil)[:8]), nil
+}
+
+// goCommand runs the Go that go.mod names, and nothing of the caller's flags.
+func goCommand(ctx context.Context, module string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, "go", args...)
+	cmd.Dir = module
+	cmd.Env = append(os.Environ(), "GOTOOLCHAIN=auto", "GOFLAGS=", "GOWORK=off")
+	return cmd
+}
+
+// needsSeccomp says what to install before minutes have passed.
+func needsSeccomp(ctx context.Context) error {
+	if err := exec.CommandContext(ctx, "pkg-config", "--exists", "libseccomp").Run(); err != nil {
+		return fmt.Errorf("runc is built with libseccomp: install libseccomp-dev, pkg-config and gcc (pkg-config --exists libseccomp: %w)", err)
+	}
+	return nil
+}
+
+func (p program) build(ctx context.Context, module, dir string, out io.Writer) error {
+	ldflags := "-s -w"
+	if p.packages[0] == own+"kubeall" {
+		version, err := versionFlags(ctx, module)
+		if err != nil {
+			return err
+		}
+		ldflags += version
+	}
+	args := append([]string{"build", "-v", "-o", dir + "/", "-tags", p.tags, "-ldflags", ldflags}, flags...)
+	cmd := goCommand(ctx, module, append(args, p.packages...)...)
+	cmd.Env = append(cmd.Env, "CGO_ENABLED=0")
+	if p.cgo {
+		cmd.Env = append(cmd.Env, "CGO_ENABLED=1")
+	}
+	start := time.Now()
+	if err := p.compile(cmd, out, start); err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "built %s in %.0f s\n", p.name, time.Since(start).Seconds())
+	return nil
+}
+
+// compile runs go build -v, which names each package, and counts them twice a minute.
+func (p program) compile(cmd *exec.Cmd, out io.Writer, start time.Time) error {
+	said, err := cmd.StderrPipe()
+	if err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	var errors []string
+	var packages int
+	told := start
+	for lines := bufio.NewScanner(said); lines.Scan(); {
+		line := lines.Text()
+		if strings.ContainsAny(line, " \t#") && !strings.HasPrefix(line, "go: downloading") {
+			errors = append(errors, line)
+		}
+		packages++
+		if time.Since(told) > 30*time.Second {
+			told = time.Now()
+			fmt.Fprintf(out, "building %s: %d packages in %.0f s\n", p.name, packages, time.Since(start).Seconds())
+		}
+	}
+	if err := cmd.Wait(); err != nil {
+		return fmt.Errorf("build %s: %w\n%s", p.name, err, strings.Join(errors, "\n"))
+	}
+	return nil
+}
+
+// versionFlags make the programs of Kubernetes tell their version: its release script
+// sets it, and without it each says v0.0.0.
+func versionFlags(ctx context.Context, module string) (string, error) {
+	out, err := goCommand(ctx, module, "list", "-m", "-f", "{{.Version}}", "k8s.io/kubernetes").Output()
+	if err != nil {
+		return "", fmt.Errorf("go list -m k8s.io/kubernetes: %w", err)
+	}
+	version := strings.TrimSpace(string(out))
+	numbers := strings.Split(strings.TrimPrefix(version, "v"), ".")
+	if len(numbers) < 3 {
+		return "", fmt.Errorf("k8s.io/kubernetes has version %q", version)
+	}
+	var all strings.Builder
+	for _, path := range []string{"k8s.io/component-base/version", "k8s.io/client-go/pkg/version"} {
+		fmt.Fprintf(&all, " -X %[1]s.gitVersion=%[2]s -X %[1]s.gitMajor=%[3]s -X %[1]s.gitMinor=%[4]s -X %[1]s.gitTreeState=clean",
+			path, version, numbers[0], numbers[1])
+	}
+	return all.String(), nil
+}
+
+// lockFile keeps other builds of the same programs waiting until it is closed.
+func lockFile(path string) (*os.File, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	return f, nil
+}

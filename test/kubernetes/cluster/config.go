@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cluster
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"regexp"
+)
+
+// Config says which cluster.
+type Config struct {
+	// Name tells clusters of one machine apart. Required: lower-case letters, digits
+	// and hyphens.
+	Name string
+
+	// Cgroups is what a node's /sys/fs/cgroup looks like: "v1" is the machine's own
+	// hierarchies, with cgroup2 at /sys/fs/cgroup/unified; limits hold. "v2" is cgroup2
+	// itself, as on current distributions; where the machine's cgroup2 lacks the
+	// controllers, limits do not hold. Default: v1 if the machine has its hierarchies.
+	Cgroups string
+
+	// Binaries is the directory that Build returned. Required by Up.
+	Binaries string
+
+	// Images are the paths of OCI archives that every node gets.
+	Images []string
+}
+
+var validName = regexp.MustCompile(`^[a-z0-9-]{1,32}$`)
+
+// validate returns all that is wrong with c.
+func (c Config) validate() error {
+	var errs []error
+	if !validName.MatchString(c.Name) {
+		errs = append(errs, fmt.Errorf("name %q: want 1 to 32 lower-case letters, digits and hyphens", c.Name))
+	}
+	if c.Cgroups != "v1" && c.Cgroups != "v2" {
+		errs = append(errs, fmt.Errorf("cgroups %q: want v1 or v2", c.Cgroups))
+	}
+	return errors.Join(errs...)
+}
+
+// parent holds one directory for each cluster. It must not be on an overlay, or the
+// kernel refuses to lay the nodes' overlays over it.
+const parent = "/var/lib/culvert-kubernetes"
+
+// Dir is the directory of the cluster of that name.
+func Dir(name string) string { return filepath.Join(parent, name) }
+
+// Kubeconfig is the path of the administrator's, for use on this machine.
+func Kubeconfig(name string) string { return filepath.Join(Dir(name), "kubeconfig") }
+
+func (c Config) dir() string               { return Dir(c.Name) }
+func (c Config) pki(file string) string    { return filepath.Join(c.dir(), "pki", file) }
+func (c Config) binary(name string) string { return filepath.Join(c.Binaries, name) }
+func (c Config) log(name string) string    { return filepath.Join(c.dir(), "log", name+".log") }
+
+// The addresses, all of them inside of the cluster's own network namespaces.
+var (
+	nodeNetwork  = netip.MustParsePrefix("192.168.77.0/24")
+	controlPlane = netip.MustParseAddr("192.168.77.1")
+	apiService   = netip.MustParseAddr("10.96.0.1")
+	dnsService   = netip.MustParseAddr("10.96.0.10")
+)
+
+const (
+	podNetwork     = "10.244.0.0/16" // a /24 of it for each node
+	serviceNetwork = "10.96.0.0/16"
+	apiURL         = "https://192.168.77.1:6443"
+)
+
+// node is one of the machines. Its files are below the cluster's directory.
+type node struct {
+	Name string
+	Addr netip.Addr
+}
+
+var nodes = []node{
+	{"node1", netip.MustParseAddr("192.168.77.11")},
+	{"node2", netip.MustParseAddr("192.168.77.12")},
+}
+
+// nodeDir is a directory of a node's, on this machine.
+func (c Config) nodeDir(name string, more ...string) string {
+	return filepath.Join(append([]string{c.dir(), name}, more...)...)
+}
+
+// nodeFile is a file of a node's /etc/kubernetes, on this machine.
+func (c Config) nodeFile(n node, file string) string { return c.nodeDir(n.Name, "kubernetes", file) }

@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cluster
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// The words by which the supervisor tells a node how far it is.
+const (
+	wordNetwork = "network" // eth0 is there
+	wordAPI     = "api"     // the API server answers
+)
+
+// runNode is the pid 1 of a machine: it makes the machine out of the namespaces that it
+// was started in, runs the machine's programs, and ends with the supervisor.
+//
+// The calling goroutine must be the main one, locked to its thread: the cgroup
+// namespace is made here, and the programs must be started by the thread that has it.
+func runNode(c Config, name string) error {
+	n := nodes[slices.IndexFunc(nodes, func(n node) bool { return n.Name == name })]
+	if err := holdAlive(c.nodeDir(name, alive)); err != nil {
+		return err
+	}
+	all, err := hierarchies()
+	if err != nil {
+		return err
+	}
+	if err := c.joinCgroups(name, all); err != nil {
+		return err
+	}
+	if err := errors.Join(c.mountNode(n, all), unix.Sethostname([]byte(name))); err != nil {
+		return err
+	}
+	if c.Cgroups == "v2" {
+		if err := leaveRootCgroup(); err != nil {
+			return err
+		}
+	}
+	words := bufio.NewScanner(os.Stdin)
+	if err := await(words, wordNetwork); err != nil {
+		return err
+	}
+	if err := configureNode(n); err != nil {
+		return err
+	}
+	return runPrograms(n, words)
+}
+
+// runPrograms runs containerd, and once there is an API server, the kubelet and
+// kube-proxy. It returns when one of them has ended, as none should.
+func runPrograms(n node, words *bufio.Scanner) error {
+	os.Setenv("PATH", insideBinaries+":"+os.Getenv("PATH"))
+	children := newProcesses(func(name string) string { return filepath.Join("/var/log", name+".log") })
+	containerd, err := children.start("containerd",
+		exec.Command("containerd", "--config="+insideKubernetes+"/containerd.toml", "--log-level=warn"))
+	if err != nil {
+		return err
+	}
+	if err := importImages(children); err != nil {
+		return err
+	}
+	if err := await(words, wordAPI); err != nil {
+		return err
+	}
+	kubelet, err := children.start("kubelet", exec.Command("kubelet",
+		"--config="+insideKubernetes+"/kubelet.yaml",
+		"--kubeconfig="+insideKubernetes+"/kubelet.kubeconfig",
+		"--hostname-override="+n.Name, "--node-ip="+n.Addr.String()))
+	if err != nil {
+		return err
+	}
+	proxy, err := children.start("kube-proxy", exec.Command("kube-proxy", "--config="+insideKubernetes+"/proxy.yaml"))
+	if err != nil {
+		return err
+	}
+	select {
+	case <-containerd.done:
+		return containerd.ended()
+	case <-kubelet.done:
+		return kubelet.ended()
+	case <-proxy.done:
+		return proxy.ended()
+	}
+}
+
+// importImages imports all images of the node once containerd listens.
+func importImages(children *processes) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	err := until(ctx, func() error {
+		conn, err := net.Dial("unix", "/run/containerd/containerd.sock")
+		if err == nil {
+			conn.Close()
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("containerd does not listen: %w", err)
+	}
+	images, err := filepath.Glob(insideImages + "/*.tar")
+	if err != nil {
+		return err
+	}
+	for _, image := range images {
+		if err := children.run("images", exec.Command("ctr", "--namespace=k8s.io", "images", "import", image)); err != nil {
+			return fmt.Errorf("import image %s: %w", image, err)
+		}
+	}
+	return nil
+}
+
+// await reads the next word of the supervisor. Without one there is no supervisor.
+func await(words *bufio.Scanner, word string) error {
+	if !words.Scan() || words.Text() != word {
+		return fmt.Errorf("the supervisor said %q, and not %q", words.Text(), word)
+	}
+	return nil
+}

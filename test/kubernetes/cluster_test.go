@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/culvert-mesh/culvert/test/kubernetes/binaries"
+	"github.com/culvert-mesh/culvert/test/kubernetes/cluster"
+)
+
+// The cluster that all tests share which do not end it.
+const sharedName = "test"
+
+var (
+	program string // the command under test, as make cluster runs it
+	shared  = sync.OnceValue(func() error { return start(sharedName) })
+)
+
+func TestMain(m *testing.M) {
+	os.Exit(func() int {
+		dir, err := os.MkdirTemp("", "culvert-cluster-test-")
+		if err != nil {
+			panic(err)
+		}
+		defer os.RemoveAll(dir)
+		program = filepath.Join(dir, "cluster")
+		if out, err := exec.Command("go", "build", "-o", program, ".").CombinedOutput(); err != nil {
+			fmt.Fprintf(os.Stderr, "go build: %v\n%s", err, out)
+			return 1
+		}
+		code := m.Run()
+		if out, err := exec.Command(program, "down", "-name", sharedName).CombinedOutput(); err != nil {
+			fmt.Fprintf(os.Stderr, "cluster down: %v\n%s", err, out)
+			return 1
+		}
+		return code
+	}())
+}
+
+// start removes what an earlier test run left of the cluster, and starts it.
+func start(name string, flags ...string) error {
+	if out, err := exec.Command(program, "down", "-name", name).CombinedOutput(); err != nil {
+		return fmt.Errorf("cluster down: %w\n%s", err, out)
+	}
+	if out, err := exec.Command(program, append([]string{"up", "-name", name}, flags...)...).CombinedOutput(); err != nil {
+		return fmt.Errorf("cluster up: %w\n%s", err, out)
+	}
+	return nil
+}
+
+// running is a cluster that is up.
+type running struct {
+	t        *testing.T
+	name     string
+	binaries string
+}
+
+// useShared returns the shared cluster, which it starts if it is the first.
+func useShared(t *testing.T) *running {
+	t.Helper()
+	needRoot(t)
+	if err := shared(); err != nil {
+		t.Fatal(err)
+	}
+	return use(t, sharedName)
+}
+
+func use(t *testing.T, name string) *running {
+	t.Helper()
+	dir, err := binaries.Build(t.Context(), ".", io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &running{t, name, dir}
+}
+
+// needRoot skips the test without root, unless MESH_REQUIRE asks for all privileges.
+func needRoot(t *testing.T) {
+	t.Helper()
+	switch {
+	case os.Geteuid() == 0:
+	case os.Getenv("MESH_REQUIRE") != "":
+		t.Fatal("MESH_REQUIRE is set, and this is not root")
+	default:
+		t.Skip("needs root, for namespaces and mounts")
+	}
+}
+
+// takeDown removes a cluster.
+func takeDown(t *testing.T, name string) {
+	t.Helper()
+	if out, err := exec.Command(program, "down", "-name", name).CombinedOutput(); err != nil {
+		t.Errorf("cluster down: %v\n%s", err, out)
+	}
+}
+
+// kubectl returns what kubectl prints.
+func (r *running) kubectl(args ...string) (string, error) {
+	cmd := exec.Command(filepath.Join(r.binaries, "kubectl"), append([]string{"--kubeconfig=" + cluster.Kubeconfig(r.name)}, args...)...)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("kubectl %s: %w\n%s", strings.Join(args, " "), err, out)
+	}
+	return strings.TrimSpace(string(out)), nil
+}
+
+func (r *running) mustKubectl(args ...string) string {
+	r.t.Helper()
+	out, err := r.kubectl(args...)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return out
+}
+
+// enter returns what a command prints on a node.
+func (r *running) enter(node string, command ...string) string {
+	r.t.Helper()
+	out, err := exec.Command(program, append([]string{"enter", "-name", r.name, node}, command...)...).CombinedOutput()
+	if err != nil {
+		r.t.Fatalf("%s: %s: %v\n%s", node, strings.Join(command, " "), err, out)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// eventually asks again until done has no error, for a minute.
+func eventually(t *testing.T, done func() error) {
+	t.Helper()
+	deadline := time.After(time.Minute)
+	again := time.NewTicker(200 * time.Millisecond)
+	defer again.Stop()
+	for {
+		err := done()
+		if err == nil {
+			return
+		}
+		select {
+		case <-deadline:
+			t.Fatal(err)
+		case <-again.C:
+		}
+	}
+}

@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command cluster runs a real two-node Kubernetes on this machine, for Culvert's tests
+// and for whoever wants to try it: see package cluster for how it is made.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"syscall"
+
+	"github.com/culvert-mesh/culvert/test/kubernetes/binaries"
+	"github.com/culvert-mesh/culvert/test/kubernetes/cluster"
+)
+
+const usage = `cluster runs a real two-node Kubernetes in namespaces of this machine (as root).
+
+  cluster build             build its programs into the user's cache directory
+  cluster up [flags]        build what is not built, and start it
+  cluster down [flags]      remove it, however it ended
+  cluster enter [flags] NODE COMMAND...
+                            run a command on a node, "node1" or "node2"
+
+  -cgroups v1|v2            what a node's /sys/fs/cgroup looks like: the machine's own
+                            hierarchies, or cgroup2 alone (default: what the machine has)
+  -name NAME                which cluster (default "culvert")
+`
+
+func init() { runtime.LockOSThread() } // a node starts its programs on this thread: cluster.Role
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	err := cluster.Role(os.Args[1:])
+	if err == nil {
+		err = run(ctx, os.Args[1:])
+	}
+	if errors.Is(err, flag.ErrHelp) {
+		fmt.Print(usage)
+		return
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "cluster:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string) error {
+	if len(args) == 0 || args[0] == "-h" {
+		return flag.ErrHelp
+	}
+	flags := flag.NewFlagSet("cluster", flag.ContinueOnError)
+	flags.Usage = func() {}
+	c := cluster.Config{}
+	flags.StringVar(&c.Name, "name", "culvert", "")
+	flags.StringVar(&c.Cgroups, "cgroups", "", "")
+	if err := flags.Parse(args[1:]); err != nil {
+		return err
+	}
+	switch {
+	case args[0] == "build" && flags.NArg() == 0:
+		_, err := build(ctx)
+		return err
+	case args[0] == "up" && flags.NArg() == 0:
+		return up(ctx, c)
+	case args[0] == "down" && flags.NArg() == 0:
+		return down(ctx, c.Name)
+	case args[0] == "enter" && flags.NArg() > 1:
+		return enter(c.Name, flags.Arg(0), flags.Args()[1:])
+	}
+	return fmt.Errorf("unknown arguments %q: try -h", args)
+}
+
+func build(ctx context.Context) (string, error) {
+	module, err := moduleDir()
+	if err != nil {
+		return "", err
+	}
+	return binaries.Build(ctx, module, os.Stdout)
+}
+
+// moduleDir is this module's directory: the working directory or below it.
+func moduleDir() (string, error) {
+	for _, dir := range []string{".", "test/kubernetes"} {
+		if _, err := os.Stat(filepath.Join(dir, "kubeall")); err == nil {
+			return filepath.Abs(dir)
+		}
+	}
+	return "", errors.New("it builds what it runs: start it at the root of the repository")
+}
+
+func up(ctx context.Context, c cluster.Config) error {
+	if os.Geteuid() != 0 {
+		return errors.New("it makes namespaces and mounts: run it as root")
+	}
+	module, err := moduleDir()
+	if err != nil {
+		return err
+	}
+	if c.Binaries, err = binaries.Build(ctx, module, os.Stdout); err != nil {
+		return err
+	}
+	if c.Cgroups == "" {
+		if c.Cgroups, err = cluster.DefaultCgroups(); err != nil {
+			return err
+		}
+	}
+	tmp, err := os.MkdirTemp("", "culvert-cluster-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(tmp)
+	podapp, err := binaries.Podapp(ctx, module, tmp)
+	if err != nil {
+		return err
+	}
+	c.Images = []string{filepath.Join(c.Binaries, "pause.tar"), filepath.Join(c.Binaries, "coredns.tar"), podapp}
+	if err := cluster.Up(ctx, c, os.Stdout); err != nil {
+		return err
+	}
+	invite(c)
+	return nil
+}
+
+func down(ctx context.Context, name string) error {
+	was, err := cluster.Down(ctx, name)
+	if err == nil && !was {
+		fmt.Printf("there is no cluster %s\n", name)
+	}
+	return err
+}
+
+// enter replaces this process by a command in all namespaces of a node.
+func enter(name, node string, command []string) error {
+	pid, err := cluster.NodePID(name, node)
+	if err != nil {
+		return err
+	}
+	nsenter, err := exec.LookPath("nsenter")
+	if err != nil {
+		return err
+	}
+	args := append([]string{"nsenter", "--all", "--target=" + strconv.Itoa(pid), "--"}, command...)
+	return syscall.Exec(nsenter, args, os.Environ())
+}

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+)
+
+func TestTwoNodesAreReady(t *testing.T) {
+	c := useShared(t)
+	got := c.mustKubectl("get", "nodes", "--output",
+		`jsonpath={range .items[*]}{.metadata.name} {.status.conditions[?(@.type=="Ready")].status} {.status.nodeInfo.kubeletVersion} {.spec.podCIDR}{"\n"}{end}`)
+	lines := strings.Split(got, "\n")
+	if len(lines) != 2 {
+		t.Fatalf("want two nodes, got %q", got)
+	}
+	prefixes := make(map[string]bool)
+	for i, line := range lines {
+		var name, ready, version, pods string
+		if _, err := fmt.Sscan(line, &name, &ready, &version, &pods); err != nil {
+			t.Fatalf("%q: %v", line, err)
+		}
+		if name != fmt.Sprintf("node%d", i+1) || ready != "True" || !strings.HasPrefix(version, "v1.") || version == "v1.0.0" {
+			t.Errorf("node %d: %q", i+1, line)
+		}
+		prefixes[pods] = true
+	}
+	if len(prefixes) != 2 {
+		t.Errorf("the nodes share a prefix of pods: %q", got)
+	}
+}
+
+func TestPodsTalkAcrossNodesAndByServiceName(t *testing.T) {
+	c := useShared(t)
+	c.makeWeb()
+	pods := c.mustKubectl("get", "pods", "--selector=app=web", "--output", `jsonpath={range .items[*]}{.spec.nodeName}={.status.podIP} {end}`)
+	for _, asker := range []string{"asker1", "asker2"} {
+		for pod := range strings.FieldsSeq(pods) {
+			node, addr, _ := strings.Cut(pod, "=")
+			if answer := c.mustKubectl("exec", asker, "--", "/bin/podapp", "get", "http://"+addr+":8080"); !strings.HasPrefix(answer, node+" ") {
+				t.Errorf("%s asked the pod of %s at %s, and heard %q", asker, node, addr, answer)
+			}
+		}
+		for _, name := range []string{"web", "web.default.svc.cluster.local"} {
+			c.hearBothNodes(asker, "http://"+name)
+		}
+	}
+}
+
+// makeWeb makes the pods of testdata/web.yaml, and waits until they are ready.
+func (r *running) makeWeb() {
+	r.t.Helper()
+	r.t.Cleanup(func() {
+		_, _ = r.kubectl("delete", "--filename=testdata/web.yaml", "--grace-period=1")
+	})
+	// A pod that comes before the namespace has its ServiceAccount is refused.
+	eventually(r.t, func() error {
+		_, err := r.kubectl("apply", "--filename=testdata/web.yaml")
+		return err
+	})
+	r.mustKubectl("rollout", "status", "deployment/web", "--timeout=60s")
+	r.mustKubectl("wait", "--for=condition=Ready", "pod/asker1", "pod/asker2", "--timeout=60s")
+}
+
+// hearBothNodes asks until it has heard the pods of both nodes. kube-proxy's rules follow
+// a pod's readiness by a moment.
+func (r *running) hearBothNodes(asker, url string) {
+	r.t.Helper()
+	heard := make(map[string]bool)
+	eventually(r.t, func() error {
+		answer, err := r.kubectl("exec", asker, "--", "/bin/podapp", "get", url)
+		if err != nil {
+			return err
+		}
+		node, _, _ := strings.Cut(answer, " ")
+		heard[node] = true
+		if !heard["node1"] || !heard["node2"] {
+			return fmt.Errorf("%s asked %s, and heard only %v", asker, url, heard)
+		}
+		return nil
+	})
+}
