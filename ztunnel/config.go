@@ -17,6 +17,9 @@ import (
 
 	"github.com/culvert-mesh/culvert/identity"
 	"github.com/culvert-mesh/culvert/ztunnel/redirect"
+	"github.com/culvert-mesh/culvert/ztunnel/source"
+	"github.com/culvert-mesh/culvert/ztunnel/source/file"
+	"github.com/culvert-mesh/culvert/ztunnel/source/kube"
 )
 
 // Config says everything that one ztunnel needs to know. cmd/ztunnel fills it
@@ -25,8 +28,9 @@ type Config struct {
 	NodeName      string         // required; as spec.nodeName of the node's pods
 	TrustDomain   string         // default cluster.local
 	RootNamespace string         // holds mesh-wide policy; default istio-system
-	MeshCIDRs     []netip.Prefix // addresses that must resolve; required
-	Workloads     string         // directory of Kubernetes YAML; required
+	MeshCIDRs     []netip.Prefix // addresses that must resolve; required with Workloads
+	Workloads     string         // directory of Kubernetes YAML; either this or Kubeconfig is required
+	Kubeconfig    string         // of the API server, a file or kube.InCluster
 	NoIstioLabels bool           // ignore istio.io/dataplane-mode; default false
 
 	CAAddress    string        // host:port of culvert-identity or istiod; required
@@ -104,7 +108,7 @@ func (c Config) withDefaults() Config {
 func (c Config) Validate() error {
 	var problems []error
 	for _, required := range []struct{ field, flag, value string }{
-		{"node name", "node-name", c.NodeName}, {"workloads directory", "workloads", c.Workloads},
+		{"node name", "node-name", c.NodeName},
 		{"CA address", "ca-address", c.CAAddress}, {"CA root file", "ca-root", c.CARoot},
 		{"token file", "token-file", c.TokenFile}, {"bpffs directory", "bpffs", c.BPFFS},
 		{"cgroup directory", "cgroup", c.Cgroup}, {"state directory", "state-dir", c.StateDir},
@@ -113,18 +117,13 @@ func (c Config) Validate() error {
 			problems = append(problems, fmt.Errorf("%s is required (-%s)", required.field, required.flag))
 		}
 	}
-	if len(c.MeshCIDRs) == 0 {
-		problems = append(problems, errors.New("mesh CIDRs are required: which addresses must resolve (-mesh-cidrs)"))
+	problems = append(problems, c.oneSource())
+	if standIns, err := redirect.StandIns(c.StandIns); err != nil {
+		problems = append(problems, fmt.Errorf("%w (-stand-in-cidrs)", err))
+	} else if err := redirect.DisjointStandIns(standIns, c.ExcludeCIDRs, "excluded CIDRs (-exclude-cidrs)"); err != nil {
+		problems = append(problems, fmt.Errorf("%w (-stand-in-cidrs)", err))
 	}
-	standIns, err := redirect.StandIns(c.StandIns)
-	for _, err := range []error{
-		err, redirect.DisjointStandIns(standIns, c.MeshCIDRs, "mesh CIDRs (-mesh-cidrs)"),
-		redirect.DisjointStandIns(standIns, c.ExcludeCIDRs, "excluded CIDRs (-exclude-cidrs)"),
-	} {
-		if err != nil {
-			problems = append(problems, fmt.Errorf("%w (-stand-in-cidrs)", err))
-		}
-	}
+	problems = append(problems, c.meshes(c.MeshCIDRs))
 	if c.TrustDomain != "" {
 		if _, err := spiffeid.TrustDomainFromString(c.TrustDomain); err != nil {
 			problems = append(problems, fmt.Errorf("trust domain %q: %v", c.TrustDomain, err))
@@ -139,15 +138,39 @@ func (c Config) Validate() error {
 	if c.Drain < 0 {
 		problems = append(problems, fmt.Errorf("drain time %v is negative (-drain)", c.Drain))
 	}
-	problems = append(problems, c.excludesMesh()...)
+	return errors.Join(problems...)
+}
+
+// oneSource wants one place where workloads come from. A directory does not say
+// which addresses are of pods.
+func (c Config) oneSource() error {
+	switch {
+	case c.Workloads == "" && c.Kubeconfig == "":
+		return errors.New("a workloads directory (-workloads) or an API server (-kubeconfig) is required")
+	case c.Workloads != "" && c.Kubeconfig != "":
+		return errors.New("workloads come from a directory (-workloads) or from an API server (-kubeconfig), not from both")
+	case c.Workloads != "" && len(c.MeshCIDRs) == 0:
+		return errors.New("mesh CIDRs are required with a workloads directory: which addresses must resolve (-mesh-cidrs)")
+	}
+	return nil
+}
+
+// meshes says why these cannot be the CIDRs of the mesh.
+func (c Config) meshes(cidrs []netip.Prefix) error {
+	problems := c.excludesMesh(cidrs)
+	if standIns, err := redirect.StandIns(c.StandIns); err == nil {
+		if err := redirect.DisjointStandIns(standIns, cidrs, "mesh CIDRs (-mesh-cidrs)"); err != nil {
+			problems = append(problems, fmt.Errorf("%w (-stand-in-cidrs)", err))
+		}
+	}
 	return errors.Join(problems...)
 }
 
 // excludesMesh finds exclusions that, alone or together, would let all traffic
 // to a part of the mesh leave in plaintext. Single addresses in the mesh may be
 // excluded.
-func (c Config) excludesMesh() (problems []error) {
-	for _, mesh := range c.MeshCIDRs {
+func (c Config) excludesMesh(cidrs []netip.Prefix) (problems []error) {
+	for _, mesh := range cidrs {
 		by := overlapping(c.ExcludeCIDRs, mesh)
 		if !cover(by, mesh) {
 			continue
@@ -192,6 +215,23 @@ func halves(p netip.Prefix) (low, high netip.Prefix) {
 	upper[p.Bits()/8] |= 0x80 >> (p.Bits() % 8)
 	addr, _ := netip.AddrFromSlice(upper)
 	return netip.PrefixFrom(p.Masked().Addr(), p.Bits()+1), netip.PrefixFrom(addr, p.Bits()+1)
+}
+
+// source is where workloads come from; state is a directory for its last good state.
+func (c Config) source(td spiffeid.TrustDomain, state string, onError func(error)) (source.Source, error) {
+	if c.Kubeconfig == "" {
+		return file.New(c.Workloads, file.Options{
+			TrustDomain: td, RootNamespace: c.RootNamespace, IgnoreIstioLabels: c.NoIstioLabels, Log: c.Log, OnError: onError,
+		}), nil
+	}
+	objects, err := kube.New(kube.Options{
+		Kubeconfig: c.Kubeconfig, Build: source.Options{TrustDomain: td, RootNamespace: c.RootNamespace, IgnoreIstioLabels: c.NoIstioLabels},
+		MeshCIDRs: c.MeshCIDRs, State: filepath.Join(state, "workloads"), Log: c.Log, OnError: onError,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("-kubeconfig: %w", err)
+	}
+	return objects, nil
 }
 
 func (c Config) enrollSocket() string { return filepath.Join(c.StateDir, "enroll.sock") }

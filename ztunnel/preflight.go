@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/culvert-mesh/culvert/ztunnel/redirect"
+	"github.com/culvert-mesh/culvert/ztunnel/source/kube"
 )
 
 // capabilities are what a ztunnel cannot do without, and for what. CAP_BPF is
@@ -72,6 +73,7 @@ func (c Config) preflight() error {
 func (c Config) files() error {
 	return errors.Join(
 		isDirectory("workloads", c.Workloads, true),
+		kubeconfig(c.Kubeconfig),
 		isDirectory("state-dir", c.StateDir, false),
 		isDirectory("bpffs", c.BPFFS, false),
 		isDirectory("cgroup", c.Cgroup, true),
@@ -152,6 +154,17 @@ func isDirectory(flag, path string, must bool) error {
 		return fmt.Errorf("-%s: %w", flag, err)
 	case !st.IsDir():
 		return fmt.Errorf("-%s: %s is not a directory", flag, path)
+	}
+	return nil
+}
+
+// kubeconfig refuses one that leads nowhere. An empty one is a flag that is not given.
+func kubeconfig(path string) error {
+	if path == "" {
+		return nil
+	}
+	if err := kube.Check(path); err != nil {
+		return fmt.Errorf("-kubeconfig: %w", err)
 	}
 	return nil
 }

@@ -20,6 +20,7 @@ import (
 
 	"github.com/culvert-mesh/culvert/test/env"
 	"github.com/culvert-mesh/culvert/ztunnel/certs/certstest"
+	"github.com/culvert-mesh/culvert/ztunnel/source/kube"
 )
 
 // certificate returns one as PEM, with its key.
@@ -123,6 +124,13 @@ func TestPathsOfTheWrongKindAreRefusedByFlag(t *testing.T) {
 		!strings.Contains(err.Error(), "-workloads: stat "+none) || !strings.Contains(err.Error(), "-cgroup: stat "+none) {
 		t.Errorf("what must exist and does not: %v", err)
 	}
+	lost := good
+	if lost.Workloads, lost.Kubeconfig = "", none; !strings.Contains(fmt.Sprint(lost.files()), "-kubeconfig: "+none+": stat "+none) {
+		t.Errorf("a kubeconfig that is not there: %v", lost.files())
+	}
+	if lost.Kubeconfig = kube.InCluster; !strings.Contains(fmt.Sprint(lost.files()), "-kubeconfig: in-cluster: ") {
+		t.Errorf("in no cluster: %v", lost.files())
+	}
 	long := good
 	long.StateDir = filepath.Join(dir, strings.Repeat("d", 100))
 	if err := long.files(); err == nil || !strings.Contains(err.Error(), "-state-dir: ") || !strings.Contains(err.Error(), "longer than the 107 bytes") {
@@ -166,8 +174,8 @@ func TestAnAddressOfAnotherProcessIsNamedBeforeAHookIsAttached(t *testing.T) {
 
 func TestTheMeshIsNotExcluded(t *testing.T) {
 	problems := func(excluded string) string {
-		c := Config{MeshCIDRs: cidrs("10.77.0.0/16", "fd77::/32"), ExcludeCIDRs: cidrs(strings.Split(excluded, ",")...)}
-		return fmt.Sprint(c.excludesMesh())
+		c := Config{ExcludeCIDRs: cidrs(strings.Split(excluded, ",")...)}
+		return fmt.Sprint(c.excludesMesh(cidrs("10.77.0.0/16", "fd77::/32")))
 	}
 	for _, all := range []string{"10.77.0.0/16", "10.0.0.0/8", "fd77::/16",
 		"10.77.0.0/17,10.77.128.0/17", "10.77.128.0/17,192.0.2.0/24,10.77.64.0/18,10.77.0.0/18,10.77.0.1/32",

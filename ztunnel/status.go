@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/culvert-mesh/culvert/cni/enroll"
@@ -29,7 +30,8 @@ type status struct {
 	steering func() error // what the kernel does not do as it should
 	state    func() error // what of the state directory cannot be restored
 
-	snapshotFile string // by redirect.Lock's path, so that it is written to no other ztunnel's directory
+	written      enroll.Snapshot // what the plugin's snapshot says; of the sink alone
+	snapshotFile string          // by redirect.Lock's path, so that it is written to no other ztunnel's directory
 }
 
 // pending says what readiness waits for, a sentence each. Once the CA would have
@@ -38,9 +40,12 @@ type status struct {
 // asked, is one of the node.
 func (s *status) pending() (waiting []string) {
 	if !s.registry.Synced() {
-		waiting = append(waiting, "workloads: "+cmp.Or(s.objects.Stats().LastError, s.cfg.Workloads+" is not read yet")+" (-workloads)")
+		waiting = append(waiting, "workloads: "+s.unread())
 	} else if !s.pods.Loaded() {
 		waiting = append(waiting, "sandboxes: those of an earlier run are being taken over")
+	}
+	if err := s.cfg.meshes(s.registry.All().CIDRs); err != nil {
+		waiting = append(waiting, "CIDRs of Nodes and ServiceCIDRs: "+err.Error())
 	}
 	if wrong := s.pods.Misplaced(); wrong != "" {
 		waiting = append(waiting, "node: "+wrong+" (-node-name)")
@@ -55,6 +60,14 @@ func (s *status) pending() (waiting []string) {
 		waiting = append(waiting, "state directory: "+err.Error()+" (-state-dir)")
 	}
 	return waiting
+}
+
+// unread says why there is no snapshot of workloads yet.
+func (s *status) unread() string {
+	if s.cfg.Kubeconfig != "" {
+		return cmp.Or(s.objects.Stats().LastError, "the API server has not told all of them yet") + " (-kubeconfig)"
+	}
+	return cmp.Or(s.objects.Stats().LastError, s.cfg.Workloads+" is not read yet") + " (-workloads)"
 }
 
 // remedy names the flag that sets what is wrong between this node and the CA.
@@ -142,10 +155,15 @@ func (s *status) snapshot() {
 	if errors.Is(s.state(), redirect.ErrLocked) {
 		return // what is there now is another's
 	}
-	path := s.snapshotFile
-	if err := enroll.WriteSnapshot(path, pods.Snapshot(s.registry.All(), s.cfg.OwnPod)); err != nil {
+	path, next := s.snapshotFile, pods.Snapshot(s.registry.All(), s.cfg.OwnPod)
+	if !s.written.Written.IsZero() && slices.Equal(next.AllNamespaces, s.written.AllNamespaces) && slices.Equal(next.MeshedNamespaces, s.written.MeshedNamespaces) {
+		return // a cluster changes all the time, its namespaces seldom
+	}
+	s.written = next
+	if err := enroll.WriteSnapshot(path, next); err != nil {
 		s.cfg.Log.Error("writing the plugin's snapshot; pods wait while ztunnel is away", logError, err)
 		os.Remove(path)
+		s.written = enroll.Snapshot{}
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -82,6 +83,51 @@ func TestReadinessSaysASentenceForEachThingThatIsPending(t *testing.T) {
 	s.steering, s.state = func() error { return nil }, func() error { return nil }
 	if got := s.pending(); len(got) != 2 {
 		t.Errorf("with steering and state: %q", got)
+	}
+}
+
+// What Nodes say is only known later than what flags say.
+func TestReadinessNamesAFlagThatContradictsTheNodes(t *testing.T) {
+	s := newStatus(t)
+	s.cfg.Kubeconfig, s.cfg.Workloads = "/kubeconfig", ""
+	if got := s.pending()[0]; got != "workloads: the API server has not told all of them yet (-kubeconfig)" {
+		t.Errorf("without objects: %q", got)
+	}
+	s.cfg.ExcludeCIDRs = cidrs("10.1.0.0/16")
+	s.registry.Replace(workload.Mesh{CIDRs: cidrs("10.1.0.0/24", "240.1.0.0/16")})
+	got := strings.Join(s.pending(), "\n")
+	for _, want := range []string{
+		"CIDRs of Nodes and ServiceCIDRs: excluded CIDR 10.1.0.0/16 holds all of 10.1.0.0/24", "(-exclude-cidrs, -mesh-cidrs)",
+		"240.1.0.0/16", "(-stand-in-cidrs)",
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("%q is not said: %s", want, got)
+		}
+	}
+}
+
+func TestThePluginsSnapshotIsWrittenWhenNamespacesChange(t *testing.T) {
+	s := newStatus(t)
+	s.state = func() error { return nil }
+	s.snapshotFile = filepath.Join(t.TempDir(), "snapshot.json")
+	write := func(namespaces map[string]workload.Namespace) bool {
+		t.Helper()
+		os.Remove(s.snapshotFile)
+		s.registry.Replace(workload.Mesh{Namespaces: namespaces})
+		s.snapshot()
+		_, err := os.Stat(s.snapshotFile)
+		return err == nil
+	}
+	if !write(nil) {
+		t.Error("not at first")
+	}
+	if write(map[string]workload.Namespace{}) {
+		t.Error("nothing changed")
+	}
+	for _, meshed := range []bool{false, true} {
+		if !write(map[string]workload.Namespace{"shop": {Meshed: meshed}}) {
+			t.Errorf("a namespace came or changed, meshed %v", meshed)
+		}
 	}
 }
 

@@ -22,7 +22,6 @@ import (
 	"github.com/culvert-mesh/culvert/ztunnel/proxy"
 	"github.com/culvert-mesh/culvert/ztunnel/redirect"
 	"github.com/culvert-mesh/culvert/ztunnel/source"
-	"github.com/culvert-mesh/culvert/ztunnel/source/file"
 	"github.com/culvert-mesh/culvert/ztunnel/workload"
 )
 
@@ -62,10 +61,10 @@ func Run(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	var objects source.Source = file.New(cfg.Workloads, file.Options{
-		TrustDomain: td, RootNamespace: cfg.RootNamespace, IgnoreIstioLabels: cfg.NoIstioLabels,
-		Log: cfg.Log, OnError: func(error) { counts.SourceError() },
-	})
+	objects, err := cfg.source(td, lock.Held(), func(error) { counts.SourceError() })
+	if err != nil {
+		return err
+	}
 
 	// With which certificate?
 	ca, err := certs.NewClient(certs.ClientConfig{

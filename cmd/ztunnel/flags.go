@@ -12,9 +12,10 @@ import (
 	"github.com/culvert-mesh/culvert/cmd/program"
 	"github.com/culvert-mesh/culvert/identity"
 	"github.com/culvert-mesh/culvert/ztunnel"
+	"github.com/culvert-mesh/culvert/ztunnel/source/kube"
 )
 
-const usage = `Usage: ztunnel -node-name NAME -mesh-cidrs CIDRS -workloads DIR
+const usage = `Usage: ztunnel -node-name NAME {-kubeconfig FILE | -workloads DIR -mesh-cidrs CIDRS}
                -ca-address HOST:PORT -ca-root FILE -token-file FILE [flags]
 
 Carries the connections of this node's enrolled pods in mutual TLS.
@@ -32,8 +33,9 @@ func define(flags *flag.FlagSet, cfg *ztunnel.Config) {
 	program.Var(flags, &cfg.NodeName, "node-name", "", "`name` of this node, as spec.nodeName of its pods; required (env NODE_NAME)", program.Subdomain)
 	program.Var(flags, &cfg.TrustDomain, "trust-domain", "cluster.local", "SPIFFE trust `domain`", trustDomain)
 	program.Var(flags, &cfg.RootNamespace, "root-namespace", "istio-system", "`namespace` of mesh-wide policy", program.Label)
-	program.Var(flags, &cfg.MeshCIDRs, "mesh-cidrs", "", "comma-separated `CIDRs` of pods and services: an address in them that is unknown is refused; required", program.List(program.Prefix))
-	program.Var(flags, &cfg.Workloads, "workloads", "", "`directory` of Kubernetes YAML to watch; required", program.Path)
+	program.Var(flags, &cfg.MeshCIDRs, "mesh-cidrs", "", "comma-separated `CIDRs` of pods and services, beside those that Nodes and ServiceCIDRs tell: an address in them that is unknown is refused; required with -workloads", program.List(program.Prefix))
+	program.Var(flags, &cfg.Workloads, "workloads", "", "`directory` of Kubernetes YAML to watch; this or -kubeconfig is required", program.Path)
+	program.Var(flags, &cfg.Kubeconfig, "kubeconfig", "", "`file` that leads to the Kubernetes API server to watch, or in-cluster: by the pod's own ServiceAccount", kubeconfig)
 	program.Switch(flags, &cfg.NoIstioLabels, "ignore-istio-labels", "do not enroll by istio.io/dataplane-mode")
 	program.Var(flags, &cfg.CAAddress, "ca-address", "", "`host:port` of culvert-identity; required", program.Dial)
 	program.Var(flags, &cfg.CARoot, "ca-root", "", "PEM `file` with the root of the CA's own certificate; required", program.Path)
@@ -60,6 +62,13 @@ func define(flags *flag.FlagSet, cfg *ztunnel.Config) {
 func trustDomain(s string) (string, error) {
 	td, err := program.TrustDomain(s)
 	return td.Name(), err
+}
+
+func kubeconfig(s string) (string, error) {
+	if s == kube.InCluster {
+		return s, nil
+	}
+	return program.Path(s)
 }
 
 // second reports which of two words is given.

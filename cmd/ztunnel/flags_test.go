@@ -17,10 +17,15 @@ import (
 
 // parse is the command line as main reads it, behind one that is good.
 func parse(args ...string) (ztunnel.Config, error) {
+	return parseWith(append([]string{"-mesh-cidrs", "10.77.0.0/16,fd77::/32", "-workloads", "/w"}, args...))
+}
+
+// parseWith does so where args say where workloads come from.
+func parseWith(args []string) (ztunnel.Config, error) {
 	p := program.New("ztunnel", usage)
 	cfg := ztunnel.Config{Level: p.Level}
 	define(p.Flags, &cfg)
-	err := p.Flags.Parse(append([]string{"-node-name", "node1", "-mesh-cidrs", "10.77.0.0/16,fd77::/32", "-workloads", "/w",
+	err := p.Flags.Parse(append([]string{"-node-name", "node1",
 		"-ca-address", "ca:15012", "-ca-root", "/r", "-token-file", "/t"}, args...))
 	if err == nil {
 		err = complete(&cfg)
@@ -40,6 +45,7 @@ var wrong = map[string][][2]string{
 		{"10.77.0.0/33", "no CIDR"}, {"10.0.0.300/8", "no CIDR"}, {"10.77.0.0/16,", "empty entry"}, {"10.77.0.0/16,10.77.0.0/16", "listed twice"},
 		{"10.77.0.0/16 10.78.0.0/16", "no CIDR"}, {"pods", "no CIDR"}, {"fe80::1%eth0", "did you mean fe80::1/128?"}, {"10.0/16", "no CIDR"}},
 	"workloads":           {{"a\x00b", "NUL"}},
+	"kubeconfig":          {{"a\x00b", "NUL"}, {"in-cluster", "not from both"}, {"k", "not from both"}},
 	"ignore-istio-labels": {{"yes", "want true or false"}, {"1", "want true or false"}},
 	"ca-address": {{"ca", "want host:port"}, {":15012", "names no host"}, {"ca:0", "not a port"}, {"ca:70000", "not a port"}, {"ca:http", "not a port"},
 		{"https://ca:15012", "did you mean ca:15012?"}, {"fd77::1", "[fd77::1]:PORT"}, {"15012", "as ca.example:15012"}, {"https://ca", "as ca.example:15012"}, {"0.0.0.0:15012", "names no host"}, {"[::ffff:10.0.0.1]:1", "did you mean 10.0.0.1:1?"},
@@ -100,6 +106,11 @@ func TestFlagsTakeWhatIsRight(t *testing.T) {
 	}
 	if !strings.HasPrefix(got.Workloads, "/") || !strings.HasSuffix(got.Workloads, "/cmd/ztunnel/v") {
 		t.Errorf("a relative path became %s", got.Workloads)
+	}
+	for text, want := range map[string]string{"in-cluster": "in-cluster", "in-cluster/": "/cmd/ztunnel/in-cluster", "k": "/cmd/ztunnel/k"} {
+		if cfg, err := parseWith([]string{"-kubeconfig", text}); err != nil || !strings.HasSuffix(cfg.Kubeconfig, want) {
+			t.Errorf("kubeconfig %s became %s, %v", text, cfg.Kubeconfig, err)
+		}
 	}
 	// A list given twice: the later one, not both.
 	same := cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })

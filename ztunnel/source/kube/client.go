@@ -36,12 +36,18 @@ func load(kubeconfig string) (*rest.Config, error) {
 		config, err = clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, nil).ClientConfig()
 	}
 	if err != nil {
-		return nil, fmt.Errorf("kubeconfig %s: %v", kubeconfig, err)
+		return nil, fmt.Errorf("%s: %v", kubeconfig, err)
 	}
 	config.QPS = -1 // a watch for each kind is all that is asked for
 	config.UserAgent = "culvert " + rest.DefaultKubernetesUserAgent()
 	config.WarningHandler = rest.NoWarnings{}
 	return config, nil
+}
+
+// Check says what is wrong with a kubeconfig. The API server is not asked.
+func Check(kubeconfig string) error {
+	_, err := load(kubeconfig)
+	return err
 }
 
 // builtIn are Kubernetes' own kinds. ServiceCIDRs are served since 1.33.
