@@ -27,6 +27,11 @@ type Removal struct {
 // containerd and CRI-O watch the directory.
 const grace = 6 * time.Second
 
+// passes is how often the lists are gone through. One is for the lists, one sees
+// that nobody put the entry back: Multus makes its config of another's, and may
+// have read that before.
+const passes = 5
+
 // Uninstall takes the plugin's entry out of all lists, and then its program away,
 // unless a sandbox was started with the plugin and is still there: CRI-O and
 // Multus end it with the list of then, and cannot without the program. It is
@@ -42,16 +47,19 @@ func Uninstall(ctx context.Context, r Removal) error {
 		return err
 	}
 	defer mine.Close()
-	changed, err := r.lists(entry)
-	if err != nil {
-		return fmt.Errorf("%w; the program stays, for a list may name it", err)
-	}
-	if changed {
+	for range passes {
+		changed, err := r.lists(entry)
+		if err != nil {
+			return fmt.Errorf("%w; the program stays, for a list may name it", err)
+		}
+		if !changed {
+			return r.program(entry)
+		}
 		if err := r.wait(ctx); err != nil {
 			return err
 		}
 	}
-	return r.program(entry)
+	return fmt.Errorf("another program puts the plugin back into a list of %s again and again; the program stays", r.ConfDir)
 }
 
 func (r *Removal) setDefaults() {

@@ -71,6 +71,38 @@ func TestUninstallFindsTheEntryWhereMultusDelegates(t *testing.T) {
 	}
 }
 
+// Multus's daemon writes its config of the first other one, and is late.
+func TestUninstallLooksAgainBeforeTheProgramGoes(t *testing.T) {
+	t.Parallel() // uninstall waits
+	n := newNode(t)
+	chained := strings.Replace(flannel, `{"type":"portmap"}`, `{"type":"portmap"},`+entryText, 1)
+	for _, tc := range []struct {
+		copies int
+		want   string
+	}{
+		{1, ""},
+		{passes, "another program puts the plugin back into a list of " + n.conf + " again and again; the program stays"},
+	} {
+		n.writes("00-copy.conflist", chained)
+		put(t, filepath.Join(n.bin, "culvert-cni"), "version 1")
+		done := make(chan error)
+		go func() {
+			done <- Uninstall(context.Background(), Removal{Config: n.config(), CacheDir: n.cache, Grace: 700 * time.Millisecond})
+		}()
+		for range tc.copies {
+			await(t, "the entry goes", func() string { return cmp.Diff(flannel, contents(t, n.conf)["00-copy.conflist"]) })
+			n.writes("00-copy.conflist", chained)
+		}
+		if err := <-done; tc.want == "" && err != nil || tc.want != "" && (err == nil || err.Error() != tc.want) {
+			t.Errorf("%d copies: %v, want %q", tc.copies, err, tc.want)
+		}
+		names := contents(t, n.conf)["00-copy.conflist"] == chained
+		if _, there := contents(t, n.bin)["culvert-cni"]; there != names {
+			t.Errorf("%d copies: a list names the program: %v; it is there: %v", tc.copies, names, there)
+		}
+	}
+}
+
 func TestTheProgramStaysWhereAListMayNameIt(t *testing.T) {
 	n := newNode(t)
 	put(t, filepath.Join(n.bin, "culvert-cni"), "version 1")
