@@ -158,15 +158,13 @@ func (c *conn) nextExpiry() time.Duration {
 	if left > c.margin {
 		return left - c.margin
 	}
-	if c.client && left > 0 { // try again if it fails
-		return min(left, max(c.margin/4, time.Millisecond))
-	}
-	return left
+	return min(left, max(c.margin/4, time.Millisecond)) // try again if it fails
 }
 
 // expire ends a tunnel whose certificates have run out. Shortly before, a Pool
 // opens a younger one if streams are open, and a Listener asks its peer to, by
-// GOAWAY. That puts the deadline off.
+// GOAWAY. That puts the deadline off. Until then both go on trying, whatever they did
+// before: the tunnel may have been retired long ago, and the peer's clock be late.
 func (c *conn) expire() {
 	c.mu.Lock()
 	if c.err != nil || c.deadline.IsZero() {
@@ -176,6 +174,9 @@ func (c *conn) expire() {
 	left := time.Until(c.deadline)
 	near := left <= c.margin
 	renew := near && c.client && !c.unused()
+	if near && left > 0 && !renew {
+		c.retireLocked()
+	}
 	if left > 0 && c.expiry != nil {
 		c.expiry.Reset(c.nextExpiry())
 	}
@@ -185,8 +186,6 @@ func (c *conn) expire() {
 		c.fail(fmt.Errorf("%w: certificates of the tunnel to %v ran out", ErrExpired, c.remote))
 	case renew && c.hooks.renew != nil:
 		c.hooks.renew(c)
-	case near:
-		c.retire()
 	}
 }
 

@@ -86,6 +86,7 @@ type reading struct {
 	refusals   rate.Left
 	noise      rate.Left
 	earlyReset rate.Left
+	asks       rate.Left
 }
 
 // receiving is what the peer may still send.
@@ -289,7 +290,14 @@ func (c *conn) unlock() {
 func (c *conn) retire() {
 	c.mu.Lock()
 	defer c.unlock()
-	if c.err != nil || c.retired {
+	if !c.retired {
+		c.retireLocked()
+	}
+}
+
+// retireLocked is retire that has a server tell the client again; mu is held.
+func (c *conn) retireLocked() {
+	if c.err != nil {
 		return
 	}
 	c.takesNoMore()

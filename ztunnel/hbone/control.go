@@ -156,18 +156,19 @@ func (c *conn) resetError(s *Stream, why h2.Code) error {
 
 // leave is the state of an end that was announced.
 type leave struct {
-	farewell  farewell
+	farewell  farewell // ours
+	announced farewell // the peer's
 	lastTaken uint32
 	goodbye   string // what the peer's GOAWAY said, if it named an error
 }
 
-// farewell is how far a server's announcement has come.
+// farewell is how far an announcement has come.
 type farewell uint8
 
 const (
 	farewellNone   farewell = iota
 	farewellWarned          // a GOAWAY was sent that refuses no stream yet
-	farewellSaid            // the last was, and says which stream was the last
+	farewellSaid            // one was that says which stream was the last; more ask again
 )
 
 // owesGoAway reports that the last GOAWAY is yet to be sent; mu is held.
@@ -175,9 +176,15 @@ func (c *conn) owesGoAway() bool { return c.farewell == farewellWarned }
 
 // goAway is a server's announcement that it takes no new streams. First it
 // only warns, as requests may be on their way, and one round trip or a second
-// later says which was the last it took. mu is held.
+// later says which was the last it took. Whenever it is called after that, it asks
+// again for a younger tunnel. mu is held.
 func (c *conn) goAway() {
-	if c.farewell != farewellNone {
+	switch c.farewell {
+	case farewellWarned:
+		return
+	case farewellSaid:
+		c.control = h2.AppendGoAway(c.control, c.lastTaken, h2.CodeNone, "")
+		c.kick()
 		return
 	}
 	c.farewell = farewellWarned
@@ -202,12 +209,13 @@ func (c *conn) goAwayFinal() {
 }
 
 // gotGoAway closes the tunnel to new streams. Streams that the peer did not take may
-// be opened elsewhere.
+// be opened elsewhere. Those that it goes on with need a younger tunnel, also if this one
+// takes no new streams anyway: only the peer knows how long its own end will live.
 func (c *conn) gotGoAway(pc h2.Piece) error {
 	last := binary.BigEndian.Uint32(pc.Payload) &^ (1 << 31)
 	why := h2.Code(binary.BigEndian.Uint32(pc.Payload[4:]))
 	c.mu.Lock()
-	first := !c.retired
+	asks := c.err == nil && c.hears(last)
 	c.takesNoMore()
 	if why != h2.CodeNone {
 		c.goodbye = fmt.Sprintf("%v %.200q", why, pc.Payload[8:])
@@ -217,10 +225,21 @@ func (c *conn) gotGoAway(pc h2.Piece) error {
 			c.end(s, &notTaken{err: fmt.Errorf("%w: peer is going away", ErrReset)})
 		}
 	}
-	open := !c.unused()
+	needed := c.active > 0 || len(c.guards) > 0
 	c.unlock()
-	if first && open && why == h2.CodeNone && c.hooks.goingAway != nil {
+	if asks && needed && why == h2.CodeNone && c.hooks.goingAway != nil && c.asks.Spend(askRate) {
 		c.hooks.goingAway(c)
 	}
 	return nil
+}
+
+// hears notes a GOAWAY that names the last stream. It reports whether the peer asks for
+// a younger tunnel by it: the second of a pair only completes the first; mu is held.
+func (c *conn) hears(last uint32) (asks bool) {
+	asks = c.announced != farewellWarned
+	c.announced = farewellSaid
+	if asks && last == h2.WindowLimit {
+		c.announced = farewellWarned
+	}
+	return asks
 }

@@ -45,6 +45,8 @@ var (
 	// Requests that the Listener's user rejects. Clients of a service that is down are
 	// below it, however many a peer has.
 	rejectRate = rate.Limit{PerSecond: 5000, Burst: 5000}
+	// GOAWAYs that have a younger tunnel dialled for the streams of one.
+	askRate = rate.Limit{PerSecond: 0.1, Burst: 10}
 	// Frames that mean nothing: unknown ones, PRIORITY, RST_STREAM of closed streams.
 	noiseRate = rate.Limit{PerSecond: 10000, Burst: 20000}
 )

@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hbone
+
+import (
+	"context"
+	"crypto/tls"
+	"io"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/net/http2"
+
+	"github.com/culvert-mesh/culvert/ztunnel/hbone/h2"
+)
+
+// longLived is what must outlive the certificates of its tunnel: each alone, as the one
+// that moves keeps the younger tunnel in use, which the other then finds there.
+var longLived = map[string]func(b *bubble) (wantAlive func()){
+	"a stream": func(b *bubble) func() {
+		near, far := b.open()
+		return func() { b.t.Helper(); wantOpen(b.t, near, far) }
+	},
+	"a guard": func(b *bubble) func() {
+		g := b.guard()
+		return func() { b.t.Helper(); g.wantHeld(b.t) }
+	},
+}
+
+// The listener rotates again while the tunnel that its first rotation brought is in its
+// handshake: what that proves does not count, and the older tunnel was asked already.
+func TestASecondRotationInTheHandshakeThatTheFirstBroughtEndsNothing(t *testing.T) {
+	for name, begin := range longLived {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, time.Hour, func(t *testing.T, b *bubble) {
+				wantAlive := begin(b)
+				pass(30 * time.Minute)
+				b.duringHandshake(func() { b.ln.Retire(Rotated) })
+				b.ln.Retire(Rotated)
+				pass(31 * time.Minute) // past the end of the first certificates
+				wantAlive()
+				pass(10 * time.Hour)
+				wantAlive()
+			})
+		})
+	}
+}
+
+// Law 6: the listener's clock is the first to say that certificates end. The pool has
+// retired the tunnel by itself, or its peer has asked for a younger one before.
+func TestStreamsAndGuardsOutliveTheirCertificatesThoughThePoolsClockIsLate(t *testing.T) {
+	for rotates, rotate := range map[string]func(b *bubble){
+		"nobody rotates":       func(*bubble) {},
+		"the pool rotates":     func(b *bubble) { b.pool.Retire(Rotated) },
+		"the listener rotates": func(b *bubble) { b.ln.Retire(Rotated) },
+	} {
+		for name, begin := range longLived {
+			t.Run(name+", "+rotates, func(t *testing.T) {
+				inBubble(t, time.Hour, func(t *testing.T, b *bubble) {
+					b.clientIsLate(2 * time.Minute)
+					wantAlive := begin(b)
+					pass(30 * time.Minute)
+					rotate(b)
+					pass(10 * time.Hour)
+					wantAlive()
+					if n := b.countDials(); n > 14 {
+						t.Errorf("%d dials in 10 hours", n)
+					}
+				})
+			})
+		}
+	}
+}
+
+// The one dial that the listener asks for may fail.
+func TestAListenerAsksAgainWhereNoYoungerTunnelCame(t *testing.T) {
+	inBubble(t, time.Hour, func(t *testing.T, b *bubble) {
+		b.clientIsLate(2 * time.Minute)
+		near, far := b.open()
+		b.setDown(true)
+		pass(59*time.Minute + 30*time.Second)
+		wantOpen(t, near, far)
+		if b.countDials() < 2 {
+			t.Fatal("the listener has not asked yet")
+		}
+		b.setDown(false)
+		pass(10 * time.Minute)
+		wantOpen(t, near, far)
+	})
+}
+
+// Each dial is a handshake: a peer cannot ask for them without end.
+func TestAPeerThatAsksForYoungerTunnelsWithoutEndGetsFew(t *testing.T) {
+	inBubble(t, time.Hour, func(t *testing.T, b *bubble) {
+		p := b.raw(true)
+		connect, asked := b.pool.connect, make(chan struct{})
+		b.pool.connect = func(ctx context.Context, key Key) (net.Conn, error) {
+			b.pool.connect = func(context.Context, Key) (net.Conn, error) { return nil, io.EOF }
+			return connect(ctx, key)
+		}
+		go func() {
+			io.ReadFull(p.conn, make([]byte, len(h2.Preface)))
+			p.alone(func() error { return p.WriteSettings() })
+			p.until(is[*http2.MetaHeadersFrame])
+			p.writeHeaders(1, false, ":status", "200")
+			for range 1000 {
+				p.alone(func() error { return p.WriteGoAway(1, http2.ErrCodeNo, nil) })
+				time.Sleep(time.Millisecond) // in which the dial fails
+			}
+			close(asked)
+			p.answerPings()
+		}()
+		s, err := b.pool.Open(t.Context(), b.key, Target{Authority: b.key.Addr})
+		if err != nil {
+			t.Fatal(err)
+		}
+		<-asked
+		if n := b.pool.Stats().Dials; n != 1+uint64(askRate.Burst) {
+			t.Errorf("%d dials", n)
+		}
+		wantOpen(t, s)
+	})
+}
+
+// duringHandshake calls f once, during the listener's next handshake.
+func (b *bubble) duringHandshake(f func()) {
+	once, credential := sync.OnceFunc(f), b.ln.cfg.Credential
+	b.ln.cfg.Credential = func(ctx context.Context) (Credential, error) {
+		defer once()
+		return credential(ctx)
+	}
+}
+
+// clientIsLate has the pool's clock be late by d, as far as certificates are concerned.
+func (b *bubble) clientIsLate(d time.Duration) {
+	credential := b.pool.cfg.Credential
+	b.pool.cfg.Credential = func(ctx context.Context, key Key) (Credential, error) {
+		c, err := credential(ctx, key)
+		until := c.Until
+		c.Until = func(s tls.ConnectionState) time.Time { return until(s).Add(d) }
+		return c, err
+	}
+}
