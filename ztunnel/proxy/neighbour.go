@@ -179,7 +179,7 @@ func (w *besideTunnel) carry(from *connection) error {
 	broken := w.to.ctx.Err() != nil // before finish, which ends it
 	w.to.brake(err, began)
 	w.finish(err)
-	if broken {
+	if broken && err != nil {
 		err = fail(Reset, errors.New("broken off by the destination")) // unless from knows better
 	}
 	return onThisNode(from, err)

@@ -244,3 +244,27 @@ func expectRefusedOnceClosed(t *testing.T, s *near) {
 	expectRefused(t, webAddr, s.to)
 	s.web.record(Dial)
 }
+
+// endsUnseen is a context that has ended, of which nobody was told in time.
+type endsUnseen struct{ context.Context }
+
+func (endsUnseen) Err() error { return context.Canceled }
+
+// A policy may change at the very moment in which all has arrived: both records say
+// what came of it.
+func TestBothRecordsAgreeWhereTheDestinationLeavesAfterAllHasArrived(t *testing.T) {
+	client, app := tcpPair(t)
+	server, far := tcpPair(t)
+	client.CloseWrite()
+	server.CloseWrite()
+	destination := errors.New("no record")
+	w := &besideTunnel{
+		app: app, server: far, guard: new(hbone.Guard),
+		to:     &connection{ctx: endsUnseen{context.Background()}},
+		finish: func(err error) { destination = err },
+	}
+	source := w.carry(&connection{})
+	if destination != nil || source != nil {
+		t.Errorf("the destination's record says %v, the source's %v; want none", destination, source)
+	}
+}
