@@ -49,11 +49,12 @@ const InCluster = "in-cluster"
 const (
 	// settle is how long a change waits for others to share a snapshot with.
 	settle = 10 * time.Millisecond
-	// After a snapshot that took a moment, breather moments pass before the next, and
-	// leastPause: snapshots cost 2 % of a core at most, however large the cluster is
-	// and however fast it changes.
+	// After a snapshot that took a moment, breather moments pass before the next, so
+	// that snapshots cost 2 % of a core however fast the cluster changes; but at least
+	// leastPause and, since what changed meanwhile is not known yet, at most mostPause.
 	breather   = 50
 	leastPause = 50 * time.Millisecond
+	mostPause  = 250 * time.Millisecond
 	// answerWithin is how long the API server may be silent at start before the
 	// state file is taken.
 	answerWithin = 5 * time.Second
@@ -149,9 +150,14 @@ func (s *Source) deliver(ctx context.Context, sink source.Sink) {
 		start := time.Now()
 		if snapshot, due := s.next(patient); due {
 			sink(snapshot)
-			sleep(ctx, max(leastPause, breather*time.Since(start)))
+			sleep(ctx, pauseAfter(time.Since(start)))
 		}
 	}
+}
+
+// pauseAfter is how long no other snapshot follows one that took so long.
+func pauseAfter(took time.Duration) time.Duration {
+	return min(max(leastPause, breather*took), mostPause)
 }
 
 // next returns the snapshot to deliver now, if one is due: of the objects, once
