@@ -108,6 +108,27 @@ func TestAResetDoesNotWaitForAnAppThatReadsNothing(t *testing.T) {
 	}
 }
 
+// Nor does it where the reset was there before the app: Carry had yet to be called.
+func TestAResetDoesNotWaitForAnAppThatComesLateAndReadsNothing(t *testing.T) {
+	t.Parallel() // it takes partingPatience
+	l, far := newPipe(t)
+	s, err := l.pool.Open(t.Context(), l.key, l.target(l.key))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := <-far
+	s.c.openWindow(s.id, wideWindow)
+	b.s.setWindow(wideWindow)
+	b.do(b.Write(make([]byte, 600<<10)))
+	waitUntil(t, func() bool { return s.queuedBytes() == 600<<10 })
+	b.SetLinger(0)
+	b.Close()
+	waitUntil(t, s.isCut)
+	if r := carryNarrow(t, s).wait(t); !errors.Is(r.err, ErrReset) || r.totals.Received == 600<<10 {
+		t.Errorf("Carry returned %v after %d bytes", r.err, r.totals.Received)
+	}
+}
+
 // Policy does not wait for anything.
 func TestAStreamThatWasResetIsClosedAtOnceByPolicy(t *testing.T) {
 	l, far := newPipe(t)
@@ -163,10 +184,14 @@ func (l *link) openNarrow() *app {
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	near, far := socketPair(l.t)
+	return carryNarrow(l.t, s)
+}
+
+func carryNarrow(t testing.TB, s *Stream) *app {
+	near, far := socketPair(t)
 	near.SetWriteBuffer(16 << 10)
 	far.SetReadBuffer(16 << 10)
-	return carryOn(l.t, s, near, far)
+	return carryOn(t, s, near, far)
 }
 
 // openWindowTo lets b send a megabyte before a reads.

@@ -96,6 +96,7 @@ func (r *receiver) join(app *net.TCPConn, raw syscall.RawConn) (p progress, must
 		return p, false, false
 	}
 	r.app, r.raw = app, raw
+	r.hurryLocked()
 	written := 0
 	for r.waiting.size > 0 && p.broke == nil {
 		var n int
@@ -139,6 +140,11 @@ func (r *receiver) wrote(n int) {
 func (r *receiver) hurry() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.hurryLocked()
+}
+
+// hurryLocked is hurry with mu held.
+func (r *receiver) hurryLocked() {
 	if r.state == receiverCut && r.app != nil {
 		r.app.SetWriteDeadline(time.Now().Add(partingPatience))
 	}
