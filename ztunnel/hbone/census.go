@@ -13,7 +13,6 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/culvert-mesh/culvert/rate"
-	"github.com/culvert-mesh/culvert/ztunnel/hbone/h2"
 )
 
 // Census is the tunnels that arrive at a pod, at its Listener of each IP version, by
@@ -25,12 +24,16 @@ import (
 //	all places are taken        the idle tunnel of the holder with the most makes room
 //	and none of them is idle    the identity with the most loses a tunnel to one that
 //	                            has less than half of that; others are refused
+//
+// A tunnel that was asked to go may still open a stream. Its place is another's only for
+// leaveTimeout (dismiss.go), and of all tunnels there are no more than hardLimit.
 type Census struct {
-	mu      sync.Mutex // guards what follows, and conn.dismissed
-	holders map[holder]*holding
-	peers   map[spiffeid.ID]int // tunnels of an identity, whatever its addresses
-	size    int
-	leaving int // of size: asked to go, and not gone yet
+	mu        sync.Mutex // guards what follows, and conn.dismissed
+	holders   map[holder]*holding
+	peers     map[spiffeid.ID]int // tunnels of an identity, whatever its addresses
+	size      int
+	leaving   int         // of size: asked to go, and not gone yet
+	dismissed []dismissal // of them, those that may stay nevertheless; the oldest first
 }
 
 // holder is who holds tunnels: an identity at an address. Replicas of one
@@ -80,54 +83,37 @@ func holderOf(c *conn) holder { return holder{c.peer, c.remote.Addr()} }
 // place finds room for a tunnel that is about to be added; mu is held. The caller calls
 // makeRoom, if it is not nil, without locks.
 func (ce *Census) place(c *conn, most int) (makeRoom func(), err error) {
+	ce.recount(time.Now())
 	who := holderOf(c)
 	h, each := ce.holders[who], mostOfHolder(most)
+	room := ce.size < hardLimit(most)
 	if h != nil && h.staying() >= each {
-		if idle, _ := h.idlest(nil); idle != nil && len(h.tunnels) < leavingFactor*each {
+		if idle, _ := h.idlest(nil); idle != nil && room && len(h.tunnels) < leavingFactor*each {
 			return ce.dismiss(idle), nil
 		}
 		if old := h.oldestRetired(); old != nil {
-			ce.dismiss(old)
-			return func() { old.abort(errOutlived) }, nil
+			return ce.expel(old, errOutlived), nil
 		}
 		return nil, fmt.Errorf("%w: %v at %v has %d tunnels, the most that a peer may", ErrLimit, who.peer, who.addr, len(h.tunnels))
 	}
-	if ce.size-ce.leaving < most {
+	if room && ce.size-ce.leaving < most {
 		return nil, nil
 	}
 	if idle := ce.idlest(0, nil); idle != nil && ce.size < leavingFactor*most {
 		return ce.dismiss(idle), nil
 	}
 	if victim := ce.overgrown(who.peer); victim != nil {
-		ce.dismiss(victim)
-		return func() { victim.abort(errOvergrown) }, nil
+		return ce.expel(victim, errOvergrown), nil
 	}
 	return nil, fmt.Errorf("%w: %d tunnels are in use, %d of them by %v", ErrLimit, ce.size, ce.peers[who.peer], who.peer)
-}
-
-var (
-	errOvergrown = broken(h2.CodeCalm, "more tunnels than others are left with")
-	errOutlived  = broken(h2.CodeCalm, "too many tunnels that take no new streams")
-)
-
-// full reports that even those who were asked to go have their places taken.
-func (ce *Census) full(most int) bool {
-	ce.mu.Lock()
-	defer ce.mu.Unlock()
-	return ce.size >= (1+leavingFactor)*most
 }
 
 // mostOfHolder is how many tunnels one holder may have of all.
 func mostOfHolder(all int) int { return max(all/holderShare, holderLeast) }
 
-// dismiss asks an idle tunnel to end, by GOAWAY: requests that are on their way
-// are served.
-func (ce *Census) dismiss(c *conn) func() {
-	c.dismissed = true
-	ce.holders[holderOf(c)].leaving++
-	ce.leaving++
-	return c.retire
-}
+// hardLimit is how many tunnels there may be with those that were asked to go: beyond,
+// whoever comes takes the place of one that ends at once.
+func hardLimit(most int) int { return (1 + leavingFactor) * most }
 
 // idlest is the idle tunnel that must go first: of the holder with the most, of those
 // with equally many the one whose identity has the most. Holders of no more than spared
@@ -185,7 +171,8 @@ func (c *conn) isRetired() bool {
 }
 
 // overgrown is a tunnel in use of the identity with the most of all, if that is
-// twice what newcomer will have: its youngest, at the address with the most.
+// twice what newcomer will have: its youngest, at the address with the most. If all of
+// them were asked to go, it is the first of these.
 func (ce *Census) overgrown(newcomer spiffeid.ID) (victim *conn) {
 	largest, n := newcomer, 2*(ce.peers[newcomer]+1)
 	for peer, count := range ce.peers {
@@ -207,7 +194,7 @@ func (ce *Census) overgrown(newcomer spiffeid.ID) (victim *conn) {
 			return c
 		}
 	}
-	return nil
+	return ce.dismissedOf(largest)
 }
 
 func (ce *Census) add(c *conn) {
@@ -238,10 +225,7 @@ func (ce *Census) remove(c *conn) {
 	who := holderOf(c)
 	h := ce.holders[who]
 	h.tunnels = slices.DeleteFunc(h.tunnels, func(other *conn) bool { return other == c })
-	if c.dismissed {
-		h.leaving--
-		ce.leaving--
-	}
+	ce.undismiss(c)
 	if len(h.tunnels) == 0 && h.tolerance.whole() {
 		delete(ce.holders, who)
 	}

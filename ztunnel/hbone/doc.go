@@ -47,6 +47,7 @@
 //	listener.go     Listener: accepts tunnels and their streams, retires and drains them
 //	meet.go         from an accepted socket to a tunnel, or to a refusal
 //	census.go       how many tunnels each peer has, and whose make room
+//	dismiss.go      those that were asked to make room, and may stay
 //
 // Both shake hands:
 //

@@ -35,9 +35,6 @@ func (l *Listener) meet(socket net.Conn) (c *conn) {
 		l.refused(socket, why)
 		return nil
 	}
-	if l.full() {
-		return shed(fmt.Errorf("%w: too many tunnels", ErrLimit))
-	}
 	if err := l.places.take(l.ctx); err != nil {
 		return shed(err)
 	}
@@ -121,11 +118,4 @@ func resetSocket(socket net.Conn) {
 		tcp.SetLinger(0)
 	}
 	socket.Close()
-}
-
-// full reports that not even a holder of few tunnels may have another.
-func (l *Listener) full() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.drained || l.cfg.Census.full(l.cfg.MaxTunnels)
 }

@@ -59,11 +59,17 @@ func (l *link) rawClient() *rawPeer {
 func (l *link) greetedClient() *rawPeer {
 	l.t.Helper()
 	p := l.rawClient()
+	p.greet()
+	return p
+}
+
+// greet exchanges prefaces and SETTINGS, as a client.
+func (p *rawPeer) greet() {
+	p.t.Helper()
 	p.do(io.WriteString(p.conn, h2.Preface))
 	p.must(p.WriteSettings())
 	p.until(isSettings)
 	p.must(p.WriteSettingsAck())
-	return p
 }
 
 // rawServer is a link whose listener's place is taken by a raw peer, given to

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hbone
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.org/x/net/http2"
+)
+
+// rawFrom is a raw peer at an address, which has exchanged prefaces and SETTINGS.
+func (f *fair) rawFrom(addr string) *rawPeer {
+	f.t.Helper()
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(addr)}}
+	conn, err := tls.DialWithDialer(&d, "tcp", f.key.Addr.String(), f.ca.credential(clientID, serverID, time.Hour).Config)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	p := newRawPeer(f.t, conn)
+	p.greet()
+	return p
+}
+
+// Whoever is asked to go has a moment in which it may open a stream, and keep it.
+func TestTunnelsThatDoNotGoWhenAskedKeepNobodyOut(t *testing.T) {
+	const most = 2 * holderLeast
+	f := newFair(t, ListenerConfig{MaxTunnels: most})
+	for addr := 2; f.ln.Stats().Tunnels < hardLimit(most); addr++ {
+		var peers []*rawPeer
+		for i := 0; i < 2*holderLeast && f.ln.Stats().Tunnels < hardLimit(most); i++ {
+			peers = append(peers, f.rawFrom(fmt.Sprintf("127.0.0.%d", addr)))
+			if i >= holderLeast { // which makes the oldest go
+				old := peers[i-holderLeast]
+				old.until(is[*http2.GoAwayFrame])
+				old.opened(1)
+			}
+		}
+		if len(peers) < 2*holderLeast {
+			break
+		}
+		for _, p := range peers[holderLeast:] { // and only those stay that were asked to go
+			p.conn.NetConn().Close()
+		}
+		waitUntil(t, func() bool { return f.ln.Stats().Tunnels == (addr-1)*holderLeast })
+	}
+	for range 3 {
+		f.enter(otherID, "127.0.0.99").wantOpen()
+	}
+}
+
+func TestATunnelIsLeavingOnlyForAWhile(t *testing.T) {
+	const most = 2 * holderLeast
+	synctest.Test(t, func(t *testing.T) {
+		ce := NewCensus()
+		enter := func(addr string) (*conn, error) {
+			from := netip.AddrPortFrom(netip.MustParseAddr(addr), 1)
+			c := newConn(false, nowhere{}, proof{peer: clientID, local: dbAddr, remote: from}, &hooks{})
+			c.used()
+			makeRoom, err := ce.place(c, most)
+			if err != nil {
+				return nil, err
+			}
+			ce.add(c)
+			t.Cleanup(func() { c.abort(ErrDrained) })
+			if makeRoom != nil {
+				makeRoom()
+			}
+			return c, nil
+		}
+		var list []*conn
+		for range 2 * holderLeast { // so half of them are asked to go, and none does
+			c, err := enter("10.0.0.1")
+			if err != nil {
+				t.Fatal(err)
+			}
+			list = append(list, c)
+		}
+		for _, c := range list {
+			c.mu.Lock()
+			c.guarded = 1 // as by a stream that came just in time
+			c.mu.Unlock()
+		}
+		if _, err := enter("10.0.0.2"); err != nil {
+			t.Errorf("the places of those that are leaving are not free: %v", err)
+		}
+		if _, err := enter("10.0.0.1"); !errors.Is(err, ErrLimit) {
+			t.Errorf("another tunnel of the same peer: %v, want %v", err, ErrLimit)
+		}
+		time.Sleep(leaveTimeout + time.Second)
+		if _, err := enter("10.0.0.1"); err != nil || !list[0].over() || list[1].over() {
+			t.Errorf("the oldest of those that did not leave goes on: %v, next %v, and the newcomer: %v", !list[0].over(), !list[1].over(), err)
+		}
+		if ce.leaving != 1 || ce.size-ce.leaving != most+1 {
+			t.Errorf("%d of %d are leaving", ce.leaving, ce.size)
+		}
+		for _, c := range list {
+			ce.remove(c)
+		}
+		if ce.leaving != 0 || ce.size != 2 {
+			t.Errorf("%d of %d are leaving in the end", ce.leaving, ce.size)
+		}
+	})
+}
