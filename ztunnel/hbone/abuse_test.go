@@ -343,7 +343,7 @@ func TestTinyFramesCostNoMoreMemoryThanTheirBytes(t *testing.T) {
 
 func TestPeerThatDoesNotReadIsOwedOnlySoManyAnswers(t *testing.T) {
 	c := newConn(false, nil, proof{}, &hooks{})
-	c.leading = true // as if a write were stuck
+	c.writer.leading = true // as if a write were stuck
 	var err error
 	n := 0
 	for ; err == nil; n++ {

@@ -53,7 +53,7 @@ func (c *conn) arrive(s *Stream) {
 	switch {
 	case !c.closed:
 		c.unproven = append(c.unproven, s)
-		if !c.leading { // else its END_STREAM may be yet to be written
+		if !c.writer.await() { // else its END_STREAM may be yet to be written
 			c.mark()
 		}
 		c.proveLater()
@@ -62,6 +62,36 @@ func (c *conn) arrive(s *Stream) {
 		close(s.done)
 	default:
 		close(s.done)
+	}
+}
+
+// sentEnd notes that we sent all on a stream; mu is held.
+func (c *conn) sentEnd(s *Stream) {
+	c.writer.stop(s)
+	s.endSent = true
+	if s.gotEnd {
+		c.uncount(s)
+	}
+	if s.told {
+		c.arrive(s)
+	}
+}
+
+// written is called by the leader when all was written that was packed.
+func (c *conn) written() {
+	c.mu.Lock()
+	defer c.unlock()
+	c.mark()
+}
+
+// tear notes that a write failed. The reader learns what came before the end, and
+// then fails the tunnel.
+func (c *conn) tear() {
+	c.mu.Lock()
+	defer c.unlock()
+	c.broken, c.torn = true, true
+	if c.err == nil {
+		c.hurry()
 	}
 }
 
@@ -120,7 +150,7 @@ func (c *conn) arrived() int64 {
 
 // proveLater has the timer ask, unless the reader is about to; mu is held.
 func (c *conn) proveLater() {
-	if len(c.unproven) == 0 || c.proving || c.handling || c.closed {
+	if len(c.unproven) == 0 || c.proving || c.writer.handling.Load() || c.closed {
 		return
 	}
 	c.proving, c.pause = true, proofPause

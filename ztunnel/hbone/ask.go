@@ -27,8 +27,8 @@ func (c *conn) answers(ctx context.Context, patience time.Duration) error {
 		c.askWith(guardPing)
 	}
 	asking := c.asking
-	c.flushUnlocking()
 	c.unlock()
+	c.writer.run()
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	if err := c.attend(ctx, asking); err != nil {

@@ -16,7 +16,7 @@ import (
 func TestFirstBytesDoNotPileUpBehindAStalledWriter(t *testing.T) {
 	l := newLink(t, nil)
 	c := l.open().s.c
-	waitUntil(t, c.becomeLeader) // one that is stuck
+	waitUntil(t, c.writer.becomeLeader) // one that is stuck
 	l.pool.mu.Lock()
 	l.pool.of(l.key).added = time.Now() // it asks for no other tunnel
 	l.pool.mu.Unlock()
@@ -31,13 +31,13 @@ func TestFirstBytesDoNotPileUpBehindAStalledWriter(t *testing.T) {
 	waitUntil(t, func() bool {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		pending = len(c.control)
+		pending = c.writer.queued()
 		return c.nextID == 1+2*(1+streams) && pending >= earlyBacklog
 	})
 	if most := earlyBacklog + earlyLimit + streams*100; pending > most {
 		t.Errorf("%d bytes wait, want at most %d", pending, most)
 	}
-	c.setLeading(false)
+	c.writer.endLead()
 	for _, o := range openings {
 		o.far.CloseWrite()
 		if r := <-o.done; r.err != nil {
@@ -47,19 +47,25 @@ func TestFirstBytesDoNotPileUpBehindAStalledWriter(t *testing.T) {
 }
 
 // becomeLeader reports false while somebody else is, as after the greeting.
-func (c *conn) becomeLeader() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	was := c.leading
-	c.leading = true
+func (w *writer) becomeLeader() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	was := w.leading
+	w.leading = true
 	return !was
 }
 
-func (c *conn) setLeading(is bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.leading = is
-	c.kick()
+func (w *writer) endLead() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.endLeadUnlocking()
+}
+
+// queued is how many bytes of frames wait.
+func (w *writer) queued() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.control)
 }
 
 func TestNoStreamIsOpenedBehindAFullBacklog(t *testing.T) {
@@ -67,7 +73,7 @@ func TestNoStreamIsOpenedBehindAFullBacklog(t *testing.T) {
 	for _, client := range []bool{true, false} {
 		c := newConn(client, nowhere{}, proof{local: local}, &hooks{})
 		c.streamLimit = 5
-		c.leading = true // and stuck
+		c.writer.leading = true // and stuck
 		greeting := h2.AppendSettings(nil)
 		if !client {
 			greeting = append([]byte(h2.Preface), greeting...)
@@ -75,7 +81,7 @@ func TestNoStreamIsOpenedBehindAFullBacklog(t *testing.T) {
 		if err := c.feed(greeting); err != nil {
 			t.Fatal(err)
 		}
-		c.control = make([]byte, controlLimit+1)
+		c.writer.control = make([]byte, controlLimit+1)
 		if client {
 			if c.reserve(Target{Authority: local}) != nil {
 				t.Error("a stream is opened")

@@ -65,59 +65,24 @@ func (s *Stream) Totals() Totals {
 func (s *Stream) pump(raw syscall.RawConn) {
 	err := raw.Read(s.serve)
 	if err == nil {
-		s.c.mu.Lock()
-		err = s.readErr
-		s.c.unlock()
+		err = s.c.writer.readError(s)
 	}
 	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 		s.appFailed(err) // nothing, if the stream is over: then it was we who closed the socket
 	}
 }
 
-// serve sees to it that what the app's socket holds is sent. RawConn.Read calls
-// it whenever there may be something, and waits for more if it returns false;
-// true ends the stream's sending. The leader reads from the socket, be it
-// ourselves or another: while it may, we stay, for that keeps the descriptor open.
-func (s *Stream) serve(fd uintptr) bool {
-	c := s.c
-	c.mu.Lock()
-	defer c.unlock()
-	s.fd = fd
-	if s.state == senderWaiting {
-		s.state = senderIdle
-	}
-	for {
-		switch {
-		case s.leads:
-			s.leads = false
-			c.leadUnlocking(s)
-		case s.state == senderReading || s.state == senderDropping:
-			s.changed.Wait()
-		case s.state == senderEnded:
-			return true
-		case s.state == senderWaiting:
-			return false
-		case s.sendWindow <= 0 || c.broken || c.writeDone:
-			s.changed.Wait()
-		case s.crowded(fd):
-			c.mu.Unlock()
-			time.Sleep(tinyPause)
-			c.mu.Lock()
-		case c.leading || c.sending.window <= 0:
-			c.enqueue(s)
-			s.changed.Wait()
-		default:
-			c.enqueue(s)
-			c.leading = true
-			c.leadUnlocking(s)
-		}
-	}
+// readError is why the app's socket could not be read to its end, nil if it could.
+func (w *writer) readError(s *Stream) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return s.readErr
 }
 
 // crowded reports that the stream has sent so many tiny frames without an answer
 // that it should rather wait for more bytes from the app: HTTP/2 stacks close a
 // tunnel whose peer floods it with such (h2 0.4.16: about 100 that nobody has
-// read). conn.mu is held.
+// read). writer.mu is held.
 func (s *Stream) crowded(fd uintptr) bool {
 	if !s.tiny.Spent(tinyRate) {
 		return false

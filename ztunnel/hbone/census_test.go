@@ -341,9 +341,7 @@ func TestRequestsThatAreRejectedWithoutEndCostThePeerItsTunnel(t *testing.T) {
 			}
 			request := h2.AppendConnect(nil, Target{Authority: dbAddr})
 			for ; n < limit && !c.over(); n++ {
-				c.mu.Lock()
-				c.control = nil // as if it were written
-				c.mu.Unlock()
+				c.writer.queue(func([]byte) []byte { return nil }) // as if all were written
 				if err := c.feed(h2.AppendBlock(nil, uint32(1+2*n), h2.FlagEndStream|h2.FlagEndHeaders, request, h2.DefaultFrameLimit)); err != nil {
 					t.Fatal(err)
 				}

@@ -42,7 +42,7 @@ func chaos(t *testing.T, lose bool) {
 		waitUntil(t, func() bool {
 			c.mu.Lock()
 			defer c.mu.Unlock()
-			return c.active == 0 && c.live == 0 && c.held == 0 && c.ready() == nil
+			return c.active == 0 && c.live == 0 && c.held == 0 && c.writer.turnless()
 		})
 	}
 }
@@ -125,6 +125,13 @@ func TestLargestFrameIsTaken(t *testing.T) {
 	if !bytes.Equal(got, data) {
 		t.Errorf("%d bytes came back, or other ones", len(got))
 	}
+}
+
+// turnless reports that no stream waits for its turn.
+func (w *writer) turnless() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.ready() == nil
 }
 
 // openWindow lets the peer send so many bytes on a stream.

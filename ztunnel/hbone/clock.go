@@ -58,10 +58,11 @@ func (c *conn) tick() {
 	}
 	var silent, unmoved []*Stream
 	for _, s := range c.streams {
-		if s.unmoved() {
+		watched, stands := c.writer.look(s)
+		if stands {
 			unmoved = append(unmoved, s)
 		}
-		if s.state != senderWaiting { // else its pump sees the app go
+		if !watched {
 			silent = append(silent, s)
 		}
 	}
@@ -77,8 +78,7 @@ func (c *conn) tick() {
 		c.armExpiry()
 	}
 	if why == nil {
-		c.control = h2.AppendPing(c.control, 0, [8]byte{})
-		c.kick()
+		c.writer.say(func(b []byte) []byte { return h2.AppendPing(b, 0, [8]byte{}) })
 		c.ticker.Reset(pingInterval)
 	}
 	c.unlock()
@@ -102,6 +102,14 @@ func (c *conn) tick() {
 	}
 }
 
+// look reports whether a stream's pump would see its app go, and whether the stream is
+// unmoved.
+func (w *writer) look(s *Stream) (watched, unmoved bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return s.state == senderWaiting, s.unmoved()
+}
+
 // deadFor is why the tunnel is dead, nil if it is not; mu is held.
 func (c *conn) deadFor(now time.Time) error {
 	switch {
@@ -116,10 +124,11 @@ func (c *conn) deadFor(now time.Time) error {
 // stuckFor is how long nothing could be written though there is something: the
 // peer does not read, or nothing reaches it. A slow way is not that. mu is held.
 func (c *conn) stuckFor(now time.Time) time.Duration {
-	if c.blockedAt.IsZero() {
+	since := c.writer.blockedSince()
+	if since.IsZero() {
 		return 0
 	}
-	waits := now.Sub(c.blockedAt)
+	waits := now.Sub(since)
 	if waits < stuckPause {
 		return waits
 	}

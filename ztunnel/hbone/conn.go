@@ -32,7 +32,8 @@ type conn struct {
 	heard         atomic.Bool // a byte came since the last tick
 	quiet         atomic.Bool // no stream since the last tick, or ever
 
-	reading // the reader's alone
+	reading        // the reader's alone
+	writer  writer // has a mutex of its own
 
 	mu        sync.Mutex // guards all below, and the fields that Stream says
 	err       error      // why it ended
@@ -52,10 +53,10 @@ type conn struct {
 	empty     chan struct{}  // closed with the last stream, if somebody waits for that
 	ended     sync.WaitGroup // for when nothing of it is left
 
-	sending
+	peerWindow int  // of a new stream, in which we send
+	broken     bool // nothing can be written any more, as a write failed or the tunnel is lost
 	receiving
-	rtt roundTrip
-	pace
+	rtt    roundTrip
 	memory *Memory // of the pod
 	clock
 	leave
@@ -122,10 +123,11 @@ func newConn(client bool, w wire, proof proof, h *hooks) *conn {
 		limit = h2.ClientHeaderLimit
 	}
 	c.in.HeaderLimit = limit
-	c.sending = sending{window: h2.DefaultWindow, peerWindow: h2.DefaultWindow, peerFrame: h2.DefaultFrameLimit}
+	c.peerWindow = h2.DefaultWindow
+	c.writer.c, c.writer.window, c.writer.peerFrame = c, h2.DefaultWindow, h2.DefaultFrameLimit
+	c.writer.pace = startPace(&c.rtt)
 	c.room.peerStreams = h2.WindowLimit
 	c.receiving.window, c.receiving.limit = h2.DefaultWindow, tunnelWindow
-	c.pace = startPace(&c.rtt)
 	c.clock.deadline = proof.until
 	c.quiet.Store(true)
 	c.ended.Add(1)
@@ -137,27 +139,24 @@ func newConn(client bool, w wire, proof proof, h *hooks) *conn {
 func (c *conn) greet() {
 	c.mu.Lock()
 	defer c.unlock()
-	list := uint32(c.in.HeaderLimit)
-	if c.client {
-		c.control = append(c.control, h2.Preface...)
-		c.control = h2.AppendSettings(c.control,
-			h2.Setting{ID: h2.SettingEnablePush, Value: 0}, h2.Setting{ID: h2.SettingWindow, Value: streamWindow},
-			h2.Setting{ID: h2.SettingFrameSize, Value: h2.FrameLimit}, h2.Setting{ID: h2.SettingHeaderList, Value: list})
-	} else {
-		c.control = h2.AppendSettings(c.control,
-			h2.Setting{ID: h2.SettingMaxStreams, Value: uint32(c.streamLimit)}, h2.Setting{ID: h2.SettingWindow, Value: streamWindow},
-			h2.Setting{ID: h2.SettingFrameSize, Value: h2.FrameLimit}, h2.Setting{ID: h2.SettingHeaderList, Value: list})
-	}
-	c.control = h2.AppendWindowUpdate(c.control, 0, tunnelWindow-h2.DefaultWindow)
 	c.receiving.window = tunnelWindow
 	c.startClock()
-	c.kick()
+	c.writer.say(func(b []byte) []byte {
+		first := h2.Setting{ID: h2.SettingMaxStreams, Value: uint32(c.streamLimit)}
+		if c.client {
+			b = append(b, h2.Preface...)
+			first = h2.Setting{ID: h2.SettingEnablePush, Value: 0}
+		}
+		b = h2.AppendSettings(b, first, h2.Setting{ID: h2.SettingWindow, Value: streamWindow},
+			h2.Setting{ID: h2.SettingFrameSize, Value: h2.FrameLimit}, h2.Setting{ID: h2.SettingHeaderList, Value: uint32(c.in.HeaderLimit)})
+		return h2.AppendWindowUpdate(b, 0, tunnelWindow-h2.DefaultWindow)
+	})
 }
 
 // takesStreams reports whether a stream may be opened; mu is held.
 func (c *conn) takesStreams() bool {
-	return c.err == nil && !c.retired && !c.broken && len(c.control) <= controlLimit &&
-		c.active < min(c.streamLimit, c.peerStreams) && c.nextID < streamIDLimit && !c.outdated()
+	return c.err == nil && !c.retired && !c.broken &&
+		c.active < min(c.streamLimit, c.peerStreams) && c.nextID < streamIDLimit && !c.outdated() && !c.writer.crammed()
 }
 
 // outdated reports that the tunnel's own certificates have run out. Open
@@ -165,7 +164,7 @@ func (c *conn) takesStreams() bool {
 func (c *conn) outdated() bool { return !c.until.IsZero() && !time.Now().Before(c.until) }
 
 // reserve opens a stream if the tunnel takes one. The CONNECT is queued, in
-// the order of the ids; the caller has flush send it.
+// the order of the ids; the caller runs the writer.
 func (c *conn) reserve(t Target) *Stream {
 	c.mu.Lock()
 	defer c.unlock()
@@ -175,7 +174,7 @@ func (c *conn) reserve(t Target) *Stream {
 	s := newStream(c, c.nextID, t.Authority)
 	c.nextID += 2
 	c.request = h2.AppendConnect(c.request[:0], t)
-	c.control = h2.AppendBlock(c.control, s.id, 0, c.request, c.peerFrame)
+	c.writer.queueBlock(s.id, 0, c.request)
 	return s
 }
 
@@ -216,25 +215,23 @@ func (c *conn) failLocked(err error) {
 			c.end(s, c.streamError(s, err))
 		}
 	}
-	last := c.lastPeer
 	c.stirred = time.Now()
+	code, reason := h2.CodeNone, ""
 	var bad *tunnelError
 	switch {
 	case errors.As(err, &bad):
-		c.control = h2.AppendGoAway(c.control, last, bad.Code, bad.Reason)
+		code, reason = bad.Code, bad.Reason
 		c.cutOff(err, hangUpTimeout) // a peer that breaks the rules is not waited for
 	case errors.Is(err, errLost):
-		c.control, c.broken = nil, true
+		c.broken = true
+		c.writer.breakOff()
 	case errors.Is(err, ErrDenied): // or the peer would move its Guards to another tunnel
-		c.control = h2.AppendGoAway(c.control, last, h2.CodeSecurity, "")
-	default:
-		c.control = h2.AppendGoAway(c.control, last, h2.CodeNone, "")
+		code = h2.CodeSecurity
 	}
 	// The reader stays to take what is in flight (departure): a socket closed
 	// with unread bytes is reset, and the reset would overtake our GOAWAY.
 	c.hurry()
-	c.hangUp = true
-	c.kick()
+	c.writer.sayLast(func(b []byte) []byte { return h2.AppendGoAway(b, c.lastPeer, code, reason) })
 }
 
 // streamError is how a stream ends that loses its tunnel by err. Before the

@@ -27,20 +27,17 @@ func (c *conn) gotSettings(pc h2.Piece) error {
 	if first {
 		c.peerStreams = h2.WindowLimit // what it does not say has no limit
 	}
-	for b := pc.Payload; len(b) > 0; b = b[6:] {
-		if err := c.set(binary.BigEndian.Uint16(b), int(binary.BigEndian.Uint32(b[2:]))); err != nil {
-			c.unlock()
-			return err
-		}
+	if err := c.writer.adopt(func() error { return c.set(pc.Payload) }); err != nil {
+		c.unlock()
+		return err
 	}
 	c.settled = true
 	c.roomChanged()
 	if first && !c.broken && c.err == nil {
 		c.wire.SetReadDeadline(time.Time{})
 	}
-	c.control = h2.AppendFrame(c.control, 0, h2.KindSettings, h2.FlagAck, 0)
-	err := c.owe()
 	c.unlock()
+	err := c.writer.owe()
 	if first && c.hooks.proven != nil {
 		c.hooks.proven(c)
 	}
@@ -60,23 +57,36 @@ func checkSetting(id uint16, value uint32) error {
 	return nil
 }
 
-// set applies one setting; mu is held.
-func (c *conn) set(id uint16, value int) error {
-	switch id {
-	case h2.SettingMaxStreams:
-		c.peerStreams = value
-	case h2.SettingFrameSize:
-		c.peerFrame = value
-	case h2.SettingWindow:
-		change := value - c.peerWindow
-		c.peerWindow = value
-		for _, s := range c.streams {
-			if s.sendWindow+change > h2.WindowLimit {
-				return broken(h2.CodeFlowControl, "INITIAL_WINDOW_SIZE widens stream %d over 2^31-1", s.id)
+// set applies settings; mu and writer.mu are held.
+func (c *conn) set(settings []byte) error {
+	for b := settings; len(b) > 0; b = b[6:] {
+		switch value := int(binary.BigEndian.Uint32(b[2:])); binary.BigEndian.Uint16(b) {
+		case h2.SettingMaxStreams:
+			c.peerStreams = value
+		case h2.SettingFrameSize:
+			c.writer.peerFrame = value
+		case h2.SettingWindow:
+			change := value - c.peerWindow
+			c.peerWindow = value
+			for _, s := range c.streams {
+				if !s.allow(change) {
+					return broken(h2.CodeFlowControl, "INITIAL_WINDOW_SIZE widens stream %d over 2^31-1", s.id)
+				}
 			}
-			s.allow(change)
 		}
 	}
+	return nil
+}
+
+// adopt applies the peer's settings and queues the answer. Both are one step: what is
+// written before the answer keeps to the old settings, what is written behind it to the new.
+func (w *writer) adopt(apply func() error) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err := apply(); err != nil {
+		return err
+	}
+	w.control = h2.AppendFrame(w.control, 0, h2.KindSettings, h2.FlagAck, 0)
 	return nil
 }
 
@@ -85,9 +95,9 @@ var pingData = [8]byte{'g', 'o', 'a', 'w', 'a', 'y'}
 
 func (c *conn) gotPing(pc h2.Piece) error {
 	data := [8]byte(pc.Payload)
-	c.mu.Lock()
-	defer c.unlock()
 	if pc.Has(h2.FlagAck) {
+		c.mu.Lock()
+		defer c.unlock()
 		switch data {
 		case pingData:
 			c.goAwayFinal()
@@ -99,8 +109,8 @@ func (c *conn) gotPing(pc h2.Piece) error {
 	if !c.pings.Spend(pingRate) {
 		return broken(h2.CodeCalm, "too many PINGs")
 	}
-	c.control = h2.AppendPing(c.control, h2.FlagAck, data)
-	return c.owe()
+	c.writer.queue(func(b []byte) []byte { return h2.AppendPing(b, h2.FlagAck, data) })
+	return c.writer.owe()
 }
 
 func (c *conn) gotReset(pc h2.Piece) error {
@@ -124,7 +134,6 @@ func (c *conn) gotReset(pc h2.Piece) error {
 		// the app shall read to the end.
 		s.unread = true
 		c.sentEnd(s)
-		s.changed.Broadcast()
 		c.unlock()
 		s.stopReading()
 		return nil
@@ -183,19 +192,18 @@ func (c *conn) goAway() {
 	case farewellWarned:
 		return
 	case farewellSaid:
-		c.control = h2.AppendGoAway(c.control, c.lastTaken, h2.CodeNone, "")
-		c.kick()
+		c.sayLastTaken()
 		return
 	}
 	c.farewell = farewellWarned
-	c.control = h2.AppendGoAway(c.control, h2.WindowLimit, h2.CodeNone, "")
-	c.control = h2.AppendPing(c.control, 0, pingData)
 	c.farewellTimer = time.AfterFunc(goAwayDelay, func() {
 		c.mu.Lock()
 		defer c.unlock()
 		c.goAwayFinal()
 	})
-	c.kick()
+	c.writer.say(func(b []byte) []byte {
+		return h2.AppendPing(h2.AppendGoAway(b, h2.WindowLimit, h2.CodeNone, ""), 0, pingData)
+	})
 }
 
 // goAwayFinal is the second; mu is held.
@@ -204,8 +212,12 @@ func (c *conn) goAwayFinal() {
 		return
 	}
 	c.farewell, c.lastTaken = farewellSaid, c.lastPeer
-	c.control = h2.AppendGoAway(c.control, c.lastTaken, h2.CodeNone, "")
-	c.kick()
+	c.sayLastTaken()
+}
+
+// sayLastTaken is a GOAWAY that says which stream was the last; mu is held.
+func (c *conn) sayLastTaken() {
+	c.writer.say(func(b []byte) []byte { return h2.AppendGoAway(b, c.lastTaken, h2.CodeNone, "") })
 }
 
 // gotGoAway closes the tunnel to new streams. Streams that the peer did not take may

@@ -96,7 +96,7 @@ func (c *conn) depart() {
 // delivered reports that the peer's TCP has acknowledged all that was to be
 // written; mu is held.
 func (c *conn) delivered() bool {
-	return !c.torn && !c.leading && (c.broken || c.writeDone) && c.arrived() >= int64(c.wire.Written())
+	return !c.torn && c.writer.done() && c.arrived() >= int64(c.wire.Written())
 }
 
 // dead reports that there is no connection any more that could acknowledge

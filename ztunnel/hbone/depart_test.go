@@ -304,10 +304,7 @@ func TestATunnelThatGetsNothingOnIsClosedAfterAWhile(t *testing.T) {
 		}
 		synctest.Wait()
 		c := s.c
-		c.mu.Lock()
-		c.control = h2.AppendPing(c.control, 0, [8]byte{})
-		c.kick() // whose write waits
-		c.mu.Unlock()
+		c.writer.say(func(b []byte) []byte { return h2.AppendPing(b, 0, [8]byte{}) }) // whose write waits
 		synctest.Wait()
 		c.mu.Lock()
 		s.gotEnd, s.told = true, true
@@ -331,11 +328,11 @@ func TestAStreamThatEndsWhileItsTunnelSaysGoodbyeEndsInOrder(t *testing.T) {
 	c.mu.Lock()
 	s := newStream(c, 1, dbAddr)
 	s.accepted, s.endSent, s.gotEnd = true, true, true
-	c.leading, c.writeDone = true, true // as endLead leaves it
+	c.writer.leading, c.writer.over = true, true // as endLeadUnlocking leaves it
 	s.told = true
 	c.arrive(s)
 	c.mu.Unlock()
-	c.sayGoodbye()
+	c.writer.sayGoodbye()
 	c.depart()
 	if err := s.result(); err != nil {
 		t.Error(err)

@@ -7,8 +7,8 @@
 // arrive at one. Both end in a Stream, which owns the app's socket while it
 // carries it:
 //
-//	app → the stream waits for its turn (carry.go) → one of the waiting streams
-//	      leads (writer.go): it reads from the apps of all straight into the records
+//	app → the stream waits for its turn (writer.go) → one of the waiting streams
+//	      leads (lead.go): it reads from the apps of all straight into the records
 //	      of one batch, between frame headers (pack.go), and writes it, or leaves that
 //	      to a goroutine if the socket is full. A batch holds no more than the path
 //	      moves in a moment (pace.go)
@@ -81,7 +81,8 @@
 //	early.go        the app's first bytes, along with the CONNECT
 //	carry.go        Carry: joins stream and app; the pump, which waits for the app's bytes
 //	turn.go         sender: its states, and the rings in which streams wait for a turn
-//	writer.go       the leader: who writes the batches, and who takes over
+//	writer.go       writer: what waits to be sent, and the two entrances to have it written
+//	lead.go         the leader: who writes the batches, and who takes over
 //	pack.go         one batch: control frames, then the bytes of one app after the other
 //	pace.go         how much a batch may hold on a slow path
 //
@@ -145,8 +146,21 @@
 // flood of them leaves processors to the tunnels that there are.
 //
 // Locks: Pool.mu, Listener.mu or Guard.mu first, never two of them; then Census.mu; then
-// one conn.mu.
+// one conn.mu; then its writer.mu.
 // Gate.mu, receiver.mu, places.mu and tolerance.mu are leaves: under them no other lock
 // of this package is taken. Hooks, and the app of a stream that ended, are called
 // without conn.mu (conn.unlock).
+//
+// conn.mu guards what is known of a tunnel and its streams, writer.mu what waits to be sent
+// and who writes it. Bytes need one of them at a time: the reader takes conn.mu, the leader
+// writer.mu, so neither waits for the other. Both are held where one step concerns both:
+// when a stream is opened, answered, reset or over, when a window is granted, for SETTINGS,
+// GOAWAY and a tick. A leader releases writer.mu before it locks conn.mu. When it finds that
+// an app has finished it locks conn.mu and then writer.mu again, for END_STREAM and what
+// follows from it for the tunnel are one step. Three things need their order:
+//
+//   - a stream stops sending before its RST_STREAM is queued (conn.reset);
+//   - SETTINGS are applied and answered in one hold of writer.mu (writer.adopt);
+//   - whoever leads reports the end of a write before leading ends (endLeadUnlocking): so if
+//     nobody leads, all that was packed was written (conn.mark).
 package hbone

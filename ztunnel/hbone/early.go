@@ -55,10 +55,10 @@ func (e *early) follow(s *Stream) {
 	if e.wanted() {
 		e.send(false)
 	}
-	s.flush()
+	s.c.writer.run()
 	for e.wanted() && s.proven() {
 		e.send(true)
-		s.flush()
+		s.c.writer.run()
 	}
 	if e.err != nil && e.err != io.EOF { // the end of what it says, Carry will find again
 		s.appFailed(e.err)
@@ -84,16 +84,24 @@ func (e *early) letGo() {
 	s, c := e.s, e.s.c
 	c.mu.Lock()
 	defer c.unlock()
-	s.kept = len(e.kept)
-	if !s.accepted || s.over || len(s.readEarly) == 0 {
-		c.letGoKept(s)
+	c.writer.keep(s, len(e.kept), s.accepted && !s.over)
+}
+
+// keep has n bytes of Memory, which a stream holds for readEarly, given back when
+// nothing of that is yet to be sent: at once, unless the stream sends.
+func (w *writer) keep(s *Stream, n int, sends bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s.kept = n
+	if !sends || len(s.readEarly) == 0 {
+		w.letGoKept(s)
 	}
 }
 
 // letGoKept gives back to Memory what a stream has of it for readEarly; mu is held.
-func (c *conn) letGoKept(s *Stream) {
+func (w *writer) letGoKept(s *Stream) {
 	if s.kept > 0 {
-		c.memory.hold(-s.kept)
+		w.c.memory.hold(-s.kept)
 		s.kept = 0
 	}
 }
@@ -106,7 +114,7 @@ func (e *early) wanted() bool { return e.app != nil && e.err == nil && !e.done }
 func (s *Stream) present(kept []byte) {
 	s.c.mu.Lock()
 	defer s.c.unlock()
-	s.readEarly = kept
+	s.c.writer.keepEarly(s, kept)
 	if s.c.settled && !s.c.fresh() && !s.over {
 		s.c.ask()
 	}
@@ -150,7 +158,7 @@ func (e *early) readSome(fd uintptr) bool {
 	case n > 0:
 		e.kept = bytes.Clone(buf.Bytes[:n])
 		c.memory.hold(n)
-		e.s.readEarly = e.kept
+		c.writer.keepEarly(e.s, e.kept)
 		e.offer()
 	case err == syscall.EAGAIN:
 		return !e.wait
@@ -168,7 +176,7 @@ func (e *early) mayOffer() bool {
 	if s.over || s.accepted || !c.settled || !c.fresh() {
 		return false
 	}
-	e.done = min(s.sendWindow, c.sending.window) <= 0 || len(c.control) > earlyBacklog
+	e.done = !c.writer.takesEarly(s)
 	return !e.done
 }
 
@@ -178,14 +186,38 @@ func (e *early) offer() {
 	if !e.mayOffer() {
 		return
 	}
-	s, c := e.s, e.s.c
-	n := min(len(s.readEarly), s.sendWindow, c.sending.window, c.peerFrame)
-	c.control = append(h2.AppendFrame(c.control, n, h2.KindData, 0, s.id), s.readEarly[:n]...)
+	e.s.c.writer.queueEarly(e.s)
+	e.done = true
+}
+
+// keepEarly is what the app has said, and what the stream sends before it reads more.
+func (w *writer) keepEarly(s *Stream, said []byte) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s.readEarly = said
+}
+
+// takesEarly reports whether queueEarly would queue something.
+func (w *writer) takesEarly(s *Stream) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return min(s.sendWindow, w.window) > 0 && len(w.control) <= earlyBacklog
+}
+
+// queueEarly queues a frame of what the app said early. If others have used the window up
+// meanwhile, that follows the answer.
+func (w *writer) queueEarly(s *Stream) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	n := min(len(s.readEarly), s.sendWindow, w.window, w.peerFrame)
+	if n <= 0 {
+		return
+	}
+	w.control = append(h2.AppendFrame(w.control, n, h2.KindData, 0, s.id), s.readEarly[:n]...)
 	s.readEarly = s.readEarly[n:]
 	s.sendWindow -= n
-	c.spend(n)
+	w.spend(n)
 	s.sent.Add(uint64(n))
-	e.done = true
 }
 
 // listen makes wake wake app when the stream is answered or over, and reports whether

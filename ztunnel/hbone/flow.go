@@ -78,7 +78,7 @@ func (c *conn) takeData(f h2.FrameHeader) (*Stream, error) {
 	if s.window -= f.Length; s.window < 0 {
 		return nil, c.fault(s, h2.CodeFlowControl, "more DATA than the stream's window")
 	}
-	s.tiny = rate.Left{} // an answer: what we sent was read
+	c.writer.answered(s)
 	return s, nil
 }
 
@@ -124,21 +124,17 @@ func (c *conn) fault(s *Stream, why h2.Code, reason string) error {
 
 func (c *conn) windowUpdate(pc h2.Piece) error {
 	n := int(binary.BigEndian.Uint32(pc.Payload) &^ (1 << 31))
-	c.mu.Lock()
-	defer c.unlock()
 	if pc.Stream == 0 {
-		if n == 0 {
+		switch {
+		case n == 0:
 			return broken(h2.CodeProtocol, "WINDOW_UPDATE by 0")
-		}
-		if c.sending.window += n; c.sending.window > h2.WindowLimit {
+		case !c.writer.allowAll(n):
 			return broken(h2.CodeFlowControl, "tunnel window over 2^31-1")
 		}
-		if c.sending.window > 0 {
-			c.spentAt = time.Time{}
-		}
-		c.kick()
 		return nil
 	}
+	c.mu.Lock()
+	defer c.unlock()
 	s := c.streams[pc.Stream]
 	switch {
 	case s == nil && c.isIdle(pc.Stream):
@@ -147,34 +143,63 @@ func (c *conn) windowUpdate(pc h2.Piece) error {
 		return nil
 	case n == 0:
 		return c.fault(s, h2.CodeProtocol, "WINDOW_UPDATE by 0")
-	case s.sendWindow+n > h2.WindowLimit:
+	case !c.writer.allow(s, n):
 		return c.fault(s, h2.CodeFlowControl, "stream window over 2^31-1")
 	}
-	s.allow(n)
 	return nil
 }
 
+// allowAll adds to what the peer lets us send in the whole tunnel, and wakes the
+// writer. It reports false if that is more than there may be.
+func (w *writer) allowAll(n int) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.window += n
+	if w.window > 0 {
+		w.spentAt = time.Time{}
+	}
+	w.kick()
+	return w.window <= h2.WindowLimit
+}
+
+// allow is allowAll for one stream.
+func (w *writer) allow(s *Stream, n int) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return s.allow(n)
+}
+
+// allow changes the window in which a stream sends. It reports false if it would be
+// more than there may be; writer.mu is held.
+func (s *Stream) allow(change int) bool {
+	if s.sendWindow+change > h2.WindowLimit {
+		return false
+	}
+	if s.sendWindow += change; s.sendWindow > 0 {
+		s.changed.Broadcast() // serve queues it
+	}
+	return true
+}
+
+// answered notes that something came for a stream: so what we sent was read.
+func (w *writer) answered(s *Stream) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s.tiny = rate.Left{}
+}
+
 // spend takes n bytes off what the peer lets us send in the whole tunnel; mu is held.
-func (c *conn) spend(n int) {
-	if c.sending.window -= n; c.sending.window <= 0 && c.spentAt.IsZero() {
-		c.spentAt = time.Now()
+func (w *writer) spend(n int) {
+	if w.window -= n; w.window <= 0 && w.spentAt.IsZero() {
+		w.spentAt = time.Now()
 	}
 }
 
 // starved reports that the peer has long let nothing be sent in the whole tunnel. A
 // peer that grants the window again only as its apps read does so when enough of them
 // do not: a new stream would wait for those.
-func (c *conn) starved() bool {
-	c.mu.Lock()
-	defer c.unlock()
-	return !c.spentAt.IsZero() && time.Since(c.spentAt) >= stuckPause
-}
-
-// allow changes the window in which a stream sends; conn.mu is held.
-func (s *Stream) allow(n int) {
-	s.sendWindow += n
-	if s.sendWindow <= 0 {
-		return
-	}
-	s.changed.Broadcast() // serve queues it
+func (w *writer) starved() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return !w.spentAt.IsZero() && time.Since(w.spentAt) >= stuckPause
 }

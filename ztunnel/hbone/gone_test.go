@@ -18,9 +18,7 @@ func TestAppThatHasFinishedIsNotTakenForOneThatIsGone(t *testing.T) {
 	window := a.s.setWindow(0)
 	a.write("last ")
 	waitUntil(t, func() bool {
-		a.s.c.mu.Lock()
-		defer a.s.c.mu.Unlock()
-		return a.s.state != senderWaiting
+		return a.s.stateOfSender() != senderWaiting
 	})
 	a.write("words")
 	a.Close()
@@ -38,10 +36,10 @@ func TestAppThatHasFinishedIsNotTakenForOneThatIsGone(t *testing.T) {
 
 // setWindow is what the peer's SETTINGS or WINDOW_UPDATE do.
 func (s *Stream) setWindow(n int) (before int) {
-	s.c.mu.Lock()
-	defer s.c.mu.Unlock()
+	s.c.writer.mu.Lock()
 	before = s.sendWindow
-	s.allow(n - before)
+	s.c.writer.mu.Unlock()
+	s.c.writer.allow(s, n-before)
 	return before
 }
 

@@ -48,9 +48,7 @@ func TestStreamThatIsStuckLeadingCanBeReset(t *testing.T) {
 func (s *Stream) isStuckLeading() func() bool {
 	sent, since := uint64(0), time.Now()
 	return func() bool {
-		s.c.mu.Lock()
-		defer s.c.mu.Unlock()
-		if now := s.sent.Load(); now != sent || !s.c.leading {
+		if now := s.sent.Load(); now != sent || !s.c.writer.busy() {
 			sent, since = now, time.Now()
 		}
 		return sent > 0 && time.Since(since) > 200*time.Millisecond
@@ -67,13 +65,11 @@ func TestStreamsThatAreOverWaitForNoTurn(t *testing.T) {
 	l, far := newPipe(t)
 	first := l.open()
 	<-far
-	c := first.s.c
-	window := c.setWindow(0)
+	w := &first.s.c.writer
+	window := w.setWindow(0)
 	queued := func(a *app) func() bool {
 		return func() bool {
-			c.mu.Lock()
-			defer c.mu.Unlock()
-			return a.s.state == senderQueued
+			return a.s.stateOfSender() == senderQueued
 		}
 	}
 	first.write("held back")
@@ -86,20 +82,26 @@ func TestStreamsThatAreOverWaitForNoTurn(t *testing.T) {
 		b.s.Reset()
 		a.wait(t)
 	}
-	c.mu.Lock()
-	n := c.small.n
-	c.mu.Unlock()
+	w.mu.Lock()
+	n := w.small.n
+	w.mu.Unlock()
 	if n != 1 {
 		t.Errorf("%d streams wait for their turn, want 1", n)
 	}
-	c.setWindow(window)
+	w.setWindow(window)
 }
 
 // setWindow sets what the peer lets us send in the whole tunnel.
-func (c *conn) setWindow(n int) (before int) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	before, c.sending.window = c.sending.window, n
-	c.kick()
+func (w *writer) setWindow(n int) (before int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	before, w.window = w.window, n
+	w.kick()
 	return before
+}
+
+func (s *Stream) stateOfSender() senderState {
+	s.c.writer.mu.Lock()
+	defer s.c.writer.mu.Unlock()
+	return s.state
 }

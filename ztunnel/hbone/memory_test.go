@@ -270,6 +270,8 @@ func TestAPodThatHoldsMoreThanAllLeavesOthersTheirShare(t *testing.T) {
 func (c *conn) setMemory(m *Memory) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.writer.mu.Lock() // for the leader
+	defer c.writer.mu.Unlock()
 	c.memory = m
 }
 

@@ -327,9 +327,9 @@ func (a *app) fill(far *app) int {
 		}
 	}()
 	waitUntil(a.t, func() bool {
-		a.s.c.mu.Lock()
+		a.s.c.writer.mu.Lock()
 		full := a.s.sendWindow <= 0
-		a.s.c.mu.Unlock()
+		a.s.c.writer.mu.Unlock()
 		far.s.c.mu.Lock()
 		defer far.s.c.mu.Unlock()
 		return full && far.s.held >= far.s.limit/4 // the rest was taken and is not granted again yet

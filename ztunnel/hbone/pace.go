@@ -21,7 +21,7 @@ const (
 	aheadFirst = 16 << 10
 )
 
-// pace is how much may be ahead of a frame in a hurry; conn.mu guards it.
+// pace is how much may be ahead of a frame in a hurry; writer.mu guards it.
 type pace struct {
 	ahead int // bytes of a batch, and as many that the kernel has not sent
 }
@@ -37,26 +37,26 @@ func startPace(r *roundTrip) pace {
 
 // mostAhead is how much a batch may hold. It is little where the pod holds much: peers
 // that read nothing have it hold one batch for each of their tunnels; mu is held.
-func (c *conn) mostAhead() int {
-	if c.memory.halved() {
-		return min(c.ahead, leastAhead)
+func (w *writer) mostAhead() int {
+	if w.c.memory.halved() {
+		return min(w.ahead, leastAhead)
 	}
-	return c.ahead
+	return w.ahead
 }
 
 // keepPace learns from a batch of n bytes that a full socket took in that time:
 // it took as much as the path moved meanwhile. mu is held.
-func (c *conn) keepPace(n int, took time.Duration) {
-	ahead := c.ahead
+func (w *writer) keepPace(n int, took time.Duration) {
+	ahead := w.ahead
 	switch {
 	case took > aheadTime:
 		ahead = min(ahead, max(int(float64(n)*float64(aheadTime)/float64(took)), leastAhead))
 	case took < aheadTime/4:
 		ahead = min(2*ahead, unsentLimit)
 	}
-	if ahead != c.ahead {
-		c.ahead = ahead
-		c.rtt.limitUnsent(ahead)
+	if ahead != w.ahead {
+		w.ahead = ahead
+		w.c.rtt.limitUnsent(ahead)
 	}
 }
 

@@ -92,9 +92,9 @@ func TestOnASlowPathLittleStandsBeforeAConnect(t *testing.T) {
 	}
 	c := l.pool.all()[0]
 	waitUntil(t, func() bool {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		return c.ahead < unsentLimit/2
+		c.writer.mu.Lock()
+		defer c.writer.mu.Unlock()
+		return c.writer.ahead < unsentLimit/2
 	})
 	before := moved.Load()
 	waitUntil(t, func() bool { return moved.Load() > before+unsentLimit }) // what the kernel had of before is gone

@@ -24,14 +24,14 @@ var readSizes = []int{
 // reads from the apps whose turn it is. mu is held, and released while reading:
 // what came into control meanwhile goes before the DATA of the stream that it
 // is about, which may be the next.
-func (c *conn) packUnlocking(b *record.Batch) {
-	for c.packControl(b) && c.sending.window > 0 && b.Room() > 2*h2.FrameHeaderSize {
-		s := c.next(b)
+func (w *writer) packUnlocking(b *record.Batch) {
+	for w.packControl(b) && w.window > 0 && b.Room() > 2*h2.FrameHeaderSize {
+		s := w.next(b)
 		if s == nil {
 			return
 		}
 		if s.sendWindow > 0 { // else the next WINDOW_UPDATE queues it again
-			c.takeTurnUnlocking(b, s)
+			w.takeTurnUnlocking(b, s)
 		}
 		if s.state != senderQueued {
 			s.changed.Broadcast()
@@ -41,15 +41,15 @@ func (c *conn) packUnlocking(b *record.Batch) {
 
 // packControl reports whether b took all of control. If not, a frame may be
 // cut, and nothing can come between; mu is held.
-func (c *conn) packControl(b *record.Batch) bool {
-	n := b.Append(c.control)
-	c.control = c.control[:copy(c.control, c.control[n:])]
-	if len(c.control) > 0 {
+func (w *writer) packControl(b *record.Batch) bool {
+	n := b.Append(w.control)
+	w.control = w.control[:copy(w.control, w.control[n:])]
+	if len(w.control) > 0 {
 		return false
 	}
-	c.owed = 0
-	if cap(c.control) > 4<<10 || c.quiet.Load() {
-		c.control = nil
+	w.owed = 0
+	if cap(w.control) > 4<<10 || w.c.quiet.Load() {
+		w.control = nil
 	}
 	return true
 }
@@ -69,16 +69,20 @@ const (
 // while reading. A stream stays queued until its socket is found empty: a read
 // that brought less than there was room for may have been the last before a FIN,
 // of which the poller has told already and does so only once.
-func (c *conn) takeTurnUnlocking(b *record.Batch, s *Stream) {
-	l := c.lay(b, min(s.reads.Size(readSizes), s.sendWindow, c.sending.window))
+func (w *writer) takeTurnUnlocking(b *record.Batch, s *Stream) {
+	l := w.lay(b, min(s.reads.Size(readSizes), s.sendWindow, w.window))
 	room := l.room
-	c.sending.window -= room // early data must not be sent in the same window
+	w.window -= room // early data must not be sent in the same window
 	s.state = senderReading
-	c.mu.Unlock()
+	w.mu.Unlock()
 	n, err := s.readv(l.vector[:l.segments])
-	broke := n == 0 && err == nil && socket.Broke(s.fd)
-	c.mu.Lock()
-	c.sending.window += room
+	over := n == 0 && err == nil
+	broke := over && socket.Broke(s.fd)
+	if over { // END_STREAM and what follows from it for the tunnel are one step
+		w.c.mu.Lock()
+	}
+	w.mu.Lock()
+	w.window += room
 	t, err := s.judge(n, err, broke)
 	if t != turnBytes {
 		n = 0
@@ -89,20 +93,27 @@ func (c *conn) takeTurnUnlocking(b *record.Batch, s *Stream) {
 		s.state = senderWaiting
 	case turnBytes:
 		s.state = senderIdle
-		c.took(s, n, room)
+		w.took(s, n, room)
 	case turnEnd:
 		h2.AppendFrame(b.Reserve(h2.FrameHeaderSize)[:0], 0, h2.KindData, h2.FlagEndStream, s.id)
 		s.state = senderEnded
-		c.sentEnd(s)
 	case turnBroke:
 		s.state, s.readErr = senderEnded, err
 	case turnUnwanted:
 		s.state = senderEnded
 	}
+	if over {
+		w.mu.Unlock()
+		if t == turnEnd {
+			w.c.sentEnd(s)
+		}
+		w.c.unlock()
+		w.mu.Lock()
+	}
 }
 
 // judge says what came of a turn in which the app's socket gave n bytes or err, and
-// seemed broken; conn.mu is held.
+// seemed broken; writer.mu is held.
 func (s *Stream) judge(n int, err error, broke bool) (turn, error) {
 	switch {
 	case s.state == senderDropping:
@@ -123,19 +134,19 @@ func (s *Stream) judge(n int, err error, broke bool) (turn, error) {
 
 // took accounts for n bytes of a turn that had room for more, and queues the stream
 // for another one unless serve has to decide; mu is held.
-func (c *conn) took(s *Stream, n, room int) {
+func (w *writer) took(s *Stream, n, room int) {
 	s.sendWindow -= n
-	c.spend(n)
+	w.spend(n)
 	s.sent.Add(uint64(n))
 	if len(s.readEarly) == 0 {
-		c.letGoKept(s)
+		w.letGoKept(s)
 	}
 	s.reads.Learn(readSizes, n, room)
 	if n < tinySize {
 		s.tiny.Spend(tinyRate)
 	}
 	if s.sendWindow > 0 && !s.tiny.Spent(tinyRate) {
-		c.enqueue(s)
+		w.enqueue(s)
 	}
 }
 
@@ -153,18 +164,6 @@ func (s *Stream) readv(vector [][]byte) (n int, err error) {
 	return n, nil
 }
 
-// sentEnd notes that we sent all on a stream; mu is held.
-func (c *conn) sentEnd(s *Stream) {
-	s.stopSending()
-	s.endSent = true
-	if s.gotEnd {
-		c.uncount(s)
-	}
-	if s.told {
-		c.arrive(s)
-	}
-}
-
 // layout is where in a batch a turn's DATA frames go.
 type layout struct {
 	batch    *record.Batch
@@ -180,9 +179,9 @@ type layout struct {
 var layouts = sync.Pool{New: func() any { return new(layout) }}
 
 // lay makes room in b for at most n bytes of DATA, with their frame headers.
-func (c *conn) lay(b *record.Batch, n int) *layout {
+func (w *writer) lay(b *record.Batch, n int) *layout {
 	l := layouts.Get().(*layout)
-	l.batch, l.mark, l.frame = b, b.Len(), c.peerFrame
+	l.batch, l.mark, l.frame = b, b.Len(), w.peerFrame
 	for l.room < n && l.frames < len(l.headers) && b.Room() > 2*h2.FrameHeaderSize {
 		l.headers[l.frames] = b.Reserve(h2.FrameHeaderSize)
 		l.frames++

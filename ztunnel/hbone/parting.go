@@ -31,22 +31,29 @@ const (
 // ends when the pump has read what the app sent before, at once if it has.
 func (s *Stream) appBroke(err error) {
 	dropped := s.toApp.deafen()
-	c := s.c
-	c.granted(s, dropped, -dropped)
-	c.mu.Lock()
-	reads := s.sends()
-	if reads && s.broke == nil {
-		s.broke = err
-		s.sentBefore = s.sent.Load()
-	}
-	c.unlock()
-	if !reads {
+	s.c.granted(s, dropped, -dropped)
+	if !s.c.writer.readOut(s, err) {
 		s.appFailed(err)
 	}
 }
 
+// readOut notes that a stream's app broke off, and reports whether something that the
+// app sent before may be left to be read.
+func (w *writer) readOut(s *Stream, broke error) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !s.sends() {
+		return false
+	}
+	if s.broke == nil {
+		s.broke = broke
+		s.sentBefore = s.sent.Load()
+	}
+	return true
+}
+
 // unmoved reports, at a tick of the tunnel, that the app broke off and nothing of what
-// it sent before could be passed on for long: the peer's app does not read. conn.mu
+// it sent before could be passed on for long: the peer's app does not read. writer.mu
 // is held.
 func (s *Stream) unmoved() bool {
 	if s.broke == nil {
@@ -64,10 +71,9 @@ func (s *Stream) unmoved() bool {
 // then, and over as soon as its app has what came before. conn.mu is held.
 func (c *conn) cut(s *Stream, cause error) {
 	s.cause = cause
-	s.stopSending()
+	c.writer.stop(s)
 	s.gotEnd, s.endSent = true, true
 	c.uncount(s)
-	s.changed.Broadcast()
 }
 
 // part resets the app of a stream that was cut, once the kernel has passed on all that

@@ -55,7 +55,7 @@ func (c *conn) askWith(data [8]byte) {
 	if c.askedAt.IsZero() {
 		c.askedAt = time.Now()
 	}
-	c.control = h2.AppendPing(c.control, 0, data)
+	c.writer.queue(func(b []byte) []byte { return h2.AppendPing(b, 0, data) })
 }
 
 // proven returns when the stream's tunnel has shown that it is alive. It reports
@@ -73,8 +73,8 @@ func (s *Stream) proven() bool {
 		c.beat = make(chan struct{})
 	}
 	beat := c.beat
-	c.flushUnlocking()
 	c.unlock()
+	c.writer.run()
 	select {
 	case <-beat:
 		return true
@@ -157,7 +157,7 @@ func (c *conn) examine(now time.Time) {
 	case c.rtt.unread(): // it is we who are late
 	case c.askedAt.IsZero():
 		c.ask()
-		c.kick()
+		c.writer.wake()
 	case silent >= patience:
 		c.abandon(fmt.Errorf("%w: %v does not answer PING", ErrDial, c.remote))
 	}

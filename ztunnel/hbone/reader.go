@@ -103,9 +103,9 @@ func (c *conn) readOnce() error {
 		return err
 	}
 	c.heard.Store(true)
+	c.writer.handling.Store(true)
 	c.mu.Lock()
 	c.beats()
-	c.handling = true
 	c.unlock()
 	var fault error
 	for _, p := range pieces {
@@ -119,6 +119,17 @@ func (c *conn) readOnce() error {
 	}
 	c.handled()
 	return err
+}
+
+// handled has written what the reader caused. If the socket takes it at once,
+// that needs no other goroutine.
+func (c *conn) handled() {
+	c.writer.handling.Store(false)
+	c.mu.Lock()
+	c.prove()
+	c.proveLater()
+	c.unlock()
+	c.writer.run()
 }
 
 // deliver hands over what came for each stream, before the buffer with it is

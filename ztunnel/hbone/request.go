@@ -55,7 +55,7 @@ func (c *conn) gotRequest(f h2.Fields) error {
 		return c.lateHeaders(s, f)
 	}
 	c.lastPeer = id
-	if len(c.control) > controlLimit {
+	if c.writer.crammed() {
 		c.unlock()
 		return broken(h2.CodeCalm, "more than %d bytes of answers that are not read", controlLimit)
 	}
@@ -84,7 +84,7 @@ func (c *conn) gotRequest(f h2.Fields) error {
 	target, status := f.Request(c.local.Addr())
 	if status != 0 {
 		c.reject(s, status)
-		err := c.owe()
+		err := c.writer.owe()
 		c.unlock()
 		c.turnedAway(&StatusError{status})
 		return errors.Join(err, c.refused())

@@ -43,7 +43,7 @@ func (c *conn) burden(again bool) (streams int, busy, takes bool) {
 	if now.Sub(c.sampledAt) >= samplePause {
 		c.sampledAt = now
 		c.samples <<= 1
-		if c.leading {
+		if c.writer.busy() {
 			c.samples |= 1
 		}
 	}
@@ -64,7 +64,7 @@ func (t *tunnels) choose(tried []*conn) (best *conn, more bool) {
 		if !takes {
 			continue
 		}
-		if starved < shardLimit && c.starved() {
+		if starved < shardLimit && c.writer.starved() {
 			starved++
 			continue
 		}

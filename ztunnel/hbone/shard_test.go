@@ -96,7 +96,7 @@ func TestABusyTunnelIsJoinedByAnotherForAWhile(t *testing.T) {
 func TestStreamsAreNotOpenedInATunnelThatThePeerStarves(t *testing.T) {
 	inBubble(t, time.Hour, func(t *testing.T, b *bubble) {
 		first, _ := b.open()
-		first.c.starve()
+		first.c.writer.starve()
 		pass(stuckPause / 2)
 		if second, _ := b.open(); second.c != first.c {
 			t.Error("a tunnel is left that has waited for a moment only")
@@ -107,12 +107,12 @@ func TestStreamsAreNotOpenedInATunnelThatThePeerStarves(t *testing.T) {
 			t.Error("a stream is opened in a tunnel that sends nothing")
 		}
 		first.c.feedWindow(1)
-		if first.c.starved() {
+		if first.c.writer.starved() {
 			t.Error("the tunnel does not recover")
 		}
 		for range 3 * shardLimit {
 			for _, c := range b.pool.all() {
-				c.starve()
+				c.writer.starve()
 			}
 			pass(stuckPause)
 			b.open()
@@ -124,10 +124,10 @@ func TestStreamsAreNotOpenedInATunnelThatThePeerStarves(t *testing.T) {
 }
 
 // starve uses up what the peer lets us send.
-func (c *conn) starve() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.spend(c.sending.window)
+func (w *writer) starve() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.spend(w.window)
 }
 
 // feedWindow is a WINDOW_UPDATE of the tunnel.

@@ -13,7 +13,6 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
-	"github.com/culvert-mesh/culvert/rate"
 	"github.com/culvert-mesh/culvert/ztunnel/hbone/h2"
 )
 
@@ -30,18 +29,17 @@ type Stream struct {
 	sent     atomic.Uint64 // bytes of the app that went into the tunnel
 	letGone  sync.Once
 
+	sender // guarded by writer.mu
+
 	// conn.mu guards what follows. The states of sender and receiver are about the app's
-	// bytes. The fields beside them are about frames, the answer and the end, and each may
+	// bytes. The fields here are about frames, the answer and the end, and each may
 	// hold in several of those states: so they are no states themselves.
-	sender
-	gotEnd     bool   // END_STREAM or RST_STREAM came; the receiver learns that behind the bytes before it
-	told       bool   // the app's kernel took the FIN: receiverTold is before that, and may be cut later
-	broke      error  // the app takes no more; the sender goes on with what the app sent before
-	sentBefore uint64 // sent at the last tick, since then
-	idleTicks  int    // at which it was the same
-	cause      error  // of an RST_STREAM: why the stream is over once the app has what came before
-	accepted   bool   // the 200 was sent, or came; bytes may go before
-	over       bool   // off its tunnel; done is closed now or, if orderly, with the proof
+	endSent    bool  // the peer knows that nothing more comes: after senderEnded, a reset may be yet to be sent
+	gotEnd     bool  // END_STREAM or RST_STREAM came; the receiver learns that behind the bytes before it
+	told       bool  // the app's kernel took the FIN: receiverTold is before that, and may be cut later
+	cause      error // of an RST_STREAM: why the stream is over once the app has what came before
+	accepted   bool  // the 200 was sent, or came; bytes may go before
+	over       bool  // off its tunnel; done is closed now or, if orderly, with the proof
 	overAt     time.Time
 	orderly    bool    // both sides had said all; a rejected stream has no err either
 	unread     bool    // the peer wants no more of the app, whose socket may still hold some
@@ -51,18 +49,13 @@ type Stream struct {
 	fellBefore *Stream // the next of conn.fallen
 	counted    bool    // in conn.active
 	allowed    int     // streams, by the peer, when this one was opened
-	changed    sync.Cond
-	tiny       rate.Left
-	sendWindow int // what the peer lets us send
-	window     int // what we let the peer send
-	limit      int // of window, when all was taken
+	window     int     // what we let the peer send
+	limit      int     // of window, when all was taken
 	grantedAt  time.Time
 	unacked    int          // taken off window and since written to the app
 	held       int          // taken off window and waiting for the app
 	lent       int          // of limit, by Memory
 	interim    int          // 1xx answers
-	readEarly  []byte       // of the app, and yet to be sent
-	kept       int          // bytes in Memory for the array of readEarly
 	listening  *net.TCPConn // to wake when the stream is answered or over, or nil
 	watcher    *time.Timer  // while the stream waits for its answer
 
@@ -83,13 +76,13 @@ func newStream(c *conn, id uint32, target netip.AddrPort) *Stream {
 	s := &Stream{
 		c: c, id: id, target: target,
 		done:    make(chan struct{}),
-		counted: true, allowed: c.peerStreams, sendWindow: c.peerWindow, window: streamWindow, limit: streamWindow,
+		counted: true, allowed: c.peerStreams, window: streamWindow, limit: streamWindow,
 		grantedAt: time.Now(),
 	}
+	s.sendWindow, s.changed.L = c.peerWindow, &c.writer.mu
 	if c.client {
 		s.answered = make(chan struct{})
 	}
-	s.changed.L = &c.mu
 	if c.streams == nil {
 		c.streams = make(map[uint32]*Stream)
 	}
@@ -122,13 +115,14 @@ func (s *Stream) Done() <-chan struct{} { return s.done }
 func (s *Stream) Accept() error {
 	c := s.c
 	c.mu.Lock()
-	defer c.unlock()
 	if s.over {
+		defer c.unlock()
 		return s.err
 	}
 	s.accepted = true
-	c.control = h2.AppendBlock(c.control, s.id, 0, h2.AppendStatus(nil, 200), c.peerFrame)
-	c.flushUnlocking()
+	c.writer.queueBlock(s.id, 0, h2.AppendStatus(nil, 200))
+	c.unlock()
+	c.writer.run()
 	return nil
 }
 
@@ -154,15 +148,15 @@ func (s *Stream) Reject(status int) error {
 // reject queues the answer. As RFC 9113 §8.1 asks, it then tells the peer to
 // stop sending, without error; mu is held.
 func (c *conn) reject(s *Stream, status int) {
-	c.control = h2.AppendBlock(c.control, s.id, h2.FlagEndStream, h2.AppendStatus(nil, status), c.peerFrame)
-	s.stopSending()
+	c.writer.stop(s)
+	c.writer.queueBlock(s.id, h2.FlagEndStream, h2.AppendStatus(nil, status))
 	s.endSent = true
 	if !s.gotEnd {
-		c.control = h2.AppendReset(c.control, s.id, h2.CodeNone)
+		c.writer.queue(func(b []byte) []byte { return h2.AppendReset(b, s.id, h2.CodeNone) })
 		c.forgive(s)
 	}
 	c.end(s, nil)
-	c.kick()
+	c.writer.wake()
 }
 
 // Reset breaks the stream off: the peer's app gets a TCP reset. A stream that is over
@@ -194,11 +188,11 @@ func (c *conn) reset(s *Stream, why h2.Code, err error) bool {
 		return false
 	}
 	if c.err == nil && !s.closed() {
-		c.control = h2.AppendReset(c.control, s.id, why)
+		c.writer.stop(s) // first: nothing that its app says may follow
+		c.writer.say(func(b []byte) []byte { return h2.AppendReset(b, s.id, why) })
 		if !s.gotEnd {
 			c.forgive(s)
 		}
-		c.kick()
 	}
 	return c.end(s, err)
 }
@@ -223,13 +217,11 @@ func (c *conn) end(s *Stream, err error) bool {
 // remove is what end and arrive have in common; mu is held.
 func (c *conn) remove(s *Stream) {
 	s.over, s.overAt = true, time.Now()
-	s.stopSending()
+	c.writer.stop(s)
 	c.repay(s, s.lent)
-	c.letGoKept(s)
 	delete(c.streams, s.id)
 	c.uncount(s)
 	s.wake()
-	s.changed.Broadcast()
 	if len(c.streams) == 0 && c.empty != nil {
 		close(c.empty)
 		c.empty = nil

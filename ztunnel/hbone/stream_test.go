@@ -256,9 +256,7 @@ func TestAppThatIsGoneIsNoticedThoughThePeerNeverCloses(t *testing.T) {
 			a, b := l.open(), <-far
 			prepare(a, b)
 			waitUntil(t, func() bool {
-				a.s.c.mu.Lock()
-				defer a.s.c.mu.Unlock()
-				return a.s.state != senderWaiting
+				return a.s.stateOfSender() != senderWaiting
 			})
 			a.SetLinger(0)
 			a.Close()
@@ -334,7 +332,7 @@ func TestWhatCameIsDeliveredThoughTheTunnelIsGone(t *testing.T) {
 func (c *conn) allArrived() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return !c.leading && len(c.control) == 0 && c.arrived() == int64(c.wire.Written())
+	return !c.writer.busy() && c.writer.queued() == 0 && c.arrived() == int64(c.wire.Written())
 }
 
 func TestAcceptAndCarryAfterTheStreamIsOver(t *testing.T) {

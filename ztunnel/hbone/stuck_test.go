@@ -143,14 +143,14 @@ func TestSlowTunnelIsNotTakenForAStuckOne(t *testing.T) {
 	a := l.open()
 	(<-far).Close()
 	c := a.s.c
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	now := time.Now()
-	c.blockedAt = now.Add(-2 * stuckLimit) // and yet it sent something a moment ago
+	c.writer.setBlocked(now.Add(-2 * stuckLimit)) // and yet it sent something a moment ago
+	c.mu.Lock()
 	if d := c.stuckFor(now); d >= patience {
 		t.Errorf("stuck for %v", d)
 	}
-	c.blockedAt = time.Time{}
+	c.mu.Unlock()
+	c.writer.setBlocked(time.Time{})
 }
 
 func TestKernelGivesAStuckTunnelUpWhenWeDo(t *testing.T) {
@@ -259,8 +259,14 @@ func TestBatchesAreSmallWhereThePodHoldsMuch(t *testing.T) {
 	}
 }
 
+func (w *writer) setBlocked(since time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.blockedAt = since
+}
+
 func (c *conn) blockedBatch() int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.blockedIn
+	c.writer.mu.Lock()
+	defer c.writer.mu.Unlock()
+	return c.writer.blockedIn
 }

@@ -3,21 +3,31 @@
 package hbone
 
 import (
+	"sync"
+
+	"github.com/culvert-mesh/culvert/rate"
 	"github.com/culvert-mesh/culvert/ztunnel/buffer"
 	"github.com/culvert-mesh/culvert/ztunnel/hbone/h2"
 	"github.com/culvert-mesh/culvert/ztunnel/hbone/record"
 )
 
 // sender is the sending side of a stream: its app's bytes go into the tunnel when it
-// is its turn. conn.mu guards it.
+// is its turn. writer.mu guards it.
 type sender struct {
-	state   senderState
-	next    *Stream    // in the ring
-	fd      uintptr    // of the app's socket, while the pump is in serve
-	reads   buffer.Fit // which of readSizes its next read has
-	leads   bool       // its pump is asked to lead, for all streams, whatever becomes of its own turn
-	readErr error      // of the app
-	endSent bool       // the peer knows that nothing more comes: after senderEnded, a reset may be yet to be sent
+	state      senderState
+	changed    sync.Cond  // wakes the pump
+	next       *Stream    // in the ring
+	fd         uintptr    // of the app's socket, while the pump is in serve
+	reads      buffer.Fit // which of readSizes its next read has
+	leads      bool       // its pump is asked to lead, for all streams, whatever becomes of its own turn
+	sendWindow int        // what the peer lets us send
+	tiny       rate.Left
+	readEarly  []byte // of the app, and yet to be sent
+	kept       int    // bytes in Memory for the array of readEarly
+	readErr    error  // of the app
+	broke      error  // the app takes no more; the sender goes on with what the app sent before
+	sentBefore uint64 // sent at the last tick, since then
+	idleTicks  int    // at which it was the same
 }
 
 // senderState is where a sender stands. The table in doc.go says which state
@@ -33,17 +43,17 @@ const (
 	senderEnded                       // no more is sent
 )
 
-// sends reports that more may come from the app; conn.mu is held.
+// sends reports that more may come from the app; writer.mu is held.
 func (s *sender) sends() bool { return s.state < senderDropping }
 
-// stopSending ends the sending side; conn.mu is held.
-func (s *Stream) stopSending() {
+// stopSending ends the sending side; mu is held.
+func (w *writer) stopSending(s *Stream) {
 	switch s.state {
 	case senderReading, senderDropping:
 		s.state = senderDropping
 		return
 	case senderQueued:
-		s.c.ringOf(s).drop(s)
+		w.ringOf(s).drop(s)
 	}
 	s.state = senderEnded
 }
@@ -87,25 +97,25 @@ func (r *ring) drop(s *Stream) {
 
 // enqueue lets a stream wait for its turn. Those that send little go first:
 // they wait for no more than the batch under way. mu is held.
-func (c *conn) enqueue(s *Stream) {
+func (w *writer) enqueue(s *Stream) {
 	if s.state == senderIdle {
-		c.ringOf(s).push(s)
+		w.ringOf(s).push(s)
 	}
 }
 
-func (c *conn) ringOf(s *Stream) *ring {
+func (w *writer) ringOf(s *Stream) *ring {
 	if s.reads.Smallest() {
-		return &c.small
+		return &w.small
 	}
-	return &c.bulk
+	return &w.bulk
 }
 
 // next takes the stream whose turn it is, nil if there is none; mu is held.
 // Half of a batch is enough for the small ones.
-func (c *conn) next(b *record.Batch) *Stream {
-	r := &c.small
-	if r.n == 0 || c.bulk.n > 0 && b.Len() >= record.BatchSize/2 {
-		r = &c.bulk
+func (w *writer) next(b *record.Batch) *Stream {
+	r := &w.small
+	if r.n == 0 || w.bulk.n > 0 && b.Len() >= record.BatchSize/2 {
+		r = &w.bulk
 	}
 	if r.n == 0 {
 		return nil
@@ -114,17 +124,17 @@ func (c *conn) next(b *record.Batch) *Stream {
 }
 
 // first is the stream that next would take of an empty batch; mu is held.
-func (c *conn) first() *Stream {
-	if c.small.n > 0 {
-		return c.small.head
+func (w *writer) first() *Stream {
+	if w.small.n > 0 {
+		return w.small.head
 	}
-	return c.bulk.head
+	return w.bulk.head
 }
 
 // wanted is the bytes that the next batch may hold, at least; mu is held.
-func (c *conn) wanted() int {
-	n := len(c.control)
-	for _, r := range []*ring{&c.small, &c.bulk} {
+func (w *writer) wanted() int {
+	n := len(w.control)
+	for _, r := range []*ring{&w.small, &w.bulk} {
 		for s := r.head; s != nil && n < record.BatchSize; s = s.next {
 			n += h2.FrameHeaderSize + min(s.reads.Size(readSizes), max(s.sendWindow, 0))
 		}

@@ -35,12 +35,12 @@ func (c *conn) grant(s *Stream) {
 	for _, s := range c.streams {
 		if s.unacked >= s.limit/4 && !s.gotEnd {
 			c.fit(s, now)
-			c.control = h2.AppendWindowUpdate(c.control, s.id, s.unacked)
+			c.writer.queue(func(b []byte) []byte { return h2.AppendWindowUpdate(b, s.id, s.unacked) })
 			s.window += s.unacked
 			s.unacked = 0
 		}
 	}
-	c.kick()
+	c.writer.wake()
 }
 
 // fit changes the size of a stream's window to what its app makes of it; mu is held.
@@ -121,9 +121,8 @@ func (c *conn) grantTunnel() {
 	if n < r.limit/4 {
 		return
 	}
-	c.control = h2.AppendWindowUpdate(c.control, 0, n)
+	c.writer.say(func(b []byte) []byte { return h2.AppendWindowUpdate(b, 0, n) })
 	r.window += n
-	c.kick()
 }
 
 // fitTunnel changes the size of the tunnel's window. What is in it may come for apps

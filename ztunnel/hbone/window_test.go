@@ -20,7 +20,7 @@ func newWindow(m *Memory, roundTrip time.Duration) windowOf {
 	c := newConn(false, nowhere{}, proof{}, &hooks{})
 	c.rtt.last, c.rtt.asked = roundTrip, time.Now()
 	c.memory = m
-	c.leading = true // nobody writes
+	c.writer.leading = true // nobody writes
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return windowOf{c, newStream(c, 1, proof{}.local)}
