@@ -19,12 +19,15 @@ import (
 //
 //	the app refuses       after a burst, most are answered with the last refusal and
 //	                      without a dial, until a dial succeeds
+//	many apps refuse      the same holds for all that refuse the peer together; after
+//	                      another burst, apps of which nothing is known are not dialled
+//	                      for it, "limit": it looks for open ports
 //	broken off at once    after a burst, the peer's connections wait for their turn;
 //	                      those whose turn is over a second away are refused, "limit"
 type brake struct {
 	mu    sync.Mutex // guards what follows
 	dead  map[approach]*refusal
-	peers map[peer]*turns
+	peers map[peer]*hapless
 }
 
 // peer is one that opens connections: a proven identity at an address.
@@ -46,15 +49,19 @@ type refusal struct {
 	at   time.Time
 }
 
-// turns is the connections of a peer that wait.
-type turns struct {
-	left rate.Left
-	next time.Time // when the last of those that wait has its turn
+// hapless is a peer some of whose connections came to nothing.
+type hapless struct {
+	at    time.Time // of the last such
+	empty rate.Left // connections that were broken off at once
+	next  time.Time // when the last of those that wait for this has its turn
+	again rate.Left // dials to apps that refused it a moment ago
+	first rate.Left // dials to others, which refused it
 }
 
 var (
-	deadRate  = rate.Limit{PerSecond: 50, Burst: 100}   // dials to an app that refuses
-	emptyRate = rate.Limit{PerSecond: 500, Burst: 1000} // connections that were broken off at once
+	deadRate   = rate.Limit{PerSecond: 50, Burst: 100}   // dials to an app that refuses
+	closedRate = rate.Limit{PerSecond: 50, Burst: 200}   // dials of one peer to all apps that refuse, again and first
+	emptyRate  = rate.Limit{PerSecond: 500, Burst: 1000} // connections that were broken off at once
 )
 
 const (
@@ -111,7 +118,7 @@ func (b *brake) turn(p peer) time.Duration {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	t := b.peers[p]
-	if t == nil || !t.left.Spent(emptyRate) {
+	if t == nil || !t.empty.Spent(emptyRate) {
 		return 0
 	}
 	now := time.Now()
@@ -131,29 +138,52 @@ func (b *brake) turn(p peer) time.Duration {
 func (b *brake) ended(p peer) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	t := b.peers[p]
-	if t == nil {
-		if b.peers == nil || len(b.peers) >= brakesMost {
-			b.peers = make(map[peer]*turns) // all have a new burst
+	b.hapless(p).empty.Spend(emptyRate)
+}
+
+// hapless finds or begins what is known of a peer; mu is held.
+func (b *brake) hapless(p peer) *hapless {
+	h := b.peers[p]
+	if h == nil {
+		if b.peers == nil {
+			b.peers = make(map[peer]*hapless)
 		}
-		t = new(turns)
-		b.peers[p] = t
+		forgetOldest(b.peers, func(h *hapless) time.Time { return h.at })
+		h = new(hapless)
+		b.peers[p] = h
 	}
-	t.left.Spend(emptyRate)
+	h.at = time.Now()
+	return h
+}
+
+// forgetOldest makes room for one more. Whoever forgot all would give each a new burst.
+func forgetOldest[K comparable, V any](m map[K]V, at func(V) time.Time) {
+	if len(m) < brakesMost {
+		return
+	}
+	var oldest K
+	var since time.Time
+	for k, v := range m {
+		if when := at(v); since.IsZero() || when.Before(since) {
+			oldest, since = k, when
+		}
+	}
+	delete(m, oldest)
 }
 
 // refusal is how the app answers that a wants, if that need not be tried again now.
 func (b *brake) refusal(a approach) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	r := b.dead[a]
-	switch {
-	case r == nil:
-		return nil
-	case time.Since(r.at) > deadFor:
+	r, h := b.dead[a], b.peers[a.peer]
+	if r != nil && time.Since(r.at) > deadFor {
 		delete(b.dead, a)
-		return nil
-	case r.left.Spend(deadRate):
+		r = nil
+	}
+	switch {
+	case r == nil && h != nil && h.first.Spent(closedRate):
+		return fail(Limit, fmt.Errorf("%v at %v asks for more than %v apps a second that refuse it", a.peer.identity, a.peer.addr, closedRate.PerSecond))
+	case r == nil, r.left.Spend(deadRate) && b.hapless(a.peer).again.Spend(closedRate):
 		return nil
 	}
 	return r.err
@@ -172,11 +202,13 @@ func (b *brake) dialled(a approach, err error) {
 	}
 	r := b.dead[a]
 	if r == nil {
-		if b.dead == nil || len(b.dead) >= brakesMost {
+		if b.dead == nil {
 			b.dead = make(map[approach]*refusal)
 		}
+		forgetOldest(b.dead, func(r *refusal) time.Time { return r.at })
 		r = new(refusal)
 		b.dead[a] = r
+		b.hapless(a.peer).first.Spend(closedRate)
 	}
 	r.err, r.at = fmt.Errorf("not tried again so soon: %w", err), time.Now()
 }

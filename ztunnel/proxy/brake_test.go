@@ -71,6 +71,77 @@ func TestAnAppThatRefusesIsDialledAFewTimesASecond(t *testing.T) {
 	})
 }
 
+// A peer asks 5,000 times a second, which its tunnel allows.
+func TestAPeerThatLooksForOpenPortsIsDialledForAFewTimesASecond(t *testing.T) {
+	const requests = 50000
+	for _, ports := range []int{1, 10, 100, 2000, requests} {
+		synctest.Test(t, func(t *testing.T) {
+			var b brake
+			dialled := 0
+			for i := range requests {
+				if i%(requests/10) == 0 {
+					time.Sleep(time.Second)
+				}
+				a := approach{caller, netip.AddrPortFrom(downApp.Addr(), uint16(1+i%ports))}
+				err := b.refusal(a)
+				if err == nil {
+					b.dialled(a, fail(Dial, syscall.ECONNREFUSED))
+					dialled++
+				} else if word := wordOf(err); word != Dial && (word != Limit || !strings.Contains(err.Error(), caller.identity)) {
+					t.Fatal(err)
+				}
+			}
+			if dialled > 1500 {
+				t.Errorf("%d closed ports: %d dials", ports, dialled)
+			}
+			if err := b.refusal(approach{bystand, downApp}); err != nil {
+				t.Errorf("another peer is refused: %v", err)
+			}
+		})
+	}
+}
+
+func TestAppsThatRefuseAPeerDoNotHideOneThatAnswers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var b brake
+		for i := range 20000 {
+			a := approach{caller, netip.AddrPortFrom(downApp.Addr(), uint16(1000+i%10))}
+			if b.refusal(a) == nil {
+				b.dialled(a, fail(Dial, syscall.ECONNREFUSED))
+			}
+			up := approach{caller, otherApp}
+			if err := b.refusal(up); err != nil {
+				t.Fatalf("after %d requests to ten apps that refuse: %v", i, err)
+			}
+			b.dialled(up, nil)
+			time.Sleep(time.Millisecond)
+		}
+	})
+}
+
+func TestPeersWithoutEndDoNotMakeTheBrakeForgetTheLast(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var b brake
+		addr := caller.addr
+		for range 3 * brakesMost {
+			time.Sleep(time.Millisecond)
+			addr = addr.Next()
+			other := peer{bystand.identity, addr}
+			b.ended(other)
+			b.dialled(approach{other, downApp}, fail(Dial, syscall.ECONNREFUSED))
+			for range 3 { // the last burst is spent soon
+				b.ended(caller)
+			}
+		}
+		if b.turn(caller) == 0 {
+			t.Error("a peer has a new burst")
+		}
+		if len(b.peers) > brakesMost || len(b.dead) > brakesMost {
+			t.Errorf("%d peers and %d approaches are remembered", len(b.peers), len(b.dead))
+		}
+	})
+}
+
 func TestConnectionsThatAreBrokenOffAtOnceWaitForTheirTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var b brake
