@@ -13,8 +13,8 @@ func invite(c cluster.Config) {
 	fmt.Printf(`
 Cluster %[1]s is up: node1 and node2, each with containerd, the kubelet and kube-proxy
 (nftables); pods get their network from the CNI plugins bridge, host-local and portmap;
-CoreDNS answers. Nothing of Culvert is in it yet. Its files and logs are in
-%[2]s.
+CoreDNS answers. The nodes have the images localhost/culvert/ztunnel:dev, culvert-cni and
+culvert-identity; nothing runs them yet. Files and logs are in %[2]s.
 
   export KUBECONFIG=%[3]s PATH=%[4]s:$PATH
 

@@ -10,11 +10,9 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"runtime"
-	"strconv"
 	"syscall"
 
 	"github.com/culvert-mesh/culvert/test/kubernetes/binaries"
@@ -74,7 +72,7 @@ func run(ctx context.Context, args []string) error {
 	case args[0] == "down" && flags.NArg() == 0:
 		return down(ctx, c.Name)
 	case args[0] == "enter" && flags.NArg() > 1:
-		return enter(c.Name, flags.Arg(0), flags.Args()[1:])
+		return cluster.Enter(c.Name, flags.Arg(0), flags.Args()[1:])
 	}
 	return fmt.Errorf("unknown arguments %q: try -h", args)
 }
@@ -118,16 +116,29 @@ func up(ctx context.Context, c cluster.Config) error {
 		return err
 	}
 	defer os.RemoveAll(tmp)
-	podapp, err := binaries.Podapp(ctx, module, tmp)
-	if err != nil {
+	if c.Images, err = images(ctx, module, c.Binaries, tmp); err != nil {
 		return err
 	}
-	c.Images = []string{filepath.Join(c.Binaries, "pause.tar"), filepath.Join(c.Binaries, "coredns.tar"), podapp}
 	if err := cluster.Up(ctx, c, os.Stdout); err != nil {
 		return err
 	}
 	invite(c)
 	return nil
+}
+
+// images returns the archives of all images that the nodes get. Those that change with
+// the sources are built into tmp.
+func images(ctx context.Context, module, programs, tmp string) ([]string, error) {
+	fmt.Println("building Culvert's images and the program of test pods")
+	culvert, err := binaries.Culvert(ctx, module, filepath.Join(tmp, "culvert"))
+	if err != nil {
+		return nil, err
+	}
+	podapp, err := binaries.Podapp(ctx, module, tmp)
+	if err != nil {
+		return nil, err
+	}
+	return append(culvert, podapp, filepath.Join(programs, "pause.tar"), filepath.Join(programs, "coredns.tar")), nil
 }
 
 func down(ctx context.Context, name string) error {
@@ -136,18 +147,4 @@ func down(ctx context.Context, name string) error {
 		fmt.Printf("there is no cluster %s\n", name)
 	}
 	return err
-}
-
-// enter replaces this process by a command in all namespaces of a node.
-func enter(name, node string, command []string) error {
-	pid, err := cluster.NodePID(name, node)
-	if err != nil {
-		return err
-	}
-	nsenter, err := exec.LookPath("nsenter")
-	if err != nil {
-		return err
-	}
-	args := append([]string{"nsenter", "--all", "--target=" + strconv.Itoa(pid), "--"}, command...)
-	return syscall.Exec(nsenter, args, os.Environ())
 }

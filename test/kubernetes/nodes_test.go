@@ -55,13 +55,20 @@ func (r *running) makeWeb() {
 	r.t.Cleanup(func() {
 		_, _ = r.kubectl("delete", "--filename=testdata/web.yaml", "--grace-period=1")
 	})
-	// A pod that comes before the namespace has its ServiceAccount is refused.
-	eventually(r.t, func() error {
-		_, err := r.kubectl("apply", "--filename=testdata/web.yaml")
-		return err
-	})
+	r.awaitServiceAccount()
+	r.mustKubectl("apply", "--filename=testdata/web.yaml")
 	r.mustKubectl("rollout", "status", "deployment/web", "--timeout=60s")
 	r.mustKubectl("wait", "--for=condition=Ready", "pod/asker1", "pod/asker2", "--timeout=60s")
+}
+
+// awaitServiceAccount waits until the namespace has its own: a pod that comes earlier is
+// refused.
+func (r *running) awaitServiceAccount() {
+	r.t.Helper()
+	eventually(r.t, func() error {
+		_, err := r.kubectl("get", "serviceaccount", "default")
+		return err
+	})
 }
 
 // hearBothNodes asks until it has heard the pods of both nodes. kube-proxy's rules follow

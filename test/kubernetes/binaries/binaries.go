@@ -120,6 +120,16 @@ func Archive(ctx context.Context, module, program, archive string) error {
 	return nil
 }
 
+// Culvert builds the images of Culvert from the sources that this module is part of, and
+// returns their archives, in dir.
+func Culvert(ctx context.Context, module, dir string) ([]string, error) {
+	cmd := goCommand(ctx, filepath.Join(module, "../.."), "run", "./deploy/images", "build", "-out", dir, "-arch", runtime.GOARCH)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("build Culvert's images: %w\n%s", err, out)
+	}
+	return filepath.Glob(filepath.Join(dir, "*.tar"))
+}
+
 // Podapp builds the image of the program that test pods run, and returns its archive, in
 // dir. It is small, and changes more often than the rest: it is not kept.
 func Podapp(ctx context.Context, module, dir string) (string, error) {

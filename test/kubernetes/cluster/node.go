@@ -61,7 +61,9 @@ func runNode(c Config, name string) error {
 // runPrograms runs containerd, and once there is an API server, the kubelet and
 // kube-proxy. It returns when one of them has ended, as none should.
 func runPrograms(n node, words *bufio.Scanner) error {
-	os.Setenv("PATH", insideBinaries+":"+os.Getenv("PATH"))
+	if err := os.Setenv("PATH", nodePath()); err != nil {
+		return err
+	}
 	children := newProcesses(func(name string) string { return filepath.Join("/var/log", name+".log") })
 	containerd, err := children.start("containerd",
 		exec.Command("containerd", "--config="+insideKubernetes+"/containerd.toml", "--log-level=warn"))
