@@ -19,6 +19,7 @@ import (
 type Budget struct {
 	descriptors resource
 	dials       resource
+	records     recordLimit
 
 	others   atomic.Int64 // descriptors that are not in the budget
 	measured atomic.Int64 // when, in nanoseconds since start
@@ -29,6 +30,7 @@ type Budget struct {
 type Share struct {
 	Descriptors *Part
 	dials       *Part
+	records     *recordLimit // one for all pods
 }
 
 const (
@@ -55,7 +57,7 @@ func NewBudget() *Budget {
 
 // Share returns a part of everything for a pod that goes by name in errors.
 func (b *Budget) Share(name string) *Share {
-	return &Share{Descriptors: b.descriptors.part(name), dials: b.dials.part(name)}
+	return &Share{Descriptors: b.descriptors.part(name), dials: b.dials.part(name), records: &b.records}
 }
 
 // Stats returns how much there is of each resource, and how much of it is used.
@@ -162,4 +164,11 @@ func (s *Share) dialing() *Part {
 		return nil
 	}
 	return s.dials
+}
+
+func (s *Share) logging() *recordLimit {
+	if s == nil {
+		return nil
+	}
+	return s.records
 }

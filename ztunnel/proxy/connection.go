@@ -162,7 +162,7 @@ func (c *connection) finish(err error) {
 	omitted := uint64(0)
 	if kind, sampled := c.kindOf(word, err); sampled {
 		var ok bool
-		if omitted, ok = c.pod.samples.take(kind, c.pod.Log); !ok {
+		if omitted, ok = c.pod.samples.take(kind, c.pod.Share.logging(), c.pod.Log); !ok {
 			return
 		}
 	}

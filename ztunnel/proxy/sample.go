@@ -14,11 +14,28 @@ import (
 // samples decides which failures of a pod's connections get an access record. A
 // peer that fails without end would else fill the log and cost the time of its
 // lines. The next record of the same peer and reason says how many have none; if
-// none follows, a line of its own does. Metrics count all. What carried bytes has
-// its record always.
+// none follows, a line of its own does. Peers without end have a bound together, for
+// each pod and for all; what is beyond it counts as of no peer. Metrics count all.
+// What carried bytes has its record always.
 type samples struct {
-	mu   sync.Mutex
+	mu   sync.Mutex // guards what follows; before a recordLimit's
+	left rate.Left  // of recordRateOfPod
 	runs map[kind]*run
+}
+
+// recordLimit bounds the sampled records of all pods. The nil one does not.
+type recordLimit struct {
+	mu   sync.Mutex // a leaf
+	left rate.Left
+}
+
+func (l *recordLimit) spend() bool {
+	if l == nil {
+		return true
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.left.Spend(recordRateOfAll)
 }
 
 // kind is the failures that are sampled together.
@@ -35,7 +52,11 @@ type run struct {
 	last    time.Time
 }
 
-var recordRate = rate.Limit{PerSecond: 20, Burst: 500}
+var (
+	recordRate      = rate.Limit{PerSecond: 20, Burst: 500} // of a kind
+	recordRateOfPod = rate.Limit{PerSecond: 100, Burst: 2000}
+	recordRateOfAll = rate.Limit{PerSecond: 500, Burst: 10000}
+)
 
 const (
 	kindsMost = 1024             // of one pod
@@ -57,26 +78,42 @@ func (r *record) kindOf(word Word, err error) (kind, bool) {
 }
 
 // take reports whether a failure gets a record, and how many before it got none.
-func (s *samples) take(k kind, log *slog.Logger) (omitted uint64, ok bool) {
+func (s *samples) take(k kind, all *recordLimit, log *slog.Logger) (omitted uint64, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	k, r := s.run(k)
 	r.last = time.Now()
-	if r.left.Spend(recordRate) {
+	within := r.left.Spend(recordRate)
+	if within && s.spend(all) {
 		omitted, r.omitted = r.omitted, 0
 		return omitted, true
 	}
-	if r.omitted++; r.omitted == 1 {
-		time.AfterFunc(tellAfter, func() { s.tell(k, log) })
+	if within { // too many peers fail
+		k, r = s.run(k.ofNobody())
 	}
+	s.omit(k, r, 1, all, log)
 	return 0, false
 }
+
+// spend takes a record of what the pod and all pods may have; mu is held.
+func (s *samples) spend(all *recordLimit) bool { return s.left.Spend(recordRateOfPod) && all.spend() }
+
+// omit notes failures without a record; mu is held.
+func (s *samples) omit(k kind, r *run, n uint64, all *recordLimit, log *slog.Logger) {
+	r.last = time.Now()
+	if r.omitted += n; r.omitted == n {
+		time.AfterFunc(tellAfter, func() { s.tell(k, all, log) })
+	}
+}
+
+// ofNobody is the kind of those failures whose peers are too many.
+func (k kind) ofNobody() kind { return kind{direction: k.direction, word: k.word} }
 
 // run finds or begins a run; mu is held.
 func (s *samples) run(k kind) (kind, *run) {
 	r := s.runs[k]
 	if r == nil && len(s.runs) >= kindsMost && !s.forgetOld() {
-		k.peer = netip.Addr{}
+		k = k.ofNobody()
 		r = s.runs[k]
 	}
 	if r == nil {
@@ -101,15 +138,10 @@ func (s *samples) forgetOld() bool {
 	return len(s.runs) < before
 }
 
-// tell logs the number of failures without a record, if no record has.
-func (s *samples) tell(k kind, log *slog.Logger) {
-	s.mu.Lock()
-	r := s.runs[k]
-	omitted := uint64(0)
-	if r != nil {
-		omitted, r.omitted = r.omitted, 0
-	}
-	s.mu.Unlock()
+// tell logs the number of failures without a record, if no record has. When too many
+// peers fail, their numbers are told together.
+func (s *samples) tell(k kind, all *recordLimit, log *slog.Logger) {
+	omitted := s.untold(k, all, log)
 	if omitted == 0 {
 		return
 	}
@@ -122,4 +154,20 @@ func (s *samples) tell(k kind, log *slog.Logger) {
 		attrs = append(attrs, peer, k.peer.String())
 	}
 	log.Warn("connections failed without a record", attrs...)
+}
+
+func (s *samples) untold(k kind, all *recordLimit, log *slog.Logger) (omitted uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.runs[k]
+	if r == nil {
+		return 0
+	}
+	omitted, r.omitted = r.omitted, 0
+	if omitted > 0 && k.peer.IsValid() && !s.spend(all) {
+		k, r = s.run(k.ofNobody())
+		s.omit(k, r, omitted, all, log)
+		return 0
+	}
+	return omitted
 }

@@ -4,6 +4,7 @@ package proxy
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"log/slog"
 	"net/netip"
@@ -31,7 +32,7 @@ func TestFailuresAlikeAreSampledAndCounted(t *testing.T) {
 			if !sampled {
 				t.Fatal("has a record always")
 			}
-			return s.take(k, log)
+			return s.take(k, nil, log)
 		}
 		fail := func(far string, n int) (written int) {
 			for range n {
@@ -90,7 +91,7 @@ func TestPeersWithoutEndShareTheirSamples(t *testing.T) {
 		addr := netip.MustParseAddr("10.0.0.0")
 		for range 10 * kindsMost {
 			addr = addr.Next()
-			if _, ok := s.take(kind{inbound, addr, TLS}, log); ok {
+			if _, ok := s.take(kind{inbound, addr, TLS}, nil, log); ok {
 				written++
 			}
 		}
@@ -98,8 +99,67 @@ func TestPeersWithoutEndShareTheirSamples(t *testing.T) {
 			t.Errorf("%d records, %d peers remembered", written, len(s.runs))
 		}
 		time.Sleep(time.Minute)
-		if s.take(kind{inbound, addr.Next(), TLS}, log); len(s.runs) != 1 {
+		if s.take(kind{inbound, addr.Next(), TLS}, nil, log); len(s.runs) != 1 {
 			t.Errorf("%d peers are remembered after a minute", len(s.runs))
 		}
+	})
+}
+
+// A thousand addresses, each of which fails seldom enough for records of its own.
+func TestAFloodOfManyPeersLeavesOtherPodsTheirRecordsAndIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var all recordLimit
+		var flooded, quiet samples
+		var out bytes.Buffer
+		log := slog.New(slog.NewJSONHandler(&out, nil))
+		const failures = 100000
+		written := uint64(0)
+		for i := range failures {
+			if i%(failures/10) == 0 {
+				time.Sleep(time.Second)
+			}
+			if omitted, ok := flooded.take(kind{inbound, netip.AddrFrom4([4]byte{10, 0, byte(i % 1000 >> 8), byte(i)}), TLS}, &all, log); ok {
+				written += 1 + omitted
+			}
+		}
+		if written < 2500 || written > 3500 {
+			t.Errorf("%d records, want a burst of 2,000, and 100 a second", written)
+		}
+		if _, ok := quiet.take(kind{inbound, caller.addr, TLS}, &all, log); !ok {
+			t.Error("another pod has no record")
+		}
+		time.Sleep(3 * tellAfter)
+		synctest.Wait()
+		lines := strings.Split(strings.TrimSpace(out.String()), "\n")
+		for _, line := range lines {
+			var told struct{ Omitted uint64 }
+			if err := json.Unmarshal([]byte(line), &told); err != nil {
+				t.Fatal(err)
+			}
+			written += told.Omitted
+		}
+		if written != failures || len(lines) > 3 {
+			t.Errorf("%d of %d are accounted for, in %d lines", written, failures, len(lines))
+		}
+	})
+}
+
+func TestPodsTogetherHaveABoundOfRecords(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var all recordLimit
+		log := slog.New(slog.DiscardHandler)
+		written := 0
+		for pod := range 20 {
+			var s samples
+			for i := range 1000 {
+				if _, ok := s.take(kind{inbound, netip.AddrFrom4([4]byte{10, byte(pod), byte(i >> 8), byte(i)}), TLS}, &all, log); ok {
+					written++
+				}
+			}
+		}
+		if written != int(recordRateOfAll.Burst) {
+			t.Errorf("%d records of 20,000 failures, want %v", written, recordRateOfAll.Burst)
+		}
+		time.Sleep(time.Minute)
 	})
 }
