@@ -3,11 +3,11 @@
 package kube
 
 import (
-	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -66,7 +66,7 @@ var served = []string{"namespaces", "nodes", "pods", "services", "endpointslices
 
 func startServer(t *testing.T) *apiServer {
 	s := &apiServer{
-		t: t, version: 1000, changed: make(chan struct{}), streams: true, objects: map[string]map[string]object{}, changes: map[string][]change{},
+		t: t, address: ownAddr() + ":6443", version: 1000, changed: make(chan struct{}), streams: true, objects: map[string]map[string]object{}, changes: map[string][]change{},
 		refused: map[string]*apierrors.StatusError{}, requests: map[string]int{}, accepted: map[string]int{},
 	}
 	for _, resource := range served {
@@ -77,13 +77,17 @@ func startServer(t *testing.T) *apiServer {
 	return s
 }
 
+// ownAddr is a loopback address at which no other test listens, even while we do not.
+func ownAddr() string {
+	return fmt.Sprintf("127.%d.%d.%d", 1+rand.IntN(254), rand.IntN(256), 1+rand.IntN(254))
+}
+
 // start listens, at the same address as before.
 func (s *apiServer) start() {
-	ln, err := net.Listen("tcp", cmp.Or(s.address, "127.0.0.1:0"))
+	ln, err := net.Listen("tcp", s.address)
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	s.address = ln.Addr().String()
 	s.http = &http.Server{Handler: s}
 	go s.http.Serve(ln)
 }
