@@ -16,12 +16,11 @@ import (
 type receiver struct {
 	mu       sync.Mutex    // a leaf; guards what follows
 	state    receiverState // also read without mu
+	draining bool          // a goroutine is writing waiting to the app
 	app      *net.TCPConn
 	raw      syscall.RawConn
 	waiting  queue  // bytes that the app did not take yet
-	draining bool   // a goroutine is writing waiting to the app
 	received uint64 // bytes that the app took
-	write    vectorWrite
 }
 
 // receiverState is where a receiver stands. The table in doc.go says which state
@@ -70,7 +69,7 @@ func (r *receiver) take(segments [][]byte, end receiverState) (p progress, mustD
 	}
 	written := 0
 	if r.app != nil && r.waiting.size == 0 {
-		written, segments, p.broke = r.write.now(r.raw, segments)
+		written, segments, p.broke = writeNow(r.raw, segments)
 		p.taken += written
 	}
 	if p.broke != nil {
@@ -100,7 +99,7 @@ func (r *receiver) join(app *net.TCPConn, raw syscall.RawConn) (p progress, must
 	written := 0
 	for r.waiting.size > 0 && p.broke == nil {
 		var n int
-		if n, _, p.broke = r.write.now(raw, [][]byte{r.waiting.front()}); n == 0 {
+		if n, _, p.broke = writeNow(raw, [][]byte{r.waiting.front()}); n == 0 {
 			break
 		}
 		r.waiting.discard(n)

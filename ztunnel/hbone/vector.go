@@ -3,13 +3,14 @@
 package hbone
 
 import (
+	"sync"
 	"syscall"
 
 	"github.com/culvert-mesh/culvert/ztunnel/socket"
 )
 
-// vectorWrite is a write of several segments to an app's socket. It is kept with
-// the receiver so that a write allocates nothing.
+// vectorWrite is a write of several segments to an app's socket. It is lent, so that
+// a write allocates nothing, and a stream for which nothing comes holds none.
 type vectorWrite struct {
 	vector [][]byte
 	wrote  int
@@ -17,22 +18,26 @@ type vectorWrite struct {
 	fn     func(uintptr) bool // some, bound once
 }
 
-// now writes what the socket takes without waiting, and returns the rest.
-func (w *vectorWrite) now(raw syscall.RawConn, segments [][]byte) (int, [][]byte, error) {
+var vectorWrites = sync.Pool{New: func() any {
+	w := new(vectorWrite)
+	w.fn = w.some
+	return w
+}}
+
+// writeNow writes what the socket takes without waiting, and returns the rest.
+func writeNow(raw syscall.RawConn, segments [][]byte) (n int, rest [][]byte, err error) {
 	if len(segments) == 0 {
 		return 0, nil, nil
 	}
-	if w.fn == nil {
-		w.fn = w.some
-	}
-	w.vector, w.wrote, w.err = segments, 0, nil
-	err := raw.Write(w.fn)
-	if err == nil {
+	w := vectorWrites.Get().(*vectorWrite)
+	w.vector = segments
+	if err = raw.Write(w.fn); err == nil {
 		err = w.err
 	}
-	rest := w.vector
-	w.vector = nil
-	return w.wrote, rest, err
+	n, rest = w.wrote, w.vector
+	w.vector, w.wrote, w.err = nil, 0, nil
+	vectorWrites.Put(w)
+	return n, rest, err
 }
 
 // some writes until the socket is full. It always returns true: RawConn.Write would
