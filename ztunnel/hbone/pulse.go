@@ -85,31 +85,37 @@ func (s *Stream) proven() bool {
 }
 
 // watch looks after a stream that waits for its answer until the returned timer is
-// stopped: whether it has waited long enough, and whether its tunnel is alive.
+// stopped: whether it has waited long enough, and whether its tunnel is alive. The
+// stream does not keep the timer, which it needs no more when it has its answer.
 func (s *Stream) watch(patience time.Duration) *time.Timer {
-	until := time.Now().Add(patience)
-	s.c.mu.Lock()
-	defer s.c.unlock()
-	s.watcher = time.AfterFunc(min(freshly, patience), func() { s.look(patience, until) })
-	return s.watcher
+	c, until := s.c, time.Now().Add(patience)
+	c.mu.Lock()
+	defer c.unlock()
+	var watcher *time.Timer // conn.mu guards it
+	watcher = time.AfterFunc(min(freshly, patience), func() {
+		c.mu.Lock()
+		defer c.unlock()
+		if again := s.look(patience, until); again > 0 {
+			watcher.Reset(again)
+		}
+	})
+	return watcher
 }
 
-func (s *Stream) look(patience time.Duration, until time.Time) {
+// look returns when to look again, or zero if the stream needs no watching any more;
+// conn.mu is held.
+func (s *Stream) look(patience time.Duration, until time.Time) time.Duration {
 	c, now := s.c, time.Now()
-	c.mu.Lock()
-	if s.accepted || s.over {
-		c.unlock()
-		return
-	}
 	left := until.Sub(now)
-	if left <= 0 {
-		c.unlock()
-		s.giveUp(fmt.Errorf("none in %v", patience))
-		return
+	switch {
+	case s.accepted || s.over:
+		return 0
+	case left <= 0:
+		c.reset(s, h2.CodeCancel, &NoAnswerError{s.target, fmt.Errorf("none in %v", patience)})
+		return 0
 	}
 	c.examine(now)
-	s.watcher.Reset(min(c.nextLook(now), left))
-	c.unlock()
+	return min(c.nextLook(now), left)
 }
 
 // attend waits for event, which only the peer can cause, and examines the tunnel

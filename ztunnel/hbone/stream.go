@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -27,27 +26,30 @@ type Stream struct {
 	answered chan struct{} // the answer came; nil at a Listener
 	done     chan struct{} // it is over; if orderly, the peer has acknowledged that, perhaps not yet the app
 	sent     atomic.Uint64 // bytes of the app that went into the tunnel
-	letGone  sync.Once
 
 	sender // guarded by writer.mu
 
 	// conn.mu guards what follows. The states of sender and receiver are about the app's
 	// bytes. The fields here are about frames, the answer and the end, and each may
-	// hold in several of those states: so they are no states themselves.
-	endSent    bool  // the peer knows that nothing more comes: after senderEnded, a reset may be yet to be sent
-	gotEnd     bool  // END_STREAM or RST_STREAM came; the receiver learns that behind the bytes before it
-	told       bool  // the app's kernel took the FIN: receiverTold is before that, and may be cut later
+	// hold in several of those states: so they are no states themselves. Small ones stand
+	// together: there are many idle streams (TestIdleConnectionsAreSmall of package proxy).
+	accepted bool  // the 200 was sent, or came; bytes may go before
+	interim  uint8 // 1xx answers
+	endSent  bool  // the peer knows that nothing more comes: after senderEnded, a reset may be yet to be sent
+	gotEnd   bool  // END_STREAM or RST_STREAM came; the receiver learns that behind the bytes before it
+	told     bool  // the app's kernel took the FIN: receiverTold is before that, and may be cut later
+	orderly  bool  // both sides had said all; a rejected stream has no err either
+	unread   bool  // the peer wants no more of the app, whose socket may still hold some
+	over     bool  // off its tunnel; done is closed now or, if orderly, with the proof
+	counted  bool  // in conn.active
+	letGone  bool  // no more in conn.live
+
 	cause      error // of an RST_STREAM: why the stream is over once the app has what came before
-	accepted   bool  // the 200 was sent, or came; bytes may go before
-	over       bool  // off its tunnel; done is closed now or, if orderly, with the proof
 	overAt     time.Time
-	orderly    bool    // both sides had said all; a rejected stream has no err either
-	unread     bool    // the peer wants no more of the app, whose socket may still hold some
 	cutBy      error   // why it was broken off after it was over
 	mark       uint64  // bytes of the tunnel that must arrive until then, see acknowledging
 	err        error   // why it is over; nil if orderly and proven, or rejected
 	fellBefore *Stream // the next of conn.fallen
-	counted    bool    // in conn.active
 	allowed    int     // streams, by the peer, when this one was opened
 	window     int     // what we let the peer send
 	limit      int     // of window, when all was taken
@@ -55,9 +57,7 @@ type Stream struct {
 	unacked    int          // taken off window and since written to the app
 	held       int          // taken off window and waiting for the app
 	lent       int          // of limit, by Memory
-	interim    int          // 1xx answers
 	listening  *net.TCPConn // to wake when the stream is answered or over, or nil
-	watcher    *time.Timer  // while the stream waits for its answer
 
 	toApp receiver
 	arrival
@@ -239,14 +239,16 @@ func (c *conn) uncount(s *Stream) {
 
 // letGo says that the Listener's user has no more to do with the stream.
 func (s *Stream) letGo() {
-	s.letGone.Do(func() {
-		if s.c.client {
-			return
-		}
-		s.c.mu.Lock()
-		s.c.live--
-		s.c.unlock()
-	})
+	c := s.c
+	if c.client {
+		return
+	}
+	c.mu.Lock()
+	defer c.unlock()
+	if !s.letGone {
+		s.letGone = true
+		c.live--
+	}
 }
 
 // Ended is when the stream was over, now if it is not. Carry returns later than

@@ -14,12 +14,13 @@ import (
 // sender is the sending side of a stream: its app's bytes go into the tunnel when it
 // is its turn. writer.mu guards it.
 type sender struct {
+	next       *Stream   // in the ring
+	changed    sync.Cond // wakes the pump
+	fd         uintptr   // of the app's socket, while the pump is in serve
 	state      senderState
-	changed    sync.Cond  // wakes the pump
-	next       *Stream    // in the ring
-	fd         uintptr    // of the app's socket, while the pump is in serve
-	reads      buffer.Fit // which of readSizes its next read has
 	leads      bool       // its pump is asked to lead, for all streams, whatever becomes of its own turn
+	reads      buffer.Fit // which of readSizes its next read has
+	idleTicks  uint8      // at which sent was sentBefore
 	sendWindow int        // what the peer lets us send
 	tiny       rate.Left
 	readEarly  []byte // of the app, and yet to be sent
@@ -27,7 +28,6 @@ type sender struct {
 	readErr    error  // of the app
 	broke      error  // the app takes no more; the sender goes on with what the app sent before
 	sentBefore uint64 // sent at the last tick, since then
-	idleTicks  int    // at which it was the same
 }
 
 // senderState is where a sender stands. The table in doc.go says which state
