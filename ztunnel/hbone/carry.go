@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/culvert-mesh/culvert/ztunnel/socket"
 )
 
 // Totals is what a stream carried.
@@ -32,6 +34,7 @@ func (s *Stream) Carry(app *net.TCPConn) (Totals, error) {
 		s.appFailed(err)
 		return Totals{}, s.result()
 	}
+	socket.LimitUnsent(raw, socket.UnsentOfApp)
 	app.SetDeadline(time.Time{}) // stopReading is the only one to set one
 	if s.attach(app, raw) {
 		s.pump(raw)

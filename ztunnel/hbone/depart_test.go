@@ -240,7 +240,7 @@ func TestWhoClosesAStreamThatIsOnItsWaySaysWhy(t *testing.T) {
 // in the end, but first its answer: a socket closed with something unread is reset,
 // and what it has yet to send is lost.
 func TestAnAnswerReachesAnAppThatIsStillSending(t *testing.T) {
-	answer := pattern(9, 400<<10)
+	answer := pattern(9, 150<<10)
 	l := greetedServer(t, func(p *rawPeer) {
 		p.until(is[*http2.MetaHeadersFrame])
 		p.must(p.writeHeaders(1, false, ":status", "200"))
@@ -264,7 +264,7 @@ func TestAnAnswerReachesAnAppThatIsStillSending(t *testing.T) {
 		t.Fatal(err)
 	}
 	near, end := socketPair(t)
-	near.SetWriteBuffer(2 * len(answer))
+	end.SetReadBuffer(32 << 10)
 	a := carryOn(t, s, near, end)
 	a.write("more than the peer wants")
 	go func() {

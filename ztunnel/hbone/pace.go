@@ -5,7 +5,7 @@ package hbone
 import (
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/culvert-mesh/culvert/ztunnel/socket"
 )
 
 // A frame in a hurry, a CONNECT or its answer, goes ahead of all DATA that is not
@@ -63,8 +63,6 @@ func (w *writer) keepPace(n int, took time.Duration) {
 // limitUnsent makes the kernel take no more than n bytes before it sends some.
 func (r *roundTrip) limitUnsent(n int) {
 	if r.socket != nil {
-		r.socket.Control(func(fd uintptr) {
-			unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, n)
-		})
+		socket.LimitUnsent(r.socket, n)
 	}
 }

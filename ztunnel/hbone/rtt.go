@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/culvert-mesh/culvert/ztunnel/socket"
 )
 
 // roundTrip is what the kernel knows of a tunnel's socket: the shortest round trip
@@ -76,8 +78,8 @@ func (r *roundTrip) unread() bool {
 // short, so that frames in a hurry are not behind megabytes of others'. What the
 // peer does not acknowledge breaks the connection as soon as it would be stuck for
 // us, also when we have closed it already.
-func tune(socket net.Conn) (r roundTrip) {
-	s, ok := socket.(syscall.Conn)
+func tune(conn net.Conn) (r roundTrip) {
+	s, ok := conn.(syscall.Conn)
 	if !ok {
 		return r
 	}
@@ -85,8 +87,8 @@ func tune(socket net.Conn) (r roundTrip) {
 	if err != nil {
 		return r
 	}
+	socket.LimitUnsent(raw, unsentLimit)
 	raw.Control(func(fd uintptr) {
-		unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, unsentLimit)
 		unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(stuckLimit.Milliseconds()))
 	})
 	return roundTrip{socket: raw}

@@ -23,7 +23,6 @@ func lastWordsToADeafServer(t *testing.T) (l *link, client, server *app, said []
 	l = newLink(t, func(s *Stream) {
 		if s.Accept() == nil {
 			near, end := socketPair(t)
-			near.SetWriteBuffer(1 << 20)
 			end.SetReadBuffer(32 << 10)
 			far <- carryOn(t, s, near, end)
 		}
@@ -31,7 +30,7 @@ func lastWordsToADeafServer(t *testing.T) (l *link, client, server *app, said []
 	client, server = l.open(), <-far
 	server.CloseWrite()
 	client.wantEOF()
-	said = pattern(11, 300<<10)
+	said = pattern(11, 150<<10)
 	client.do(client.Write(said))
 	client.CloseWrite()
 	waitUntil(t, server.s.isOver)

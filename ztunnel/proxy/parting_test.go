@@ -42,8 +42,8 @@ func TestRelayPassesAnAnswerOnBeforeTheResetBehindIt(t *testing.T) {
 // for: the rest is in the relay's kernel.
 func (r *relayed) unread() (said []byte) {
 	r.t.Helper()
-	said = bytes.Repeat([]byte("unread"), 64<<10)
-	r.legs[0].SetWriteBuffer(2 * len(said))
+	r.client.SetReadBuffer(16 << 10)
+	said = bytes.Repeat([]byte("unread"), 24<<10)
 	if _, err := r.server.Write(said); err != nil {
 		r.t.Fatal(err)
 	}

@@ -38,6 +38,7 @@ func transfer(dst, src *net.TCPConn, n *atomic.Uint64) error {
 	if err != nil {
 		return err
 	}
+	socket.LimitUnsent(to, socket.UnsentOfApp)
 	m := &moving{from: from, to: to, n: n}
 	m.readFn, m.writeFn, m.fillFn, m.drainFn = m.read, m.write, m.fill, m.drain
 	for {
