@@ -7,6 +7,8 @@ import (
 	"runtime/debug"
 	"sync"
 
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
 	"github.com/culvert-mesh/culvert/ztunnel/quota"
 )
 
@@ -17,7 +19,8 @@ import (
 //     tunnel's socket, and what apps said early (early.go) until the peer answered and
 //     that is sent;
 //   - lent: the bytes by which windows are larger than at first, for the peer may
-//     send them at once.
+//     send them at once. Of a pod's share of these each of its peers, by identity, has
+//     a share in turn.
 //
 // Package quota says what a pod's share is, and that one beyond it takes nothing from
 // others. If a pod wants more:
@@ -37,6 +40,10 @@ import (
 type Memory struct {
 	of         *budgetOfBytes
 	held, lent *quota.Part
+
+	mu    sync.Mutex                  // taken before those of package quota; guards what follows
+	loans *quota.Resource             // what may be lent to the pod
+	peers map[spiffeid.ID]*quota.Part // of loans, where something is lent
 }
 
 const (
@@ -82,7 +89,10 @@ func memoryOr(m *Memory) *Memory {
 }
 
 func (b *budgetOfBytes) share() *Memory {
-	return &Memory{of: b, held: b.held.Part(), lent: b.lent.Part()}
+	return &Memory{
+		of: b, held: b.held.Part(), lent: b.lent.Part(),
+		loans: quota.New(0, 0), peers: make(map[spiffeid.ID]*quota.Part),
+	}
 }
 
 // hold counts n bytes that wait for an app or a peer, or, if it is negative, no longer
@@ -108,12 +118,40 @@ func (m *Memory) exhausted() bool { return m != nil && m.held.Over(m.of.held.Siz
 // little each can come that far.
 func (m *Memory) flooded() bool { return m != nil && m.held.Over(2*m.of.held.Size()) }
 
-// lend reserves n bytes for a window that grows, if the pod's share has them.
-func (m *Memory) lend(n int) bool { return m == nil || m.lent.Take(int64(n)) }
+// lend reserves n bytes for a peer's window that grows, if the pod's share has them, and
+// the peer's share of that.
+func (m *Memory) lend(peer spiffeid.ID, n int) bool {
+	if m == nil {
+		return true
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.loans.Resize(m.lent.Share(0))
+	loan := m.peers[peer]
+	if loan == nil {
+		loan = m.loans.Part()
+	}
+	if !loan.Take(int64(n)) {
+		return false
+	}
+	if !m.lent.Take(int64(n)) {
+		loan.Add(int64(-n))
+		return false
+	}
+	m.peers[peer] = loan
+	return true
+}
 
 // repay is the end of lend.
-func (m *Memory) repay(n int) {
-	if m != nil {
-		m.lent.Add(int64(-n))
+func (m *Memory) repay(peer spiffeid.ID, n int) {
+	if m == nil {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.lent.Add(int64(-n))
+	loan := m.peers[peer]
+	if loan.Add(int64(-n)); loan.Held() == 0 {
+		delete(m.peers, peer)
 	}
 }

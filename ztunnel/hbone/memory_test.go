@@ -226,7 +226,7 @@ func TestNoPodTakesAllMemory(t *testing.T) {
 	budget := newBudgetOfBytes(200 << 20)
 	first, second := budget.share(), budget.share()
 	fill := func(m *Memory) (n int64) {
-		for m.lend(1 << 20) {
+		for m.lent.Take(1 << 20) {
 			n += 1 << 20
 		}
 		return n

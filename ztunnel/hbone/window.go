@@ -58,7 +58,7 @@ func (c *conn) fit(s *Stream, now time.Time) {
 
 // widen doubles a stream's window, if Memory lends the bytes; mu is held.
 func (c *conn) widen(s *Stream) {
-	if c.memory.lend(s.limit) {
+	if c.memory.lend(c.peer, s.limit) {
 		s.lent += s.limit
 		s.unacked += s.limit
 		s.limit *= 2
@@ -76,12 +76,12 @@ func (c *conn) narrow(s *Stream) {
 	c.repay(s, s.lent-(s.limit-streamWindow))
 }
 
-// cover has Memory lend again what it lent before the stream fell silent. It reports
-// false if there is no more to be had; mu is held.
+// cover has Memory lend again what it lent before the stream fell silent or stalled. It
+// reports false if there is no more to be had; mu is held.
 func (c *conn) cover(s *Stream) bool {
 	missing := s.limit - streamWindow - s.lent
 	if missing > 0 {
-		if !c.memory.lend(missing) {
+		if !c.memory.lend(c.peer, missing) {
 			return false
 		}
 		s.lent += missing
@@ -93,18 +93,25 @@ func (c *conn) cover(s *Stream) bool {
 func (c *conn) repay(s *Stream, n int) {
 	if n > 0 {
 		s.lent -= n
-		c.memory.repay(n)
+		c.memory.repay(c.peer, n)
 	}
 }
 
-// repayIdle gives back what was lent to streams that have been silent since the last
-// tick or longer. Their peers may still send it: that so many do so at once, and then
-// all their apps read nothing, is left to Memory's last means. mu is held.
+// repayIdle gives back what was lent to streams that were granted nothing since the last
+// tick or longer. Of one that is silent that is all. Its peer may still send it: that so
+// many do so at once, and then all their apps read nothing, is left to Memory's last
+// means. Of one whose app does not read it is what the peer has sent, for that is held.
+// mu is held.
 func (c *conn) repayIdle(now time.Time) {
 	for _, s := range c.streams {
-		if s.lent > 0 && s.held == 0 && now.Sub(s.grantedAt) >= pingInterval {
-			c.repay(s, s.lent)
+		if now.Sub(s.grantedAt) < pingInterval {
+			continue
 		}
+		unsent := 0
+		if s.held > 0 {
+			unsent = max(s.window-streamWindow, 0)
+		}
+		c.repay(s, s.lent-unsent)
 	}
 }
 

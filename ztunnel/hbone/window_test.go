@@ -177,6 +177,58 @@ func TestSilentStreamsHoldNothingOfMemory(t *testing.T) {
 	})
 }
 
+// What a peer sent to an app that does not read is held, and not lent as well. When the
+// app reads again the window is as wide as before.
+func TestStalledStreamsAreLentWhatTheirPeersMayStillSend(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newBudgetOfBytes(8 << 20).share()
+		w := newWindow(m, 0)
+		w.take(time.Millisecond)
+		sent := 0
+		for _, test := range []struct{ sends, want int }{
+			{wideWindow / 2, wideWindow/2 - streamWindow},
+			{wideWindow/2 - streamWindow, 0},
+			{streamWindow, 0},
+		} {
+			w.s.window -= test.sends
+			sent += test.sends
+			w.c.granted(w.s, 0, test.sends)
+			w.c.repayIdle(time.Now().Add(pingInterval))
+			if got := m.lent.Held(); got != int64(test.want) {
+				t.Errorf("%d bytes are lent to a stream that holds %d, want %d", got, sent, test.want)
+			}
+		}
+		time.Sleep(500 * time.Millisecond) // neither fast nor slow
+		w.c.granted(w.s, sent, -sent)
+		if w.s.window != wideWindow || m.lent.Held() != wideWindow-streamWindow {
+			t.Errorf("then the window is %d bytes, of which %d are lent", w.s.window, m.lent.Held())
+		}
+	})
+}
+
+// A peer whose windows are as wide as they get leaves its pod's other peers room.
+func TestOnePeersWindowsDoNotKeepThoseOfOthersSmall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newBudgetOfBytes(16 << 20).share()
+		for range 50 {
+			w := newWindow(m, 0)
+			w.c.peer = clientID
+			w.take(time.Millisecond)
+		}
+		w := newWindow(m, 0)
+		w.c.peer = otherID
+		if got := w.take(time.Millisecond); got != wideWindow {
+			t.Errorf("another peer's window is %d bytes, want %d", got, wideWindow)
+		}
+		w.c.mu.Lock()
+		w.c.end(w.s, nil)
+		w.c.mu.Unlock()
+		if _, left := m.peers[otherID]; left {
+			t.Error("a peer to whom nothing is lent is remembered")
+		}
+	})
+}
+
 func (a *app) take(n int64) {
 	a.t.Helper()
 	if _, err := io.CopyN(io.Discard, a, n); err != nil {
