@@ -73,6 +73,7 @@ type reading struct {
 	headers *h2.Decoder    // nil until the first block
 	block   []byte         // header block so far
 	opening h2.FrameHeader // the HEADERS frame that began it
+	partial
 
 	prefaced    int  // bytes of the client's preface that came
 	settledSeen bool // and the first SETTINGS behind it

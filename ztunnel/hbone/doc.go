@@ -60,6 +60,7 @@
 //
 //	conn.go         conn: one tunnel of either role, from its first frames to its failure
 //	reader.go       its reader: from a read to frames; the rest of a tunnel without streams
+//	partial.go      frames and header blocks whose rest is to come
 //	request.go      HEADERS: a request at a server, an answer at a client
 //	control.go      SETTINGS, PING, RST_STREAM, and GOAWAY of both kinds
 //	flow.go         what DATA takes of windows and WINDOW_UPDATE adds; faults of a peer

@@ -54,7 +54,7 @@ var (
 // Deadlines of the protocol.
 const (
 	settingsTimeout = 10 * time.Second // the peer's preface and first SETTINGS
-	headerTimeout   = 5 * time.Second  // a header block, from HEADERS to END_HEADERS
+	headerTimeout   = 5 * time.Second  // a header block, or a frame that is not DATA, from begin to end
 	pingInterval    = 10 * time.Second
 	silentPings     = 2                // unanswered PINGs after which the tunnel is dead: 20 s
 	stuckPause      = time.Second      // without progress in writing, after which a tunnel gets no new streams

@@ -16,8 +16,8 @@ import (
 // read. Two things are counted, each against half of the same budget:
 //
 //   - held: the bytes that wait in the queues of streams, batches that wait for their
-//     tunnel's socket, and what apps said early (early.go) until the peer answered and
-//     that is sent;
+//     tunnel's socket, frames of which a part came (partial.go), and what apps said early
+//     (early.go) until the peer answered and that is sent;
 //   - lent: the bytes by which windows are larger than at first, for the peer may
 //     send them at once. Of a pod's share of these each of its peers, by identity, has
 //     a share in turn.

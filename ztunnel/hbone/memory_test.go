@@ -201,6 +201,26 @@ func TestAPeerThatHoldsMuchHasNobodyElseReset(t *testing.T) {
 	greedy.abort(ErrDrained)
 }
 
+// What a peer says of a frame, and does not finish, counts like what waits for an app.
+func TestFramesInPartCountForThePodThatHoldsThem(t *testing.T) {
+	l := newLink(t, func(s *Stream) { s.Accept(); <-s.Done(); s.Reset() })
+	memory := newBudgetOfBytes(1 << 20).share()
+	l.ln.cfg.Memory = memory
+	block := make([]byte, 32<<10)
+	for name, frames := range map[string][]byte{
+		"a frame":        append(h2.AppendFrame(nil, len(block)+1, h2.KindHeaders, h2.FlagEndHeaders, 1), block...),
+		"a header block": append(h2.AppendFrame(nil, len(block), h2.KindHeaders, 0, 1), block...),
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := l.greetedClient()
+			p.do(p.conn.Write(frames))
+			waitUntil(t, func() bool { return memory.held.Held() >= int64(len(block)) })
+			p.conn.NetConn().Close()
+			waitUntil(t, func() bool { return memory.held.Held() == 0 })
+		})
+	}
+}
+
 func TestMemoryIsAPartOfGOMEMLIMIT(t *testing.T) {
 	for limit, want := range map[int64]int64{
 		math.MaxInt64: 256 << 20, // none is set

@@ -36,6 +36,7 @@ func (c *conn) read() {
 			return
 		}
 	}
+	c.dropPartial()
 	c.depart()
 	c.wait()
 	c.ended.Done()
@@ -63,7 +64,7 @@ type rester interface {
 // meanwhile, as no deadline ends a rest, but hurry.
 func (c *conn) rest() bool {
 	w, ok := c.wire.(rester)
-	if !ok || c.in.InBlock() {
+	if !ok || c.in.Unfinished() {
 		return false
 	}
 	c.mu.Lock()
@@ -90,8 +91,8 @@ func (c *conn) overdue(err error) error {
 		return nil
 	case !c.settled:
 		return broken(h2.CodeSettingsTimeout, "no SETTINGS in %v", settingsTimeout)
-	case c.in.InBlock():
-		return broken(h2.CodeCalm, "header block not finished in %v", headerTimeout)
+	case c.in.Unfinished():
+		return broken(h2.CodeCalm, "frame or header block not finished in %v", headerTimeout)
 	}
 	return nil
 }
@@ -113,6 +114,7 @@ func (c *conn) readOnce() error {
 			break
 		}
 	}
+	c.awaitRest()
 	c.deliver()
 	if fault != nil {
 		c.fail(fault)
@@ -171,6 +173,7 @@ func (c *conn) feed(b []byte) error {
 		b = b[n:]
 		if ok {
 			err = c.handle(pc)
+			c.awaited = c.awaited && c.in.Unfinished()
 		}
 	}
 	return err

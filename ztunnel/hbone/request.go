@@ -5,7 +5,6 @@ package hbone
 import (
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/culvert-mesh/culvert/ztunnel/hbone/h2"
 )
@@ -20,12 +19,8 @@ func (c *conn) headerBlock(pc h2.Piece) error {
 	}
 	c.block = append(c.block, pc.Payload...)
 	if !pc.Has(h2.FlagEndHeaders) {
-		if pc.Kind == h2.KindHeaders {
-			c.readDeadline(time.Now().Add(headerTimeout))
-		}
 		return nil
 	}
-	c.readDeadline(time.Time{})
 	block := c.block
 	c.block = nil
 	return c.gotHeaders(block)

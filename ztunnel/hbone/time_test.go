@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -302,6 +303,69 @@ func TestPeerMustFinishAHeaderBlockInTime(t *testing.T) {
 		if took := time.Since(begin); took != 5*time.Second+headerTimeout {
 			t.Errorf("took %v", took)
 		}
+	})
+}
+
+// A byte now and then shows that the peer is alive, and does not put off the end.
+func TestPeerMustFinishAFrameInTime(t *testing.T) {
+	for name, begin := range map[string][]byte{
+		"HEADERS":  h2.AppendFrame(nil, 64<<10, h2.KindHeaders, h2.FlagEndHeaders, 1),
+		"SETTINGS": h2.AppendFrame(nil, 60, h2.KindSettings, 0, 0),
+		"unknown":  h2.AppendFrame(nil, 64<<10, 0xbe, 0, 1),
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, time.Hour, func(t *testing.T, b *bubble) {
+				p := b.raw(false)
+				go func() {
+					io.WriteString(p.conn, h2.Preface)
+					p.alone(func() error { return p.WriteSettings() })
+					time.Sleep(5 * time.Second)
+					p.say(begin)
+					for range headerTimeout/time.Second - 1 {
+						time.Sleep(time.Second)
+						p.say([]byte{0})
+					}
+				}()
+				began := time.Now()
+				p.wantGoAway(http2.ErrCodeEnhanceYourCalm)
+				if took := time.Since(began); took != 5*time.Second+headerTimeout {
+					t.Errorf("took %v", took)
+				}
+			})
+		})
+	}
+}
+
+// Whatever is finished in time may be followed by the beginning of the next.
+func TestEachFrameHasItsOwnTime(t *testing.T) {
+	inBubble(t, time.Hour, func(t *testing.T, b *bubble) {
+		p := b.raw(false)
+		ping := append(h2.AppendFrame(nil, 8, h2.KindPing, h2.FlagAck, 0), make([]byte, 8)...)
+		go func() {
+			io.WriteString(p.conn, h2.Preface)
+			p.alone(func() error { return p.WriteSettings() })
+			half := len(ping) - 4
+			p.say(ping[:half])
+			for range 10 { // the rest, and the beginning of one more
+				time.Sleep(headerTimeout - time.Second)
+				p.say(slices.Concat(ping[half:], ping[:half]))
+			}
+			p.say(ping[half:])
+			time.Sleep(2 * headerTimeout)
+			p.alone(func() error { return p.WritePing(false, [8]byte{'s'}) })
+		}()
+		p.until(func(f http2.Frame) bool {
+			ping, ok := f.(*http2.PingFrame)
+			return ok && ping.IsAck() && ping.Data == [8]byte{'s'}
+		})
+	})
+}
+
+// say writes bytes that need not be whole frames.
+func (p *rawPeer) say(b []byte) {
+	p.alone(func() error {
+		_, err := p.conn.Write(b)
+		return err
 	})
 }
 

@@ -29,9 +29,14 @@ type Piece struct {
 	Last    bool   // of the frame
 }
 
-// InBlock reports whether a header block has begun and is not finished: then no
-// other frame may come.
-func (p *Parser) InBlock() bool { return p.block != 0 }
+// Unfinished reports whether the rest of a header block, or of a frame that is not DATA,
+// is to come: then nothing else may.
+func (p *Parser) Unfinished() bool {
+	return p.block != 0 || p.have == FrameHeaderSize && p.f.Kind != KindData
+}
+
+// Held is how many bytes of memory the Parser holds for a frame that is not finished.
+func (p *Parser) Held() int { return cap(p.held) }
 
 // Next takes n bytes from b. ok tells whether they complete a piece.
 func (p *Parser) Next(b []byte) (pc Piece, n int, ok bool, err error) {
@@ -129,11 +134,7 @@ func (p *Parser) strip(b []byte) ([]byte, error) {
 
 func (p *Parser) finish(payload []byte) Piece {
 	pc := Piece{FrameHeader: p.f, Payload: payload, First: !p.begun, Last: true}
-	p.have = 0
-	p.held = p.held[:0]
-	if cap(p.held) > DefaultFrameLimit {
-		p.held = nil
-	}
+	p.have, p.held = 0, nil
 	return pc
 }
 
