@@ -15,6 +15,7 @@ import (
 	"github.com/culvert-mesh/culvert/cni/enroll"
 	"github.com/culvert-mesh/culvert/ztunnel/admin"
 	"github.com/culvert-mesh/culvert/ztunnel/certs"
+	"github.com/culvert-mesh/culvert/ztunnel/hbone"
 	"github.com/culvert-mesh/culvert/ztunnel/metrics"
 	"github.com/culvert-mesh/culvert/ztunnel/netns"
 	"github.com/culvert-mesh/culvert/ztunnel/pods"
@@ -38,6 +39,10 @@ func Run(ctx context.Context, cfg Config) error {
 	defer lock.Close()
 	ctx, quit := context.WithCancel(ctx)
 	defer quit()
+
+	if short := hbone.MemoryShort(); short != "" {
+		cfg.Log.Warn("little memory for apps and peers that do not read", logWhat, short)
+	}
 
 	// Where was it going? The kernel's half, proven on this very kernel
 	// before the first pod is enrolled.

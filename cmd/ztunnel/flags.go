@@ -22,8 +22,9 @@ Carries the connections of this node's enrolled pods in mutual TLS.
 Needs root, a cgroup2 hierarchy, a bpffs and a kernel 5.15 or newer.
 
 A flag given twice counts once: the later replaces the earlier, lists too.
-GOMEMLIMIT in the environment bounds its memory; a quarter of it, or 256 MiB
-without one, is for apps and peers that do not read.
+GOMEMLIMIT in the environment bounds its memory; a quarter of it is for apps and
+peers that do not read. Without one that is a quarter of its cgroup's limit, or
+256 MiB if that is less; in any case 16 MiB at least.
 
 Flags:
 `

@@ -66,6 +66,7 @@
 //	flow.go         what DATA takes of windows and WINDOW_UPDATE adds; faults of a peer
 //	window.go       how large the windows are that we grant, and when
 //	memory.go       Memory: what a pod's share of the process' bytes lets it hold
+//	memory_size.go  how many bytes that are, by GOMEMLIMIT or the limit of a cgroup
 //	limits.go       every limit and deadline
 //	rtt.go          what the kernel knows of the tunnel's socket
 //	pulse.go        whether a tunnel is alive enough for what an app says first, and when it is left

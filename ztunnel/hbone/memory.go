@@ -3,8 +3,6 @@
 package hbone
 
 import (
-	"math"
-	"runtime/debug"
 	"sync"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -46,28 +44,13 @@ type Memory struct {
 	peers map[spiffeid.ID]*quota.Part // of loans, where something is lent
 }
 
-const (
-	memoryDefault    = 256 << 20 // the budget of a process without GOMEMLIMIT
-	memoryLimitShare = 4         // else one in so many bytes of that
-)
-
 // process is the budget of this process.
-var process = sync.OnceValue(func() *budgetOfBytes {
-	return newBudgetOfBytes(memorySize(debug.SetMemoryLimit(-1)))
-})
+var process = sync.OnceValue(func() *budgetOfBytes { return newBudgetOfBytes(limits().budget()) })
 
 type budgetOfBytes struct{ held, lent *quota.Resource }
 
 func newBudgetOfBytes(size int64) *budgetOfBytes {
 	return &budgetOfBytes{held: quota.New(size/2, 0), lent: quota.New(size/2, 0)}
-}
-
-// memorySize is the budget of a process with that GOMEMLIMIT.
-func memorySize(limit int64) int64 {
-	if limit == math.MaxInt64 {
-		return memoryDefault
-	}
-	return limit / memoryLimitShare
 }
 
 // NewMemory returns the share of one more pod.

@@ -5,7 +5,6 @@ package hbone
 import (
 	"errors"
 	"io"
-	"math"
 	"testing"
 
 	"golang.org/x/net/http2"
@@ -218,18 +217,6 @@ func TestFramesInPartCountForThePodThatHoldsThem(t *testing.T) {
 			p.conn.NetConn().Close()
 			waitUntil(t, func() bool { return memory.held.Held() == 0 })
 		})
-	}
-}
-
-func TestMemoryIsAPartOfGOMEMLIMIT(t *testing.T) {
-	for limit, want := range map[int64]int64{
-		math.MaxInt64: 256 << 20, // none is set
-		4 << 30:       1 << 30,
-		200 << 20:     50 << 20,
-	} {
-		if got := memorySize(limit); got != want {
-			t.Errorf("with a limit of %d it is %d, want %d", limit, got, want)
-		}
 	}
 }
 
