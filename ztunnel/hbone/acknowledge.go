@@ -3,8 +3,11 @@
 package hbone
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"math"
+	"slices"
 	"time"
 
 	"github.com/culvert-mesh/culvert/ztunnel/socket"
@@ -13,15 +16,17 @@ import (
 // acknowledging is what a tunnel sent and has yet to hear of; conn.mu guards it.
 //
 // Nothing in HTTP/2 says that a stream's last bytes arrived: the peer's
-// END_STREAM is about its own direction. Its TCP does. A stream that ended in
-// order gets a mark, how many bytes of the tunnel the socket had taken when its
-// END_STREAM was among them, and it is done when so many are acknowledged: those
-// written less SIOCOUTQ. The reader asks, once for all streams that wait, when it was
-// busy anyway; the peer's bytes brought its acknowledgement along. Only in a tunnel
-// that falls silent a timer asks. Then Carry asks the app's socket too (settle.go).
+// END_STREAM is about its own direction. Its TCP does. A stream that said all
+// gets a mark, how many bytes of the tunnel the socket had taken when its
+// END_STREAM was among them. When its app has all, too, it is done as soon as so many
+// are acknowledged: those written less SIOCOUTQ. An app may take its time, and the
+// tunnel end before it: what was acknowledged by then still counts. The reader asks,
+// once for all streams that wait, when it was busy anyway; the peer's bytes brought
+// its acknowledgement along. Only in a tunnel that falls silent a timer asks. Then
+// Carry asks the app's socket too (settle.go).
 type acknowledging struct {
-	unproven   []*Stream // orderly, and not known to have arrived; oldest first
-	marked     int       // of them that have their mark
+	unmarked   []*Stream // have said all, and wait for their mark
+	unproven   []*Stream // orderly, and not known to have arrived; by their marks
 	asked      int       // of SIOCOUTQ
 	askErr     error
 	askUnacked func(fd uintptr) // bound once
@@ -29,11 +34,14 @@ type acknowledging struct {
 	proving    bool // prover will fire
 	pause      time.Duration
 
-	torn     bool // a write failed, so that not all was even written
-	closed   bool // the socket is
-	complete bool // and by then all that was ever written was acknowledged
+	torn    bool  // a write failed, so that not all was even written
+	closed  bool  // the socket is
+	finally int64 // and by then so many bytes were acknowledged
 	departure
 }
+
+// notWritten is the mark of a stream whose END_STREAM the socket has not taken yet.
+const notWritten = math.MaxInt64
 
 // Pauses of the timer: a kernel may acknowledge 40 ms after the bytes came.
 const (
@@ -50,19 +58,16 @@ func (c *conn) arrive(s *Stream) {
 	}
 	s.orderly = true
 	c.remove(s)
-	switch {
-	case !c.closed:
-		c.unproven = append(c.unproven, s)
-		if !c.writer.await() { // else its END_STREAM may be yet to be written
-			c.mark()
-		}
+	if !c.closed {
+		at, _ := slices.BinarySearchFunc(c.unproven, s.mark, func(s *Stream, mark int64) int { return cmp.Compare(s.mark, mark) })
+		c.unproven = slices.Insert(c.unproven, at, s)
 		c.proveLater()
-	case !c.complete:
-		s.err = c.unheard()
-		close(s.done)
-	default:
-		close(s.done)
+		return
 	}
+	if s.mark > c.finally {
+		s.err = c.unheard()
+	}
+	close(s.done)
 }
 
 // sentEnd notes that we sent all on a stream; mu is held.
@@ -71,6 +76,10 @@ func (c *conn) sentEnd(s *Stream) {
 	s.endSent = true
 	if s.gotEnd {
 		c.uncount(s)
+	}
+	c.unmarked = append(c.unmarked, s)
+	if !c.writer.await() { // else its END_STREAM may be yet to be written
+		c.mark()
 	}
 	if s.told {
 		c.arrive(s)
@@ -97,39 +106,40 @@ func (c *conn) tear() {
 
 // mark notes that the socket has taken all that was packed; mu is held.
 func (c *conn) mark() {
-	if c.torn || c.marked == len(c.unproven) {
+	if c.torn || len(c.unmarked) == 0 {
 		return
 	}
-	written := c.wire.Written()
-	for _, s := range c.unproven[c.marked:] {
+	written := int64(c.wire.Written()) // no mark is higher: unproven keeps its order
+	for _, s := range c.unmarked {
 		s.mark = written
 	}
-	c.marked = len(c.unproven)
+	c.unmarked = emptied(c.unmarked)
 }
 
 // prove ends the wait of those streams that have arrived; mu is held.
 func (c *conn) prove() {
-	if c.marked == 0 {
+	if len(c.unproven) == 0 || c.unproven[0].mark == notWritten {
 		return
 	}
 	arrived := c.arrived()
 	n := 0
-	for n < c.marked && int64(c.unproven[n].mark) <= arrived {
+	for n < len(c.unproven) && c.unproven[n].mark <= arrived {
 		close(c.unproven[n].done)
 		n++
 	}
-	c.forget(0, n)
+	c.unproven = slices.Delete(c.unproven, 0, n)
+	if len(c.unproven) == 0 {
+		c.unproven = emptied(c.unproven)
+	}
 }
 
-// forget takes streams off the unproven ones; mu is held.
-func (c *conn) forget(from, to int) {
-	rest := append(c.unproven[:from], c.unproven[to:]...)
-	clear(c.unproven[len(rest):])
-	c.unproven = rest
-	c.marked -= max(0, min(c.marked, to)-from)
-	if len(rest) == 0 && cap(rest) > 64 {
-		c.unproven = nil
+// emptied is the list without streams, and without memory that few of them need.
+func emptied(list []*Stream) []*Stream {
+	if cap(list) > 64 {
+		return nil
 	}
+	clear(list)
+	return list[:0]
 }
 
 // arrived is how many bytes of the tunnel the peer's TCP has acknowledged, at
@@ -173,13 +183,10 @@ func (c *conn) proveLate() {
 
 // disown ends a stream's wait for its proof, if it does wait, by err; mu is held.
 func (c *conn) disown(s *Stream, err error) {
-	for i, other := range c.unproven {
-		if other == s {
-			c.forget(i, i+1)
-			s.err = err
-			close(s.done)
-			return
-		}
+	if i := slices.Index(c.unproven, s); i >= 0 {
+		c.unproven = slices.Delete(c.unproven, i, i+1)
+		s.err = err
+		close(s.done)
 	}
 }
 

@@ -82,7 +82,7 @@ func (c *conn) depart() {
 		c.mu.Lock()
 	}
 	c.prove()
-	c.closed, c.complete = true, c.delivered()
+	c.closed, c.finally = true, c.arrived()
 	for len(c.unproven) > 0 {
 		c.disown(c.unproven[0], c.unheard())
 	}

@@ -327,8 +327,10 @@ func TestAStreamThatEndsWhileItsTunnelSaysGoodbyeEndsInOrder(t *testing.T) {
 	c := newConn(true, nowhere{}, proof{peer: serverID}, &hooks{})
 	c.mu.Lock()
 	s := newStream(c, 1, dbAddr)
-	s.accepted, s.endSent, s.gotEnd = true, true, true
-	c.writer.leading, c.writer.over = true, true // as endLeadUnlocking leaves it
+	s.accepted, s.gotEnd = true, true
+	c.writer.leading = true
+	c.sentEnd(s)
+	c.writer.over = true // as endLeadUnlocking leaves it
 	s.told = true
 	c.arrive(s)
 	c.mu.Unlock()

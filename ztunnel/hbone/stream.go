@@ -47,7 +47,7 @@ type Stream struct {
 	cause      error // of an RST_STREAM: why the stream is over once the app has what came before
 	overAt     time.Time
 	cutBy      error   // why it was broken off after it was over
-	mark       uint64  // bytes of the tunnel that must arrive until then, see acknowledging
+	mark       int64   // bytes of the tunnel that must arrive until then, see acknowledging
 	err        error   // why it is over; nil if orderly and proven, or rejected
 	fellBefore *Stream // the next of conn.fallen
 	allowed    int     // streams, by the peer, when this one was opened
@@ -77,7 +77,7 @@ func newStream(c *conn, id uint32, target netip.AddrPort) *Stream {
 		c: c, id: id, target: target,
 		done:    make(chan struct{}),
 		counted: true, allowed: c.peerStreams, window: streamWindow, limit: streamWindow,
-		grantedAt: time.Now(),
+		grantedAt: time.Now(), mark: notWritten,
 	}
 	s.sendWindow, s.changed.L = c.peerWindow, &c.writer.mu
 	if c.client {
