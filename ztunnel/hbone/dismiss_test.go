@@ -84,7 +84,7 @@ func TestATunnelIsLeavingOnlyForAWhile(t *testing.T) {
 		}
 		for _, c := range list {
 			c.mu.Lock()
-			c.guarded = 1 // as by a stream that came just in time
+			c.guards = map[*Guard]struct{}{new(Guard): {}} // as by a stream that came just in time
 			c.mu.Unlock()
 		}
 		if _, err := enter("10.0.0.2"); err != nil {

@@ -6,9 +6,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -24,6 +26,7 @@ import (
 type Guard struct {
 	far  *Listener
 	lost func(error)
+	told atomic.Bool // lost was called, or will be: either end may be the first to know
 
 	mu       sync.Mutex // before conn.mu; guards what follows
 	near     *conn      // nil before it holds one
@@ -105,10 +108,10 @@ func (g *Guard) take(c, end *conn) bool {
 	switch {
 	case g.released, end == nil, g.end != nil && g.end.peer != end.peer:
 		return false
-	case !end.hold(nil):
+	case !end.hold(g):
 		return false
 	case !c.hold(g):
-		end.let(nil)
+		end.let(g)
 		return false
 	}
 	g.let()
@@ -120,7 +123,7 @@ func (g *Guard) take(c, end *conn) bool {
 func (g *Guard) let() {
 	if g.near != nil {
 		g.near.let(g)
-		g.end.let(nil)
+		g.end.let(g)
 	}
 }
 
@@ -142,28 +145,24 @@ func (c *conn) endAt(l *Listener) *conn {
 
 // guarding is what Guards need of a tunnel; conn.mu guards it.
 type guarding struct {
-	guards   map[*Guard]struct{} // client
-	far      *conn               // client: the other end, once it was asked for
-	farAt    *Listener           // whose that is
-	guarded  int                 // server: Guards of the other end
-	answered time.Time           // when a PING for a Guard was
-	asking   chan struct{}       // closed with the answer that is awaited, or when none is any more
+	guards   map[*Guard]struct{}
+	far      *conn         // client: the other end, once it was asked for
+	farAt    *Listener     // whose that is
+	answered time.Time     // when a PING for a Guard was
+	asking   chan struct{} // closed with the answer that is awaited, or when none is any more
 }
 
 // unused reports that nobody needs the tunnel now; mu is held.
-func (c *conn) unused() bool { return len(c.streams) == 0 && len(c.guards) == 0 && c.guarded == 0 }
+func (c *conn) unused() bool { return len(c.streams) == 0 && len(c.guards) == 0 }
 
-// hold keeps the tunnel for g, of which a server's end needs only the number. It
-// takes no new ones when it would take no stream.
+// hold keeps this end of the tunnel for g. It takes no new ones when it would take no
+// stream.
 func (c *conn) hold(g *Guard) bool {
 	c.mu.Lock()
 	defer c.unlock()
 	switch {
 	case c.err != nil || c.retired || c.broken || c.stale || c.outdated():
 		return false
-	case !c.client:
-		c.guarded++
-		return true
 	case c.guards == nil:
 		c.guards = make(map[*Guard]struct{})
 	}
@@ -175,19 +174,22 @@ func (c *conn) hold(g *Guard) bool {
 func (c *conn) let(g *Guard) {
 	c.mu.Lock()
 	defer c.unlock()
-	if c.client {
-		delete(c.guards, g)
-	} else {
-		c.guarded--
-	}
+	delete(c.guards, g)
 	c.used()
 }
 
-// loseGuards tells all Guards that the tunnel ends; mu is held.
+// loseGuards tells all Guards that the tunnel ends. A server does so only if an identity
+// is denied: the network may not tell the client at once. Else the client knows better
+// what the end means; mu is held.
 func (c *conn) loseGuards(err error) {
 	c.stopAsking()
-	if lost := c.guards; len(lost) > 0 {
-		c.guards = nil
+	lost := c.guards
+	c.guards = nil
+	if !c.client && !errors.Is(err, ErrDenied) {
+		return
+	}
+	maps.DeleteFunc(lost, func(g *Guard, _ struct{}) bool { return !g.told.CompareAndSwap(false, true) })
+	if len(lost) > 0 {
 		go func() {
 			for g := range lost {
 				g.lost(err)

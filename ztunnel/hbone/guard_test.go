@@ -131,7 +131,8 @@ func TestGuardIsLostWithItsTunnel(t *testing.T) {
 		{"here", func(b *bubble) { go b.pool.Close() }, ErrDrained},
 		{"there", func(b *bubble) { b.unreachable(); go b.ln.Close() }, ErrReset},
 		{"denied here", func(b *bubble) { b.pool.Retire(Denied) }, ErrDenied},
-		{"denied there", func(b *bubble) { b.ln.Retire(Denied) }, ErrReset},
+		{"denied there", func(b *bubble) { b.ln.Retire(Denied) }, ErrDenied},
+		{"denied there, which the network does not tell", func(b *bubble) { b.mute.Store(true); b.ln.Retire(Denied) }, ErrDenied},
 		{"network", func(b *bubble) { b.pool.all()[0].wire.Close() }, ErrReset},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

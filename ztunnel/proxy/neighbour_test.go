@@ -194,7 +194,8 @@ func TestConnectionsBesideATunnelEndForTheirReasons(t *testing.T) {
 			}
 		}, PolicyChanged, Reset},
 		{"the destination's sandbox", func(s *near) { s.stop() }, Reset, Drained},
-		{"the tunnel", func(s *near) { s.ln.Retire(hbone.Denied) }, Reset, Reset},
+		{"the tunnel", func(s *near) { s.ln.Close() }, Reset, Reset},
+		{"the destination's certificate is denied", func(s *near) { s.ln.Retire(hbone.Denied) }, Denied, Denied},
 		{"the source's certificate is denied", func(s *near) { s.web.Tunnels.Retire(hbone.Denied) }, Denied, Denied},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
