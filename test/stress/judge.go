@@ -55,6 +55,9 @@ func (ts *talks) count(t *talk, outbound []record, calm bool) {
 	defer ts.mu.Unlock()
 	for _, r := range outbound {
 		ts.words[r.result]++
+		if r.beside && r.result == "ok" {
+			ts.beside++
+		}
 	}
 	if calm {
 		ts.strong++

@@ -23,6 +23,7 @@ type ledger struct {
 // record is what a line of the access log says.
 type record struct {
 	node, direction, result, why string
+	beside                       bool // a tunnel
 	sent, received               uint64
 	at                           time.Time
 }
@@ -64,6 +65,8 @@ func (s scribe) Handle(_ context.Context, line slog.Record) error {
 			}
 		case "direction":
 			r.direction = a.Value.String()
+		case "path":
+			r.beside = a.Value.String() == "local"
 		case "result":
 			r.result = a.Value.String()
 		case "error":

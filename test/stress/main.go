@@ -5,6 +5,10 @@
 //
 //	app → proxy.Outbound → hbone.Pool → path → hbone.Listener → proxy.Inbound → app
 //
+// or, as between two pods of one node, beside the tunnel that goes over the path:
+//
+//	app → proxy.Outbound → proxy.Neighbour → app
+//
 // The path is one of packets between two network namespaces, slow, long, lossy
 // or cut (path.go, weather.go). The apps read slowly or not, reset, close early,
 // and know what they should hear (plan.go, app.go). What must be true of every

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -33,6 +34,8 @@ type node struct {
 	store    *certs.Store
 	registry *workload.Registry
 	peers    *proxy.Peers
+	other    *node
+	records  hbone.Records
 	ledger   *ledger
 	metrics  *metrics.Metrics
 
@@ -44,17 +47,29 @@ type node struct {
 	mu      sync.Mutex
 	started *serving // nil: down
 
-	going    sync.Map // netip.AddrPort of an app's socket -> *talk, outbound
-	arriving sync.Map // netip.AddrPort of an inner leg -> *talk
+	again    atomic.Bool // its next handshake brings another rotation
+	going    sync.Map    // netip.AddrPort of an app's socket -> *talk, outbound
+	arriving sync.Map    // netip.AddrPort of an inner leg -> *talk
 	talks    *talks
 }
 
 // serving is what one life of the node runs.
 type serving struct {
-	pool    *hbone.Pool
-	tunnels []*hbone.Listener
-	stop    context.CancelFunc
-	done    chan struct{}
+	pool      *hbone.Pool
+	tunnels   []*hbone.Listener
+	neighbour *proxy.Neighbour
+	stop      context.CancelFunc
+	done      chan struct{}
+}
+
+// tunnelsTo is the listener at addr.
+func (s *serving) tunnelsTo(addr netip.Addr) *hbone.Listener {
+	for _, l := range s.tunnels {
+		if l.Addr().Addr() == addr {
+			return l
+		}
+	}
+	return nil
 }
 
 var loopback = netip.MustParseAddr("127.0.0.1")
@@ -70,8 +85,9 @@ func (n *node) addr(v6 bool) netip.Addr {
 func (n *node) pool() *hbone.Pool {
 	return hbone.NewPool(hbone.PoolConfig{
 		From: []netip.Addr{n.addr(false), n.addr(true)},
-		Dial: n.direct,
+		Dial: n.direct, Records: n.records,
 		Credential: func(ctx context.Context, key hbone.Key) (hbone.Credential, error) {
+			defer n.retireAgain()
 			config, until, err := n.store.Client(ctx, n.id, key.Dst)
 			return hbone.Credential{Config: config, Until: until}, err
 		},
@@ -89,6 +105,7 @@ func (n *node) pod(pool *hbone.Pool) *proxy.Pod {
 		Self:     func() (workload.Workload, bool) { return n.registry.ByUID(n.name) },
 		Registry: n.registry, Policy: policy.NewSet(), Peers: n.peers, Tunnels: pool,
 		OriginalDst: n.originalDst,
+		Local:       n.local,
 		Direct:      n.direct,
 		Inner:       n.inner,
 		IsInner:     func(*net.TCPConn) bool { return false },
@@ -129,8 +146,9 @@ func (n *node) start() error {
 			return err
 		}
 		l := hbone.NewListener(ln, hbone.ListenerConfig{
-			Refused: proxy.Inbound{Pod: pod}.Refused,
+			Refused: proxy.Inbound{Pod: pod}.Refused, Records: n.records,
 			Credential: func(ctx context.Context) (hbone.Credential, error) {
+				defer n.retireAgain()
 				config, until, err := n.store.Server(ctx, n.id)
 				return hbone.Credential{Config: config, Until: until}, err
 			},
@@ -140,6 +158,8 @@ func (n *node) start() error {
 		all.Go(func() { n.report(l.Run(context.WithoutCancel(ctx))) })
 		all.Go(func() { n.report(proxy.Inbound{Pod: pod}.Serve(ctx, l)) })
 	}
+	s.neighbour = proxy.NewNeighbour(pod, s.tunnelsTo)
+	all.Go(func() { n.report(s.neighbour.Serve(ctx)) })
 	go func() {
 		all.Wait()
 		close(s.done)
@@ -202,6 +222,31 @@ func (n *node) retire(opened, accepted bool) {
 			l.Retire(hbone.Rotated)
 		}
 	}
+}
+
+// retireAgain is a rotation during a handshake, if there is to be one: the tunnel that a
+// rotation brought is hit by the next.
+func (n *node) retireAgain() {
+	if n.again.CompareAndSwap(true, false) {
+		n.talks.weather.note("%s retires all tunnels during a handshake", n.name)
+		n.retire(true, true)
+	}
+}
+
+// local takes the two pods to be on one node for some talks: their bytes go beside the
+// tunnel, which goes over the path nevertheless. Nil: the other is down, or only a tunnel
+// leads there.
+func (n *node) local(d *workload.Destination) *proxy.Neighbour {
+	t := n.talks.at(d.Target)
+	if t == nil || !t.beside {
+		return nil
+	}
+	n.other.mu.Lock()
+	defer n.other.mu.Unlock()
+	if n.other.started == nil {
+		return nil
+	}
+	return n.other.started.neighbour
 }
 
 func (n *node) originalDst(conn *net.TCPConn) (netip.AddrPort, error) {

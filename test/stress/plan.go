@@ -45,16 +45,17 @@ func (p part) String() string {
 
 // plan is a talk before it begins: client and server, by number.
 type plan struct {
-	parts [2]part
-	v6    bool
-	from  int // node
+	parts  [2]part
+	v6     bool
+	beside bool // the tunnel, as between two pods of one node
+	from   int  // node
 }
 
 const megabyte = 1 << 20
 
 // newPlan draws one. budget is the bytes that the path may be asked for.
 func newPlan(rng *rand.Rand, budget int) plan {
-	p := plan{v6: rng.IntN(3) == 0, from: rng.IntN(2)}
+	p := plan{v6: rng.IntN(3) == 0, beside: rng.IntN(4) == 0, from: rng.IntN(2)}
 	for i := range p.parts {
 		p.parts[i] = newPart(rng, budget)
 	}

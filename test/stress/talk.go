@@ -72,6 +72,9 @@ func (t *talk) String() string {
 	defer t.mu.Unlock()
 	var s strings.Builder
 	fmt.Fprintf(&s, "talk %d with %v of %v, begun %s", t.number, t.dst, t.from, stamp(t.begun))
+	if t.beside {
+		s.WriteString(", beside the tunnel")
+	}
 	if t.dialErr != nil {
 		fmt.Fprintf(&s, ", dial: %v", t.dialErr)
 	}

@@ -26,6 +26,7 @@ type talks struct {
 	faults  map[string]int // by what it is
 	words   map[string]int // results of outbound records
 	missing int            // records
+	beside  int            // talks that were ok beside a tunnel
 	strong  int            // talks that nothing but the apps could disturb
 	bytes   int64
 }

@@ -132,9 +132,13 @@ func (w *weather) wait(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// rotate has tunnels retired, by one end or both.
+// rotate has tunnels retired, by one end or both, and perhaps again in the handshake that
+// this brings.
 func (w *weather) rotate() {
 	n := w.nodes[w.rng.IntN(len(w.nodes))]
+	if w.rng.IntN(4) == 0 {
+		w.nodes[w.rng.IntN(len(w.nodes))].again.Store(true)
+	}
 	switch w.rng.IntN(4) {
 	case 0:
 		w.note("%s retires all tunnels", n.name)
