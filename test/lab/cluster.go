@@ -115,6 +115,9 @@ func (l *Lab) Delete(kind, namespace, name string) error {
 	return l.cluster.remove(objectFile(kind, namespace, name))
 }
 
+// Objects is the directory of YAML that the node's ztunnel watches.
+func (n *Node) Objects() string { return n.yaml }
+
 // Believe writes objects into this node's directory only: what the node then
 // thinks of the cluster is not what others know. The next change of the same
 // object through the lab ends it.

@@ -25,6 +25,7 @@ type Dump struct {
 	Pods   map[string]PodState `json:"workloadState"` // by pod UID
 	Source struct {
 		Generation uint64
+		Stored     time.Time // zero: what is in force is live
 		LastError  string
 	} `json:"source"`
 	Text map[string]json.RawMessage `json:"-"` // all of it

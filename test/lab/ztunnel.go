@@ -16,6 +16,7 @@ import (
 type ZtunnelOptions struct {
 	TrustDomain string    // the lab's
 	Identity    *Identity // the CA to ask; the lab's
+	Kubeconfig  string    // of an API server, instead of the directory of YAML; none
 	Args        []string  // further flags, after the lab's; none
 	Env         []string  // NAME=VALUE, beside the lab's environment; none
 	Tags        string    // build tags; the lab's
@@ -34,7 +35,7 @@ func (n *Node) StartZtunnel(ctx context.Context, opts ZtunnelOptions) error {
 
 // LaunchZtunnel is StartZtunnel for one that may never get ready.
 func (n *Node) LaunchZtunnel(ctx context.Context, opts ZtunnelOptions) error {
-	if opts.TrustDomain != "" || opts.Identity != nil || opts.Args != nil || opts.Env != nil || opts.Tags != "" || opts.Program != "" || opts.Stderr != nil {
+	if opts.TrustDomain != "" || opts.Identity != nil || opts.Kubeconfig != "" || opts.Args != nil || opts.Env != nil || opts.Tags != "" || opts.Program != "" || opts.Stderr != nil {
 		n.opts = opts
 	}
 	program, err := n.ztunnelProgram(ctx, n.opts)
@@ -119,7 +120,6 @@ func (n *Node) ztunnelArgs(opts ZtunnelOptions) ([]string, error) {
 		"-node-name", n.Name,
 		"-trust-domain", domain,
 		"-mesh-cidrs", l.meshCIDRs(),
-		"-workloads", n.yaml,
 		"-ca-address", ca.Addr.String(),
 		"-ca-root", root,
 		"-ca-server-name", caName + "." + systemNamespace + ".svc",
@@ -130,6 +130,11 @@ func (n *Node) ztunnelArgs(opts ZtunnelOptions) ([]string, error) {
 		"-host-netns", n.ns.path,
 		"-state-dir", n.State,
 		"-log-format", "json",
+	}
+	if opts.Kubeconfig != "" {
+		args = append(args, "-kubeconfig", opts.Kubeconfig)
+	} else {
+		args = append(args, "-workloads", n.yaml)
 	}
 	if l.opts.TTL > 0 {
 		args = append(args, "-ttl", l.opts.TTL.String())

@@ -17,6 +17,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/culvert-mesh/culvert/ztunnel/source"
+	"github.com/culvert-mesh/culvert/ztunnel/source/kube/kubetest"
 )
 
 // parse reads one object; tests say what they mean in YAML, as users do.
@@ -50,8 +51,8 @@ status: {phase: Running, podIP: 10.1.0.%d, podIPs: [{ip: 10.1.0.%d}], hostIP: 19
 }
 
 // cluster is a small one: a namespace in the mesh, a pod and its service.
-func cluster(t *testing.T) []object {
-	return []object{
+func cluster(t *testing.T) []kubetest.Object {
+	return []kubetest.Object{
 		namespace(t, "shop", "culvert.dev/mesh: enabled"),
 		parse[corev1.Node](t, `{metadata: {name: node-1}, spec: {podCIDR: 10.1.0.0/24}, status: {addresses: [{type: InternalIP, address: 192.168.0.1}]}}`),
 		pod(t, "web-1", 1),
@@ -178,8 +179,10 @@ func TestWhatTheAPIServerSaysBecomesOneSnapshotAfterAnother(t *testing.T) {
 	for name, streams := range map[string]bool{"streaming lists": true, "lists": false} {
 		t.Run(name, func(t *testing.T) {
 			server := startServer(t)
-			server.streams = streams
-			server.set(cluster(t)...)
+			if !streams {
+				server.NoStreams()
+			}
+			server.Set(cluster(t)...)
 			w := start(t, options(server))
 			w.until("the first", func(s source.Snapshot) bool { return true })
 			pods, services := w.last.Mesh.Workloads, w.last.Mesh.Services
@@ -193,17 +196,17 @@ func TestWhatTheAPIServerSaysBecomesOneSnapshotAfterAnother(t *testing.T) {
 				t.Errorf("CIDRs and nodes %s", got)
 			}
 
-			server.set(pod(t, "web-2", 2))
+			server.Set(pod(t, "web-2", 2))
 			w.until("another pod", func(s source.Snapshot) bool { return has(s, "web-2") })
-			server.set(namespace(t, "shop", ""))
+			server.Set(namespace(t, "shop", ""))
 			w.until("the label went", func(s source.Snapshot) bool { return !s.Mesh.Workloads[0].Meshed && !s.Mesh.Workloads[1].Meshed })
-			server.delete(pod(t, "web-1", 1))
+			server.Delete(pod(t, "web-1", 1))
 			w.until("the pod went", func(s source.Snapshot) bool { return names(s) == "web-2" })
 
-			if got := server.asked("list pods"); streams != (got == 0) {
+			if got := server.Asked("list pods"); streams != (got == 0) {
 				t.Errorf("pods were listed %d times, streaming lists %v", got, streams)
 			}
-			if got := server.accepted["application/vnd.kubernetes.protobuf"]; got < len(served) {
+			if got := server.AnsweredIn("application/vnd.kubernetes.protobuf"); got < len(builtIn) {
 				t.Errorf("%d answers in protobuf", got)
 			}
 			if stats := w.source.Stats(); stats.LastError != "" || stats.Failures != 0 || stats.Objects != 6 || !stats.Stored.IsZero() {
@@ -215,7 +218,7 @@ func TestWhatTheAPIServerSaysBecomesOneSnapshotAfterAnother(t *testing.T) {
 
 func TestWithoutChangesNothingIsDelivered(t *testing.T) {
 	server := startServer(t)
-	server.set(cluster(t)...)
+	server.Set(cluster(t)...)
 	w := start(t, options(server))
 	w.until("the first", func(source.Snapshot) bool { return true })
 	w.none("nothing changed")

@@ -33,15 +33,15 @@ func meshed(pods ...string) func(source.Snapshot) bool {
 
 func TestWhileTheAPIServerIsAwayTheLastGoodStateStaysInForce(t *testing.T) {
 	server := startServer(t)
-	server.set(cluster(t)...)
+	server.Set(cluster(t)...)
 	w := start(t, options(server))
 	w.until("the first", anySnapshot)
 
 	server.stop()
 	w.says("connection refused")
 	w.none("the API server is away")
-	server.set(pod(t, "web-2", 2))
-	server.delete(pod(t, "web-1", 1))
+	server.Set(pod(t, "web-2", 2))
+	server.Delete(pod(t, "web-1", 1))
 	server.start()
 	w.until("what changed meanwhile", meshed("web-2"))
 	w.says("")
@@ -49,18 +49,18 @@ func TestWhileTheAPIServerIsAwayTheLastGoodStateStaysInForce(t *testing.T) {
 
 func TestChangesThatTheAPIServerForgotAreFoundByANewList(t *testing.T) {
 	for name, during := range map[string]func(*apiServer){
-		"while it was away": func(s *apiServer) { s.stop(); s.forget(); s.start() },
-		"while it watched":  func(s *apiServer) { s.forget() },
+		"while it was away": func(s *apiServer) { s.stop(); s.Forget(); s.start() },
+		"while it watched":  func(s *apiServer) { s.Forget() },
 	} {
 		t.Run(name, func(t *testing.T) {
 			server := startServer(t)
-			server.set(cluster(t)...)
+			server.Set(cluster(t)...)
 			w := start(t, options(server))
 			w.until("the first", anySnapshot)
-			server.delete(pod(t, "web-1", 1))
-			server.set(pod(t, "web-2", 2), pod(t, "web-3", 3))
+			server.Delete(pod(t, "web-1", 1))
+			server.Set(pod(t, "web-2", 2), pod(t, "web-3", 3))
 			during(server)
-			server.set(pod(t, "web-4", 4))
+			server.Set(pod(t, "web-4", 4))
 			w.until("all of it", meshed("web-2", "web-3", "web-4"))
 		})
 	}
@@ -70,21 +70,23 @@ func TestChangesThatTheAPIServerForgotAreFoundByANewList(t *testing.T) {
 func TestAnAPIServerThatWentBackInTimeIsListedAnew(t *testing.T) {
 	for lists, streams := range map[string]bool{"streaming lists": true, "lists": false} {
 		for how, restore := range map[string]func(*apiServer){
-			"restarted": func(s *apiServer) { s.stop(); s.restore(10, cluster(t)...); s.start() },
-			"in place":  func(s *apiServer) { s.restore(10, cluster(t)...) },
+			"restarted": func(s *apiServer) { s.stop(); s.Restore(10, cluster(t)...); s.start() },
+			"in place":  func(s *apiServer) { s.Restore(10, cluster(t)...) },
 		} {
 			t.Run(lists+" "+how, func(t *testing.T) {
 				server := startServer(t)
-				server.streams = streams
-				server.set(cluster(t)...)
+				if !streams {
+					server.NoStreams()
+				}
+				server.Set(cluster(t)...)
 				w := start(t, options(server))
 				w.until("the first", meshed("web-1"))
-				server.set(pod(t, "web-2", 2)) // a watch that saw nothing is not gone on with
+				server.Set(pod(t, "web-2", 2)) // a watch that saw nothing is not gone on with
 				w.until("another pod", meshed("web-1", "web-2"))
 
 				restore(server)
 				w.until("as it was then", meshed("web-1"))
-				server.set(pod(t, "web-3", 3))
+				server.Set(pod(t, "web-3", 3))
 				w.until("and what comes", meshed("web-1", "web-3"))
 				w.says("")
 			})
@@ -98,7 +100,7 @@ func TestAnAPIServerMayComeLaterThanWeDo(t *testing.T) {
 	w := start(t, options(server))
 	w.says("connection refused")
 	w.none("nothing is known")
-	server.set(cluster(t)...)
+	server.Set(cluster(t)...)
 	server.start()
 	w.until("the first", meshed("web-1"))
 	w.says("")
@@ -106,31 +108,31 @@ func TestAnAPIServerMayComeLaterThanWeDo(t *testing.T) {
 
 func TestOneKindThatMayNotBeReadHoldsBackTheFirstSnapshot(t *testing.T) {
 	server := startServer(t)
-	server.set(cluster(t)...)
-	server.serve(peerAuthentications)
-	server.refuse(peerAuthentications, apierrors.NewForbidden(schema.GroupResource{Resource: "peerauthentications"}, "", nil))
+	server.Set(cluster(t)...)
+	server.Offer(peerAuthentications)
+	server.Refuse(peerAuthentications, apierrors.NewForbidden(schema.GroupResource{Resource: "peerauthentications"}, "", nil))
 	w := start(t, options(server))
 	w.says("PeerAuthentication: peerauthentications is forbidden")
 	w.none("policies are not known")
-	server.refuse(peerAuthentications, nil)
+	server.Refuse(peerAuthentications, nil)
 	w.until("the first", meshed("web-1"))
 }
 
 func TestOneKindThatMayNoMoreBeReadStaysAsItWas(t *testing.T) {
 	server := startServer(t)
-	server.set(cluster(t)...)
+	server.Set(cluster(t)...)
 	w := start(t, options(server))
 	w.until("the first", anySnapshot)
-	server.refuse("namespaces", apierrors.NewForbidden(schema.GroupResource{Resource: "namespaces"}, "", nil))
+	server.Refuse("namespaces", apierrors.NewForbidden(schema.GroupResource{Resource: "namespaces"}, "", nil))
 	w.says("Namespace: namespaces is forbidden")
-	server.set(pod(t, "web-2", 2)) // others go on
+	server.Set(pod(t, "web-2", 2)) // others go on
 	w.until("a pod of the namespace that was known", meshed("web-1", "web-2"))
 }
 
 // What a pod or its namespace is missing takes no pod out of the mesh.
 func TestAMissingObjectLetsNoPodOutOfTheMesh(t *testing.T) {
 	server := startServer(t)
-	server.set(cluster(t)...)
+	server.Set(cluster(t)...)
 	w := start(t, options(server))
 	registry := workload.NewRegistry(nil)
 	until := func(what string, ok func(w workload.Workload, known bool) bool) {
@@ -141,7 +143,7 @@ func TestAMissingObjectLetsNoPodOutOfTheMesh(t *testing.T) {
 		})
 	}
 	until("in the mesh", func(w workload.Workload, _ bool) bool { return w.Meshed })
-	server.delete(namespace(t, "shop", ""))
+	server.Delete(namespace(t, "shop", ""))
 	w.until("the namespace is gone", func(s source.Snapshot) bool {
 		registry.Replace(s.Mesh)
 		return len(s.Mesh.Namespaces) == 0
@@ -149,8 +151,8 @@ func TestAMissingObjectLetsNoPodOutOfTheMesh(t *testing.T) {
 	if pod, _ := registry.ByUID("uid-web-1"); !pod.Meshed {
 		t.Error("the pod left the mesh with its Namespace's object")
 	}
-	server.delete(parse[corev1.Node](t, `{metadata: {name: node-1}}`))
-	server.delete(pod(t, "web-1", 1))
+	server.Delete(parse[corev1.Node](t, `{metadata: {name: node-1}}`))
+	server.Delete(pod(t, "web-1", 1))
 	until("the pod is gone", func(_ workload.Workload, known bool) bool { return !known })
 	if _, err := registry.Resolve(addrPort("10.1.0.1:80")); err == nil {
 		t.Error("the address of a pod that went with its Node is taken for the world outside")
@@ -159,8 +161,8 @@ func TestAMissingObjectLetsNoPodOutOfTheMesh(t *testing.T) {
 
 func TestWithoutAnyCIDROfThePodsNothingIsInForce(t *testing.T) {
 	server := startServer(t)
-	server.set(cluster(t)...)
-	server.set(parse[corev1.Node](t, `{metadata: {name: node-1}}`))
+	server.Set(cluster(t)...)
+	server.Set(parse[corev1.Node](t, `{metadata: {name: node-1}}`))
 	w := start(t, options(server))
 	w.says("do not hold the addresses of 1 of 1 pods, such as Pod shop/web-1 at 10.1.0.1 (-mesh-cidrs)")
 	w.none("every pod would be of the world outside")
@@ -177,6 +179,6 @@ func TestAnEmptyClusterNeedsCIDRsToo(t *testing.T) {
 	w := start(t, options(server))
 	w.says("no Node has spec.podCIDRs")
 	w.none("no CIDR is known")
-	server.set(cluster(t)...)
+	server.Set(cluster(t)...)
 	w.until("the first node", meshed("web-1"))
 }

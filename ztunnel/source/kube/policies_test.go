@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/culvert-mesh/culvert/ztunnel/source"
+	"github.com/culvert-mesh/culvert/ztunnel/source/kube/kubetest"
 )
 
 func addrPort(text string) netip.AddrPort { return netip.MustParseAddrPort(text) }
@@ -35,7 +36,7 @@ func inForce(want string) func(source.Snapshot) bool {
 	return func(s source.Snapshot) bool { return policies(s) == want }
 }
 
-func peerAuthentication(t *testing.T, version, name, spec string) object {
+func peerAuthentication(t *testing.T, version, name, spec string) kubetest.Object {
 	return custom(t, fmt.Sprintf(`{apiVersion: security.istio.io/%s, kind: PeerAuthentication, metadata: {name: %s, namespace: shop, managedFields: [{manager: kubectl}], generation: 3}, spec: %s}`, version, name, spec))
 }
 
@@ -43,17 +44,17 @@ func TestPoliciesAreFoundWhenTheirKindsComeLater(t *testing.T) {
 	for _, version := range []string{"v1", "v1beta1"} {
 		t.Run(version, func(t *testing.T) {
 			server := startServer(t)
-			server.set(cluster(t)...)
+			server.Set(cluster(t)...)
 			w := start(t, options(server))
 			w.until("the first, without policies", inForce(""))
 			w.says("")
 
-			server.serve("security.istio.io/" + version + "/peerauthentications")
-			server.set(peerAuthentication(t, version, "strict", `{mtls: {mode: STRICT}}`))
+			server.Offer("security.istio.io/" + version + "/peerauthentications")
+			server.Set(peerAuthentication(t, version, "strict", `{mtls: {mode: STRICT}}`))
 			w.until("a policy", inForce("strict STRICT map[]\n"))
-			server.set(peerAuthentication(t, version, "strict", `{mtls: {mode: PERMISSIVE}}`))
+			server.Set(peerAuthentication(t, version, "strict", `{mtls: {mode: PERMISSIVE}}`))
 			w.until("it changed", inForce("strict PERMISSIVE map[]\n"))
-			server.delete(peerAuthentication(t, version, "strict", `{}`))
+			server.Delete(peerAuthentication(t, version, "strict", `{}`))
 			w.until("it went", inForce(""))
 		})
 	}
@@ -61,34 +62,34 @@ func TestPoliciesAreFoundWhenTheirKindsComeLater(t *testing.T) {
 
 func TestAKindThatIsServedNoMoreTakesNoPolicyAway(t *testing.T) {
 	server := startServer(t)
-	server.set(cluster(t)...)
-	server.serve(peerAuthentications)
-	server.set(peerAuthentication(t, "v1", "strict", `{mtls: {mode: STRICT}}`))
+	server.Set(cluster(t)...)
+	server.Offer(peerAuthentications)
+	server.Set(peerAuthentication(t, "v1", "strict", `{mtls: {mode: STRICT}}`))
 	w := start(t, options(server))
 	w.until("the first", inForce("strict STRICT map[]\n"))
 
-	server.drop(peerAuthentications)
+	server.Drop(peerAuthentications)
 	w.says("PeerAuthentication: not served any more; 1 of it stay in force until it is again")
-	server.set(pod(t, "web-2", 2))
+	server.Set(pod(t, "web-2", 2))
 	w.until("another pod, the same policy", func(s source.Snapshot) bool {
 		return meshed("web-1", "web-2")(s) && inForce("strict STRICT map[]\n")(s)
 	})
 
-	server.serve(peerAuthentications)
+	server.Offer(peerAuthentications)
 	w.until("it is served again, and empty", inForce(""))
 	w.says("")
 }
 
 func TestAPolicyThatIsNotUnderstoodOpensNothingAndStopsNobodyElse(t *testing.T) {
 	server := startServer(t)
-	server.set(cluster(t)...)
-	server.serve(peerAuthentications)
-	server.serve(authorizationPolicies)
-	server.set(peerAuthentication(t, "v1", "known", `{mtls: {mode: PERMISSIVE}}`))
+	server.Set(cluster(t)...)
+	server.Offer(peerAuthentications)
+	server.Offer(authorizationPolicies)
+	server.Set(peerAuthentication(t, "v1", "known", `{mtls: {mode: PERMISSIVE}}`))
 	w := start(t, options(server))
 	w.until("the first", inForce("known PERMISSIVE map[]\n"))
 
-	server.set(
+	server.Set(
 		peerAuthentication(t, "v1", "known", `{mtls: {mode: PERMISSIVE, plain: yes}}`),
 		peerAuthentication(t, "v1", "new", `{selector: {matchLabels: {app: web}}, mtls: {mode: PERMISSIVE}, excludePorts: [80]}`),
 		peerAuthentication(t, "v1", "odd", `{selector: none}`),
@@ -96,25 +97,25 @@ func TestAPolicyThatIsNotUnderstoodOpensNothingAndStopsNobodyElse(t *testing.T) 
 	)
 	w.until("what each means at the strictest", inForce("known PERMISSIVE map[]\nnew STRICT map[app:web]\nodd STRICT map[]\nall\n"))
 	w.says(`PeerAuthentication shop/new: strict decoding error: unknown field "spec.excludePorts"`)
-	server.set(peerAuthentication(t, "v1", "fine", `{mtls: {mode: STRICT}}`))
+	server.Set(peerAuthentication(t, "v1", "fine", `{mtls: {mode: STRICT}}`))
 	w.until("another one", func(s source.Snapshot) bool { return len(s.Policies.PeerAuthentications) == 4 })
 
-	server.set(peerAuthentication(t, "v1", "new", `{mtls: {mode: PERMISSIVE}}`))
+	server.Set(peerAuthentication(t, "v1", "new", `{mtls: {mode: PERMISSIVE}}`))
 	for _, name := range []string{"known", "odd", "fine"} {
-		server.delete(peerAuthentication(t, "v1", name, `{}`))
+		server.Delete(peerAuthentication(t, "v1", name, `{}`))
 	}
-	server.delete(custom(t, `{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: all, namespace: shop}}`))
+	server.Delete(custom(t, `{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: all, namespace: shop}}`))
 	w.until("the others went", inForce("new PERMISSIVE map[]\n"))
 	w.says("")
 }
 
 func TestALabelThatMeansNothingIsSaid(t *testing.T) {
 	server := startServer(t)
-	server.set(cluster(t)...)
-	server.set(namespace(t, "bank", "culvert.dev/mesh: enable"))
+	server.Set(cluster(t)...)
+	server.Set(namespace(t, "bank", "culvert.dev/mesh: enable"))
 	w := start(t, options(server))
 	w.until("the first", anySnapshot)
 	w.says(`Namespace bank: metadata.labels[culvert.dev/mesh]: "enable" means nothing: not enabled or disabled`)
-	server.set(namespace(t, "bank", "culvert.dev/mesh: enabled"))
+	server.Set(namespace(t, "bank", "culvert.dev/mesh: enabled"))
 	w.says("")
 }

@@ -34,11 +34,11 @@ func stored(t *testing.T, server *apiServer) (o Options, good source.Snapshot) {
 
 func TestAStartWithoutTheAPIServerGoesByTheLastGoodState(t *testing.T) {
 	server := startServer(t)
-	server.set(cluster(t)...)
-	server.serve(peerAuthentications)
-	server.serve(authorizationPolicies)
-	server.set(peerAuthentication(t, "v1", "ports", `{selector: {matchLabels: {app: web}}, mtls: {mode: STRICT}, portLevelMtls: {"8080": {mode: PERMISSIVE}}}`))
-	server.set(custom(t, `{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: all, namespace: shop}}`))
+	server.Set(cluster(t)...)
+	server.Offer(peerAuthentications)
+	server.Offer(authorizationPolicies)
+	server.Set(peerAuthentication(t, "v1", "ports", `{selector: {matchLabels: {app: web}}, mtls: {mode: STRICT}, portLevelMtls: {"8080": {mode: PERMISSIVE}}}`))
+	server.Set(custom(t, `{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: all, namespace: shop}}`))
 	o, good := stored(t, server)
 
 	server.stop()
@@ -52,8 +52,8 @@ func TestAStartWithoutTheAPIServerGoesByTheLastGoodState(t *testing.T) {
 		t.Errorf("%+v", stats)
 	}
 
-	server.set(namespace(t, "shop", "culvert.dev/mesh: disabled"), pod(t, "web-2", 2))
-	server.delete(pod(t, "web-1", 1))
+	server.Set(namespace(t, "shop", "culvert.dev/mesh: disabled"), pod(t, "web-2", 2))
+	server.Delete(pod(t, "web-1", 1))
 	server.start()
 	w.until("what the API server says", func(s source.Snapshot) bool { return names(s) == "web-2" && !s.Mesh.Workloads[0].Meshed })
 	if w.last.Version != 2 {
@@ -66,7 +66,7 @@ func TestAStartWithoutTheAPIServerGoesByTheLastGoodState(t *testing.T) {
 
 func TestAnAPIServerThatNeverAnswersIsNotWaitedFor(t *testing.T) {
 	server := startServer(t)
-	server.set(cluster(t)...)
+	server.Set(cluster(t)...)
 	o, _ := stored(t, server)
 	server.stop()
 	silent, err := net.Listen("tcp", server.address) // nobody accepts
@@ -84,10 +84,10 @@ func TestAnAPIServerThatNeverAnswersIsNotWaitedFor(t *testing.T) {
 
 func TestWhileTheAPIServerAnswersTheStoredStateIsNotTaken(t *testing.T) {
 	server := startServer(t)
-	server.set(cluster(t)...)
+	server.Set(cluster(t)...)
 	o, _ := stored(t, server)
-	server.delete(pod(t, "web-1", 1))
-	server.set(pod(t, "web-2", 2))
+	server.Delete(pod(t, "web-1", 1))
+	server.Set(pod(t, "web-2", 2))
 	w := start(t, o)
 	w.until("the first", anySnapshot)
 	if got := names(w.last); got != "web-2" {
@@ -99,12 +99,12 @@ func TestWhileTheAPIServerAnswersTheStoredStateIsNotTaken(t *testing.T) {
 // their Nodes went while nobody looked.
 func TestWhatIsStoredIsRememberedUntilTheAPIServerSaysSomethingElse(t *testing.T) {
 	server := startServer(t)
-	server.set(cluster(t)...)
-	server.serve(peerAuthentications)
-	server.set(peerAuthentication(t, "v1", "strict", `{mtls: {mode: STRICT}}`))
+	server.Set(cluster(t)...)
+	server.Offer(peerAuthentications)
+	server.Set(peerAuthentication(t, "v1", "strict", `{mtls: {mode: STRICT}}`))
 	o, _ := stored(t, server)
-	server.drop(peerAuthentications)
-	server.delete(cluster(t)[1])
+	server.Drop(peerAuthentications)
+	server.Delete(cluster(t)[1])
 	w := start(t, o)
 	w.until("the live one", func(s source.Snapshot) bool { return len(s.Mesh.Nodes) == 1 && w.source.Stats().Stored.IsZero() })
 	if got := policies(w.last); got != "strict STRICT map[]\n" {
@@ -113,13 +113,13 @@ func TestWhatIsStoredIsRememberedUntilTheAPIServerSaysSomethingElse(t *testing.T
 	if got := fmt.Sprint(w.last.Mesh.CIDRs); got != "[10.1.0.0/24 10.96.0.0/12]" {
 		t.Errorf("CIDRs %s", got)
 	}
-	server.serve(peerAuthentications)
+	server.Offer(peerAuthentications)
 	w.until("the kind is served, and empty", inForce(""))
 }
 
 func TestAStateFileThatIsNotWholeIsNotTaken(t *testing.T) {
 	server := startServer(t)
-	server.set(cluster(t)...)
+	server.Set(cluster(t)...)
 	o, _ := stored(t, server)
 	whole, err := os.ReadFile(o.State)
 	if err != nil {
@@ -170,7 +170,7 @@ func (s *apiServer) of() of {
 
 func TestAStateOfOtherOptionsIsNotTaken(t *testing.T) {
 	server := startServer(t)
-	server.set(cluster(t)...)
+	server.Set(cluster(t)...)
 	o, _ := stored(t, server)
 	for _, other := range []of{
 		{Server: "https://other", TrustDomain: "cluster.local"},
@@ -186,7 +186,7 @@ func TestAStateOfOtherOptionsIsNotTaken(t *testing.T) {
 
 func TestTheStateFileIsWrittenAgainWhenItIsGoneAndLeftWhenItCannotBe(t *testing.T) {
 	server := startServer(t)
-	server.set(cluster(t)...)
+	server.Set(cluster(t)...)
 	o := options(server)
 	dir := filepath.Join(t.TempDir(), "state")
 	o.State = filepath.Join(dir, "workloads")

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package kube
+package kubetest
 
 import (
 	"net/http"
@@ -18,7 +18,7 @@ import (
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 )
 
-// scheme is what the server of the tests can say in protobuf.
+// scheme is what the server can say in protobuf.
 var scheme = func() *runtime.Scheme {
 	s := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, discoveryv1.AddToScheme, nodev1.AddToScheme, networkingv1.AddToScheme} {
@@ -40,9 +40,9 @@ var lists = map[string]struct{ one, many runtime.Object }{
 }
 
 // blank returns an object of the answer's kind.
-func (a *answer) blank() object {
+func (a *answer) blank() Object {
 	if l, ok := lists[a.resource]; ok {
-		return reflect.New(reflect.TypeOf(l.one).Elem()).Interface().(object)
+		return reflect.New(reflect.TypeOf(l.one).Elem()).Interface().(Object)
 	}
 	u := &unstructured.Unstructured{}
 	u.SetAPIVersion(a.group.String())
@@ -50,7 +50,7 @@ func (a *answer) blank() object {
 	return u
 }
 
-func (a *answer) list(objects []object, version string) {
+func (a *answer) list(objects []Object, version string) {
 	var list runtime.Object = &unstructured.UnstructuredList{Object: map[string]any{"apiVersion": a.group.String(), "kind": "List"}}
 	if l, ok := lists[a.resource]; ok {
 		list = reflect.New(reflect.TypeOf(l.many).Elem()).Interface().(runtime.Object)
