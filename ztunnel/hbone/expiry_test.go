@@ -156,7 +156,7 @@ func TestTunnelOfReplacedCredentialsExtendsNothing(t *testing.T) {
 			return b.ca.credential(serverID, clientID, 10*time.Hour), nil
 		}
 		near, end := b.pipe()
-		b.ln.work.Go(func() { b.ln.serve(end) })
+		b.ln.begin(end)
 		younger := tls.Client(near, b.ca.credential(clientID, serverID, 10*time.Hour).Config)
 		go func() {
 			io.WriteString(younger, h2.Preface)
@@ -248,7 +248,7 @@ func TestTunnelsOfOtherPeersProveNothing(t *testing.T) {
 		pass(30 * time.Minute)
 		stranger := tls.Client(func() net.Conn {
 			near, end := b.pipe()
-			b.ln.work.Go(func() { b.ln.serve(end) })
+			b.ln.begin(end)
 			return near
 		}(), b.ca.credential(otherID, serverID, b.ttl).Config)
 		go func() {

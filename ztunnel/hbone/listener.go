@@ -104,7 +104,7 @@ func (l *Listener) Run(ctx context.Context) error {
 		switch {
 		case err == nil:
 			pause = 0
-			l.work.Go(func() { l.serve(socket) })
+			l.begin(socket)
 			continue
 		case errors.Is(err, net.ErrClosed):
 			l.stop() // if not we closed it, there is no going on either
@@ -120,6 +120,18 @@ func (l *Listener) Run(ctx context.Context) error {
 		case <-l.draining:
 		}
 	}
+}
+
+// begin serves a connection, which it owns, unless the Listener was closed: who closes it
+// waits for those that began before.
+func (l *Listener) begin(conn net.Conn) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		conn.Close() // nothing was read or written
+		return
+	}
+	l.work.Go(func() { l.serve(conn) })
 }
 
 // join adds a tunnel whose handshake began in an epoch, and makes room for it.

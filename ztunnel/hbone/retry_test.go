@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -77,7 +78,11 @@ func TestStreamThatIsRefusedEverywhereEnds(t *testing.T) {
 
 func TestPoolClosesTheTunnelOfAPeerWhoseStreamsAreFaulty(t *testing.T) {
 	done := make(chan struct{})
+	var tunnels atomic.Int32
 	l := greetedServer(t, func(p *rawPeer) {
+		if tunnels.Add(1) > 1 {
+			return // dialled when the first was closed
+		}
 		defer close(done)
 		for {
 			f, err := p.ReadFrame()
@@ -96,10 +101,17 @@ func TestPoolClosesTheTunnelOfAPeerWhoseStreamsAreFaulty(t *testing.T) {
 			}
 		}
 	})
-	for range int(faultRate.Burst) + 1 {
+	opened := 0
+	for tunnels.Load() < 2 { // a slow machine may take its time, and is allowed more
 		if _, err := l.pool.Open(context.Background(), l.key, l.target(l.key)); err == nil {
 			t.Fatal("stream was opened")
 		}
+		if opened++; opened == 20*int(faultRate.Burst) {
+			t.Fatalf("the tunnel is still open after %d faults", opened)
+		}
+	}
+	if opened <= int(faultRate.Burst) {
+		t.Errorf("closed after %d faults", opened)
 	}
 	<-done
 }

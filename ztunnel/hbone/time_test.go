@@ -82,7 +82,7 @@ func (b *bubble) dial() (net.Conn, error) {
 		return nil, errors.New("no route")
 	}
 	near, far := b.pipe()
-	b.ln.work.Go(func() { b.ln.serve(far) })
+	b.ln.begin(far)
 	return near, nil
 }
 
@@ -215,7 +215,7 @@ func (b *bubble) raw(server bool) *rawPeer {
 		conn := tls.Server(far, b.ca.credential(serverID, clientID, b.ttl).Config)
 		return b.rawOver(conn)
 	}
-	b.ln.work.Go(func() { b.ln.serve(far) })
+	b.ln.begin(far)
 	conn := tls.Client(near, b.ca.credential(clientID, serverID, b.ttl).Config)
 	if err := conn.Handshake(); err != nil {
 		b.t.Fatal(err)
@@ -373,7 +373,7 @@ func TestHandshakeMustFinishInTime(t *testing.T) {
 	inBubble(t, time.Hour, func(t *testing.T, b *bubble) {
 		near, far := b.pipe()
 		begin := time.Now()
-		b.ln.work.Go(func() { b.ln.serve(far) })
+		b.ln.begin(far)
 		io.Copy(io.Discard, near)
 		if took := time.Since(begin); took != 10*time.Second {
 			t.Errorf("listener waited %v", took)
