@@ -102,7 +102,7 @@ func (b *brake) wait(ctx context.Context, p peer) error {
 	case delay == 0:
 		return nil
 	case delay > turnMost:
-		return fail(Limit, fmt.Errorf("%v at %v opens more than %v connections a second that are broken off at once", p.identity, p.addr, emptyRate.PerSecond))
+		return fail(Limit, fmt.Errorf("%v opens more than %v connections a second that are broken off at once", p, emptyRate.PerSecond))
 	}
 	select {
 	case <-time.After(delay):
@@ -182,7 +182,7 @@ func (b *brake) refusal(a approach) error {
 	}
 	switch {
 	case r == nil && h != nil && h.first.Spent(closedRate):
-		return fail(Limit, fmt.Errorf("%v at %v asks for more than %v apps a second that refuse it", a.peer.identity, a.peer.addr, closedRate.PerSecond))
+		return fail(Limit, fmt.Errorf("%v asks for more than %v apps a second that refuse it", a.peer, closedRate.PerSecond))
 	case r == nil, r.left.Spend(deadRate) && b.hapless(a.peer).again.Spend(closedRate):
 		return nil
 	}

@@ -5,6 +5,7 @@ package proxy
 import (
 	"fmt"
 	"os"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -116,6 +117,9 @@ type Part struct {
 	of    *resource
 	pod   string
 	quota *quota.Part
+
+	mu    sync.Mutex     // a leaf, but for quota's
+	peers map[peer]int64 // of what arrives: how many each has
 }
 
 func (r *resource) part(pod string) *Part { return &Part{of: r, pod: pod, quota: r.Part()} }

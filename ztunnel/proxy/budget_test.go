@@ -82,8 +82,10 @@ func TestThePodThatIsOverItsShareIsRefusedAndNamed(t *testing.T) {
 
 	var open []*net.TCPConn
 	refused := 0
+	client := legacyAddr
 	for range 50 {
-		conn, err := net.DialTCP("tcp", net.TCPAddrFromAddrPort(netip.AddrPortFrom(legacyAddr, 0)), net.TCPAddrFromAddrPort(to))
+		client = client.Next() // else the peer is over its share before the pod
+		conn, err := net.DialTCP("tcp", net.TCPAddrFromAddrPort(netip.AddrPortFrom(client, 0)), net.TCPAddrFromAddrPort(to))
 		if err == nil {
 			t.Cleanup(func() { conn.Close() })
 			if _, err = io.WriteString(conn, "x"); err == nil {
@@ -122,6 +124,74 @@ func TestThePodThatIsOverItsShareIsRefusedAndNamed(t *testing.T) {
 	again := connect(t, legacyAddr, to)
 	send(t, again, "hello")
 	expect(t, again, "hello")
+}
+
+func TestAPeerGetsNoMoreOfAPodThanWhatIsLeftForOthers(t *testing.T) {
+	b := budgetOf(1000, 0)
+	pod := b.Share("shop/db").Descriptors
+	takeAllFor := func(who peer) (n int) {
+		for pod.TakeFor(who) == nil {
+			n++
+		}
+		return n
+	}
+	if n := takeAllFor(caller); n != 640 {
+		t.Errorf("the first peer got %d of the pod's 800, want four fifths", n)
+	}
+	err := pod.TakeFor(caller)
+	if want := caller.String() + " has 640 descriptors of pod shop/db"; wordOf(err) != Limit || !strings.Contains(err.Error(), want) {
+		t.Errorf("refused with %s, %v; want %q", wordOf(err), err, want)
+	}
+	for range 60 { // what the pod's app opens
+		if err := pod.Take(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := takeAllFor(bystand); n != 80 {
+		t.Errorf("another peer got %d, want four fifths of the 100 that are left", n)
+	}
+	for range 640 {
+		pod.GiveFor(caller)
+	}
+	for range 80 {
+		pod.GiveFor(bystand)
+	}
+	if held := pod.quota.Held(); held != 60 || len(pod.peers) != 0 {
+		t.Errorf("%d are held, and %d peers remembered", held, len(pod.peers))
+	}
+}
+
+// What arrives from a peer leaves room for what the pod opens itself, and for others.
+func TestAPeerThatIsOverItsShareOfAPodIsRefusedAndNamed(t *testing.T) {
+	b := newBench(t, registryOf(meshOf(1, 1)), "db")
+	b.Share = budgetOf(150, 100).Share("shop/db")
+	dial := toEcho(t)
+	b.Inner = func(ctx context.Context, _, _ netip.AddrPort) (*net.TCPConn, error) { return dial(ctx) }
+	to := b.serve(dbAddr, Passthrough{b.Pod}.Serve)
+	var open []*net.TCPConn
+	for range 48 { // two descriptors each, and 96 are four fifths of four fifths
+		conn := connect(t, legacyAddr, to)
+		send(t, conn, "x")
+		expect(t, conn, "x")
+		open = append(open, conn)
+	}
+	expectRefused(t, legacyAddr, to)
+	record := b.record(Limit)
+	if got, _ := record["error"].(string); !strings.Contains(got, legacyAddr.String()+" has 96 descriptors of pod shop/db") {
+		t.Errorf("error %q", got)
+	}
+	if err := b.Share.Descriptors.Take(); err != nil {
+		t.Errorf("the pod's app: %v", err)
+	}
+	b.Share.Descriptors.Give()
+	other := connect(t, legacyAddr.Next(), to)
+	send(t, other, "x")
+	expect(t, other, "x")
+	for _, conn := range append(open, other) {
+		conn.Close()
+		b.record(OK)
+	}
+	eventually(t, "what ended is given back", func() bool { return b.Share.Descriptors.quota.Held() == 0 })
 }
 
 func TestDialsThatWaitAreBoundedByPod(t *testing.T) {

@@ -21,7 +21,8 @@ type connection struct {
 	ctx    context.Context // ends with a cause that is a failure
 	cancel context.CancelCauseFunc
 	record
-	held    int // descriptors of the pod's share
+	held    int  // descriptors of the pod's share
+	payer   peer // that they are taken for, if the connection arrives
 	bytes   tally
 	stream  atomic.Pointer[hbone.Stream] // of the way inTunnel, whose engine counts, instead of bytes
 	twin    *connection                  // of the source, which counts for both if the way is besideTunnel
@@ -44,7 +45,7 @@ func (p *Pod) begin(ctx context.Context, d direction, src netip.AddrPort) *conne
 
 // hold takes a descriptor of the pod's share, which finish gives back.
 func (c *connection) hold() error {
-	err := c.pod.Share.descriptors().Take()
+	err := c.take(c.pod.Share.descriptors())
 	if err == nil {
 		c.held++
 	}
@@ -143,7 +144,7 @@ func (c *connection) finish(err error) {
 		c.ended = s.Ended() // that all has arrived was known later
 	}
 	for ; c.held > 0; c.held-- {
-		c.pod.Share.descriptors().Give()
+		c.give(c.pod.Share.descriptors())
 	}
 	c.pod.live.remove(c)
 	word := wordOf(err)

@@ -154,10 +154,10 @@ func (p *Pod) cluster() string {
 // dial connects c to what is behind it, within the pod's share: it bounds the
 // time, and names what was dialled. The end of c gives the descriptor back.
 func (p *Pod) dial(c *connection, to netip.AddrPort, connect func(context.Context) (*net.TCPConn, error)) (*net.TCPConn, error) {
-	if err := p.Share.dialing().Take(); err != nil {
+	if err := c.take(p.Share.dialing()); err != nil {
 		return nil, err
 	}
-	defer p.Share.dialing().Give()
+	defer c.give(p.Share.dialing())
 	if err := c.hold(); err != nil {
 		return nil, err
 	}

@@ -3,7 +3,7 @@
 // Package quota divides what a process has among its pods. A pod may hold Generous
 // times what is left for all. So one pod gets at most four fifths, several that want
 // everything get the same in the end, and something is always left for a pod that
-// comes later.
+// comes later. Whoever divides what a pod has goes by the same rule (Fair).
 //
 // Some things cannot be refused any more when they come. What a pod holds of them
 // beyond its share counts against itself alone.
@@ -89,8 +89,12 @@ func (p *Part) add(n int64) {
 // there are.
 func (p *Part) Share(extra int64) int64 {
 	rest := p.of.size.Load() + extra - (p.of.within.Load() - p.within.Load()) // that no other pod has
-	return max(Generous*rest/(Generous+1), min(p.of.least, rest), 0)
+	return Fair(rest, p.of.least)
 }
+
+// Fair is how much one may hold of what nobody else has: Generous times what it leaves,
+// or least, if that is more and there.
+func Fair(rest, least int64) int64 { return max(Generous*rest/(Generous+1), min(least, rest), 0) }
 
 // Over reports that the pod holds more than Share.
 func (p *Part) Over(extra int64) bool { return p.held.Load() > p.Share(extra) }
