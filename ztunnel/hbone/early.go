@@ -4,6 +4,7 @@ package hbone
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -49,13 +50,16 @@ func newEarly(app *net.TCPConn) *early {
 // before the answer. Another tunnel is asked along with the request whether it is
 // alive, and gets them when it is. An app that waits for the other side to speak is
 // not waited for.
-func (e *early) follow(s *Stream) {
+func (e *early) follow(ctx context.Context, s *Stream) {
 	e.s, e.done = s, false
 	s.present(e.kept)
 	if e.wanted() {
 		e.send(false)
 	}
 	s.c.writer.run()
+	if e.wanted() { // and may have to be waited for
+		defer context.AfterFunc(ctx, func() { s.giveUp(context.Cause(ctx)) })()
+	}
 	for e.wanted() && s.proven() {
 		e.send(true)
 		s.c.writer.run()

@@ -280,9 +280,16 @@ func (s *Stream) result() error {
 // why it does not.
 func (s *Stream) await(ctx context.Context, patience time.Duration, first *early) error {
 	defer s.watch(patience).Stop()
-	defer context.AfterFunc(ctx, func() { s.giveUp(context.Cause(ctx)) })()
-	first.follow(s)
+	first.follow(ctx, s)
 	select {
+	case <-s.answered:
+		return nil
+	case <-s.done:
+		return s.result()
+	case <-ctx.Done():
+		s.giveUp(context.Cause(ctx))
+	}
+	select { // which of the two it was
 	case <-s.answered:
 		return nil
 	case <-s.done:
