@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/culvert-mesh/culvert/ztunnel/source"
 )
@@ -16,6 +17,9 @@ type health struct {
 	asking  map[source.Kind]string // why the API server does not tell
 	objects map[string]string      // what cannot be understood of an object
 	cidrs   string                 // what the mesh CIDRs lack
+
+	said   time.Time // when the log last had an object
+	unsaid int       // how many it did not have since
 }
 
 func newHealth() health {
@@ -89,6 +93,9 @@ func (s *Source) notServed(k *kind) {
 	}
 }
 
+// sayEvery bounds the log: whoever may write one object can write it all the time.
+const sayEvery = time.Second
+
 // say takes what is wrong with an object; mu is held.
 func (s *Source) say(k *kind, name source.Name, wrong string) {
 	object := string(k.Kind) + " " + name.String()
@@ -98,9 +105,13 @@ func (s *Source) say(k *kind, name source.Name, wrong string) {
 	}
 	s.health.objects[object] = wrong
 	s.stats.Failures++
-	s.options.Log.Error("an object is not understood; what it meant before stays in force, or else the strictest that it may mean",
-		logObject, object, logError, wrong)
 	s.options.OnError(fmt.Errorf("%s: %s", object, wrong))
+	if time.Since(s.health.said) < sayEvery {
+		s.health.unsaid++
+		return
+	}
+	s.options.Log.Error("an object is not understood", logObject, object, logError, wrong, logOmitted, s.health.unsaid)
+	s.health.said, s.health.unsaid = time.Now(), 0
 }
 
 // touch marks a change; mu is held.

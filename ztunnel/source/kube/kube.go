@@ -117,12 +117,11 @@ func (s *Source) Stats() source.Stats {
 func (s *Source) Run(ctx context.Context, sink source.Sink) error {
 	s.load()
 	// What client-go would log about watches, health says once.
-	watching, stop := context.WithCancel(klog.NewContext(ctx, klog.New(nil)))
-	var group sync.WaitGroup
-	defer group.Wait()
-	defer stop()
+	watching := klog.NewContext(ctx, klog.New(nil))
 	for _, k := range s.kinds {
-		group.Go(func() { k.reflector().RunWithContext(watching) })
+		// Their end is not waited for: between two attempts to list, client-go sleeps
+		// up to 20 s whatever ctx says, and a ztunnel that is replaced must not.
+		go k.reflector().RunWithContext(watching)
 	}
 	s.deliver(ctx, sink)
 	return nil

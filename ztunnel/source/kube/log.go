@@ -7,6 +7,7 @@ const (
 	logError     = "error"
 	logKind      = "kind"
 	logObject    = "object"
+	logOmitted   = "omitted"
 	logPath      = "path"
 	logServer    = "server"
 	logVersion   = "version"

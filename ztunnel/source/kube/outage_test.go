@@ -4,6 +4,7 @@ package kube
 
 import (
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -104,6 +105,21 @@ func TestAnAPIServerMayComeLaterThanWeDo(t *testing.T) {
 	server.start()
 	w.until("the first", meshed("web-1"))
 	w.says("")
+}
+
+// client-go sleeps long between attempts, and does not wake up for the end.
+func TestTheEndIsNotDelayedByAnAPIServerThatIsAway(t *testing.T) {
+	t.Parallel()
+	server := startServer(t)
+	server.stop()
+	w := start(t, options(server))
+	w.says("connection refused")
+	<-time.After(4 * time.Second) // until the pauses are long
+	began := time.Now()
+	w.stop()
+	if took := time.Since(began); took > time.Second {
+		t.Errorf("it took %v", took)
+	}
 }
 
 func TestOneKindThatMayNotBeReadHoldsBackTheFirstSnapshot(t *testing.T) {

@@ -4,8 +4,12 @@ package kube
 
 import (
 	"fmt"
+	"log/slog"
 	"net/netip"
+	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/culvert-mesh/culvert/ztunnel/source"
 	"github.com/culvert-mesh/culvert/ztunnel/source/kube/kubetest"
@@ -107,6 +111,43 @@ func TestAPolicyThatIsNotUnderstoodOpensNothingAndStopsNobodyElse(t *testing.T) 
 	server.Delete(custom(t, `{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: all, namespace: shop}}`))
 	w.until("the others went", inForce("new PERMISSIVE map[]\n"))
 	w.says("")
+}
+
+// Whoever may write one object must not fill the disk of every node.
+func TestObjectsThatAreNotUnderstoodDoNotFloodTheLog(t *testing.T) {
+	server := startServer(t)
+	server.Set(cluster(t)...)
+	o := options(server)
+	var log lines
+	o.Log = slog.New(slog.NewTextHandler(&log, nil))
+	w := start(t, o)
+	w.until("the first", anySnapshot)
+	began := time.Now()
+	for i := range 500 {
+		server.Set(namespace(t, "bank", fmt.Sprintf("culvert.dev/mesh: x%d", i)))
+	}
+	w.says(`"x499" means nothing`)
+	if n, most := log.count("an object is not understood"), 1+int(time.Since(began)/sayEvery); n == 0 || n > most {
+		t.Errorf("%d lines, want 1 to %d", n, most)
+	}
+}
+
+// lines is a log that can be read while it is written.
+type lines struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *lines) count(what string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Count(l.text.String(), what)
 }
 
 func TestALabelThatMeansNothingIsSaid(t *testing.T) {
