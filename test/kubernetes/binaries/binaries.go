@@ -209,13 +209,13 @@ func (p program) compile(cmd *exec.Cmd, out io.Writer, start time.Time) error {
 	if err := cmd.Start(); err != nil {
 		return err
 	}
-	var errors []string
+	var complaints []string
 	var packages int
 	told := start
 	for lines := bufio.NewScanner(said); lines.Scan(); {
 		line := lines.Text()
 		if strings.ContainsAny(line, " \t#") && !strings.HasPrefix(line, "go: downloading") {
-			errors = append(errors, line)
+			complaints = append(complaints, line)
 		}
 		packages++
 		if time.Since(told) > 30*time.Second {
@@ -224,7 +224,7 @@ func (p program) compile(cmd *exec.Cmd, out io.Writer, start time.Time) error {
 		}
 	}
 	if err := cmd.Wait(); err != nil {
-		return fmt.Errorf("build %s: %w\n%s", p.name, err, strings.Join(errors, "\n"))
+		return fmt.Errorf("build %s: %w\n%s", p.name, err, strings.Join(complaints, "\n"))
 	}
 	return nil
 }

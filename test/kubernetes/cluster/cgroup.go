@@ -191,7 +191,7 @@ func (c Config) runc() (string, error) {
 // controllers.
 func leaveRootCgroup() error {
 	const leaf = "/sys/fs/cgroup/machine"
-	if err := os.Mkdir(leaf, 0o755); err != nil {
+	if err := os.Mkdir(leaf, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
 	return os.WriteFile(filepath.Join(leaf, "cgroup.procs"), []byte("0"), 0)

@@ -42,7 +42,7 @@ type supervisor struct {
 	children *processes
 	started  time.Time
 	nodes    map[string]*machine
-	dead     chan *process // a program that ended while the cluster was starting
+	fail     context.CancelCauseFunc // ends the start
 }
 
 // machine is a node as the supervisor knows it.
@@ -58,9 +58,10 @@ func runSupervisor(c Config) error {
 	}
 	stay := make(chan struct{})
 	go dieUntold(stay)
-	s := &supervisor{config: c, started: time.Now(), nodes: make(map[string]*machine), dead: make(chan *process, 16)}
 	ctx, cancel := context.WithTimeout(context.Background(), startTime)
 	defer cancel()
+	ctx, fail := context.WithCancelCause(ctx)
+	s := &supervisor{config: c, started: time.Now(), nodes: make(map[string]*machine), fail: fail}
 	if err := s.start(ctx); err != nil {
 		return err
 	}
@@ -170,11 +171,13 @@ func (s *supervisor) run(name string, cmd *exec.Cmd) error {
 	return nil
 }
 
-// watch tells of a program's end, if that is while the cluster starts.
+// watch tells of a program's end, which none should have, and ends the start with it.
 func (s *supervisor) watch(child *process) {
 	go func() {
 		<-child.done
-		s.dead <- child
+		err := child.ended()
+		fmt.Fprintln(os.Stderr, err)
+		s.fail(err)
 	}()
 }
 
@@ -224,19 +227,8 @@ func (s *supervisor) joinNodes() error {
 	return nil
 }
 
-// await waits until done has no error, and says so; it gives up when a program has ended.
+// await waits until done has no error, and says so.
 func (s *supervisor) await(ctx context.Context, what string, done func() error) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	waited := make(chan struct{})
-	defer close(waited)
-	go func() {
-		select {
-		case child := <-s.dead:
-			cancel(child.ended())
-		case <-waited:
-		}
-	}()
 	if err := until(ctx, done); err != nil {
 		return fmt.Errorf("waited until %s: %w", what, err)
 	}
