@@ -122,14 +122,22 @@ func (r *running) mustKubectl(args ...string) string {
 	return out
 }
 
-// enter returns what a command prints on a node.
-func (r *running) enter(node string, command ...string) string {
-	r.t.Helper()
+// tryEnter returns what a command prints on a node.
+func (r *running) tryEnter(node string, command ...string) (string, error) {
 	out, err := exec.Command(program, append([]string{"enter", "-name", r.name, node}, command...)...).CombinedOutput()
 	if err != nil {
-		r.t.Fatalf("%s: %s: %v\n%s", node, strings.Join(command, " "), err, out)
+		return "", fmt.Errorf("%s: %s: %w\n%s", node, strings.Join(command, " "), err, out)
 	}
-	return strings.TrimSpace(string(out))
+	return strings.TrimSpace(string(out)), nil
+}
+
+func (r *running) enter(node string, command ...string) string {
+	r.t.Helper()
+	out, err := r.tryEnter(node, command...)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return out
 }
 
 // eventually asks again until done has no error, for a minute.

@@ -49,6 +49,17 @@ func TestPodsTalkAcrossNodesAndByServiceName(t *testing.T) {
 	}
 }
 
+func TestAPodsMemoryLimitIsInTheKernel(t *testing.T) {
+	c := useShared(t)
+	c.makeWeb() // whose pods are limited to 64 MiB
+	const find = `find /sys/fs/cgroup -path '*/kubepods*' \( -name memory.limit_in_bytes -o -name memory.max \) -exec grep -lx 67108864 {} +`
+	for _, node := range []string{"node1", "node2"} {
+		if got := c.enter(node, "sh", "-c", find); got == "" {
+			t.Errorf("no cgroup of a pod of %s has the limit", node)
+		}
+	}
+}
+
 // makeWeb makes the pods of testdata/web.yaml, and waits until they are ready.
 func (r *running) makeWeb() {
 	r.t.Helper()

@@ -80,7 +80,7 @@ func (c Config) nodeCgroup(node string) string { return "culvert-" + c.Name + "-
 func (c Config) joinCgroups(node string, all []hierarchy) error {
 	for _, h := range all {
 		dir := filepath.Join(h.Point, c.nodeCgroup(node))
-		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		if err := os.Mkdir(dir, 0o755); err != nil {
 			return fmt.Errorf("make a cgroup: %w", err)
 		}
 		if err := inheritCPUs(h, dir); err != nil {
@@ -114,23 +114,30 @@ func inheritCPUs(h hierarchy, dir string) error {
 	return os.WriteFile(filepath.Join(dir, "cgroup.clone_children"), []byte("1"), 0)
 }
 
-// removeCgroups removes the cgroups of all nodes. A cgroup can be removed a moment after
-// its last process is gone, so it tries for ten seconds.
+// removeCgroups removes the cgroups of all nodes.
 func (c Config) removeCgroups() error {
+	var errs []error
+	for _, n := range nodes {
+		errs = append(errs, c.removeNodeCgroups(n))
+	}
+	return errors.Join(errs...)
+}
+
+// removeNodeCgroups removes the cgroups of a node. A cgroup can be removed a moment after
+// its last process is gone, so it tries for ten seconds.
+func (c Config) removeNodeCgroups(n node) error {
 	all, err := hierarchies()
 	if err != nil {
 		return err
 	}
 	deadline := time.Now().Add(10 * time.Second)
 	for _, h := range all {
-		for _, n := range nodes {
-			dir := filepath.Join(h.Point, c.nodeCgroup(n.Name))
-			for err = removeTree(dir); err != nil && time.Now().Before(deadline); err = removeTree(dir) {
-				time.Sleep(50 * time.Millisecond)
-			}
-			if err != nil {
-				return err
-			}
+		dir := filepath.Join(h.Point, c.nodeCgroup(n.Name))
+		for err = removeTree(dir); err != nil && time.Now().Before(deadline); err = removeTree(dir) {
+			time.Sleep(50 * time.Millisecond)
+		}
+		if err != nil {
+			return err
 		}
 	}
 	return nil
@@ -191,7 +198,7 @@ func (c Config) runc() (string, error) {
 // controllers.
 func leaveRootCgroup() error {
 	const leaf = "/sys/fs/cgroup/machine"
-	if err := os.Mkdir(leaf, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := os.Mkdir(leaf, 0o755); err != nil {
 		return err
 	}
 	return os.WriteFile(filepath.Join(leaf, "cgroup.procs"), []byte("0"), 0)

@@ -16,6 +16,9 @@
 // with a veth to each node; nothing leads out of it but a relay from a port of this
 // machine's loopback to the API server, for kubectl.
 //
+// A program that ends is started again a second later, as systemd does on a machine. So is
+// a node: killing its pid 1 is switching the machine off and on.
+//
 // All mounts, network namespaces and processes belong to namespaces that begin with the
 // supervisor, so the kernel removes them when it dies, however it dies. What remains is
 // the cluster's directory and its cgroups: Down and the next Up remove both. A supervisor

@@ -60,17 +60,13 @@ func configureNode(n node) error {
 	return netlink.RouteAdd(&netlink.Route{Gw: controlPlane.AsSlice()})
 }
 
-// routePods leads each node's pods' addresses to it, from this netns and from the other
-// nodes: what a CNI daemon does. pids and pods are by node name.
-func routePods(pids map[string]int, pods map[string]netip.Prefix) error {
-	var errs []error
-	for _, to := range nodes {
-		route := &netlink.Route{Dst: ipNet(pods[to.Name]), Gw: to.Addr.AsSlice()}
-		errs = append(errs, netlink.RouteReplace(route))
-		for _, from := range nodes {
-			if from != to {
-				errs = append(errs, routeIn(pids[from.Name], route))
-			}
+// routePods routes from this netns to a node's pods, and from the node, whose first
+// process is pid, to all others': what a CNI daemon does. pods are the prefixes by node.
+func routePods(n node, pid int, pods map[string]netip.Prefix) error {
+	errs := []error{netlink.RouteReplace(&netlink.Route{Dst: ipNet(pods[n.Name]), Gw: n.Addr.AsSlice()})}
+	for _, other := range nodes {
+		if other != n {
+			errs = append(errs, routeIn(pid, &netlink.Route{Dst: ipNet(pods[other.Name]), Gw: other.Addr.AsSlice()}))
 		}
 	}
 	return errors.Join(errs...)

@@ -59,15 +59,16 @@ func runNode(c Config, name string) error {
 }
 
 // runPrograms runs containerd, and once there is an API server, the kubelet and
-// kube-proxy. It returns when one of them has ended, as none should.
+// kube-proxy, and goes on doing so.
 func runPrograms(n node, words *bufio.Scanner) error {
 	if err := os.Setenv("PATH", nodePath()); err != nil {
 		return err
 	}
 	children := newProcesses(func(name string) string { return filepath.Join("/var/log", name+".log") })
-	containerd, err := children.start("containerd",
-		exec.Command("containerd", "--config="+insideKubernetes+"/containerd.toml", "--log-level=warn"))
-	if err != nil {
+	run := func(name string, args ...string) error {
+		return children.keep(func() (*process, error) { return children.start(name, exec.Command(name, args...)) })
+	}
+	if err := run("containerd", "--config="+insideKubernetes+"/containerd.toml", "--log-level=warn"); err != nil {
 		return err
 	}
 	if err := importImages(children); err != nil {
@@ -76,25 +77,15 @@ func runPrograms(n node, words *bufio.Scanner) error {
 	if err := await(words, wordAPI); err != nil {
 		return err
 	}
-	kubelet, err := children.start("kubelet", exec.Command("kubelet",
-		"--config="+insideKubernetes+"/kubelet.yaml",
-		"--kubeconfig="+insideKubernetes+"/kubelet.kubeconfig",
-		"--hostname-override="+n.Name, "--node-ip="+n.Addr.String()))
+	err := errors.Join(
+		run("kubelet", "--config="+insideKubernetes+"/kubelet.yaml",
+			"--kubeconfig="+insideKubernetes+"/kubelet.kubeconfig",
+			"--hostname-override="+n.Name, "--node-ip="+n.Addr.String()),
+		run("kube-proxy", "--config="+insideKubernetes+"/proxy.yaml"))
 	if err != nil {
 		return err
 	}
-	proxy, err := children.start("kube-proxy", exec.Command("kube-proxy", "--config="+insideKubernetes+"/proxy.yaml"))
-	if err != nil {
-		return err
-	}
-	select {
-	case <-containerd.done:
-		return containerd.ended()
-	case <-kubelet.done:
-		return kubelet.ended()
-	case <-proxy.done:
-		return proxy.ended()
-	}
+	return children.restart()
 }
 
 // importImages imports all images of the node once containerd listens.

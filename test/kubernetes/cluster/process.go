@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -18,10 +19,20 @@ import (
 // processes starts and reaps the children of a pid 1. A pid 1 gets the orphans of its
 // pid namespace too, so one place must wait for all: exec.Cmd's Wait is not for it.
 type processes struct {
-	log func(name string) string // path of the log of the process of that name
+	log   func(name string) string // path of the log of the process of that name
+	ended chan ended               // what keep started and has ended
 
 	mu      sync.Mutex
 	running map[int]*process // guarded by mu
+}
+
+// program starts a process that is to run for as long as its machine does.
+type program func() (*process, error)
+
+// ended is a process that should not have ended, and how to start it again.
+type ended struct {
+	*process
+	again program
 }
 
 // process is a child. Its status may be read once done is closed.
@@ -35,7 +46,7 @@ type process struct {
 
 // newProcesses starts reaping, which ends with this process.
 func newProcesses(log func(name string) string) *processes {
-	p := &processes{log: log, running: make(map[int]*process)}
+	p := &processes{log: log, ended: make(chan ended), running: make(map[int]*process)}
 	died := make(chan os.Signal, 1)
 	signal.Notify(died, unix.SIGCHLD)
 	go func() {
@@ -92,13 +103,40 @@ func (p *processes) run(name string, cmd *exec.Cmd) error {
 	}
 	<-child.done
 	if child.status.ExitStatus() != 0 {
-		return child.ended()
+		return child.end()
 	}
 	return nil
 }
 
-// ended says how the process ended. It may be called once done is closed.
-func (c *process) ended() error {
+// keep starts a program and tells of its end.
+func (p *processes) keep(start program) error {
+	child, err := start()
+	if err != nil {
+		return err
+	}
+	go func() {
+		<-child.done
+		p.ended <- ended{child, start}
+	}()
+	return nil
+}
+
+// restart starts again what keep started and has ended, a second later, as systemd does
+// on a machine. It returns when that fails. Programs that must be started by one thread
+// are started by the caller's.
+func (p *processes) restart() error {
+	for e := range p.ended {
+		fmt.Fprintln(os.Stderr, e.end())
+		time.Sleep(time.Second)
+		if err := p.keep(e.again); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// end says how the process ended. It may be called once done is closed.
+func (c *process) end() error {
 	how := fmt.Sprintf("exit status %d", c.status.ExitStatus())
 	if c.status.Signaled() {
 		how = c.status.Signal().String()

@@ -8,12 +8,10 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -41,33 +39,23 @@ type supervisor struct {
 	api      *api
 	children *processes
 	started  time.Time
-	nodes    map[string]*machine
-	fail     context.CancelCauseFunc // ends the start
 }
 
-// machine is a node as the supervisor knows it.
-type machine struct {
-	*process
-	words io.Writer // to its standard input
-}
-
-// runSupervisor brings the cluster up, and runs it until it is killed.
+// runSupervisor brings the cluster up, and runs it until it is killed: the kernel ends
+// with it all that it started.
 func runSupervisor(c Config) error {
 	if err := holdAlive(filepath.Join(c.dir(), alive)); err != nil {
 		return err
 	}
 	stay := make(chan struct{})
 	go dieUntold(stay)
-	ctx, cancel := context.WithTimeout(context.Background(), startTime)
-	defer cancel()
-	ctx, fail := context.WithCancelCause(ctx)
-	s := &supervisor{config: c, started: time.Now(), nodes: make(map[string]*machine), fail: fail}
-	if err := s.start(ctx); err != nil {
+	s := &supervisor{config: c, started: time.Now(), children: newProcesses(c.log)}
+	if err := s.start(); err != nil {
 		return err
 	}
 	fmt.Println(wordReady)
 	<-stay
-	select {} // the kernel ends all that we started with us
+	return s.children.restart()
 }
 
 // dieUntold ends the supervisor when its standard input does, unless it was told to stay:
@@ -81,20 +69,38 @@ func dieUntold(stay chan<- struct{}) {
 	os.Exit(1)
 }
 
-// start makes the cluster, as fast as its parts allow: the nodes' containerds start, and
-// get their images, while the API server does.
-func (s *supervisor) start(ctx context.Context) error {
+// start brings the cluster up. It gives up when a program ends meanwhile.
+func (s *supervisor) start() error {
+	ctx, cancel := context.WithTimeout(context.Background(), startTime)
+	defer cancel()
+	ctx, fail := context.WithCancelCause(ctx)
+	started := make(chan struct{})
+	defer close(started)
+	go func() {
+		select {
+		case e := <-s.children.ended:
+			fail(e.end())
+		case <-started:
+		}
+	}()
 	if err := s.prepare(); err != nil {
 		return err
 	}
-	s.children = newProcesses(s.config.log)
-	for name, cmd := range map[string]*exec.Cmd{"etcd": s.config.etcd(), "kube-apiserver": s.config.apiserver()} {
-		if err := s.run(name, cmd); err != nil {
-			return err
-		}
+	if err := s.startPrograms(ctx); err != nil {
+		return err
+	}
+	return s.awaitReady(ctx)
+}
+
+// startPrograms starts all programs, as fast as they allow: the nodes' containerds start,
+// and get their images, while the API server does.
+func (s *supervisor) startPrograms(ctx context.Context) error {
+	c := s.config
+	if err := errors.Join(s.run("etcd", c.etcd), s.run("kube-apiserver", c.apiserver)); err != nil {
+		return err
 	}
 	for _, n := range nodes {
-		if err := s.startNode(n); err != nil {
+		if err := s.children.keep(func() (*process, error) { return s.boot(n) }); err != nil {
 			return err
 		}
 	}
@@ -102,18 +108,16 @@ func (s *supervisor) start(ctx context.Context) error {
 	if err := s.await(ctx, "the API server answers", s.api.ready); err != nil {
 		return err
 	}
-	for name, cmd := range map[string]*exec.Cmd{"kube-controller-manager": s.config.controllers(), "kube-scheduler": s.config.scheduler()} {
-		if err := s.run(name, cmd); err != nil {
-			return err
-		}
-	}
-	for _, machine := range s.nodes {
-		fmt.Fprintln(machine.words, wordAPI)
-	}
-	if err := s.await(ctx, "both nodes have registered", s.joinNodes); err != nil {
+	return errors.Join(s.run("kube-controller-manager", c.controllers), s.run("kube-scheduler", c.scheduler))
+}
+
+// awaitReady connects the pods' networks, starts CoreDNS, and waits until all is ready.
+func (s *supervisor) awaitReady(ctx context.Context) error {
+	if err := s.await(ctx, "both nodes have registered", s.connect); err != nil {
 		return err
 	}
-	if err := s.children.run("addons", s.config.kubectl("apply", "--filename="+filepath.Join(s.config.dir(), "addons.yaml"))); err != nil {
+	apply := s.config.kubectl("apply", "--filename="+filepath.Join(s.config.dir(), "addons.yaml"))
+	if err := s.children.run("addons", apply); err != nil {
 		return err
 	}
 	for _, n := range nodes {
@@ -161,62 +165,16 @@ func (s *supervisor) prepare() error {
 	return os.WriteFile(filepath.Join(c.dir(), "addons.yaml"), []byte(addons), 0o644)
 }
 
-// run starts a program of the control plane.
-func (s *supervisor) run(name string, cmd *exec.Cmd) error {
-	child, err := s.children.start(name, cmd)
-	if err != nil {
-		return err
-	}
-	s.watch(child)
-	return nil
+// run runs a program of the control plane.
+func (s *supervisor) run(name string, command func() *exec.Cmd) error {
+	return s.children.keep(func() (*process, error) { return s.children.start(name, command()) })
 }
 
-// watch tells of a program's end, which none should have, and ends the start with it.
-func (s *supervisor) watch(child *process) {
-	go func() {
-		<-child.done
-		err := child.ended()
-		fmt.Fprintln(os.Stderr, err)
-		s.fail(err)
-	}()
-}
-
-// startNode starts a node's pid 1 in namespaces of its own, and plugs it in.
-func (s *supervisor) startNode(n node) error {
-	cmd, err := s.config.command(roleNode, n.Name)
-	if err != nil {
-		return err
-	}
-	words, err := cmd.StdinPipe()
-	if err != nil {
-		return err
-	}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWNET |
-		unix.CLONE_NEWUTS | unix.CLONE_NEWIPC}
-	child, err := s.children.start(n.Name, cmd)
-	if err != nil {
-		return err
-	}
-	s.watch(child)
-	s.nodes[n.Name] = &machine{child, words}
-	if err := plugIn(n, child.pid); err != nil {
-		return err
-	}
-	_, err = fmt.Fprintln(words, wordNetwork)
-	return err
-}
-
-// joinNodes connects the nodes' pods, once the controllers have given each node a prefix.
-func (s *supervisor) joinNodes() error {
+// connect lets the nodes' CNI plugins give pods addresses, once the controllers have given
+// each node a prefix.
+func (s *supervisor) connect() error {
 	pods, err := s.api.podNetworks()
 	if err != nil {
-		return err
-	}
-	pids := make(map[string]int)
-	for name, machine := range s.nodes {
-		pids[name] = machine.pid
-	}
-	if err := routePods(pids, pods); err != nil {
 		return err
 	}
 	for _, n := range nodes {
