@@ -64,9 +64,10 @@ func (c *conn) stopAsking() {
 }
 
 // wentIdle reports that the tunnel ended before it was asked, and not by a
-// refusal: another may do.
+// refusal: another may do. One that had yet to say its first word may have been refused,
+// unless it was we who retired it.
 func (c *conn) wentIdle(err error) bool {
 	c.mu.Lock()
 	defer c.unlock()
-	return c.err != nil && c.settled && (errors.Is(err, ErrDrained) || errors.Is(err, errLost))
+	return c.err != nil && (errors.Is(err, ErrDrained) || c.settled && errors.Is(err, errLost))
 }

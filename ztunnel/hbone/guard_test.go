@@ -291,6 +291,21 @@ func TestGuardMovesWhenEitherEndRotates(t *testing.T) {
 	}
 }
 
+// Rotation fails nobody who waits for a tunnel's first sign of life.
+func TestARotationFailsNoGuardThatWaitsInATunnelThatHasSaidNothing(t *testing.T) {
+	inBubble(t, time.Hour, func(t *testing.T, b *bubble) {
+		connect := b.pool.connect
+		p := b.raw(true)
+		go io.Copy(io.Discard, p.conn) // shakes hands, and says no more
+		go func() {
+			pass(500 * time.Millisecond)
+			b.pool.connect = connect
+			b.pool.Retire(Rotated)
+		}()
+		b.guard().wantHeld(t)
+	})
+}
+
 // Law 3: a pod that leaves the mesh breaks nothing that is open.
 func TestListenerThatDrainsWaitsForGuards(t *testing.T) {
 	inBubble(t, time.Hour, func(t *testing.T, b *bubble) {
