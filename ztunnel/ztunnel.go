@@ -59,6 +59,7 @@ func Run(ctx context.Context, cfg Config) error {
 
 	// Who is there, and may we?
 	registry := workload.NewRegistry(cfg.MeshCIDRs)
+	registry.Node = cfg.NodeName
 	policies := policy.NewSet()
 	peers, budget := proxy.NewPeers(registry), proxy.NewBudget()
 	counts := metrics.New(metrics.Config{Version: version()})

@@ -123,7 +123,7 @@ func TestAPodsFormerAddressIsNotItself(t *testing.T) {
 	t.Cleanup(b.Tunnels.Close)
 	now := netip.MustParseAddr("127.0.1.4")
 	expectRefused(t, now, b.serve(now, Outbound{b.Pod}.Serve))
-	has(t, b.record(Identity), map[string]any{"path": "tunnel", "dst.hbone_addr": mesh.Services[3].Ports[0].Endpoints[0].String()})
+	has(t, b.record(Identity), map[string]any{"path": "tunnel", "dst.hbone_addr": mesh.Services[3].Ports[0].Endpoints[0].Addr.String()})
 	b.nobodyDialled()
 }
 

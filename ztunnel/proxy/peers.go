@@ -85,7 +85,7 @@ func (p *Peers) service(hostname string, addr netip.AddrPort) *workload.Service 
 	defer p.mu.Unlock()
 	s := p.hosts[hostname]
 	if s == nil || !slices.ContainsFunc(s.Ports, func(port workload.ServicePort) bool {
-		return slices.Contains(port.Endpoints, addr)
+		return slices.ContainsFunc(port.Endpoints, func(e workload.Endpoint) bool { return e.Addr == addr })
 	}) {
 		return nil
 	}

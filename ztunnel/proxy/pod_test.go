@@ -47,7 +47,11 @@ func pod(name string, addr netip.Addr, meshed bool) workload.Workload {
 	}
 }
 
-func service(name string, vip netip.AddrPort, endpoints ...netip.AddrPort) workload.Service {
+func service(name string, vip netip.AddrPort, addrs ...netip.AddrPort) workload.Service {
+	var endpoints []workload.Endpoint
+	for _, addr := range addrs {
+		endpoints = append(endpoints, workload.Endpoint{Addr: addr})
+	}
 	return workload.Service{
 		Namespace: "shop", Name: name, VIPs: []netip.Addr{vip.Addr()},
 		Ports: []workload.ServicePort{{Name: "tcp", Port: vip.Port(), Endpoints: endpoints}},

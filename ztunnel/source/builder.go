@@ -127,7 +127,7 @@ func (b *Builder) Set(o Object) error {
 		in, _ := meshed(o.Labels, nil, b.options)
 		b.setNamespace(name.Name, workload.Namespace{Meshed: in, Labels: o.Labels})
 	case *corev1.Node:
-		b.nodes.setNode(name.Name, ownAddrs(o))
+		b.nodes.setNode(name.Name, ownAddrs(o), o.Labels[corev1.LabelTopologyZone])
 		b.cidrs.addTexts(o.Spec.PodCIDR)
 		b.cidrs.addTexts(o.Spec.PodCIDRs...)
 	case *corev1.Pod:
@@ -157,7 +157,7 @@ func (b *Builder) Delete(kind Kind, name Name) {
 		delete(b.namespaces, name.Name)
 		b.joinNamespace(name.Name)
 	case KindNode:
-		b.nodes.setNode(name.Name, nil)
+		b.nodes.setNode(name.Name, nil, "")
 	case KindPod:
 		b.deletePod(name)
 	case KindRuntimeClass:

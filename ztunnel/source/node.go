@@ -17,20 +17,25 @@ import (
 type nodes struct {
 	told    map[string]map[netip.Addr]int
 	own     map[string][]netip.Addr // what the Node objects tell
+	zones   map[string]string       // what they are labelled with
 	changed bool
 	list    []workload.Node // sorted; of before changed
 }
 
 func newNodes() nodes {
-	return nodes{told: map[string]map[netip.Addr]int{}, own: map[string][]netip.Addr{}}
+	return nodes{told: map[string]map[netip.Addr]int{}, own: map[string][]netip.Addr{}, zones: map[string]string{}}
 }
 
 // setNode takes what a Node object tells; nil: it is gone.
-func (n *nodes) setNode(name string, addrs []netip.Addr) {
+func (n *nodes) setNode(name string, addrs []netip.Addr, zone string) {
 	n.add(name, addrs)
 	n.remove(name, n.own[name])
 	if n.own[name] = addrs; addrs == nil {
 		delete(n.own, name)
+	}
+	n.changed = n.changed || n.zones[name] != zone
+	if n.zones[name] = zone; zone == "" {
+		delete(n.zones, name)
 	}
 }
 
@@ -60,9 +65,11 @@ func (n *nodes) remove(name string, addrs []netip.Addr) {
 func (n *nodes) sorted() []workload.Node {
 	if n.changed {
 		n.changed, n.list = false, nil
-		for _, name := range sortedKeys(n.told) {
+		names := slices.Concat(sortedKeys(n.told), sortedKeys(n.zones))
+		slices.Sort(names)
+		for _, name := range slices.Compact(names) {
 			addrs := slices.SortedFunc(maps.Keys(n.told[name]), netip.Addr.Compare)
-			n.list = append(n.list, workload.Node{Name: name, Addrs: addrs})
+			n.list = append(n.list, workload.Node{Name: name, Zone: n.zones[name], Addrs: addrs})
 		}
 	}
 	return slices.Clone(n.list)

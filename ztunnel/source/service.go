@@ -17,7 +17,7 @@ import (
 
 // backend is one address behind a service port, before readiness is applied.
 type backend struct {
-	addr                        netip.AddrPort
+	workload.Endpoint
 	ready, serving, terminating bool
 }
 
@@ -52,6 +52,8 @@ func addresses(svc *corev1.Service) workload.Service {
 		Namespace: svc.Namespace, Name: svc.Name, Created: svc.CreationTimestamp.Time,
 		Headless: svc.Spec.ClusterIP == corev1.ClusterIPNone,
 		Local:    svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal,
+
+		InternalLocal: deref(svc.Spec.InternalTrafficPolicy, "") == corev1.ServiceInternalTrafficPolicyLocal,
 	}
 	if !s.Headless {
 		s.VIPs = parseAddrs(append([]string{svc.Spec.ClusterIP}, svc.Spec.ClusterIPs...))
@@ -87,16 +89,31 @@ func fromSlices(behind map[string]*discoveryv1.EndpointSlice, portName string) [
 				// A condition that is absent counts as its usual state.
 				ready := deref(e.Conditions.Ready, true)
 				b := backend{
+					Endpoint:    workload.Endpoint{Node: deref(e.NodeName, ""), Hints: hints(e.Hints)},
 					ready:       ready,
 					serving:     deref(e.Conditions.Serving, ready),
 					terminating: deref(e.Conditions.Terminating, false),
 				}
 				for _, addr := range parseAddrs(e.Addresses) {
-					b.addr = netip.AddrPortFrom(addr, number)
+					b.Addr = netip.AddrPortFrom(addr, number)
 					out = append(out, b)
 				}
 			}
 		}
+	}
+	return out
+}
+
+func hints(h *discoveryv1.EndpointHints) *workload.Hints {
+	if h == nil {
+		return nil
+	}
+	out := &workload.Hints{}
+	for _, node := range h.ForNodes {
+		out.Nodes = append(out.Nodes, node.Name)
+	}
+	for _, zone := range h.ForZones {
+		out.Zones = append(out.Zones, zone.Name)
 	}
 	return out
 }
@@ -116,37 +133,35 @@ func (p *pods) fromPods(svc *corev1.Service, port corev1.ServicePort) []backend 
 		}
 		for _, addr := range w.Addrs {
 			out = append(out, backend{
-				addr:  netip.AddrPortFrom(addr, number),
-				ready: w.Ready, serving: e.serving, terminating: e.terminating,
+				Endpoint: workload.Endpoint{Addr: netip.AddrPortFrom(addr, number), Node: w.Node},
+				ready:    w.Ready, serving: e.serving, terminating: e.terminating,
 			})
 		}
 	}
 	return out
 }
 
-// usable applies readiness. If nothing is ready, those which are on their way
-// out and still serve are better than nobody, as in kube-proxy; each family
-// decides for itself, since a client has only one.
-func usable(backends []backend, publishNotReady bool) []netip.AddrPort {
-	var out []netip.AddrPort
-	for _, v4 := range []bool{true, false} {
-		var ready, leaving []netip.AddrPort
-		for _, b := range backends {
-			switch {
-			case b.addr.Addr().Is4() != v4:
-			case b.ready || publishNotReady:
-				ready = append(ready, b.addr)
-			case b.serving && b.terminating:
-				leaving = append(leaving, b.addr)
-			}
+// usable leaves out those that never get connections. Which of the others do
+// depends on who else is there, and on the node: that is for the Registry.
+func usable(backends []backend, publishNotReady bool) []workload.Endpoint {
+	var out []workload.Endpoint
+	for _, b := range backends {
+		b.Leaving = !b.ready && !publishNotReady
+		if !b.Leaving || b.serving && b.terminating {
+			out = append(out, b.Endpoint)
 		}
-		if len(ready) == 0 {
-			ready = leaving
-		}
-		out = append(out, ready...)
 	}
-	slices.SortFunc(out, netip.AddrPort.Compare)
-	return slices.Compact(out) // an endpoint may move between slices and be in both
+	// An endpoint may move between slices and be in both: it is ready if one says so.
+	slices.SortFunc(out, func(a, b workload.Endpoint) int {
+		if c := a.Addr.Compare(b.Addr); c != 0 || a.Leaving == b.Leaving {
+			return c
+		}
+		if b.Leaving {
+			return -1
+		}
+		return 1
+	})
+	return slices.CompactFunc(out, func(a, b workload.Endpoint) bool { return a.Addr == b.Addr })
 }
 
 // targetPort resolves a service port on one pod; pods may give a name

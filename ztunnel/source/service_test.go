@@ -4,11 +4,14 @@ package source
 
 import (
 	"fmt"
+	"net/netip"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+
+	"github.com/culvert-mesh/culvert/ztunnel/workload"
 )
 
 const webService = `
@@ -23,7 +26,8 @@ spec:
   - {name: dns, port: 53, protocol: UDP}
 `
 
-// endpoints shows a snapshot's only service as "name: addresses".
+// endpoints shows a snapshot's only service as "name: addresses", a ! after those
+// that are on their way out.
 func endpoints(t *testing.T, o Objects) map[string]string {
 	t.Helper()
 	s := mustBuild(t, o)
@@ -32,7 +36,15 @@ func endpoints(t *testing.T, o Objects) map[string]string {
 	}
 	out := map[string]string{}
 	for _, p := range s.Mesh.Services[0].Ports {
-		out[fmt.Sprintf("%s %d", p.Name, p.Port)] = fmt.Sprint(p.Endpoints)
+		addrs := []string{}
+		for _, e := range p.Endpoints {
+			addr := e.Addr.String()
+			if e.Leaving {
+				addr += "!"
+			}
+			addrs = append(addrs, addr)
+		}
+		out[fmt.Sprintf("%s %d", p.Name, p.Port)] = fmt.Sprint(addrs)
 	}
 	return out
 }
@@ -83,19 +95,15 @@ func TestASnapshotOfPodsPublishesUnreadyOnesWhenTheServiceSaysSo(t *testing.T) {
 	}
 }
 
-func TestPodsOnTheirWayOutServeOnlyIfNobodyElseDoes(t *testing.T) {
+func TestPodsOnTheirWayOutAreToldAsSuchWhileTheyServe(t *testing.T) {
 	svc := parse[corev1.Service](t, webService)
 	leaving := webPod(t, "leaving", "10.1.0.13", `, conditions: [{type: Ready, status: "True"}]`)
 	leaving.DeletionTimestamp = &leaving.CreationTimestamp
 	broken := webPod(t, "broken", "10.1.0.14", `, conditions: [{type: Ready, status: "False"}]`)
 	broken.DeletionTimestamp = &broken.CreationTimestamp
-	alone := Objects{Services: []*corev1.Service{svc}, Pods: []*corev1.Pod{leaving, broken}}
-	if got, want := endpoints(t, alone)["http 80"], "[10.1.0.13:8013 [fd00::13]:8013]"; got != want {
-		t.Errorf("alone: %s, want %s", got, want)
-	}
-	alone.Pods = append(alone.Pods, webPod(t, "staying", "10.1.0.15", ""))
-	if got, want := endpoints(t, alone)["http 80"], "[10.1.0.15:8015 [fd00::15]:8015]"; got != want {
-		t.Errorf("with another: %s, want %s", got, want)
+	objects := Objects{Services: []*corev1.Service{svc}, Pods: []*corev1.Pod{leaving, broken, webPod(t, "staying", "10.1.0.15", "")}}
+	if got, want := endpoints(t, objects)["http 80"], "[10.1.0.13:8013! 10.1.0.15:8015 [fd00::13]:8013! [fd00::15]:8015]"; got != want {
+		t.Errorf("endpoints %s, want %s", got, want)
 	}
 }
 
@@ -142,8 +150,8 @@ endpoints: [{addresses: [10.1.0.32]}]`),
 		},
 	})
 	want := map[string]string{
-		"http 80":  "[10.1.0.21:8080 10.1.0.22:8080 10.1.0.25:8081 [fd00::24]:8080]",
-		"admin 81": "[10.1.0.21:9090 10.1.0.22:9090]",
+		"http 80":  "[10.1.0.21:8080 10.1.0.22:8080 10.1.0.24:8080! 10.1.0.25:8081 [fd00::24]:8080!]",
+		"admin 81": "[10.1.0.21:9090 10.1.0.22:9090 10.1.0.24:9090!]",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
@@ -214,5 +222,33 @@ func TestATargetPortThatIsNotSaidIsThePort(t *testing.T) {
 	got := endpoints(t, Objects{Services: []*corev1.Service{svc}, Pods: []*corev1.Pod{webPod(t, "a", "10.1.0.11", "")}})
 	if got[" 8080"] != "[10.1.0.11:8080 [fd00::11]:8080]" {
 		t.Errorf("endpoints %v", got)
+	}
+}
+
+// What hints say is kept as it is said: who follows them knows the node.
+func TestSlicesSayWhereEndpointsAreAndForWhom(t *testing.T) {
+	svc := parse[corev1.Service](t, webService)
+	local := corev1.ServiceInternalTrafficPolicyLocal
+	svc.Spec.InternalTrafficPolicy = &local
+	s := mustBuild(t, Objects{Services: []*corev1.Service{svc}, EndpointSlices: []*discoveryv1.EndpointSlice{slice(t, `
+metadata: {name: web-1, namespace: shop, labels: {kubernetes.io/service-name: web}}
+addressType: IPv4
+ports: [{name: http, port: 8080}]
+endpoints:
+- {addresses: [10.1.0.21], nodeName: node-1, zone: east, hints: {forNodes: [{name: node-1}], forZones: [{name: east}, {name: west}]}}
+- {addresses: [10.1.0.22], nodeName: node-2, conditions: {ready: false, serving: true, terminating: true}}
+- {addresses: [10.1.0.23]}`), slice(t, `
+metadata: {name: web-2, namespace: shop, labels: {kubernetes.io/service-name: web}}
+addressType: IPv4
+ports: [{name: http, port: 8080}]
+endpoints: [{addresses: [10.1.0.22], nodeName: node-2}, {addresses: [10.1.0.23], conditions: {ready: false, serving: true, terminating: true}}]`)}}).Mesh.Services[0]
+	want := []workload.Endpoint{
+		{Addr: netip.MustParseAddrPort("10.1.0.21:8080"), Node: "node-1",
+			Hints: &workload.Hints{Nodes: []string{"node-1"}, Zones: []string{"east", "west"}}},
+		{Addr: netip.MustParseAddrPort("10.1.0.22:8080"), Node: "node-2"}, // ready by one of two slices
+		{Addr: netip.MustParseAddrPort("10.1.0.23:8080")},
+	}
+	if diff := cmp.Diff(want, s.Ports[0].Endpoints, values); diff != "" || !s.InternalLocal {
+		t.Errorf("internalTrafficPolicy Local: %v\n%s", s.InternalLocal, diff)
 	}
 }

@@ -12,6 +12,7 @@ import (
 // buildIndex returned.
 type index struct {
 	mesh    Mesh
+	here    place
 	byUID   map[string]*Workload
 	byAddr  map[netip.Addr]*Workload
 	byNode  map[string][]*Workload
@@ -20,7 +21,7 @@ type index struct {
 	changed chan struct{} // closed once this index is no longer in force
 
 	nodes     map[netip.Addr]string // names, by address
-	hostPorts map[netip.AddrPort]endpoint
+	hostPorts map[netip.AddrPort]hostPort
 	nodePorts map[uint16]*nodePort
 }
 
@@ -33,21 +34,19 @@ type virtual struct {
 
 type virtualPort struct {
 	service   *Service
-	endpoints []endpoint
+	endpoints []endpoint // for connections from here
+	elsewhere int        // how many there are on other nodes, if that keeps them out
 }
 
-type endpoint struct {
-	addr netip.AddrPort
-	peer *Workload // nil: nobody of the mesh
-}
-
-// buildIndex arranges a snapshot; inside says whether an address must be known.
-func buildIndex(mesh Mesh, inside func(netip.Addr) bool) *index {
+// buildIndex arranges a snapshot for the pods of a node; inside says whether an
+// address must be known.
+func buildIndex(mesh Mesh, node string, inside func(netip.Addr) bool) *index {
 	if slices.ContainsFunc(mesh.Workloads, Workload.probesOthers) {
 		mesh.Workloads = slices.Clone(mesh.Workloads) // takeProbes writes to them
 	}
 	idx := &index{
 		mesh:    mesh,
+		here:    place{node: node},
 		byUID:   make(map[string]*Workload, len(mesh.Workloads)),
 		byAddr:  make(map[netip.Addr]*Workload, len(mesh.Workloads)),
 		byNode:  map[string][]*Workload{},
@@ -55,7 +54,7 @@ func buildIndex(mesh Mesh, inside func(netip.Addr) bool) *index {
 		lbs:     map[netip.Addr]*virtual{},
 		changed: make(chan struct{}),
 
-		nodes: map[netip.Addr]string{}, hostPorts: map[netip.AddrPort]endpoint{}, nodePorts: map[uint16]*nodePort{},
+		nodes: map[netip.Addr]string{}, hostPorts: map[netip.AddrPort]hostPort{}, nodePorts: map[uint16]*nodePort{},
 	}
 	for i := range mesh.Workloads {
 		idx.addWorkload(&mesh.Workloads[i])
@@ -119,9 +118,7 @@ func supersedes(w, old *Workload) bool {
 	return newer(w, old)
 }
 
-// addService needs all workloads and nodes added. Endpoints that a client could
-// not resolve by their own address are left out: a stale slice must not draw
-// connections which would all be refused.
+// addService needs all workloads and nodes added.
 func (idx *index) addService(s *Service, addrs []netip.Addr, into map[netip.Addr]*virtual, shared bool, inside func(netip.Addr) bool) {
 	for _, vip := range addrs {
 		vip = vip.Unmap()
@@ -135,10 +132,23 @@ func (idx *index) addService(s *Service, addrs []netip.Addr, into map[netip.Addr
 		}
 		for _, port := range s.Ports {
 			if _, taken := v.ports[port.Port]; !taken {
-				v.ports[port.Port] = virtualPort{s, idx.endpoints(port.Endpoints, vip.Is4(), inside)}
+				v.ports[port.Port] = idx.virtualPort(s, idx.endpoints(port.Endpoints, vip.Is4(), inside), shared)
 			}
 		}
 	}
+}
+
+// virtualPort applies traffic policies. That for external traffic has no say over a
+// load balancer's address here: kube-proxy, too, gives pods all endpoints there.
+func (idx *index) virtualPort(s *Service, all []endpoint, loadBalancer bool) virtualPort {
+	if !s.InternalLocal || loadBalancer {
+		return virtualPort{service: s, endpoints: clusterEndpoints(all, idx.here)}
+	}
+	local := localEndpoints(all, idx.here.node)
+	if len(local) == 0 {
+		return virtualPort{service: s, elsewhere: len(all)}
+	}
+	return virtualPort{service: s, endpoints: local}
 }
 
 // at is the service that addr leads to, nil if it leads to none. A pod's own
@@ -153,19 +163,22 @@ func (idx *index) at(addr netip.Addr) *virtual {
 	return idx.lbs[addr]
 }
 
-func (idx *index) endpoints(addrs []netip.AddrPort, v4 bool, inside func(netip.Addr) bool) []endpoint {
+// endpoints are those of one family. One that a client could not resolve by its own
+// address is left out: a stale slice must not draw connections which would all be
+// refused.
+func (idx *index) endpoints(all []Endpoint, v4 bool, inside func(netip.Addr) bool) []endpoint {
 	var out []endpoint
-	for _, ap := range addrs {
-		ap = netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
-		if ap.Addr().Is4() != v4 {
+	for i := range all {
+		addr := all[i].Addr.Addr()
+		if addr.Is4() != v4 {
 			continue
 		}
-		peer := idx.byAddr[ap.Addr()]
-		_, node := idx.nodes[ap.Addr()]
-		if peer == nil && !node && inside(ap.Addr()) {
+		peer := idx.byAddr[addr]
+		_, node := idx.nodes[addr]
+		if peer == nil && !node && inside(addr) {
 			continue
 		}
-		out = append(out, endpoint{addr: ap, peer: peer})
+		out = append(out, endpoint{all[i].Addr, peer, &all[i]})
 	}
 	return out
 }

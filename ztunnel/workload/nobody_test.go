@@ -15,10 +15,10 @@ func TestServicesWithNobodyReadyAreListedByFamilyAndPort(t *testing.T) {
 		VIPs:            []netip.Addr{addr("10.96.0.1"), addr("fd00:96::1")},
 		LoadBalancerIPs: []netip.Addr{addr("203.0.113.1"), addr("10.1.0.2")}, // the second is a pod's
 		Ports: []ServicePort{
-			{Name: "both", Port: 80, Endpoints: []netip.AddrPort{ap("10.1.0.2:8080"), ap("[fd00::2]:8080")}},
-			{Name: "four", Port: 81, Endpoints: []netip.AddrPort{ap("10.1.0.2:8080")}},
+			{Name: "both", Port: 80, Endpoints: ready("10.1.0.2:8080", "[fd00::2]:8080")},
+			{Name: "four", Port: 81, Endpoints: ready("10.1.0.2:8080")},
 			{Name: "none", Port: 82},
-			{Name: "stale", Port: 83, Endpoints: []netip.AddrPort{ap("10.9.9.9:8080")}},
+			{Name: "stale", Port: 83, Endpoints: ready("10.9.9.9:8080")},
 		},
 	}
 	headless := Service{Namespace: "shop", Name: "headless", Headless: true, Ports: []ServicePort{{Port: 80}}}

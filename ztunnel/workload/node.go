@@ -12,6 +12,7 @@ import (
 // ports of services and pods, is not in the mesh.
 type Node struct {
 	Name  string // empty: not known
+	Zone  string // empty: it is in none
 	Addrs []netip.Addr
 }
 
@@ -22,15 +23,24 @@ type HostPort struct {
 	To   uint16     // of the pod
 }
 
+// hostPort is the pod that a port of its node leads to.
+type hostPort struct {
+	addr netip.AddrPort
+	peer *Workload
+}
+
 // nodePort is what a port of every node leads to.
 type nodePort struct {
 	service   *Service
-	four, six []endpoint
+	four, six []endpoint // of Service.Local: all; else those for connections from here
 }
 
 // addNodes needs all workloads added.
 func (idx *index) addNodes() {
 	for _, n := range idx.mesh.Nodes {
+		if n.Name == idx.here.node {
+			idx.here.zone = n.Zone
+		}
 		for _, addr := range n.Addrs {
 			idx.addNode(addr, n.Name)
 		}
@@ -71,7 +81,7 @@ func (idx *index) addHostPort(w *Workload, p HostPort, node []netip.Addr) {
 			}
 			from := netip.AddrPortFrom(at, p.Port)
 			if old, taken := idx.hostPorts[from]; !taken || supersedes(w, old.peer) {
-				idx.hostPorts[from] = endpoint{addr: netip.AddrPortFrom(own, p.To), peer: w}
+				idx.hostPorts[from] = hostPort{addr: netip.AddrPortFrom(own, p.To), peer: w}
 			}
 			break
 		}
@@ -85,9 +95,11 @@ func (idx *index) addNodePorts(s *Service, inside func(netip.Addr) bool) {
 		if _, taken := idx.nodePorts[port.NodePort]; port.NodePort == 0 || taken {
 			continue
 		}
-		idx.nodePorts[port.NodePort] = &nodePort{
-			service: s, four: idx.endpoints(port.Endpoints, true, inside), six: idx.endpoints(port.Endpoints, false, inside),
+		p := &nodePort{s, idx.endpoints(port.Endpoints, true, inside), idx.endpoints(port.Endpoints, false, inside)}
+		if !s.Local {
+			p.four, p.six = clusterEndpoints(p.four, idx.here), clusterEndpoints(p.six, idx.here)
 		}
+		idx.nodePorts[port.NodePort] = p
 	}
 }
 
@@ -106,23 +118,13 @@ func (idx *index) atNode(name string, dst netip.AddrPort) (Destination, error) {
 		endpoints = p.four
 	}
 	if p.service.Local {
-		endpoints = onNode(endpoints, name)
+		endpoints = localEndpoints(endpoints, name)
 	}
 	if len(endpoints) == 0 {
 		return Destination{}, fmt.Errorf("%w: no ready pod behind node port %v of service %s/%s",
 			ErrNoEndpoint, dst, p.service.Namespace, p.service.Name)
 	}
 	return idx.among(endpoints, p.service), nil
-}
-
-// onNode are the endpoints that are pods of a node.
-func onNode(endpoints []endpoint, name string) (local []endpoint) {
-	for _, e := range endpoints {
-		if e.peer != nil && e.peer.Node == name && name != "" {
-			local = append(local, e)
-		}
-	}
-	return local
 }
 
 // among chooses one of the endpoints of a service at random.

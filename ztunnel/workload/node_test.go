@@ -17,7 +17,7 @@ func town() Mesh {
 		{Addr: addr("0.0.0.0"), Port: 82, To: 8082},
 		{Addr: addr("192.168.0.9"), Port: 83, To: 8083}, // of no node
 	}
-	endpoints := []netip.AddrPort{ap("10.1.0.2:8080"), ap("10.1.0.3:8080"), ap("[fd00::3]:8080")}
+	endpoints := ready("10.1.0.2:8080", "10.1.0.3:8080", "[fd00::3]:8080")
 	return Mesh{
 		Workloads: []Workload{a, b},
 		Nodes: []Node{

@@ -24,6 +24,10 @@ var (
 // Registry answers who is at an address. Readers load one immutable index;
 // there is no lock, and nothing is called while the index is exchanged.
 type Registry struct {
+	// Node is the one whose pods ask: traffic policies and hints depend on it.
+	// Set it before the first Replace. Empty: no endpoint is on the same node.
+	Node string
+
 	meshCIDRs []netip.Prefix
 	index     atomic.Pointer[index]
 
@@ -51,7 +55,7 @@ func (r *Registry) Replace(mesh Mesh) {
 	old := r.index.Load()
 	keepMembership(mesh.Workloads, old)
 	mesh.CIDRs = keepCIDRs(mesh.CIDRs, old.mesh.CIDRs)
-	r.index.Store(buildIndex(mesh, func(addr netip.Addr) bool { return r.inside(mesh.CIDRs, addr) }))
+	r.index.Store(buildIndex(mesh, r.Node, func(addr netip.Addr) bool { return r.inside(mesh.CIDRs, addr) }))
 	r.syncOnce.Do(func() { close(r.synced) })
 	// Last: who wakes up finds the new index.
 	close(old.changed)
@@ -207,6 +211,10 @@ func (idx *index) pick(v *virtual, dst netip.AddrPort) (Destination, error) {
 		return Destination{}, fmt.Errorf("%w: service %s/%s has no TCP port %d",
 			ErrNoEndpoint, v.service.Namespace, v.service.Name, dst.Port())
 	}
+	if port.elsewhere > 0 {
+		return Destination{}, fmt.Errorf("%w: service %s/%s has internalTrafficPolicy Local and nobody on node %s, but %d elsewhere",
+			ErrNoEndpoint, port.service.Namespace, port.service.Name, idx.here.node, port.elsewhere)
+	}
 	if len(port.endpoints) == 0 {
 		return Destination{}, fmt.Errorf("%w: no ready pod behind %v of service %s/%s",
 			ErrNoEndpoint, dst, port.service.Namespace, port.service.Name)
@@ -221,7 +229,8 @@ func (v *virtual) has(port uint16) bool {
 
 // Nobody returns the addresses and ports of services that have nobody ready,
 // sorted. A connect to one of them can be refused at once. Node ports are not
-// among them: they would be as many as nodes times services.
+// among them: they would be as many as nodes times services. Nor are services
+// that have somebody elsewhere: that is refused with its reason in a record.
 func (r *Registry) Nobody() []netip.AddrPort {
 	idx := r.index.Load()
 	var out []netip.AddrPort
@@ -231,7 +240,7 @@ func (r *Registry) Nobody() []netip.AddrPort {
 				continue // it is somebody else's first
 			}
 			for number, port := range v.ports {
-				if len(port.endpoints) == 0 {
+				if len(port.endpoints) == 0 && port.elsewhere == 0 {
 					out = append(out, netip.AddrPortFrom(addr, number))
 				}
 			}

@@ -37,6 +37,13 @@ func pod(name, uid string, addrs ...string) Workload {
 	return w
 }
 
+func ready(addrs ...string) (out []Endpoint) {
+	for _, a := range addrs {
+		out = append(out, Endpoint{Addr: ap(a)})
+	}
+	return out
+}
+
 func registry(t *testing.T, mesh Mesh) *Registry {
 	t.Helper()
 	r := NewRegistry([]netip.Prefix{prefix("10.0.0.0/8"), prefix("fd00::/16")})
@@ -148,9 +155,7 @@ func shop() Mesh {
 			Namespace: "shop", Name: "web", VIPs: []netip.Addr{addr("10.96.0.5"), addr("fd00:96::5")},
 			LoadBalancerIPs: []netip.Addr{addr("203.0.113.5")},
 			Ports: []ServicePort{
-				{Name: "http", Port: 80, Endpoints: []netip.AddrPort{
-					ap("10.1.0.2:8080"), ap("10.1.0.3:8081"), ap("[fd00::2]:8080"), ap("[fd00::3]:8081"),
-				}},
+				{Name: "http", Port: 80, Endpoints: ready("10.1.0.2:8080", "10.1.0.3:8081", "[fd00::2]:8080", "[fd00::3]:8081")},
 				{Name: "admin", Port: 81},
 			},
 		}},
@@ -213,9 +218,9 @@ func TestEndpointsOutsideTheMeshPassThrough(t *testing.T) {
 		Workloads: []Workload{node},
 		Services: []Service{
 			{Namespace: "default", Name: "kubernetes", VIPs: []netip.Addr{addr("10.96.0.1")},
-				Ports: []ServicePort{{Port: 443, Endpoints: []netip.AddrPort{ap("10.200.0.1:6443")}}}},
+				Ports: []ServicePort{{Port: 443, Endpoints: ready("10.200.0.1:6443")}}},
 			{Namespace: "shop", Name: "db", VIPs: []netip.Addr{addr("10.96.0.2")},
-				Ports: []ServicePort{{Port: 5432, Endpoints: []netip.AddrPort{ap("192.0.2.7:5432")}}}},
+				Ports: []ServicePort{{Port: 5432, Endpoints: ready("192.0.2.7:5432")}}},
 		},
 	})
 	for dst, target := range map[string]string{"10.96.0.1:443": "10.200.0.1:6443", "10.96.0.2:5432": "192.0.2.7:5432"} {
@@ -352,7 +357,7 @@ func TestAClaimedUIDNeverBeatsAnother(t *testing.T) {
 func TestTheOldestServiceKeepsADisputedAddress(t *testing.T) {
 	at := func(name string, sec int64) Service {
 		return Service{Namespace: "shop", Name: name, Created: time.Unix(sec, 0), VIPs: []netip.Addr{addr("10.96.0.5")},
-			Ports: []ServicePort{{Port: 80, Endpoints: []netip.AddrPort{ap("192.0.2.1:80")}}}}
+			Ports: []ServicePort{{Port: 80, Endpoints: ready("192.0.2.1:80")}}}
 	}
 	for _, order := range [][]Service{{at("first", 1), at("thief", 2)}, {at("thief", 2), at("first", 1)}} {
 		if d := resolve(t, registry(t, Mesh{Services: order}), "10.96.0.5:80"); d.Service.Name != "first" {
@@ -365,7 +370,7 @@ func TestALoadBalancerAddressNeverHidesAPodOrAnotherServicesClusterIP(t *testing
 	mesh := shop()
 	mesh.Services = append(mesh.Services, Service{Namespace: "evil", Name: "thief",
 		LoadBalancerIPs: []netip.Addr{addr("10.1.0.2"), addr("10.96.0.5")},
-		Ports:           []ServicePort{{Port: 80, Endpoints: []netip.AddrPort{ap("192.0.2.1:80")}}}})
+		Ports:           []ServicePort{{Port: 80, Endpoints: ready("192.0.2.1:80")}}})
 	r := registry(t, mesh)
 	if d := resolve(t, r, "10.1.0.2:80"); d.Peer.UID != "ua" {
 		t.Errorf("the pod's address leads to %+v", d)
@@ -479,7 +484,7 @@ func BenchmarkResolveService(b *testing.B) {
 		w := pod("web", fmt.Sprint(i))
 		w.Addrs = []netip.Addr{netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)})}
 		mesh.Workloads = append(mesh.Workloads, w)
-		svc.Ports[0].Endpoints = append(svc.Ports[0].Endpoints, netip.AddrPortFrom(w.Addrs[0], 80))
+		svc.Ports[0].Endpoints = append(svc.Ports[0].Endpoints, Endpoint{Addr: netip.AddrPortFrom(w.Addrs[0], 80)})
 	}
 	mesh.Services = []Service{svc}
 	r := NewRegistry([]netip.Prefix{prefix("10.0.0.0/8")})

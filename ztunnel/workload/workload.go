@@ -118,7 +118,10 @@ type Service struct {
 	Headless        bool
 	// Local: a node port leads to pods of that node only (externalTrafficPolicy).
 	Local bool
-	Ports []ServicePort
+	// InternalLocal: a cluster IP leads to endpoints of the client's node only
+	// (internalTrafficPolicy).
+	InternalLocal bool
+	Ports         []ServicePort
 }
 
 // ServicePort is one TCP port of a service.
@@ -126,9 +129,9 @@ type ServicePort struct {
 	Name     string
 	Port     uint16
 	NodePort uint16 // 0: none
-	// Endpoints are the ones that may get connections, of both families, with
-	// the target port resolved.
-	Endpoints []netip.AddrPort
+	// Endpoints are those that are ready or Leaving, of both families, with the
+	// target port resolved.
+	Endpoints []Endpoint
 }
 
 // Hostname returns the service's name in the cluster's DNS.

@@ -54,7 +54,7 @@ status: {phase: Running, podIP: 10.1.0.%d, podIPs: [{ip: 10.1.0.%d}], hostIP: 19
 func cluster(t *testing.T) []kubetest.Object {
 	return []kubetest.Object{
 		namespace(t, "shop", "culvert.dev/mesh: enabled"),
-		parse[corev1.Node](t, `{metadata: {name: node-1}, spec: {podCIDR: 10.1.0.0/24}, status: {addresses: [{type: InternalIP, address: 192.168.0.1}]}}`),
+		parse[corev1.Node](t, `{metadata: {name: node-1, labels: {topology.kubernetes.io/zone: east}}, spec: {podCIDR: 10.1.0.0/24}, status: {addresses: [{type: InternalIP, address: 192.168.0.1}]}}`),
 		pod(t, "web-1", 1),
 		parse[corev1.Service](t, `{metadata: {name: web, namespace: shop}, spec: {clusterIP: 10.96.0.7, selector: {app: web}, ports: [{port: 80, targetPort: http}]}}`),
 		parse[discoveryv1.EndpointSlice](t, `{metadata: {name: web-1, namespace: shop, labels: {kubernetes.io/service-name: web}}, addressType: IPv4, endpoints: [{addresses: [10.1.0.1]}], ports: [{port: 8080}]}`),
@@ -189,10 +189,10 @@ func TestWhatTheAPIServerSaysBecomesOneSnapshotAfterAnother(t *testing.T) {
 			if len(pods) != 1 || pods[0].UID != "uid-web-1" || !pods[0].Meshed || !pods[0].Ready || pods[0].Ports["http"] != 8080 {
 				t.Errorf("workloads %+v", pods)
 			}
-			if len(services) != 1 || fmt.Sprint(services[0].VIPs, services[0].Ports) != "[10.96.0.7] [{ 80 0 [10.1.0.1:8080]}]" {
+			if len(services) != 1 || fmt.Sprint(services[0].VIPs, services[0].Ports[0].Port, services[0].Ports[0].Endpoints[0].Addr) != "[10.96.0.7] 80 10.1.0.1:8080" {
 				t.Errorf("services %+v", services)
 			}
-			if got := fmt.Sprint(w.last.Mesh.CIDRs, w.last.Mesh.Nodes); got != "[10.1.0.0/24 10.96.0.0/12] [{node-1 [192.168.0.1]}]" {
+			if got := fmt.Sprint(w.last.Mesh.CIDRs, w.last.Mesh.Nodes); got != "[10.1.0.0/24 10.96.0.0/12] [{node-1 east [192.168.0.1]}]" {
 				t.Errorf("CIDRs and nodes %s", got)
 			}
 

@@ -42,7 +42,8 @@ func trim(o source.Object) source.Object {
 	case *corev1.Pod:
 		trimPod(o)
 	case *corev1.Node:
-		o.Annotations, o.Labels = nil, nil
+		o.Annotations = nil
+		maps.DeleteFunc(o.Labels, func(key, _ string) bool { return key != corev1.LabelTopologyZone })
 		o.Spec = corev1.NodeSpec{PodCIDR: o.Spec.PodCIDR, PodCIDRs: o.Spec.PodCIDRs}
 		o.Status = corev1.NodeStatus{Addresses: o.Status.Addresses}
 	case *discoveryv1.EndpointSlice:

@@ -27,7 +27,7 @@ func rich(t *testing.T) []source.Object {
 	}
 	return []source.Object{
 		parse[corev1.Namespace](t, `{metadata: {name: shop, labels: {culvert.dev/mesh: enabled}, annotations: {a: superfluous}}}`),
-		parse[corev1.Node](t, `{metadata: {name: node-1, labels: {a: superfluous}}, spec: {podCIDR: 10.1.0.0/24, podCIDRs: [10.1.0.0/24, "fd00::/64"], providerID: superfluous},
+		parse[corev1.Node](t, `{metadata: {name: node-1, labels: {a: superfluous, topology.kubernetes.io/zone: z}}, spec: {podCIDR: 10.1.0.0/24, podCIDRs: [10.1.0.0/24, "fd00::/64"], providerID: superfluous},
  status: {addresses: [{type: InternalIP, address: 192.168.0.1}], images: [{names: [superfluous]}], nodeInfo: {kernelVersion: superfluous}}}`),
 		parse[nodev1.RuntimeClass](t, `{metadata: {name: secure, annotations: {a: superfluous}}, handler: kata}`),
 		parse[corev1.Pod](t, `
@@ -58,11 +58,11 @@ status:
 `),
 		parse[corev1.Pod](t, `{metadata: {name: vm, namespace: shop, uid: vm, deletionTimestamp: "2026-01-02T03:04:05Z", annotations: {sidecar.istio.io/status: ""}}, spec: {runtimeClassName: secure, containers: []}, status: {podIP: 10.1.0.3}}`),
 		parse[corev1.Pod](t, `{metadata: {name: host, namespace: shop, uid: host}, spec: {hostNetwork: true, containers: []}, status: {phase: Failed, podIP: 192.168.0.1}}`),
-		parse[corev1.Service](t, `{metadata: `+meta("web")+`, spec: {type: LoadBalancer, clusterIP: 10.96.0.7, clusterIPs: [10.96.0.7, "fd96::7"], externalIPs: [192.0.2.7], externalTrafficPolicy: Local,
+		parse[corev1.Service](t, `{metadata: `+meta("web")+`, spec: {type: LoadBalancer, clusterIP: 10.96.0.7, clusterIPs: [10.96.0.7, "fd96::7"], externalIPs: [192.0.2.7], externalTrafficPolicy: Local, internalTrafficPolicy: Local,
  selector: {app: web}, ports: [{name: web, port: 80, targetPort: http, nodePort: 30080}]}, status: {loadBalancer: {ingress: [{ip: 192.0.2.8}]}}}`),
 		parse[corev1.Service](t, `{metadata: {name: bare, namespace: shop}, spec: {clusterIP: None, selector: {app: web}, ports: [{port: 80, targetPort: http}]}}`),
 		parse[discoveryv1.EndpointSlice](t, `{metadata: `+meta("web-1")+`, addressType: IPv4, ports: [{name: web, port: 8080}],
- endpoints: [{addresses: [10.1.0.2], conditions: {ready: true, serving: true, terminating: false}, targetRef: {name: superfluous}, nodeName: node-1, zone: a}]}`),
+ endpoints: [{addresses: [10.1.0.2], conditions: {ready: true, serving: true, terminating: false}, targetRef: {name: superfluous}, nodeName: node-1, zone: a, hints: {forZones: [{name: a}], forNodes: [{name: node-1}]}}]}`),
 	}
 }
 
