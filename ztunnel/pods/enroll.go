@@ -34,8 +34,12 @@ func (p *Pods) Add(ctx context.Context, req enroll.Request) (enroll.Reply, error
 	if !known || w.Undecided {
 		// As the plugin decides when nobody answers.
 		meshed, found := namespacesOf(p.Registry.All())[req.PodNamespace]
-		if !found || known {
+		switch {
+		case !found:
 			return block("namespace %s is not known on node %s yet", req.PodNamespace, p.Node)
+		case known:
+			return block("namespace %s is not known on node %s yet, or its label for the mesh, or the pod's, has a value that means nothing",
+				req.PodNamespace, p.Node)
 		}
 		if meshed {
 			return block("pod %s/%s (UID %s) is not known on node %s yet, and its namespace is in the mesh",

@@ -124,8 +124,10 @@ func (b *Builder) Set(o Object) error {
 	name := nameOf(o)
 	switch o := o.(type) {
 	case *corev1.Namespace:
-		in, _ := meshed(o.Labels, nil, b.options)
-		b.setNamespace(name.Name, workload.Namespace{Meshed: in, Labels: o.Labels})
+		in, decided := meshed(o.Labels, nil, b.options)
+		_, strange := StrangeLabel(o.Labels)
+		b.namespaces[name.Name] = workload.Namespace{Meshed: in || strange && !decided, Labels: o.Labels}
+		b.joinNamespace(name.Name)
 	case *corev1.Node:
 		b.nodes.setNode(name.Name, ownAddrs(o), o.Labels[corev1.LabelTopologyZone])
 		b.cidrs.addTexts(o.Spec.PodCIDR)
@@ -193,9 +195,4 @@ func (b *Builder) Snapshot() Snapshot {
 			Namespaces: namespaces, Nodes: b.nodes.sorted(), CIDRs: b.cidrs.merged(),
 		},
 	}
-}
-
-func (b *Builder) setNamespace(name string, ns workload.Namespace) {
-	b.namespaces[name] = ns
-	b.joinNamespace(name)
 }

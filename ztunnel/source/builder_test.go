@@ -167,6 +167,45 @@ func TestPrefixesAreMergedIntoAsFewAsSayTheSame(t *testing.T) {
 	}
 }
 
+// A pod leaves the mesh by a label that says no, and not by a typing error in one
+// that said yes.
+func TestALabelThatMeansNothingLetsNoPodOutOfTheMesh(t *testing.T) {
+	b, registry := NewBuilder(options), workload.NewRegistry(nil)
+	shop := func(label string) Object {
+		return parse[corev1.Namespace](t, `{metadata: {name: shop, labels: {`+label+`}}}`)
+	}
+	pod := func(name, label string) Object {
+		return parse[corev1.Pod](t, `{metadata: {name: `+name+`, namespace: shop, uid: `+name+`, labels: {`+label+`}}}`)
+	}
+	const yes, odd, no = "culvert.dev/mesh: enabled", "culvert.dev/mesh: enable", "culvert.dev/mesh: disabled"
+	is := func(name string, meshed, undecided bool, objects ...Object) {
+		t.Helper()
+		for _, o := range objects {
+			if err := b.Set(o); err != nil {
+				t.Fatal(err)
+			}
+		}
+		registry.Replace(b.Snapshot().Mesh)
+		if w, _ := registry.ByUID(name); w.Meshed != meshed || w.Undecided != undecided {
+			t.Errorf("%s after %v: in the mesh %v, undecided %v; want %v, %v", name, objects, w.Meshed, w.Undecided, meshed, undecided)
+		}
+	}
+	is("a", true, false, shop(yes), pod("a", ""))
+	is("a", true, false, shop(odd))
+	is("b", false, true, pod("b", "")) // nobody knows what it was to be
+	is("c", false, false, pod("c", no))
+	is("d", true, false, pod("d", "istio.io/dataplane-mode: ambient"))
+	if ns, _ := registry.Namespace("shop"); !ns.Meshed {
+		t.Error("the plugin would let pods of the namespace start while no ztunnel answers")
+	}
+	is("a", false, false, shop(no))
+	is("b", false, false)
+	is("a", true, false, pod("a", yes))
+	is("a", false, false, pod("a", odd)) // its namespace says no
+	is("a", true, false, pod("a", yes))
+	is("a", true, false, shop(""), pod("a", odd))
+}
+
 // Whoever may write policies in one namespace must not be able to open it by
 // nonsense, nor to freeze everybody else's.
 func TestAPolicyThatMeansNothingOpensNothing(t *testing.T) {

@@ -118,6 +118,13 @@ func meshed(namespace, pod map[string]string, o Options) (in, decided bool) {
 	return false, false
 }
 
+// StrangeLabel finds a value of our label that means nothing. Whoever wrote it wanted
+// a pod in the mesh or out of it, and did not say which.
+func StrangeLabel(labels map[string]string) (value string, strange bool) {
+	value, labelled := labels[MeshLabel]
+	return value, labelled && value != MeshEnabled && value != MeshDisabled
+}
+
 func podAddrs(pod *corev1.Pod) []netip.Addr {
 	texts := []string{pod.Status.PodIP}
 	for _, ip := range pod.Status.PodIPs {

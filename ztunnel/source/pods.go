@@ -95,7 +95,10 @@ func (b *Builder) join(e *podEntry) {
 	namespace, known := b.namespaces[w.Namespace]
 	in, decided := meshed(namespace.Labels, w.Labels, b.options)
 	may := !w.HostNetwork && !e.sidecar
-	w.Meshed, w.Undecided, w.Unsteerable = may && in, may && !decided && !known, ""
+	_, strange := StrangeLabel(w.Labels)
+	_, strangeNamespace := StrangeLabel(namespace.Labels)
+	w.Undecided = may && !decided && (!known || strange || strangeNamespace)
+	w.Meshed, w.Unsteerable = may && in, ""
 	if w.Meshed {
 		w.Unsteerable = unsteerable(e.runtimeClass, b.classes)
 		w.Meshed = w.Unsteerable == ""

@@ -168,7 +168,7 @@ type Destination struct {
 func (r *Registry) Resolve(dst netip.AddrPort) (Destination, error) {
 	d, err := r.resolve(dst)
 	if err == nil && d.Peer.Undecided {
-		return Destination{}, fmt.Errorf("%w at %v: whether pod %v is in the mesh is not known, as its namespace is not",
+		return Destination{}, fmt.Errorf("%w at %v: whether pod %v is in the mesh is not known: no label says so",
 			ErrUnknownPeer, d.Target, d.Peer)
 	}
 	return d, err

@@ -42,7 +42,8 @@ type Workload struct {
 	// Meshed: labels put it in the mesh, so it is reached by HBONE and in no
 	// other way. Never true of a pod in the node's own network namespace.
 	Meshed bool
-	// Undecided: its namespace is not known and its own labels say nothing.
+	// Undecided: its own labels say nothing, and its namespace is not known; or one
+	// of both has a label of ours whose value means nothing.
 	// It is neither in the mesh nor outside until a label says so: nothing
 	// reaches it, and it is neither enrolled nor let go. A registry that knew
 	// better before keeps that.
@@ -139,7 +140,7 @@ func (s Service) Hostname() string { return s.Name + "." + s.Namespace + ".svc.c
 
 // Namespace is what the mesh needs to know of a namespace.
 type Namespace struct {
-	Meshed bool
+	Meshed bool // its pods are in the mesh, or may be: its label means nothing
 	Labels map[string]string
 }
 

@@ -92,8 +92,7 @@ func (p *problems) name(path, name string, check func(string) []string) {
 // meshLabel refuses values which mean nothing: a pod that somebody wanted in
 // the mesh must not stay outside because of a typing error.
 func (p *problems) meshLabel(labels map[string]string) {
-	v, ok := labels[source.MeshLabel]
-	if ok && v != source.MeshEnabled && v != source.MeshDisabled {
+	if v, strange := source.StrangeLabel(labels); strange {
 		p.add("metadata.labels["+source.MeshLabel+"]", "%q: not %s or %s", v, source.MeshEnabled, source.MeshDisabled)
 	}
 }

@@ -27,12 +27,11 @@ func strangeLabel(o source.Object) string {
 	default:
 		return ""
 	}
-	switch v, labelled := o.GetLabels()[source.MeshLabel]; {
-	case !labelled, v == source.MeshEnabled, v == source.MeshDisabled:
+	v, strange := source.StrangeLabel(o.GetLabels())
+	if !strange {
 		return ""
-	default:
-		return fmt.Sprintf("metadata.labels[%s]: %q means nothing: not %s or %s", source.MeshLabel, v, source.MeshEnabled, source.MeshDisabled)
 	}
+	return fmt.Sprintf("metadata.labels[%s]: %q means nothing: not %s or %s", source.MeshLabel, v, source.MeshEnabled, source.MeshDisabled)
 }
 
 // trim takes off what no Builder looks at. It writes to o, which nobody else has.
