@@ -23,7 +23,7 @@ type hierarchy struct {
 	Options string // of mount(2): the controllers, or the name, of a v1 hierarchy
 }
 
-// hierarchies reads them from proc_pid_mountinfo(5).
+// hierarchies reads them, each once, from proc_pid_mountinfo(5).
 func hierarchies() ([]hierarchy, error) {
 	f, err := os.Open("/proc/self/mountinfo")
 	if err != nil {
@@ -41,9 +41,16 @@ func hierarchies() ([]hierarchy, error) {
 		if h.Type == "cgroup" {
 			h.Options = v1Options(super[2])
 		}
-		found = append(found, h)
+		if !slices.ContainsFunc(found, h.same) {
+			found = append(found, h)
+		}
 	}
 	return found, nil
+}
+
+// same reports whether other is another mount of the same hierarchy.
+func (h hierarchy) same(other hierarchy) bool {
+	return h.Type == other.Type && h.Options == other.Options
 }
 
 // v1Options makes, of the options that the kernel shows for a v1 hierarchy, those that

@@ -9,8 +9,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Down removes the cluster of that name, whether it runs, is starting, or has been
@@ -40,7 +41,9 @@ func Down(ctx context.Context, name string) (bool, error) {
 	if err != nil {
 		return true, err
 	}
-	if err := errors.Join(c.removeCgroups(), os.RemoveAll(c.dir())); err != nil {
+	// A supervisor lets go of its lock before the last of its processes is dead.
+	err = until(ctx, func() error { return errors.Join(c.removeCgroups(), os.RemoveAll(c.dir())) })
+	if err != nil {
 		return true, err
 	}
 	_ = os.Remove(parent) // fails if there are other clusters
@@ -48,14 +51,26 @@ func Down(ctx context.Context, name string) (bool, error) {
 }
 
 // kill kills the supervisor, and with it, by the kernel's hand, all processes of the
-// cluster. It is an error until they are gone.
+// cluster. It returns when they are gone.
 func (c Config) kill() error {
 	pid, err := holder(filepath.Join(c.dir(), alive))
 	if err != nil || pid == 0 {
 		return err
 	}
-	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return nil
+	} else if err != nil {
+		return fmt.Errorf("open process %d: %w", pid, err)
+	}
+	defer unix.Close(fd)
+	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("kill the supervisor: %w", err)
 	}
-	return fmt.Errorf("the supervisor, process %d, has not ended", pid)
+	// It has ended once all of its pid namespace has.
+	ended := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+	if n, err := unix.Poll(ended, int((10 * time.Second).Milliseconds())); n == 0 || err != nil {
+		return fmt.Errorf("the supervisor, process %d, has not ended: %v", pid, err)
+	}
+	return nil
 }

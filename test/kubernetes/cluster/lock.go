@@ -47,6 +47,9 @@ func holder(path string) (int, error) {
 	if lock.Type == unix.F_UNLCK {
 		return 0, nil
 	}
+	if lock.Pid <= 0 { // and kill(2) would take that for many processes
+		return 0, fmt.Errorf("%s is held by a process that cannot be seen from here", path)
+	}
 	return int(lock.Pid), nil
 }
 

@@ -111,12 +111,11 @@ func (c Config) supervise(ctx context.Context, out io.Writer) error {
 		_, err = fmt.Fprintln(words, wordStay)
 		return errors.Join(err, cmd.Process.Release())
 	}
-	_ = cmd.Process.Kill()
-	_ = cmd.Wait()
-	if err := context.Cause(ctx); err != nil {
-		return err
+	err = cmd.Wait() // it has ended, or is being killed because ctx is done
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
 	}
-	return fmt.Errorf("%s\nlogs: %s", tail(complaint.Name()), filepath.Join(c.dir(), "log"))
+	return fmt.Errorf("the supervisor ended: %v\n%s\nlogs: %s", err, tail(complaint.Name()), filepath.Join(c.dir(), "log"))
 }
 
 // follow passes on what the supervisor says, and reports whether the cluster came up.
