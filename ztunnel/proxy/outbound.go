@@ -42,7 +42,7 @@ func (o Outbound) open(c *connection, app *net.TCPConn) (way, error) {
 	if o.isOurs(self, dst) {
 		return nil, errSelfCall
 	}
-	d, err := o.resolve(dst)
+	d, err := o.resolve(c.src.addr.Addr(), dst)
 	if err != nil {
 		o.tellDead(c, dst, d, err)
 		return nil, err // unknown, yet inside the mesh CIDRs: refused, never plaintext
@@ -71,8 +71,8 @@ func (o Outbound) openTo(c *connection, app *net.TCPConn, self *workload.Workloa
 // copies grow, and thousands of them wait for their apps.
 //
 //go:noinline
-func (o Outbound) resolve(dst netip.AddrPort) (*workload.Destination, error) {
-	d, err := o.Registry.Resolve(dst)
+func (o Outbound) resolve(client netip.Addr, dst netip.AddrPort) (*workload.Destination, error) {
+	d, err := o.Registry.Resolve(client, dst)
 	return &d, err
 }
 

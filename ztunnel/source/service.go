@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"net/netip"
 	"slices"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -47,6 +48,18 @@ func nodePort(svc *corev1.Service, port corev1.ServicePort) uint16 {
 	return 0
 }
 
+// affinity is 0 unless clients stay with their endpoints.
+func affinity(svc *corev1.Service) time.Duration {
+	if svc.Spec.SessionAffinity != corev1.ServiceAffinityClientIP {
+		return 0
+	}
+	seconds := corev1.DefaultClientIPServiceAffinitySeconds
+	if c := svc.Spec.SessionAffinityConfig; c != nil && c.ClientIP != nil {
+		seconds = deref(c.ClientIP.TimeoutSeconds, seconds)
+	}
+	return time.Duration(seconds) * time.Second
+}
+
 func addresses(svc *corev1.Service) workload.Service {
 	s := workload.Service{
 		Namespace: svc.Namespace, Name: svc.Name, Created: svc.CreationTimestamp.Time,
@@ -54,6 +67,7 @@ func addresses(svc *corev1.Service) workload.Service {
 		Local:    svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal,
 
 		InternalLocal: deref(svc.Spec.InternalTrafficPolicy, "") == corev1.ServiceInternalTrafficPolicyLocal,
+		Affinity:      affinity(svc),
 	}
 	if !s.Headless {
 		s.VIPs = parseAddrs(append([]string{svc.Spec.ClusterIP}, svc.Spec.ClusterIPs...))

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
@@ -250,5 +251,19 @@ endpoints: [{addresses: [10.1.0.22], nodeName: node-2}, {addresses: [10.1.0.23],
 	}
 	if diff := cmp.Diff(want, s.Ports[0].Endpoints, values); diff != "" || !s.InternalLocal {
 		t.Errorf("internalTrafficPolicy Local: %v\n%s", s.InternalLocal, diff)
+	}
+}
+
+func TestSessionAffinityHasItsTimeoutOrKubernetesDefault(t *testing.T) {
+	for spec, want := range map[string]time.Duration{
+		`{clusterIP: 10.96.0.5}`:                            0,
+		`{clusterIP: 10.96.0.5, sessionAffinity: None}`:     0,
+		`{clusterIP: 10.96.0.5, sessionAffinity: ClientIP}`: 3 * time.Hour,
+		`{clusterIP: 10.96.0.5, sessionAffinity: ClientIP, sessionAffinityConfig: {clientIP: {timeoutSeconds: 10}}}`: 10 * time.Second,
+	} {
+		svc := parse[corev1.Service](t, `{metadata: {name: web, namespace: shop}, spec: `+spec+`}`)
+		if got := mustBuild(t, Objects{Services: []*corev1.Service{svc}}).Mesh.Services[0].Affinity; got != want {
+			t.Errorf("%s: %v, want %v", spec, got, want)
+		}
 	}
 }

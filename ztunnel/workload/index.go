@@ -23,6 +23,7 @@ type index struct {
 	nodes     map[netip.Addr]string // names, by address
 	hostPorts map[netip.AddrPort]hostPort
 	nodePorts map[uint16]*nodePort
+	clients   map[stickyPort]*clients
 }
 
 // virtual is one virtual address. A cluster IP is one service's, a load
@@ -34,13 +35,13 @@ type virtual struct {
 
 type virtualPort struct {
 	service   *Service
-	endpoints []endpoint // for connections from here
-	elsewhere int        // how many there are on other nodes, if that keeps them out
+	choice        // for connections from here
+	elsewhere int // how many endpoints are on other nodes, if that keeps them out
 }
 
-// buildIndex arranges a snapshot for the pods of a node; inside says whether an
-// address must be known.
-func buildIndex(mesh Mesh, node string, inside func(netip.Addr) bool) *index {
+// buildIndex arranges a snapshot for the pods of a node, and takes over what before
+// remembers; inside says whether an address must be known.
+func buildIndex(mesh Mesh, node string, before *index, inside func(netip.Addr) bool) *index {
 	if slices.ContainsFunc(mesh.Workloads, Workload.probesOthers) {
 		mesh.Workloads = slices.Clone(mesh.Workloads) // takeProbes writes to them
 	}
@@ -55,6 +56,7 @@ func buildIndex(mesh Mesh, node string, inside func(netip.Addr) bool) *index {
 		changed: make(chan struct{}),
 
 		nodes: map[netip.Addr]string{}, hostPorts: map[netip.AddrPort]hostPort{}, nodePorts: map[uint16]*nodePort{},
+		clients: map[stickyPort]*clients{},
 	}
 	for i := range mesh.Workloads {
 		idx.addWorkload(&mesh.Workloads[i])
@@ -63,6 +65,7 @@ func buildIndex(mesh Mesh, node string, inside func(netip.Addr) bool) *index {
 		slices.SortFunc(local, byName)
 	}
 	idx.addNodes()
+	idx.addClients(before, inside)
 	services := make([]*Service, len(mesh.Services))
 	for i := range mesh.Services {
 		services[i] = &mesh.Services[i]
@@ -132,7 +135,7 @@ func (idx *index) addService(s *Service, addrs []netip.Addr, into map[netip.Addr
 		}
 		for _, port := range s.Ports {
 			if _, taken := v.ports[port.Port]; !taken {
-				v.ports[port.Port] = idx.virtualPort(s, idx.endpoints(port.Endpoints, vip.Is4(), inside), shared)
+				v.ports[port.Port] = idx.virtualPort(s, port, idx.endpoints(port.Endpoints, vip.Is4(), inside), shared)
 			}
 		}
 	}
@@ -140,15 +143,16 @@ func (idx *index) addService(s *Service, addrs []netip.Addr, into map[netip.Addr
 
 // virtualPort applies traffic policies. That for external traffic has no say over a
 // load balancer's address here: kube-proxy, too, gives pods all endpoints there.
-func (idx *index) virtualPort(s *Service, all []endpoint, loadBalancer bool) virtualPort {
+func (idx *index) virtualPort(s *Service, port ServicePort, all []endpoint, loadBalancer bool) virtualPort {
+	c := idx.clientsOf(s, port)
 	if !s.InternalLocal || loadBalancer {
-		return virtualPort{service: s, endpoints: clusterEndpoints(all, idx.here)}
+		return virtualPort{service: s, choice: newChoice(clusterEndpoints(all, idx.here), c)}
 	}
 	local := localEndpoints(all, idx.here.node)
 	if len(local) == 0 {
 		return virtualPort{service: s, elsewhere: len(all)}
 	}
-	return virtualPort{service: s, endpoints: local}
+	return virtualPort{service: s, choice: newChoice(local, c)}
 }
 
 // at is the service that addr leads to, nil if it leads to none. A pod's own

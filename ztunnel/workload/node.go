@@ -4,7 +4,6 @@ package workload
 
 import (
 	"fmt"
-	"math/rand/v2"
 	"net/netip"
 )
 
@@ -32,7 +31,7 @@ type hostPort struct {
 // nodePort is what a port of every node leads to.
 type nodePort struct {
 	service   *Service
-	four, six []endpoint // of Service.Local: all; else those for connections from here
+	four, six choice // of Service.Local: among all; else for connections from here
 }
 
 // addNodes needs all workloads added.
@@ -95,17 +94,20 @@ func (idx *index) addNodePorts(s *Service, inside func(netip.Addr) bool) {
 		if _, taken := idx.nodePorts[port.NodePort]; port.NodePort == 0 || taken {
 			continue
 		}
-		p := &nodePort{s, idx.endpoints(port.Endpoints, true, inside), idx.endpoints(port.Endpoints, false, inside)}
-		if !s.Local {
-			p.four, p.six = clusterEndpoints(p.four, idx.here), clusterEndpoints(p.six, idx.here)
+		family := func(v4 bool) choice {
+			all, c := idx.endpoints(port.Endpoints, v4, inside), idx.clientsOf(s, port)
+			if s.Local {
+				return choice{endpoints: all, clients: c}
+			}
+			return newChoice(clusterEndpoints(all, idx.here), c)
 		}
-		idx.nodePorts[port.NodePort] = p
+		idx.nodePorts[port.NodePort] = &nodePort{s, family(true), family(false)}
 	}
 }
 
 // atNode says what a port of a node leads to: to a pod that has it for its own,
 // to a service, or to the node itself.
-func (idx *index) atNode(name string, dst netip.AddrPort) (Destination, error) {
+func (idx *index) atNode(name string, client netip.Addr, dst netip.AddrPort) (Destination, error) {
 	if e, ok := idx.hostPorts[dst]; ok {
 		return Destination{Peer: *e.peer, Target: e.addr}, nil
 	}
@@ -113,24 +115,24 @@ func (idx *index) atNode(name string, dst netip.AddrPort) (Destination, error) {
 	if p == nil {
 		return Destination{Target: dst, Node: true}, nil
 	}
-	endpoints := p.six
+	among := p.six
 	if dst.Addr().Is4() {
-		endpoints = p.four
+		among = p.four
 	}
 	if p.service.Local {
-		endpoints = localEndpoints(endpoints, name)
+		among.endpoints = localEndpoints(among.endpoints, name)
 	}
-	if len(endpoints) == 0 {
+	if len(among.endpoints) == 0 {
 		return Destination{}, fmt.Errorf("%w: no ready pod behind node port %v of service %s/%s",
 			ErrNoEndpoint, dst, p.service.Namespace, p.service.Name)
 	}
-	return idx.among(endpoints, p.service), nil
+	return idx.among(among, client, p.service), nil
 }
 
-// among chooses one of the endpoints of a service at random.
-func (idx *index) among(endpoints []endpoint, s *Service) Destination {
-	e := endpoints[rand.IntN(len(endpoints))]
+// among chooses one of the endpoints of a service for a client.
+func (idx *index) among(c choice, client netip.Addr, s *Service) Destination {
+	e := c.choose(client)
 	peer, _ := value(e.peer)
 	_, node := idx.nodes[e.addr.Addr()]
-	return Destination{Peer: peer, Target: e.addr, Service: s, Only: len(endpoints) == 1, Node: node}
+	return Destination{Peer: peer, Target: e.addr, Service: s, Only: len(c.endpoints) == 1, Node: node}
 }

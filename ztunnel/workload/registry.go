@@ -55,7 +55,7 @@ func (r *Registry) Replace(mesh Mesh) {
 	old := r.index.Load()
 	keepMembership(mesh.Workloads, old)
 	mesh.CIDRs = keepCIDRs(mesh.CIDRs, old.mesh.CIDRs)
-	r.index.Store(buildIndex(mesh, r.Node, func(addr netip.Addr) bool { return r.inside(mesh.CIDRs, addr) }))
+	r.index.Store(buildIndex(mesh, r.Node, old, func(addr netip.Addr) bool { return r.inside(mesh.CIDRs, addr) }))
 	r.syncOnce.Do(func() { close(r.synced) })
 	// Last: who wakes up finds the new index.
 	close(old.changed)
@@ -158,15 +158,16 @@ type Destination struct {
 	Node bool
 }
 
-// Resolve says what a connection to dst means. In order: a service's cluster
+// Resolve says what a connection of client's to dst means. Services with session
+// affinity remember client. In order: a service's cluster
 // IP, a pod, a service's load balancer address, a node with its ports for pods
 // and services, then either an error (inside the mesh CIDRs) or a destination
 // without peer (outside).
 //
 // A pod of which no label says whether it is in the mesh is refused: it may be,
 // and plaintext would be a guess.
-func (r *Registry) Resolve(dst netip.AddrPort) (Destination, error) {
-	d, err := r.resolve(dst)
+func (r *Registry) Resolve(client netip.Addr, dst netip.AddrPort) (Destination, error) {
+	d, err := r.resolve(client.Unmap(), dst)
 	if err == nil && d.Peer.Undecided {
 		return Destination{}, fmt.Errorf("%w at %v: whether pod %v is in the mesh is not known: no label says so",
 			ErrUnknownPeer, d.Target, d.Peer)
@@ -174,7 +175,7 @@ func (r *Registry) Resolve(dst netip.AddrPort) (Destination, error) {
 	return d, err
 }
 
-func (r *Registry) resolve(dst netip.AddrPort) (Destination, error) {
+func (r *Registry) resolve(client netip.Addr, dst netip.AddrPort) (Destination, error) {
 	dst = netip.AddrPortFrom(dst.Addr().Unmap(), dst.Port())
 	if !r.Synced() {
 		return Destination{}, fmt.Errorf("%w at %v: workloads are not known yet", ErrUnknownPeer, dst)
@@ -182,13 +183,13 @@ func (r *Registry) resolve(dst netip.AddrPort) (Destination, error) {
 	idx := r.index.Load()
 	node, isNode := idx.nodes[dst.Addr()]
 	if v := idx.at(dst.Addr()); v != nil && (v.has(dst.Port()) || !isNode) {
-		return idx.pick(v, dst)
+		return idx.pick(v, client, dst)
 	}
 	if peer, ok := idx.byAddr[dst.Addr()]; ok {
 		return Destination{Peer: *peer, Target: dst}, nil
 	}
 	if isNode {
-		return idx.atNode(node, dst)
+		return idx.atNode(node, client, dst)
 	}
 	if r.inside(idx.mesh.CIDRs, dst.Addr()) {
 		return Destination{}, fmt.Errorf("%w at %v: no pod or service has this address", ErrUnknownPeer, dst)
@@ -204,8 +205,8 @@ func (r *Registry) inside(cidrs []netip.Prefix, addr netip.Addr) bool {
 	return slices.ContainsFunc(r.meshCIDRs, holds) || slices.ContainsFunc(cidrs, holds)
 }
 
-// pick chooses one of the endpoints at random.
-func (idx *index) pick(v *virtual, dst netip.AddrPort) (Destination, error) {
+// pick chooses one of the endpoints behind a service's address.
+func (idx *index) pick(v *virtual, client netip.Addr, dst netip.AddrPort) (Destination, error) {
 	port, ok := v.ports[dst.Port()]
 	if !ok {
 		return Destination{}, fmt.Errorf("%w: service %s/%s has no TCP port %d",
@@ -219,7 +220,7 @@ func (idx *index) pick(v *virtual, dst netip.AddrPort) (Destination, error) {
 		return Destination{}, fmt.Errorf("%w: no ready pod behind %v of service %s/%s",
 			ErrNoEndpoint, dst, port.service.Namespace, port.service.Name)
 	}
-	return idx.among(port.endpoints, port.service), nil
+	return idx.among(port.choice, client, port.service), nil
 }
 
 func (v *virtual) has(port uint16) bool {

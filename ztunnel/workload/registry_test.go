@@ -22,6 +22,7 @@ var (
 	addr   = netip.MustParseAddr
 	ap     = netip.MustParseAddrPort
 	prefix = netip.MustParsePrefix
+	client = netip.MustParseAddr("10.1.0.99")
 )
 
 func pod(name, uid string, addrs ...string) Workload {
@@ -53,7 +54,7 @@ func registry(t *testing.T, mesh Mesh) *Registry {
 
 func resolve(t *testing.T, r *Registry, dst string) Destination {
 	t.Helper()
-	d, err := r.Resolve(ap(dst))
+	d, err := r.Resolve(client, ap(dst))
 	if err != nil {
 		t.Fatalf("Resolve(%s): %v", dst, err)
 	}
@@ -62,7 +63,7 @@ func resolve(t *testing.T, r *Registry, dst string) Destination {
 
 func refused(t *testing.T, r *Registry, dst string, want error, says string) {
 	t.Helper()
-	d, err := r.Resolve(ap(dst))
+	d, err := r.Resolve(client, ap(dst))
 	if !errors.Is(err, want) || !strings.Contains(err.Error(), says) {
 		t.Errorf("Resolve(%s) = %+v, %v; want %v that says %q", dst, d, err, want, says)
 	}
@@ -461,7 +462,7 @@ func TestReadersSeeOneSnapshotOrTheOther(t *testing.T) {
 	for range 4 {
 		wg.Go(func() {
 			for range 500 {
-				if _, err := r.Resolve(ap("10.96.0.5:80")); err != nil {
+				if _, err := r.Resolve(client, ap("10.96.0.5:80")); err != nil {
 					t.Errorf("in between: %v", err)
 				}
 				r.Local("node-1")
@@ -491,7 +492,7 @@ func BenchmarkResolveService(b *testing.B) {
 	r.Replace(mesh)
 	dst := ap("10.96.0.5:80")
 	for b.Loop() {
-		if _, err := r.Resolve(dst); err != nil {
+		if _, err := r.Resolve(client, dst); err != nil {
 			b.Fatal(err)
 		}
 	}

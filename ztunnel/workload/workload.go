@@ -122,7 +122,10 @@ type Service struct {
 	// InternalLocal: a cluster IP leads to endpoints of the client's node only
 	// (internalTrafficPolicy).
 	InternalLocal bool
-	Ports         []ServicePort
+	// Affinity: a client that opens a connection within this time is led to the same
+	// endpoint again (sessionAffinity ClientIP). 0: to any.
+	Affinity time.Duration
+	Ports    []ServicePort
 }
 
 // ServicePort is one TCP port of a service.

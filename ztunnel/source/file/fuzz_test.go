@@ -72,7 +72,7 @@ func sound(t *testing.T, snap source.Snapshot) {
 	for _, svc := range snap.Mesh.Services {
 		for _, vip := range svc.VIPs {
 			for _, port := range svc.Ports {
-				d, err := registry.Resolve(netip.AddrPortFrom(vip, port.Port))
+				d, err := registry.Resolve(vip, netip.AddrPortFrom(vip, port.Port))
 				if err == nil && (d.Target.Port() == 0 || d.Target.Addr().Is4() != vip.Is4()) {
 					t.Errorf("%v of %s leads to %v", vip, svc.Hostname(), d.Target)
 				}

@@ -170,7 +170,7 @@ func TestAMissingObjectLetsNoPodOutOfTheMesh(t *testing.T) {
 	server.Delete(parse[corev1.Node](t, `{metadata: {name: node-1}}`))
 	server.Delete(pod(t, "web-1", 1))
 	until("the pod is gone", func(_ workload.Workload, known bool) bool { return !known })
-	if _, err := registry.Resolve(addrPort("10.1.0.1:80")); err == nil {
+	if _, err := registry.Resolve(addrPort("10.1.0.9:1").Addr(), addrPort("10.1.0.1:80")); err == nil {
 		t.Error("the address of a pod that went with its Node is taken for the world outside")
 	}
 }
