@@ -129,7 +129,7 @@ func (b *Builder) Set(o Object) error {
 		b.namespaces[name.Name] = workload.Namespace{Meshed: in || strange && !decided, Labels: o.Labels}
 		b.joinNamespace(name.Name)
 	case *corev1.Node:
-		b.nodes.setNode(name.Name, ownAddrs(o), o.Labels[corev1.LabelTopologyZone])
+		b.setNode(name.Name, ownAddrs(o), o.Labels[corev1.LabelTopologyZone])
 		b.cidrs.addTexts(o.Spec.PodCIDR)
 		b.cidrs.addTexts(o.Spec.PodCIDRs...)
 	case *corev1.Pod:
@@ -159,7 +159,7 @@ func (b *Builder) Delete(kind Kind, name Name) {
 		delete(b.namespaces, name.Name)
 		b.joinNamespace(name.Name)
 	case KindNode:
-		b.nodes.setNode(name.Name, nil, "")
+		b.setNode(name.Name, nil, "")
 	case KindPod:
 		b.deletePod(name)
 	case KindRuntimeClass:
@@ -191,8 +191,15 @@ func (b *Builder) Snapshot() Snapshot {
 			RootNamespace: b.options.RootNamespace, PeerAuthentications: b.peers.sorted(), AuthorizationPolicies: b.authz.sorted(),
 		},
 		Mesh: workload.Mesh{
-			Workloads: slices.Clone(b.pods.workloads), Services: b.services.build(&b.pods),
+			Workloads: slices.Clone(b.pods.workloads), Services: b.services.build(&b.pods, b.nodes.zones),
 			Namespaces: namespaces, Nodes: b.nodes.sorted(), CIDRs: b.cidrs.merged(),
 		},
 	}
+}
+
+func (b *Builder) setNode(name string, addrs []netip.Addr, zone string) {
+	if b.nodes.zones[name] != zone {
+		b.services.zoneChanged()
+	}
+	b.nodes.setNode(name, addrs, zone)
 }

@@ -132,9 +132,28 @@ func hints(h *discoveryv1.EndpointHints) *workload.Hints {
 	return out
 }
 
+// distribution is the hints that the endpoint slice controller would write for an
+// endpoint of a node and its zone, by trafficDistribution.
+func distribution(svc *corev1.Service, node, zone string) *workload.Hints {
+	h := &workload.Hints{}
+	switch deref(svc.Spec.TrafficDistribution, "") {
+	case corev1.ServiceTrafficDistributionPreferSameNode:
+		if node != "" {
+			h.Nodes = []string{node}
+		}
+	case corev1.ServiceTrafficDistributionPreferSameZone, corev1.ServiceTrafficDistributionPreferClose:
+	default:
+		return nil
+	}
+	if zone != "" {
+		h.Zones = []string{zone}
+	}
+	return h
+}
+
 // fromPods does what the endpoint slice controller would, among the pods of the
-// service's namespace.
-func (p *pods) fromPods(svc *corev1.Service, port corev1.ServicePort) []backend {
+// service's namespace; zones are those of nodes, by name.
+func (p *pods) fromPods(svc *corev1.Service, port corev1.ServicePort, zones map[string]string) []backend {
 	var out []backend
 	for _, e := range p.byName[svc.Namespace] {
 		w := &p.workloads[e.at]
@@ -147,7 +166,7 @@ func (p *pods) fromPods(svc *corev1.Service, port corev1.ServicePort) []backend 
 		}
 		for _, addr := range w.Addrs {
 			out = append(out, backend{
-				Endpoint: workload.Endpoint{Addr: netip.AddrPortFrom(addr, number), Node: w.Node},
+				Endpoint: workload.Endpoint{Addr: netip.AddrPortFrom(addr, number), Node: w.Node, Hints: distribution(svc, w.Node, zones[w.Node])},
 				ready:    w.Ready, serving: e.serving, terminating: e.terminating,
 			})
 		}

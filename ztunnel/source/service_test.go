@@ -267,3 +267,36 @@ func TestSessionAffinityHasItsTimeoutOrKubernetesDefault(t *testing.T) {
 		}
 	}
 }
+
+// With EndpointSlices the cluster's own controller writes the hints.
+func TestWithoutSlicesHintsFollowTrafficDistribution(t *testing.T) {
+	web := webPod(t, "a", "10.1.0.11", "")
+	web.Spec.NodeName = "node-1"
+	hints := func(b *Builder) *workload.Hints { return b.Snapshot().Mesh.Services[0].Ports[0].Endpoints[0].Hints }
+	node := func(zone string) *corev1.Node {
+		return parse[corev1.Node](t, `{metadata: {name: node-1, labels: {topology.kubernetes.io/zone: "`+zone+`"}}}`)
+	}
+	for distribution, want := range map[string]*workload.Hints{
+		"":               nil,
+		"PreferSomebody": nil,
+		"PreferClose":    {Zones: []string{"east"}},
+		"PreferSameZone": {Zones: []string{"east"}},
+		"PreferSameNode": {Nodes: []string{"node-1"}, Zones: []string{"east"}},
+	} {
+		svc := parse[corev1.Service](t, webService)
+		svc.Spec.TrafficDistribution = &distribution
+		b := NewBuilder(options)
+		for _, o := range []Object{node("west"), web, svc} {
+			if err := b.Set(o); err != nil {
+				t.Fatal(err)
+			}
+		}
+		hints(b)
+		if err := b.Set(node("east")); err != nil { // a node's zone may become known late
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, hints(b)); diff != "" {
+			t.Errorf("%q: %s", distribution, diff)
+		}
+	}
+}

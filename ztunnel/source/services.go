@@ -101,18 +101,25 @@ func (s *services) podChanged(namespace string) {
 	}
 }
 
+// zoneChanged marks the services that go by pods: their hints name zones.
+func (s *services) zoneChanged() {
+	for namespace := range s.bySelector {
+		s.podChanged(namespace)
+	}
+}
+
 // build returns all services, and builds those that have changed.
-func (s *services) build(pods *pods) []workload.Service {
+func (s *services) build(pods *pods, zones map[string]string) []workload.Service {
 	for name := range s.changed {
 		if e := s.entries[name]; e != nil {
-			s.built[e.at] = s.buildOne(name, e.object, pods)
+			s.built[e.at] = s.buildOne(name, e.object, pods, zones)
 		}
 	}
 	clear(s.changed)
 	return slices.Clone(s.built)
 }
 
-func (s *services) buildOne(name Name, o *corev1.Service, pods *pods) workload.Service {
+func (s *services) buildOne(name Name, o *corev1.Service, pods *pods, zones map[string]string) workload.Service {
 	behind := s.slices[name]
 	bySelector := len(behind) == 0 && len(o.Spec.Selector) > 0
 	switch {
@@ -125,7 +132,7 @@ func (s *services) buildOne(name Name, o *corev1.Service, pods *pods) workload.S
 	}
 	return newService(o, func(port corev1.ServicePort) []backend {
 		if bySelector {
-			return pods.fromPods(o, port)
+			return pods.fromPods(o, port, zones)
 		}
 		return fromSlices(behind, port.Name)
 	})

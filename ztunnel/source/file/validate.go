@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -142,12 +143,40 @@ func (p *problems) service(s *corev1.Service) {
 	default:
 		p.add("spec.externalTrafficPolicy", "%q: not Cluster or Local", s.Spec.ExternalTrafficPolicy)
 	}
+	p.traffic(s)
 	for i, ingress := range s.Status.LoadBalancer.Ingress {
 		if ingress.IP != "" {
 			p.addr(fmt.Sprintf("status.loadBalancer.ingress[%d].ip", i), ingress.IP)
 		}
 	}
 	p.servicePorts(s.Spec.Ports)
+}
+
+// maxAffinitySeconds is what Kubernetes allows: a day.
+const maxAffinitySeconds = 86400
+
+// traffic checks how connections are spread: a word that is misspelt would change
+// nothing and say nothing.
+func (p *problems) traffic(s *corev1.Service) {
+	if v := s.Spec.InternalTrafficPolicy; v != nil && *v != corev1.ServiceInternalTrafficPolicyCluster && *v != corev1.ServiceInternalTrafficPolicyLocal {
+		p.add("spec.internalTrafficPolicy", "%q: not Cluster or Local", *v)
+	}
+	distributions := []string{
+		corev1.ServiceTrafficDistributionPreferClose, corev1.ServiceTrafficDistributionPreferSameZone, corev1.ServiceTrafficDistributionPreferSameNode,
+	}
+	if v := s.Spec.TrafficDistribution; v != nil && !slices.Contains(distributions, *v) {
+		p.add("spec.trafficDistribution", "%q: not one of %s", *v, strings.Join(distributions, ", "))
+	}
+	switch s.Spec.SessionAffinity {
+	case "", corev1.ServiceAffinityNone, corev1.ServiceAffinityClientIP:
+	default:
+		p.add("spec.sessionAffinity", "%q: not None or ClientIP", s.Spec.SessionAffinity)
+	}
+	if c := s.Spec.SessionAffinityConfig; c != nil && c.ClientIP != nil && c.ClientIP.TimeoutSeconds != nil {
+		if seconds := *c.ClientIP.TimeoutSeconds; seconds < 1 || seconds > maxAffinitySeconds {
+			p.add("spec.sessionAffinityConfig.clientIP.timeoutSeconds", "%d: not 1 to %d", seconds, maxAffinitySeconds)
+		}
+	}
 }
 
 func (p *problems) servicePorts(ports []corev1.ServicePort) {
