@@ -101,14 +101,14 @@ func fromSlices(behind map[string]*discoveryv1.EndpointSlice, portName string) [
 			}
 			for _, e := range slice.Endpoints {
 				// A condition that is absent counts as its usual state.
-				ready := deref(e.Conditions.Ready, true)
 				b := backend{
 					Endpoint:    workload.Endpoint{Node: deref(e.NodeName, ""), Hints: hints(e.Hints)},
-					ready:       ready,
-					serving:     deref(e.Conditions.Serving, ready),
+					ready:       deref(e.Conditions.Ready, true),
+					serving:     deref(e.Conditions.Serving, true),
 					terminating: deref(e.Conditions.Terminating, false),
 				}
-				for _, addr := range parseAddrs(e.Addresses) {
+				// What others beside the first would mean is not defined.
+				for _, addr := range parseAddrs(e.Addresses[:min(1, len(e.Addresses))]) {
 					b.Addr = netip.AddrPortFrom(addr, number)
 					out = append(out, b)
 				}

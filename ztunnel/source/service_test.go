@@ -132,7 +132,7 @@ endpoints: [{addresses: [10.1.0.25]}, {addresses: [10.1.0.25]}]`),
 metadata: {name: web-6, namespace: shop, labels: {kubernetes.io/service-name: web}}
 addressType: IPv6
 ports: [{name: http, port: 8080}]
-endpoints: [{addresses: ["fd00::24"], conditions: {ready: false, serving: true, terminating: true}}, {addresses: ["fd00::26"], conditions: {ready: false, terminating: true}}]`),
+endpoints: [{addresses: ["fd00::24"], conditions: {ready: false, serving: true, terminating: true}}, {addresses: ["fd00::26"], conditions: {ready: false, serving: false, terminating: true}}, {addresses: ["fd00::27", "fd00::28"], conditions: {ready: false, terminating: true}}]`),
 			slice(t, `
 metadata: {name: web-name, namespace: shop, labels: {kubernetes.io/service-name: web}}
 addressType: FQDN
@@ -151,7 +151,7 @@ endpoints: [{addresses: [10.1.0.32]}]`),
 		},
 	})
 	want := map[string]string{
-		"http 80":  "[10.1.0.21:8080 10.1.0.22:8080 10.1.0.24:8080! 10.1.0.25:8081 [fd00::24]:8080!]",
+		"http 80":  "[10.1.0.21:8080 10.1.0.22:8080 10.1.0.24:8080! 10.1.0.25:8081 [fd00::24]:8080! [fd00::27]:8080!]",
 		"admin 81": "[10.1.0.21:9090 10.1.0.22:9090 10.1.0.24:9090!]",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
