@@ -44,15 +44,15 @@ func TestNodePortsAndHostPortsLeadIntoTunnels(t *testing.T) {
 		for _, at := range []struct {
 			node *lab.Node
 			port uint16
-		}{{s.one, nodePort}, {s.two, nodePort}, {s.two, localPort}, {s.two, hostPort}} {
+		}{{s.one, nodePort}, {s.two, nodePort}, {s.one, localPort}, {s.two, localPort}, {s.two, hostPort}} {
 			dst := netip.AddrPortFrom(at.node.Addr(network), at.port)
 			if err := client.Ping(s.ctx, network, dst, secret); err != nil {
 				s.Errorf("to port %d of %s: %v", at.port, at.node.Name, err)
 			}
 			s.record(s.one, "direction", "outbound", "dst.hbone_addr", to, "dst.workload", "far", "path", "tunnel", "result", "ok")
 		}
-		if err := client.Ping(s.ctx, network, netip.AddrPortFrom(s.one.Addr(network), localPort), secret); err == nil {
-			s.Error("a node without a pod of the service let a connection through")
+		if err := far.Ping(s.ctx, network, netip.AddrPortFrom(s.one.Addr(network), localPort), secret); err == nil {
+			s.Error("another node without a pod of the service let a connection through")
 		}
 		s.must(client.Ping(s.ctx, network, netip.AddrPortFrom(s.two.Addr(network), stranger), "in plaintext"))
 	})

@@ -31,7 +31,12 @@ type hostPort struct {
 // nodePort is what a port of every node leads to.
 type nodePort struct {
 	service   *Service
-	four, six choice // of Service.Local: among all; else for connections from here
+	four, six nodePortFamily
+}
+
+type nodePortFamily struct {
+	choice            // for connections from here to this node's port
+	all    []endpoint // of Service.Local, for other nodes' ports; else nil
 }
 
 // addNodes needs all workloads added.
@@ -94,12 +99,13 @@ func (idx *index) addNodePorts(s *Service, inside func(netip.Addr) bool) {
 		if _, taken := idx.nodePorts[port.NodePort]; port.NodePort == 0 || taken {
 			continue
 		}
-		family := func(v4 bool) choice {
-			all, c := idx.endpoints(port.Endpoints, v4, inside), idx.clientsOf(s, port)
+		family := func(v4 bool) nodePortFamily {
+			all := idx.endpoints(port.Endpoints, v4, inside)
+			f := nodePortFamily{choice: newChoice(clusterEndpoints(all, idx.here), idx.clientsOf(s, port))}
 			if s.Local {
-				return choice{endpoints: all, clients: c}
+				f.all = all
 			}
-			return newChoice(clusterEndpoints(all, idx.here), c)
+			return f
 		}
 		idx.nodePorts[port.NodePort] = &nodePort{s, family(true), family(false)}
 	}
@@ -115,12 +121,14 @@ func (idx *index) atNode(name string, client netip.Addr, dst netip.AddrPort) (De
 	if p == nil {
 		return Destination{Target: dst, Node: true}, nil
 	}
-	among := p.six
+	family := p.six
 	if dst.Addr().Is4() {
-		among = p.four
+		family = p.four
 	}
-	if p.service.Local {
-		among.endpoints = localEndpoints(among.endpoints, name)
+	among := family.choice
+	// As with kube-proxy, what a pod sends to its own node's port is not external.
+	if own := name == idx.here.node && name != ""; p.service.Local && !own {
+		among = choice{endpoints: localEndpoints(family.all, name), clients: among.clients}
 	}
 	if len(among.endpoints) == 0 {
 		return Destination{}, fmt.Errorf("%w: no ready pod behind node port %v of service %s/%s",

@@ -62,6 +62,14 @@ func TestANodePortLeadsToTheServicesPods(t *testing.T) {
 	refused(t, r, "[2001:db8::1]:30090", ErrNoEndpoint, "service shop/local")
 }
 
+func TestTheOwnNodesPortLeadsToAllPodsInSpiteOfExternalTrafficPolicy(t *testing.T) {
+	for dst, want := range map[string]string{"192.168.0.1:30090": "ab", "192.168.0.2:30090": "b"} {
+		if got := leads(t, "node-1", town(), dst); got != want {
+			t.Errorf("from node-1, %s leads to %s, want %s", dst, got, want)
+		}
+	}
+}
+
 func TestAHostPortLeadsToThePodOfThatNode(t *testing.T) {
 	r := registry(t, town())
 	for dst, want := range map[string]string{

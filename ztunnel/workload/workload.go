@@ -117,7 +117,7 @@ type Service struct {
 	// service; the node would short-cut them past us if we did not.
 	LoadBalancerIPs []netip.Addr
 	Headless        bool
-	// Local: a node port leads to pods of that node only (externalTrafficPolicy).
+	// Local: another node's port leads to pods of that node only (externalTrafficPolicy).
 	Local bool
 	// InternalLocal: a cluster IP leads to endpoints of the client's node only
 	// (internalTrafficPolicy).
