@@ -4,6 +4,7 @@ package kube
 
 import (
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"testing"
@@ -59,12 +60,15 @@ func TestARealAPIServerIsFollowed(t *testing.T) {
 	o.State = filepath.Join(t.TempDir(), "workloads")
 	w := start(t, o)
 	w.until("the first", meshed("web-1"))
-	if s := w.last.Mesh; fmt.Sprint(s.CIDRs, s.Nodes) != "[10.1.0.0/24 10.96.0.0/16] [{node-1 [192.168.0.1]}]" {
+	if s := w.last.Mesh; fmt.Sprint(s.CIDRs, s.Nodes) != "[10.1.0.0/24 10.96.0.0/16] [{node-1  [192.168.0.1]}]" {
 		t.Errorf("CIDRs and nodes %v %v", s.CIDRs, s.Nodes)
 	}
 	w.until("the service", func(s source.Snapshot) bool {
 		for _, svc := range s.Mesh.Services {
-			if svc.Name == "web" && fmt.Sprint(svc.VIPs, svc.Ports) == "[10.96.0.7] [{ 80 0 [10.1.0.1:8080]}]" {
+			if svc.Name != "web" || fmt.Sprint(svc.VIPs) != "[10.96.0.7]" || len(svc.Ports) != 1 {
+				continue
+			}
+			if p := svc.Ports[0]; p.Port == 80 && len(p.Endpoints) == 1 && p.Endpoints[0].Addr == netip.MustParseAddrPort("10.1.0.1:8080") {
 				return true
 			}
 		}
