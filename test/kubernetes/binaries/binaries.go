@@ -82,7 +82,7 @@ func Build(ctx context.Context, module string, out io.Writer) (string, error) {
 	if err := needsSeccomp(ctx); err != nil {
 		return "", err
 	}
-	fmt.Fprintf(out, "building Kubernetes: 8 minutes on two cores, once, into %s\n", dir)
+	fmt.Fprintf(out, "building Kubernetes, once: it took 16 minutes on two busy cores; into %s\n", dir)
 	unfinished := dir + ".new"
 	if err := errors.Join(os.RemoveAll(unfinished), os.MkdirAll(unfinished, 0o755)); err != nil {
 		return "", err
