@@ -33,6 +33,7 @@ var lists = map[string]struct{ one, many runtime.Object }{
 	"namespaces":     {&corev1.Namespace{}, &corev1.NamespaceList{}},
 	"nodes":          {&corev1.Node{}, &corev1.NodeList{}},
 	"pods":           {&corev1.Pod{}, &corev1.PodList{}},
+	"events":         {&corev1.Event{}, &corev1.EventList{}},
 	"services":       {&corev1.Service{}, &corev1.ServiceList{}},
 	"endpointslices": {&discoveryv1.EndpointSlice{}, &discoveryv1.EndpointSliceList{}},
 	"runtimeclasses": {&nodev1.RuntimeClass{}, &nodev1.RuntimeClassList{}},

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package kubetest is an API server without a Kubernetes behind it, for tests of
-// whoever lists and watches.
+// whoever lists, watches and writes.
 package kubetest
 
 import (
@@ -27,7 +27,7 @@ import (
 
 // Server speaks list and watch as a Kubernetes API server does: in protobuf to
 // whoever asks for it, with bookmarks, resource versions that expire or are too
-// large, and streaming lists.
+// large, and streaming lists. It takes creates and patches in JSON.
 type Server struct {
 	mu        sync.Mutex
 	version   int
@@ -97,7 +97,8 @@ func (s *Server) Drop(resource string) {
 	s.announce()
 }
 
-// Refuse answers requests for a resource with err until it is nil.
+// Refuse answers requests for a resource, or a write such as "create events", with err
+// until it is nil.
 func (s *Server) Refuse(resource string, err *apierrors.StatusError) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -116,16 +117,7 @@ func (s *Server) Set(objects ...Object) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, o := range objects {
-		resource := resourceOf(o)
-		s.version++
-		o = o.DeepCopyObject().(Object)
-		o.SetResourceVersion(strconv.Itoa(s.version))
-		kind := watch.Modified
-		if _, known := s.objects[resource][keyOf(o)]; !known {
-			kind = watch.Added
-		}
-		s.objects[resource][keyOf(o)] = o
-		s.changes[resource] = append(s.changes[resource], change{s.version, kind, o})
+		s.put(o)
 	}
 	s.announce()
 }
@@ -191,8 +183,12 @@ func resourceOf(o runtime.Object) string {
 	return strings.Replace(name, "classs", "classes", 1)
 }
 
-// ServeHTTP answers GET /api/v1/pods and the like.
+// ServeHTTP answers GET /api/v1/pods and the like, and writes.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodGet {
+		s.write(w, r)
+		return
+	}
 	parts := strings.Split(strings.Trim(r.URL.Path, "/"), "/")
 	resource := parts[len(parts)-1]
 	if strings.Contains(r.URL.Path, "security.istio.io") {
