@@ -68,7 +68,7 @@ test-e2e:
 
 # A module of its own, and with programs of its own to build: no part of make test.
 .PHONY: test-kubernetes
-test-kubernetes: ## test on a real two-node Kubernetes (root; builds it first, once: 16 minutes on two busy cores)
+test-kubernetes: ## test on a real two-node Kubernetes (root; builds it first, once: 16 minutes on two busy cores; TEST_CLUSTER=NAME: on one that is kept)
 	@mkdir -p bin/test
 	@cd test/kubernetes && $(call part,kubernetes,testname) -timeout=30m ./...
 

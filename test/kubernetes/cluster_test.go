@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"os"
@@ -17,12 +18,21 @@ import (
 	"github.com/culvert-mesh/culvert/test/kubernetes/cluster"
 )
 
-// The cluster that all tests share which do not end it.
-const sharedName = "test"
+// kept is the name of a cluster that is used as it is, started if it is not up, and left
+// up, so that whoever writes a test can run it again and again. Empty: none.
+var kept = os.Getenv("TEST_CLUSTER")
+
+// sharedName is the cluster that all tests share which do not end it.
+var sharedName = cmp.Or(kept, "test")
 
 var (
 	program string // the command under test, as make cluster runs it
-	shared  = sync.OnceValue(func() error { return start(sharedName) })
+	shared  = sync.OnceValue(func() error {
+		if kept != "" && exec.Command(program, "enter", "-name", kept, "node2", "true").Run() == nil {
+			return nil
+		}
+		return start(sharedName)
+	})
 )
 
 func TestMain(m *testing.M) {
@@ -38,6 +48,9 @@ func TestMain(m *testing.M) {
 			return 1
 		}
 		code := m.Run()
+		if kept != "" {
+			return code
+		}
 		if out, err := exec.Command(program, "down", "-name", sharedName).CombinedOutput(); err != nil {
 			fmt.Fprintf(os.Stderr, "cluster down: %v\n%s", err, out)
 			return 1

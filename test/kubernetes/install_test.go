@@ -9,7 +9,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 )
 
@@ -66,27 +65,14 @@ func buildPlugin(t *testing.T) string {
 // in the list. The end of the test takes all away.
 func (r *running) install(node, plugin string) (stop func()) {
 	r.t.Helper()
-	// The pid is the node's: this side of it is nsenter, which passes no signal on.
-	const pidFile = "/run/culvert-install.pid"
-	cmd := exec.Command(program, "enter", "-name", r.name, node, "sh", "-c",
-		"echo $$ >"+pidFile+" && exec "+plugin+" install -metrics-address 127.0.0.1:15022")
-	cmd.Stderr = r.t.Output()
-	if err := cmd.Start(); err != nil {
-		r.t.Fatal(err)
-	}
-	stop = sync.OnceFunc(func() {
-		r.enter(node, "sh", "-c", "kill -TERM $(cat "+pidFile+")")
-		if err := cmd.Wait(); err != nil {
-			r.t.Errorf("the installer: %v", err)
-		}
-	})
+	stop = r.runOn(node, "culvert-cni", plugin, "install", "-metrics-address", "127.0.0.1:15022")
 	r.t.Cleanup(func() {
 		stop()
 		_, _ = r.kubectl("delete", "pod", "held", "free", "--ignore-not-found", "--grace-period=1")
 		if out, err := r.uninstall(node, plugin); err != nil {
 			r.t.Errorf("%v, %s", err, out)
 		}
-		r.enter(node, "rm", "-rf", "/run/culvert")
+		r.enter(node, "rm", "-rf", "/run/culvert", insideMesh+"/culvert-cni.log")
 	})
 	eventually(r.t, func() error {
 		if !r.chains(node) {

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -22,6 +23,9 @@ const (
 	wordNetwork = "network" // eth0 is there
 	wordAPI     = "api"     // the API server answers
 )
+
+// KubeletCgroup is the name of the kubelet's cgroup in a node's cgroup2.
+const KubeletCgroup = "kubelet"
 
 // runNode is the pid 1 of a machine: it makes the machine out of the namespaces that it
 // was started in, runs the machine's programs, and ends with the supervisor.
@@ -78,14 +82,37 @@ func runPrograms(n node, words *bufio.Scanner) error {
 		return err
 	}
 	err := errors.Join(
-		run("kubelet", "--config="+insideKubernetes+"/kubelet.yaml",
-			"--kubeconfig="+insideKubernetes+"/kubelet.kubeconfig",
-			"--hostname-override="+n.Name, "--node-ip="+n.Addr.String()),
+		children.keep(func() (*process, error) { return startKubelet(children, n) }),
 		run("kube-proxy", "--config="+insideKubernetes+"/proxy.yaml"))
 	if err != nil {
 		return err
 	}
 	return children.restart()
+}
+
+// startKubelet starts the kubelet in a cgroup of its own, as systemd does on a machine:
+// what tells the kubelet's connections from others goes by that.
+func startKubelet(children *processes, n node) (*process, error) {
+	all, err := hierarchies()
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.Command("kubelet", "--config="+insideKubernetes+"/kubelet.yaml",
+		"--kubeconfig="+insideKubernetes+"/kubelet.kubeconfig",
+		"--hostname-override="+n.Name, "--node-ip="+n.Addr.String())
+	if i := slices.IndexFunc(all, func(h hierarchy) bool { return h.Type == "cgroup2" }); i >= 0 {
+		path := filepath.Join(all[i].Point, KubeletCgroup)
+		if err := os.MkdirAll(path, 0o755); err != nil {
+			return nil, err
+		}
+		dir, err := os.Open(path)
+		if err != nil {
+			return nil, err
+		}
+		defer dir.Close()
+		cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())}
+	}
+	return children.start("kubelet", cmd)
 }
 
 // importImages imports all images of the node once containerd listens.
