@@ -68,7 +68,7 @@ func Load(opts Options) (*Datapath, error) {
 	if err != nil {
 		return nil, fmt.Errorf("redirect options: %w", err)
 	}
-	if err := probe(); err != nil {
+	if err := errors.Join(probe(), openSysctls()); err != nil {
 		return nil, err
 	}
 	point, err := bpffsPoint(opts.BPFFS)

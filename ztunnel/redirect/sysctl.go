@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 
 	"github.com/culvert-mesh/culvert/ztunnel/netns"
 )
@@ -27,6 +28,25 @@ var sysctls = []struct {
 }
 
 func never() bool { return false }
+
+// openSysctls lets this process write sysctls. A container that is not privileged
+// has a read-only mount on /proc/sys, in a mount namespace of its own: with
+// CAP_SYS_ADMIN it may be changed there, and nobody else sees that.
+func openSysctls() error {
+	const dir = "/proc/sys"
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return fmt.Errorf("statfs %s: %w", dir, err)
+	}
+	if st.Flags&unix.ST_RDONLY == 0 {
+		return nil
+	}
+	const flags = unix.MS_REMOUNT | unix.MS_BIND | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+	if err := unix.Mount("", dir, "", flags, ""); err != nil {
+		return fmt.Errorf("make %s writable, for the sysctls of pods: %w", dir, err)
+	}
+	return nil
+}
 
 // sysctlNeeds runs inside the netns.
 func (d *Datapath) sysctlNeeds(cookie netns.Cookie) (needs []need, err error) {
