@@ -29,7 +29,7 @@ var products = []product{
 }
 
 // build builds all products from the sources at root, and writes each to an archive in
-// dir. It tells their names and digests.
+// dir, with what it is made of beside it. It tells their names and digests.
 func build(ctx context.Context, root, dir string, archs []string, told io.Writer) error {
 	programs, err := os.MkdirTemp("", "culvert-images-")
 	if err != nil {
@@ -60,6 +60,23 @@ func build(ctx context.Context, root, dir string, archs []string, told io.Writer
 			},
 		}
 		if err := write(filepath.Join(dir, p.program+".tar"), image, told); err != nil {
+			return err
+		}
+		if err := describeAll(dir, p, files); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// describeAll writes what the program is made of, for each architecture.
+func describeAll(dir string, p product, files map[string]string) error {
+	for arch, file := range files {
+		text, err := describe(file, p)
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(dir, p.program+"."+arch+".spdx.json"), text, 0o644); err != nil {
 			return err
 		}
 	}

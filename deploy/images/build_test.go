@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -33,6 +34,12 @@ func TestImagesDoNotDependOnWhereTheyAreBuilt(t *testing.T) {
 	for _, p := range products {
 		if !strings.Contains(first.String(), "localhost/culvert/"+p.program+":dev sha256:") {
 			t.Errorf("no digest of %s in:\n%s", p.program, &first)
+		}
+		name := filepath.Join("images", p.program+"."+runtime.GOARCH+".spdx.json")
+		parts, err1 := os.ReadFile(filepath.Join(here, name))
+		same, err2 := os.ReadFile(filepath.Join(elsewhere, name))
+		if err := errors.Join(err1, err2); err != nil || !bytes.Equal(parts, same) {
+			t.Errorf("what %s is made of differs, %v:\n%s\n%s", p.program, err, parts, same)
 		}
 	}
 }

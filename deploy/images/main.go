@@ -22,7 +22,8 @@ import (
 const usage = `images makes container images as OCI archives, and prints their digests.
 
   images build -out DIR [-arch amd64,arm64]
-        Culvert's, of the sources in the working directory, each into DIR/PROGRAM.tar
+        Culvert's, of the sources in the working directory, each into DIR/PROGRAM.tar,
+        and what each is made of into DIR/PROGRAM.ARCH.spdx.json (SPDX 2.3)
   images archive -name REFERENCE -out FILE PROGRAM
         one of a static program, for this machine's architecture
 `
