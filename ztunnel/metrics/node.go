@@ -114,7 +114,7 @@ type Enrollment struct {
 
 	Certified   int // enrolled, with a certificate that is renewed in time
 	Forwarding  int // of the enrolled, those that forward to another netns
-	Unsteerable int // labels say they belong in the mesh, and their runtime does not allow it
+	Unsteerable int // labels say they belong in the mesh, and they cannot be in it
 	Unprotected int // in the mesh, with processes for which the programs do not run
 	Unexplained int // netns that are steered, and nothing says whose they are
 }
@@ -162,7 +162,7 @@ func (m *Metrics) Pods(f func() Enrollment) {
 			func(e Enrollment) int { return max(0, e.Intended-e.Enrolled) }),
 		gauge("culvert_forwarding_pods", "Enrolled pods that forward to a network namespace behind them, which has no identity.",
 			func(e Enrollment) int { return e.Forwarding }),
-		gauge("culvert_unsteerable_pods", "Pods whose labels say they belong in the mesh and whose runtime does not allow it.",
+		gauge("culvert_unsteerable_pods", "Pods whose labels say they belong in the mesh and that cannot be in it: hostNetwork, a sidecar, a runtime with a network stack of its own.",
 			func(e Enrollment) int { return e.Unsteerable }),
 		gauge("culvert_unprotected_pods",
 			"Pods in the mesh with processes outside -cgroup, which connect in plaintext. They do not count as enrolled. Anything but zero is an alarm.",

@@ -94,10 +94,8 @@ func (p *Pods) Enrollment() (e metrics.Enrollment) {
 		if p.wanted(w) {
 			e.Intended++
 		}
-		if w.Unsteerable != "" && !w.Terminated {
-			e.Unsteerable++
-		}
 	}
+	e.Unsteerable = len(p.Registry.Unsteerable())
 	for _, pod := range p.all() {
 		switch now := pod.shown.Load(); {
 		case now.member == nil:

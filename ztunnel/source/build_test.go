@@ -214,8 +214,8 @@ func TestPodsThatCannotBeInTheMeshNeverAre(t *testing.T) {
 		"with a sidecar":             `{metadata: {name: p, namespace: shop, annotations: {sidecar.istio.io/status: "{}"}}}`,
 		"with a sidecar and a label": `{metadata: {name: p, namespace: shop, labels: {culvert.dev/mesh: enabled}, annotations: {sidecar.istio.io/status: ""}}}`,
 	} {
-		if w := onlyWorkload(t, text, in); w.Meshed {
-			t.Errorf("a pod %s is in the mesh", name)
+		if w := onlyWorkload(t, text, in); w.Meshed || w.Unsteerable == "" {
+			t.Errorf("a pod %s: in the mesh %v, and if not, because %q", name, w.Meshed, w.Unsteerable)
 		}
 	}
 	if w := onlyWorkload(t, `{metadata: {name: p, namespace: shop}}`, in); !w.Meshed {
@@ -237,8 +237,10 @@ func TestAPodWithANetworkStackOfItsOwnIsNotInTheMesh(t *testing.T) {
 			t.Errorf("%s: meshed %v, because %q", class, w.Meshed, w.Unsteerable)
 		}
 	}
-	if w := onlyWorkload(t, `{metadata: {name: p, namespace: bank}, spec: {containers: [], runtimeClassName: kata}}`, in); w.Unsteerable != "" {
-		t.Errorf("a pod that nobody wants in the mesh is called unsteerable: %s", w.Unsteerable)
+	for _, spec := range []string{"runtimeClassName: kata", "hostNetwork: true"} {
+		if w := onlyWorkload(t, `{metadata: {name: p, namespace: bank}, spec: {containers: [], `+spec+`}}`, in); w.Unsteerable != "" {
+			t.Errorf("%s: a pod that nobody wants in the mesh is called unsteerable: %s", spec, w.Unsteerable)
+		}
 	}
 }
 

@@ -19,24 +19,27 @@ import (
 
 // The labels which put a namespace or a pod into the mesh.
 const (
-	MeshLabel     = "culvert.dev/mesh" // enabled, disabled
-	MeshEnabled   = "enabled"
-	MeshDisabled  = "disabled"
-	IstioLabel    = "istio.io/dataplane-mode" // ambient, none
-	istioAmbient  = "ambient"
-	istioNone     = "none"
-	mayForward    = "culvert.dev/may-forward" // annotation: "true": strangers may reach what the pod forwards to
-	istioSidecar  = "sidecar.istio.io/status" // annotation: it has a proxy of its own
-	mirrorPod     = corev1.MirrorPodAnnotationKey
-	staticUID     = "kubernetes.io/config.hash" // annotation of a mirror pod: the UID by which the kubelet knows it
-	defaultSA     = "default"
-	latestVersion = "latest"
+	MeshLabel    = "culvert.dev/mesh" // enabled, disabled
+	MeshEnabled  = "enabled"
+	MeshDisabled = "disabled"
+	IstioLabel   = "istio.io/dataplane-mode" // ambient, none
+	istioAmbient = "ambient"
+	istioNone    = "none"
+	mayForward   = "culvert.dev/may-forward" // annotation: "true": strangers may reach what the pod forwards to
+	istioSidecar = "sidecar.istio.io/status" // annotation: it has a proxy of its own
+	// StatusAnnotation tells people how a pod is. It is written by its node's ztunnel, but
+	// whoever may write to pods could have: it decides nothing.
+	StatusAnnotation = "culvert.dev/status"
+	mirrorPod        = corev1.MirrorPodAnnotationKey
+	staticUID        = "kubernetes.io/config.hash" // annotation of a mirror pod: the UID by which the kubelet knows it
+	defaultSA        = "default"
+	latestVersion    = "latest"
 )
 
 // UsesAnnotation reports whether that annotation of a pod means something here.
 func UsesAnnotation(key string) bool {
 	switch key {
-	case mayForward, istioSidecar, mirrorPod, staticUID:
+	case mayForward, istioSidecar, mirrorPod, staticUID, StatusAnnotation:
 		return true
 	}
 	return false
@@ -49,7 +52,7 @@ func newPod(pod *corev1.Pod, o Options) (podEntry, workload.Workload, error) {
 	if err != nil {
 		return podEntry{}, workload.Workload{}, err
 	}
-	uid, static := kubeletUID(pod)
+	uid, static := KubeletUID(pod)
 	e := podEntry{serving: podServes(pod), terminating: pod.DeletionTimestamp != nil, hostAddrs: hostAddrs(pod)}
 	_, e.sidecar = pod.Annotations[istioSidecar]
 	if pod.Spec.RuntimeClassName != nil {
@@ -83,10 +86,10 @@ func newPod(pod *corev1.Pod, o Options) (podEntry, workload.Workload, error) {
 	return e, w, nil
 }
 
-// kubeletUID is the UID by which the kubelet and the runtime know a pod. A
+// KubeletUID is the UID by which the kubelet and the runtime know a pod. A
 // static pod's is made from its file: the object in the API only mirrors it, has
 // a UID of its own, and another one when it is made anew.
-func kubeletUID(pod *corev1.Pod) (uid string, static bool) {
+func KubeletUID(pod *corev1.Pod) (uid string, static bool) {
 	_, mirror := pod.Annotations[mirrorPod]
 	if uid := pod.Annotations[staticUID]; mirror && uid != "" {
 		return uid, true

@@ -98,11 +98,11 @@ func (b *Builder) join(e *podEntry) {
 	_, strange := StrangeLabel(w.Labels)
 	_, strangeNamespace := StrangeLabel(namespace.Labels)
 	w.Undecided = may && !decided && (!known || strange || strangeNamespace)
-	w.Meshed, w.Unsteerable = may && in, ""
-	if w.Meshed {
-		w.Unsteerable = unsteerable(e.runtimeClass, b.classes)
-		w.Meshed = w.Unsteerable == ""
+	w.Unsteerable = ""
+	if in {
+		w.Unsteerable = e.unsteerable(w.HostNetwork, b.classes)
 	}
+	w.Meshed = in && w.Unsteerable == ""
 }
 
 func (b *Builder) joinNamespace(namespace string) {

@@ -15,9 +15,26 @@ import (
 // node's, so that nothing can be steered.
 var ownKernels = []string{"kata", "runsc", "gvisor", "firecracker", "cloudhypervisor", "dragonball", "quark", "urunc", "runhcs"}
 
-// unsteerable says why connections of a pod of that RuntimeClass cannot be steered
-// although its labels want it in the mesh; "" if they can.
-func unsteerable(class string, classes map[string]*nodev1.RuntimeClass) string {
+// Why a pod is not in the mesh although its labels say so.
+const (
+	inHostNetwork = "hostNetwork: it is in the network namespace of its node, which is never steered"
+	hasSidecar    = "it has a sidecar (annotation " + istioSidecar + "), which carries its connections"
+)
+
+// unsteerable says why a pod that its labels want in the mesh cannot be; "" if it can.
+func (e *podEntry) unsteerable(hostNetwork bool, classes map[string]*nodev1.RuntimeClass) string {
+	switch {
+	case hostNetwork:
+		return inHostNetwork
+	case e.sidecar:
+		return hasSidecar
+	}
+	return stackOfItsOwn(e.runtimeClass, classes)
+}
+
+// stackOfItsOwn says why connections of a pod of that RuntimeClass cannot be steered;
+// "" if they can.
+func stackOfItsOwn(class string, classes map[string]*nodev1.RuntimeClass) string {
 	runtime := class
 	if c := classes[class]; c != nil && hasOwnKernel(c.Handler) {
 		runtime = c.Handler

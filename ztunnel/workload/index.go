@@ -16,6 +16,7 @@ type index struct {
 	byUID   map[string]*Workload
 	byAddr  map[netip.Addr]*Workload
 	byNode  map[string][]*Workload
+	apart   []*Workload // of the node, labelled and yet not in the mesh
 	vips    map[netip.Addr]*virtual
 	lbs     map[netip.Addr]*virtual
 	changed chan struct{} // closed once this index is no longer in force
@@ -89,6 +90,9 @@ func (idx *index) addWorkload(w *Workload) {
 	}
 	if w.Terminated {
 		return
+	}
+	if w.Unsteerable != "" && w.Node == idx.here.node {
+		idx.apart = append(idx.apart, w)
 	}
 	if w.HostNetwork {
 		for _, addr := range w.Addrs {

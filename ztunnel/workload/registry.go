@@ -134,6 +134,15 @@ func (r *Registry) Local(node string) []Workload {
 	return out
 }
 
+// Unsteerable returns the pods of the registry's own node that are not in the mesh
+// although labels say so. They include pods in the node's network namespace.
+func (r *Registry) Unsteerable() (out []Workload) {
+	for _, w := range r.index.Load().apart {
+		out = append(out, *w)
+	}
+	return out
+}
+
 // Namespace returns what is known of a namespace.
 func (r *Registry) Namespace(name string) (Namespace, bool) {
 	ns, ok := r.index.Load().mesh.Namespaces[name]

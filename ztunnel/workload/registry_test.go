@@ -400,6 +400,26 @@ func TestLocalPodsAreSortedAndOnlyTheNodesOwn(t *testing.T) {
 	}
 }
 
+func TestPodsThatLabelsWantInVainAreTheNodesOwnAndLive(t *testing.T) {
+	why := func(name string, change func(*Workload)) Workload {
+		w := pod(name, "uid-"+name, "10.1.0.1")
+		w.Meshed, w.Unsteerable = false, "hostNetwork"
+		change(&w)
+		return w
+	}
+	r := NewRegistry(nil)
+	r.Node = "node-1"
+	r.Replace(Mesh{Workloads: []Workload{
+		why("host", func(w *Workload) { w.HostNetwork = true }),
+		why("ended", func(w *Workload) { w.Terminated = true }),
+		why("elsewhere", func(w *Workload) { w.Node = "node-2" }),
+		pod("steered", "uid-steered", "10.1.0.2"),
+	}})
+	if got := r.Unsteerable(); len(got) != 1 || got[0].Name != "host" {
+		t.Errorf("%v", got)
+	}
+}
+
 func TestNamespacesAndTheWholeSnapshotCanBeRead(t *testing.T) {
 	mesh := shop()
 	mesh.Namespaces = map[string]Namespace{"shop": {Meshed: true, Labels: map[string]string{"a": "b"}}}
