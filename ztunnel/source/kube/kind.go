@@ -183,6 +183,7 @@ func (k *kind) set(o any) source.Name {
 	}
 	name := source.Name{Namespace: m.GetNamespace(), Name: m.GetName()}
 	object, err := k.understand(o.(runtime.Object))
+	k.source.noteOwn(object.Object)
 	if err != nil {
 		k.source.builder.Distrust(object.Object)
 	} else {
@@ -206,5 +207,6 @@ func (k *kind) remove(name source.Name) {
 		k.source.say(k, name, "")
 	}
 	delete(k.names, name)
+	k.source.forgetOwn(k.Kind, name)
 	k.source.builder.Delete(k.Kind, name)
 }

@@ -12,6 +12,7 @@
 //	policies.go  Istio's kinds, which may come later or never
 //	health.go    what is wrong now, said once
 //	cidrs.go     whether the CIDRs of the mesh can be meant
+//	own.go       what is shown of the own node and its pods
 //	state.go     the last good state in a file, for a start without API server
 //
 // The first snapshot waits until every kind was listed. If the API server does not
@@ -28,6 +29,7 @@ import (
 	"sync"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/klog/v2"
 
 	"github.com/culvert-mesh/culvert/ztunnel/source"
@@ -38,6 +40,7 @@ type Options struct {
 	Kubeconfig string         // a file, or InCluster; required
 	Build      source.Options // how objects are read; TrustDomain is required
 	MeshCIDRs  []netip.Prefix // that are known beside those of Nodes and ServiceCIDRs; none
+	Node       string         // of which Own tells; none
 	State      string         // file for the last good state; none: it is not kept
 	OnError    func(error)    // each new problem, when Log has it, not to block; none
 	Log        *slog.Logger   // discards
@@ -77,6 +80,9 @@ type Source struct {
 	stored  *state
 	health  health
 	stats   source.Stats
+
+	ownPods   map[source.Name]OwnPod
+	ownTaints []corev1.Taint
 }
 
 var _ source.Source = (*Source)(nil)
@@ -90,7 +96,8 @@ func New(o Options) (*Source, error) {
 	if o.OnError == nil {
 		o.OnError = func(error) {}
 	}
-	s := &Source{options: o, poked: make(chan struct{}, 1), builder: source.NewBuilder(o.Build), health: newHealth()}
+	s := &Source{options: o, poked: make(chan struct{}, 1), builder: source.NewBuilder(o.Build), health: newHealth(),
+		ownPods: map[source.Name]OwnPod{}}
 	config, err := load(o.Kubeconfig)
 	if err != nil {
 		return nil, err

@@ -34,7 +34,7 @@ func strangeLabel(o source.Object) string {
 	return fmt.Sprintf("metadata.labels[%s]: %q means nothing: not %s or %s", source.MeshLabel, v, source.MeshEnabled, source.MeshDisabled)
 }
 
-// trim takes off what no Builder looks at. It writes to o, which nobody else has.
+// trim takes off what neither a Builder nor Own looks at. It writes to o, which nobody else has.
 func trim(o source.Object) source.Object {
 	o.SetManagedFields(nil)
 	switch o := o.(type) {
@@ -43,7 +43,7 @@ func trim(o source.Object) source.Object {
 	case *corev1.Node:
 		o.Annotations = nil
 		maps.DeleteFunc(o.Labels, func(key, _ string) bool { return key != corev1.LabelTopologyZone })
-		o.Spec = corev1.NodeSpec{PodCIDR: o.Spec.PodCIDR, PodCIDRs: o.Spec.PodCIDRs}
+		o.Spec = corev1.NodeSpec{PodCIDR: o.Spec.PodCIDR, PodCIDRs: o.Spec.PodCIDRs, Taints: o.Spec.Taints}
 		o.Status = corev1.NodeStatus{Addresses: o.Status.Addresses}
 	case *discoveryv1.EndpointSlice:
 		o.Annotations, o.OwnerReferences = nil, nil

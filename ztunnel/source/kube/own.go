@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kube
+
+import (
+	"maps"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/culvert-mesh/culvert/ztunnel/source"
+)
+
+// Own is what the API server shows of Options.Node and its pods, for whoever writes
+// to them. It decides nothing about the mesh.
+type Own struct {
+	Pods   []OwnPod
+	Taints []corev1.Taint // of the Node, in its order
+}
+
+// OwnPod is the object of one pod of the node.
+type OwnPod struct {
+	Namespace, Name string
+	ObjectUID       string // of the object
+	UID             string // by which the kubelet knows the pod: that of a workload
+	Created         time.Time
+	Deleting        bool   // somebody deleted the object, which is still there
+	Ended           bool   // all its containers ended for good
+	Status          string // what annotation culvert.dev/status says, whoever wrote that
+}
+
+// Own returns what is known now.
+func (s *Source) Own() Own {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return Own{Pods: slices.Collect(maps.Values(s.ownPods)), Taints: s.ownTaints}
+}
+
+// noteOwn takes an object of the node itself or of one of its pods; mu is held.
+func (s *Source) noteOwn(o source.Object) {
+	switch o := o.(type) {
+	case *corev1.Node:
+		if o.Name == s.options.Node {
+			s.ownTaints = o.Spec.Taints
+		}
+	case *corev1.Pod:
+		name := source.Name{Namespace: o.Namespace, Name: o.Name}
+		if delete(s.ownPods, name); o.Spec.NodeName == s.options.Node && s.options.Node != "" {
+			s.ownPods[name] = ownPod(o)
+		}
+	}
+}
+
+func ownPod(o *corev1.Pod) OwnPod {
+	uid, _ := source.KubeletUID(o)
+	return OwnPod{
+		Namespace: o.Namespace, Name: o.Name, ObjectUID: string(o.UID), UID: uid,
+		Created: o.CreationTimestamp.Time, Deleting: o.DeletionTimestamp != nil,
+		Ended:  o.Status.Phase == corev1.PodSucceeded || o.Status.Phase == corev1.PodFailed,
+		Status: o.Annotations[source.StatusAnnotation],
+	}
+}
+
+// forgetOwn takes the name of an object that is gone; mu is held.
+func (s *Source) forgetOwn(kind source.Kind, name source.Name) {
+	switch {
+	case kind == source.KindPod:
+		delete(s.ownPods, name)
+	case kind == source.KindNode && name.Name == s.options.Node:
+		s.ownTaints = nil
+	}
+}
