@@ -79,7 +79,7 @@ func (p *Pods) join(ctx context.Context, pod *pod, w workload.Workload) error {
 		return err
 	}
 	m.adopted, pod.adopted = false, false
-	pod.member, pod.failed = m, ""
+	pod.member, pod.failed, pod.unconfirmed = m, "", ""
 	p.Metrics.PodStarted()
 	p.Log.Info("pod enrolled", logPod, pod.String(), logIdentity, w.ID.String(), logTook, time.Since(start).String())
 	return nil

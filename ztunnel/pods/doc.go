@@ -23,6 +23,7 @@
 //	verify.go     the kernel, asked again and again whether all of that is still so
 //	neighbours.go members that others of the node reach without a tunnel
 //	status.go     what metrics, readiness and a dump say of pods
+//	condition.go  what users are told of each pod
 //	snapshot.go   the namespaces that the plugin goes by while ztunnel is away
 //	log.go        the keys of log attributes
 package pods

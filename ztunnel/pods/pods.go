@@ -112,6 +112,8 @@ type standing struct {
 	adopted bool    // steered and not served: refused until it is enrolled again or let go
 	astray  string  // why the hooks do not run for the member's processes; "" while nobody knows better
 	failed  string  // why the last attempt to enroll failed; "" when it did not
+
+	unconfirmed string // of a member: why the kernel did not confirm it when it was last asked
 }
 
 // lock locks mu. The caller may change pod until it calls unlock. Whoever only tells

@@ -5,6 +5,8 @@ package pods
 import (
 	"net"
 	"strconv"
+
+	"github.com/culvert-mesh/culvert/ztunnel/workload"
 )
 
 // warnOfProbes says once of each pod of the node that a probe of it names
@@ -19,7 +21,7 @@ func (p *Pods) warnOfProbes() {
 	}
 	for _, w := range p.Registry.ProbingOthers(p.Node) {
 		for _, probe := range w.ForeignProbes {
-			to := net.JoinHostPort(probe.Host, strconv.Itoa(int(probe.Port)))
+			to := foreign(probe)
 			once(w.UID+" "+to, func() {
 				p.Metrics.ForeignProbe()
 				p.Log.Warn("a probe names another host, where it is not exempt from policy", logPod, w.String(), logHost, to)
@@ -35,4 +37,9 @@ func (p *Pods) warnOfProbes() {
 		}
 	}
 	p.said = said
+}
+
+// foreign is where a probe leads, as host:port.
+func foreign(p workload.ForeignProbe) string {
+	return net.JoinHostPort(p.Host, strconv.Itoa(int(p.Port)))
 }

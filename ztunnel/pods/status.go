@@ -17,9 +17,21 @@ import (
 	"github.com/culvert-mesh/culvert/ztunnel/workload"
 )
 
+// How a sandbox stands.
+const (
+	stateEnrolled    = "enrolled"
+	stateUnprotected = "unprotected"
+	statePending     = "pending"
+	stateOutside     = "outside"
+	stateUndecided   = "undecided"
+	stateLost        = "lost"
+	stateDeleted     = "deleted"
+	stateUnexplained = "unexplained"
+)
+
 // State is one sandbox in the configuration dump.
 type State struct {
-	State       string             `json:"state"` // enrolled, unprotected, pending, outside, undecided, lost, deleted, unexplained
+	State       string             `json:"state"` // one of the words above
 	Reason      string             `json:"reason,omitempty"`
 	Forwards    []string           `json:"forwards,omitempty"` // devices that lead to a netns behind the pod
 	Identity    string             `json:"identity,omitempty"`
@@ -49,36 +61,44 @@ func (p *Pods) Dump() map[string]State {
 		}
 	}
 	for _, l := range p.leftovers() {
-		states[fmt.Sprintf("netns-%d", l.Cookie)] = State{State: "unexplained", Sandbox: sandbox{Cookie: l.Cookie, Inode: l.Inode},
+		states[fmt.Sprintf("netns-%d", l.Cookie)] = State{State: stateUnexplained, Sandbox: sandbox{Cookie: l.Cookie, Inode: l.Inode},
 			Reason: "it is steered, and no record and no process says whose it is"}
 	}
 	return states
 }
 
 func (p *Pods) state(pod *pod, s sandbox) State {
-	w, known := p.workload(s)
 	now := pod.shown.Load()
-	state := State{State: "outside", Reason: cmp.Or(now.failed, w.Unsteerable), Sandbox: s}
-	switch m := now.member; {
-	case m != nil:
-		state.State, state.Identity = "enrolled", m.id.String()
+	state := State{Sandbox: s}
+	state.State, state.Reason = p.standingOf(s, now)
+	if m := now.member; m != nil {
+		state.Identity = m.id.String()
 		state.Connections, state.Forwards = m.carrier.pod.Connections(), m.forwarding.devices()
 		state.Addresses, state.Tunnels = m.addresses.state(), m.carrier.told()
 		certificate := p.Certs.Certificate(m.id)
 		state.Certificate = &certificate
-		if now.astray != "" {
-			state.State, state.Reason = "unprotected", now.astray
-		}
-	case s.deleted():
-		state.State, state.Reason = "deleted", "its netns is not gone yet, and is refused"
-	case now.lost:
-		state.State, state.Reason = "lost", "no process and no mount leads to its netns, which is not gone: it is refused"
-	case known && p.wanted(w):
-		state.State = "pending"
-	case now.adopted:
-		state.State, state.Reason = "undecided", "no label says whether it is in the mesh: it is refused as before"
 	}
 	return state
+}
+
+// standingOf says in a word how a sandbox stands, and why.
+func (p *Pods) standingOf(s sandbox, now *standing) (state, reason string) {
+	w, known := p.workload(s)
+	switch {
+	case now.member != nil && now.astray != "":
+		return stateUnprotected, now.astray
+	case now.member != nil:
+		return stateEnrolled, now.unconfirmed
+	case s.deleted():
+		return stateDeleted, "its netns is not gone yet, and is refused"
+	case now.lost:
+		return stateLost, "no process and no mount leads to its netns, which is not gone: it is refused"
+	case known && p.wanted(w):
+		return statePending, now.failed
+	case now.adopted:
+		return stateUndecided, "no label says whether it is in the mesh: it is refused as before"
+	}
+	return stateOutside, cmp.Or(now.failed, w.Unsteerable)
 }
 
 func (a *addresses) state() *Addresses {

@@ -95,5 +95,13 @@ func (p *Pods) confirm(pod *pod, shared error, running func() []process) error {
 	}
 	p.watchHooks(pod, running)
 	pod.setConfirmed(err == nil && pod.hooks == proven)
+	switch {
+	case err != nil:
+		pod.unconfirmed = err.Error()
+	case pod.hooks == unproven:
+		pod.unconfirmed = "neither a cgroup nor a process of the pod was found yet, below which the programs would have to run"
+	default:
+		pod.unconfirmed = ""
+	}
 	return err
 }

@@ -42,6 +42,7 @@ type world struct {
 	cfg    Config
 	cgroup string
 	opts   redirect.Options
+	issuer certs.Issuer // nobody
 
 	workloads []workload.Workload
 	sandboxes map[string]sandbox // what the test made, by UID
@@ -61,7 +62,7 @@ type node struct {
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	env.Need(t, env.BPF, env.Cgroup2, env.Netns)
-	w := &world{t: t, cgroup: env.NewCgroup(t), sandboxes: map[string]sandbox{}}
+	w := &world{t: t, cgroup: env.NewCgroup(t), issuer: nobody{}, sandboxes: map[string]sandbox{}}
 	if err := os.WriteFile(filepath.Join(w.cgroup, "cgroup.procs"), []byte(strconv.Itoa(os.Getpid())), 0); err != nil {
 		t.Fatal(err)
 	}
@@ -108,7 +109,7 @@ func (w *world) load() {
 	cfg.Host, cfg.Datapath, cfg.Registry = host.Cookie(), d, n.registry
 	cfg.Budget = proxy.NewBudget()
 	cfg.Policy, cfg.Peers, cfg.Metrics = policy.NewSet(), proxy.NewPeers(n.registry), metrics.New(metrics.Config{})
-	cfg.Certs = certs.New(certs.Config{TrustDomain: domain, Issuer: nobody{}, Log: w.cfg.Log})
+	cfg.Certs = certs.New(certs.Config{TrustDomain: domain, Issuer: w.issuer, Log: w.cfg.Log, OnRotate: func(id spiffeid.ID) { n.pods.Retire(id) }})
 	if n.pods, err = New(cfg); err != nil {
 		w.t.Fatal(err)
 	}
@@ -187,7 +188,12 @@ func newUID() string {
 // Nothing leads out of it: what is not steered is unreachable.
 func (w *world) pod(uid string, addr string, meshed bool) enroll.Request {
 	w.t.Helper()
-	path := env.NewNetns(w.t)
+	return w.podIn(env.NewNetns(w.t), uid, addr, meshed)
+}
+
+// podIn makes it of a netns that there is.
+func (w *world) podIn(path, uid, addr string, meshed bool) enroll.Request {
+	w.t.Helper()
 	ip := netip.MustParseAddr(addr)
 	w.addAddr(path, ip)
 	ns, err := netns.Open(path)
