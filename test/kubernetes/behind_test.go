@@ -21,7 +21,7 @@ import (
 
 func TestTheClusterLeavesNothingBehind(t *testing.T) {
 	needRoot(t)
-	const name = "test-behind"
+	name := clusterName("behind")
 	takeDown(t, name)
 	before := observe(t)
 	if err := start(name, "-cgroups", "v2"); err != nil {
@@ -41,7 +41,7 @@ func TestTheClusterLeavesNothingBehind(t *testing.T) {
 
 func TestAKilledClusterIsRemovedByTheNextCommand(t *testing.T) {
 	needRoot(t)
-	const name = "test-killed"
+	name := clusterName("killed")
 	takeDown(t, name)
 	before := observe(t)
 	t.Cleanup(func() { takeDown(t, name) })

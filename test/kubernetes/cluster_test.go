@@ -4,6 +4,7 @@ package main
 
 import (
 	"cmp"
+	"crypto/sha256"
 	"fmt"
 	"io"
 	"os"
@@ -23,7 +24,7 @@ import (
 var kept = os.Getenv("TEST_CLUSTER")
 
 // sharedName is the cluster that all tests share which do not end it.
-var sharedName = cmp.Or(kept, "test")
+var sharedName = cmp.Or(kept, clusterName("test"))
 
 var (
 	program string // the command under test, as make cluster runs it
@@ -34,6 +35,16 @@ var (
 		return start(sharedName)
 	})
 )
+
+// clusterName is the name of a cluster of this checkout: the tests of another one may run
+// on the same machine, and must not end it.
+func clusterName(what string) string {
+	dir, err := os.Getwd()
+	if err != nil {
+		panic(err)
+	}
+	return fmt.Sprintf("%s-%x", what, sha256.Sum256([]byte(dir)))[:len(what)+7]
+}
 
 func TestMain(m *testing.M) {
 	os.Exit(func() int {
