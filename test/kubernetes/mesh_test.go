@@ -140,7 +140,7 @@ func (m *mesh) tell() {
 func (m *mesh) startZtunnel(node string) (stop func()) {
 	m.t.Helper()
 	cgroup := m.enter(node, "findmnt", "--noheadings", "--output=TARGET", "--types=cgroup2")
-	address := m.mustKubectl("get", "node", "node1", `--output=jsonpath={.status.addresses[?(@.type=="InternalIP")].address}`)
+	address := m.mustKubectl("get", "node", "node1", "--output=jsonpath={.status.addresses[0].address}")
 	return m.runOn(node, "ztunnel", insideMesh+"/ztunnel", "-node-name", node, "-kubeconfig", insideMesh+"/kubeconfig",
 		"-ca-address", address+":15012", "-ca-server-name", "culvert-identity.culvert-system.svc",
 		"-ca-root", insideMesh+"/root.pem", "-token-file", insideMesh+"/token",

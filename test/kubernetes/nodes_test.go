@@ -4,6 +4,7 @@ package main
 
 import (
 	"fmt"
+	"net"
 	"strings"
 	"testing"
 )
@@ -35,16 +36,22 @@ func TestTwoNodesAreReady(t *testing.T) {
 func TestPodsTalkAcrossNodesAndByServiceName(t *testing.T) {
 	c := useShared(t)
 	c.makeWeb()
-	pods := c.mustKubectl("get", "pods", "--selector=app=web", "--output", `jsonpath={range .items[*]}{.spec.nodeName}={.status.podIP} {end}`)
+	pods := strings.Fields(c.mustKubectl("get", "pods", "--selector=app=web", "--output",
+		`jsonpath={range .items[*]}{.spec.nodeName}={.status.podIPs[0].ip} {.spec.nodeName}={.status.podIPs[1].ip} {end}`))
+	services := strings.Fields(c.mustKubectl("get", "service", "web", "--output=jsonpath={.spec.clusterIPs[0]} {.spec.clusterIPs[1]}"))
+	if len(pods) != 4 || len(services) != 2 {
+		t.Fatalf("want an IPv4 and an IPv6 address of each pod and of the Service, got %q, %q", pods, services)
+	}
 	for _, asker := range []string{"asker1", "asker2"} {
-		for pod := range strings.FieldsSeq(pods) {
+		for _, pod := range pods {
 			node, addr, _ := strings.Cut(pod, "=")
-			if answer := c.mustKubectl("exec", asker, "--", "/bin/podapp", "get", "http://"+addr+":8080"); !strings.HasPrefix(answer, node+" ") {
+			url := "http://" + net.JoinHostPort(addr, "8080")
+			if answer := c.mustKubectl("exec", asker, "--", "/bin/podapp", "get", url); !strings.HasPrefix(answer, node+" ") {
 				t.Errorf("%s asked the pod of %s at %s, and heard %q", asker, node, addr, answer)
 			}
 		}
-		for _, name := range []string{"web", "web.default.svc.cluster.local"} {
-			c.hearBothNodes(asker, "http://"+name)
+		for _, name := range append(services, "web", "web.default.svc.cluster.local") {
+			c.hearBothNodes(asker, "http://"+net.JoinHostPort(name, "80"))
 		}
 	}
 }

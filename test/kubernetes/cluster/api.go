@@ -56,25 +56,25 @@ func (a *api) get(path string, answer any) error {
 
 func (a *api) ready() error { return a.get("/readyz", nil) }
 
-// podNetworks returns the prefix of each node's pods, once all have one.
-func (a *api) podNetworks() (map[string]netip.Prefix, error) {
+// podPrefixes returns the prefixes of each node's pods, once all have theirs.
+func (a *api) podPrefixes() (map[string]dual[netip.Prefix], error) {
 	var list struct {
 		Items []struct {
 			Metadata struct{ Name string }
-			Spec     struct{ PodCIDR netip.Prefix }
+			Spec     struct{ PodCIDRs []netip.Prefix }
 		}
 	}
 	if err := a.get("/api/v1/nodes", &list); err != nil {
 		return nil, err
 	}
-	prefixes := make(map[string]netip.Prefix)
+	prefixes := make(map[string]dual[netip.Prefix])
 	for _, item := range list.Items {
-		if item.Spec.PodCIDR.IsValid() {
-			prefixes[item.Metadata.Name] = item.Spec.PodCIDR
+		if len(item.Spec.PodCIDRs) == 2 {
+			prefixes[item.Metadata.Name] = dual[netip.Prefix](item.Spec.PodCIDRs)
 		}
 	}
 	if len(prefixes) < len(nodes) {
-		return nil, fmt.Errorf("%d of %d nodes have registered and have a podCIDR", len(prefixes), len(nodes))
+		return nil, fmt.Errorf("%d of %d nodes have registered and have two podCIDRs", len(prefixes), len(nodes))
 	}
 	return prefixes, nil
 }

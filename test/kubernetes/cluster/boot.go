@@ -70,7 +70,7 @@ func say(words io.Writer, word string) error {
 
 // route routes between a node's pods and all others, once the nodes have their prefixes.
 func (s *supervisor) route(n node, pid int) error {
-	pods, err := s.api.podNetworks()
+	pods, err := s.api.podPrefixes()
 	if err != nil {
 		return err
 	}

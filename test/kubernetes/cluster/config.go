@@ -22,7 +22,8 @@ type Config struct {
 	// controllers, limits do not hold. Default: v1 if the machine has its hierarchies.
 	Cgroups string
 
-	// Binaries is the directory that Build returned. Required by Up.
+	// Binaries is the directory that Build returned. Required by Up. While the cluster
+	// runs, its lock, as flock(2), is shared.
 	Binaries string
 
 	// Images are the paths of OCI archives that every node gets.
@@ -58,29 +59,33 @@ func (c Config) pki(file string) string    { return filepath.Join(c.dir(), "pki"
 func (c Config) binary(name string) string { return filepath.Join(c.Binaries, name) }
 func (c Config) log(name string) string    { return filepath.Join(c.dir(), "log", name+".log") }
 
-// The addresses, all of them inside of the cluster's own network namespaces.
+// dual is what a node has twice: for IPv4, which is the cluster's first family, and for
+// IPv6.
+type dual[T any] [2]T
+
+// The addresses, all of them inside of the cluster's own network namespaces. Services may
+// have both families; the API server and CoreDNS have IPv4.
 var (
-	nodeNetwork  = netip.MustParsePrefix("192.168.77.0/24")
-	controlPlane = netip.MustParseAddr("192.168.77.1")
+	controlPlane = dual[netip.Prefix]{netip.MustParsePrefix("192.168.77.1/24"), netip.MustParsePrefix("fd00:77::1/64")}
 	apiService   = netip.MustParseAddr("10.96.0.1")
 	dnsService   = netip.MustParseAddr("10.96.0.10")
 )
 
 const (
-	podNetwork     = "10.244.0.0/16" // a /24 of it for each node
-	serviceNetwork = "10.96.0.0/16"
-	apiURL         = "https://192.168.77.1:6443"
+	podNetworks     = "10.244.0.0/16,fd00:10:244::/48" // a /24 and a /64 of them for each node
+	serviceNetworks = "10.96.0.0/16,fd00:10:96::/112"
+	apiURL          = "https://192.168.77.1:6443"
 )
 
 // node is one of the machines. Its files are below the cluster's directory.
 type node struct {
-	Name string
-	Addr netip.Addr
+	Name  string
+	Addrs dual[netip.Addr]
 }
 
 var nodes = []node{
-	{"node1", netip.MustParseAddr("192.168.77.11")},
-	{"node2", netip.MustParseAddr("192.168.77.12")},
+	{"node1", dual[netip.Addr]{netip.MustParseAddr("192.168.77.11"), netip.MustParseAddr("fd00:77::11")}},
+	{"node2", dual[netip.Addr]{netip.MustParseAddr("192.168.77.12"), netip.MustParseAddr("fd00:77::12")}},
 }
 
 // nodeDir is a directory of a node's, on this machine.

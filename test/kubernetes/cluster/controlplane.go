@@ -25,7 +25,7 @@ func (c Config) etcd() *exec.Cmd {
 func (c Config) apiserver() *exec.Cmd {
 	return exec.Command(c.binary("kube-apiserver"),
 		"--etcd-servers=http://127.0.0.1:2379",
-		"--advertise-address="+controlPlane.String(),
+		"--advertise-address="+controlPlane[0].Addr().String(),
 		"--client-ca-file="+c.pki("ca.crt"),
 		"--tls-cert-file="+c.pki("apiserver.crt"),
 		"--tls-private-key-file="+c.pki("apiserver.key"),
@@ -35,14 +35,14 @@ func (c Config) apiserver() *exec.Cmd {
 		"--kubelet-client-certificate="+c.pki("kubelet-client.crt"),
 		"--kubelet-client-key="+c.pki("kubelet-client.key"),
 		"--kubelet-preferred-address-types=InternalIP",
-		"--service-cluster-ip-range="+serviceNetwork,
+		"--service-cluster-ip-range="+serviceNetworks,
 		"--authorization-mode=Node,RBAC",
 		"--enable-admission-plugins=NodeRestriction",
 		"--allow-privileged=true",
 		"--profiling=false")
 }
 
-// controllers gives each node a part of the pods' network. A node that says nothing is
+// controllers gives each node a part of the pods' networks. A node that says nothing is
 // given up after 20 s: tests take nodes away.
 func (c Config) controllers() *exec.Cmd {
 	return exec.Command(c.binary("kube-controller-manager"),
@@ -56,8 +56,9 @@ func (c Config) controllers() *exec.Cmd {
 		"--cluster-signing-cert-file="+c.pki("ca.crt"),
 		"--cluster-signing-key-file="+c.pki("ca.key"),
 		"--allocate-node-cidrs=true",
-		"--cluster-cidr="+podNetwork,
-		"--node-cidr-mask-size=24",
+		"--cluster-cidr="+podNetworks,
+		"--node-cidr-mask-size-ipv4=24",
+		"--node-cidr-mask-size-ipv6=64",
 		"--node-monitor-grace-period=20s")
 }
 

@@ -14,7 +14,8 @@
 // A node's file system is a private overlay of this machine's root: what is written in
 // it lands in the cluster's directory. The network is a bridge in the supervisor's netns
 // with a veth to each node; nothing leads out of it but a relay from a port of this
-// machine's loopback to the API server, for kubectl.
+// machine's loopback to the API server, for kubectl. Nodes, pods and Services have IPv4
+// and IPv6; the API server and CoreDNS are reached by IPv4.
 //
 // A program that ends is started again a second later, as systemd does on a machine. So is
 // a node: killing its pid 1 is switching the machine off and on.

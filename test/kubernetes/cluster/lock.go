@@ -63,6 +63,19 @@ func NodePID(cluster, node string) (int, error) {
 	return pid, err
 }
 
+// share shares the lock, as flock(2), of a directory until this process ends, so that
+// nobody removes it meanwhile.
+func share(dir string) error {
+	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err == nil {
+		err = unix.Flock(fd, unix.LOCK_SH)
+	}
+	if err != nil {
+		return fmt.Errorf("lock %s: %w", dir, err)
+	}
+	return nil
+}
+
 // errBusy is that another command is at work on the same cluster.
 var errBusy = errors.New("another command is at work on this cluster")
 

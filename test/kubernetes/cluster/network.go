@@ -12,6 +12,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 )
 
 const bridgeName = "nodes"
@@ -24,10 +25,7 @@ func makeBridge() error {
 	if err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: bridgeName}}); err != nil {
 		return fmt.Errorf("make a bridge: %w", err)
 	}
-	if err := addAddress(bridgeName, netip.PrefixFrom(controlPlane, nodeNetwork.Bits())); err != nil {
-		return err
-	}
-	return bringUp(bridgeName)
+	return errors.Join(addAddresses(bridgeName, controlPlane), bringUp(bridgeName))
 }
 
 // plugIn joins the netns of the process to the bridge. Its end is eth0.
@@ -47,26 +45,31 @@ func plugIn(n node, pid int) error {
 	return nil
 }
 
-// configureNode gives this netns, a node's, its address and the way out of it.
+// configureNode gives this netns, a node's, its addresses and the ways out of it.
 func configureNode(n node) error {
-	err := errors.Join(
-		bringUp("lo"),
-		addAddress("eth0", netip.PrefixFrom(n.Addr, nodeNetwork.Bits())),
-		bringUp("eth0"),
-	)
-	if err != nil {
-		return err
+	var own dual[netip.Prefix]
+	for i, addr := range n.Addrs {
+		own[i] = netip.PrefixFrom(addr, controlPlane[i].Bits())
 	}
-	return netlink.RouteAdd(&netlink.Route{Gw: controlPlane.AsSlice()})
+	errs := []error{bringUp("lo"), addAddresses("eth0", own), bringUp("eth0")}
+	for _, gateway := range controlPlane {
+		errs = append(errs, netlink.RouteAdd(&netlink.Route{Gw: gateway.Addr().AsSlice()}))
+	}
+	return errors.Join(errs...)
 }
 
 // routePods routes from this netns to a node's pods, and from the node, whose first
 // process is pid, to all others': what a CNI daemon does. pods are the prefixes by node.
-func routePods(n node, pid int, pods map[string]netip.Prefix) error {
-	errs := []error{netlink.RouteReplace(&netlink.Route{Dst: ipNet(pods[n.Name]), Gw: n.Addr.AsSlice()})}
+func routePods(n node, pid int, pods map[string]dual[netip.Prefix]) error {
+	var errs []error
 	for _, other := range nodes {
-		if other != n {
-			errs = append(errs, routeIn(pid, &netlink.Route{Dst: ipNet(pods[other.Name]), Gw: other.Addr.AsSlice()}))
+		for i, prefix := range pods[other.Name] {
+			route := &netlink.Route{Dst: ipNet(prefix), Gw: other.Addrs[i].AsSlice()}
+			if other == n {
+				errs = append(errs, netlink.RouteReplace(route))
+			} else {
+				errs = append(errs, routeIn(pid, route))
+			}
 		}
 	}
 	return errors.Join(errs...)
@@ -95,12 +98,18 @@ func bringUp(name string) error {
 	return netlink.LinkSetUp(link)
 }
 
-func addAddress(name string, prefix netip.Prefix) error {
+// addAddresses adds them to the link, to be used at once: nobody else can have them, so
+// the kernel need not ask around first, as it does for IPv6.
+func addAddresses(name string, own dual[netip.Prefix]) error {
 	link, err := netlink.LinkByName(name)
 	if err != nil {
 		return fmt.Errorf("link %s: %w", name, err)
 	}
-	return netlink.AddrAdd(link, &netlink.Addr{IPNet: ipNet(prefix)})
+	var errs []error
+	for _, prefix := range own {
+		errs = append(errs, netlink.AddrAdd(link, &netlink.Addr{IPNet: ipNet(prefix), Flags: unix.IFA_F_NODAD}))
+	}
+	return errors.Join(errs...)
 }
 
 func ipNet(p netip.Prefix) *net.IPNet {

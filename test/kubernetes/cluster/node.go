@@ -99,7 +99,7 @@ func startKubelet(children *processes, n node) (*process, error) {
 	}
 	cmd := exec.Command("kubelet", "--config="+insideKubernetes+"/kubelet.yaml",
 		"--kubeconfig="+insideKubernetes+"/kubelet.kubeconfig",
-		"--hostname-override="+n.Name, "--node-ip="+n.Addr.String())
+		"--hostname-override="+n.Name, "--node-ip="+n.Addrs[0].String()+","+n.Addrs[1].String())
 	if i := slices.IndexFunc(all, func(h hierarchy) bool { return h.Type == "cgroup2" }); i >= 0 {
 		path := filepath.Join(all[i].Point, KubeletCgroup)
 		if err := os.MkdirAll(path, 0o755); err != nil {

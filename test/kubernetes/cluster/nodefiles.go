@@ -86,7 +86,7 @@ var proxyConfig = template.Must(template.New("proxy.yaml").Parse(`apiVersion: ku
 kind: KubeProxyConfiguration
 mode: nftables
 hostnameOverride: {{.Name}}
-clusterCIDR: ` + podNetwork + `
+clusterCIDR: ` + podNetworks + `
 clientConnection: {kubeconfig: ` + insideKubernetes + `/proxy.kubeconfig}
 conntrack: {maxPerCore: 0, min: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 0s}
 `))
@@ -114,7 +114,7 @@ func makeNodeFiles(c Config, n node) error {
 	values := struct {
 		Name, Runc string
 		Addr, DNS  netip.Addr
-	}{n.Name, runc, n.Addr, dnsService}
+	}{n.Name, runc, n.Addrs[0], dnsService}
 	for _, config := range []*template.Template{containerdConfig, kubeletConfig, proxyConfig} {
 		var text bytes.Buffer
 		if err := config.Execute(&text, values); err != nil {
@@ -157,21 +157,22 @@ func copyFile(from, to string, mode os.FileMode) error {
 	return errors.Join(err, out.Close())
 }
 
-// connectPods tells the node's CNI plugins its pods' prefix. The node is ready once it
+// connectPods tells the node's CNI plugins its pods' prefixes. The node is ready once it
 // has this. containerd must never see half of it.
-func (c Config) connectPods(n node, pods netip.Prefix) error {
+func (c Config) connectPods(n node, pods dual[netip.Prefix]) error {
 	text := fmt.Sprintf(`{
   "cniVersion": "1.0.0",
   "name": "culvert-test",
   "plugins": [
     {
       "type": "bridge", "bridge": "cni0", "isGateway": true, "hairpinMode": true,
-      "ipam": {"type": "host-local", "ranges": [[{"subnet": %q}]], "routes": [{"dst": "0.0.0.0/0"}]}
+      "ipam": {"type": "host-local", "ranges": [[{"subnet": %q}], [{"subnet": %q}]],
+               "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]}
     },
     {"type": "portmap", "capabilities": {"portMappings": true}}
   ]
 }
-`, pods)
+`, pods[0], pods[1])
 	path := c.nodeDir(n.Name, "cni-net", "10-bridge.conflist")
 	if err := os.WriteFile(path+".new", []byte(text), 0o644); err != nil {
 		return err

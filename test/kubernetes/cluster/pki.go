@@ -91,7 +91,7 @@ func newTemplate(name string, organizations ...string) *x509.Certificate {
 func servingTemplate() *x509.Certificate {
 	template := newTemplate("kube-apiserver")
 	template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
-	template.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1), apiService.AsSlice(), controlPlane.AsSlice()}
+	template.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1), apiService.AsSlice(), controlPlane[0].Addr().AsSlice()}
 	template.DNSNames = []string{"localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc",
 		"kubernetes.default.svc.cluster.local"}
 	return template

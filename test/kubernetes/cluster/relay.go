@@ -23,7 +23,7 @@ func relay(ln net.Listener) {
 
 func relayOne(conn net.Conn) {
 	defer conn.Close()
-	server, err := net.Dial("tcp", net.JoinHostPort(controlPlane.String(), "6443"))
+	server, err := net.Dial("tcp", net.JoinHostPort(controlPlane[0].Addr().String(), "6443"))
 	if err != nil {
 		return
 	}

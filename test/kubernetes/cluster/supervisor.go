@@ -44,7 +44,7 @@ type supervisor struct {
 // runSupervisor brings the cluster up, and runs it until it is killed: the kernel ends
 // with it all that it started.
 func runSupervisor(c Config) error {
-	if err := holdAlive(filepath.Join(c.dir(), alive)); err != nil {
+	if err := errors.Join(holdAlive(filepath.Join(c.dir(), alive)), share(c.Binaries)); err != nil {
 		return err
 	}
 	stay := make(chan struct{})
@@ -171,9 +171,9 @@ func (s *supervisor) run(name string, command func() *exec.Cmd) error {
 }
 
 // connect lets the nodes' CNI plugins give pods addresses, once the controllers have given
-// each node a prefix.
+// each node its prefixes.
 func (s *supervisor) connect() error {
-	pods, err := s.api.podNetworks()
+	pods, err := s.api.podPrefixes()
 	if err != nil {
 		return err
 	}
