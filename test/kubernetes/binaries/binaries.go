@@ -12,7 +12,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -58,9 +57,9 @@ var called = []string{"etcd", "kube-apiserver", "kube-controller-manager", "kube
 var flags = []string{"-trimpath", "-buildvcs=false", "-gcflags=all=-dwarf=false"}
 
 // Build returns the directory of the programs, and of the images pause.tar and
-// coredns.tar: those of an earlier build of the same
-// sources by the same Go in the user's cache directory, or else new ones. module is the
-// directory of this module. It tells out what it builds.
+// coredns.tar: those of an earlier build of the same sources by the same Go in the user's
+// cache directory, or else new ones. module is the directory of this module. It tells out
+// what it builds. Builds that nobody uses any more are removed from the cache.
 func Build(ctx context.Context, module string, out io.Writer) (string, error) {
 	cache, err := os.UserCacheDir()
 	if err != nil {
@@ -71,42 +70,55 @@ func Build(ctx context.Context, module string, out io.Writer) (string, error) {
 		return "", err
 	}
 	dir := filepath.Join(cache, "culvert", "kubernetes", key)
-	lock, err := lockFile(dir + ".lock")
+	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+		return "", err
+	}
+	lock, err := os.OpenFile(dir+lockSuffix, os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
 		return "", err
 	}
 	defer lock.Close()
-	if _, err := os.Stat(dir); err == nil || !errors.Is(err, fs.ErrNotExist) {
-		return dir, err
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		return "", fmt.Errorf("lock %s: %w", lock.Name(), err)
 	}
+	if !exists(dir) {
+		if err := build(ctx, module, dir, out); err != nil {
+			return "", err
+		}
+	}
+	return dir, used(dir)
+}
+
+// build builds all programs, and then gives their directory the name dir.
+func build(ctx context.Context, module, dir string, out io.Writer) error {
 	if err := needsSeccomp(ctx); err != nil {
-		return "", err
+		return err
 	}
 	fmt.Fprintf(out, "building Kubernetes, once: it took 16 minutes on two busy cores; into %s\n", dir)
-	unfinished := dir + ".new"
+	unfinished := dir + unfinishedSuffix
 	if err := errors.Join(os.RemoveAll(unfinished), os.MkdirAll(unfinished, 0o755)); err != nil {
-		return "", err
+		return err
 	}
 	for _, p := range programs {
 		if err := p.build(ctx, module, unfinished, out); err != nil {
-			return "", err
+			return err
 		}
 	}
 	for _, name := range called {
 		if err := os.Symlink("kubeall", filepath.Join(unfinished, name)); err != nil {
-			return "", err
+			return err
 		}
 	}
 	for _, name := range []string{"pause", "coredns"} {
 		program := filepath.Join(unfinished, name)
 		if err := Archive(ctx, module, program, filepath.Join(unfinished, name+".tar")); err != nil {
-			return "", err
+			return err
 		}
 		if err := os.Remove(program); err != nil {
-			return "", err
+			return err
 		}
 	}
-	return dir, os.Rename(unfinished, dir)
+	return os.Rename(unfinished, dir)
 }
 
 // Archive makes the image localhost/NAME:1 of a static program, by the recipe of
@@ -247,20 +259,4 @@ func versionFlags(ctx context.Context, module string) (string, error) {
 			path, version, numbers[0], numbers[1])
 	}
 	return all.String(), nil
-}
-
-// lockFile keeps other builds of the same programs waiting until it is closed.
-func lockFile(path string) (*os.File, error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return nil, err
-	}
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
-	if err != nil {
-		return nil, err
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
-		f.Close()
-		return nil, fmt.Errorf("lock %s: %w", path, err)
-	}
-	return f, nil
 }
