@@ -5,7 +5,6 @@ package main
 import (
 	"errors"
 	"flag"
-	"fmt"
 	"log/slog"
 	"time"
 
@@ -15,13 +14,15 @@ import (
 	"github.com/culvert-mesh/culvert/identity"
 	"github.com/culvert-mesh/culvert/identity/ca"
 	"github.com/culvert-mesh/culvert/identity/server"
+	"github.com/culvert-mesh/culvert/ztunnel/source/kube"
 )
 
 // config is what the flags say.
 type config struct {
 	dir          string                    // required
-	workloads    string                    // required
-	jwks         string                    // required
+	workloads    string                    // this or kubeconfig is required
+	kubeconfig   string                    // a file, or in-cluster
+	jwks         string                    // required with workloads; without, the API server reviews tokens
 	dnsNames     []string                  // culvert-identity.culvert-system.svc
 	nodeAccounts []identity.ServiceAccount // culvert-system/ztunnel
 
@@ -34,12 +35,13 @@ type config struct {
 	log *slog.Logger
 }
 
-const usage = `Usage: culvert-identity -dir DIR -workloads DIR -jwks FILE [flags]
+const usage = `Usage: culvert-identity -dir DIR {-kubeconfig FILE | -workloads DIR -jwks FILE} [flags]
 
 The certificate authority of a Culvert mesh. It creates its root and issuer in
 -dir if that is empty; give DIR/root.pem, and nothing else of it, to the nodes.
-A node proves itself by a token that a key in -jwks has signed, and gets
-certificates for the ServiceAccounts which -workloads says run on it.
+A node proves itself by a token that the API server of -kubeconfig vouches for, or
+that a key in -jwks has signed, and gets certificates for the ServiceAccounts which
+that API server, or -workloads, says run on it.
 
 A flag given twice counts once: the later replaces the earlier, lists too.
 
@@ -49,8 +51,9 @@ Flags:
 // define names the flags and says which field each fills.
 func define(flags *flag.FlagSet, cfg *config) {
 	program.Var(flags, &cfg.dir, "dir", "", "`directory` of root.pem, root.key, issuer.pem and issuer.key; required", program.Path)
-	program.Var(flags, &cfg.workloads, "workloads", "", "`directory` of Kubernetes YAML to watch: what runs where; required", program.Path)
-	program.Var(flags, &cfg.jwks, "jwks", "", "JWKS `file` with the keys that sign nodes' tokens, read again for each request; required", program.Path)
+	program.Var(flags, &cfg.workloads, "workloads", "", "`directory` of Kubernetes YAML to watch: what runs where; this or -kubeconfig is required", program.Path)
+	program.Var(flags, &cfg.kubeconfig, "kubeconfig", "", "`file` that leads to the Kubernetes API server to watch and to ask about tokens, or in-cluster: by the pod's own ServiceAccount", kubeconfig)
+	program.Var(flags, &cfg.jwks, "jwks", "", "JWKS `file` with the keys that sign nodes' tokens, read again for each request; required with -workloads", program.Path)
 	program.Var(flags, &cfg.listen, "listen", ":15012", "`address` for requests of nodes", program.Listen)
 	program.Var(flags, &cfg.metrics, "metrics-address", ":15014", "`address` for /metrics and /healthz/ready", program.Listen)
 	program.Var(flags, &cfg.dnsNames, "dns-name", "culvert-identity.culvert-system.svc", "comma-separated DNS `names` in the CA's own certificate", program.List(program.DNSName))
@@ -61,13 +64,24 @@ func define(flags *flag.FlagSet, cfg *config) {
 	program.Switch(flags, &cfg.ignoreIstioLabels, "ignore-istio-labels", "do not count as in the mesh what only istio.io/dataplane-mode puts there")
 }
 
+func kubeconfig(s string) (string, error) {
+	if s == kube.InCluster {
+		return s, nil
+	}
+	return program.Path(s)
+}
+
 func (c *config) validate() error {
 	var problems []error
-	for _, required := range []struct{ name, value string }{{"-dir", c.dir}, {"-workloads", c.workloads}, {"-jwks", c.jwks}} {
-		if required.value == "" {
-			problems = append(problems, fmt.Errorf("%s is required", required.name))
+	require := func(ok bool, problem string) {
+		if !ok {
+			problems = append(problems, errors.New(problem))
 		}
 	}
+	require(c.dir != "", "-dir is required")
+	require(c.workloads != "" || c.kubeconfig != "", "a workloads directory (-workloads) or an API server (-kubeconfig) is required")
+	require(c.workloads == "" || c.kubeconfig == "", "workloads come from a directory (-workloads) or from an API server (-kubeconfig), not from both")
+	require(c.workloads == "" || c.jwks != "", "-jwks is required with -workloads")
 	problems = append(problems, program.Apart(
 		program.Listener{Flag: "listen", Address: c.listen}, program.Listener{Flag: "metrics-address", Address: c.metrics},
 	))

@@ -13,10 +13,14 @@ import (
 )
 
 func parse(args ...string) (config, error) {
+	return parseOnly(append([]string{"-dir", "/d", "-workloads", "/w", "-jwks", "/j"}, args...)...)
+}
+
+func parseOnly(args ...string) (config, error) {
 	p := program.New("culvert-identity", usage)
 	var cfg config
 	define(p.Flags, &cfg)
-	err := p.Flags.Parse(append([]string{"-dir", "/d", "-workloads", "/w", "-jwks", "/j"}, args...))
+	err := p.Flags.Parse(args)
 	if err == nil {
 		err = cfg.validate()
 	}
@@ -27,6 +31,7 @@ func parse(args ...string) (config, error) {
 var wrong = map[string][][2]string{
 	"dir":             {{"a\x00b", "NUL"}},
 	"workloads":       {{"a\x00b", "NUL"}},
+	"kubeconfig":      {{"a\x00b", "NUL"}, {"in-cluster", "from a directory (-workloads) or from an API server (-kubeconfig), not from both"}},
 	"jwks":            {{"a\x00b", "NUL"}},
 	"listen":          {{"15012", "did you mean :15012?"}, {"localhost", "as :15020"}, {"127.0.0.1:15014", "-listen 127.0.0.1:15014 and -metrics-address :15014 cannot both"}, {":0", "not a port"}, {":70000", "not a port"}, {"https://:15012", "did you mean :15012?"}, {"a b:1", "neither an address"}},
 	"metrics-address": {{"15014", "did you mean :15014?"}, {":15012", "-listen :15012 and"}, {":0", "not a port"}, {":70000", "not a port"}, {"fd77::1", "has no port"}},

@@ -111,6 +111,20 @@ func (n node) ask(id string) error {
 	return err
 }
 
+// start runs the CA until the test ends.
+func start(t *testing.T, cfg config) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- run(ctx, cfg) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("run: %v", err)
+		}
+	})
+}
+
 func TestNodeIsServedByFilesAlone(t *testing.T) {
 	dir := t.TempDir()
 	cfg := config{log: slog.New(slog.NewTextHandler(io.Discard, nil))}
@@ -126,21 +140,13 @@ func TestNodeIsServedByFilesAlone(t *testing.T) {
 	if err := cfg.validate(); err != nil {
 		t.Fatal(err)
 	}
-	token := nodeToken(t, cfg.jwks)
+	token := nodeToken(t, cfg.jwks, nil)
 	if err := os.Mkdir(cfg.workloads, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	write(t, filepath.Join(cfg.workloads, "shop.yaml"), shop)
 
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- run(ctx, cfg) }()
-	defer func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Errorf("run: %v", err)
-		}
-	}()
+	start(t, cfg)
 	n := node{t: t, token: token, client: dial(t, addr, filepath.Join(cfg.dir, "root.pem"))}
 	if err := n.ask("spiffe://cluster.local/ns/shop/sa/web"); err != nil {
 		t.Error(err)
@@ -187,15 +193,7 @@ func TestTheFilesOfAFirstRunAreServed(t *testing.T) {
 		t.Fatal(err)
 	}
 	cfg.log = slog.New(slog.DiscardHandler)
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- run(ctx, cfg) }()
-	defer func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Errorf("run: %v", err)
-		}
-	}()
+	start(t, cfg)
 	n := node{t: t, token: token, client: dial(t, cfg.listen, filepath.Join(cfg.dir, "root.pem"))}
 	for _, account := range []string{"client", "server"} {
 		if err := n.ask("spiffe://cluster.local/ns/demo/sa/" + account); err != nil {
@@ -234,8 +232,8 @@ func write(t *testing.T, path, text string) {
 	}
 }
 
-// nodeToken writes the JWKS that vouches for it.
-func nodeToken(t *testing.T, jwks string) string {
+// nodeToken is one of ztunnel's on node-1. It writes the JWKS that vouches for it.
+func nodeToken(t *testing.T, jwks string, pod map[string]any) string {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -253,7 +251,7 @@ func nodeToken(t *testing.T, jwks string) string {
 	token, err := jwt.Signed(signer).Claims(map[string]any{
 		"aud": "culvert-identity", "exp": time.Now().Add(time.Hour).Unix(),
 		"kubernetes.io": map[string]any{
-			"namespace": "culvert-system", "serviceaccount": map[string]any{"name": "ztunnel"}, "node": map[string]any{"name": "node-1"},
+			"namespace": "culvert-system", "serviceaccount": map[string]any{"name": "ztunnel"}, "node": map[string]any{"name": "node-1"}, "pod": pod,
 		},
 	}).Serialize()
 	if err != nil {

@@ -11,25 +11,24 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/culvert-mesh/culvert/identity"
 	"github.com/culvert-mesh/culvert/identity/ca"
 	"github.com/culvert-mesh/culvert/identity/server"
 	"github.com/culvert-mesh/culvert/ztunnel/source"
-	"github.com/culvert-mesh/culvert/ztunnel/source/file"
 	"github.com/culvert-mesh/culvert/ztunnel/workload"
 )
 
 // run is the CA until ctx ends.
 func run(ctx context.Context, cfg config) error {
-	attestor := &server.JWKS{File: cfg.jwks, Audience: cfg.audience}
-	if err := errors.Join(isDirectory("dir", cfg.dir, false), isDirectory("workloads", cfg.workloads, true), refused("jwks", attestor.Check())); err != nil {
+	placement := server.NewPlacement()
+	workloads, sourceErr := cfg.source()
+	attestor, attestErr := cfg.attestor(placement)
+	if err := errors.Join(isDirectory("dir", cfg.dir, false), sourceErr, attestErr); err != nil {
 		return err
 	}
 	authority, err := ca.Open(cfg.dir, ca.Options{TrustDomain: cfg.trustDomain})
 	if err != nil {
 		return err
 	}
-	placement := server.NewPlacement()
 	service, err := server.New(server.Config{
 		CA:           authority,
 		Attestor:     attestor,
@@ -55,13 +54,12 @@ func run(ctx context.Context, cfg config) error {
 	cfg.log.Info("certificate authority is open", logDir, cfg.dir, logTrustDomain, cfg.trustDomain.String(),
 		logRootUntil, authority.Roots()[0].NotAfter, logIssuerUntil, authority.Issuer().NotAfter, logAddress, nodes.Addr().String())
 
-	workloads := file.New(cfg.workloads, file.Options{TrustDomain: cfg.trustDomain, IgnoreIstioLabels: cfg.ignoreIstioLabels, Log: cfg.log})
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
 		known := workload.NewRegistry(nil) // of before: a Namespace that vanished takes no pod out of the mesh
 		return workloads.Run(ctx, func(s source.Snapshot) {
 			known.Replace(s.Mesh)
-			placement.Replace(running(known.All()))
+			placement.Replace(running(known.All()), agents(known.All(), cfg.nodeAccounts))
 		})
 	})
 	group.Go(func() error { return service.Serve(ctx, nodes) })
@@ -88,19 +86,4 @@ func refused(flag string, err error) error {
 		return fmt.Errorf("-%s: %w", flag, err)
 	}
 	return nil
-}
-
-// running is for whom certificates may be asked, and from where. A pod in its
-// node's network namespace is not carried by the mesh, and so needs none.
-func running(mesh workload.Mesh) []server.Running {
-	var all []server.Running
-	for _, w := range mesh.Workloads {
-		if w.Meshed && !w.HostNetwork && !w.Terminated && w.Node != "" {
-			all = append(all, server.Running{
-				Node:           w.Node,
-				ServiceAccount: identity.ServiceAccount{Namespace: w.Namespace, Name: w.ServiceAccount},
-			})
-		}
-	}
-	return all
 }

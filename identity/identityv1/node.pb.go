@@ -52,6 +52,17 @@ const (
 	Reason_CA_NOT_READY Reason = 12
 	// The CA's own issuer has expired.
 	Reason_CA_EXPIRED Reason = 13
+	// Kubernetes does not take the token for one of its own, or not any more.
+	Reason_TOKEN_REFUSED Reason = 14
+	// The token is not bound to a pod.
+	Reason_TOKEN_POD_MISSING Reason = 15
+	// The pod that the token is bound to was deleted, or has ended.
+	Reason_TOKEN_POD_GONE Reason = 16
+	// The pod that the token is bound to runs on another node, or as another
+	// ServiceAccount, than the token says.
+	Reason_TOKEN_POD_DIFFERS Reason = 17
+	// The CA cannot ask the API server of Kubernetes now.
+	Reason_API_UNAVAILABLE Reason = 18
 )
 
 // Enum value maps for Reason.
@@ -71,6 +82,11 @@ var (
 		11: "TOO_MANY_REQUESTS",
 		12: "CA_NOT_READY",
 		13: "CA_EXPIRED",
+		14: "TOKEN_REFUSED",
+		15: "TOKEN_POD_MISSING",
+		16: "TOKEN_POD_GONE",
+		17: "TOKEN_POD_DIFFERS",
+		18: "API_UNAVAILABLE",
 	}
 	Reason_value = map[string]int32{
 		"REASON_UNSPECIFIED":    0,
@@ -87,6 +103,11 @@ var (
 		"TOO_MANY_REQUESTS":     11,
 		"CA_NOT_READY":          12,
 		"CA_EXPIRED":            13,
+		"TOKEN_REFUSED":         14,
+		"TOKEN_POD_MISSING":     15,
+		"TOKEN_POD_GONE":        16,
+		"TOKEN_POD_DIFFERS":     17,
+		"API_UNAVAILABLE":       18,
 	}
 )
 
@@ -262,7 +283,7 @@ const file_identity_identityv1_node_proto_rawDesc = "" +
 	"\ftrust_domain\x18\x01 \x01(\tR\vtrustDomain\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\">\n" +
 	"\aRefusal\x123\n" +
-	"\x06reason\x18\x01 \x01(\x0e2\x1b.culvert.identity.v1.ReasonR\x06reason*\xbf\x02\n" +
+	"\x06reason\x18\x01 \x01(\x0e2\x1b.culvert.identity.v1.ReasonR\x06reason*\xa9\x03\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fTOKEN_MALFORMED\x10\x01\x12\x11\n" +
@@ -280,7 +301,12 @@ const file_identity_identityv1_node_proto_rawDesc = "" +
 	"\x11TOO_MANY_REQUESTS\x10\v\x12\x10\n" +
 	"\fCA_NOT_READY\x10\f\x12\x0e\n" +
 	"\n" +
-	"CA_EXPIRED\x10\r2]\n" +
+	"CA_EXPIRED\x10\r\x12\x11\n" +
+	"\rTOKEN_REFUSED\x10\x0e\x12\x15\n" +
+	"\x11TOKEN_POD_MISSING\x10\x0f\x12\x12\n" +
+	"\x0eTOKEN_POD_GONE\x10\x10\x12\x15\n" +
+	"\x11TOKEN_POD_DIFFERS\x10\x11\x12\x13\n" +
+	"\x0fAPI_UNAVAILABLE\x10\x122]\n" +
 	"\vNodeService\x12N\n" +
 	"\x05Check\x12!.culvert.identity.v1.CheckRequest\x1a\".culvert.identity.v1.CheckResponseB5Z3github.com/culvert-mesh/culvert/identity/identityv1b\x06proto3"
 

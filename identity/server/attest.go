@@ -27,7 +27,7 @@ type Caller struct {
 }
 
 // Attestor tells who calls by the bearer token that came with the request. Its
-// error wraps ErrUnavailable or a *Refused.
+// error wraps ErrUnavailable, a *Refused, or both; what it returns beside is for the log.
 type Attestor interface {
 	Attest(ctx context.Context, token string) (Caller, error)
 }
@@ -43,6 +43,11 @@ func (r *Refused) Error() string { return r.Sentence }
 
 func refused(reason identityv1.Reason, format string, args ...any) error {
 	return &Refused{Reason: reason, Sentence: fmt.Sprintf(format, args...)}
+}
+
+// unavailable is a refusal for the moment only.
+func unavailable(reason identityv1.Reason, format string, args ...any) error {
+	return fmt.Errorf("%w: %w", ErrUnavailable, refused(reason, format, args...))
 }
 
 // refusal is a status that bears the word for it as a detail.

@@ -32,7 +32,7 @@ func reasonOf(err error) identityv1.Reason {
 
 func TestNodeWithoutAPodIsToldThatTheCAWouldSign(t *testing.T) {
 	r := newRig(t, nil)
-	r.cfg.Placement.Replace(nil)
+	r.cfg.Placement.Replace(nil, nil)
 	answer, err := r.Check(withToken(t.Context(), goodToken(t)), &identityv1.CheckRequest{})
 	if err != nil || answer.GetTrustDomain() != "cluster.local" || answer.GetNode() != "node-1" {
 		t.Errorf("%v, %v", answer, err)

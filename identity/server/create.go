@@ -128,14 +128,9 @@ func (s *Server) attest(ctx context.Context, d *decision) error {
 		return refusal(codes.Unauthenticated, identityv1.Reason_TOKEN_MALFORMED, "authorization: %v", err)
 	}
 	d.caller, err = s.cfg.Attestor.Attest(ctx, token)
-	var refused *Refused
 	switch {
-	case errors.Is(err, ErrUnavailable):
-		return refusal(codes.Unavailable, identityv1.Reason_CA_NOT_READY, "authorization: %v", err)
-	case errors.As(err, &refused):
-		return refusal(codes.Unauthenticated, refused.Reason, "authorization: %v", err)
 	case err != nil:
-		return status.Errorf(codes.Unauthenticated, "authorization: %v", err)
+		return notAttested(err)
 	case d.caller.Node == "":
 		return refusal(codes.Unauthenticated, identityv1.Reason_TOKEN_NODE_MISSING, "authorization: the token names no node")
 	case !slices.Contains(s.cfg.NodeAccounts, d.caller.ServiceAccount):
@@ -143,6 +138,23 @@ func (s *Server) attest(ctx context.Context, d *decision) error {
 			"authorization: ServiceAccount %v does not speak for nodes", d.caller.ServiceAccount)
 	}
 	return nil
+}
+
+// notAttested is the status of an Attestor's error.
+func notAttested(err error) error {
+	var refused *Refused
+	named := errors.As(err, &refused)
+	switch {
+	case errors.Is(err, ErrUnavailable) && named:
+		return refusal(codes.Unavailable, refused.Reason, "authorization: %v", err)
+	case errors.Is(err, ErrUnavailable):
+		return refusal(codes.Unavailable, identityv1.Reason_CA_NOT_READY, "authorization: %v", err)
+	case named && refused.Reason == identityv1.Reason_ACCOUNT_NOT_TRUSTED:
+		return refusal(codes.PermissionDenied, refused.Reason, "authorization: %v", err)
+	case named:
+		return refusal(codes.Unauthenticated, refused.Reason, "authorization: %v", err)
+	}
+	return status.Errorf(codes.Unauthenticated, "authorization: %v", err)
 }
 
 func bearer(ctx context.Context) (string, error) {

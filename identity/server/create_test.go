@@ -212,11 +212,11 @@ func TestRequestWaitsForTheSourceToCatchUp(t *testing.T) {
 		_, err := r.CreateCertificate(withToken(t.Context(), goodToken(t)), goodRequest(t))
 		wantStatus(t, err, codes.Unavailable, "what runs where")
 		start := time.Now()
-		time.AfterFunc(time.Second, func() { r.cfg.Placement.Replace([]Running{{"node-1", web}}) })
+		time.AfterFunc(time.Second, func() { r.cfg.Placement.Replace([]Running{{"node-1", web}}, nil) })
 		if _, err := r.CreateCertificate(withToken(t.Context(), goodToken(t)), goodRequest(t)); err != nil || time.Since(start) != time.Second {
 			t.Errorf("after %v: %v", time.Since(start), err)
 		}
-		r.cfg.Placement.Replace([]Running{{"node-2", web}})
+		r.cfg.Placement.Replace([]Running{{"node-2", web}}, nil)
 		start = time.Now()
 		_, err = r.CreateCertificate(withToken(t.Context(), goodToken(t)), goodRequest(t))
 		wantStatus(t, err, codes.PermissionDenied, "node-1")
@@ -234,7 +234,7 @@ func TestRequestWaitsForTheSourceToCatchUp(t *testing.T) {
 func TestOneNodeCannotTakeTheCAFromTheOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, func(c *Config) { c.NodeRate, c.NodeBurst = 1, 3 })
-		r.cfg.Placement.Replace([]Running{{"node-1", web}, {"node-2", web}})
+		r.cfg.Placement.Replace([]Running{{"node-1", web}, {"node-2", web}}, nil)
 		ask := func(node string) error {
 			claims := tokenClaims()
 			claims["kubernetes.io"].(map[string]any)["node"] = map[string]any{"name": node}

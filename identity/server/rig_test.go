@@ -141,7 +141,7 @@ func newRig(t testing.TB, change func(*Config)) *rig {
 		DNSNames:  []string{"culvert-identity.culvert-system.svc"},
 		Log:       slog.New(slog.NewJSONHandler(r.log, nil)),
 	}
-	cfg.Placement.Replace([]Running{{"node-1", web}})
+	cfg.Placement.Replace([]Running{{"node-1", web}}, nil)
 	if change != nil {
 		change(&cfg)
 	}

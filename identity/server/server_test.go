@@ -158,7 +158,7 @@ func TestReadyOnceItIsKnownWhatRunsWhere(t *testing.T) {
 	if code, body := get(t, r.Handler(), "/healthz/ready"); code != http.StatusServiceUnavailable || !strings.Contains(body, "not known yet") {
 		t.Errorf("%d %q", code, body)
 	}
-	r.cfg.Placement.Replace(nil)
+	r.cfg.Placement.Replace(nil, nil)
 	if code, body := get(t, r.Handler(), "/healthz/ready"); code != http.StatusOK || body != "ready\n" {
 		t.Errorf("%d %q", code, body)
 	}
@@ -225,7 +225,7 @@ func TestPlacementIsTheLastFullPicture(t *testing.T) {
 		if p.Synced() {
 			t.Error("synced")
 		}
-		p.Replace([]Running{{"node-1", web}, {"node-1", web}, {"node-2", db}})
+		p.Replace([]Running{{"node-1", web}, {"node-1", web}, {"node-2", db}}, nil)
 		for _, test := range []struct {
 			node string
 			sa   identity.ServiceAccount
@@ -235,7 +235,7 @@ func TestPlacementIsTheLastFullPicture(t *testing.T) {
 				t.Errorf("%v on %q: %v", test.sa, test.node, got)
 			}
 		}
-		p.Replace(nil)
+		p.Replace(nil, nil)
 		if !p.Synced() || p.RunsOn(t.Context(), "node-1", web) {
 			t.Error("gone, yet it runs")
 		}

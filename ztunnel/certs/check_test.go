@@ -45,7 +45,7 @@ func newCluster(t *testing.T) *cluster {
 	t.Helper()
 	c := &cluster{t: t, key: newKey(t), jwks: filepath.Join(t.TempDir(), "jwks.json"), authority: newCA(t, td), placement: caserver.NewPlacement()}
 	c.trust("key-1", c.key)
-	c.placement.Replace(nil)
+	c.placement.Replace(nil, nil)
 	c.node = files(t, c.authority)
 	c.project(nil)
 	return c
@@ -207,7 +207,7 @@ func TestReadinessIsTheCAsWord(t *testing.T) {
 			func(c *cluster) { c.project(nil) }},
 		{"a CA that starts", func(c *cluster) { c.placement = caserver.NewPlacement() }, caNotReady,
 			func(c *cluster) []string { return []string{c.node.Address, "what runs where"} },
-			func(c *cluster) { c.placement.Replace(nil) }},
+			func(c *cluster) { c.placement.Replace(nil, nil) }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()

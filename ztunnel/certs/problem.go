@@ -37,6 +37,7 @@ var (
 	notPlaced         = reasonOf(identityv1.Reason_NOT_PLACED)
 	accountNotTrusted = reasonOf(identityv1.Reason_ACCOUNT_NOT_TRUSTED)
 	caNotReady        = reasonOf(identityv1.Reason_CA_NOT_READY)
+	apiUnavailable    = reasonOf(identityv1.Reason_API_UNAVAILABLE)
 	tooManyRequests   = reasonOf(identityv1.Reason_TOO_MANY_REQUESTS)
 )
 
@@ -73,7 +74,7 @@ func (c *Client) problem(err error) error {
 
 // refusal says what is refused: the token, if it is the token's fault.
 func (c *Client) refusal(reason Reason, sentence string) error {
-	if reason == caNotReady {
+	if reason == caNotReady || reason == apiUnavailable {
 		return problem(reason, "the CA at %s cannot sign now: %s", c.cfg.Address, sentence)
 	}
 	if strings.HasPrefix(string(reason), "token_") || reason == accountNotTrusted {

@@ -25,8 +25,9 @@ import (
 	"github.com/culvert-mesh/culvert/ztunnel/source"
 )
 
-// load reads a kubeconfig.
-func load(kubeconfig string) (*rest.Config, error) {
+// ClientConfig reads a kubeconfig, a file or InCluster, for a client of its API
+// server. The API server is not asked.
+func ClientConfig(kubeconfig string) (*rest.Config, error) {
 	var config *rest.Config
 	var err error
 	if kubeconfig == InCluster {
@@ -38,7 +39,7 @@ func load(kubeconfig string) (*rest.Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %v", kubeconfig, err)
 	}
-	config.QPS = -1 // a watch for each kind is all that is asked for
+	config.QPS = -1 // whoever asks more than a watch for each kind bounds that
 	config.UserAgent = "culvert " + rest.DefaultKubernetesUserAgent()
 	config.WarningHandler = rest.NoWarnings{}
 	return config, nil
@@ -46,27 +47,29 @@ func load(kubeconfig string) (*rest.Config, error) {
 
 // Check says what is wrong with a kubeconfig. The API server is not asked.
 func Check(kubeconfig string) error {
-	_, err := load(kubeconfig)
+	_, err := ClientConfig(kubeconfig)
 	return err
 }
 
-// builtIn are Kubernetes' own kinds. ServiceCIDRs are served since 1.33.
+// builtIn are Kubernetes' own kinds; those that place decide which pods of the mesh
+// run where. ServiceCIDRs are served since 1.33.
 var builtIn = []struct {
 	example  source.Object
 	version  schema.GroupVersion
 	resource string
+	place    bool
 	optional bool
 }{
-	{&corev1.Namespace{}, corev1.SchemeGroupVersion, "namespaces", false},
-	{&corev1.Node{}, corev1.SchemeGroupVersion, "nodes", false},
-	{&corev1.Pod{}, corev1.SchemeGroupVersion, "pods", false},
-	{&corev1.Service{}, corev1.SchemeGroupVersion, "services", false},
-	{&discoveryv1.EndpointSlice{}, discoveryv1.SchemeGroupVersion, "endpointslices", false},
-	{&nodev1.RuntimeClass{}, nodev1.SchemeGroupVersion, "runtimeclasses", false},
-	{&networkingv1.ServiceCIDR{}, networkingv1.SchemeGroupVersion, "servicecidrs", true},
+	{&corev1.Namespace{}, corev1.SchemeGroupVersion, "namespaces", true, false},
+	{&corev1.Node{}, corev1.SchemeGroupVersion, "nodes", false, false},
+	{&corev1.Pod{}, corev1.SchemeGroupVersion, "pods", true, false},
+	{&corev1.Service{}, corev1.SchemeGroupVersion, "services", false, false},
+	{&discoveryv1.EndpointSlice{}, discoveryv1.SchemeGroupVersion, "endpointslices", false, false},
+	{&nodev1.RuntimeClass{}, nodev1.SchemeGroupVersion, "runtimeclasses", true, false},
+	{&networkingv1.ServiceCIDR{}, networkingv1.SchemeGroupVersion, "servicecidrs", false, true},
 }
 
-// newKinds makes clients for all kinds.
+// newKinds makes clients for all kinds that are asked for.
 func (s *Source) newKinds(config *rest.Config) ([]*kind, error) {
 	clients, err := newBuiltInClients(config)
 	if err != nil {
@@ -74,11 +77,17 @@ func (s *Source) newKinds(config *rest.Config) ([]*kind, error) {
 	}
 	var out []*kind
 	for _, b := range builtIn {
+		if s.options.PlacementOnly && !b.place {
+			continue
+		}
 		out = append(out, &kind{
 			Kind: source.KindOf(b.example), source: s, example: b.example, optional: b.optional, understand: trimmed,
 			versions: []*cache.ListWatch{cache.NewListWatchFromClient(clients[b.version], b.resource, metav1.NamespaceAll, fields.Everything())},
 			names:    map[source.Name]string{},
 		})
+	}
+	if s.options.PlacementOnly {
+		return out, nil
 	}
 	any, err := dynamic.NewForConfig(config)
 	if err != nil {

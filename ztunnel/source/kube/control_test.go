@@ -50,7 +50,7 @@ func startControl(t *testing.T) *control {
 	c.write("tokens.csv", "secret,admin,admin,system:masters\n")
 	c.kubeconfig = c.write("kubeconfig", fmt.Sprintf(`{apiVersion: v1, kind: Config, current-context: c, contexts: [{name: c, context: {cluster: c, user: u}}], users: [{name: u, user: {token: secret}}],
  clusters: [{name: c, cluster: {server: "https://%s:6443", insecure-skip-tls-verify: true}}]}`, c.addr))
-	config, err := load(c.kubeconfig)
+	config, err := ClientConfig(c.kubeconfig)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -40,10 +40,13 @@ type Options struct {
 	Kubeconfig string         // a file, or InCluster; required
 	Build      source.Options // how objects are read; TrustDomain is required
 	MeshCIDRs  []netip.Prefix // that are known beside those of Nodes and ServiceCIDRs; none
-	Node       string         // of which Own tells; none
-	State      string         // file for the last good state; none: it is not kept
-	OnError    func(error)    // each new problem, when Log has it, not to block; none
-	Log        *slog.Logger   // discards
+	// PlacementOnly: only what decides which pods of the mesh run where: Namespaces,
+	// Pods and RuntimeClasses. Snapshots then have no CIDRs. false
+	PlacementOnly bool
+	Node          string       // of which Own tells; none
+	State         string       // file for the last good state; none: it is not kept
+	OnError       func(error)  // each new problem, when Log has it, not to block; none
+	Log           *slog.Logger // discards
 }
 
 // InCluster as Options.Kubeconfig is the ServiceAccount of the pod that this runs in.
@@ -98,7 +101,7 @@ func New(o Options) (*Source, error) {
 	}
 	s := &Source{options: o, poked: make(chan struct{}, 1), builder: source.NewBuilder(o.Build), health: newHealth(),
 		ownPods: map[source.Name]OwnPod{}}
-	config, err := load(o.Kubeconfig)
+	config, err := ClientConfig(o.Kubeconfig)
 	if err != nil {
 		return nil, err
 	}
@@ -180,7 +183,7 @@ func (s *Source) next(patient bool) (source.Snapshot, bool) {
 		}
 		s.dirty = false
 		snapshot = s.builder.Snapshot()
-		if !s.live && !s.bounded(snapshot.Mesh) {
+		if !s.live && !s.options.PlacementOnly && !s.bounded(snapshot.Mesh) {
 			return snapshot, false
 		}
 		s.live, s.unsaved, s.stored = true, true, nil

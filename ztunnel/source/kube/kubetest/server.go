@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 
+	authenticationv1 "k8s.io/api/authentication/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -40,6 +41,7 @@ type Server struct {
 	noStreams bool
 	requests  map[string]int // by "list pods" and the like
 	accepted  map[string]int // answers by media type
+	vouch     func(authenticationv1.TokenReviewSpec) authenticationv1.TokenReviewStatus
 }
 
 // Object is what the server and its clients both have.
@@ -185,6 +187,10 @@ func resourceOf(o runtime.Object) string {
 
 // ServeHTTP answers GET /api/v1/pods and the like, and writes.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if strings.HasSuffix(r.URL.Path, "/tokenreviews") {
+		s.review(w, r)
+		return
+	}
 	if r.Method != http.MethodGet {
 		s.write(w, r)
 		return

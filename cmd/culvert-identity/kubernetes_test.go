@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"log/slog"
+	"net/http/httptest"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/yaml"
+
+	"github.com/culvert-mesh/culvert/ztunnel/source/kube/kubetest"
+)
+
+const agentPod = `{metadata: {name: ztunnel-1, namespace: culvert-system, uid: u-z}, spec: {nodeName: node-1, serviceAccountName: ztunnel, hostNetwork: true}, status: {phase: Running}}`
+
+// vouches is an API server that takes every token for that of ztunnel's pod on node-1.
+func vouches(spec authenticationv1.TokenReviewSpec) authenticationv1.TokenReviewStatus {
+	return authenticationv1.TokenReviewStatus{
+		Authenticated: true, Audiences: spec.Audiences,
+		User: authenticationv1.UserInfo{Username: "system:serviceaccount:culvert-system:ztunnel", Extra: map[string]authenticationv1.ExtraValue{
+			"authentication.kubernetes.io/pod-name": {"ztunnel-1"}, "authentication.kubernetes.io/pod-uid": {"u-z"},
+			"authentication.kubernetes.io/node-name": {"node-1"},
+		}},
+	}
+}
+
+func object[T any](t *testing.T, text string) *T {
+	t.Helper()
+	o := new(T)
+	if err := yaml.Unmarshal([]byte(text), o); err != nil {
+		t.Fatal(err)
+	}
+	return o
+}
+
+// onKubernetes is a CA whose API server knows of shop's web on node-1.
+func onKubernetes(t *testing.T) (node, *kubetest.Server) {
+	t.Helper()
+	dir := t.TempDir()
+	api := kubetest.New()
+	api.Vouch(vouches)
+	namespace, web, _ := strings.Cut(shop, "---")
+	api.Set(object[corev1.Namespace](t, namespace), object[corev1.Pod](t, web), object[corev1.Pod](t, agentPod))
+	http := httptest.NewServer(api)
+	t.Cleanup(http.Close)
+	kubeconfig := filepath.Join(dir, "kubeconfig")
+	write(t, kubeconfig, string(kubetest.Kubeconfig(http.Listener.Addr().String())))
+
+	addr, metrics := freeAddresses(t)
+	cfg, err := parseOnly("-dir", filepath.Join(dir, "ca"), "-kubeconfig", kubeconfig, "-listen", addr, "-metrics-address", metrics, "-dns-name", "ca.test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.log = slog.New(slog.DiscardHandler)
+	start(t, cfg)
+	token := nodeToken(t, filepath.Join(dir, "unused"), map[string]any{"name": "ztunnel-1", "uid": "u-z"})
+	return node{t: t, token: token, client: dial(t, addr, filepath.Join(cfg.dir, "root.pem"))}, api
+}
+
+func TestANodeIsServedByTheAPIServersWord(t *testing.T) {
+	n, api := onKubernetes(t)
+	if err := n.ask("spiffe://cluster.local/ns/shop/sa/web"); err != nil {
+		t.Error(err)
+	}
+	if err := n.ask("spiffe://cluster.local/ns/shop/sa/db"); status.Code(err) != codes.PermissionDenied {
+		t.Errorf("a ServiceAccount that does not run there: %v", err)
+	}
+	if n := api.Asked("stream nodes") + api.Asked("list nodes") + api.Asked("stream services") + api.Asked("stream security.istio.io/v1/peerauthentications"); n != 0 {
+		t.Errorf("asked %d times for what does not place pods", n)
+	}
+	api.Delete(object[corev1.Pod](t, agentPod))
+	api.Vouch(func(authenticationv1.TokenReviewSpec) authenticationv1.TokenReviewStatus {
+		return authenticationv1.TokenReviewStatus{Error: "service account token has been invalidated"}
+	})
+	if err := n.ask("spiffe://cluster.local/ns/shop/sa/web"); status.Code(err) != codes.Unauthenticated {
+		t.Errorf("a token of a deleted pod: %v", err)
+	}
+}

@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+	"github.com/go-jose/go-jose/v4/jwt"
+	authenticationv1 "k8s.io/api/authentication/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/client-go/rest"
+
+	"github.com/culvert-mesh/culvert/identity"
+	"github.com/culvert-mesh/culvert/identity/identityv1"
+)
+
+// Kubernetes puts what a token is bound to into the extras of its user, since 1.30
+// the node, too.
+const (
+	extraPodName      = "authentication.kubernetes.io/pod-name"
+	extraPodUID       = "authentication.kubernetes.io/pod-uid"
+	extraNodeName     = "authentication.kubernetes.io/node-name"
+	extraNodeUID      = "authentication.kubernetes.io/node-uid"
+	extraCredentialID = "authentication.kubernetes.io/credential-id"
+	subjectPrefix     = "system:serviceaccount:"
+)
+
+// reviewWithin is how long the API server may take to answer.
+const reviewWithin = 3 * time.Second
+
+// kubernetesAlgorithms are those by which an API server or its external signer may
+// sign tokens.
+var kubernetesAlgorithms = []jose.SignatureAlgorithm{
+	jose.RS256, jose.RS384, jose.RS512, jose.ES256, jose.ES384, jose.ES512, jose.PS256, jose.PS384, jose.PS512, jose.EdDSA,
+}
+
+// TokenReview is the Attestor for tokens that Kubernetes projects into pods: it asks
+// the API server about each, and compares the answer with the pod as it is now.
+type TokenReview struct {
+	options TokenReviewOptions
+	reviews rest.Interface
+}
+
+// TokenReviewOptions says whose tokens prove what.
+type TokenReviewOptions struct {
+	Placement    *Placement                // knows the pods that speak for nodes; required
+	NodeAccounts []identity.ServiceAccount // about whose tokens the API server is asked; required
+	Audience     string                    // that a token must be made for; Audience
+}
+
+// NewTokenReview returns one that asks the API server of config.
+func NewTokenReview(config *rest.Config, o TokenReviewOptions) (*TokenReview, error) {
+	o.Audience = cmp.Or(o.Audience, Audience)
+	scheme := runtime.NewScheme()
+	if err := authenticationv1.AddToScheme(scheme); err != nil {
+		return nil, err
+	}
+	c := rest.CopyConfig(config)
+	c.GroupVersion = &authenticationv1.SchemeGroupVersion
+	c.APIPath = "/apis"
+	c.ContentType = runtime.ContentTypeProtobuf
+	c.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
+	c.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
+	client, err := rest.RESTClientFor(c)
+	if err != nil {
+		return nil, fmt.Errorf("client of %s: %v", config.Host, err)
+	}
+	return &TokenReview{options: o, reviews: client}, nil
+}
+
+// Attest asks, in this order: is the token worth a question, does Kubernetes vouch
+// for it, and is the pod that it is bound to still what it says.
+func (r *TokenReview) Attest(ctx context.Context, token string) (Caller, error) {
+	claimed, err := r.plausible(token)
+	if err != nil {
+		return Caller{}, err
+	}
+	status, err := r.review(ctx, token)
+	if err != nil {
+		return Caller{}, err
+	}
+	if !status.Authenticated {
+		return Caller{}, r.refuse(claimed, status.Error)
+	}
+	caller, err := r.proven(status)
+	if err != nil {
+		return Caller{}, err
+	}
+	return caller, r.alive(ctx, caller)
+}
+
+// plausible reads the claims of a token before its signature is verified. They prove
+// nothing: but what they already show to be of no use, the API server is not asked.
+func (r *TokenReview) plausible(token string) (Caller, error) {
+	parsed, err := jwt.ParseSigned(token, kubernetesAlgorithms)
+	if err != nil {
+		return Caller{}, refused(identityv1.Reason_TOKEN_MALFORMED, "parse token: %v", err)
+	}
+	var c claims
+	if err := parsed.UnsafeClaimsWithoutVerification(&c); err != nil {
+		return Caller{}, refused(identityv1.Reason_TOKEN_MALFORMED, "claims of the token: %v", err)
+	}
+	caller, err := c.caller(r.options.Audience)
+	if err != nil {
+		return Caller{}, err
+	}
+	if caller.Pod == "" || caller.PodUID == "" {
+		return Caller{}, refused(identityv1.Reason_TOKEN_POD_MISSING, "kubernetes.io.pod is missing in the token: it is not bound to a pod")
+	}
+	return caller, r.trusted(caller.ServiceAccount)
+}
+
+func (r *TokenReview) trusted(sa identity.ServiceAccount) error {
+	if slices.Contains(r.options.NodeAccounts, sa) {
+		return nil
+	}
+	return refused(identityv1.Reason_ACCOUNT_NOT_TRUSTED, "ServiceAccount %v does not speak for nodes", sa)
+}
+
+// review asks the API server, for our audience only.
+func (r *TokenReview) review(ctx context.Context, token string) (authenticationv1.TokenReviewStatus, error) {
+	ctx, cancel := context.WithTimeout(ctx, reviewWithin)
+	defer cancel()
+	question := &authenticationv1.TokenReview{Spec: authenticationv1.TokenReviewSpec{Token: token, Audiences: []string{r.options.Audience}}}
+	answer := &authenticationv1.TokenReview{}
+	if err := r.reviews.Post().Resource("tokenreviews").Body(question).Do(ctx).Into(answer); err != nil {
+		return answer.Status, unavailable(identityv1.Reason_API_UNAVAILABLE, "ask the API server: %v", err)
+	}
+	return answer.Status, nil
+}
+
+// refuse finds out why Kubernetes does not vouch for a token: it says so only in
+// words, but we know which pods there are.
+func (r *TokenReview) refuse(claimed Caller, said string) error {
+	if _, found := r.options.Placement.agent(claimed.PodUID); !found {
+		return refused(identityv1.Reason_TOKEN_POD_GONE, "Kubernetes refuses the token (%s), and the pod that it names, %s/%s of UID %s, is gone",
+			said, claimed.ServiceAccount.Namespace, claimed.Pod, claimed.PodUID)
+	}
+	return refused(identityv1.Reason_TOKEN_REFUSED, "Kubernetes refuses the token: %s", said)
+}
+
+// proven is who the API server says the caller to be. It is read anew: the answer
+// counts, not the claims that led to the question.
+func (r *TokenReview) proven(status authenticationv1.TokenReviewStatus) (Caller, error) {
+	if !slices.Contains(status.Audiences, r.options.Audience) { // an API server that does not know audiences says nothing about them
+		return Caller{}, refused(identityv1.Reason_TOKEN_AUDIENCE_WRONG,
+			"Kubernetes vouches for the token for the audience %q, want %q", status.Audiences, r.options.Audience)
+	}
+	namespace, name, _ := strings.Cut(strings.TrimPrefix(status.User.Username, subjectPrefix), ":")
+	sa, err := identity.ParseServiceAccount(namespace + "/" + name)
+	if err != nil || !strings.HasPrefix(status.User.Username, subjectPrefix) {
+		return Caller{}, refused(identityv1.Reason_ACCOUNT_NOT_TRUSTED, "the token is of the user %q, who is no ServiceAccount", status.User.Username)
+	}
+	extra := func(key string) string {
+		if values := status.User.Extra[key]; len(values) == 1 {
+			return values[0]
+		}
+		return ""
+	}
+	caller := Caller{
+		ServiceAccount: sa,
+		Node:           extra(extraNodeName), NodeUID: extra(extraNodeUID),
+		Pod: extra(extraPodName), PodUID: extra(extraPodUID),
+		TokenID: extra(extraCredentialID),
+	}
+	switch {
+	case caller.Pod == "" || caller.PodUID == "":
+		return Caller{}, refused(identityv1.Reason_TOKEN_POD_MISSING, "Kubernetes names no pod that the token is bound to")
+	case caller.Node == "":
+		return Caller{}, refused(identityv1.Reason_TOKEN_NODE_MISSING, "Kubernetes names no node in the token: it must be 1.30 or newer")
+	}
+	return caller, r.trusted(sa)
+}
+
+// alive compares the caller with the live pod.
+func (r *TokenReview) alive(ctx context.Context, caller Caller) error {
+	agent, found := r.options.Placement.Agent(ctx, caller.PodUID)
+	name := caller.ServiceAccount.Namespace + "/" + caller.Pod
+	switch {
+	case !found && !r.options.Placement.Synced():
+		return unavailable(identityv1.Reason_CA_NOT_READY, "the CA does not know yet what runs where")
+	case !found:
+		return refused(identityv1.Reason_TOKEN_POD_GONE, "the token's pod, %s of UID %s, is gone", name, caller.PodUID)
+	case agent.Node != caller.Node:
+		return refused(identityv1.Reason_TOKEN_POD_DIFFERS, "the token's pod, %s, runs on node %s, and the token says %s", name, agent.Node, caller.Node)
+	case agent.ServiceAccount != caller.ServiceAccount || agent.Name != caller.Pod:
+		return refused(identityv1.Reason_TOKEN_POD_DIFFERS, "the token's pod, %s of UID %s, is %s of ServiceAccount %v", name, caller.PodUID, agent.Name, agent.ServiceAccount)
+	}
+	return nil
+}
