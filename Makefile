@@ -13,6 +13,7 @@ STRESSTIME ?= 60s
 
 # What builds and checks, but is no part of the product, is a module of its own.
 TOOL := go tool -modfile=$(CURDIR)/tools/go.mod
+HELM := go tool -modfile=$(CURDIR)/tools/helm/go.mod helm
 
 # The packages of test/kubernetes that compile in seconds: kubeall is all of Kubernetes.
 CLUSTER := . ./binaries ./cluster ./pause ./podapp ./unlimited
@@ -99,7 +100,7 @@ stress: ## have apps talk over a bad path while all goes wrong (root; STRESSTIME
 .PHONY: lint
 lint: ## gofmt, go.mod, vet, staticcheck, the import table, shell syntax
 	@test -z "$$(gofmt -l . | tee /dev/stderr)" || { echo "lint: run gofmt -w on these files" >&2; exit 1; }
-	@for module in . bench tools test/kubernetes; do go -C $$module mod tidy -diff || exit 1; done
+	@for module in . bench tools tools/helm test/kubernetes; do go -C $$module mod tidy -diff || exit 1; done
 	go vet ./...
 	go -C bench vet ./...
 	go -C test/kubernetes vet $(CLUSTER)
@@ -112,6 +113,14 @@ lint: ## gofmt, go.mod, vet, staticcheck, the import table, shell syntax
 .PHONY: generate
 generate: ## regenerate BPF objects (clang-19, libbpf-dev) and protobuf (protoc)
 	go generate ./...
+
+.PHONY: helm
+helm: ## build helm, which renders the chart in its tests, into Go's cache (some minutes, once)
+	@$(HELM) version --short
+
+.PHONY: manifests
+manifests: helm ## render deploy/chart into deploy/manifests and its golden files
+	go test -count=1 ./deploy/chart -update
 
 # Go fuzzes one target per run; two runs at a time, one worker each. Minimizing a
 # single interesting input may by default take longer than the whole run.

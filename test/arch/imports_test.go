@@ -74,6 +74,7 @@ const imports = `
 	NONE < test/kubernetes/kubeall, test/kubernetes/pause, test/kubernetes/podapp, test/kubernetes/unlimited;
 
 	NONE < deploy/oci < deploy/images;
+	NONE < deploy/chart;
 
 	# Both ends of a connection in one process, with all that carries it.
 	identity/ca, ztunnel/certs, ztunnel/proxy, ztunnel/netns, test/env < test/stress;

@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package chart is Culvert's Helm chart. Its tests render it, as helm does.
+package chart
+
+import (
+	"bytes"
+	"errors"
+	"flag"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files and deploy/manifests")
+
+// helm is the path of Helm's program, which the first run of a machine builds.
+var helm = sync.OnceValues(func() (string, error) {
+	cmd := exec.Command("go", "tool", "-modfile=../../tools/helm/go.mod", "-n", "helm")
+	cmd.Stderr = os.Stderr
+	path, err := cmd.Output()
+	return strings.TrimSpace(string(path)), err
+})
+
+// template returns what helm template prints for the chart with these flags, or its
+// complaint.
+func template(t *testing.T, flags ...string) (string, error) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("builds helm, which takes minutes")
+	}
+	program, err := helm()
+	if err != nil {
+		t.Fatalf("build helm: %v", err)
+	}
+	cmd := exec.Command(program, append([]string{"template", "culvert", ".", "--namespace=culvert-system", "--kube-version=1.37"}, flags...)...)
+	var out, complaint bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &complaint
+	if err := cmd.Run(); err != nil {
+		return "", errors.New(complaint.String())
+	}
+	return out.String(), nil
+}
+
+// sameAs compares what was rendered with a file, which -update writes.
+func sameAs(t *testing.T, path, rendered string) {
+	t.Helper()
+	if *update {
+		if err := os.WriteFile(path, []byte(rendered), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), rendered); diff != "" {
+		t.Errorf("make manifests would change %s: -file +chart\n%s", path, diff)
+	}
+}
+
+func TestEveryPlatformRendersAsItsGoldenFile(t *testing.T) {
+	platforms, err := filepath.Glob("platforms/*.yaml")
+	if err != nil || len(platforms) != 7 {
+		t.Fatalf("platforms %v, %v; want seven", platforms, err)
+	}
+	for _, path := range platforms {
+		name := strings.TrimSuffix(filepath.Base(path), ".yaml")
+		rendered, err := template(t, "--set=platform="+name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sameAs(t, filepath.Join("testdata", name+".yaml"), rendered)
+	}
+}
+
+// The manifests are for who has no Helm. Whoever has Istio's kinds must not apply ours
+// over them, so these stand apart.
+func TestTheManifestsAreWhatTheChartRenders(t *testing.T) {
+	for file, flags := range map[string][]string{
+		"culvert.yaml":  {"--set=namespace.create=true"},
+		"policies.yaml": {"--set=crds=true", "--show-only=templates/policies.yaml"},
+	} {
+		rendered, err := template(t, flags...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sameAs(t, filepath.Join("../manifests", file), rendered)
+	}
+}
+
+func TestAWrongValueIsRefusedByItsPath(t *testing.T) {
+	for value, names := range map[string]string{
+		"platform=gek":                       "/platform",
+		"image.registry=example.com":         "image",
+		"image.pullPolicy=IfPresent":         "/image/pullPolicy",
+		"image.tag=-x":                       "/image/tag",
+		"mesh.trustDomain=Cluster.Local":     "/mesh/trustDomain",
+		"mesh.trustDomain=spiffe://td":       "/mesh/trustDomain",
+		"mesh.cidrs={10.0.0.0}":              "/mesh/cidrs/0",
+		"logLevel=trace":                     "/logLevel",
+		"ztunnel.memoryLimit=1G":             "/ztunnel/memoryLimit",
+		"ztunnel.memoryLimit=1073741824":     "/ztunnel/memoryLimit",
+		"ztunnel.drainSeconds=0":             "/ztunnel/drainSeconds",
+		"ztunnel.cgroup=sys/fs/cgroup":       "/ztunnel/cgroup",
+		"ztunnel.excludePorts={65536}":       "/ztunnel/excludePorts/0",
+		"ztunnel.standInCIDRs={1.0.0.0/8,a}": "/ztunnel/standInCIDRs/1",
+		"ztunnel.requests.gpu=1":             "/ztunnel/requests",
+		"ztunnel.nodeSelector.a=b":           "/ztunnel",
+		"cni.confDir=../etc":                 "/cni/confDir",
+		"cni.exclusive=true":                 "/cni",
+		"identity.replicas=0":                "/identity/replicas",
+		"identity.ttl=1":                     "/identity/ttl",
+		"crds=sometimes":                     "/crds",
+		"podMonitor.labels.release=1":        "/podMonitor/labels/release",
+		"networkPolicy.enabled=yes":          "/networkPolicy/enabled",
+		"ztunnnel.drainSeconds=5":            "ztunnnel",
+	} {
+		if _, err := template(t, "--set="+value); err == nil {
+			t.Errorf("%s: rendered, want a refusal", value)
+		} else if !strings.Contains(err.Error(), names) {
+			t.Errorf("%s: the refusal does not name %s: %v", value, names, err)
+		}
+	}
+}

@@ -1,0 +1,53 @@
+{{- /* SPDX-License-Identifier: Apache-2.0 */ -}}
+
+{{- /* What Kubernetes recommends, for the object of a program: (list . "ztunnel"). */ -}}
+{{- define "culvert.labels" -}}
+{{- $root := index . 0 -}}
+app.kubernetes.io/name: {{ index . 1 }}
+app.kubernetes.io/part-of: culvert
+app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ $root.Release.Service }}
+helm.sh/chart: {{ $root.Chart.Name }}-{{ $root.Chart.Version }}
+{{- end }}
+
+{{- /* Labels of pods: only what selects them, as any change of these would start all pods
+anew, and the connections of a node break with its ztunnel. */ -}}
+{{- define "culvert.podLabels" -}}
+app.kubernetes.io/name: {{ . }}
+app.kubernetes.io/part-of: culvert
+{{- end }}
+
+{{- /* The image of a program: (list . "ztunnel"). */ -}}
+{{- define "culvert.image" -}}
+{{- $root := index . 0 -}}
+image: {{ $root.Values.image.repository }}/{{ index . 1 }}:{{ $root.Values.image.tag | default $root.Chart.AppVersion }}
+imagePullPolicy: {{ $root.Values.image.pullPolicy }}
+{{- end }}
+
+{{- /* What differs between platforms: generic's, then the platform's own, then the values
+that are not empty. */ -}}
+{{- define "culvert.platform" -}}
+{{- $all := .Files.Get "platforms/generic.yaml" | fromYaml -}}
+{{- $all = mergeOverwrite $all (.Files.Get (printf "platforms/%s.yaml" .Values.platform) | fromYaml) -}}
+{{- range $part, $keys := dict "cni" (list "confDir" "binDir") "ztunnel" (list "cgroup" "kubeletCgroup") -}}
+{{- range $key := $keys -}}
+{{- with index $.Values $part $key -}}
+{{- $_ := set (index $all $part) $key . -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- with .Values.seLinuxType -}}
+{{- $_ := set $all "seLinuxType" . -}}
+{{- end -}}
+{{- $all | toYaml -}}
+{{- end }}
+
+{{- /* Nine tenths of a memory limit, as GOMEMLIMIT has it: beyond that the container would
+be killed before Go's collector tries hard. */ -}}
+{{- define "culvert.goMemLimit" -}}
+{{- $mebi := regexFind "^[0-9]+" . | int -}}
+{{- if hasSuffix "Gi" . -}}
+{{- $mebi = mul $mebi 1024 -}}
+{{- end -}}
+{{- div (mul $mebi 9) 10 -}}MiB
+{{- end }}
