@@ -31,6 +31,7 @@ type Config struct {
 	MeshCIDRs     []netip.Prefix // addresses that must resolve; required with Workloads
 	Workloads     string         // directory of Kubernetes YAML; either this or Kubeconfig is required
 	Kubeconfig    string         // of the API server, a file or kube.InCluster
+	Untaint       bool           // take report.Taint off the Node once ready; needs Kubeconfig; default false
 	NoIstioLabels bool           // ignore istio.io/dataplane-mode; default false
 
 	CAAddress    string        // host:port of culvert-identity or istiod; required
@@ -149,6 +150,8 @@ func (c Config) oneSource() error {
 		return errors.New("a workloads directory (-workloads) or an API server (-kubeconfig) is required")
 	case c.Workloads != "" && c.Kubeconfig != "":
 		return errors.New("workloads come from a directory (-workloads) or from an API server (-kubeconfig), not from both")
+	case c.Untaint && c.Kubeconfig == "":
+		return errors.New("only of an API server (-kubeconfig) a node has taints (-untaint)")
 	case c.Workloads != "" && len(c.MeshCIDRs) == 0:
 		return errors.New("mesh CIDRs are required with a workloads directory: which addresses must resolve (-mesh-cidrs)")
 	}
@@ -226,7 +229,7 @@ func (c Config) source(td spiffeid.TrustDomain, state string, onError func(error
 	}
 	objects, err := kube.New(kube.Options{
 		Kubeconfig: c.Kubeconfig, Build: source.Options{TrustDomain: td, RootNamespace: c.RootNamespace, IgnoreIstioLabels: c.NoIstioLabels},
-		MeshCIDRs: c.MeshCIDRs, State: filepath.Join(state, "workloads"), Log: c.Log, OnError: onError,
+		MeshCIDRs: c.MeshCIDRs, Node: c.NodeName, State: filepath.Join(state, "workloads"), Log: c.Log, OnError: onError,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("-kubeconfig: %w", err)

@@ -17,7 +17,9 @@ import (
 	"github.com/culvert-mesh/culvert/ztunnel/pods"
 	"github.com/culvert-mesh/culvert/ztunnel/proxy"
 	"github.com/culvert-mesh/culvert/ztunnel/redirect"
+	"github.com/culvert-mesh/culvert/ztunnel/report"
 	"github.com/culvert-mesh/culvert/ztunnel/source"
+	"github.com/culvert-mesh/culvert/ztunnel/source/kube"
 	"github.com/culvert-mesh/culvert/ztunnel/workload"
 )
 
@@ -60,6 +62,24 @@ func (s *status) pending() (waiting []string) {
 		waiting = append(waiting, "state directory: "+err.Error()+" (-state-dir)")
 	}
 	return waiting
+}
+
+// reporter tells Kubernetes' users how this node and its pods are; nil: there is no
+// API server to tell it.
+func (s *status) reporter() (*report.Reporter, error) {
+	watched, ok := s.objects.(*kube.Source)
+	if !ok {
+		return nil, nil
+	}
+	return report.New(report.Config{
+		Kubeconfig: s.cfg.Kubeconfig, Node: s.cfg.NodeName, Shown: watched.Own, Pending: s.pending, Untaint: s.cfg.Untaint, Log: s.cfg.Log,
+		Conditions: func() []pods.Condition {
+			if !s.pods.Loaded() {
+				return nil
+			}
+			return s.pods.Conditions()
+		},
+	})
 }
 
 // unread says why there is no snapshot of workloads yet.

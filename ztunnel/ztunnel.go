@@ -107,6 +107,10 @@ func Run(ctx context.Context, cfg Config) error {
 	status := &status{cfg: cfg, pods: members, registry: registry, objects: objects, steering: datapath.Sound, state: keeper.Sound,
 		snapshotFile: filepath.Join(lock.Held(), "snapshot.json")}
 	status.publish(counts, datapath, budget)
+	reporter, err := status.reporter()
+	if err != nil {
+		return err
+	}
 	admin, err := admin.Open(admin.Config{
 		MetricsAddress: cfg.MetricsAddress, ReadyAddress: cfg.ReadyAddress, AdminAddress: cfg.AdminAddress,
 		Socket: cfg.adminSocket(), Metrics: counts.Handler(), Pending: status.pending, Dumps: status.dumps(),
@@ -144,6 +148,10 @@ func Run(ctx context.Context, cfg Config) error {
 	part(group, "admin", func() error { return admin.Run(lasting) })
 	part(group, "enroll socket", func() error { return enroll.Serve(ctx, plugins, members) })
 	part(group, "state directory", func() error { return keeper.Run(ctx) })
+	if reporter != nil {
+		counts.Reports(reporter.Stats)
+		part(group, "report", func() error { return reporter.Run(ctx) })
+	}
 	part(group, "pods", func() error {
 		defer stop()
 		return members.Run(ctx)

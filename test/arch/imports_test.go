@@ -43,6 +43,9 @@ const imports = `
 	ztunnel/redirect, ztunnel/netns, ztunnel/certs, ztunnel/proxy, ztunnel/hbone, ztunnel/workload < ztunnel/pods;
 	ztunnel/policy, ztunnel/metrics, cni/enroll < ztunnel/pods;
 
+	# What is told of pods, to those who look at the API server.
+	ztunnel/pods, ztunnel/source/kube, rate < ztunnel/report;
+
 	ztunnel/*, cni/enroll < ztunnel < cmd/ztunnel;
 
 	# What the programs have in common.

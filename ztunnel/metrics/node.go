@@ -83,6 +83,15 @@ func (m *Metrics) LogDropped(f func() map[string]uint64) {
 	m.CounterFunc("culvert_log_records_dropped_total", "Log records that were dropped, as the log was not read or could not be written.", "level", f)
 }
 
+// Reports publishes how many Events and statuses were told to the API server, by what
+// became of them.
+func (m *Metrics) Reports(f func() (events, statuses map[string]uint64)) {
+	m.CounterFunc("culvert_kubernetes_events_total", "Events of this node and its pods: written, or dropped by rate or because the API server did not take them.", "result",
+		func() map[string]uint64 { events, _ := f(); return events })
+	m.CounterFunc("culvert_pod_status_writes_total", "Writes of the annotation culvert.dev/status that the API server took or not.", "result",
+		func() map[string]uint64 { _, statuses := f(); return statuses })
+}
+
 // Budget publishes what the connections of all pods may use of this process, and
 // use.
 func (m *Metrics) Budget(f func() (size, used map[string]float64)) {

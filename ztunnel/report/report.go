@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package report
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/culvert-mesh/culvert/ztunnel/pods"
+	"github.com/culvert-mesh/culvert/ztunnel/source/kube"
+)
+
+// lookEvery is how often what is so is compared with what is shown.
+const lookEvery = time.Second
+
+// Config says what is told of, and to whom.
+type Config struct {
+	Kubeconfig string // that leads to the API server, as of kube.Options; required
+	Node       string // name of the Node; required
+	// Conditions are those of the node's pods; nil while they are not known. Required.
+	Conditions func() []pods.Condition
+	Shown      func() kube.Own // what the API server shows of the node and its pods; required
+	Pending    func() []string // what the node's readiness waits for; required
+	Untaint    bool            // take Taint off the Node when nothing is pending; false
+	Log        *slog.Logger    // discards
+}
+
+// Reporter tells of one node.
+type Reporter struct {
+	Config
+	started time.Time
+	writer  *writer
+	pods    map[string]*pod // by the objects' UIDs
+	node    node
+}
+
+// New returns a Reporter. An error says what is wrong with the kubeconfig; the API
+// server is not asked before Run.
+func New(c Config) (*Reporter, error) {
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	w, err := newWriter(c.Kubeconfig, c.Node, c.Log)
+	if err != nil {
+		return nil, err
+	}
+	return &Reporter{Config: c, started: time.Now(), writer: w, pods: map[string]*pod{}}, nil
+}
+
+// Run tells of changes until ctx ends; then it returns nil.
+func (r *Reporter) Run(ctx context.Context) error {
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case now := <-tick.C:
+			r.look(ctx, now)
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// Stats are counts of what was written so far: Events that were "written", or dropped
+// by "rate" or because the "api" did not take them; statuses that were "written" or
+// "failed".
+func (r *Reporter) Stats() (events, statuses map[string]uint64) { return r.writer.stats() }
+
+// look tells what is to be told at a moment.
+func (r *Reporter) look(ctx context.Context, now time.Time) {
+	shown := r.Shown()
+	r.lookAtNode(ctx, now, shown)
+	conditions := r.Conditions()
+	if conditions == nil {
+		return
+	}
+	byUID := make(map[string]pods.Condition, len(conditions))
+	for _, c := range conditions {
+		byUID[c.UID] = c
+	}
+	before := r.pods
+	r.pods = make(map[string]*pod, len(shown.Pods))
+	for _, object := range shown.Pods {
+		p := before[object.ObjectUID]
+		if p == nil {
+			p = r.meet(object)
+		}
+		r.pods[object.ObjectUID] = p
+		c := byUID[object.UID]
+		if c.Namespace != object.Namespace || c.Name != object.Name {
+			c = pods.Condition{} // a static pod's UID is only claimed
+		}
+		r.tell(ctx, now, p, object, c)
+	}
+}
