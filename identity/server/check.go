@@ -4,7 +4,6 @@ package server
 
 import (
 	"context"
-	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -46,8 +45,7 @@ func (s *Server) check(ctx context.Context, d *decision) error {
 func (s *Server) recordCheck(d *decision, err error) {
 	s.metrics.checks.WithLabelValues(status.Code(err).String()).Inc()
 	if err != nil {
-		s.cfg.Log.Warn("node refused", logNode, d.caller.Node, logCaller, d.caller.ServiceAccount.String(), logPod, d.caller.Pod,
-			logToken, d.caller.TokenID, logFrom, d.from, logCode, status.Code(err).String(), logReason, status.Convert(err).Message(),
-			logTook, time.Since(d.started))
+		s.refusals.write("node refused", d, err, logNode, d.caller.Node, logCaller, d.caller.ServiceAccount.String(), logPod, d.caller.Pod,
+			logToken, d.caller.TokenID, logFrom, d.from)
 	}
 }

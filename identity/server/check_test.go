@@ -20,16 +20,6 @@ import (
 	"github.com/culvert-mesh/culvert/identity/identityv1"
 )
 
-// reasonOf is the word that a refusal bears.
-func reasonOf(err error) identityv1.Reason {
-	for _, detail := range status.Convert(err).Details() {
-		if r, ok := detail.(*identityv1.Refusal); ok {
-			return r.GetReason()
-		}
-	}
-	return identityv1.Reason_REASON_UNSPECIFIED
-}
-
 func TestNodeWithoutAPodIsToldThatTheCAWouldSign(t *testing.T) {
 	r := newRig(t, nil)
 	r.cfg.Placement.Replace(nil, nil)

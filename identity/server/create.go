@@ -35,12 +35,13 @@ const (
 
 // decision is what one request was, and became: the log's line.
 type decision struct {
-	from    string // address; says nothing about who
-	caller  Caller
-	id      string // as asked for, until it is known to be well-formed
-	spki    string // of the CSR's key
-	leaf    *x509.Certificate
-	started time.Time
+	from     string // address; says nothing about who
+	caller   Caller
+	attested bool   // caller has proved to speak for its node
+	id       string // as asked for, until it is known to be well-formed
+	spki     string // of the CSR's key
+	leaf     *x509.Certificate
+	started  time.Time
 }
 
 func newDecision(ctx context.Context) *decision {
@@ -137,6 +138,7 @@ func (s *Server) attest(ctx context.Context, d *decision) error {
 		return refusal(codes.PermissionDenied, identityv1.Reason_ACCOUNT_NOT_TRUSTED,
 			"authorization: ServiceAccount %v does not speak for nodes", d.caller.ServiceAccount)
 	}
+	d.attested = true
 	return nil
 }
 
@@ -270,7 +272,8 @@ func encode(certs ...*x509.Certificate) string {
 	return text.String()
 }
 
-// record writes the decision down: one line, allowed or denied.
+// record writes the decision down: one line, allowed or denied; but not each that is
+// denied to strangers.
 func (s *Server) record(d *decision, err error) {
 	took := time.Since(d.started)
 	s.metrics.answered(status.Code(err), took)
@@ -280,7 +283,7 @@ func (s *Server) record(d *decision, err error) {
 		slog.String(logToken, d.caller.TokenID), slog.String(logFrom, d.from), slog.String(logKeySHA256, d.spki),
 	}
 	if err != nil {
-		s.cfg.Log.Warn("certificate denied", append(attrs, logCode, status.Code(err).String(), logReason, status.Convert(err).Message(), logTook, took)...)
+		s.refusals.write("certificate denied", d, err, attrs...)
 		return
 	}
 	s.cfg.Log.Info("certificate issued", append(attrs, logSerial, d.leaf.SerialNumber.Text(16),

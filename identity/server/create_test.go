@@ -325,3 +325,41 @@ type alwaysNode1 struct{}
 func (alwaysNode1) Attest(context.Context, string) (Caller, error) {
 	return Caller{ServiceAccount: ztunnel, Node: "node-1"}, nil
 }
+
+// Whoever has no token could fill the disk with lines about that. Lines about a node
+// that proved itself are all written: they are what an operator goes by.
+func TestStrangersAreCountedAndFewLinesAreWrittenAboutThem(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, func(c *Config) { c.NodeRate, c.NodeBurst = 1000, 1000 })
+		ask := func(token string, change func(*identityv1.IstioCertificateRequest)) {
+			request := goodRequest(t)
+			change(request)
+			r.CreateCertificate(withToken(t.Context(), token), request)
+		}
+		as := func(*identityv1.IstioCertificateRequest) {}
+		for range 500 {
+			ask("junk", as)
+			r.Check(withToken(t.Context(), "junk"), &identityv1.CheckRequest{})
+		}
+		if n := len(r.log.take(t)); n != 10 {
+			t.Errorf("%d lines about 1000 strangers, want 10", n)
+		}
+		time.Sleep(5 * time.Second)
+		ask("junk", as)
+		if records := r.log.take(t); len(records) != 1 || records[0]["omitted"] != 990.0 || records[0]["refusal"] != "token_malformed" {
+			t.Errorf("afterwards %v", records)
+		}
+		for range 30 {
+			ask(goodToken(t), func(r *identityv1.IstioCertificateRequest) { r.ValidityDuration = -1 })
+		}
+		if records := r.log.take(t); len(records) != 30 || records[0]["refusal"] != "invalid_request" {
+			t.Errorf("%d lines about a node: %v", len(records), records)
+		}
+		_, body := get(t, r.Handler(), "/metrics")
+		for _, want := range []string{`culvert_identity_refusals_total{reason="token_malformed"} 1001`, `culvert_identity_refusals_total{reason="invalid_request"} 30`} {
+			if !strings.Contains(body, want) {
+				t.Errorf("no %s in the metrics", want)
+			}
+		}
+	})
+}

@@ -25,7 +25,7 @@ type metrics struct {
 	duration prometheus.Histogram
 }
 
-func newMetrics(authority *ca.CA) *metrics {
+func newMetrics(authority *ca.CA, refusals prometheus.Collector) *metrics {
 	m := &metrics{
 		registry: prometheus.NewRegistry(),
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -51,7 +51,7 @@ func newMetrics(authority *ca.CA) *metrics {
 		expiry.WithLabelValues("root").Set(float64(root.NotAfter.Unix()))
 	}
 	m.requests.WithLabelValues(codes.OK.String()) // so that it starts at 0
-	m.registry.MustRegister(m.requests, m.checks, m.duration, expiry,
+	m.registry.MustRegister(m.requests, m.checks, refusals, m.duration, expiry,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }

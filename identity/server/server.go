@@ -96,6 +96,7 @@ type Server struct {
 	inFlight    chan struct{} // holds one for each request
 	signing     chan struct{} // holds one for each signature: they take a core each
 	metrics     *metrics
+	refusals    *refusals
 }
 
 // New returns a Server that does not serve yet.
@@ -104,13 +105,15 @@ func New(cfg Config) (*Server, error) {
 		return nil, fmt.Errorf("identity server: %w", err)
 	}
 	cfg = cfg.withDefaults()
+	refusals := newRefusals(cfg.Log)
 	return &Server{
 		cfg:         cfg,
 		certificate: cfg.CA.ServerCertificate(cfg.DNSNames...),
 		limits:      newLimits(cfg.NodeRate, cfg.NodeBurst),
 		inFlight:    make(chan struct{}, maxInFlight),
 		signing:     make(chan struct{}, runtime.GOMAXPROCS(0)),
-		metrics:     newMetrics(cfg.CA),
+		metrics:     newMetrics(cfg.CA, refusals.total),
+		refusals:    refusals,
 	}, nil
 }
 
