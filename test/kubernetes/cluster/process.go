@@ -19,8 +19,9 @@ import (
 // processes starts and reaps the children of a pid 1. A pid 1 gets the orphans of its
 // pid namespace too, so one place must wait for all: exec.Cmd's Wait is not for it.
 type processes struct {
-	log   func(name string) string // path of the log of the process of that name
-	ended chan ended               // what keep started and has ended
+	log     func(name string) string // path of the log of the process of that name
+	stopped func(name string) bool   // what keep started is to stay ended; optional
+	ended   chan ended               // what keep started and has ended
 
 	mu      sync.Mutex
 	running map[int]*process // guarded by mu
@@ -60,11 +61,12 @@ func newProcesses(log func(name string) string) *processes {
 func (p *processes) reap() {
 	for {
 		var status syscall.WaitStatus
+		p.mu.Lock() // a pid in running is that of a process
 		pid, err := syscall.Wait4(-1, &status, syscall.WNOHANG, nil)
 		if pid <= 0 || err != nil {
+			p.mu.Unlock()
 			return
 		}
-		p.mu.Lock()
 		child := p.running[pid]
 		delete(p.running, pid)
 		p.mu.Unlock()
@@ -128,7 +130,9 @@ func (p *processes) restart() error {
 	for e := range p.ended {
 		fmt.Fprintln(os.Stderr, e.end())
 		time.Sleep(time.Second)
-		if err := p.keep(e.again); err != nil {
+		if p.stopped != nil && p.stopped(e.name) {
+			go p.mayStart(e)
+		} else if err := p.keep(e.again); err != nil {
 			return err
 		}
 	}

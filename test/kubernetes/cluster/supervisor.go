@@ -50,11 +50,16 @@ func runSupervisor(c Config) error {
 	stay := make(chan struct{})
 	go dieUntold(stay)
 	s := &supervisor{config: c, started: time.Now(), children: newProcesses(c.log)}
+	s.children.stopped = func(name string) bool {
+		_, err := os.Stat(c.stoppedPath(name))
+		return err == nil
+	}
 	if err := s.start(); err != nil {
 		return err
 	}
 	fmt.Println(wordReady)
 	<-stay
+	go s.children.obey()
 	return s.children.restart()
 }
 

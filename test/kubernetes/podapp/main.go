@@ -1,8 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command podapp is what test pods run. Without arguments it answers each HTTP request
-// at port 8080 with the names of its node and its pod; "podapp get URL" prints what a URL
-// answers, for kubectl exec.
+// Command podapp is what test pods run: a server, and clients that tell how it goes, for
+// kubectl exec and kubectl logs.
+//
+//	podapp                   answers at the ports below
+//	podapp get URL           prints what a URL answers
+//	podapp load URL...       asks one URL after the other, each time in a new connection,
+//	                         and prints a tally each second
+//	podapp hold ADDRESS WORD says WORD in a connection ten times a second, waits for the
+//	                         echo, and prints a tally each second
 package main
 
 import (
@@ -13,10 +19,26 @@ import (
 	"time"
 )
 
+// The ports at which podapp answers.
+const (
+	httpPort = ":8080" // each request with the names of its node and its pod, and the request's URI
+	echoPort = ":8081" // each byte with itself
+	grpcPort = ":8082" // gRPC's health checks, with "serving"
+)
+
 func main() {
-	do := serve
-	if len(os.Args) == 3 && os.Args[1] == "get" {
-		do = get
+	do, args := serve, os.Args[1:]
+	if len(args) > 0 {
+		switch name := args[0]; {
+		case name == "get" && len(args) == 2:
+			do = func() error { return get(args[1]) }
+		case name == "load" && len(args) > 1:
+			do = func() error { return load(args[1:]) }
+		case name == "hold" && len(args) == 3:
+			do = func() error { return hold(args[1], args[2]) }
+		default:
+			do = func() error { return fmt.Errorf("unknown arguments %q", args) }
+		}
 	}
 	if err := do(); err != nil {
 		fmt.Fprintln(os.Stderr, "podapp:", err)
@@ -24,19 +46,12 @@ func main() {
 	}
 }
 
-func serve() error {
-	name, err := os.Hostname()
-	if err != nil {
-		return err
-	}
-	return http.ListenAndServe(":8080", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		fmt.Fprintln(w, os.Getenv("NODE_NAME"), name)
-	}))
-}
+// patience is how long a client waits for an answer.
+const patience = 2 * time.Second
 
-func get() error {
-	client := http.Client{Timeout: 2 * time.Second}
-	response, err := client.Get(os.Args[2])
+func get(url string) error {
+	client := http.Client{Timeout: patience}
+	response, err := client.Get(url)
 	if err != nil {
 		return err
 	}
