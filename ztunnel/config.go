@@ -229,7 +229,7 @@ func (c Config) source(td spiffeid.TrustDomain, state string, onError func(error
 	}
 	objects, err := kube.New(kube.Options{
 		Kubeconfig: c.Kubeconfig, Build: source.Options{TrustDomain: td, RootNamespace: c.RootNamespace, IgnoreIstioLabels: c.NoIstioLabels},
-		MeshCIDRs: c.MeshCIDRs, Node: c.NodeName, State: filepath.Join(state, "workloads"), Log: c.Log, OnError: onError,
+		MeshCIDRs: c.MeshCIDRs, Node: c.NodeName, State: filepath.Join(state, workloadsFile), Log: c.Log, OnError: onError,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("-kubeconfig: %w", err)
@@ -237,5 +237,14 @@ func (c Config) source(td spiffeid.TrustDomain, state string, onError func(error
 	return objects, nil
 }
 
-func (c Config) enrollSocket() string { return filepath.Join(c.StateDir, "enroll.sock") }
-func (c Config) adminSocket() string  { return filepath.Join(c.StateDir, "admin.sock") }
+// What ztunnel makes in the state directory.
+const (
+	enrollSocket  = "enroll.sock"
+	adminSocket   = "admin.sock"
+	snapshotFile  = "snapshot.json"
+	workloadsFile = "workloads"
+	sandboxesDir  = "sandboxes"
+)
+
+func (c Config) enrollSocket() string { return filepath.Join(c.StateDir, enrollSocket) }
+func (c Config) adminSocket() string  { return filepath.Join(c.StateDir, adminSocket) }

@@ -88,7 +88,7 @@ func Run(ctx context.Context, cfg Config) error {
 
 	// Whose connections?
 	members, err = pods.New(pods.Config{
-		Node: cfg.NodeName, Host: host.Cookie(), Dir: filepath.Join(lock.Held(), "sandboxes"), Drain: cfg.Drain,
+		Node: cfg.NodeName, Host: host.Cookie(), Dir: filepath.Join(lock.Held(), sandboxesDir), Drain: cfg.Drain,
 		SameNodeTunnel: cfg.SameNodeTunnel, StdTLSRecords: cfg.StdTLSRecords,
 		Datapath: datapath, Registry: registry, Policy: policies, Peers: peers, Budget: budget, Certs: store, Metrics: counts, Log: cfg.Log,
 	})
@@ -105,7 +105,7 @@ func Run(ctx context.Context, cfg Config) error {
 		},
 	}
 	status := &status{cfg: cfg, pods: members, registry: registry, objects: objects, steering: datapath.Sound, state: keeper.Sound,
-		snapshotFile: filepath.Join(lock.Held(), "snapshot.json")}
+		snapshotFile: filepath.Join(lock.Held(), snapshotFile)}
 	status.publish(counts, datapath, budget)
 	reporter, err := status.reporter()
 	if err != nil {

@@ -16,7 +16,6 @@ import (
 
 	"github.com/culvert-mesh/culvert/cmd/program"
 	"github.com/culvert-mesh/culvert/cmd/program/programtest"
-	"github.com/culvert-mesh/culvert/cni/install"
 )
 
 // directories are a node's: of configs, of plugins, of what libcni remembers.
@@ -93,6 +92,26 @@ func TestItInstallsItselfServesAndUninstalls(t *testing.T) {
 	}
 }
 
+func TestAnUninstallThatStaysEndsBySIGTERM(t *testing.T) {
+	d := newDirectories(t)
+	program := filepath.Join(d.bin, "culvert-cni")
+	if err := os.WriteFile(program, nil, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), binary, "uninstall", "-stay", "-conf-dir", d.conf, "-bin-dir", d.bin, "-cache-dir", d.cache)
+	cmd.Stderr = t.Output()
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "removed", func() bool { _, err := os.Stat(program); return os.IsNotExist(err) })
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("at SIGTERM: %v", err)
+	}
+}
+
 func TestAMissingDirectoryIsRefusedByItsFlag(t *testing.T) {
 	d := newDirectories(t)
 	for _, tc := range []struct {
@@ -135,6 +154,7 @@ var (
 		"socket":    append(wrongPath, [2]string{"/" + strings.Repeat("x", 107), "108 bytes"}), "plugin-log": wrongPath,
 		"own-pod":         {{"ztunnel-", "want namespace/name"}, {"A/b", "want namespace/name"}, {"a/b/c", "want namespace/name"}},
 		"metrics-address": {{"15022", "did you mean :15022?"}, {":0", "not a port"}},
+		"stay":            {{"yes", "want true or false"}},
 		"status-strict":   {{"yes", "want true or false"}},
 		"log-level":       {{"verbose", "want debug, info, warn or error"}},
 		"log-format":      {{"xml", "want json or text"}},
@@ -145,7 +165,7 @@ var (
 func TestEveryFlagRefusesWhatIsWrong(t *testing.T) {
 	for _, define := range []func(p *program.Program){
 		func(p *program.Program) { new(installation).define(p.Flags) },
-		func(p *program.Program) { defineRemoval(p.Flags, new(install.Removal)) },
+		func(p *program.Program) { new(removal).define(p.Flags) },
 	} {
 		p := program.New("culvert-cni install", installUsage)
 		define(p)

@@ -18,6 +18,7 @@ import (
 
 const usage = `Usage: ztunnel -node-name NAME {-kubeconfig FILE | -workloads DIR -mesh-cidrs CIDRS}
                -ca-address HOST:PORT -ca-root FILE -token-file FILE [flags]
+       ztunnel uninstall [flags]
 
 Carries the connections of this node's enrolled pods in mutual TLS.
 Needs root, a cgroup2 hierarchy, a bpffs and a kernel 5.15 or newer.
@@ -47,19 +48,24 @@ func define(flags *flag.FlagSet, cfg *ztunnel.Config) {
 	program.Var(flags, &cfg.TTL, "ttl", "1h", "`lifetime` to ask for certificates, 25s to 24h", program.Duration(identity.MinTTL, identity.MaxTTL))
 	program.Var(flags, &cfg.StdTLSRecords, "tls-records", "", "`maker` of the tunnels' TLS records: own, many a syscall, or std, crypto/tls (default own, in FIPS mode std)", second("own", "std"))
 	program.Var(flags, &cfg.SameNodeTunnel, "same-node", "local", "`path` between two pods of this node: local, from socket to socket beside a tunnel, or tunnel, in it", second("local", "tunnel"))
-	program.Var(flags, &cfg.BPFFS, "bpffs", "/sys/fs/bpf/culvert", "`directory` on a bpffs for this ztunnel's maps and links", program.Path)
+	places(flags, cfg)
 	program.Var(flags, &cfg.Cgroup, "cgroup", "/sys/fs/cgroup", "cgroup2 `directory` above kubelet, ztunnel and pods", program.Path)
 	program.Var(flags, &cfg.KubeletCgroup, "kubelet-cgroup", "", "cgroup2 `directory` of the kubelet itself, not one above it: its probes reach the pods directly; may come later or be replaced (default none: probes are treated like all others)", program.Path)
 	program.Var(flags, &cfg.HostNetns, "host-netns", "/proc/1/ns/net", "`path` of the node's network namespace", program.Path)
 	program.Var(flags, &cfg.ExcludeCIDRs, "exclude-cidrs", "", "comma-separated destination `CIDRs` that are never steered (default none)", program.List(program.Steerable))
 	program.Var(flags, &cfg.StandIns, "stand-in-cidrs", "", "comma-separated `CIDRs`, one of a family, of addresses that nobody has: inside a pod they stand for the destinations of its connections (default 240.0.0.0/8,100:0:0:1::/64)", program.List(program.Prefix))
 	program.Var(flags, &cfg.ExcludePorts, "exclude-ports", "", "comma-separated destination `ports` that are never steered (default none)", program.List(program.Port))
-	program.Var(flags, &cfg.StateDir, "state-dir", "/run/culvert", "root-only `directory` for sockets, the plugin's snapshot and sandbox records", program.Path)
 	program.Var(flags, &cfg.OwnPod, "own-pod", "", "`namespace/name` of ztunnel's own pod, which may start while ztunnel is away", program.Pod)
 	program.Var(flags, &cfg.AdminAddress, "admin-address", "127.0.0.1:15000", "loopback `address` for GET /config_dump", program.Loopback)
 	program.Var(flags, &cfg.MetricsAddress, "metrics-address", ":15020", "`address` for /metrics", program.Listen)
 	program.Var(flags, &cfg.ReadyAddress, "ready-address", ":15021", "`address` for /healthz/ready", program.Listen)
 	program.Var(flags, &cfg.Drain, "drain", "5s", "how long open connections may end by themselves at SIGTERM, a `time` of 1ms to 24h", program.Duration(time.Millisecond, 24*time.Hour))
+}
+
+// places are the flags that uninstall shares.
+func places(flags *flag.FlagSet, cfg *ztunnel.Config) {
+	program.Var(flags, &cfg.BPFFS, "bpffs", "/sys/fs/bpf/culvert", "`directory` on a bpffs for this ztunnel's maps and links", program.Path)
+	program.Var(flags, &cfg.StateDir, "state-dir", "/run/culvert", "root-only `directory` for sockets, the plugin's snapshot and sandbox records", program.Path)
 }
 
 func trustDomain(s string) (string, error) {

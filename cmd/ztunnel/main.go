@@ -14,6 +14,10 @@ import (
 )
 
 func main() {
+	if len(os.Args) > 1 && os.Args[1] == "uninstall" {
+		uninstall(os.Args[2:])
+		return
+	}
 	p := program.New("ztunnel", usage)
 	cfg := ztunnel.Config{Level: p.Level}
 	define(p.Flags, &cfg)

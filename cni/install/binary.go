@@ -5,6 +5,7 @@ package install
 import (
 	"bytes"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -64,12 +65,13 @@ func (b *binary) copy() error {
 	return create(b.to, from, access{0o755, -1, -1})
 }
 
-// remove takes the program away; one that is not there is no error.
-func (b *binary) remove() error {
-	if err := os.Remove(b.to); err != nil && !os.IsNotExist(err) {
-		return err
+// remove takes the program away, and reports whether it was there.
+func (b *binary) remove() (bool, error) {
+	err := os.Remove(b.to)
+	if os.IsNotExist(err) {
+		return false, nil
 	}
-	return syncDir(filepath.Dir(b.to))
+	return true, errors.Join(err, syncDir(filepath.Dir(b.to)))
 }
 
 func sum(path string) ([]byte, error) {

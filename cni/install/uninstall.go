@@ -153,10 +153,13 @@ func (r Removal) program(e entry) error {
 			logFile, b.to, logPods, pods)
 		return nil
 	}
-	if err := errors.Join(b.remove(), tidy(r.ConfDir), tidy(r.BinDir)); err != nil {
+	removed, err := b.remove()
+	if err := errors.Join(err, tidy(r.ConfDir), tidy(r.BinDir)); err != nil {
 		return fmt.Errorf("remove %s: %w", b.to, cause(err))
 	}
-	r.Log.Info("the plugin's program is gone", logFile, b.to)
+	if removed {
+		r.Log.Info("the plugin's program is gone", logFile, b.to)
+	}
 	return nil
 }
 
