@@ -113,7 +113,7 @@ func remedy(reason certs.Reason) string {
 // tools know.
 func (s *status) dumps() map[string]func() any {
 	return map[string]func() any{
-		"workloads":     func() any { return s.registry.All().Workloads },
+		"workloads":     func() any { return s.registry.All().Workloads.Unpack() },
 		"services":      func() any { return s.registry.All().Services },
 		"policies":      func() any { return s.pods.Policy.All() },
 		"certificates":  func() any { return s.pods.Certs.Dump() },

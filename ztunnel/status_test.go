@@ -135,9 +135,9 @@ func TestThePluginsSnapshotIsWrittenWhenNamespacesChange(t *testing.T) {
 // those that connections count under, which are not the pods'.
 func TestWorkloadsAreNamedAsInTheLabelsOfConnections(t *testing.T) {
 	s := newStatus(t)
-	s.registry.Replace(workload.Mesh{Workloads: []workload.Workload{
-		{UID: "1", Namespace: "shop", Name: "web-5d9c-x", Owner: "web", Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.1")}},
-	}})
+	s.registry.Replace(workload.Mesh{Workloads: workload.Pack(
+		workload.Workload{UID: "1", Namespace: "shop", Name: "web-5d9c-x", Owner: "web", Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.1")}},
+	)})
 	got := s.workloads()
 	if len(got) != 1 || !got[metrics.Workload{Namespace: "shop", Workload: "web"}] {
 		t.Errorf("%v", got)

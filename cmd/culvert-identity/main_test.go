@@ -56,13 +56,13 @@ func TestOnlyPodsThatTheMeshCarriesRunSomewhere(t *testing.T) {
 		change(&w)
 		return w
 	}
-	got := running(workload.Mesh{Workloads: []workload.Workload{
+	got := running(workload.Mesh{Workloads: workload.Pack(
 		pod(func(w *workload.Workload) {}),
 		pod(func(w *workload.Workload) { w.ServiceAccount, w.Meshed = "plain", false }),
 		pod(func(w *workload.Workload) { w.ServiceAccount, w.HostNetwork = "host", true }),
 		pod(func(w *workload.Workload) { w.ServiceAccount, w.Terminated = "done", true }),
 		pod(func(w *workload.Workload) { w.ServiceAccount, w.Node = "pending", "" }),
-	}})
+	)})
 	want := []server.Running{{Node: "node-1", ServiceAccount: identity.ServiceAccount{Namespace: "shop", Name: "web"}}}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("running %v, want %v", got, want)

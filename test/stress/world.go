@@ -69,7 +69,7 @@ func newWorld(seed uint64) (w *world, err error) {
 		}
 		n.id = spiffeid.RequireFromPath(trustDomain, "/ns/stress/sa/"+n.name)
 		w.nodes[i] = n
-		mesh.Workloads = append(mesh.Workloads, n.workload())
+		mesh.Workloads = append(mesh.Workloads, workload.Pack(n.workload())...)
 		if ends[i], err = n.open(issuer{signer}); err != nil {
 			return nil, fmt.Errorf("%s: %w", n.name, err)
 		}

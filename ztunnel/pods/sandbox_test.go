@@ -148,7 +148,7 @@ func TestARecordOfANewerFormatIsRefusedAndStays(t *testing.T) {
 
 func TestTheSnapshotCallsANamespaceMeshedForOnePodsLabel(t *testing.T) {
 	got := Snapshot(workload.Mesh{
-		Workloads: []workload.Workload{{Namespace: "mixed", Meshed: true}, {Namespace: "mixed"}, {Namespace: "plain"}},
+		Workloads: workload.Pack(workload.Workload{Namespace: "mixed", Meshed: true}, workload.Workload{Namespace: "mixed"}, workload.Workload{Namespace: "plain"}),
 		Namespaces: map[string]workload.Namespace{
 			"mixed": {}, "plain": {}, "shop": {Meshed: true},
 		},

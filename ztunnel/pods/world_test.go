@@ -159,7 +159,7 @@ func (w *world) kill() {
 // replace gives the registry what the test has.
 func (w *world) replace() {
 	w.registry.Replace(workload.Mesh{
-		Workloads:  append([]workload.Workload(nil), w.workloads...),
+		Workloads:  workload.Pack(w.workloads...),
 		Namespaces: map[string]workload.Namespace{"shop": {}, "closed": {Meshed: true}},
 	})
 }

@@ -15,7 +15,7 @@ import (
 
 const root = "istio-system"
 
-var web = workload.Workload{UID: "u1", Namespace: "shop", Name: "web-1", Labels: map[string]string{"app": "web", "tier": "front"}}
+var web = workload.Workload{UID: "u1", Namespace: "shop", Name: "web-1", Labels: workload.NewLabels(map[string]string{"app": "web", "tier": "front"})}
 
 // at is a creation time.
 func at(sec int64) time.Time { return time.Unix(sec, 0) }
@@ -152,7 +152,7 @@ func model(policies []PeerAuthentication, dst workload.Workload, port uint16) Mo
 			return false
 		}
 		for k, v := range p.Selector {
-			if dst.Labels[k] != v {
+			if got, _ := dst.Labels.Get(k); got != v {
 				return false
 			}
 		}

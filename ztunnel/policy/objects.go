@@ -6,6 +6,8 @@ import (
 	"cmp"
 	"fmt"
 	"time"
+
+	"github.com/culvert-mesh/culvert/ztunnel/workload"
 )
 
 // Mode is a PeerAuthentication's mTLS mode.
@@ -105,9 +107,9 @@ func (p AuthorizationPolicy) String() string {
 type Selector map[string]string
 
 // Matches reports whether a workload with these labels is selected.
-func (s Selector) Matches(labels map[string]string) bool {
+func (s Selector) Matches(labels workload.Labels) bool {
 	for k, want := range s {
-		if got, ok := labels[k]; !ok || got != want {
+		if got, ok := labels.Get(k); !ok || got != want {
 			return false
 		}
 	}

@@ -168,7 +168,7 @@ func TestOutboundRefusalsSayWhy(t *testing.T) {
 	}, {
 		name: "a meshed pod without an identity",
 		mesh: workload.Mesh{
-			Workloads: []workload.Workload{pod("web", webAddr, true), nobody},
+			Workloads: workload.Pack(pod("web", webAddr, true), nobody),
 			Services:  []workload.Service{service("nobody", dbVIP, netip.AddrPortFrom(ghostAddr, 80))},
 		}, dst: dbVIP,
 		word: Denied, fields: map[string]any{"level": "ERROR", "dst.workload": "nobody-0", "path": "tunnel"},

@@ -199,7 +199,7 @@ func TestAChangedLabelIsAChangedPolicy(t *testing.T) {
 	expect(t, client, "hello")
 
 	mesh := meshOf(1, 1)
-	mesh.Workloads[1].Labels = map[string]string{"safe": "yes"}
+	mesh.Workloads[1].Labels = workload.NewLabels(map[string]string{"safe": "yes"})
 	registry.Replace(mesh)
 	b.Recheck()
 	expectReset(t, client)

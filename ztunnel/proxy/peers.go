@@ -4,6 +4,7 @@ package proxy
 
 import (
 	"context"
+	"iter"
 	"net/netip"
 	"slices"
 	"sync"
@@ -21,9 +22,12 @@ const patientFor = 10 * time.Second
 type Peers struct {
 	registry *workload.Registry
 
-	mu     sync.Mutex
-	joined map[string]time.Time         // by UID
-	hosts  map[string]*workload.Service // by hostname
+	mu       sync.Mutex
+	followed <-chan struct{}              // Changed of the snapshot that was taken over; nil: none
+	first    time.Time                    // when the first one was: all that it has in the mesh joined then
+	seen     []*workload.Packed           // of the last one
+	joined   map[string]time.Time         // by UID: who joined since the first, within patientFor of the last
+	hosts    map[string]*workload.Service // by hostname
 }
 
 // NewPeers returns Peers that know nothing before Run.
@@ -34,46 +38,80 @@ func NewPeers(registry *workload.Registry) *Peers {
 // Run follows the registry until ctx is done.
 func (p *Peers) Run(ctx context.Context) error {
 	for {
-		changed := p.registry.Changed()
-		p.observe(p.registry.All(), time.Now())
 		select {
-		case <-changed:
+		case <-p.follow(time.Now()):
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
 }
 
-// observe takes over a snapshot.
-func (p *Peers) observe(mesh workload.Mesh, now time.Time) {
+// follow takes over the registry's snapshot, unless it has, or there is none yet. It
+// returns what is closed by the next.
+func (p *Peers) follow(now time.Time) <-chan struct{} {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	joined := make(map[string]time.Time, len(mesh.Workloads))
-	for i := range mesh.Workloads {
-		w := &mesh.Workloads[i]
-		if !w.Meshed {
-			continue
-		}
-		joined[w.UID] = now
-		if since, ok := p.joined[w.UID]; ok {
-			joined[w.UID] = since
-		}
+	changed := p.registry.Changed()
+	if changed != p.followed && p.registry.Synced() {
+		p.followed = changed
+		p.observe(p.registry.All(), now)
 	}
-	hosts := make(map[string]*workload.Service, len(mesh.Services))
-	for i := range mesh.Services {
-		hosts[mesh.Services[i].Hostname()] = &mesh.Services[i]
-	}
-	p.joined, p.hosts = joined, hosts
+	return changed
 }
 
-// patience is how much longer a refused tunnel to w is dialled again. A
-// workload that was not observed yet joined just now.
+// observe takes over a snapshot; mu is held.
+func (p *Peers) observe(mesh workload.Mesh, now time.Time) {
+	if p.first.IsZero() {
+		p.first, p.seen = now, mesh.Workloads
+	}
+	p.joined = stillNew(p.joined, now)
+	for uid := range newcomers(p.seen, mesh.Workloads) {
+		p.joined[uid] = now
+	}
+	p.seen = mesh.Workloads
+	p.hosts = make(map[string]*workload.Service, len(mesh.Services))
+	for i := range mesh.Services {
+		p.hosts[mesh.Services[i].Hostname()] = &mesh.Services[i]
+	}
+}
+
+func stillNew(joined map[string]time.Time, now time.Time) map[string]time.Time {
+	out := map[string]time.Time{}
+	for uid, since := range joined {
+		if now.Sub(since) < patientFor {
+			out[uid] = since
+		}
+	}
+	return out
+}
+
+// newcomers yields the UIDs of who is in the mesh and was not before. A pod that did
+// not change has its place in both, and costs one comparison.
+func newcomers(before, now []*workload.Packed) iter.Seq[string] {
+	same := func(i int) bool { return i < len(before) && i < len(now) && before[i] == now[i] }
+	return func(yield func(string) bool) {
+		were := map[string]bool{} // in the mesh, of those that changed
+		for i, w := range before {
+			if !same(i) && w.Meshed {
+				were[w.UID] = true
+			}
+		}
+		for i, w := range now {
+			if !same(i) && w.Meshed && !were[w.UID] && !yield(w.UID) {
+				return
+			}
+		}
+	}
+}
+
+// patience is how much longer a refused tunnel to w is dialled again.
 func (p *Peers) patience(w *workload.Workload, now time.Time) time.Duration {
+	p.follow(now)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	since, ok := p.joined[w.UID]
 	if !ok {
-		return patientFor
+		since = p.first
 	}
 	return max(0, patientFor-now.Sub(since))
 }

@@ -42,8 +42,8 @@ var (
 func pod(name string, addr netip.Addr, meshed bool) workload.Workload {
 	return workload.Workload{
 		UID: "uid-" + name, Namespace: "shop", Name: name + "-0", Owner: name, CanonicalName: name, CanonicalRevision: "v1",
-		App: name, ServiceAccount: name, ID: spiffeid.RequireFromString("spiffe://cluster.local/ns/shop/sa/" + name),
-		Addrs: []netip.Addr{addr}, Labels: map[string]string{"app": name}, Meshed: meshed, Ready: true,
+		ServiceAccount: name, ID: spiffeid.RequireFromString("spiffe://cluster.local/ns/shop/sa/" + name),
+		Addrs: []netip.Addr{addr}, Labels: workload.NewLabels(map[string]string{"app": name}), Meshed: meshed, Ready: true,
 	}
 }
 
@@ -61,7 +61,7 @@ func service(name string, vip netip.AddrPort, addrs ...netip.AddrPort) workload.
 // meshOf is the mesh with the apps of db and legacy at these ports.
 func meshOf(db, legacy uint16) workload.Mesh {
 	return workload.Mesh{
-		Workloads: []workload.Workload{pod("web", webAddr, true), pod("db", dbAddr, true), pod("legacy", legacyAddr, false)},
+		Workloads: workload.Pack(pod("web", webAddr, true), pod("db", dbAddr, true), pod("legacy", legacyAddr, false)),
 		Services: []workload.Service{
 			service("db", dbVIP, netip.AddrPortFrom(dbAddr, db)),
 			service("legacy", legacyVIP, netip.AddrPortFrom(legacyAddr, legacy)),
@@ -121,7 +121,7 @@ func newBench(t *testing.T, registry *workload.Registry, name string) *bench {
 		Log:     log,
 		Metrics: metrics.New(metrics.Config{}),
 	}
-	b.Peers.observe(registry.All(), time.Now().Add(-time.Hour)) // nobody is a newcomer
+	b.Peers.follow(time.Now().Add(-time.Hour)) // nobody is a newcomer
 	return b
 }
 

@@ -207,7 +207,7 @@ func (e *end) describe(peer *metrics.Peer, cluster string) {
 	w := e.known()
 	*peer = metrics.Peer{
 		Workload: w.Owner, Canonical: w.CanonicalName, Revision: w.CanonicalRevision, Namespace: w.Namespace,
-		Principal: e.identity, App: w.App, Version: w.Version,
+		Principal: e.identity, App: w.CanonicalName, Version: w.CanonicalRevision, // as Istio's ztunnel
 	}
 	if w.UID != "" {
 		peer.Cluster = cluster

@@ -289,7 +289,7 @@ func TestAPolicyChangeEndsATunnelledConnection(t *testing.T) {
 func TestAPeerWithAnotherIdentityIsRefusedAndAskedOnce(t *testing.T) {
 	s := tell(t, echo(t, dbAddr), func(s *story) {
 		s.dbID = sa("legacy")
-		s.web.Peers.joined = nil // everybody has only just joined: time for who does not answer
+		s.web.Peers.first = time.Now() // everybody has only just joined: time for who does not answer
 	})
 	expectRefused(t, webAddr, s.to)
 	record := s.web.record(TLS)

@@ -50,7 +50,7 @@ func mustBuild(t *testing.T, o Objects) Snapshot {
 func onlyWorkload(t *testing.T, text string, namespaces ...*corev1.Namespace) workload.Workload {
 	t.Helper()
 	s := mustBuild(t, Objects{Pods: []*corev1.Pod{parse[corev1.Pod](t, text)}, Namespaces: namespaces})
-	return s.Mesh.Workloads[0]
+	return s.Mesh.Workloads[0].Workload()
 }
 
 const fullPod = `
@@ -84,12 +84,12 @@ func TestAPodBecomesAWorkload(t *testing.T) {
 		Created:        time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
 		ServiceAccount: "web", ID: spiffeid.RequireFromString("spiffe://cluster.local/ns/shop/sa/web"),
 		Addrs:  []netip.Addr{netip.MustParseAddr("10.1.0.2"), netip.MustParseAddr("fd00::2")},
-		Labels: map[string]string{"app": "web", "version": "v2", "pod-template-hash": "5d4f8c7b9", "culvert.dev/mesh": "enabled"},
+		Labels: workload.NewLabels(map[string]string{"app": "web", "version": "v2", "pod-template-hash": "5d4f8c7b9", "culvert.dev/mesh": "enabled"}),
 		Meshed: true, Ready: true,
-		Ports: map[string]uint16{"http": 8080}, Declared: []uint16{8080}, ProbePorts: []uint16{8080, 8081},
-		Owner: "web", CanonicalName: "web", CanonicalRevision: "v2", App: "web", Version: "v2",
+		Ports: []workload.NamedPort{{Name: "http", Port: 8080}}, Declared: []uint16{8080}, ProbePorts: []uint16{8080, 8081},
+		Owner: "web", CanonicalName: "web", CanonicalRevision: "v2",
 	}
-	if diff := cmp.Diff(want, s.Mesh.Workloads[0], values); diff != "" {
+	if diff := cmp.Diff(want, s.Mesh.Workloads[0].Workload(), values); diff != "" {
 		t.Error(diff)
 	}
 	node := workload.Node{Name: "node-1", Addrs: []netip.Addr{netip.MustParseAddr("192.168.0.1")}}
@@ -103,7 +103,7 @@ func TestABarePodGetsTheDefaultsOfKubernetesAndIstio(t *testing.T) {
 	if w.ServiceAccount != "default" || w.ID.Path() != "/ns/shop/sa/default" {
 		t.Errorf("ServiceAccount %q, %v", w.ServiceAccount, w.ID)
 	}
-	if w.Owner != "lone" || w.CanonicalName != "lone" || w.CanonicalRevision != "latest" || w.Version != "latest" {
+	if w.Owner != "lone" || w.CanonicalName != "lone" || w.CanonicalRevision != "latest" {
 		t.Errorf("names %+v", w)
 	}
 	if w.Meshed {
@@ -310,7 +310,7 @@ spec:
 		t.Errorf("foreign probes: %s", diff)
 	}
 	// The first container of that name has it, and containers come before sidecars.
-	if want := map[string]uint16{"http": 8080, "admin": 9090, "own": 7001}; !cmp.Equal(w.Ports, want) {
+	if want := []workload.NamedPort{{Name: "admin", Port: 9090}, {Name: "http", Port: 8080}, {Name: "own", Port: 7001}}; !cmp.Equal(w.Ports, want) {
 		t.Errorf("named ports %v, want %v", w.Ports, want)
 	}
 }
@@ -336,8 +336,8 @@ func TestOwnersAndCanonicalNamesAreThoseOfIstio(t *testing.T) {
 		{`{version: v1, app.kubernetes.io/version: v2, service.istio.io/canonical-revision: v3}`, ``, "p", "p", "v3"},
 	} {
 		w := onlyWorkload(t, `{metadata: {name: p, namespace: shop, labels: `+c.labels+`, ownerReferences: [`+c.owner+`]}}`)
-		got := []string{w.Owner, w.CanonicalName, w.CanonicalRevision, w.App, w.Version}
-		want := []string{c.wantOwner, c.wantName, c.wantVersion, c.wantName, c.wantVersion}
+		got := []string{w.Owner, w.CanonicalName, w.CanonicalRevision}
+		want := []string{c.wantOwner, c.wantName, c.wantVersion}
 		if !cmp.Equal(got, want) {
 			t.Errorf("labels %s owner %s: %v, want %v", c.labels, c.owner, got, want)
 		}

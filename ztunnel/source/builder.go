@@ -90,6 +90,7 @@ func byName(a, b Name) int {
 type Builder struct {
 	options Options
 
+	names      names
 	namespaces map[string]workload.Namespace
 	classes    map[string]*nodev1.RuntimeClass
 	pods       pods
@@ -105,6 +106,7 @@ func NewBuilder(o Options) *Builder {
 	o.RootNamespace = cmp.Or(o.RootNamespace, DefaultRootNamespace)
 	return &Builder{
 		options:    o,
+		names:      names{},
 		namespaces: map[string]workload.Namespace{},
 		classes:    map[string]*nodev1.RuntimeClass{},
 		pods:       newPods(),
@@ -122,6 +124,7 @@ func NewBuilder(o Options) *Builder {
 // have meant.
 func (b *Builder) Set(o Object) error {
 	name := nameOf(o)
+	b.names.add(KindOf(o), name)
 	switch o := o.(type) {
 	case *corev1.Namespace:
 		in, decided := meshed(o.Labels, nil, b.options)
@@ -136,7 +139,7 @@ func (b *Builder) Set(o Object) error {
 		return b.setPod(name, o)
 	case *nodev1.RuntimeClass:
 		b.classes[name.Name] = o
-		b.rejoin(func(e *podEntry) bool { return e.runtimeClass == name.Name })
+		b.joinClass(name.Name)
 	case *corev1.Service:
 		b.services.set(name, o)
 	case *discoveryv1.EndpointSlice:
@@ -154,6 +157,7 @@ func (b *Builder) Set(o Object) error {
 // Delete takes an object out; one that is not there is fine. CIDRs stay: what
 // was the mesh's once is not taken for the world outside because its Node went.
 func (b *Builder) Delete(kind Kind, name Name) {
+	delete(b.names[kind], name)
 	switch kind {
 	case KindNamespace:
 		delete(b.namespaces, name.Name)
@@ -164,7 +168,7 @@ func (b *Builder) Delete(kind Kind, name Name) {
 		b.deletePod(name)
 	case KindRuntimeClass:
 		delete(b.classes, name.Name)
-		b.rejoin(func(e *podEntry) bool { return e.runtimeClass == name.Name })
+		b.joinClass(name.Name)
 	case KindService:
 		b.services.delete(name)
 	case KindEndpointSlice:

@@ -67,7 +67,7 @@ func variants(t *testing.T) [][]Object {
 
 // canonical is a snapshot in an order of its own: a builder promises none.
 func canonical(s Snapshot) Snapshot {
-	slices.SortFunc(s.Mesh.Workloads, func(a, b workload.Workload) int { return cmp.Compare(a.UID, b.UID) })
+	slices.SortFunc(s.Mesh.Workloads, func(a, b *workload.Packed) int { return cmp.Compare(a.UID, b.UID) })
 	slices.SortFunc(s.Mesh.Services, func(a, b workload.Service) int { return cmp.Compare(a.Namespace, b.Namespace) })
 	s.Mesh.CIDRs = nil // which remember
 	return s

@@ -3,61 +3,67 @@
 package source
 
 import (
-	"maps"
 	"net/netip"
 	"slices"
+	"strings"
+	"unique"
 
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/culvert-mesh/culvert/ztunnel/workload"
 )
 
-// nodes are the nodes' own addresses by the nodes' names, each with the number of
-// objects that tell it: a pod tells those of its node, where there is no Node.
+// place is where a pod runs, as its object tells.
+type place struct {
+	node         string // its name
+	addrs        string // the node's own addresses, a space between two
+	runtimeClass string
+}
+
+func newPlace(pod *corev1.Pod) unique.Handle[place] {
+	addrs := []string{pod.Status.HostIP}
+	for _, ip := range pod.Status.HostIPs {
+		if ip.IP != pod.Status.HostIP {
+			addrs = append(addrs, ip.IP)
+		}
+	}
+	return unique.Make(place{pod.Spec.NodeName, strings.Join(addrs, " "), deref(pod.Spec.RuntimeClassName, "")})
+}
+
+// nodes are the nodes' own addresses: those that Node objects tell, and those that
+// pods tell of their nodes, where there is no Node.
 type nodes struct {
-	told    map[string]map[netip.Addr]int
-	own     map[string][]netip.Addr // what the Node objects tell
-	zones   map[string]string       // what they are labelled with
+	told    map[unique.Handle[place]]int // how many pods tell it
+	own     map[string][]netip.Addr      // what the Node objects tell
+	zones   map[string]string            // what they are labelled with
 	changed bool
 	list    []workload.Node // sorted; of before changed
 }
 
 func newNodes() nodes {
-	return nodes{told: map[string]map[netip.Addr]int{}, own: map[string][]netip.Addr{}, zones: map[string]string{}}
+	return nodes{told: map[unique.Handle[place]]int{}, own: map[string][]netip.Addr{}, zones: map[string]string{}}
 }
 
 // setNode takes what a Node object tells; nil: it is gone.
 func (n *nodes) setNode(name string, addrs []netip.Addr, zone string) {
-	n.add(name, addrs)
-	n.remove(name, n.own[name])
+	n.changed = n.changed || n.zones[name] != zone || !slices.Equal(n.own[name], addrs)
 	if n.own[name] = addrs; addrs == nil {
 		delete(n.own, name)
 	}
-	n.changed = n.changed || n.zones[name] != zone
 	if n.zones[name] = zone; zone == "" {
 		delete(n.zones, name)
 	}
 }
 
-func (n *nodes) add(name string, addrs []netip.Addr) {
-	for _, addr := range addrs {
-		if n.told[name] == nil {
-			n.told[name] = map[netip.Addr]int{}
-		}
-		n.told[name][addr]++
-		n.changed = n.changed || n.told[name][addr] == 1
-	}
+func (n *nodes) add(p unique.Handle[place]) {
+	n.told[p]++
+	n.changed = n.changed || n.told[p] == 1
 }
 
-func (n *nodes) remove(name string, addrs []netip.Addr) {
-	for _, addr := range addrs {
-		if n.told[name][addr]--; n.told[name][addr] == 0 {
-			delete(n.told[name], addr)
-			n.changed = true
-		}
-	}
-	if len(n.told[name]) == 0 {
-		delete(n.told, name)
+func (n *nodes) remove(p unique.Handle[place]) {
+	if n.told[p]--; n.told[p] == 0 {
+		delete(n.told, p)
+		n.changed = true
 	}
 }
 
@@ -65,11 +71,21 @@ func (n *nodes) remove(name string, addrs []netip.Addr) {
 func (n *nodes) sorted() []workload.Node {
 	if n.changed {
 		n.changed, n.list = false, nil
-		names := slices.Concat(sortedKeys(n.told), sortedKeys(n.zones))
-		slices.Sort(names)
-		for _, name := range slices.Compact(names) {
-			addrs := slices.SortedFunc(maps.Keys(n.told[name]), netip.Addr.Compare)
-			n.list = append(n.list, workload.Node{Name: name, Zone: n.zones[name], Addrs: addrs})
+		addrs := map[string][]netip.Addr{}
+		for name := range n.zones {
+			addrs[name] = nil
+		}
+		for name, own := range n.own {
+			addrs[name] = slices.Clone(own)
+		}
+		for told := range n.told {
+			if p := told.Value(); p.addrs != "" {
+				addrs[p.node] = append(addrs[p.node], parseAddrs(strings.Fields(p.addrs))...)
+			}
+		}
+		for _, name := range sortedKeys(addrs) {
+			slices.SortFunc(addrs[name], netip.Addr.Compare)
+			n.list = append(n.list, workload.Node{Name: name, Zone: n.zones[name], Addrs: slices.Compact(addrs[name])})
 		}
 	}
 	return slices.Clone(n.list)

@@ -53,21 +53,18 @@ func newPod(pod *corev1.Pod, o Options) (podEntry, workload.Workload, error) {
 		return podEntry{}, workload.Workload{}, err
 	}
 	uid, static := KubeletUID(pod)
-	e := podEntry{serving: podServes(pod), terminating: pod.DeletionTimestamp != nil, hostAddrs: hostAddrs(pod)}
+	e := podEntry{place: newPlace(pod), serving: podServes(pod), terminating: pod.DeletionTimestamp != nil}
 	_, e.sidecar = pod.Annotations[istioSidecar]
-	if pod.Spec.RuntimeClassName != nil {
-		e.runtimeClass = *pod.Spec.RuntimeClassName
-	}
 	w := workload.Workload{
 		UID:            uid,
-		Namespace:      pod.Namespace,
+		Namespace:      id.Path()[len("/ns/"):][:len(pod.Namespace)], // one piece of memory for all three
 		Name:           pod.Name,
-		Node:           pod.Spec.NodeName,
+		Node:           e.place.Value().node,
 		Created:        pod.CreationTimestamp.Time,
-		ServiceAccount: sa,
+		ServiceAccount: id.Path()[len(id.Path())-len(sa):],
 		ID:             id,
 		Addrs:          podAddrs(pod),
-		Labels:         pod.Labels,
+		Labels:         workload.NewLabels(pod.Labels),
 		HostNetwork:    pod.Spec.HostNetwork,
 		Static:         static,
 		Ready:          e.serving && !e.terminating,
@@ -79,10 +76,8 @@ func newPod(pod *corev1.Pod, o Options) (podEntry, workload.Workload, error) {
 		Owner:          owner(pod),
 	}
 	w.ProbePorts, w.ForeignProbes = probes(pod, w.Addrs)
-	w.CanonicalName = firstLabel(pod.Labels, w.Owner, "service.istio.io/canonical-name", "app.kubernetes.io/name", "app")
-	w.CanonicalRevision = firstLabel(pod.Labels, latestVersion, "service.istio.io/canonical-revision", "app.kubernetes.io/version", "version")
-	// As ztunnel reports them: app and version are the canonical ones.
-	w.App, w.Version = w.CanonicalName, w.CanonicalRevision
+	w.CanonicalName = firstLabel(w.Labels, w.Owner, "service.istio.io/canonical-name", "app.kubernetes.io/name", "app")
+	w.CanonicalRevision = firstLabel(w.Labels, latestVersion, "service.istio.io/canonical-revision", "app.kubernetes.io/version", "version")
 	return e, w, nil
 }
 
@@ -136,14 +131,6 @@ func podAddrs(pod *corev1.Pod) []netip.Addr {
 	return parseAddrs(texts)
 }
 
-func hostAddrs(pod *corev1.Pod) []netip.Addr {
-	texts := []string{pod.Status.HostIP}
-	for _, ip := range pod.Status.HostIPs {
-		texts = append(texts, ip.IP)
-	}
-	return parseAddrs(texts)
-}
-
 // parseAddrs leaves out what is empty or no address, and duplicates.
 func parseAddrs(texts []string) []netip.Addr {
 	var out []netip.Addr
@@ -191,17 +178,18 @@ func longRunning(pod *corev1.Pod) []*corev1.Container {
 	return out
 }
 
-func namedPorts(pod *corev1.Pod) map[string]uint16 {
-	out := map[string]uint16{}
+// namedPorts are sorted by name; of two with one name, the first counts.
+func namedPorts(pod *corev1.Pod) []workload.NamedPort {
+	var out []workload.NamedPort
 	for _, c := range longRunning(pod) {
 		for _, p := range c.Ports {
-			port, ok := portNumber(p.ContainerPort)
-			if _, taken := out[p.Name]; ok && !taken && p.Name != "" && isTCP(p.Protocol) {
-				out[p.Name] = port
+			if port, ok := portNumber(p.ContainerPort); ok && p.Name != "" && isTCP(p.Protocol) {
+				out = append(out, workload.NamedPort{Name: p.Name, Port: port})
 			}
 		}
 	}
-	return out
+	slices.SortStableFunc(out, func(a, b workload.NamedPort) int { return cmp.Compare(a.Name, b.Name) })
+	return slices.CompactFunc(out, func(a, b workload.NamedPort) bool { return a.Name == b.Name })
 }
 
 func declaredPorts(pod *corev1.Pod) []uint16 {
@@ -262,9 +250,9 @@ func owner(pod *corev1.Pod) string {
 	return cmp.Or(ref.Name, pod.Name)
 }
 
-func firstLabel(labels map[string]string, otherwise string, keys ...string) string {
+func firstLabel(labels workload.Labels, otherwise string, keys ...string) string {
 	for _, key := range keys {
-		if v := labels[key]; v != "" {
+		if v, _ := labels.Get(key); v != "" {
 			return v
 		}
 	}

@@ -46,6 +46,7 @@ func (b *Builder) setAuthorizationPolicy(name Name, o *AuthorizationPolicy) erro
 // nobody may connect, for all that it may select.
 func (b *Builder) Distrust(o Object) {
 	name := nameOf(o)
+	b.names.add(KindOf(o), name)
 	switch o := o.(type) {
 	case *PeerAuthentication:
 		if _, known := b.peers[name]; !known {
@@ -68,18 +69,16 @@ func widest(o policy.Object, s *Selector) policy.Object {
 }
 
 // Remember puts policies in force that are known from before, until Set or Delete
-// says something else of them. It returns their names by kind.
-func (b *Builder) Remember(p policy.Objects) map[Kind][]Name {
-	names := map[Kind][]Name{}
+// says something else of them.
+func (b *Builder) Remember(p policy.Objects) {
 	for _, pa := range p.PeerAuthentications {
 		name := Name{pa.Namespace, pa.Name}
 		b.peers[name] = pa
-		names[KindPeerAuthentication] = append(names[KindPeerAuthentication], name)
+		b.names.add(KindPeerAuthentication, name)
 	}
 	for _, ap := range p.AuthorizationPolicies {
 		name := Name{ap.Namespace, ap.Name}
 		b.authz[name] = ap
-		names[KindAuthorizationPolicy] = append(names[KindAuthorizationPolicy], name)
+		b.names.add(KindAuthorizationPolicy, name)
 	}
-	return names
 }

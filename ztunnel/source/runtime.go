@@ -22,14 +22,14 @@ const (
 )
 
 // unsteerable says why a pod that its labels want in the mesh cannot be; "" if it can.
-func (e *podEntry) unsteerable(hostNetwork bool, classes map[string]*nodev1.RuntimeClass) string {
+func (e podEntry) unsteerable(hostNetwork bool, classes map[string]*nodev1.RuntimeClass) string {
 	switch {
 	case hostNetwork:
 		return inHostNetwork
 	case e.sidecar:
 		return hasSidecar
 	}
-	return stackOfItsOwn(e.runtimeClass, classes)
+	return stackOfItsOwn(e.place.Value().runtimeClass, classes)
 }
 
 // stackOfItsOwn says why connections of a pod of that RuntimeClass cannot be steered;

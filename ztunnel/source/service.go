@@ -155,8 +155,8 @@ func distribution(svc *corev1.Service, node, zone string) *workload.Hints {
 // service's namespace; zones are those of nodes, by name.
 func (p *pods) fromPods(svc *corev1.Service, port corev1.ServicePort, zones map[string]string) []backend {
 	var out []backend
-	for _, e := range p.byName[svc.Namespace] {
-		w := &p.workloads[e.at]
+	for _, at := range p.byName[svc.Namespace] {
+		w, e := p.workloads[at], p.entries[at]
 		if w.Terminated || !policy.Selector(svc.Spec.Selector).Matches(w.Labels) {
 			continue
 		}
@@ -199,10 +199,13 @@ func usable(backends []backend, publishNotReady bool) []workload.Endpoint {
 
 // targetPort resolves a service port on one pod; pods may give a name
 // different numbers.
-func targetPort(w *workload.Workload, port corev1.ServicePort) (uint16, bool) {
+func targetPort(w *workload.Packed, port corev1.ServicePort) (uint16, bool) {
 	if port.TargetPort.Type == intstr.String && port.TargetPort.StrVal != "" {
-		number, ok := w.Ports[port.TargetPort.StrVal]
-		return number, ok
+		i := slices.IndexFunc(w.Ports, func(p workload.NamedPort) bool { return p.Name == port.TargetPort.StrVal })
+		if i < 0 {
+			return 0, false
+		}
+		return w.Ports[i].Port, true
 	}
 	return portNumber(cmp.Or(port.TargetPort.IntVal, port.Port))
 }

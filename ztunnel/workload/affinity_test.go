@@ -19,7 +19,7 @@ func faithful(pods int) Mesh {
 	}}, Nodes: []Node{{Name: "node-1", Addrs: []netip.Addr{addr("192.168.0.1")}}}}
 	for i := range pods {
 		w := pod(fmt.Sprint(i), fmt.Sprint("u", i), fmt.Sprintf("10.1.0.%d", i+1), fmt.Sprintf("fd00::%d", i+1))
-		mesh.Workloads = append(mesh.Workloads, w)
+		mesh.Workloads = append(mesh.Workloads, Pack(w)...)
 		for p := range mesh.Services[0].Ports {
 			for _, a := range w.Addrs {
 				port := &mesh.Services[0].Ports[p]

@@ -28,7 +28,7 @@ type place struct{ node, zone string } // empty: not known
 // reads nothing else.
 type endpoint struct {
 	addr netip.AddrPort
-	peer *Workload // nil: nobody of the mesh
+	peer *Packed // nil: nobody of the mesh
 	*Endpoint
 }
 

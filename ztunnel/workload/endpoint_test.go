@@ -117,7 +117,7 @@ func city() Mesh {
 	a, b, c := pod("a", "ua", "10.1.0.2", "fd00::2"), pod("b", "ub", "10.1.0.3"), pod("c", "uc", "10.1.0.4")
 	b.Node, c.Node = "node-2", "node-3"
 	return Mesh{
-		Workloads: []Workload{a, b, c},
+		Workloads: Pack(a, b, c),
 		Nodes:     []Node{{Name: "node-1", Zone: "east"}, {Name: "node-2", Zone: "west"}, {Name: "node-3", Zone: "west"}},
 		Services: []Service{{
 			Namespace: "shop", Name: "web", VIPs: []netip.Addr{addr("10.96.0.5")}, LoadBalancerIPs: []netip.Addr{addr("203.0.113.5")},

@@ -13,10 +13,12 @@ import (
 type index struct {
 	mesh    Mesh
 	here    place
-	byUID   map[string]*Workload
-	byAddr  map[netip.Addr]*Workload
-	byNode  map[string][]*Workload
-	apart   []*Workload // of the node, labelled and yet not in the mesh
+	byUID   table[string] // places in mesh.Workloads
+	byAddr  table[netip.Addr]
+	held    []held    // what byAddr leads to
+	local   []*Packed // those of the node that could be enrolled
+	apart   []*Packed // those of the node that are labelled, and yet not in the mesh
+	ported  []*Packed // those that have ports of their nodes
 	vips    map[netip.Addr]*virtual
 	lbs     map[netip.Addr]*virtual
 	changed chan struct{} // closed once this index is no longer in force
@@ -43,15 +45,17 @@ type virtualPort struct {
 // buildIndex arranges a snapshot for the pods of a node, and takes over what before
 // remembers; inside says whether an address must be known.
 func buildIndex(mesh Mesh, node string, before *index, inside func(netip.Addr) bool) *index {
-	if slices.ContainsFunc(mesh.Workloads, Workload.probesOthers) {
-		mesh.Workloads = slices.Clone(mesh.Workloads) // takeProbes writes to them
+	mesh.Workloads = privateTakers(mesh.Workloads, node)
+	addrs := 0
+	for _, w := range mesh.Workloads {
+		addrs += len(w.Addrs)
 	}
 	idx := &index{
 		mesh:    mesh,
 		here:    place{node: node},
-		byUID:   make(map[string]*Workload, len(mesh.Workloads)),
-		byAddr:  make(map[netip.Addr]*Workload, len(mesh.Workloads)),
-		byNode:  map[string][]*Workload{},
+		byUID:   newTable[string](len(mesh.Workloads)),
+		byAddr:  newTable[netip.Addr](addrs),
+		held:    make([]held, 0, addrs),
 		vips:    make(map[netip.Addr]*virtual, len(mesh.Services)),
 		lbs:     map[netip.Addr]*virtual{},
 		changed: make(chan struct{}),
@@ -60,11 +64,9 @@ func buildIndex(mesh Mesh, node string, before *index, inside func(netip.Addr) b
 		clients: map[stickyPort]*clients{},
 	}
 	for i := range mesh.Workloads {
-		idx.addWorkload(&mesh.Workloads[i])
+		idx.addWorkload(i)
 	}
-	for _, local := range idx.byNode {
-		slices.SortFunc(local, byName)
-	}
+	idx.local = idx.enrollable(node)
 	idx.addNodes()
 	idx.addClients(before, inside)
 	services := make([]*Service, len(mesh.Services))
@@ -84,9 +86,10 @@ func buildIndex(mesh Mesh, node string, before *index, inside func(netip.Addr) b
 	return idx
 }
 
-func (idx *index) addWorkload(w *Workload) {
-	if old := idx.byUID[w.UID]; old == nil || hasUID(w, old) {
-		idx.byUID[w.UID] = w
+func (idx *index) addWorkload(number int) {
+	w := idx.mesh.Workloads[number]
+	if old := idx.uid(w.UID); old == nil || hasUID(w, old) {
+		idx.byUID.put(w.UID, number, idx.isUID(w.UID))
 	}
 	if w.Terminated {
 		return
@@ -100,22 +103,68 @@ func (idx *index) addWorkload(w *Workload) {
 		}
 		return
 	}
-	if w.Node != "" {
-		idx.byNode[w.Node] = append(idx.byNode[w.Node], w)
+	if len(w.HostPorts) > 0 && w.Node != "" {
+		idx.ported = append(idx.ported, w)
 	}
-	for _, addr := range w.Addrs {
+	for i, addr := range w.Addrs {
 		addr = addr.Unmap()
-		if old := idx.byAddr[addr]; old == nil || supersedes(w, old) {
-			idx.byAddr[addr] = w
+		if old := idx.addr(addr); old == nil || supersedes(w, old) {
+			idx.held = append(idx.held, held{uint32(number), uint32(i)})
+			idx.byAddr.put(addr, len(idx.held)-1, idx.holds(addr))
 		}
 	}
+}
+
+// held is an address of a pod: the pod's place in Mesh.Workloads, and the address's
+// in the pod.
+type held struct{ pod, addr uint32 }
+
+// uid is the pod of that UID, nil if there is none.
+func (idx *index) uid(uid string) *Packed {
+	number, ok := idx.byUID.get(uid, idx.isUID(uid))
+	if !ok {
+		return nil
+	}
+	return idx.mesh.Workloads[number]
+}
+
+func (idx *index) isUID(uid string) func(int) bool {
+	return func(number int) bool { return idx.mesh.Workloads[number].UID == uid }
+}
+
+// addr is the pod that has the address, nil if none does.
+func (idx *index) addr(addr netip.Addr) *Packed {
+	number, ok := idx.byAddr.get(addr, idx.holds(addr))
+	if !ok {
+		return nil
+	}
+	return idx.mesh.Workloads[idx.held[number].pod]
+}
+
+func (idx *index) holds(addr netip.Addr) func(int) bool {
+	return func(number int) bool {
+		at := idx.held[number]
+		return idx.mesh.Workloads[at.pod].Addrs[at.addr].Unmap() == addr
+	}
+}
+
+// enrollable are the pods of a node that live and have a network namespace of their
+// own, sorted by namespace, name and UID.
+func (idx *index) enrollable(node string) (out []*Packed) {
+	for _, w := range idx.mesh.Workloads {
+		if node != "" && w.Node == node && !w.Terminated && !w.HostNetwork {
+			out = append(out, w)
+		}
+	}
+	slices.SortFunc(out, byName)
+	return out
 }
 
 // supersedes says which of two pods is at an address that both claim: the one
 // in the mesh, or else the newer. Were it the newer alone, a status written
 // for a pod outside the mesh would turn connections to its neighbour into
 // plaintext; so they are refused instead, when the identity does not match.
-func supersedes(w, old *Workload) bool {
+func supersedes(w, old *Packed) bool {
 	if w.Meshed != old.Meshed {
 		return w.Meshed
 	}
@@ -165,7 +214,7 @@ func (idx *index) at(addr netip.Addr) *virtual {
 	if v := idx.vips[addr]; v != nil {
 		return v
 	}
-	if _, pod := idx.byAddr[addr]; pod {
+	if idx.addr(addr) != nil {
 		return nil
 	}
 	return idx.lbs[addr]
@@ -181,7 +230,7 @@ func (idx *index) endpoints(all []Endpoint, v4 bool, inside func(netip.Addr) boo
 		if addr.Is4() != v4 {
 			continue
 		}
-		peer := idx.byAddr[addr]
+		peer := idx.addr(addr)
 		_, node := idx.nodes[addr]
 		if peer == nil && !node && inside(addr) {
 			continue
@@ -194,7 +243,7 @@ func (idx *index) endpoints(all []Endpoint, v4 bool, inside func(netip.Addr) boo
 // hasUID reports whether a takes over a UID from b. A static pod's is what an
 // annotation claims, which anybody may write on a pod of his own: a claim never
 // beats an object's own UID, nor an older claim under another name.
-func hasUID(a, b *Workload) bool {
+func hasUID(a, b *Packed) bool {
 	if a.Static != b.Static {
 		return b.Static
 	}
@@ -204,10 +253,10 @@ func hasUID(a, b *Workload) bool {
 
 // newer reports whether a takes over an address or UID from b: a pod's address
 // is handed on before its object is gone, so the newest creation has it.
-func newer(a, b *Workload) bool {
-	return cmp.Or(a.Created.Compare(b.Created), -byName(a, b)) > 0
+func newer(a, b *Packed) bool {
+	return cmp.Or(cmp.Compare(a.created, b.created), -byName(a, b)) > 0
 }
 
-func byName(a, b *Workload) int {
+func byName(a, b *Packed) int {
 	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name), cmp.Compare(a.UID, b.UID))
 }

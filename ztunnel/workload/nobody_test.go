@@ -22,7 +22,7 @@ func TestServicesWithNobodyReadyAreListedByFamilyAndPort(t *testing.T) {
 		},
 	}
 	headless := Service{Namespace: "shop", Name: "headless", Headless: true, Ports: []ServicePort{{Port: 80}}}
-	r := registry(t, Mesh{Workloads: []Workload{web}, Services: []Service{svc, headless}})
+	r := registry(t, Mesh{Workloads: Pack(web), Services: []Service{svc, headless}})
 	want := []netip.AddrPort{
 		ap("10.96.0.1:82"), ap("10.96.0.1:83"), ap("203.0.113.1:82"), ap("203.0.113.1:83"),
 		ap("[fd00:96::1]:81"), ap("[fd00:96::1]:82"), ap("[fd00:96::1]:83"),
@@ -42,7 +42,7 @@ func TestServicesWithNobodyReadyAreListedByFamilyAndPort(t *testing.T) {
 	svc.Ports[2].Endpoints = svc.Ports[0].Endpoints
 	svc.Ports = svc.Ports[:3]
 	svc.VIPs, svc.LoadBalancerIPs = svc.VIPs[:1], nil
-	r.Replace(Mesh{Workloads: []Workload{web}, Services: []Service{svc}})
+	r.Replace(Mesh{Workloads: Pack(web), Services: []Service{svc}})
 	if got := r.Nobody(); len(got) != 0 {
 		t.Errorf("got %v, want none", got)
 	}

@@ -25,7 +25,7 @@ type HostPort struct {
 // hostPort is the pod that a port of its node leads to.
 type hostPort struct {
 	addr netip.AddrPort
-	peer *Workload
+	peer *Packed
 }
 
 // nodePort is what a port of every node leads to.
@@ -53,11 +53,9 @@ func (idx *index) addNodes() {
 	for addr, name := range idx.nodes {
 		addrs[name] = append(addrs[name], addr)
 	}
-	for name, pods := range idx.byNode {
-		for _, w := range pods {
-			for _, p := range w.HostPorts {
-				idx.addHostPort(w, p, addrs[name])
-			}
+	for _, w := range idx.ported {
+		for _, p := range w.HostPorts {
+			idx.addHostPort(w, p, addrs[w.Node])
 		}
 	}
 }
@@ -72,7 +70,7 @@ func (idx *index) addNode(addr netip.Addr, name string) {
 
 // addHostPort gives a node's port to a pod of that node. A pod without an
 // address of the family gets nothing there.
-func (idx *index) addHostPort(w *Workload, p HostPort, node []netip.Addr) {
+func (idx *index) addHostPort(w *Packed, p HostPort, node []netip.Addr) {
 	for _, at := range node {
 		only := p.Addr.IsValid() && p.Addr.Unmap() != at
 		if only && !(p.Addr.IsUnspecified() && p.Addr.Is4() == at.Is4()) {
@@ -115,7 +113,7 @@ func (idx *index) addNodePorts(s *Service, inside func(netip.Addr) bool) {
 // to a service, or to the node itself.
 func (idx *index) atNode(name string, client netip.Addr, dst netip.AddrPort) (Destination, error) {
 	if e, ok := idx.hostPorts[dst]; ok {
-		return Destination{Peer: *e.peer, Target: e.addr}, nil
+		return Destination{Peer: e.peer.Workload(), Target: e.addr}, nil
 	}
 	p := idx.nodePorts[dst.Port()]
 	if p == nil {

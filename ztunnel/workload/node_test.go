@@ -19,7 +19,7 @@ func town() Mesh {
 	}
 	endpoints := ready("10.1.0.2:8080", "10.1.0.3:8080", "[fd00::3]:8080")
 	return Mesh{
-		Workloads: []Workload{a, b},
+		Workloads: Pack(a, b),
 		Nodes: []Node{
 			{Name: "node-1", Addrs: []netip.Addr{addr("192.168.0.1"), addr("2001:db8::1")}},
 			{Name: "node-2", Addrs: []netip.Addr{addr("192.168.0.2"), addr("2001:db8::2")}},

@@ -21,7 +21,35 @@ type TakenProbe struct {
 	By   string // the pod whose probe names it, "namespace/name"
 }
 
-func (w Workload) probesOthers() bool { return len(w.ForeignProbes) > 0 && !w.Terminated }
+func (w *Packed) probesOthers() bool { return len(w.ForeignProbes) > 0 && !w.Terminated }
+
+// probingOthers returns the pods with such probes, by their nodes: those of one node,
+// if it is known.
+func probingOthers(workloads []*Packed, node string) map[string][]*Packed {
+	out := map[string][]*Packed{}
+	for _, w := range workloads {
+		if w.probesOthers() && (node == "" || w.Node == node) {
+			out[w.Node] = append(out[w.Node], w)
+		}
+	}
+	return out
+}
+
+// privateTakers returns workloads, in which those that takeProbes may write to are
+// nobody else's.
+func privateTakers(workloads []*Packed, node string) []*Packed {
+	foreign := probingOthers(workloads, node)
+	if len(foreign) == 0 {
+		return workloads
+	}
+	out := slices.Clone(workloads)
+	for i, w := range out {
+		if len(foreign[w.Node]) > 0 && len(w.ProbePorts) > 0 {
+			out[i] = w.private()
+		}
+	}
+	return out
+}
 
 // takeProbes takes from workloads the exemptions that a probe of another pod
 // would use. To the kernel all connections of a kubelet are alike: where the
@@ -29,18 +57,11 @@ func (w Workload) probesOthers() bool { return len(w.ForeignProbes) > 0 && !w.Te
 // to pass the pod's policy. The other pod could else have the kubelet say to a
 // STRICT pod what it may not say itself.
 func (idx *index) takeProbes() {
-	foreign := map[string][]*Workload{} // by node
-	workloads := idx.mesh.Workloads
-	for i := range workloads {
-		if w := &workloads[i]; w.probesOthers() {
-			foreign[w.Node] = append(foreign[w.Node], w)
-		}
-	}
+	foreign := probingOthers(idx.mesh.Workloads, idx.here.node)
 	if len(foreign) == 0 {
 		return
 	}
-	for i := range workloads {
-		w := &workloads[i]
+	for _, w := range idx.mesh.Workloads {
 		for _, other := range foreign[w.Node] {
 			if other.UID != w.UID && len(w.ProbePorts) > 0 {
 				idx.take(w, other)
@@ -50,7 +71,7 @@ func (idx *index) takeProbes() {
 }
 
 // take takes the ports of w that the probes of other may reach.
-func (idx *index) take(w, other *Workload) {
+func (idx *index) take(w, other *Packed) {
 	for _, p := range other.ForeignProbes {
 		if !slices.Contains(w.ProbePorts, p.Port) || !idx.mayLead(p.Addr, w) {
 			continue
@@ -62,9 +83,8 @@ func (idx *index) take(w, other *Workload) {
 
 // mayLead reports that an address may be the pod's: it is, or nobody is known to
 // have it, so that it may be one of a second network.
-func (idx *index) mayLead(addr netip.Addr, w *Workload) bool {
-	_, pod := idx.byAddr[addr]
-	return slices.Contains(w.Addrs, addr) || !pod && idx.maybePod(addr)
+func (idx *index) mayLead(addr netip.Addr, w *Packed) bool {
+	return slices.Contains(w.Addrs, addr) || idx.addr(addr) == nil && idx.maybePod(addr)
 }
 
 // maybePod reports that an address is not known to be a node's or a service's.
@@ -79,10 +99,11 @@ func (idx *index) maybePod(addr netip.Addr) bool {
 func (r *Registry) ProbingOthers(node string) []Workload {
 	var out []Workload
 	idx := r.index.Load()
-	for _, w := range idx.mesh.Workloads {
-		if w.Node != node || !w.probesOthers() {
+	for _, packed := range idx.mesh.Workloads {
+		if packed.Node != node || !packed.probesOthers() {
 			continue
 		}
+		w := packed.Workload()
 		w.ForeignProbes = slices.DeleteFunc(slices.Clone(w.ForeignProbes), func(p ForeignProbe) bool { return !idx.maybePod(p.Addr) })
 		if len(w.ForeignProbes) > 0 {
 			out = append(out, w)

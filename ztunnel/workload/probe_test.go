@@ -44,7 +44,7 @@ func TestAPortThatAnotherPodsProbeMayReachIsExemptForNobody(t *testing.T) {
 				row.change(&attacker)
 			}
 			mesh := Mesh{
-				Workloads: []Workload{victim, attacker, pod("other", "uo", "10.1.0.3")},
+				Workloads: Pack(victim, attacker, pod("other", "uo", "10.1.0.3")),
 				Nodes:     []Node{{Name: "node-1", Addrs: []netip.Addr{addr("192.168.0.1")}}},
 				Services:  []Service{{Namespace: "shop", Name: "web", VIPs: []netip.Addr{addr("10.96.0.5")}}},
 			}
@@ -76,7 +76,7 @@ func TestAPortThatAnotherPodsProbeMayReachIsExemptForNobody(t *testing.T) {
 func TestAProbeThatLeadsToNoPodIsNoMatter(t *testing.T) {
 	w := pod("ingress", "ui", "10.1.0.9")
 	w.ForeignProbes = []ForeignProbe{foreign("192.168.0.1", 80)}
-	r := registry(t, Mesh{Workloads: []Workload{w}, Nodes: []Node{{Name: "node-1", Addrs: []netip.Addr{addr("192.168.0.1")}}}})
+	r := registry(t, Mesh{Workloads: Pack(w), Nodes: []Node{{Name: "node-1", Addrs: []netip.Addr{addr("192.168.0.1")}}}})
 	if got := r.ProbingOthers("node-1"); len(got) != 0 {
 		t.Errorf("got %v", got)
 	}

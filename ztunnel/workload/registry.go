@@ -63,11 +63,15 @@ func (r *Registry) Replace(mesh Mesh) {
 
 // keepMembership leaves a pod of which no label says any more whether it is in
 // the mesh what it was: a namespace's object that went is not a label that did.
-func keepMembership(workloads []Workload, before *index) {
-	for i := range workloads {
-		w := &workloads[i]
-		if old := before.byUID[w.UID]; w.Undecided && old != nil && old.Namespace == w.Namespace && old.Name == w.Name {
-			w.Meshed, w.Undecided = old.Meshed, old.Undecided
+func keepMembership(workloads []*Packed, before *index) {
+	for i, w := range workloads {
+		if !w.Undecided {
+			continue
+		}
+		if old := before.uid(w.UID); old != nil && old.Namespace == w.Namespace && old.Name == w.Name {
+			kept := *w
+			kept.Meshed, kept.Undecided = old.Meshed, old.Undecided
+			workloads[i] = &kept
 		}
 	}
 }
@@ -114,22 +118,26 @@ func (r *Registry) Changed() <-chan struct{} { return r.index.Load().changed }
 
 // ByUID returns the pod of that UID.
 func (r *Registry) ByUID(uid string) (Workload, bool) {
-	return value(r.index.Load().byUID[uid])
+	return value(r.index.Load().uid(uid))
 }
 
 // ByAddr returns the pod which has that address. Pods in the node's network
 // namespace and terminated ones have none of their own.
 func (r *Registry) ByAddr(addr netip.Addr) (Workload, bool) {
-	return value(r.index.Load().byAddr[addr.Unmap()])
+	return value(r.index.Load().addr(addr.Unmap()))
 }
 
 // Local returns the pods of a node which could be enrolled: they live, and
 // have a network namespace of their own. Sorted by namespace, name and UID.
 func (r *Registry) Local(node string) []Workload {
-	local := r.index.Load().byNode[node]
+	idx := r.index.Load()
+	local := idx.local
+	if node != idx.here.node {
+		local = idx.enrollable(node)
+	}
 	out := make([]Workload, len(local))
 	for i, w := range local {
-		out[i] = *w
+		out[i] = w.Workload()
 	}
 	return out
 }
@@ -138,7 +146,7 @@ func (r *Registry) Local(node string) []Workload {
 // although labels say so. They include pods in the node's network namespace.
 func (r *Registry) Unsteerable() (out []Workload) {
 	for _, w := range r.index.Load().apart {
-		out = append(out, *w)
+		out = append(out, w.Workload())
 	}
 	return out
 }
@@ -194,8 +202,8 @@ func (r *Registry) resolve(client netip.Addr, dst netip.AddrPort) (Destination, 
 	if v := idx.at(dst.Addr()); v != nil && (v.has(dst.Port()) || !isNode) {
 		return idx.pick(v, client, dst)
 	}
-	if peer, ok := idx.byAddr[dst.Addr()]; ok {
-		return Destination{Peer: *peer, Target: dst}, nil
+	if peer := idx.addr(dst.Addr()); peer != nil {
+		return Destination{Peer: peer.Workload(), Target: dst}, nil
 	}
 	if isNode {
 		return idx.atNode(node, client, dst)
@@ -260,11 +268,11 @@ func (r *Registry) Nobody() []netip.AddrPort {
 	return out
 }
 
-func value(w *Workload) (Workload, bool) {
+func value(w *Packed) (Workload, bool) {
 	if w == nil {
 		return Workload{}, false
 	}
-	return *w, true
+	return w.Workload(), true
 }
 
 // unmapPrefix turns ::ffff:10.0.0.0/104 into 10.0.0.0/8.

@@ -71,7 +71,7 @@ func refused(t *testing.T, r *Registry, dst string, want error, says string) {
 
 func TestAPodIsReachedAtItsOwnAddress(t *testing.T) {
 	web := pod("web", "u1", "10.1.0.2", "fd00::2")
-	r := registry(t, Mesh{Workloads: []Workload{web}})
+	r := registry(t, Mesh{Workloads: Pack(web)})
 	for _, dst := range []string{"10.1.0.2:8080", "[fd00::2]:8080", "[::ffff:10.1.0.2]:8080"} {
 		d := resolve(t, r, dst)
 		want := netip.AddrPortFrom(ap(dst).Addr().Unmap(), 8080)
@@ -148,10 +148,10 @@ func TestBeforeTheFirstSnapshotEverythingIsRefused(t *testing.T) {
 // shop is a service of two families in front of two pods.
 func shop() Mesh {
 	return Mesh{
-		Workloads: []Workload{
+		Workloads: Pack(
 			pod("a", "ua", "10.1.0.2", "fd00::2"),
 			pod("b", "ub", "10.1.0.3", "fd00::3"),
-		},
+		),
 		Services: []Service{{
 			Namespace: "shop", Name: "web", VIPs: []netip.Addr{addr("10.96.0.5"), addr("fd00:96::5")},
 			LoadBalancerIPs: []netip.Addr{addr("203.0.113.5")},
@@ -201,7 +201,7 @@ func TestEndpointsThatNobodyHasDrawNoConnections(t *testing.T) {
 	mesh := shop()
 	gone := pod("a", "ua", "10.1.0.2", "fd00::2")
 	gone.Terminated = true
-	mesh.Workloads[0] = gone
+	mesh.Workloads[0] = Pack(gone)[0]
 	r := registry(t, mesh)
 	for range 50 {
 		if d := resolve(t, r, "10.96.0.5:80"); d.Peer.UID != "ub" {
@@ -216,7 +216,7 @@ func TestEndpointsOutsideTheMeshPassThrough(t *testing.T) {
 	node := pod("kube-apiserver", "un", "10.200.0.1")
 	node.HostNetwork, node.Meshed = true, false
 	r := registry(t, Mesh{
-		Workloads: []Workload{node},
+		Workloads: Pack(node),
 		Services: []Service{
 			{Namespace: "default", Name: "kubernetes", VIPs: []netip.Addr{addr("10.96.0.1")},
 				Ports: []ServicePort{{Port: 443, Endpoints: ready("10.200.0.1:6443")}}},
@@ -234,7 +234,7 @@ func TestEndpointsOutsideTheMeshPassThrough(t *testing.T) {
 func TestAPodInTheNodesNetworkHasNoAddressOfItsOwn(t *testing.T) {
 	node := pod("agent", "u1", "10.200.0.1")
 	node.HostNetwork, node.Meshed = true, false
-	r := registry(t, Mesh{Workloads: []Workload{node}})
+	r := registry(t, Mesh{Workloads: Pack(node)})
 	if w, ok := r.ByAddr(addr("10.200.0.1")); ok {
 		t.Errorf("the node's address is %v's", w)
 	}
@@ -252,7 +252,7 @@ func TestAPodInTheNodesNetworkHasNoAddressOfItsOwn(t *testing.T) {
 func TestATerminatedPodGivesUpItsAddressAndItsNode(t *testing.T) {
 	done := pod("job", "u1", "10.1.0.2")
 	done.Terminated = true
-	r := registry(t, Mesh{Workloads: []Workload{done}})
+	r := registry(t, Mesh{Workloads: Pack(done)})
 	if _, ok := r.ByAddr(addr("10.1.0.2")); ok {
 		t.Error("still has its address")
 	}
@@ -272,7 +272,7 @@ func TestTheNewestPodHasADisputedAddress(t *testing.T) {
 	same := pod("same-age", "u3", "10.1.0.2") // after "young" by name
 	same.Namespace, same.Created = "zoo", young.Created
 	for _, order := range [][]Workload{{old, young, same}, {same, young, old}, {young, old, same}} {
-		r := registry(t, Mesh{Workloads: order})
+		r := registry(t, Mesh{Workloads: Pack(order...)})
 		if w, _ := r.ByAddr(addr("10.1.0.2")); w.UID != "u2" {
 			t.Errorf("in order %v the address is %v's", order, w)
 		}
@@ -283,7 +283,7 @@ func TestAPodOutsideTheMeshNeverTakesAnAddressFromOneInIt(t *testing.T) {
 	victim, thief := pod("victim", "u1", "10.1.0.2"), pod("thief", "u2", "10.1.0.2")
 	thief.Created, thief.Meshed = time.Unix(100, 0), false
 	for _, order := range [][]Workload{{victim, thief}, {thief, victim}} {
-		if d := resolve(t, registry(t, Mesh{Workloads: order}), "10.1.0.2:80"); d.Peer.UID != "u1" {
+		if d := resolve(t, registry(t, Mesh{Workloads: Pack(order...)}), "10.1.0.2:80"); d.Peer.UID != "u1" {
 			t.Errorf("in order %v the address is %v's: connections would leave in plaintext", order, d.Peer)
 		}
 	}
@@ -293,13 +293,13 @@ func TestAPodOutsideTheMeshNeverTakesAnAddressFromOneInIt(t *testing.T) {
 func TestAPodWhoseNamespaceVanishedStaysWhatItWas(t *testing.T) {
 	in, out := pod("in", "u1", "10.1.0.2"), pod("out", "u2", "10.1.0.3")
 	out.Meshed = false
-	r := registry(t, Mesh{Workloads: []Workload{in, out}})
+	r := registry(t, Mesh{Workloads: Pack(in, out)})
 	undecided := func(w Workload) Workload {
 		w.Meshed, w.Undecided = false, true
 		return w
 	}
 	for range 2 { // and again
-		r.Replace(Mesh{Workloads: []Workload{undecided(in), undecided(out), undecided(pod("new", "u3", "10.1.0.4"))}})
+		r.Replace(Mesh{Workloads: Pack(undecided(in), undecided(out), undecided(pod("new", "u3", "10.1.0.4")))})
 		if w, _ := r.ByUID("u1"); !w.Meshed || w.Undecided {
 			t.Errorf("a pod of the mesh became %+v", w)
 		}
@@ -312,8 +312,8 @@ func TestAPodWhoseNamespaceVanishedStaysWhatItWas(t *testing.T) {
 	}
 	resolve(t, r, "10.1.0.3:80")
 	refused(t, r, "10.1.0.4:80", ErrUnknownPeer, "pod shop/new") // plaintext would be a guess
-	r.Replace(Mesh{Workloads: []Workload{out}})
-	r.Replace(Mesh{Workloads: []Workload{undecided(in), out}})
+	r.Replace(Mesh{Workloads: Pack(out)})
+	r.Replace(Mesh{Workloads: Pack(undecided(in), out)})
 	if w, _ := r.ByUID("u1"); !w.Undecided {
 		t.Errorf("a pod that was away is remembered: %+v", w)
 	}
@@ -346,7 +346,7 @@ func TestAClaimedUIDNeverBeatsAnother(t *testing.T) {
 		{"the mirror that was made anew", []Workload{made("real", true, old), made("real", true, young)}, young, "real"},
 	} {
 		for range 2 {
-			w, _ := registry(t, Mesh{Workloads: c.pods}).ByUID("u1")
+			w, _ := registry(t, Mesh{Workloads: Pack(c.pods...)}).ByUID("u1")
 			if w.Name != c.name || !w.Created.Equal(c.want) {
 				t.Errorf("%s: the UID is %v's, created %v", c.what, w, w.Created)
 			}
@@ -384,7 +384,7 @@ func TestALoadBalancerAddressNeverHidesAPodOrAnotherServicesClusterIP(t *testing
 func TestLocalPodsAreSortedAndOnlyTheNodesOwn(t *testing.T) {
 	other := pod("other", "u9", "10.2.0.2")
 	other.Node = "node-2"
-	r := registry(t, Mesh{Workloads: []Workload{pod("b", "u2", "10.1.0.3"), other, pod("a", "u1", "10.1.0.2")}})
+	r := registry(t, Mesh{Workloads: Pack(pod("b", "u2", "10.1.0.3"), other, pod("a", "u1", "10.1.0.2"))})
 	var got []string
 	for _, w := range r.Local("node-1") {
 		got = append(got, w.String())
@@ -409,12 +409,12 @@ func TestPodsThatLabelsWantInVainAreTheNodesOwnAndLive(t *testing.T) {
 	}
 	r := NewRegistry(nil)
 	r.Node = "node-1"
-	r.Replace(Mesh{Workloads: []Workload{
+	r.Replace(Mesh{Workloads: Pack(
 		why("host", func(w *Workload) { w.HostNetwork = true }),
 		why("ended", func(w *Workload) { w.Terminated = true }),
 		why("elsewhere", func(w *Workload) { w.Node = "node-2" }),
 		pod("steered", "uid-steered", "10.1.0.2"),
-	}})
+	)})
 	if got := r.Unsteerable(); len(got) != 1 || got[0].Name != "host" {
 		t.Errorf("%v", got)
 	}
@@ -451,7 +451,7 @@ func TestASnapshotWakesThoseWhoWaitForIt(t *testing.T) {
 		}()
 		r.Replace(Mesh{})
 		synctest.Wait()
-		r.Replace(Mesh{Workloads: []Workload{pod("web", "u1")}})
+		r.Replace(Mesh{Workloads: Pack(pod("web", "u1"))})
 		if w := <-found; w.Name != "web" {
 			t.Errorf("found %v", w)
 		}
@@ -504,7 +504,7 @@ func BenchmarkResolveService(b *testing.B) {
 	for i := range 10000 {
 		w := pod("web", fmt.Sprint(i))
 		w.Addrs = []netip.Addr{netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)})}
-		mesh.Workloads = append(mesh.Workloads, w)
+		mesh.Workloads = append(mesh.Workloads, Pack(w)...)
 		svc.Ports[0].Endpoints = append(svc.Ports[0].Endpoints, Endpoint{Addr: netip.AddrPortFrom(w.Addrs[0], 80)})
 	}
 	mesh.Services = []Service{svc}

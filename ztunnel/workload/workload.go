@@ -37,7 +37,7 @@ type Workload struct {
 	ID             spiffeid.ID
 
 	Addrs  []netip.Addr
-	Labels map[string]string
+	Labels Labels
 
 	// Meshed: labels put it in the mesh, so it is reached by HBONE and in no
 	// other way. Never true of a pod in the node's own network namespace.
@@ -63,8 +63,8 @@ type Workload struct {
 	// behind it.
 	MayForward bool
 
-	// Ports are the named container ports.
-	Ports map[string]uint16
+	// Ports are the named container ports, sorted by name.
+	Ports []NamedPort
 	// HostPorts are the node's ports that lead to it.
 	HostPorts []HostPort
 	// Declared are the TCP container ports, with a name or without, sorted.
@@ -83,8 +83,12 @@ type Workload struct {
 	Owner             string // Deployment, StatefulSet, ... or the pod's own name
 	CanonicalName     string
 	CanonicalRevision string
-	App               string
-	Version           string
+}
+
+// NamedPort is a container port that has a name.
+type NamedPort struct {
+	Name string
+	Port uint16
 }
 
 // HBONE returns where tunnels to the workload end if it is reached at addr, or
@@ -149,7 +153,7 @@ type Namespace struct {
 
 // Mesh is one full snapshot.
 type Mesh struct {
-	Workloads  []Workload
+	Workloads  Workloads
 	Services   []Service
 	Namespaces map[string]Namespace
 	// Nodes have addresses that are known, and never in the mesh.

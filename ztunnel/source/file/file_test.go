@@ -452,7 +452,7 @@ spec: {mtls: {mode: STRICT}}
 	}
 	set := policy.NewSet()
 	set.Replace(snap.Policies)
-	if got := set.Mode(snap.Mesh.Workloads[0], 80); got != policy.Strict {
+	if got := set.Mode(snap.Mesh.Workloads[0].Workload(), 80); got != policy.Strict {
 		t.Errorf("mode %v", got)
 	}
 }

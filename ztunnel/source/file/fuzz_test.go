@@ -60,7 +60,7 @@ func sound(t *testing.T, snap source.Snapshot) {
 			t.Errorf("workload %v in the node's network is in the mesh", w)
 		case !slices.IsSorted(w.ProbePorts) || slices.Contains(w.ProbePorts, 0):
 			t.Errorf("workload %v has probe ports %v", w, w.ProbePorts)
-		case set.Mode(w, 80) == policy.Unset:
+		case set.Mode(w.Workload(), 80) == policy.Unset:
 			t.Errorf("workload %v has no mode", w)
 		}
 		for _, addr := range w.Addrs {

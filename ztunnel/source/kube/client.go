@@ -83,7 +83,7 @@ func (s *Source) newKinds(config *rest.Config) ([]*kind, error) {
 		out = append(out, &kind{
 			Kind: source.KindOf(b.example), source: s, example: b.example, optional: b.optional, understand: trimmed,
 			versions: []*cache.ListWatch{cache.NewListWatchFromClient(clients[b.version], b.resource, metav1.NamespaceAll, fields.Everything())},
-			names:    map[source.Name]string{},
+			wrong:    map[source.Name]string{},
 		})
 	}
 	if s.options.PlacementOnly {
@@ -94,7 +94,7 @@ func (s *Source) newKinds(config *rest.Config) ([]*kind, error) {
 		return nil, fmt.Errorf("client of %s: %v", config.Host, err)
 	}
 	for _, i := range istio {
-		k := &kind{Kind: i.kind, source: s, example: &unstructured.Unstructured{}, optional: true, understand: i.understand, names: map[source.Name]string{}}
+		k := &kind{Kind: i.kind, source: s, example: &unstructured.Unstructured{}, optional: true, understand: i.understand, wrong: map[source.Name]string{}}
 		for _, version := range istioVersions {
 			k.versions = append(k.versions, listWatch(any.Resource(version.WithResource(i.resource))))
 		}

@@ -81,8 +81,8 @@ func (s *Source) heard(k *kind, err error) {
 func (s *Source) notServed(k *kind) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(k.names) > 0 {
-		s.heard(k, fmt.Errorf("not served any more; %d of it stay in force until it is again", len(k.names)))
+	if n := s.builder.Len(k.Kind); n > 0 {
+		s.heard(k, fmt.Errorf("not served any more; %d of it stay in force until it is again", n))
 	} else {
 		s.heard(k, nil)
 	}

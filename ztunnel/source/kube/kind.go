@@ -6,6 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -37,7 +39,7 @@ type kind struct {
 
 	// Guarded by source.mu.
 	listed bool                   // once, or found not to be served
-	names  map[source.Name]string // objects in the builder, and what is wrong with each
+	wrong  map[source.Name]string // what is, with an object
 }
 
 // understood is an object, and what is strange about it although it can be used.
@@ -152,7 +154,7 @@ func (k *kind) Replace(list []any, _ string) error {
 	for _, o := range list {
 		present[k.set(o)] = true
 	}
-	for name := range k.names {
+	for _, name := range k.known() {
 		if !present[name] {
 			k.remove(name)
 		}
@@ -160,6 +162,12 @@ func (k *kind) Replace(list []any, _ string) error {
 	k.listed = true
 	k.source.touch()
 	return nil
+}
+
+// known returns the names of all objects of the kind; mu is held. The builder does not
+// have each of which something is wrong.
+func (k *kind) known() []source.Name {
+	return slices.AppendSeq(slices.Collect(maps.Keys(k.wrong)), k.source.builder.Names(k.Kind))
 }
 
 // Resync has nothing to do.
@@ -193,20 +201,21 @@ func (k *kind) set(o any) source.Name {
 	if err != nil {
 		wrong = err.Error()
 	}
-	before, known := k.names[name]
-	k.names[name] = wrong
-	if wrong != before || !known && wrong != "" {
+	if wrong != k.wrong[name] {
 		k.source.say(k, name, wrong)
+	}
+	if k.wrong[name] = wrong; wrong == "" {
+		delete(k.wrong, name)
 	}
 	return name
 }
 
 // remove takes an object from the builder; mu is held.
 func (k *kind) remove(name source.Name) {
-	if k.names[name] != "" {
+	if k.wrong[name] != "" {
 		k.source.say(k, name, "")
 	}
-	delete(k.names, name)
+	delete(k.wrong, name)
 	k.source.forgetOwn(k.Kind, name)
 	k.source.builder.Delete(k.Kind, name)
 }

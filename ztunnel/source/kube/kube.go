@@ -75,7 +75,7 @@ type Source struct {
 	kinds   []*kind
 	poked   chan struct{} // something changed; holds one
 
-	mu      sync.Mutex // guards all that follows, and the kinds' names
+	mu      sync.Mutex // guards all that follows, and what is wrong in the kinds
 	builder *source.Builder
 	live    bool // there was a snapshot of what the API server says
 	dirty   bool // since the last snapshot
@@ -117,7 +117,7 @@ func (s *Source) Stats() source.Stats {
 	out := s.stats
 	out.Objects = 0
 	for _, k := range s.kinds {
-		out.Objects += len(k.names)
+		out.Objects += s.builder.Len(k.Kind)
 	}
 	out.LastError = s.health.String()
 	return out

@@ -186,7 +186,7 @@ func TestWhatTheAPIServerSaysBecomesOneSnapshotAfterAnother(t *testing.T) {
 			w := start(t, options(server))
 			w.until("the first", func(s source.Snapshot) bool { return true })
 			pods, services := w.last.Mesh.Workloads, w.last.Mesh.Services
-			if len(pods) != 1 || pods[0].UID != "uid-web-1" || !pods[0].Meshed || !pods[0].Ready || pods[0].Ports["http"] != 8080 {
+			if len(pods) != 1 || pods[0].UID != "uid-web-1" || !pods[0].Meshed || !pods[0].Ready || fmt.Sprint(pods[0].Ports) != "[{http 8080}]" {
 				t.Errorf("workloads %+v", pods)
 			}
 			if len(services) != 1 || fmt.Sprint(services[0].VIPs, services[0].Ports[0].Port, services[0].Ports[0].Endpoints[0].Addr) != "[10.96.0.7] 80 10.1.0.1:8080" {

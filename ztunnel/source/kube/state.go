@@ -18,7 +18,7 @@ import (
 )
 
 // stateFormat is the version of the state file; others are not read.
-const stateFormat = 1
+const stateFormat = 2
 
 // The first line of a state file: its format, then the length in bytes and the
 // SHA-256 of all that follows.
@@ -71,12 +71,7 @@ func (s *Source) load() {
 	default:
 		s.stored = stored
 		s.builder.AddCIDRs(stored.Mesh.CIDRs)
-		remembered := s.builder.Remember(stored.Policies)
-		for _, k := range s.kinds {
-			for _, name := range remembered[k.Kind] {
-				k.names[name] = ""
-			}
-		}
+		s.builder.Remember(stored.Policies)
 	}
 }
 

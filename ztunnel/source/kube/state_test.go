@@ -139,7 +139,7 @@ func TestAStateFileThatIsNotWholeIsNotTaken(t *testing.T) {
 	flipped[body+100] ^= 1
 	refused(flipped, "is not as it was written")
 	refused(append(bytes.Clone(whole), whole...), "is not as it was written")
-	refused(bytes.Replace(whole, []byte("format 1"), []byte("format 2"), 1), "has format 2; this version reads format 1")
+	refused(bytes.Replace(whole, []byte("format 2"), []byte("format 1"), 1), "has format 1; this version reads format 2")
 	for n := range body {
 		refused(whole[:n], "")
 	}
