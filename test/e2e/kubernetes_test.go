@@ -9,8 +9,12 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
+
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/culvert-mesh/culvert/test/lab"
 	"github.com/culvert-mesh/culvert/test/lab/agent"
@@ -68,6 +72,99 @@ func (a *apiServer) stored() bool {
 	dump, err := a.node.Dump(a.ctx)
 	a.must(err)
 	return !dump.Source.Stored.IsZero()
+}
+
+// status is the annotation of a pod at the API server.
+func (a *apiServer) status(p *lab.Pod) string {
+	for _, o := range a.server.Objects("pods") {
+		if o.GetNamespace() == p.Namespace && o.GetName() == p.Name {
+			return o.GetAnnotations()["culvert.dev/status"]
+		}
+	}
+	return "there is no pod"
+}
+
+// shows waits until that annotation begins so, or is not there.
+func (a *apiServer) shows(p *lab.Pod, want string) {
+	a.Helper()
+	defer func() {
+		if a.Failed() {
+			a.Logf("the status of %v is %q", p, a.status(p))
+		}
+	}()
+	a.eventually(fmt.Sprintf("the status of %v is %q", p, want), func() bool {
+		got := a.status(p)
+		return strings.HasPrefix(got, want) && (want != "" || got == "")
+	})
+}
+
+// events are the reasons of those on a pod, sorted.
+func (a *apiServer) events(p *lab.Pod) (reasons []string) {
+	for _, o := range a.server.Objects("events") {
+		if e := o.(*corev1.Event); e.Namespace == p.Namespace && e.InvolvedObject.Name == p.Name {
+			reasons = append(reasons, e.Reason)
+		}
+	}
+	slices.Sort(reasons)
+	return reasons
+}
+
+func TestOnKubernetesPodsShowHowTheyAre(t *testing.T) {
+	s := tellAlone(t, lab.Options{})
+	web := s.pod(s.one, "web", nil)
+	older := s.pod(s.one, "older", func(spec *lab.PodSpec) { spec.Unmeshed = true })
+	static := s.pod(s.one, "static", func(spec *lab.PodSpec) { spec.Static = true })
+	vm := s.pod(s.one, "vm", func(spec *lab.PodSpec) { spec.RuntimeClass = "kata-qemu" })
+	a := s.underAPIServer(s.one)
+
+	s.must(s.Label(s.namespace, "culvert.dev/mesh", "enabled"))
+	for _, p := range []*lab.Pod{web, older, static} {
+		a.shows(p, "verified")
+	}
+	a.shows(vm, `outside: runtimeClassName "kata-qemu"`)
+	a.eventually("the Event of a pod that cannot be enrolled", func() bool { return slices.Equal(a.events(vm), []string{"NotEnrolled"}) })
+
+	// A ztunnel that starts finds it said already.
+	writes := a.server.Asked("patch pods/status")
+	s.must(s.one.Ztunnel.Stop(s.ctx))
+	s.must(s.one.StartZtunnel(s.ctx, lab.ZtunnelOptions{}))
+	s.must(web.AwaitEnrolled(s.ctx))
+	s.eventually("all are verified", func() bool { return s.gauge(s.one, `culvert_enrolled_pods{state="verified"}`) == 3 })
+	if n := a.server.Asked("patch pods/status"); n != writes {
+		t.Errorf("a restart wrote %d times to pods", n-writes)
+	}
+	if got := a.events(web); !slices.Equal(got, []string{"Enrolled"}) {
+		t.Errorf("Events of a pod after a restart: %v", got)
+	}
+
+	s.must(s.Label(s.namespace, "culvert.dev/mesh", "disabled"))
+	for _, p := range []*lab.Pod{web, older, static, vm} {
+		a.shows(p, "")
+	}
+	a.eventually("the Event of one that left", func() bool { return slices.Equal(a.events(web), []string{"Enrolled", "Unenrolled"}) })
+}
+
+// Nobody looks at labels every few seconds: they are followed. The quickest of some
+// changes counts, as this machine may be busy.
+func TestEnrollmentFollowsALabelWithinASecond(t *testing.T) {
+	s := tellAlone(t, lab.Options{})
+	web := s.pod(s.one, "web", nil)
+	s.underAPIServer(s.one)
+	quickest := func(value string, await func(context.Context) error) time.Duration {
+		start := time.Now()
+		s.must(s.Label(s.namespace, "culvert.dev/mesh", value))
+		s.must(await(s.ctx))
+		return time.Since(start)
+	}
+	in, out := time.Hour, time.Hour
+	for range 5 {
+		in = min(in, quickest("enabled", web.AwaitEnrolled))
+		out = min(out, quickest("disabled", web.AwaitOutside))
+	}
+	t.Logf("in the mesh after %v, out of it after %v", in, out)
+	if in > time.Second || out > time.Second {
+		t.Errorf("in the mesh after %v, out of it after %v", in, out)
+	}
 }
 
 func TestZtunnelsThatWatchAnAPIServerCarryWhatItSays(t *testing.T) {
