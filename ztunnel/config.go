@@ -31,7 +31,7 @@ type Config struct {
 	MeshCIDRs     []netip.Prefix // addresses that must resolve; required with Workloads
 	Workloads     string         // directory of Kubernetes YAML; either this or Kubeconfig is required
 	Kubeconfig    string         // of the API server, a file or kube.InCluster
-	Untaint       bool           // take report.Taint off the Node once ready; needs Kubeconfig; default false
+	Untaint       bool           // take report.Taint off the Node once OwnPod is Ready; needs Kubeconfig; default false
 	NoIstioLabels bool           // ignore istio.io/dataplane-mode; default false
 
 	CAAddress    string        // host:port of culvert-identity or istiod; required
@@ -150,8 +150,8 @@ func (c Config) oneSource() error {
 		return errors.New("a workloads directory (-workloads) or an API server (-kubeconfig) is required")
 	case c.Workloads != "" && c.Kubeconfig != "":
 		return errors.New("workloads come from a directory (-workloads) or from an API server (-kubeconfig), not from both")
-	case c.Untaint && c.Kubeconfig == "":
-		return errors.New("only of an API server (-kubeconfig) a node has taints (-untaint)")
+	case c.Untaint && (c.Kubeconfig == "" || c.OwnPod == ""):
+		return errors.New("the node's taint goes when ztunnel's own pod (-own-pod) is ready, of which the API server tells (-kubeconfig): -untaint needs both")
 	case c.Workloads != "" && len(c.MeshCIDRs) == 0:
 		return errors.New("mesh CIDRs are required with a workloads directory: which addresses must resolve (-mesh-cidrs)")
 	}

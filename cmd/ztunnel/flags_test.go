@@ -46,7 +46,7 @@ var wrong = map[string][][2]string{
 		{"10.77.0.0/16 10.78.0.0/16", "no CIDR"}, {"pods", "no CIDR"}, {"fe80::1%eth0", "did you mean fe80::1/128?"}, {"10.0/16", "no CIDR"}},
 	"workloads":           {{"a\x00b", "NUL"}},
 	"kubeconfig":          {{"a\x00b", "NUL"}, {"in-cluster", "not from both"}, {"k", "not from both"}},
-	"untaint":             {{"yes", "want true or false"}, {"true", "only of an API server (-kubeconfig)"}},
+	"untaint":             {{"yes", "want true or false"}, {"true", "-untaint needs both"}},
 	"ignore-istio-labels": {{"yes", "want true or false"}, {"1", "want true or false"}},
 	"ca-address": {{"ca", "want host:port"}, {":15012", "names no host"}, {"ca:0", "not a port"}, {"ca:70000", "not a port"}, {"ca:http", "not a port"},
 		{"https://ca:15012", "did you mean ca:15012?"}, {"fd77::1", "[fd77::1]:PORT"}, {"15012", "as ca.example:15012"}, {"https://ca", "as ca.example:15012"}, {"0.0.0.0:15012", "names no host"}, {"[::ffff:10.0.0.1]:1", "did you mean 10.0.0.1:1?"},

@@ -94,6 +94,15 @@ func TestTheManifestsAreWhatTheChartRenders(t *testing.T) {
 	}
 }
 
+// The right over Nodes and what bounds it come together, or not at all.
+func TestTheRightOverNodesComesWithItsBounds(t *testing.T) {
+	rendered, err := template(t, "--set=ztunnel.untaint=true", "--show-only=templates/ztunnel-rbac.yaml", "--show-only=templates/ztunnel-untaint.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sameAs(t, "testdata/untaint.yaml", rendered)
+}
+
 func TestAWrongValueIsRefusedByItsPath(t *testing.T) {
 	for value, names := range map[string]string{
 		"platform=gek":                       "/platform",
@@ -110,6 +119,7 @@ func TestAWrongValueIsRefusedByItsPath(t *testing.T) {
 		"ztunnel.cgroup=sys/fs/cgroup":       "/ztunnel/cgroup",
 		"ztunnel.excludePorts={65536}":       "/ztunnel/excludePorts/0",
 		"ztunnel.standInCIDRs={1.0.0.0/8,a}": "/ztunnel/standInCIDRs/1",
+		"ztunnel.untaint=yes":                "/ztunnel/untaint",
 		"ztunnel.requests.gpu=1":             "/ztunnel/requests",
 		"ztunnel.nodeSelector.a=b":           "/ztunnel",
 		"cni.confDir=../etc":                 "/cni/confDir",

@@ -40,7 +40,7 @@ func (r *Reporter) lookAtNode(ctx context.Context, now time.Time, shown kube.Own
 	waits := strings.Join(r.Pending(), "; ")
 	if waits == "" {
 		n.unready = time.Time{}
-		if r.Untaint {
+		if r.ownReady(shown) {
 			r.untaint(ctx, now, shown.Taints)
 		}
 	} else if n.unready.IsZero() {
@@ -59,6 +59,12 @@ func (r *Reporter) lookAtNode(ctx context.Context, now time.Time, shown kube.Own
 		c = change{true, "MeshNotReady", "ztunnel is not ready: " + waits}
 	}
 	r.writer.event(ctx, now, event{change: c, object: nodeReference(r.Node)})
+}
+
+// ownReady reports whether ztunnel's own pod is Ready. Without the plugin in place, pods
+// would start before they are enrolled.
+func (r *Reporter) ownReady(shown kube.Own) bool {
+	return slices.ContainsFunc(shown.Pods, func(p kube.OwnPod) bool { return p.Ready && p.Namespace+"/"+p.Name == r.Untaint })
 }
 
 // untaint takes the first taint of ours off the Node; the watch tells of others.

@@ -52,9 +52,24 @@ func (r *rig) tainted(want ...string) {
 	}
 }
 
-func TestTheTaintGoesWhenZtunnelIsReadyAndNoOtherTaintDoes(t *testing.T) {
+// own makes ztunnel's own pod.
+func (r *rig) own(ready bool) {
+	o := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "culvert-system", Name: "ztunnel-x", UID: "uid-own"}}
+	if ready {
+		o.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
+	}
+	r.server.Set(o)
+}
+
+// Ready is a pod whose containers all are: ztunnel, and the plugin's installer.
+func TestTheTaintGoesWhenZtunnelsPodIsReadyAndNoOtherTaintDoes(t *testing.T) {
 	r := newRig(t)
 	r.taint("a", Taint, "b")
+	r.own(false)
+	r.pending = nil
+	r.after(10 * time.Second)
+	r.tainted("a", Taint, "b")
+	r.own(true)
 	r.pending = []string{"CA: it has not answered yet"}
 	r.after(30 * time.Second)
 	r.tainted("a", Taint, "b")
@@ -74,6 +89,7 @@ func TestTheTaintGoesWhenZtunnelIsReadyAndNoOtherTaintDoes(t *testing.T) {
 func TestATaintIsNotTakenFromAPlaceWhereAnotherIsByNow(t *testing.T) {
 	r := newRig(t)
 	r.taint("a", Taint)
+	r.own(true)
 	late := r.shown()
 	r.taint("a", "b", Taint)
 	r.Shown = func() kube.Own { return late }
@@ -86,7 +102,8 @@ func TestATaintIsNotTakenFromAPlaceWhereAnotherIsByNow(t *testing.T) {
 
 func TestTheTaintStaysIfNobodyWantsItGone(t *testing.T) {
 	r := newRig(t)
-	r.Untaint = false
+	r.Untaint = ""
+	r.own(true)
 	r.taint(Taint)
 	r.after(30 * time.Second)
 	r.tainted(Taint)

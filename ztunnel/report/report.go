@@ -22,8 +22,10 @@ type Config struct {
 	Conditions func() []pods.Condition
 	Shown      func() kube.Own // what the API server shows of the node and its pods; required
 	Pending    func() []string // what the node's readiness waits for; required
-	Untaint    bool            // take Taint off the Node when nothing is pending; false
-	Log        *slog.Logger    // discards
+	// Untaint is ztunnel's own pod, namespace/name: when it is Ready, with the CNI plugin's
+	// installer in it, and nothing is pending, Taint is taken off the Node. "": never
+	Untaint string
+	Log     *slog.Logger // discards
 }
 
 // Reporter tells of one node.

@@ -42,7 +42,7 @@ func newRig(t *testing.T) *rig {
 	if err := os.WriteFile(path, kubetest.Kubeconfig(r.address), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	reporter, err := New(Config{Kubeconfig: path, Node: "node-1", Shown: r.shown, Untaint: true,
+	reporter, err := New(Config{Kubeconfig: path, Node: "node-1", Shown: r.shown, Untaint: "culvert-system/ztunnel-x",
 		Pending: func() []string { return r.pending },
 		Conditions: func() []pods.Condition {
 			out := []pods.Condition{}
@@ -81,7 +81,8 @@ func (r *rig) shown() (own kube.Own) {
 	for _, o := range r.server.Objects("pods") {
 		own.Pods = append(own.Pods, kube.OwnPod{Namespace: o.GetNamespace(), Name: o.GetName(), ObjectUID: string(o.GetUID()), UID: string(o.GetUID()),
 			Created: o.GetCreationTimestamp().Time, Status: o.GetAnnotations()["culvert.dev/status"],
-			Deleting: o.GetDeletionTimestamp() != nil, Ended: o.(*corev1.Pod).Status.Phase == corev1.PodSucceeded})
+			Deleting: o.GetDeletionTimestamp() != nil, Ended: o.(*corev1.Pod).Status.Phase == corev1.PodSucceeded,
+			Ready: len(o.(*corev1.Pod).Status.Conditions) > 0})
 	}
 	for _, o := range r.server.Objects("nodes") {
 		own.Taints = o.(*corev1.Node).Spec.Taints

@@ -27,6 +27,7 @@ type OwnPod struct {
 	Created         time.Time
 	Deleting        bool   // somebody deleted the object, which is still there
 	Ended           bool   // all its containers ended for good
+	Ready           bool   // all its containers are ready, says the kubelet
 	Status          string // what annotation culvert.dev/status says, whoever wrote that
 }
 
@@ -54,10 +55,13 @@ func (s *Source) noteOwn(o source.Object) {
 
 func ownPod(o *corev1.Pod) OwnPod {
 	uid, _ := source.KubeletUID(o)
+	ready := slices.ContainsFunc(o.Status.Conditions, func(c corev1.PodCondition) bool {
+		return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
+	})
 	return OwnPod{
 		Namespace: o.Namespace, Name: o.Name, ObjectUID: string(o.UID), UID: uid,
 		Created: o.CreationTimestamp.Time, Deleting: o.DeletionTimestamp != nil,
-		Ended:  o.Status.Phase == corev1.PodSucceeded || o.Status.Phase == corev1.PodFailed,
+		Ended: o.Status.Phase == corev1.PodSucceeded || o.Status.Phase == corev1.PodFailed, Ready: ready,
 		Status: o.Annotations[source.StatusAnnotation],
 	}
 }

@@ -39,7 +39,7 @@ func TestWhatIsShownOfTheOwnNodeFollowsTheAPIServer(t *testing.T) {
 			})
 		}
 		static := OwnPod{Namespace: "shop", Name: "static", ObjectUID: "mirror", UID: "from-file", Ended: true, Status: "verified"}
-		web := OwnPod{Namespace: "shop", Name: "web-1", ObjectUID: "uid-web-1", UID: "uid-web-1"}
+		web := OwnPod{Namespace: "shop", Name: "web-1", ObjectUID: "uid-web-1", UID: "uid-web-1", Ready: true}
 		shows("at first", 0, static, web)
 
 		told := pod(t, "web-1", 1)
