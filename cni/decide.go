@@ -16,7 +16,8 @@ import (
 
 // What to do, for whoever reads the pod's events.
 const (
-	hintZtunnel = "start or repair ztunnel on this node, see its pod and its log there; the runtime tries this pod again by itself"
+	hintZtunnel = "start or repair ztunnel on this pod's node, see the log of its pod there " +
+		"(kubectl get pods --all-namespaces --selector app.kubernetes.io/name=ztunnel --output wide); the runtime tries this pod again by itself"
 	hintReason  = "see the log of ztunnel on this node; the runtime tries this pod again by itself"
 )
 

@@ -280,7 +280,7 @@ func TestWithoutZtunnelOnlyMeshedAndUnknownNamespacesWait(t *testing.T) {
 	run(dir, "culvert-system", "ztunnel-x7k2p").want(t, "ztunnel itself", 0)
 	run(dir, "shop", "web").want(t, "labelled", 11,
 		"pod shop/web may not start: namespace shop is in the mesh and ztunnel did not answer", "no such file",
-		"start or repair ztunnel on this node")
+		"start or repair ztunnel on this pod's node")
 	run(dir, "new", "web").want(t, "unknown", 11, "namespace new is newer than what ztunnel knew last")
 
 	empty := t.TempDir()

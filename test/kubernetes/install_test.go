@@ -21,6 +21,7 @@ func TestThePluginIsInstalledOnANodeAndTakenAway(t *testing.T) {
 
 	c.makePod("held")
 	eventually(t, func() error { return c.tellsOf("held", "pod default/held may not start: ztunnel did not answer") })
+	eventually(t, func() error { return c.tellsOf("held", "start or repair ztunnel on this pod's node") })
 	c.leaveSnapshot("node1")
 	c.mustKubectl("wait", "--for=condition=Ready", "pod/held", "--timeout=60s") // by itself
 

@@ -11,8 +11,13 @@ import (
 	"github.com/culvert-mesh/culvert/ztunnel/source/kube"
 )
 
-// lookEvery is how often what is so is compared with what is shown.
-const lookEvery = time.Second
+const (
+	// lookEvery is how often what is so is compared with what is shown.
+	lookEvery = time.Second
+	// lookFor is how long one comparison may write to a slow API server. The rest is
+	// told by the next one, as it is by then.
+	lookFor = 5 * time.Second
+)
 
 // Config says what is told of, and to whom.
 type Config struct {
@@ -81,18 +86,26 @@ func (r *Reporter) look(ctx context.Context, now time.Time) {
 	for _, c := range conditions {
 		byUID[c.UID] = c
 	}
+	r.meetAll(shown.Pods)
+	for begun := time.Now(); len(shown.Pods) > 0 && time.Since(begun) < lookFor; shown.Pods = shown.Pods[1:] {
+		object := shown.Pods[0]
+		c := byUID[object.UID]
+		if c.Namespace != object.Namespace || c.Name != object.Name {
+			c = pods.Condition{} // a static pod's UID is only claimed
+		}
+		r.tell(ctx, now, r.pods[object.ObjectUID], object, c)
+	}
+}
+
+// meetAll begins to tell of pods that are new, and ends with those that have gone.
+func (r *Reporter) meetAll(objects []kube.OwnPod) {
 	before := r.pods
-	r.pods = make(map[string]*pod, len(shown.Pods))
-	for _, object := range shown.Pods {
+	r.pods = make(map[string]*pod, len(objects))
+	for _, object := range objects {
 		p := before[object.ObjectUID]
 		if p == nil {
 			p = r.meet(object)
 		}
 		r.pods[object.ObjectUID] = p
-		c := byUID[object.UID]
-		if c.Namespace != object.Namespace || c.Name != object.Name {
-			c = pods.Condition{} // a static pod's UID is only claimed
-		}
-		r.tell(ctx, now, p, object, c)
 	}
 }
