@@ -154,6 +154,7 @@ func TestDeadIsOnlyWhatANextConnectWouldMeetAgain(t *testing.T) {
 		{fmt.Errorf("%w: handshake: %w", hbone.ErrTLS, os.ErrDeadlineExceeded), false},
 		{fmt.Errorf("%w: %w", hbone.ErrIdentity, context.DeadlineExceeded), false},
 		{fmt.Errorf("%w: %w", workload.ErrUnknownPeer, errors.New("10.0.0.1:80")), false},
+		{workload.ErrSource, false}, // another client may
 		{fail(Reset, syscall.ETIMEDOUT), false},
 		{errors.New("whatever"), false},
 	} {

@@ -21,7 +21,7 @@ type Word string
 // The words, and what each tells a reader of the record.
 const (
 	OK            Word = "ok"              // both ends said all they had to say, and whoever we wrote it to acknowledged it
-	Denied        Word = "denied"          // a policy refused it, here or at the peer
+	Denied        Word = "denied"          // a policy refused it, here or at the peer, or a Service its client
 	UnknownPeer   Word = "unknown_peer"    // inside the mesh CIDRs, and nobody known is there
 	NoOriginalDst Word = "no_original_dst" // nobody recorded where the app wanted to go
 	Dial          Word = "dial"            // the other side could not be reached
@@ -95,8 +95,11 @@ func wordOf(err error) Word {
 	if cause, ok := errors.AsType[hbone.Cause](err); ok {
 		return Word(cause)
 	}
-	if errors.Is(err, workload.ErrUnknownPeer) {
+	switch {
+	case errors.Is(err, workload.ErrUnknownPeer):
 		return UnknownPeer
+	case errors.Is(err, workload.ErrSource):
+		return Denied
 	}
 	return Dial
 }

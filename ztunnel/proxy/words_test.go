@@ -41,11 +41,17 @@ func TestTheFailureTableOfTheDocsIsTheOneInForce(t *testing.T) {
 	}
 }
 
+func TestAClientThatAServiceDoesNotLetInIsDenied(t *testing.T) {
+	if word := wordOf(fmt.Errorf("client 10.0.0.1 is %w", workload.ErrSource)); word != Denied {
+		t.Errorf("got %s", word)
+	}
+}
+
 // It is named for each stream that is refused, of which a peer may open thousands.
 func TestNamingAFailureAllocatesNothing(t *testing.T) {
 	for _, err := range []error{
 		fail(Dial, syscall.ECONNREFUSED), fmt.Errorf("not tried: %w", fail(Dial, syscall.ECONNREFUSED)),
-		hbone.ErrReset, &hbone.StatusError{Code: 401}, &policy.Denied{}, workload.ErrUnknownPeer, errors.New("of nobody"),
+		hbone.ErrReset, &hbone.StatusError{Code: 401}, &policy.Denied{}, workload.ErrUnknownPeer, workload.ErrSource, errors.New("of nobody"),
 	} {
 		if n := testing.AllocsPerRun(100, func() { wordOf(err) }); n > 0 {
 			t.Errorf("%v: %v allocations", err, n)

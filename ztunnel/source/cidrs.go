@@ -5,6 +5,7 @@ package source
 import (
 	"net/netip"
 	"slices"
+	"strings"
 )
 
 // cidrs are the addresses of pods and services, as Nodes and ServiceCIDRs say.
@@ -18,12 +19,17 @@ func (c cidrs) add(prefixes ...netip.Prefix) {
 }
 
 // addTexts leaves out what is empty or no CIDR.
-func (c cidrs) addTexts(texts ...string) {
+func (c cidrs) addTexts(texts ...string) { c.add(parsePrefixes(texts)...) }
+
+// parsePrefixes leaves out what is no CIDR. The API server lets spaces around one pass.
+func parsePrefixes(texts []string) []netip.Prefix {
+	var out []netip.Prefix
 	for _, text := range texts {
-		if p, err := netip.ParsePrefix(text); err == nil {
-			c.add(p)
+		if p, err := netip.ParsePrefix(strings.TrimSpace(text)); err == nil {
+			out = append(out, p.Masked())
 		}
 	}
+	return out
 }
 
 // merged returns as few prefixes as say the same, sorted: the blocks of a

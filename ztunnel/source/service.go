@@ -73,7 +73,8 @@ func addresses(svc *corev1.Service) workload.Service {
 		s.VIPs = parseAddrs(append([]string{svc.Spec.ClusterIP}, svc.Spec.ClusterIPs...))
 	}
 	// The node would short-cut these, too, past us and in plaintext.
-	s.LoadBalancerIPs = parseAddrs(svc.Spec.ExternalIPs)
+	s.ExternalIPs = parseAddrs(svc.Spec.ExternalIPs)
+	s.SourceRanges = parsePrefixes(svc.Spec.LoadBalancerSourceRanges)
 	for _, ingress := range svc.Status.LoadBalancer.Ingress {
 		// In mode Proxy the load balancer wants to see the connection itself.
 		if ingress.IPMode == nil || *ingress.IPMode == corev1.LoadBalancerIPModeVIP {

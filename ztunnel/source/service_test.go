@@ -4,6 +4,7 @@ package source
 
 import (
 	"fmt"
+	"slices"
 	"net/netip"
 	"testing"
 	"time"
@@ -205,9 +206,18 @@ func TestVirtualAddressesOfServices(t *testing.T) {
 	} {
 		svc := parse[corev1.Service](t, `{metadata: {name: web, namespace: shop}, spec: `+c.spec+`, status: `+c.status+`}`)
 		s := mustBuild(t, Objects{Services: []*corev1.Service{svc}}).Mesh.Services[0]
-		if got := fmt.Sprint(s.VIPs); got != c.vips || fmt.Sprint(s.LoadBalancerIPs) != c.lbs || s.Headless != c.headless {
-			t.Errorf("%s: VIPs %s, load balancer %v, headless %v", c.spec, got, s.LoadBalancerIPs, s.Headless)
+		lbs := fmt.Sprint(slices.Concat(s.LoadBalancerIPs, s.ExternalIPs))
+		if got := fmt.Sprint(s.VIPs); got != c.vips || lbs != c.lbs || s.Headless != c.headless {
+			t.Errorf("%s: VIPs %s, load balancer %v, headless %v", c.spec, got, lbs, s.Headless)
 		}
+	}
+}
+
+func TestSourceRangesArePrefixesWhateverSpacesAndBitsTheyHave(t *testing.T) {
+	svc := parse[corev1.Service](t, `{metadata: {name: web, namespace: shop}, spec: {type: LoadBalancer, loadBalancerSourceRanges: [" 10.1.2.3/16 ", "fd00::/8", there]}}`)
+	s := mustBuild(t, Objects{Services: []*corev1.Service{svc}}).Mesh.Services[0]
+	if got := fmt.Sprint(s.SourceRanges); got != "[10.1.0.0/16 fd00::/8]" {
+		t.Errorf("got %s", got)
 	}
 }
 

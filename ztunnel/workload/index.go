@@ -38,8 +38,9 @@ type virtual struct {
 
 type virtualPort struct {
 	service   *Service
-	choice        // for connections from here
-	elsewhere int // how many endpoints are on other nodes, if that keeps them out
+	choice                   // for connections from here
+	elsewhere int            // how many endpoints are on other nodes, if that keeps them out
+	sources   []netip.Prefix // of clients; nil: all
 }
 
 // buildIndex arranges a snapshot for the pods of a node, and takes over what before
@@ -79,7 +80,8 @@ func buildIndex(mesh Mesh, node string, before *index, inside func(netip.Addr) b
 	})
 	for _, s := range services {
 		idx.addService(s, s.VIPs, idx.vips, false, inside)
-		idx.addService(s, s.LoadBalancerIPs, idx.lbs, true, inside)
+		idx.addService(s, slices.Concat(s.LoadBalancerIPs, s.ExternalIPs), idx.lbs, true, inside)
+		idx.limitSources(s)
 		idx.addNodePorts(s, inside)
 	}
 	idx.takeProbes()
@@ -206,6 +208,24 @@ func (idx *index) virtualPort(s *Service, port ServicePort, all []endpoint, load
 		return virtualPort{service: s, elsewhere: len(all)}
 	}
 	return virtualPort{service: s, choice: newChoice(local, c)}
+}
+
+// limitSources sets who may connect to the load balancer's addresses of a service. As
+// with kube-proxy, its external IPs and node ports are for all.
+func (idx *index) limitSources(s *Service) {
+	for _, lb := range s.LoadBalancerIPs {
+		lb = lb.Unmap()
+		sources := slices.DeleteFunc(slices.Clone(s.SourceRanges), func(p netip.Prefix) bool { return p.Addr().Is4() != lb.Is4() })
+		if len(sources) == 0 {
+			continue
+		}
+		for number, port := range idx.lbs[lb].ports {
+			if port.service == s {
+				port.sources = sources
+				idx.lbs[lb].ports[number] = port
+			}
+		}
+	}
 }
 
 // at is the service that addr leads to, nil if it leads to none. A pod's own

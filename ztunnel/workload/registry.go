@@ -19,6 +19,9 @@ var (
 	// ErrNoEndpoint: the address is a service's, which has no such port or
 	// nobody ready behind it.
 	ErrNoEndpoint = errors.New("no endpoint")
+	// ErrSource: the address is a load balancer's, whose Service does not let the
+	// client in.
+	ErrSource = errors.New("not in loadBalancerSourceRanges")
 )
 
 // Registry answers who is at an address. Readers load one immutable index;
@@ -228,6 +231,9 @@ func (idx *index) pick(v *virtual, client netip.Addr, dst netip.AddrPort) (Desti
 	if !ok {
 		return Destination{}, fmt.Errorf("%w: service %s/%s has no TCP port %d",
 			ErrNoEndpoint, v.service.Namespace, v.service.Name, dst.Port())
+	}
+	if port.sources != nil && !slices.ContainsFunc(port.sources, func(p netip.Prefix) bool { return p.Contains(client) }) {
+		return Destination{}, fmt.Errorf("client %v is %w of service %s/%s", client, ErrSource, port.service.Namespace, port.service.Name)
 	}
 	if port.elsewhere > 0 {
 		return Destination{}, fmt.Errorf("%w: service %s/%s has internalTrafficPolicy Local and nobody on node %s, but %d elsewhere",

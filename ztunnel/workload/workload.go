@@ -117,10 +117,13 @@ type Service struct {
 	// VIPs are the cluster IPs; empty for a headless service, whose clients
 	// connect to the pods themselves.
 	VIPs []netip.Addr
-	// LoadBalancerIPs, external IPs among them, are addresses that lead to the
-	// service; the node would short-cut them past us if we did not.
-	LoadBalancerIPs []netip.Addr
-	Headless        bool
+	// LoadBalancerIPs and ExternalIPs are addresses that lead to the service; the
+	// node would short-cut them past us if we did not.
+	LoadBalancerIPs, ExternalIPs []netip.Addr
+	// SourceRanges hold the clients that may connect to LoadBalancerIPs of the same
+	// family. A family without any is open.
+	SourceRanges []netip.Prefix
+	Headless     bool
 	// Local: another node's port leads to pods of that node only (externalTrafficPolicy).
 	Local bool
 	// InternalLocal: a cluster IP leads to endpoints of the client's node only

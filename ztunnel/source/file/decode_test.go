@@ -258,6 +258,7 @@ func TestMistakesAreNamedByFileDocumentAndField(t *testing.T) {
 		{service("{trafficDistribution: PreferZone}"), `spec.trafficDistribution: "PreferZone": not one of PreferClose, PreferSameZone, PreferSameNode`},
 		{service("{sessionAffinity: Cookie}"), `spec.sessionAffinity: "Cookie": not None or ClientIP`},
 		{service("{sessionAffinityConfig: {clientIP: {timeoutSeconds: 0}}}"), `spec.sessionAffinityConfig.clientIP.timeoutSeconds: 0: not 1 to 86400`},
+		{service("{loadBalancerSourceRanges: [10.0.0.0/8, 10.0.0.1]}"), `spec.loadBalancerSourceRanges[1]: "10.0.0.1": not a CIDR`},
 		{service("{externalIPs: [x]}"), `spec.externalIPs[0]: "x": not an IP address`},
 		{service("{externalTrafficPolicy: local}"), `spec.externalTrafficPolicy: "local": not Cluster or Local`},
 		{service("{ports: [{port: 80, nodePort: -1}]}"), `spec.ports[0].nodePort: -1: not a port`},

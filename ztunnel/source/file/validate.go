@@ -138,6 +138,11 @@ func (p *problems) service(s *corev1.Service) {
 	for i, ip := range s.Spec.ExternalIPs {
 		p.addr(fmt.Sprintf("spec.externalIPs[%d]", i), ip)
 	}
+	for i, cidr := range s.Spec.LoadBalancerSourceRanges {
+		if _, err := netip.ParsePrefix(strings.TrimSpace(cidr)); err != nil {
+			p.add(fmt.Sprintf("spec.loadBalancerSourceRanges[%d]", i), "%q: not a CIDR", cidr)
+		}
+	}
 	switch s.Spec.ExternalTrafficPolicy {
 	case "", corev1.ServiceExternalTrafficPolicyCluster, corev1.ServiceExternalTrafficPolicyLocal:
 	default:
