@@ -21,6 +21,7 @@ type Budget struct {
 	descriptors resource
 	dials       resource
 	records     recordLimit
+	room        *quota.Resource // bytes in the kernel, for relays in bulk
 
 	others   atomic.Int64 // descriptors that are not in the budget
 	measured atomic.Int64 // when, in nanoseconds since start
@@ -32,6 +33,7 @@ type Share struct {
 	Descriptors *Part
 	dials       *Part
 	records     *recordLimit // one for all pods
+	room        *quota.Part
 }
 
 const (
@@ -49,6 +51,7 @@ func NewBudget() *Budget {
 	b := &Budget{
 		dials:       resource{name: "dials under way", Resource: quota.New(dialsMost, leastPart)},
 		descriptors: resource{name: "descriptors", Resource: quota.New(0, leastPart)},
+		room:        quota.New(roomOfAll, 0),
 		start:       time.Now(),
 	}
 	b.measure()
@@ -58,14 +61,14 @@ func NewBudget() *Budget {
 
 // Share returns a part of everything for a pod that goes by name in errors.
 func (b *Budget) Share(name string) *Share {
-	return &Share{Descriptors: b.descriptors.part(name), dials: b.dials.part(name), records: &b.records}
+	return &Share{Descriptors: b.descriptors.part(name), dials: b.dials.part(name), records: &b.records, room: b.room.Part()}
 }
 
 // Stats returns how much there is of each resource, and how much of it is used.
 func (b *Budget) Stats() (size, used map[string]float64) {
 	b.remeasure()
 	size, used = map[string]float64{}, map[string]float64{}
-	for name, r := range map[string]*resource{"descriptors": &b.descriptors, "dials": &b.dials} {
+	for name, r := range map[string]*quota.Resource{"descriptors": b.descriptors.Resource, "dials": b.dials.Resource, "unsent": b.room} {
 		size[name], used[name] = float64(r.Size()), float64(r.Used())
 	}
 	return size, used
@@ -168,6 +171,13 @@ func (s *Share) dialing() *Part {
 		return nil
 	}
 	return s.dials
+}
+
+func (s *Share) lending() *quota.Part {
+	if s == nil {
+		return nil
+	}
+	return s.room
 }
 
 func (s *Share) logging() *recordLimit {

@@ -235,7 +235,7 @@ func TestTheBudgetIsWhatTheLimitLeaves(t *testing.T) {
 	if got := uint64(size["descriptors"]); got > limit.Cur-reserved(limit.Cur) || got < limit.Cur/2 {
 		t.Errorf("%d of %d descriptors", got, limit.Cur)
 	}
-	if size["dials"] == 0 || used["dials"] != 0 || used["descriptors"] != 0 {
+	if size["dials"] == 0 || size["unsent"] == 0 || used["dials"] != 0 || used["descriptors"] != 0 {
 		t.Errorf("size %v, used %v", size, used)
 	}
 }

@@ -175,7 +175,7 @@ type besideTunnel struct {
 func (w *besideTunnel) carry(from *connection) error {
 	defer w.guard.Release()
 	began := time.Now()
-	err := fail(Reset, relay(w.to.ctx, w.app, w.server, &from.bytes))
+	err := fail(Reset, relay(w.to.ctx, w.app, w.server, &from.bytes, from.pod.Share))
 	broken := w.to.ctx.Err() != nil // before finish, which ends it
 	w.to.brake(err, began)
 	w.finish(err)

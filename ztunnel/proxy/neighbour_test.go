@@ -264,7 +264,7 @@ func TestBothRecordsAgreeWhereTheDestinationLeavesAfterAllHasArrived(t *testing.
 		to:     &connection{ctx: endsUnseen{context.Background()}},
 		finish: func(err error) { destination = err },
 	}
-	source := w.carry(&connection{})
+	source := w.carry(&connection{pod: new(Pod)})
 	if destination != nil || source != nil {
 		t.Errorf("the destination's record says %v, the source's %v; want none", destination, source)
 	}

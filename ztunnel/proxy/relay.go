@@ -33,11 +33,12 @@ func reset(conn *net.TCPConn) {
 // both, so that nobody mistakes it for an end of data, but behind what that end
 // had sent before (parting.go). The end of ctx resets both at once.
 //
-// Without an error, both ends have acknowledged all that was sent to them.
-func relay(ctx context.Context, app, far *net.TCPConn, n *tally) error {
+// Without an error, both ends have acknowledged all that was sent to them. In bulk
+// the kernel may hold more for them, as long as share has room (room.go).
+func relay(ctx context.Context, app, far *net.TCPConn, n *tally, share *Share) error {
 	r := &relaying{app: app, far: far, over: make(chan struct{})}
-	toFar := &oneWay{dst: far, src: app, n: &n.sent, ended: make(chan struct{})}
-	toApp := &oneWay{dst: app, src: far, n: &n.received, ended: make(chan struct{})}
+	toFar := &oneWay{dst: far, src: app, n: &n.sent, room: room{from: share.lending()}, ended: make(chan struct{})}
+	toApp := &oneWay{dst: app, src: far, n: &n.received, room: room{from: share.lending()}, ended: make(chan struct{})}
 	r.open.Store(2)
 	stop := context.AfterFunc(ctx, func() { r.abort(context.Cause(ctx)) })
 	defer stop()
@@ -57,6 +58,8 @@ func relay(ctx context.Context, app, far *net.TCPConn, n *tally) error {
 	// end has not acknowledged, it is still sent.
 	app.Close()
 	far.Close()
+	toFar.room.end()
+	toApp.room.end()
 	return r.err
 }
 
@@ -74,6 +77,7 @@ type relaying struct {
 type oneWay struct {
 	dst, src *net.TCPConn
 	n        *atomic.Uint64 // bytes that dst took
+	room     room           // of dst
 	told     atomic.Bool    // the end of data was passed on to dst
 	ended    chan struct{}  // closed when nothing more will be passed on
 }
@@ -113,7 +117,7 @@ func (r *relaying) carry(d, back *oneWay) {
 
 // move passes on all that src sends, and its end.
 func (d *oneWay) move(back *oneWay) error {
-	if err := transfer(d.dst, d.src, d.n); err != nil {
+	if err := transfer(d.dst, d.src, d.n, &d.room); err != nil {
 		return err
 	}
 	if isClosed(d.src) && !back.told.Load() {

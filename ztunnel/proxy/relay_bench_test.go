@@ -30,7 +30,7 @@ func relayBench(b *testing.B) (client, server *net.TCPConn) {
 	client, app := pair()
 	far, server := pair()
 	var wg sync.WaitGroup
-	wg.Go(func() { relay(context.Background(), app, far, &tally{}) })
+	wg.Go(func() { relay(context.Background(), app, far, &tally{}, NewBudget().Share("shop/web")) })
 	b.Cleanup(func() { client.Close(); server.Close(); wg.Wait() })
 	return client, server
 }

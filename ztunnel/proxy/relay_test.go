@@ -59,7 +59,9 @@ type relayed struct {
 	err    error // once done is closed
 }
 
-func startRelay(t *testing.T) *relayed {
+func startRelay(t *testing.T) *relayed { return startRelayOf(t, nil) }
+
+func startRelayOf(t *testing.T, share *Share) *relayed {
 	t.Helper()
 	client, app := tcpPair(t)
 	far, server := tcpPair(t)
@@ -69,7 +71,7 @@ func startRelay(t *testing.T) *relayed {
 	r := &relayed{t: t, client: client, server: server, legs: [2]*net.TCPConn{app, far}, bytes: &tally{}, cancel: cancel, done: make(chan struct{})}
 	go func() {
 		defer close(r.done)
-		r.err = relay(ctx, app, far, r.bytes)
+		r.err = relay(ctx, app, far, r.bytes, share)
 	}()
 	t.Cleanup(func() { cancel(errors.New("test over")); <-r.done })
 	return r

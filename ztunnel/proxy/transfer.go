@@ -28,8 +28,9 @@ var buffers = buffer.NewPool(copySize)
 //
 // Small messages are copied. A read that fills its buffer shows bulk: from then
 // on bytes are spliced, and never enter this process, until little comes again.
-// Neither a buffer nor a pipe is held while there is nothing to move.
-func transfer(dst, src *net.TCPConn, n *atomic.Uint64) error {
+// Neither a buffer nor a pipe is held while there is nothing to move, and room only
+// while the kernel has more to send than it may hold without.
+func transfer(dst, src *net.TCPConn, n *atomic.Uint64, room *room) error {
 	from, err := src.SyscallConn()
 	if err != nil {
 		return err
@@ -49,9 +50,12 @@ func transfer(dst, src *net.TCPConn, n *atomic.Uint64) error {
 		case err != nil:
 			return err
 		case bulk:
+			room.widen(dst)
 			if more, err := m.splice(); !more {
 				return err
 			}
+		default: // what came last was little, and bulk that pauses for a moment keeps its room
+			room.narrow(dst)
 		}
 	}
 }

@@ -343,7 +343,7 @@ func TestATunnelThatNobodyTakesIsRefusedAtOnceUnlessThePeerJustJoined(t *testing
 			t.Error(err)
 			return
 		}
-		relay(t.Context(), in, out, &tally{})
+		relay(t.Context(), in, out, &tally{}, nil)
 	})
 	defer forward.Wait()
 	defer s.web.Tunnels.Close()

@@ -8,8 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/culvert-mesh/culvert/ztunnel/socket"
 )
 
@@ -17,28 +15,74 @@ import (
 // spliced: what else is for it waits in its peer.
 func TestKernelHoldsLittleForAnEndThatReadsNoMore(t *testing.T) {
 	r := startRelay(t)
-	go r.client.Write(make([]byte, 64<<20))
-	if _, err := io.CopyN(io.Discard, r.server, 16<<20); err != nil {
-		t.Fatal(err)
-	}
-	before, unsent := uint64(0), 0
+	r.stall()
+	before, held := uint64(0), 0
 	eventually(t, "nothing gets on", func() bool {
 		before = r.bytes.sent.Load()
 		time.Sleep(100 * time.Millisecond)
-		unsent = unsentBytes(r.legs[1])
-		return unsent > 0 && r.bytes.sent.Load() == before
+		held = unsent(r.legs[1])
+		return held > 0 && r.bytes.sent.Load() == before
 	})
-	if most := socket.UnsentOfApp + 64<<10; unsent > most {
-		t.Errorf("the kernel holds %d bytes that it has not sent, want %d at most", unsent, most)
+	if most := socket.UnsentOfApp + 64<<10; held > most {
+		t.Errorf("the kernel holds %d bytes that it has not sent, want %d at most", held, most)
 	}
 }
 
-// unsentBytes is what the kernel took for a connection and has not sent, SIOCOUTQNSD.
-func unsentBytes(conn *net.TCPConn) (n int) {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return 0
+// stall has the server read no more of what the client goes on to send fast.
+func (r *relayed) stall() {
+	r.t.Helper()
+	go r.client.Write(make([]byte, 64<<20))
+	if _, err := io.CopyN(io.Discard, r.server, 16<<20); err != nil {
+		r.t.Fatal(err)
 	}
-	raw.Control(func(fd uintptr) { n, _ = unix.IoctlGetInt(int(fd), unix.SIOCOUTQNSD) })
-	return n
+}
+
+func TestRelaysThatAreStalledInBulkHoldNoMoreThanThereIsForAll(t *testing.T) {
+	b := NewBudget()
+	b.room.Resize(10 << 20)
+	var relays []*relayed
+	for range 8 {
+		r := startRelayOf(t, b.Share("shop/web"))
+		r.stall()
+		relays = append(relays, r)
+	}
+	time.Sleep(300 * time.Millisecond)
+	held := 0
+	for _, r := range relays {
+		held += unsent(r.legs[1])
+	}
+	if most := 10<<20 + len(relays)*(socket.UnsentOfApp+64<<10); held > most {
+		t.Errorf("the kernel holds %d bytes that it has not sent, want %d at most", held, most)
+	}
+	if b.room.Used() < 8<<20 {
+		t.Errorf("%d bytes of room are lent", b.room.Used())
+	}
+	for _, r := range relays {
+		r.cancel(net.ErrClosed)
+		r.end()
+	}
+	if used := b.room.Used(); used != 0 {
+		t.Errorf("%d bytes of room did not come back", used)
+	}
+}
+
+func TestRoomIsLentForBulkOnly(t *testing.T) {
+	b := NewBudget()
+	r := startRelayOf(t, b.Share("shop/web"))
+	r.stall()
+	if b.room.Used() == 0 {
+		t.Fatal("no room was lent")
+	}
+	if _, err := io.CopyN(io.Discard, r.server, 48<<20); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // the first may still be part of the bulk
+		if _, err := r.client.Write([]byte("little")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.CopyN(io.Discard, r.server, 6); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "the room comes back", func() bool { return b.room.Used() == 0 })
 }

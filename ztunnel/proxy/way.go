@@ -40,5 +40,5 @@ func (w inTunnel) carry(c *connection) error {
 type inPlain struct{ app, far *net.TCPConn }
 
 func (w inPlain) carry(c *connection) error {
-	return fail(Reset, relay(c.ctx, w.app, w.far, &c.bytes))
+	return fail(Reset, relay(c.ctx, w.app, w.far, &c.bytes, c.pod.Share))
 }
