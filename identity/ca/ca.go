@@ -14,6 +14,8 @@ import (
 	"fmt"
 	"math/big"
 	"net/url"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -35,7 +37,10 @@ const maxBackdate = time.Minute
 // than MinTTL left, so that nothing can be signed under it.
 var ErrExpired = errors.New("certificate authority has expired")
 
-// Options says what Open creates and expects.
+// ErrNotOpen is wrapped by Sign while the CA has no issuer.
+var ErrNotOpen = errors.New("certificate authority is not open yet")
+
+// Options says what a CA creates and expects.
 type Options struct {
 	TrustDomain spiffeid.TrustDomain // required
 	RootTTL     time.Duration        // lifetime of a root created now; 10 years
@@ -54,28 +59,61 @@ func (o Options) withDefaults() Options {
 
 // CA signs leaves. It is safe for concurrent use.
 type CA struct {
-	td     spiffeid.TrustDomain
+	opts    Options
+	mu      sync.Mutex                // held by Take
+	inForce atomic.Pointer[authority] // nil until the first Take
+}
+
+// authority is what a CA signs with at one time.
+type authority struct {
 	root   *x509.Certificate
 	issuer *x509.Certificate
 	key    crypto.Signer // the issuer's
 }
 
+// New returns a CA that has no issuer yet: until Load, or Take, it signs nothing.
+func New(opts Options) (*CA, error) {
+	if opts.TrustDomain.IsZero() {
+		return nil, errors.New("open CA: no trust domain")
+	}
+	return &CA{opts: opts.withDefaults()}, nil
+}
+
 // TrustDomain is the one domain that the CA signs for.
-func (c *CA) TrustDomain() spiffeid.TrustDomain { return c.td }
+func (c *CA) TrustDomain() spiffeid.TrustDomain { return c.opts.TrustDomain }
 
-// Roots are what a verifier must trust.
-func (c *CA) Roots() []*x509.Certificate { return []*x509.Certificate{c.root} }
+// Roots are what a verifier must trust; none before Load.
+func (c *CA) Roots() []*x509.Certificate {
+	if a := c.inForce.Load(); a != nil {
+		return []*x509.Certificate{a.root}
+	}
+	return nil
+}
 
-// Issuer is the certificate that signs leaves.
-func (c *CA) Issuer() *x509.Certificate { return c.issuer }
+// Issuer is the certificate that signs leaves now; nil before Load.
+func (c *CA) Issuer() *x509.Certificate {
+	if a := c.inForce.Load(); a != nil {
+		return a.issuer
+	}
+	return nil
+}
+
+// NotAfter is when the first of root and issuer expires, and with it all that
+// was signed under them. It is zero before Load.
+func (c *CA) NotAfter() time.Time {
+	if a := c.inForce.Load(); a != nil {
+		return a.notAfter()
+	}
+	return time.Time{}
+}
 
 // Sign makes a leaf that says the holder of the CSR's key is id, for ttl
 // bounded to MinTTL and MaxTTL and to what the issuer has left. Nothing but
 // the public key is taken from the CSR, which is PEM or DER. The chain is the
 // leaf and its issuer, without the root.
 func (c *CA) Sign(csr []byte, id spiffeid.ID, ttl time.Duration) ([]*x509.Certificate, error) {
-	if !id.MemberOf(c.td) {
-		return nil, fmt.Errorf("sign %v: not of the trust domain %v", id, c.td)
+	if td := c.TrustDomain(); !id.MemberOf(td) {
+		return nil, fmt.Errorf("sign %v: not of the trust domain %v", id, td)
 	}
 	if _, err := identity.Parse(id); err != nil {
 		return nil, err
@@ -84,37 +122,43 @@ func (c *CA) Sign(csr []byte, id spiffeid.ID, ttl time.Duration) ([]*x509.Certif
 	if err != nil {
 		return nil, err
 	}
-	template := &x509.Certificate{
-		URIs:        []*url.URL{id.URL()},
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
+	a := c.inForce.Load()
+	if a == nil {
+		return nil, fmt.Errorf("sign %v: %w", id, ErrNotOpen)
 	}
-	leaf, err := c.leaf(template, key, ttl)
+	leaf, err := a.workload(id, key, ttl)
 	if err != nil {
 		return nil, fmt.Errorf("sign %v: %w", id, err)
 	}
-	return []*x509.Certificate{leaf, c.issuer}, nil
+	return []*x509.Certificate{leaf, a.issuer}, nil
+}
+
+// workload signs a leaf that names a workload, for both sides of a tunnel.
+func (a *authority) workload(id spiffeid.ID, key crypto.PublicKey, ttl time.Duration) (*x509.Certificate, error) {
+	return a.leaf(&x509.Certificate{
+		URIs:        []*url.URL{id.URL()},
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
+	}, key, ttl)
 }
 
 // leaf completes the template and signs it. The subject stays empty, which
 // makes crypto/x509 mark the SAN critical (RFC 5280, 4.2.1.6).
-func (c *CA) leaf(template *x509.Certificate, key crypto.PublicKey, ttl time.Duration) (*x509.Certificate, error) {
+func (a *authority) leaf(template *x509.Certificate, key crypto.PublicKey, ttl time.Duration) (*x509.Certificate, error) {
 	now := time.Now()
 	ttl = min(max(ttl, MinTTL), MaxTTL)
 	// A quarter, so that a peer which renews at the middle between NotBefore
 	// and NotAfter (Istio's ztunnel) finds that middle in the future.
-	template.NotBefore = latest(now.Add(-min(maxBackdate, ttl/4)), c.issuer.NotBefore)
-	template.NotAfter = earliest(now.Add(ttl), c.NotAfter())
-	if left := c.NotAfter().Sub(now); left < MinTTL {
+	template.NotBefore = latest(now.Add(-min(maxBackdate, ttl/4)), a.issuer.NotBefore)
+	template.NotAfter = earliest(now.Add(ttl), a.notAfter())
+	if left := a.notAfter().Sub(now); left < MinTTL {
 		return nil, fmt.Errorf("%w: %v left of the issuer, less than the shortest leaf", ErrExpired, left.Round(time.Second))
 	}
 	template.KeyUsage = x509.KeyUsageDigitalSignature
 	template.BasicConstraintsValid = true
-	return create(template, c.issuer, key, c.key)
+	return create(template, a.issuer, key, a.key)
 }
 
-// NotAfter is when the first of root and issuer expires, and with it all that
-// was signed under them.
-func (c *CA) NotAfter() time.Time { return earliest(c.root.NotAfter, c.issuer.NotAfter) }
+func (a *authority) notAfter() time.Time { return earliest(a.root.NotAfter, a.issuer.NotAfter) }
 
 // create signs the template with a fresh serial and reads the result back.
 func create(template, parent *x509.Certificate, key crypto.PublicKey, signer crypto.Signer) (*x509.Certificate, error) {
@@ -138,9 +182,9 @@ func serial() (*big.Int, error) {
 	return n.Add(n, big.NewInt(1)), nil // RFC 5280, 4.1.2.2: not zero
 }
 
-// authority is the template of a CA certificate. Its URI SAN is the trust
+// authorityTemplate is the template of a CA certificate. Its URI SAN is the trust
 // domain without a path, as the X509-SVID standard wants of a signer.
-func authority(name string, td spiffeid.TrustDomain, ttl time.Duration, pathLen int) *x509.Certificate {
+func authorityTemplate(name string, td spiffeid.TrustDomain, ttl time.Duration, pathLen int) *x509.Certificate {
 	now := time.Now()
 	return &x509.Certificate{
 		Subject:               pkix.Name{Organization: []string{td.Name()}, CommonName: name},

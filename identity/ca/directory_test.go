@@ -80,7 +80,7 @@ func TestEmptyDirectoryGetsANewCA(t *testing.T) {
 		}
 	}
 	entries, _ := os.ReadDir(dir)
-	if len(entries) != len(files) {
+	if len(entries) != len(fileNames) {
 		t.Errorf("the directory holds %v", entries)
 	}
 	c, err := Open(dir, Options{TrustDomain: td})
@@ -142,7 +142,7 @@ func TestTwoFirstStartsAtOnceMakeOneCA(t *testing.T) {
 }
 
 func TestPartOfACAIsRefusedNamingWhatIsMissing(t *testing.T) {
-	for _, name := range files {
+	for _, name := range fileNames {
 		dir := newDir(t)
 		if err := os.Remove(filepath.Join(dir, name)); err != nil {
 			t.Fatal(err)
@@ -150,7 +150,7 @@ func TestPartOfACAIsRefusedNamingWhatIsMissing(t *testing.T) {
 		refused(t, dir, Options{TrustDomain: td}, "missing "+name+":")
 	}
 	dir := newDir(t)
-	for _, name := range files[1:] {
+	for _, name := range fileNames[1:] {
 		if err := os.Remove(filepath.Join(dir, name)); err != nil {
 			t.Fatal(err)
 		}
@@ -188,10 +188,10 @@ func TestFailedWriteLeavesNoPartOfACA(t *testing.T) {
 	if err := os.Mkdir(filepath.Join(dir, "."+IssuerFile+".new"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := generate(dir, Options{TrustDomain: td}.withDefaults()); err == nil {
-		t.Fatal("generated")
+	if err := directory(dir).write(made(t)); err == nil {
+		t.Fatal("written")
 	}
-	for _, name := range files {
+	for _, name := range fileNames {
 		if _, err := os.Stat(filepath.Join(dir, name)); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("%s exists: %v", name, err)
 		}
@@ -280,12 +280,16 @@ func TestFilesThatDoNotFitTogetherAreRefused(t *testing.T) {
 			replace(t, dir, IssuerKeyFile, encoded)
 		}, "issuer.pem: the certificate may not sign others"},
 		{"issuer whose key no node checks", func(t *testing.T, dir string) {
-			root, rootKey, err := readPair(dir, RootFile, RootKeyFile)
+			files, err := directory(dir).Read(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			root, rootKey, err := files.pair(RootFile, RootKeyFile)
 			if err != nil {
 				t.Fatal(err)
 			}
 			key := newKey(t, elliptic.P521())
-			issuer, err := create(authority("issuer", td, time.Hour, 0), root, key.Public(), rootKey)
+			issuer, err := create(authorityTemplate("issuer", td, time.Hour, 0), root, key.Public(), rootKey)
 			if err != nil {
 				t.Fatal(err)
 			}
