@@ -19,7 +19,10 @@ import (
 
 // config is what the flags say.
 type config struct {
-	dir          string                    // required
+	dir          string                    // this or secret is required
+	secret       string                    // namespace/name, with kubeconfig
+	configMap    string                    // namespace/name that gets the root; required with secret
+	trustBundle  string                    // name of a ClusterTrustBundle that gets it too; none
 	workloads    string                    // this or kubeconfig is required
 	kubeconfig   string                    // a file, or in-cluster
 	jwks         string                    // required with workloads; without, the API server reviews tokens
@@ -35,10 +38,13 @@ type config struct {
 	log *slog.Logger
 }
 
-const usage = `Usage: culvert-identity -dir DIR {-kubeconfig FILE | -workloads DIR -jwks FILE} [flags]
+const usage = `Usage: culvert-identity -dir DIR -workloads DIR -jwks FILE [flags]
+       culvert-identity -kubeconfig FILE {-dir DIR | -secret NAME -root-configmap NAME} [flags]
 
 The certificate authority of a Culvert mesh. It creates its root and issuer in
 -dir if that is empty; give DIR/root.pem, and nothing else of it, to the nodes.
+On Kubernetes, replicas share them in -secret, and nodes find the root in
+-root-configmap. If there is a root in that, and no Secret, nothing is created.
 A node proves itself by a token that the API server of -kubeconfig vouches for, or
 that a key in -jwks has signed, and gets certificates for the ServiceAccounts which
 that API server, or -workloads, says run on it.
@@ -50,7 +56,10 @@ Flags:
 
 // define names the flags and says which field each fills.
 func define(flags *flag.FlagSet, cfg *config) {
-	program.Var(flags, &cfg.dir, "dir", "", "`directory` of root.pem, root.key, issuer.pem and issuer.key; required", program.Path)
+	program.Var(flags, &cfg.dir, "dir", "", "`directory` of root.pem, root.key, issuer.pem and issuer.key; this or -secret is required", program.Path)
+	program.Var(flags, &cfg.secret, "secret", "", "`namespace/name` of a Secret in the place of -dir, with the same names as keys: created if no CA ever was, and watched for another issuer; needs -kubeconfig and -root-configmap", program.Namespaced)
+	program.Var(flags, &cfg.configMap, "root-configmap", "", "`namespace/name` of a ConfigMap whose root.pem is kept holding the root, for nodes; needs -kubeconfig", program.Namespaced)
+	program.Var(flags, &cfg.trustBundle, "cluster-trust-bundle", "", "`name` of a ClusterTrustBundle that is kept holding the root too, where the API server has that kind (default none)", program.Subdomain)
 	program.Var(flags, &cfg.workloads, "workloads", "", "`directory` of Kubernetes YAML to watch: what runs where; this or -kubeconfig is required", program.Path)
 	program.Var(flags, &cfg.kubeconfig, "kubeconfig", "", "`file` that leads to the Kubernetes API server to watch and to ask about tokens, or in-cluster: by the pod's own ServiceAccount", kubeconfig)
 	program.Var(flags, &cfg.jwks, "jwks", "", "JWKS `file` with the keys that sign nodes' tokens, read again for each request; required with -workloads", program.Path)
@@ -78,7 +87,11 @@ func (c *config) validate() error {
 			problems = append(problems, errors.New(problem))
 		}
 	}
-	require(c.dir != "", "-dir is required")
+	require(c.dir != "" || c.secret != "", "a directory (-dir) or a Secret (-secret) for the CA is required")
+	require(c.dir == "" || c.secret == "", "the CA is in a directory (-dir) or in a Secret (-secret), not in both")
+	require(c.secret == "" || c.configMap != "", "-root-configmap is required with -secret")
+	require(c.configMap == "" || c.kubeconfig != "", "-kubeconfig is required with -root-configmap")
+	require(c.trustBundle == "" || c.configMap != "", "-root-configmap is required with -cluster-trust-bundle")
 	require(c.workloads != "" || c.kubeconfig != "", "a workloads directory (-workloads) or an API server (-kubeconfig) is required")
 	require(c.workloads == "" || c.kubeconfig == "", "workloads come from a directory (-workloads) or from an API server (-kubeconfig), not from both")
 	require(c.workloads == "" || c.jwks != "", "-jwks is required with -workloads")

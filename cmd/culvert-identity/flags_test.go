@@ -3,6 +3,7 @@
 package main
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -29,12 +30,15 @@ func parseOnly(args ...string) (config, error) {
 
 // wrong are values that a flag refuses, and what it says.
 var wrong = map[string][][2]string{
-	"dir":             {{"a\x00b", "NUL"}},
-	"workloads":       {{"a\x00b", "NUL"}},
-	"kubeconfig":      {{"a\x00b", "NUL"}, {"in-cluster", "from a directory (-workloads) or from an API server (-kubeconfig), not from both"}},
-	"jwks":            {{"a\x00b", "NUL"}},
-	"listen":          {{"15012", "did you mean :15012?"}, {"localhost", "as :15020"}, {"127.0.0.1:15014", "-listen 127.0.0.1:15014 and -metrics-address :15014 cannot both"}, {":0", "not a port"}, {":70000", "not a port"}, {"https://:15012", "did you mean :15012?"}, {"a b:1", "neither an address"}},
-	"metrics-address": {{"15014", "did you mean :15014?"}, {":15012", "-listen :15012 and"}, {":0", "not a port"}, {":70000", "not a port"}, {"fd77::1", "has no port"}},
+	"dir":                  {{"a\x00b", "NUL"}},
+	"secret":               {{"culvert-ca", "want namespace/name"}, {"a/b", "in a directory (-dir) or in a Secret (-secret), not in both"}},
+	"root-configmap":       {{"a/b/c", "want namespace/name"}, {"a/b", "-kubeconfig is required with -root-configmap"}},
+	"cluster-trust-bundle": {{"a:b", "lower-case"}, {"culvert", "-root-configmap is required with -cluster-trust-bundle"}},
+	"workloads":            {{"a\x00b", "NUL"}},
+	"kubeconfig":           {{"a\x00b", "NUL"}, {"in-cluster", "from a directory (-workloads) or from an API server (-kubeconfig), not from both"}},
+	"jwks":                 {{"a\x00b", "NUL"}},
+	"listen":               {{"15012", "did you mean :15012?"}, {"localhost", "as :15020"}, {"127.0.0.1:15014", "-listen 127.0.0.1:15014 and -metrics-address :15014 cannot both"}, {":0", "not a port"}, {":70000", "not a port"}, {"https://:15012", "did you mean :15012?"}, {"a b:1", "neither an address"}},
+	"metrics-address":      {{"15014", "did you mean :15014?"}, {":15012", "-listen :15012 and"}, {":0", "not a port"}, {":70000", "not a port"}, {"fd77::1", "has no port"}},
 	"dns-name": {{"10.0.0.1", "is an address"}, {"fd77::1", "is an address"}, {"ca:15012", "no DNS name"}, {"ca.", "no DNS name"}, {"*.ca", "no DNS name"},
 		{"a,a", "listed twice"}, {"a,,b", "empty entry"}, {"a_b", "no DNS name"}},
 	"node-accounts": {{"culvert-system", "is not namespace/name"}, {"a/b/c", "a/b/c"}, {"A/b", "A/b"}, {"a/b,a/b", "listed twice"}, {"a/", "a/"}},
@@ -55,6 +59,16 @@ func TestEveryFlagRefusesWhatIsWrong(t *testing.T) {
 		_, err := parse(args...)
 		return err
 	})
+}
+
+func TestASecretNeedsAnAPIServerAndAConfigMap(t *testing.T) {
+	_, err := parseOnly("-secret", "a/b", "-workloads", "/w", "-jwks", "/j")
+	if err == nil || !strings.Contains(err.Error(), "-root-configmap is required with -secret") {
+		t.Error(err)
+	}
+	if _, err := parseOnly("-secret", "a/b", "-root-configmap", "a/c", "-kubeconfig", "in-cluster"); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestALaterListReplacesTheEarlierAndTheDefault(t *testing.T) {

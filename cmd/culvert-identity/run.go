@@ -11,7 +11,6 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/culvert-mesh/culvert/identity/ca"
 	"github.com/culvert-mesh/culvert/identity/server"
 	"github.com/culvert-mesh/culvert/ztunnel/source"
 	"github.com/culvert-mesh/culvert/ztunnel/workload"
@@ -25,11 +24,11 @@ func run(ctx context.Context, cfg config) error {
 	if err := errors.Join(isDirectory("dir", cfg.dir, false), sourceErr, attestErr); err != nil {
 		return err
 	}
-	authority, err := ca.Open(cfg.dir, ca.Options{TrustDomain: cfg.trustDomain})
+	authority, keeper, err := cfg.authority()
 	if err != nil {
 		return err
 	}
-	service, err := server.New(server.Config{
+	config := server.Config{
 		CA:           authority,
 		Attestor:     attestor,
 		Placement:    placement,
@@ -37,7 +36,11 @@ func run(ctx context.Context, cfg config) error {
 		NodeAccounts: cfg.nodeAccounts,
 		TTL:          cfg.ttl,
 		Log:          cfg.log,
-	})
+	}
+	if keeper != nil {
+		config.Waiting, config.Events = keeper.Waiting, keeper.Events
+	}
+	service, err := server.New(config)
 	if err != nil {
 		return err
 	}
@@ -51,8 +54,10 @@ func run(ctx context.Context, cfg config) error {
 		return refused("metrics-address", err)
 	}
 	defer metrics.Close()
-	cfg.log.Info("certificate authority is open", logDir, cfg.dir, logTrustDomain, cfg.trustDomain.String(),
-		logRootUntil, authority.Roots()[0].NotAfter, logIssuerUntil, authority.Issuer().NotAfter, logAddress, nodes.Addr().String())
+	cfg.log.Info("certificate authority started", logTrustDomain, cfg.trustDomain.String(), logAddress, nodes.Addr().String())
+	if issuer := authority.Issuer(); issuer != nil {
+		cfg.log.Info("certificate authority is open", logDir, cfg.dir, logRootUntil, authority.Roots()[0].NotAfter, logIssuerUntil, issuer.NotAfter)
+	}
 
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
@@ -62,6 +67,9 @@ func run(ctx context.Context, cfg config) error {
 			placement.Replace(running(known.All()), agents(known.All(), cfg.nodeAccounts))
 		})
 	})
+	if keeper != nil {
+		group.Go(func() error { return keeper.Run(ctx) })
+	}
 	group.Go(func() error { return service.Serve(ctx, nodes) })
 	group.Go(func() error { return service.ServeMetrics(ctx, metrics) })
 	return group.Wait()

@@ -43,8 +43,8 @@ func meant(s string, valid *regexp.Regexp, want string) error {
 	return errors.New(want)
 }
 
-// Pod takes namespace/name.
-func Pod(s string) (string, error) {
+// Namespaced takes namespace/name.
+func Namespaced(s string) (string, error) {
 	namespace, name, ok := strings.Cut(s, "/")
 	if !ok || strings.Contains(name, "/") {
 		return "", errors.New("want namespace/name")

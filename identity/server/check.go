@@ -5,10 +5,8 @@ package server
 import (
 	"context"
 
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"github.com/culvert-mesh/culvert/identity/ca"
 	"github.com/culvert-mesh/culvert/identity/identityv1"
 )
 
@@ -32,11 +30,11 @@ func (s *Server) check(ctx context.Context, d *decision) error {
 		return err
 	}
 	defer release()
-	switch {
-	case !s.cfg.Placement.Synced():
+	if !s.cfg.Placement.Synced() {
 		return errNotSynced
-	case s.expired():
-		return refusal(codes.FailedPrecondition, identityv1.Reason_CA_EXPIRED, "%v", ca.ErrExpired)
+	}
+	if err := s.unable(); err != nil {
+		return cannotSign(err)
 	}
 	return nil
 }

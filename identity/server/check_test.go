@@ -6,6 +6,8 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"errors"
+	"net/http"
 	"os"
 	"strings"
 	"testing"
@@ -144,5 +146,19 @@ func TestRefusedIdentitiesAreToldApart(t *testing.T) {
 	}
 	if got := ask("spiffe://cluster.local/ns/shop/sa/db"); got != identityv1.Reason_NOT_PLACED {
 		t.Errorf("a pod of another node: %v", got)
+	}
+}
+
+func TestACAThatIsNotOpenYetIsTriedAgainLater(t *testing.T) {
+	r := newRig(t, func(c *Config) {
+		c.CA = must(ca.New(ca.Options{TrustDomain: td}))
+		c.Waiting = func() error { return errors.New("the Secret is not there yet") }
+	})
+	_, err := r.Check(withToken(t.Context(), goodToken(t)), &identityv1.CheckRequest{})
+	wantStatus(t, err, codes.Unavailable, "not open yet")
+	_, err = r.CreateCertificate(withToken(t.Context(), goodToken(t)), goodRequest(t))
+	wantStatus(t, err, codes.Unavailable, "not open yet")
+	if code, body := get(t, r.Handler(), "/healthz/ready"); code != http.StatusServiceUnavailable || !strings.Contains(body, "the Secret is not there yet") {
+		t.Errorf("%d %q", code, body)
 	}
 }

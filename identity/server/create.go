@@ -244,8 +244,8 @@ func (s *Server) sign(ctx context.Context, csr string, id spiffeid.ID, ttl time.
 	}
 	chain, err := s.cfg.CA.Sign([]byte(csr), id, ttl)
 	switch {
-	case errors.Is(err, ca.ErrExpired):
-		return nil, refusal(codes.FailedPrecondition, identityv1.Reason_CA_EXPIRED, "%v", err)
+	case errors.Is(err, ca.ErrExpired), errors.Is(err, ca.ErrNotOpen):
+		return nil, cannotSign(err)
 	case err != nil:
 		return nil, status.Errorf(codes.Internal, "%v", err)
 	}

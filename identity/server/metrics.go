@@ -14,8 +14,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"google.golang.org/grpc/codes"
-
-	"github.com/culvert-mesh/culvert/identity/ca"
 )
 
 type metrics struct {
@@ -25,7 +23,7 @@ type metrics struct {
 	duration prometheus.Histogram
 }
 
-func newMetrics(authority *ca.CA, refusals prometheus.Collector) *metrics {
+func newMetrics(cfg Config, refusals prometheus.Collector) *metrics {
 	m := &metrics{
 		registry: prometheus.NewRegistry(),
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -42,16 +40,8 @@ func newMetrics(authority *ca.CA, refusals prometheus.Collector) *metrics {
 			Buckets: []float64{.001, .0025, .005, .01, .025, .1, .25, 1, 2.5},
 		}),
 	}
-	expiry := prometheus.NewGaugeVec(prometheus.GaugeOpts{
-		Name: "culvert_identity_expiry_timestamp_seconds",
-		Help: "When the CA's own certificates expire, in Unix time.",
-	}, []string{"certificate"})
-	expiry.WithLabelValues("issuer").Set(float64(authority.Issuer().NotAfter.Unix()))
-	for _, root := range authority.Roots() {
-		expiry.WithLabelValues("root").Set(float64(root.NotAfter.Unix()))
-	}
 	m.requests.WithLabelValues(codes.OK.String()) // so that it starts at 0
-	m.registry.MustRegister(m.requests, m.checks, refusals, m.duration, expiry,
+	m.registry.MustRegister(m.requests, m.checks, refusals, m.duration, &authority{ca: cfg.CA, events: cfg.Events},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -74,18 +64,6 @@ func (s *Server) Handler() http.Handler {
 	})
 	return mux
 }
-
-func (s *Server) ready() error {
-	if !s.cfg.Placement.Synced() {
-		return errors.New("not known yet what runs where")
-	}
-	if s.expired() {
-		return ca.ErrExpired
-	}
-	return nil
-}
-
-func (s *Server) expired() bool { return time.Until(s.cfg.CA.NotAfter()) < ca.MinTTL }
 
 // ServeMetrics serves Handler on ln until ctx ends.
 func (s *Server) ServeMetrics(ctx context.Context, ln net.Listener) error {

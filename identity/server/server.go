@@ -44,6 +44,8 @@ type Config struct {
 	TTL          time.Duration             // of a leaf, unless less is asked for; 1 h
 	NodeRate     float64                   // requests per second of one node, in the long run; 50
 	NodeBurst    int                       // and at once; 200
+	Waiting      func() error              // why nodes cannot be served yet, beside what the Server knows; nothing
+	Events       func() map[string]uint64  // how often what happened to the CA where it is kept; no events
 	Log          *slog.Logger              // slog.Default()
 }
 
@@ -112,7 +114,7 @@ func New(cfg Config) (*Server, error) {
 		limits:      newLimits(cfg.NodeRate, cfg.NodeBurst),
 		inFlight:    make(chan struct{}, maxInFlight),
 		signing:     make(chan struct{}, runtime.GOMAXPROCS(0)),
-		metrics:     newMetrics(cfg.CA, refusals.total),
+		metrics:     newMetrics(cfg, refusals.total),
 		refusals:    refusals,
 	}, nil
 }

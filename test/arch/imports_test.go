@@ -57,9 +57,9 @@ const imports = `
 	NONE < cni/install;
 	cni, cni/install, cmd/program < cmd/culvert-cni;
 
-	identity < identity/ca;
+	identity < identity/ca < identity/ca/cluster;
 	identity/ca, identity/identityv1, rate < identity/server;
-	identity/server, ztunnel/source, ztunnel/source/* < cmd/culvert-identity;
+	identity/server, identity/ca/cluster, ztunnel/source, ztunnel/source/* < cmd/culvert-identity;
 
 	identity, identity/ca, ztunnel/policy, ztunnel/source, ztunnel/source/* < cli < cmd/culvert;
 

@@ -35,6 +35,8 @@ var lists = map[string]struct{ one, many runtime.Object }{
 	"nodes":          {&corev1.Node{}, &corev1.NodeList{}},
 	"pods":           {&corev1.Pod{}, &corev1.PodList{}},
 	"events":         {&corev1.Event{}, &corev1.EventList{}},
+	"secrets":        {&corev1.Secret{}, &corev1.SecretList{}},
+	"configmaps":     {&corev1.ConfigMap{}, &corev1.ConfigMapList{}},
 	"services":       {&corev1.Service{}, &corev1.ServiceList{}},
 	"endpointslices": {&discoveryv1.EndpointSlice{}, &discoveryv1.EndpointSliceList{}},
 	"runtimeclasses": {&nodev1.RuntimeClass{}, &nodev1.RuntimeClassList{}},

@@ -28,7 +28,7 @@ import (
 
 // Server speaks list and watch as a Kubernetes API server does: in protobuf to
 // whoever asks for it, with bookmarks, resource versions that expire or are too
-// large, and streaming lists. It takes creates and patches in JSON.
+// large, and streaming lists. It takes creates, updates and patches in JSON.
 type Server struct {
 	mu        sync.Mutex
 	version   int
@@ -195,22 +195,19 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.write(w, r)
 		return
 	}
-	parts := strings.Split(strings.Trim(r.URL.Path, "/"), "/")
-	resource := parts[len(parts)-1]
-	if strings.Contains(r.URL.Path, "security.istio.io") {
-		resource = strings.Join(parts[len(parts)-3:], "/")
-	}
+	t := parseTarget(r.URL.Path)
+	resource := t.resource
 	q := r.URL.Query()
 	verb := "list"
-	if q.Get("watch") != "" {
+	if t.name != "" {
+		verb = "get"
+	} else if q.Get("watch") != "" {
 		if verb = "watch"; q.Get("sendInitialEvents") == "true" {
 			verb = "stream"
 		}
 	}
-	a := &answer{w: w, group: schema.GroupVersion{Version: parts[len(parts)-2]}, resource: resource}
-	if parts[0] == "apis" {
-		a.group.Group = parts[1]
-	}
+	a := &answer{w: w, resource: resource}
+	a.group, _ = schema.ParseGroupVersion(groupOf(r.URL.Path))
 	a.protobuf = strings.Contains(r.Header.Get("Accept"), "protobuf")
 
 	s.mu.Lock()
@@ -227,6 +224,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		a.fail(refused)
 	case verb == "stream" && !streams:
 		a.fail(apierrors.NewInvalid(schema.GroupKind{}, "sendInitialEvents", nil))
+	case verb == "get":
+		s.get(a, t)
 	case verb != "watch" && seen > version:
 		a.fail(tooLarge(seen, version))
 	case verb == "list":
@@ -236,6 +235,18 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	default:
 		s.watch(a, r, seen, false)
 	}
+}
+
+func (s *Server) get(a *answer, t target) {
+	s.mu.Lock()
+	o, known := s.objects[t.resource][t.namespace+"/"+t.name]
+	s.mu.Unlock()
+	if !known {
+		a.fail(apierrors.NewNotFound(schema.GroupResource{Resource: t.resource}, t.name))
+		return
+	}
+	a.w.Header().Set("Content-Type", a.mediaType())
+	a.w.Write(a.encode(o))
 }
 
 func tooLarge(seen, version int) *apierrors.StatusError {
@@ -336,6 +347,9 @@ func (a *answer) mediaType() string {
 
 func (a *answer) encode(o runtime.Object) []byte {
 	if !a.protobuf {
+		if _, custom := o.(runtime.Unstructured); !custom {
+			o = withKind(o)
+		}
 		data, _ := json.Marshal(o)
 		return data
 	}

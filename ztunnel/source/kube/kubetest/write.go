@@ -4,6 +4,7 @@ package kubetest
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -28,15 +29,29 @@ func (s *Server) Objects(resource string) []Object {
 // target is what the path of a write names.
 type target struct{ namespace, resource, name, subresource string }
 
-// parseTarget understands /api/v1[/namespaces/NS]/RESOURCE[/NAME[/SUBRESOURCE]].
+// parseTarget understands /api/v1[/namespaces/NS]/RESOURCE[/NAME[/SUBRESOURCE]], and
+// /apis/GROUP/VERSION in the place of /api/v1. It names resources as resourceOf does.
 func parseTarget(path string) (t target) {
-	parts := strings.Split(strings.Trim(path, "/"), "/")[2:]
+	group := groupOf(path)
+	parts := strings.Split(strings.Trim(path, "/"), "/")[2+strings.Count(group, "/"):]
 	if len(parts) > 2 && parts[0] == "namespaces" {
 		t.namespace, parts = parts[1], parts[2:]
 	}
 	parts = append(parts, "", "")
 	t.resource, t.name, t.subresource = parts[0], parts[1], parts[2]
+	if _, builtIn := lists[t.resource]; !builtIn {
+		t.resource = group + "/" + t.resource
+	}
 	return t
+}
+
+// groupOf returns group and version of a path, as "v1" or "apps/v1".
+func groupOf(path string) string {
+	parts := strings.Split(strings.Trim(path, "/"), "/")
+	if parts[0] == "api" {
+		return parts[1]
+	}
+	return parts[1] + "/" + parts[2]
 }
 
 func (t target) String() string {
@@ -46,9 +61,9 @@ func (t target) String() string {
 	return t.resource + "/" + t.subresource
 }
 
-// write answers POST and PATCH, which Asked knows as "create events" and "patch
-// pods/status". Of patches it understands merge patches, and of JSON patches test
-// and remove.
+// write answers POST, PUT and PATCH, which Asked knows as "create events", "update
+// secrets" and "patch pods/status". Of patches it understands merge patches, and of
+// JSON patches test and remove.
 func (s *Server) write(w http.ResponseWriter, r *http.Request) {
 	t := parseTarget(r.URL.Path)
 	a := &answer{w: w, resource: t.resource}
@@ -58,6 +73,8 @@ func (s *Server) write(w http.ResponseWriter, r *http.Request) {
 	switch r.Method {
 	case http.MethodPost:
 		o, err = s.create(t, body)
+	case http.MethodPut:
+		o, err = s.update(t, body)
 	case http.MethodPatch:
 		o, err = s.patch(t, types.PatchType(r.Header.Get("Content-Type")), body)
 	default:
@@ -79,6 +96,24 @@ func (s *Server) create(t target, body []byte) (Object, *apierrors.StatusError) 
 	return o, s.change("create", t, func() (Object, *apierrors.StatusError) {
 		if _, known := s.objects[t.resource][keyOf(o)]; known {
 			return nil, apierrors.NewAlreadyExists(schema.GroupResource{Resource: t.resource}, o.GetName())
+		}
+		return o, nil
+	})
+}
+
+// update takes an object if its resource version is still the last.
+func (s *Server) update(t target, body []byte) (Object, *apierrors.StatusError) {
+	o, err := decode(body)
+	if err != nil {
+		return nil, apierrors.NewBadRequest(err.Error())
+	}
+	return o, s.change("update", t, func() (Object, *apierrors.StatusError) {
+		old, known := s.objects[t.resource][keyOf(o)]
+		switch {
+		case !known:
+			return nil, apierrors.NewNotFound(schema.GroupResource{Resource: t.resource}, t.name)
+		case o.GetResourceVersion() != old.GetResourceVersion():
+			return nil, apierrors.NewConflict(schema.GroupResource{Resource: t.resource}, t.name, errors.New("the object has been modified"))
 		}
 		return o, nil
 	})
