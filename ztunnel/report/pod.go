@@ -65,6 +65,9 @@ func (r *Reporter) tell(ctx context.Context, now time.Time, p *pod, object kube.
 		}
 		p.text = text
 	}
+	if object.Wrong != "" {
+		c.Warnings = append(slices.Clip(c.Warnings), pods.Warning{Reason: "NotUnderstood", Sentence: "it stays in the mesh, or outside, as it was: " + object.Wrong})
+	}
 	for _, w := range c.Warnings {
 		if !slices.Contains(p.warnings, w) {
 			r.podEvent(ctx, now, p, object, change{true, w.Reason, w.Sentence})

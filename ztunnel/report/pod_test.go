@@ -96,6 +96,16 @@ func TestWarningsAreSaidOnceAndChangeNoStatus(t *testing.T) {
 	r.tells("web", "Normal Enrolled", "Warning ForwardsTraffic: it forwards by docker0 x1", "Warning ProbeElsewhere")
 }
 
+func TestALabelThatMeansNothingIsSaid(t *testing.T) {
+	r := newRig(t)
+	r.pod("web", "")
+	r.after(time.Second)
+	r.wrong = `metadata.labels[culvert.dev/mesh]: "on" means nothing: not enabled or disabled`
+	r.after(time.Minute)
+	r.shows("web", "")
+	r.tells("web", `Warning NotUnderstood: it stays in the mesh, or outside, as it was: metadata.labels[culvert.dev/mesh]: "on" means nothing`)
+}
+
 // Of a hundred pods that are as they were, there is nothing to say.
 func TestAZtunnelThatStartsSaysNothingAgain(t *testing.T) {
 	r := newRig(t)

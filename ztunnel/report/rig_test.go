@@ -32,6 +32,7 @@ type rig struct {
 	now        time.Time
 	conditions map[string]pods.Condition
 	pending    []string
+	wrong      string // with all objects
 }
 
 func newRig(t *testing.T) *rig {
@@ -80,7 +81,7 @@ func (r *rig) listen() {
 func (r *rig) shown() (own kube.Own) {
 	for _, o := range r.server.Objects("pods") {
 		own.Pods = append(own.Pods, kube.OwnPod{Namespace: o.GetNamespace(), Name: o.GetName(), ObjectUID: string(o.GetUID()), UID: string(o.GetUID()),
-			Created: o.GetCreationTimestamp().Time, Status: o.GetAnnotations()["culvert.dev/status"],
+			Wrong: r.wrong, Created: o.GetCreationTimestamp().Time, Status: o.GetAnnotations()["culvert.dev/status"],
 			Deleting: o.GetDeletionTimestamp() != nil, Ended: o.(*corev1.Pod).Status.Phase == corev1.PodSucceeded,
 			Ready: len(o.(*corev1.Pod).Status.Conditions) > 0})
 	}

@@ -29,13 +29,33 @@ type OwnPod struct {
 	Ended           bool   // all its containers ended for good
 	Ready           bool   // all its containers are ready, says the kubelet
 	Status          string // what annotation culvert.dev/status says, whoever wrote that
+	Wrong           string // what is not understood of its object or its Namespace's, as a label that means nothing
+
+	labelled bool // its own label decides, and not its Namespace's
 }
 
 // Own returns what is known now.
 func (s *Source) Own() Own {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return Own{Pods: slices.Collect(maps.Values(s.ownPods)), Taints: s.ownTaints}
+	own := Own{Pods: slices.Collect(maps.Values(s.ownPods)), Taints: s.ownTaints}
+	for i := range own.Pods {
+		p := &own.Pods[i]
+		if p.Wrong = s.wrong(source.KindPod, source.Name{Namespace: p.Namespace, Name: p.Name}); p.Wrong == "" && !p.labelled {
+			p.Wrong = s.wrong(source.KindNamespace, source.Name{Name: p.Namespace})
+		}
+	}
+	return own
+}
+
+// wrong is what is wrong with an object; mu is held.
+func (s *Source) wrong(kind source.Kind, name source.Name) string {
+	for _, k := range s.kinds {
+		if k.Kind == kind {
+			return k.wrong[name]
+		}
+	}
+	return ""
 }
 
 // noteOwn takes an object of the node itself or of one of its pods; mu is held.
@@ -58,11 +78,12 @@ func ownPod(o *corev1.Pod) OwnPod {
 	ready := slices.ContainsFunc(o.Status.Conditions, func(c corev1.PodCondition) bool {
 		return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
 	})
+	_, labelled := o.Labels[source.MeshLabel]
 	return OwnPod{
 		Namespace: o.Namespace, Name: o.Name, ObjectUID: string(o.UID), UID: uid,
 		Created: o.CreationTimestamp.Time, Deleting: o.DeletionTimestamp != nil,
 		Ended: o.Status.Phase == corev1.PodSucceeded || o.Status.Phase == corev1.PodFailed, Ready: ready,
-		Status: o.Annotations[source.StatusAnnotation],
+		Status: o.Annotations[source.StatusAnnotation], labelled: labelled,
 	}
 }
 

@@ -3,9 +3,9 @@
 package kube
 
 import (
+	"maps"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 )
 
@@ -18,7 +18,7 @@ func TestWhatIsShownOfTheOwnNodeFollowsTheAPIServer(t *testing.T) {
 		server.Set(cluster(t)...)
 		elsewhere := pod(t, "elsewhere", 2)
 		elsewhere.Spec.NodeName = "node-2"
-		server.Set(elsewhere, parse[corev1.Pod](t, `{metadata: {name: static, namespace: shop, uid: mirror,
+		server.Set(elsewhere, parse[corev1.Pod](t, `{metadata: {name: static, namespace: shop, uid: mirror, labels: {culvert.dev/mesh: disabled},
  annotations: {kubernetes.io/config.hash: from-file, kubernetes.io/config.mirror: m, culvert.dev/status: verified}}, spec: {nodeName: node-1}, status: {phase: Succeeded}}`))
 		o := options(server)
 		o.Node = "node-1"
@@ -35,10 +35,10 @@ func TestWhatIsShownOfTheOwnNodeFollowsTheAPIServer(t *testing.T) {
 				for _, p := range want {
 					wanted[p.Name] = p
 				}
-				return cmp.Equal(own, wanted) && len(w.source.Own().Taints) == taints
+				return maps.Equal(own, wanted) && len(w.source.Own().Taints) == taints
 			})
 		}
-		static := OwnPod{Namespace: "shop", Name: "static", ObjectUID: "mirror", UID: "from-file", Ended: true, Status: "verified"}
+		static := OwnPod{Namespace: "shop", Name: "static", ObjectUID: "mirror", UID: "from-file", Ended: true, Status: "verified", labelled: true}
 		web := OwnPod{Namespace: "shop", Name: "web-1", ObjectUID: "uid-web-1", UID: "uid-web-1", Ready: true}
 		shows("at first", 0, static, web)
 
@@ -48,6 +48,10 @@ func TestWhatIsShownOfTheOwnNodeFollowsTheAPIServer(t *testing.T) {
 		server.Set(told, parse[corev1.Node](t, `{metadata: {name: node-1}, spec: {taints: [{key: a, effect: NoSchedule}]}}`),
 			parse[corev1.Node](t, `{metadata: {name: node-2}, spec: {taints: [{key: a, effect: NoSchedule}, {key: b, effect: NoSchedule}]}}`))
 		shows("a status and a taint", 1, static, web)
+
+		server.Set(namespace(t, "shop", "culvert.dev/mesh: perhaps"))
+		web.Wrong = `metadata.labels[culvert.dev/mesh]: "perhaps" means nothing: not enabled or disabled`
+		shows("a label that means nothing", 1, static, web)
 
 		server.Delete(told)
 		shows("a pod that went", 1, static)
