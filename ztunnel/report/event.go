@@ -57,7 +57,7 @@ func (w *writer) event(ctx context.Context, now time.Time, e event) {
 	if apierrors.IsNotFound(err) {
 		err = w.first(ctx, now, e)
 	}
-	if w.heard(now, "write an Event", err); err != nil {
+	if w.heard(now, "an Event", err); err != nil {
 		w.count(eventLost)
 		return
 	}

@@ -268,6 +268,11 @@ func TestWhileTheAPIServerIsAwayEventsAreDroppedAndStatusesWait(t *testing.T) {
 	}
 	r.listen()
 	r.after(time.Minute)
+	for _, said := range []string{"does not take what is told", "takes again what is told"} {
+		if n := strings.Count(r.log.String(), said); n != 1 {
+			t.Errorf("the log says %q %d times:\n%s", said, n, &r.log)
+		}
+	}
 	r.shows("web", "verified")
 	r.shows("db", "verified")
 	r.tells("web")
@@ -288,6 +293,9 @@ func TestARefusalOfOneWriteHoldsUpNoOther(t *testing.T) {
 	}
 	if events, _ := r.Stats(); events["api"] != 21 {
 		t.Errorf("%v", events)
+	}
+	if n := strings.Count(r.log.String(), "refuses what is told"); n != 1 {
+		t.Errorf("the log says it %d times:\n%s", n, &r.log)
 	}
 }
 

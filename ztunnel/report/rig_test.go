@@ -4,6 +4,7 @@ package report
 
 import (
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -33,6 +34,7 @@ type rig struct {
 	conditions map[string]pods.Condition
 	pending    []string
 	wrong      string // with all objects
+	log        strings.Builder
 }
 
 func newRig(t *testing.T) *rig {
@@ -43,7 +45,7 @@ func newRig(t *testing.T) *rig {
 	if err := os.WriteFile(path, kubetest.Kubeconfig(r.address), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	reporter, err := New(Config{Kubeconfig: path, Node: "node-1", Shown: r.shown, Untaint: "culvert-system/ztunnel-x",
+	reporter, err := New(Config{Kubeconfig: path, Node: "node-1", Shown: r.shown, Untaint: "culvert-system/ztunnel-x", Log: slog.New(slog.NewTextHandler(&r.log, nil)),
 		Pending: func() []string { return r.pending },
 		Conditions: func() []pods.Condition {
 			out := []pods.Condition{}
@@ -65,7 +67,7 @@ func newRig(t *testing.T) *rig {
 // restart begins anew, as another ztunnel.
 func (r *rig) restart() {
 	w := r.writer
-	r.writer = &writer{client: w.client, node: w.node, log: w.log, alike: map[string]*alike{}, wrong: map[string]bool{}}
+	r.writer = &writer{client: w.client, node: w.node, log: w.log, alike: map[string]*alike{}, refused: map[string]time.Time{}}
 	r.pods, r.node, r.started = map[string]*pod{}, node{}, r.now
 }
 

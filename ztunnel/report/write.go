@@ -55,7 +55,7 @@ type writer struct {
 
 	pausedUntil time.Time
 	pause       time.Duration
-	wrong       map[string]bool // what could not be done when it was tried last
+	refused     map[string]time.Time // when the log said so of something
 
 	mu      sync.Mutex // guards counted
 	counted [counts]uint64
@@ -78,7 +78,7 @@ func newWriter(kubeconfig, node string, log *slog.Logger) (*writer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("client of %s: %v", config.Host, err)
 	}
-	return &writer{client: client, node: node, log: log, alike: map[string]*alike{}, wrong: map[string]bool{}}, nil
+	return &writer{client: client, node: node, log: log, alike: map[string]*alike{}, refused: map[string]time.Time{}}, nil
 }
 
 // status writes the annotation of a pod, and reports whether it did; only while may says
@@ -99,7 +99,7 @@ func (w *writer) status(ctx context.Context, now time.Time, p kube.OwnPod, text 
 	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
 		return true // it has gone: the watch will tell
 	}
-	if w.heard(now, "write the status of a pod", err); err != nil {
+	if w.heard(now, "the status of a pod", err); err != nil {
 		w.count(statusFailed)
 		return false
 	}
@@ -121,7 +121,7 @@ func (w *writer) untaint(ctx context.Context, now time.Time, i int, taint corev1
 	if apierrors.IsInvalid(err) {
 		return false // the watch is late
 	}
-	w.heard(now, "take the taint off the node", err)
+	w.heard(now, "the taint of the node", err)
 	return err == nil
 }
 
@@ -132,19 +132,21 @@ func (w *writer) may(now time.Time) bool { return !now.Before(w.pausedUntil) }
 // being written.
 func (w *writer) heard(now time.Time, what string, err error) {
 	switch {
-	case err == nil:
+	case err == nil || refusal(err):
+		if w.pause > 0 {
+			w.log.Info("the API server takes again what is told of this node and its pods")
+		}
 		w.pause = 0
-	case !refusal(err):
+	default:
+		if w.pause == 0 {
+			w.log.Warn("the API server does not take what is told of this node and its pods", logWhat, what, logError, err)
+		}
 		w.pause = min(max(firstPause, 2*w.pause), mostPause)
 		w.pausedUntil = now.Add(w.pause)
 	}
-	if wrong := err != nil; wrong != w.wrong[what] {
-		w.wrong[what] = wrong
-		if wrong {
-			w.log.Warn("the API server does not take what is told of this node and its pods", logWhat, what, logError, err)
-		} else {
-			w.log.Info("the API server takes it again", logWhat, what)
-		}
+	if refusal(err) && now.Sub(w.refused[what]) >= mostPause {
+		w.refused[what] = now
+		w.log.Warn("the API server refuses what is told of this node and its pods", logWhat, what, logError, err)
 	}
 }
 
