@@ -79,12 +79,13 @@ func TestEveryPlatformRendersAsItsGoldenFile(t *testing.T) {
 	}
 }
 
-// The manifests are for who has no Helm. Whoever has Istio's kinds must not apply ours
-// over them, so these stand apart.
+// The manifests are for whoever has no Helm. Whoever has Istio's kinds must not apply
+// ours over them, so these stand apart.
 func TestTheManifestsAreWhatTheChartRenders(t *testing.T) {
 	for file, flags := range map[string][]string{
-		"culvert.yaml":  {"--set=namespace.create=true"},
-		"policies.yaml": {"--set=crds=true", "--show-only=templates/policies.yaml"},
+		"culvert.yaml":   {"--set=namespace.create=true"},
+		"policies.yaml":  {"--set=crds=true", "--show-only=templates/policies.yaml"},
+		"uninstall.yaml": {"--set=uninstall=true", "--show-only=templates/uninstall.yaml"},
 	} {
 		rendered, err := template(t, flags...)
 		if err != nil {
@@ -129,6 +130,7 @@ func TestAWrongValueIsRefusedByItsPath(t *testing.T) {
 		"crds=sometimes":                     "/crds",
 		"podMonitor.labels.release=1":        "/podMonitor/labels/release",
 		"networkPolicy.enabled=yes":          "/networkPolicy/enabled",
+		"uninstall=now":                      "/uninstall",
 		"ztunnnel.drainSeconds=5":            "ztunnnel",
 	} {
 		if _, err := template(t, "--set="+value); err == nil {
