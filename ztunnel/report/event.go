@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"hash/fnv"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -39,9 +40,6 @@ func nodeReference(name string) corev1.ObjectReference {
 	return corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: name, UID: types.UID(name)}
 }
 
-// alike are the Events of one name.
-type alike struct{ count int32 }
-
 // event writes an Event. One that was written before is counted up instead: its name is
 // made of what it says, so that a ztunnel finds those of an earlier one, too.
 func (w *writer) event(ctx context.Context, now time.Time, e event) {
@@ -66,13 +64,13 @@ func (w *writer) event(ctx context.Context, now time.Time, e event) {
 
 // repeat counts up an Event that is known; others are not found.
 func (w *writer) repeat(ctx context.Context, now time.Time, e event) error {
-	known := w.alike[e.name()]
-	if known == nil {
+	count := w.alike[e.name()]
+	if count == 0 {
 		return apierrors.NewNotFound(corev1.Resource("events"), e.name())
 	}
-	err := w.touch(ctx, now, e, known.count+1)
+	err := w.touch(ctx, now, e, count+1)
 	if err == nil {
-		known.count++
+		w.alike[e.name()]++
 	}
 	return err
 }
@@ -91,7 +89,7 @@ func (w *writer) first(ctx context.Context, now time.Time, e event) error {
 		if len(w.alike) >= maxAlike {
 			clear(w.alike)
 		}
-		w.alike[e.name()] = &alike{count: 1}
+		w.alike[e.name()] = 1
 	}
 	return err
 }
@@ -117,10 +115,11 @@ func (e event) namespace() string {
 	return e.object.Namespace
 }
 
+// name is a DNS name of at most 253 bytes.
 func (e event) name() string {
 	h := fnv.New64a()
 	fmt.Fprintf(h, "%s\x00%s\x00%s", e.object.UID, e.reason, e.message)
-	return fmt.Sprintf("%.200s.%016x", e.object.Name, h.Sum64())
+	return fmt.Sprintf("%s.%016x", strings.TrimRight(fmt.Sprintf("%.200s", e.object.Name), ".-"), h.Sum64())
 }
 
 func (e event) build(node string, now time.Time) *corev1.Event {

@@ -12,6 +12,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/culvert-mesh/culvert/ztunnel/pods"
 	"github.com/culvert-mesh/culvert/ztunnel/source/kube"
@@ -296,6 +297,15 @@ func TestARefusalOfOneWriteHoldsUpNoOther(t *testing.T) {
 	}
 	if n := strings.Count(r.log.String(), "refuses what is told"); n != 1 {
 		t.Errorf("the log says it %d times:\n%s", n, &r.log)
+	}
+}
+
+func TestAnEventOfALongNameHasANameThatTheAPIServerTakes(t *testing.T) {
+	for _, end := range []string{"-", ".", ""} {
+		e := event{object: podReference(kube.OwnPod{Name: strings.Repeat("a", 200-len(end)) + end + strings.Repeat("b", 53)})}
+		if problems := validation.IsDNS1123Subdomain(e.name()); len(problems) > 0 {
+			t.Errorf("%s: %v", e.name(), problems)
+		}
 	}
 }
 

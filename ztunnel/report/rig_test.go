@@ -67,7 +67,7 @@ func newRig(t *testing.T) *rig {
 // restart begins anew, as another ztunnel.
 func (r *rig) restart() {
 	w := r.writer
-	r.writer = &writer{client: w.client, node: w.node, log: w.log, alike: map[string]*alike{}, refused: map[string]time.Time{}}
+	r.writer = &writer{client: w.client, node: w.node, log: w.log, alike: map[string]int32{}, refused: map[string]time.Time{}}
 	r.pods, r.node, r.started = map[string]*pod{}, node{}, r.now
 }
 

@@ -51,7 +51,7 @@ type writer struct {
 	node   string
 	log    *slog.Logger
 	left   rate.Left
-	alike  map[string]*alike
+	alike  map[string]int32 // how often an Event of that name was written
 
 	pausedUntil time.Time
 	pause       time.Duration
@@ -78,7 +78,7 @@ func newWriter(kubeconfig, node string, log *slog.Logger) (*writer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("client of %s: %v", config.Host, err)
 	}
-	return &writer{client: client, node: node, log: log, alike: map[string]*alike{}, refused: map[string]time.Time{}}, nil
+	return &writer{client: client, node: node, log: log, alike: map[string]int32{}, refused: map[string]time.Time{}}, nil
 }
 
 // status writes the annotation of a pod, and reports whether it did; only while may says
