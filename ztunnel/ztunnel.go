@@ -75,6 +75,7 @@ func Run(ctx context.Context, cfg Config) error {
 	// With which certificate?
 	ca, err := certs.NewClient(certs.ClientConfig{
 		Address: cfg.CAAddress, RootFile: cfg.CARoot, ServerName: cfg.CAServerName, TokenFile: cfg.TokenFile,
+		Endpoints: replicas(cfg.CAAddress, registry),
 	})
 	if err != nil {
 		return err

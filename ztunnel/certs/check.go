@@ -33,7 +33,9 @@ func (c *Client) Check(ctx context.Context) (Answer, error) {
 	if err != nil {
 		return Answer{}, err
 	}
-	answer, err := c.node.Check(ctx, &identityv1.CheckRequest{})
+	answer, err := ask(ctx, c, func(ctx context.Context, r *replica) (*identityv1.CheckResponse, error) {
+		return r.node.Check(ctx, &identityv1.CheckRequest{})
+	})
 	switch {
 	case status.Code(err) == codes.Unimplemented:
 		return c.try(ctx)
@@ -56,7 +58,7 @@ func (c *Client) try(ctx context.Context) (Answer, error) {
 	if err != nil {
 		return Answer{}, problem(Failed, "make a CSR: %v", err)
 	}
-	response, err := c.ca.CreateCertificate(ctx, &identityv1.IstioCertificateRequest{Csr: csr})
+	response, err := c.create(ctx, &identityv1.IstioCertificateRequest{Csr: csr})
 	switch status.Code(err) {
 	case codes.OK:
 		answer := Answer{TrustDomain: domainOf(response.GetCertChain())}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"sync/atomic"
 	"time"
@@ -15,8 +16,10 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/culvert-mesh/culvert/identity/identityv1"
@@ -34,6 +37,9 @@ type ClientConfig struct {
 	RootFile   string // PEM of the roots that the CA's own certificate chains to, read at each handshake; required
 	TokenFile  string // bearer token, read for each request, since it is rotated; required
 	ServerName string // DNS name or IP address in the CA's certificate; the host of Address
+	// Endpoints are the addresses of the CA's replicas that serve now, if somebody
+	// knows them without DNS; while there are none, DNS is asked for Address's host.
+	Endpoints func() []netip.AddrPort
 }
 
 func (c ClientConfig) validate() error {
@@ -50,13 +56,13 @@ func (c ClientConfig) validate() error {
 	return errors.Join(problems...)
 }
 
-// Client is the Issuer that asks culvert-identity, or istiod, by gRPC.
+// Client is the Issuer that asks culvert-identity, or istiod, by gRPC: one replica
+// after the other until one answers.
 type Client struct {
-	cfg  ClientConfig
-	link *link
-	conn *grpc.ClientConn
-	ca   identityv1.IstioCertificateServiceClient
-	node identityv1.NodeServiceClient
+	cfg      ClientConfig
+	link     *link
+	names    *names
+	replicas *replicas
 
 	issued atomic.Bool            // since the last Check
 	tried  atomic.Pointer[Answer] // of a CA that has no Check, the last time that it was asked to sign
@@ -70,13 +76,18 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 	if cfg.ServerName == "" {
 		cfg.ServerName, _, _ = net.SplitHostPort(cfg.Address)
 	}
-	l := newLink(cfg)
-	conn, err := grpc.NewClient("dns:///"+cfg.Address,
+	c := &Client{cfg: cfg, link: newLink(cfg), names: newNames(cfg.Address)}
+	c.replicas = newReplicas(c.link.connect)
+	return c, nil
+}
+
+// connect returns a connection to one address that is made at the first request.
+func (l *link) connect(addr string) (*grpc.ClientConn, error) {
+	return grpc.NewClient("passthrough:///"+addr,
 		grpc.WithTransportCredentials(l),
 		grpc.WithContextDialer(l.dial),
 		grpc.WithNoProxy(),
-		grpc.WithDisableServiceConfig(), // DNS does not tell us how to talk
-		grpc.WithDefaultServiceConfig(`{"loadBalancingConfig":[{"round_robin":{}}]}`),
+		grpc.WithDisableServiceConfig(),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			MinConnectTimeout: 5 * time.Second,
@@ -86,19 +97,20 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 		}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)),
 	)
-	if err != nil {
-		return nil, fmt.Errorf("client of the CA: %v", err)
-	}
-	return &Client{
-		cfg: cfg, link: l, conn: conn,
-		ca: identityv1.NewIstioCertificateServiceClient(conn), node: identityv1.NewNodeServiceClient(conn),
-	}, nil
 }
 
 // Close ends the connections to the CA.
-func (c *Client) Close() error { return c.conn.Close() }
+func (c *Client) Close() error {
+	c.names.close()
+	c.replicas.close()
+	return nil
+}
 
-// Issue asks the CA for a leaf that names id.
+// roundPause is how long Issue waits after all replicas failed.
+const roundPause = 100 * time.Millisecond
+
+// Issue asks the CA for a leaf that names id. While nobody answers, it asks again until
+// ctx ends.
 func (c *Client) Issue(ctx context.Context, id spiffeid.ID, csr []byte, ttl time.Duration) (Issued, error) {
 	ctx, err := c.authorize(ctx)
 	if err != nil {
@@ -111,7 +123,11 @@ func (c *Client) Issue(ctx context.Context, id spiffeid.ID, csr []byte, ttl time
 			identityv1.ImpersonatedIdentity: structpb.NewStringValue(id.String()),
 		}},
 	}
-	response, err := c.ca.CreateCertificate(ctx, request, grpc.WaitForReady(true))
+	response, err := c.create(ctx, request)
+	for err != nil && isAway(err) && ctx.Err() == nil {
+		wait(ctx, roundPause, nil)
+		response, err = c.create(ctx, request)
+	}
 	if err != nil {
 		return Issued{}, c.problem(err)
 	}
@@ -121,6 +137,17 @@ func (c *Client) Issue(ctx context.Context, id spiffeid.ID, csr []byte, ttl time
 	}
 	c.issued.Store(true)
 	return issued, nil
+}
+
+func (c *Client) create(ctx context.Context, request *identityv1.IstioCertificateRequest) (*identityv1.IstioCertificateResponse, error) {
+	return ask(ctx, c, func(ctx context.Context, r *replica) (*identityv1.IstioCertificateResponse, error) {
+		return r.ca.CreateCertificate(ctx, request)
+	})
+}
+
+// isAway reports whether no CA said anything.
+func isAway(err error) bool {
+	return status.Code(err) == codes.Unavailable && wordOf(err) == identityv1.Reason_REASON_UNSPECIFIED
 }
 
 // authorize adds the token as it is in the file now.
