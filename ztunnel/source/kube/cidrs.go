@@ -13,8 +13,11 @@ import (
 // bounded compares the CIDRs of the mesh with the pods in it, and says what they
 // lack: an address outside them that is not known yet is taken for the world
 // outside, and reached in plaintext. It reports false if they hold no pod at all,
-// so that they cannot be meant. mu is held.
+// so that they cannot be meant. Placement alone reaches nobody. mu is held.
 func (s *Source) bounded(mesh workload.Mesh) bool {
+	if s.options.PlacementOnly {
+		return true
+	}
 	cidrs := slices.Concat(s.options.MeshCIDRs, mesh.CIDRs)
 	inside, outside := 0, 0
 	var first string

@@ -183,7 +183,7 @@ func (s *Source) next(patient bool) (source.Snapshot, bool) {
 		}
 		s.dirty = false
 		snapshot = s.builder.Snapshot()
-		if !s.live && !s.options.PlacementOnly && !s.bounded(snapshot.Mesh) {
+		if !s.live && !s.bounded(snapshot.Mesh) {
 			return snapshot, false
 		}
 		s.live, s.unsaved, s.stored = true, true, nil

@@ -190,6 +190,17 @@ func TestWithoutAnyCIDROfThePodsNothingIsInForce(t *testing.T) {
 	w.says("")
 }
 
+func TestPlacementAloneNeedsNoCIDRs(t *testing.T) {
+	server := startServer(t)
+	server.Set(cluster(t)...)
+	o := options(server)
+	o.PlacementOnly = true
+	w := start(t, o)
+	w.until("without Nodes", meshed("web-1"))
+	w.source.save()
+	w.says("")
+}
+
 func TestAnEmptyClusterNeedsCIDRsToo(t *testing.T) {
 	server := startServer(t)
 	w := start(t, options(server))
