@@ -28,10 +28,8 @@ type Listener struct {
 }
 
 // Listen opens a socket at path, mode 0600, in a directory that it makes with
-// mode 0700. One with a wider mode it refuses to use, unless that is empty and only
-// root writes to it, as the kubelet makes it for a hostPath: that becomes 0700. It
-// takes over from an older listener by rename, so that nobody finds the socket
-// missing.
+// mode 0700 and refuses to use with a wider one. It takes over from an older
+// listener by rename, so that nobody finds the socket missing.
 func Listen(path string) (*Listener, error) {
 	ln, file, err := publish(path)
 	if err != nil {
@@ -45,6 +43,7 @@ func publish(path string) (*net.UnixListener, os.FileInfo, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, nil, err
 	}
+	// Not repaired: a directory that others can write to may not be ours.
 	if err := onlyOurs(dir); err != nil {
 		return nil, nil, err
 	}
@@ -73,9 +72,7 @@ func publish(path string) (*net.UnixListener, os.FileInfo, error) {
 	return ln, file, nil
 }
 
-// onlyOurs refuses a directory that anyone but its owner, root or us, enters. It
-// closes one that nobody else has written to: an empty one, or it would be somebody's,
-// as /run is.
+// onlyOurs refuses a directory that anyone but its owner, root or us, enters.
 func onlyOurs(dir string) error {
 	var st unix.Stat_t
 	if err := unix.Lstat(dir, &st); err != nil {
@@ -86,17 +83,10 @@ func onlyOurs(dir string) error {
 		return fmt.Errorf("%s is not a directory", dir)
 	case !Trusted(st.Uid):
 		return fmt.Errorf("%s belongs to uid %d, want root", dir, st.Uid)
-	case mode&0o022 == 0 && mode&0o077 != 0 && isEmpty(dir):
-		return os.Chmod(dir, 0o700)
 	case mode&0o077 != 0:
 		return fmt.Errorf("%s has mode %#o, want 0700: chmod 0700 %s", dir, mode, dir)
 	}
 	return nil
-}
-
-func isEmpty(dir string) bool {
-	entries, err := os.ReadDir(dir)
-	return err == nil && len(entries) == 0
 }
 
 // Keep opens the socket anew if another hand removed or replaced it, and reports

@@ -44,7 +44,10 @@ func (c Config) begin() (*redirect.Lock, error) {
 	if err != nil {
 		return nil, fmt.Errorf("state directory (-state-dir): %w", err)
 	}
-	if err = c.noOlder(); err == nil {
+	if err = closeNew(c.StateDir); err == nil {
+		err = c.noOlder()
+	}
+	if err == nil {
 		err = c.addresses()
 	}
 	if err != nil {
@@ -52,6 +55,21 @@ func (c Config) begin() (*redirect.Lock, error) {
 		return nil, err
 	}
 	return lock, nil
+}
+
+// closeNew closes a new state directory to others: the kubelet makes that of a
+// hostPath for everybody to read. One that has something in it is left as it is, for
+// it may be /run; so is one that others write to. The sockets are not opened there.
+func closeNew(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil || len(entries) > 0 {
+		return err
+	}
+	st, err := os.Stat(dir)
+	if err != nil || st.Mode().Perm()&0o022 != 0 {
+		return err
+	}
+	return os.Chmod(dir, 0o700)
 }
 
 // noOlder refuses to run beside a ztunnel of a version that knows no lock.

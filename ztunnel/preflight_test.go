@@ -212,3 +212,32 @@ func cidrs(all ...string) (prefixes []netip.Prefix) {
 	}
 	return prefixes
 }
+
+func TestOnlyANewStateDirectoryIsClosedToOthers(t *testing.T) {
+	for _, tc := range []struct {
+		before os.FileMode
+		file   string // in it
+		want   os.FileMode
+	}{
+		{0o755, "", 0o700},
+		{0o755, "a.pid", 0o755},
+		{0o777, "", 0o777},
+		{0o700, "sandboxes", 0o700},
+	} {
+		dir := t.TempDir()
+		if tc.file != "" {
+			if err := os.WriteFile(filepath.Join(dir, tc.file), nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.Chmod(dir, tc.before); err != nil {
+			t.Fatal(err)
+		}
+		if err := closeNew(dir); err != nil {
+			t.Error(err)
+		}
+		if st, err := os.Stat(dir); err != nil || st.Mode().Perm() != tc.want {
+			t.Errorf("mode %#o with file %q became %v, %v; want %#o", tc.before, tc.file, st.Mode(), err, tc.want)
+		}
+	}
+}
