@@ -11,7 +11,7 @@ import (
 // authority returns the CA, and what keeps it and its root in the cluster, or nil.
 // A CA of a directory is open; that of a Secret is opened by its keeper.
 func (c *config) authority() (authority *ca.CA, keeper *cluster.Keeper, err error) {
-	opts := ca.Options{TrustDomain: c.trustDomain}
+	opts := ca.Options{TrustDomain: c.trustDomain, ServerNames: c.dnsNames}
 	if c.dir != "" {
 		authority, err = ca.Open(c.dir, opts)
 	} else {

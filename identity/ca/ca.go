@@ -43,6 +43,7 @@ var ErrNotOpen = errors.New("certificate authority is not open yet")
 // Options says what a CA creates and expects.
 type Options struct {
 	TrustDomain spiffeid.TrustDomain // required
+	ServerNames []string             // DNS names that the CA's server must be able to prove; none
 	RootTTL     time.Duration        // lifetime of a root created now; 10 years
 	IssuerTTL   time.Duration        // lifetime of an issuer created now; 1 year
 }

@@ -7,6 +7,8 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -22,8 +24,8 @@ func checkPair(certName string, cert *x509.Certificate, keyName string, key cryp
 	return nil
 }
 
-// check says why nodes would not accept what the authority signs, naming the
-// file at fault.
+// check says why nodes would not accept what the authority signs. First it asks for
+// what can be named, with the file at fault; then it signs, and verifies that.
 func (a *authority) check(opts Options) error {
 	if err := checkAuthority(a.root, a.root, opts.TrustDomain); err != nil {
 		return fmt.Errorf("%s: %w", RootFile, err)
@@ -34,8 +36,16 @@ func (a *authority) check(opts Options) error {
 	if err := identity.CheckKey(a.issuer); err != nil { // no node would take a leaf of it
 		return fmt.Errorf("%s: %w", IssuerFile, err)
 	}
-	return nil
+	if noneBelow(a.root) {
+		return fmt.Errorf("%s: its path length 0 allows no issuer below it", RootFile)
+	}
+	if err := a.checkAsOpenSSL(); err != nil {
+		return err
+	}
+	return a.probe(opts)
 }
+
+func noneBelow(cert *x509.Certificate) bool { return cert.MaxPathLen == 0 && cert.MaxPathLenZero }
 
 func checkAuthority(cert, parent *x509.Certificate, td spiffeid.TrustDomain) error {
 	if !cert.BasicConstraintsValid || !cert.IsCA || cert.KeyUsage&x509.KeyUsageCertSign == 0 {
@@ -55,6 +65,28 @@ func checkAuthority(cert, parent *x509.Certificate, td spiffeid.TrustDomain) err
 	}
 	if !now.Before(cert.NotAfter) {
 		return fmt.Errorf("%w: on %v; the clock says %v", ErrExpired, stamp(cert.NotAfter), stamp(now))
+	}
+	return checkExtensions(cert)
+}
+
+// checkExtensions refuses what keeps a certificate from having leaves for both sides
+// of a tunnel below it. OpenSSL does not take anyExtendedKeyUsage for either.
+func checkExtensions(cert *x509.Certificate) error {
+	if unknown := cert.UnhandledCriticalExtensions; len(unknown) > 0 {
+		return fmt.Errorf("it has the critical extension %v, which verifiers do not know", unknown[0])
+	}
+	if len(cert.ExtKeyUsage) == 0 && len(cert.UnknownExtKeyUsage) == 0 {
+		return nil
+	}
+	var missing []string
+	if !slices.Contains(cert.ExtKeyUsage, x509.ExtKeyUsageServerAuth) {
+		missing = append(missing, "serverAuth")
+	}
+	if !slices.Contains(cert.ExtKeyUsage, x509.ExtKeyUsageClientAuth) {
+		missing = append(missing, "clientAuth")
+	}
+	if missing != nil {
+		return fmt.Errorf("its extended key usage lacks %s, and holds for all that is signed below it", strings.Join(missing, " and "))
 	}
 	return nil
 }
