@@ -65,6 +65,9 @@ func Up(ctx context.Context, c Config, out io.Writer) error {
 	} else if pid != 0 {
 		return fmt.Errorf("cluster %s is up already, as process %d", c.Name, pid)
 	}
+	if err := roomForWatches(); err != nil {
+		return err
+	}
 	if err := errors.Join(c.removeCgroups(), removeContents(c.dir())); err != nil {
 		return err
 	}
