@@ -63,7 +63,7 @@ func agents(mesh workload.Mesh, accounts []identity.ServiceAccount) []server.Age
 	for _, w := range mesh.Workloads {
 		account := identity.ServiceAccount{Namespace: w.Namespace, Name: w.ServiceAccount}
 		if !w.Terminated && w.Node != "" && slices.Contains(accounts, account) {
-			all = append(all, server.Agent{UID: w.UID, Name: w.Name, ServiceAccount: account, Node: w.Node})
+			all = append(all, server.Agent{UID: w.UID, Name: w.Name, ServiceAccount: account, Node: w.Node, Addrs: w.Addrs})
 		}
 	}
 	return all

@@ -153,6 +153,8 @@ func notAttested(err error) error {
 		return refusal(codes.Unavailable, identityv1.Reason_CA_NOT_READY, "authorization: %v", err)
 	case named && refused.Reason == identityv1.Reason_ACCOUNT_NOT_TRUSTED:
 		return refusal(codes.PermissionDenied, refused.Reason, "authorization: %v", err)
+	case named && refused.Reason == identityv1.Reason_TOO_MANY_REQUESTS:
+		return refusal(codes.ResourceExhausted, refused.Reason, "authorization: %v", err)
 	case named:
 		return refusal(codes.Unauthenticated, refused.Reason, "authorization: %v", err)
 	}

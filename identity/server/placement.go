@@ -4,6 +4,7 @@ package server
 
 import (
 	"context"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -26,6 +27,7 @@ type Agent struct {
 	UID, Name      string
 	ServiceAccount identity.ServiceAccount
 	Node           string
+	Addrs          []netip.Addr // where its requests come from, unless they are translated
 }
 
 // Placement is what runs where, by the CA's own source: a node's word is not

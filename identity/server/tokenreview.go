@@ -5,9 +5,12 @@ package server
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
@@ -32,8 +35,12 @@ const (
 	subjectPrefix     = "system:serviceaccount:"
 )
 
-// reviewWithin is how long the API server may take to answer.
-const reviewWithin = 3 * time.Second
+const (
+	// reviewWithin is how long the API server may take to answer.
+	reviewWithin = 3 * time.Second
+	// awayFor is how long it is taken to be away when it did not.
+	awayFor = 2 * time.Second
+)
 
 // kubernetesAlgorithms are those by which an API server or its external signer may
 // sign tokens.
@@ -43,9 +50,15 @@ var kubernetesAlgorithms = []jose.SignatureAlgorithm{
 
 // TokenReview is the Attestor for tokens that Kubernetes projects into pods: it asks
 // the API server about each, and compares the answer with the pod as it is now.
+//
+//	asking.go  who may have the API server asked, and how often
+//	proofs.go  what it said a moment ago
 type TokenReview struct {
-	options TokenReviewOptions
-	reviews rest.Interface
+	options   TokenReviewOptions
+	reviews   rest.Interface
+	asking    *asking
+	proofs    *proofs
+	awayUntil atomic.Int64 // Unix time in nanoseconds
 }
 
 // TokenReviewOptions says whose tokens prove what.
@@ -72,20 +85,72 @@ func NewTokenReview(config *rest.Config, o TokenReviewOptions) (*TokenReview, er
 	if err != nil {
 		return nil, fmt.Errorf("client of %s: %v", config.Host, err)
 	}
-	return &TokenReview{options: o, reviews: client}, nil
+	return &TokenReview{options: o, reviews: client, asking: newAsking(), proofs: newProofs()}, nil
 }
 
-// Attest asks, in this order: is the token worth a question, does Kubernetes vouch
-// for it, and is the pod that it is bound to still what it says.
+// Attest asks, in this order: is the token worth a question, was it asked a moment
+// ago, does Kubernetes vouch for it, and is the pod that it is bound to still what it
+// says.
 func (r *TokenReview) Attest(ctx context.Context, token string) (Caller, error) {
-	claimed, err := r.plausible(token)
+	claimed, expires, err := r.plausible(token)
 	if err != nil {
 		return Caller{}, err
 	}
+	hash := sha256.Sum256([]byte(token))
+	if caller, ok := r.remembered(claimed, hash, r.patience()); ok {
+		return caller, nil
+	}
+	agent, _ := r.options.Placement.agent(claimed.PodUID)
+	end, err := r.asking.take(ctx, originOf(ctx, agent.Addrs))
+	if err != nil {
+		return Caller{}, err
+	}
+	defer func() { end(err != nil && !errors.Is(err, ErrUnavailable)) }()
+	if caller, ok := r.remembered(claimed, hash, proofFresh); ok { // another request has asked meanwhile
+		return caller, nil
+	}
+	caller, err := r.ask(ctx, token, claimed)
+	if errors.Is(err, ErrUnavailable) {
+		if caller, ok := r.remembered(claimed, hash, proofStale); ok {
+			return caller, nil
+		}
+	}
+	if err == nil {
+		r.proofs.put(proof{token: hash, caller: caller, at: time.Now(), expires: expires}, func(pod string) bool {
+			_, lives := r.options.Placement.agent(pod)
+			return lives
+		})
+	}
+	return caller, err
+}
+
+// patience is how old a proof may be: older than otherwise while the API server is
+// known to be away, so that not every request waits for it.
+func (r *TokenReview) patience() time.Duration {
+	if time.Now().UnixNano() < r.awayUntil.Load() {
+		return proofStale
+	}
+	return proofFresh
+}
+
+// remembered is who the token was found to be, as long as its pod is what it was.
+func (r *TokenReview) remembered(claimed Caller, token [sha256.Size]byte, age time.Duration) (Caller, bool) {
+	caller, found := r.proofs.find(claimed.PodUID, token, age)
+	if !found {
+		return Caller{}, false
+	}
+	agent, lives := r.options.Placement.agent(caller.PodUID)
+	return caller, lives && agent.is(caller) == nil
+}
+
+// ask asks the API server about a token, and Placement about its pod.
+func (r *TokenReview) ask(ctx context.Context, token string, claimed Caller) (Caller, error) {
 	status, err := r.review(ctx, token)
 	if err != nil {
+		r.awayUntil.Store(time.Now().Add(awayFor).UnixNano())
 		return Caller{}, err
 	}
+	r.awayUntil.Store(0)
 	if !status.Authenticated {
 		return Caller{}, r.refuse(claimed, status.Error)
 	}
@@ -98,23 +163,22 @@ func (r *TokenReview) Attest(ctx context.Context, token string) (Caller, error) 
 
 // plausible reads the claims of a token before its signature is verified. They prove
 // nothing: but what they already show to be of no use, the API server is not asked.
-func (r *TokenReview) plausible(token string) (Caller, error) {
+func (r *TokenReview) plausible(token string) (claimed Caller, expires time.Time, err error) {
 	parsed, err := jwt.ParseSigned(token, kubernetesAlgorithms)
 	if err != nil {
-		return Caller{}, refused(identityv1.Reason_TOKEN_MALFORMED, "parse token: %v", err)
+		return claimed, expires, refused(identityv1.Reason_TOKEN_MALFORMED, "parse token: %v", err)
 	}
 	var c claims
 	if err := parsed.UnsafeClaimsWithoutVerification(&c); err != nil {
-		return Caller{}, refused(identityv1.Reason_TOKEN_MALFORMED, "claims of the token: %v", err)
+		return claimed, expires, refused(identityv1.Reason_TOKEN_MALFORMED, "claims of the token: %v", err)
 	}
-	caller, err := c.caller(r.options.Audience)
-	if err != nil {
-		return Caller{}, err
+	if claimed, err = c.caller(r.options.Audience); err != nil {
+		return claimed, expires, err
 	}
-	if caller.Pod == "" || caller.PodUID == "" {
-		return Caller{}, refused(identityv1.Reason_TOKEN_POD_MISSING, "kubernetes.io.pod is missing in the token: it is not bound to a pod")
+	if claimed.Pod == "" || claimed.PodUID == "" {
+		return claimed, expires, refused(identityv1.Reason_TOKEN_POD_MISSING, "kubernetes.io.pod is missing in the token: it is not bound to a pod")
 	}
-	return caller, r.trusted(caller.ServiceAccount)
+	return claimed, c.Expiry.Time(), r.trusted(claimed.ServiceAccount)
 }
 
 func (r *TokenReview) trusted(sa identity.ServiceAccount) error {
@@ -182,16 +246,23 @@ func (r *TokenReview) proven(status authenticationv1.TokenReviewStatus) (Caller,
 // alive compares the caller with the live pod.
 func (r *TokenReview) alive(ctx context.Context, caller Caller) error {
 	agent, found := r.options.Placement.Agent(ctx, caller.PodUID)
-	name := caller.ServiceAccount.Namespace + "/" + caller.Pod
 	switch {
 	case !found && !r.options.Placement.Synced():
 		return unavailable(identityv1.Reason_CA_NOT_READY, "the CA does not know yet what runs where")
 	case !found:
-		return refused(identityv1.Reason_TOKEN_POD_GONE, "the token's pod, %s of UID %s, is gone", name, caller.PodUID)
-	case agent.Node != caller.Node:
-		return refused(identityv1.Reason_TOKEN_POD_DIFFERS, "the token's pod, %s, runs on node %s, and the token says %s", name, agent.Node, caller.Node)
-	case agent.ServiceAccount != caller.ServiceAccount || agent.Name != caller.Pod:
-		return refused(identityv1.Reason_TOKEN_POD_DIFFERS, "the token's pod, %s of UID %s, is %s of ServiceAccount %v", name, caller.PodUID, agent.Name, agent.ServiceAccount)
+		return refused(identityv1.Reason_TOKEN_POD_GONE, "the token's pod, %s/%s of UID %s, is gone", caller.ServiceAccount.Namespace, caller.Pod, caller.PodUID)
+	}
+	return agent.is(caller)
+}
+
+// is compares a live pod with the caller that its token makes.
+func (a Agent) is(caller Caller) error {
+	name := caller.ServiceAccount.Namespace + "/" + caller.Pod
+	switch {
+	case a.Node != caller.Node:
+		return refused(identityv1.Reason_TOKEN_POD_DIFFERS, "the token's pod, %s, runs on node %s, and the token says %s", name, a.Node, caller.Node)
+	case a.ServiceAccount != caller.ServiceAccount || a.Name != caller.Pod:
+		return refused(identityv1.Reason_TOKEN_POD_DIFFERS, "the token's pod, %s of UID %s, is %s of ServiceAccount %v", name, caller.PodUID, a.Name, a.ServiceAccount)
 	}
 	return nil
 }

@@ -25,8 +25,24 @@ type reviewed struct {
 	*TokenReview
 	t         *testing.T
 	api       *kubetest.Server
-	http      *httptest.Server
+	away      bool // it refuses connections
+	silent    bool
 	placement *Placement
+}
+
+// RoundTrip is the way to the API server, without a network: tests in a bubble wait
+// for nobody outside.
+func (r *reviewed) RoundTrip(request *http.Request) (*http.Response, error) {
+	if r.away {
+		return nil, errors.New("connection refused")
+	}
+	if r.silent {
+		<-request.Context().Done()
+		return nil, request.Context().Err()
+	}
+	answer := httptest.NewRecorder()
+	r.api.ServeHTTP(answer, request)
+	return answer.Result(), nil
 }
 
 // agent is the live pod of the good token.
@@ -38,30 +54,34 @@ func newReviewed(t *testing.T) *reviewed {
 	r := &reviewed{t: t, api: kubetest.New(), placement: NewPlacement()}
 	r.placement.Replace(nil, []Agent{agent})
 	r.vouch(func(*authenticationv1.TokenReviewStatus) {})
-	r.http = httptest.NewServer(r.api)
-	t.Cleanup(r.http.Close)
-	transport := &http.Transport{}
-	t.Cleanup(transport.CloseIdleConnections)
-	r.TokenReview = must(NewTokenReview(&rest.Config{Host: r.http.URL, QPS: -1, Transport: transport},
+	r.TokenReview = must(NewTokenReview(&rest.Config{Host: "http://api.test", QPS: -1, Transport: r},
 		TokenReviewOptions{Placement: r.placement, NodeAccounts: []identity.ServiceAccount{ztunnel}}))
 	return r
+}
+
+// vouched is a good answer.
+func vouched(spec authenticationv1.TokenReviewSpec) authenticationv1.TokenReviewStatus {
+	return authenticationv1.TokenReviewStatus{
+		Authenticated: true, Audiences: spec.Audiences,
+		User: authenticationv1.UserInfo{Username: "system:serviceaccount:culvert-system:ztunnel", Extra: map[string]authenticationv1.ExtraValue{
+			"authentication.kubernetes.io/pod-name": {"ztunnel-abc"}, "authentication.kubernetes.io/pod-uid": {"pod-uid"},
+			"authentication.kubernetes.io/node-name": {"node-1"}, "authentication.kubernetes.io/node-uid": {"node-uid"},
+			"authentication.kubernetes.io/credential-id": {"JTI=token-1"},
+		}},
+	}
 }
 
 // vouch changes the API server's answer from a good one.
 func (r *reviewed) vouch(change func(*authenticationv1.TokenReviewStatus)) {
 	r.api.Vouch(func(spec authenticationv1.TokenReviewSpec) authenticationv1.TokenReviewStatus {
-		status := authenticationv1.TokenReviewStatus{
-			Authenticated: true, Audiences: spec.Audiences,
-			User: authenticationv1.UserInfo{Username: "system:serviceaccount:culvert-system:ztunnel", Extra: map[string]authenticationv1.ExtraValue{
-				"authentication.kubernetes.io/pod-name": {"ztunnel-abc"}, "authentication.kubernetes.io/pod-uid": {"pod-uid"},
-				"authentication.kubernetes.io/node-name": {"node-1"}, "authentication.kubernetes.io/node-uid": {"node-uid"},
-				"authentication.kubernetes.io/credential-id": {"JTI=token-1"},
-			}},
-		}
+		status := vouched(spec)
 		change(&status)
 		return status
 	})
 }
+
+// forget what the API server said.
+func (r *reviewed) forget() { r.proofs = newProofs() }
 
 func (r *reviewed) reviews() int { return r.api.Asked("create tokenreviews") }
 
@@ -176,6 +196,7 @@ func TestAnAPIServerThatCannotSayIsAskedAgain(t *testing.T) {
 	if _, err := r.Attest(t.Context(), goodToken(t)); err != nil {
 		t.Error(err)
 	}
-	r.http.Close()
-	away("ask the API server: ")
+	r.forget()
+	r.away = true
+	away("connection refused")
 }
