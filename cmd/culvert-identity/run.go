@@ -19,7 +19,7 @@ import (
 // run is the CA until ctx ends.
 func run(ctx context.Context, cfg config) error {
 	placement := server.NewPlacement()
-	workloads, sourceErr := cfg.source()
+	workloads, sourceErr := cfg.source(placement)
 	attestor, attestErr := cfg.attestor(placement)
 	if err := errors.Join(isDirectory("dir", cfg.dir, false), sourceErr, attestErr); err != nil {
 		return err

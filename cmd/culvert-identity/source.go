@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"slices"
 
 	"github.com/culvert-mesh/culvert/identity"
@@ -13,13 +14,18 @@ import (
 	"github.com/culvert-mesh/culvert/ztunnel/workload"
 )
 
-// source is where the CA hears what runs where.
-func (c *config) source() (source.Source, error) {
+// source is where the CA hears what runs where, and where placement asks.
+func (c *config) source(placement *server.Placement) (source.Source, error) {
 	if c.kubeconfig != "" {
 		s, err := kube.New(kube.Options{
 			Kubeconfig: c.kubeconfig, PlacementOnly: true, Log: c.log,
 			Build: source.Options{TrustDomain: c.trustDomain, IgnoreIstioLabels: c.ignoreIstioLabels},
 		})
+		placement.Ask = func(ctx context.Context, node string, sa identity.ServiceAccount) (bool, []server.Agent, error) {
+			found, err := s.Ask(ctx, node, sa.Namespace, sa.Name)
+			mesh := workload.Mesh{Workloads: found}
+			return len(running(mesh)) > 0, agents(mesh, c.nodeAccounts), err
+		}
 		return s, refused("kubeconfig", err)
 	}
 	if err := isDirectory("workloads", c.workloads, true); err != nil {

@@ -83,14 +83,26 @@ func (s *Server) decide(ctx context.Context, request *identityv1.IstioCertificat
 	if err := checkCSR(request.GetCsr(), d); err != nil {
 		return nil, err
 	}
-	if !s.cfg.Placement.RunsOn(ctx, d.caller.Node, sa) {
-		if !s.cfg.Placement.Synced() {
-			return nil, errNotSynced
-		}
-		return nil, refusal(codes.PermissionDenied, identityv1.Reason_NOT_PLACED, "metadata.%s: no pod of ServiceAccount %v that the mesh carries runs on node %s",
-			identityv1.ImpersonatedIdentity, sa, d.caller.Node)
+	if err := s.placed(ctx, d.caller.Node, sa); err != nil {
+		return nil, err
 	}
 	return s.sign(ctx, request.GetCsr(), id, ttl, d)
+}
+
+// placed asks whether a pod of sa runs on the node.
+func (s *Server) placed(ctx context.Context, node string, sa identity.ServiceAccount) error {
+	runs, err := s.cfg.Placement.RunsOn(ctx, node, sa)
+	switch {
+	case runs:
+		return nil
+	case err != nil:
+		return refusal(codes.Unavailable, identityv1.Reason_API_UNAVAILABLE,
+			"no pod of ServiceAccount %v is known on node %s, and the API server does not say: %v", sa, node, err)
+	case !s.cfg.Placement.Synced():
+		return errNotSynced
+	}
+	return refusal(codes.PermissionDenied, identityv1.Reason_NOT_PLACED, "metadata.%s: no pod of ServiceAccount %v that the mesh carries runs on node %s",
+		identityv1.ImpersonatedIdentity, sa, node)
 }
 
 var errNotSynced = refusal(codes.Unavailable, identityv1.Reason_CA_NOT_READY, "the CA does not know yet what runs where")

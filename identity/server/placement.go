@@ -9,11 +9,22 @@ import (
 	"time"
 
 	"github.com/culvert-mesh/culvert/identity"
+	"github.com/culvert-mesh/culvert/rate"
 )
 
-// catchUp is how long a request waits for our source to hear of a pod which
-// its node knows already.
-const catchUp = 1500 * time.Millisecond
+const (
+	// catchUp is how long a request waits for our source to hear of a pod which
+	// its node knows already.
+	catchUp = 1500 * time.Millisecond
+	// askAfter is how long it waits if the API server can be asked instead.
+	askAfter = 50 * time.Millisecond
+	// askWithin is how long the API server may take to answer.
+	askWithin = 3 * time.Second
+)
+
+// nodeQuestions is how often the API server is asked on behalf of one node: nodes of
+// good will ask for pods that run.
+var nodeQuestions = rate.Limit{PerSecond: 5, Burst: 50}
 
 // Running says that a pod of a ServiceAccount, which the mesh carries, runs on
 // a node.
@@ -33,6 +44,12 @@ type Agent struct {
 // Placement is what runs where, by the CA's own source: a node's word is not
 // enough, or root on one node could have every identity.
 type Placement struct {
+	// Ask asks the API server what runs on a node of a ServiceAccount, now, before the
+	// answer is no; none. It is set before the first request.
+	Ask func(ctx context.Context, node string, sa identity.ServiceAccount) (running bool, agents []Agent, err error)
+
+	asks *limits
+
 	mu      sync.Mutex // guards what follows
 	running map[Running]struct{}
 	agents  map[string]Agent // by UID
@@ -41,7 +58,7 @@ type Placement struct {
 
 // NewPlacement returns one that knows of nothing yet.
 func NewPlacement() *Placement {
-	return &Placement{changed: make(chan struct{})}
+	return &Placement{asks: newLimits(nodeQuestions.PerSecond, int(nodeQuestions.Burst)), changed: make(chan struct{})}
 }
 
 // Replace takes over the full picture.
@@ -68,23 +85,68 @@ func (p *Placement) Synced() bool {
 	return p.running != nil
 }
 
-// RunsOn reports whether a pod of sa runs on node. Before it says no, it waits
-// a moment for the source.
-func (p *Placement) RunsOn(ctx context.Context, node string, sa identity.ServiceAccount) bool {
-	return p.wait(ctx, func() bool {
+// RunsOn reports whether a pod of sa runs on node. Before it says no, it asks the API
+// server, or, where there is none, waits a moment for the source. An error is that of
+// the API server.
+func (p *Placement) RunsOn(ctx context.Context, node string, sa identity.ServiceAccount) (bool, error) {
+	found := func() bool {
 		_, found := p.running[Running{node, sa}]
 		return found
-	})
+	}
+	if p.wait(ctx, p.patience(), found) {
+		return true, nil
+	}
+	running, _, asked, err := p.ask(ctx, node, sa)
+	if !asked {
+		return p.wait(ctx, catchUp-p.patience(), found), nil
+	}
+	return running, err
 }
 
-// Agent returns the pod of that UID if it speaks for a node. Before it says no, it
-// waits a moment for the source.
-func (p *Placement) Agent(ctx context.Context, uid string) (a Agent, found bool) {
-	found = p.wait(ctx, func() (found bool) {
-		a, found = p.agents[uid]
+// Agent returns the pod that a token makes of its caller, if there is one that may
+// speak for a node. Before it says no, it does as RunsOn.
+func (p *Placement) Agent(ctx context.Context, caller Caller) (a Agent, found bool, err error) {
+	look := func() bool {
+		a, found = p.agents[caller.PodUID]
 		return found
-	})
-	return a, found
+	}
+	if p.wait(ctx, p.patience(), look) {
+		return a, true, nil
+	}
+	_, agents, asked, err := p.ask(ctx, caller.Node, caller.ServiceAccount)
+	if !asked {
+		p.wait(ctx, catchUp-p.patience(), look)
+		return a, found, nil
+	}
+	for _, a := range agents {
+		if a.UID == caller.PodUID {
+			return a, true, nil
+		}
+	}
+	return Agent{}, false, err
+}
+
+func (p *Placement) patience() time.Duration {
+	if p.Ask == nil {
+		return catchUp
+	}
+	return askAfter
+}
+
+// ask asks the API server, unless there is none, or the node has had it asked too often.
+func (p *Placement) ask(ctx context.Context, node string, sa identity.ServiceAccount) (running bool, agents []Agent, asked bool, err error) {
+	if p.Ask == nil || !p.Synced() {
+		return false, nil, false, nil
+	}
+	release, ok := p.asks.take(node)
+	if !ok {
+		return false, nil, false, nil
+	}
+	defer release()
+	ctx, cancel := context.WithTimeout(ctx, askWithin)
+	defer cancel()
+	running, agents, err = p.Ask(ctx, node, sa)
+	return running, agents, true, err
 }
 
 // agent does not wait.
@@ -95,9 +157,9 @@ func (p *Placement) agent(uid string) (Agent, bool) {
 	return a, found
 }
 
-// wait asks found, with p.mu held, until it is true, or for a moment.
-func (p *Placement) wait(ctx context.Context, found func() bool) bool {
-	limit := time.NewTimer(catchUp)
+// wait asks found, with p.mu held, until it is true, or for some time.
+func (p *Placement) wait(ctx context.Context, atMost time.Duration, found func() bool) bool {
+	limit := time.NewTimer(atMost)
 	defer limit.Stop()
 	for {
 		p.mu.Lock()

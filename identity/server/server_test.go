@@ -231,12 +231,12 @@ func TestPlacementIsTheLastFullPicture(t *testing.T) {
 			sa   identity.ServiceAccount
 			want bool
 		}{{"node-1", web, true}, {"node-2", db, true}, {"node-1", db, false}, {"node-2", web, false}, {"", web, false}} {
-			if got := p.RunsOn(t.Context(), test.node, test.sa); got != test.want {
-				t.Errorf("%v on %q: %v", test.sa, test.node, got)
+			if got, err := p.RunsOn(t.Context(), test.node, test.sa); got != test.want || err != nil {
+				t.Errorf("%v on %q: %v, %v", test.sa, test.node, got, err)
 			}
 		}
 		p.Replace(nil, nil)
-		if !p.Synced() || p.RunsOn(t.Context(), "node-1", web) {
+		if runs, _ := p.RunsOn(t.Context(), "node-1", web); runs || !p.Synced() {
 			t.Error("gone, yet it runs")
 		}
 	})

@@ -245,8 +245,10 @@ func (r *TokenReview) proven(status authenticationv1.TokenReviewStatus) (Caller,
 
 // alive compares the caller with the live pod.
 func (r *TokenReview) alive(ctx context.Context, caller Caller) error {
-	agent, found := r.options.Placement.Agent(ctx, caller.PodUID)
+	agent, found, err := r.options.Placement.Agent(ctx, caller)
 	switch {
+	case err != nil:
+		return unavailable(identityv1.Reason_API_UNAVAILABLE, "ask the API server: %v", err)
 	case !found && !r.options.Placement.Synced():
 		return unavailable(identityv1.Reason_CA_NOT_READY, "the CA does not know yet what runs where")
 	case !found:

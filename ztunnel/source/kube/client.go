@@ -71,8 +71,8 @@ var builtIn = []struct {
 
 // newKinds makes clients for all kinds that are asked for.
 func (s *Source) newKinds(config *rest.Config) ([]*kind, error) {
-	clients, err := newBuiltInClients(config)
-	if err != nil {
+	var err error
+	if s.clients, err = newBuiltInClients(config); err != nil {
 		return nil, err
 	}
 	var out []*kind
@@ -82,7 +82,7 @@ func (s *Source) newKinds(config *rest.Config) ([]*kind, error) {
 		}
 		out = append(out, &kind{
 			Kind: source.KindOf(b.example), source: s, example: b.example, optional: b.optional, understand: trimmed,
-			versions: []*cache.ListWatch{cache.NewListWatchFromClient(clients[b.version], b.resource, metav1.NamespaceAll, fields.Everything())},
+			versions: []*cache.ListWatch{cache.NewListWatchFromClient(s.clients[b.version], b.resource, metav1.NamespaceAll, fields.Everything())},
 			wrong:    map[source.Name]string{},
 		})
 	}

@@ -11,6 +11,7 @@
 //	trim.go      what is kept of an object
 //	policies.go  Istio's kinds, which may come later or never
 //	health.go    what is wrong now, said once
+//	ask.go       what is asked now, for whoever cannot wait for a watch
 //	cidrs.go     whether the CIDRs of the mesh can be meant
 //	own.go       what is shown of the own node and its pods
 //	state.go     the last good state in a file, for a start without API server
@@ -30,6 +31,8 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
 
 	"github.com/culvert-mesh/culvert/ztunnel/source"
@@ -72,6 +75,7 @@ const (
 type Source struct {
 	options Options
 	server  string // its URL
+	clients map[schema.GroupVersion]rest.Interface
 	kinds   []*kind
 	poked   chan struct{} // something changed; holds one
 

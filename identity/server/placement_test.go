@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"google.golang.org/grpc/codes"
+
+	"github.com/culvert-mesh/culvert/identity"
+	"github.com/culvert-mesh/culvert/identity/identityv1"
+)
+
+// asked is an API server that knows more than our source.
+type asked struct {
+	running Running
+	agents  []Agent
+	err     error
+	times   atomic.Int32
+}
+
+func (a *asked) ask(_ context.Context, node string, sa identity.ServiceAccount) (bool, []Agent, error) {
+	a.times.Add(1)
+	return a.running == Running{node, sa}, a.agents, a.err
+}
+
+func TestAPodThatTheWatchDoesNotKnowIsAskedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		api := &asked{running: Running{"node-1", web}}
+		r := newRig(t, func(c *Config) { c.Placement.Replace(nil, nil); c.Placement.Ask = api.ask })
+		start := time.Now()
+		if _, err := r.CreateCertificate(withToken(t.Context(), goodToken(t)), goodRequest(t)); err != nil {
+			t.Error(err)
+		}
+		if waited := time.Since(start); waited != askAfter {
+			t.Errorf("waited %v, want %v", waited, askAfter)
+		}
+		api.running.Node = "node-2"
+		_, err := r.CreateCertificate(withToken(t.Context(), goodToken(t)), goodRequest(t))
+		wantStatus(t, err, codes.PermissionDenied, "runs on node node-1")
+		api.err = errors.New("connection refused")
+		_, err = r.CreateCertificate(withToken(t.Context(), goodToken(t)), goodRequest(t))
+		wantStatus(t, err, codes.Unavailable, "the API server does not say: connection refused")
+		if reasonOf(err) != identityv1.Reason_API_UNAVAILABLE {
+			t.Errorf("the word is %v", reasonOf(err))
+		}
+	})
+}
+
+// A node that asks for what does not run there costs the API server little.
+func TestOneNodeHasTheAPIServerAskedSeldom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		api := &asked{}
+		p := NewPlacement()
+		p.Replace([]Running{{"node-2", web}}, nil)
+		p.Ask = api.ask
+		var all sync.WaitGroup
+		for range 200 {
+			all.Go(func() {
+				if runs, err := p.RunsOn(t.Context(), "node-1", web); runs || err != nil {
+					t.Error(runs, err)
+				}
+			})
+		}
+		all.Wait()
+		if n := api.times.Load(); n != 50 {
+			t.Errorf("asked %d times for 200 requests, want 50", n)
+		}
+		if runs, err := p.RunsOn(t.Context(), "node-2", web); !runs || err != nil {
+			t.Error(runs, err)
+		}
+	})
+}
+
+func TestAnAgentThatTheWatchDoesNotKnowIsAskedFor(t *testing.T) {
+	r := newReviewed(t)
+	api := &asked{agents: []Agent{{UID: "other"}, agent}}
+	r.placement.Replace(nil, nil)
+	r.placement.Ask = api.ask
+	r.accepts(goodToken(t), "the API server knows it")
+	r.forget()
+	api.agents = nil
+	r.refuses(goodToken(t), identityv1.Reason_TOKEN_POD_GONE, "is gone")
+	api.err = errors.New("connection refused")
+	if _, err := r.Attest(t.Context(), goodToken(t)); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("nobody knows, and it is %v", err)
+	}
+}

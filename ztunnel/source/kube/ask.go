@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kube
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	nodev1 "k8s.io/api/node/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/client-go/rest"
+
+	"github.com/culvert-mesh/culvert/ztunnel/source"
+	"github.com/culvert-mesh/culvert/ztunnel/workload"
+)
+
+// Ask asks the API server which pods of a ServiceAccount run on a node, now, and
+// decides as a snapshot does whether each is in the mesh. It is for whoever must not
+// say no because a watch is late.
+func (s *Source) Ask(ctx context.Context, node, namespace, serviceAccount string) (workload.Workloads, error) {
+	core := s.clients[corev1.SchemeGroupVersion]
+	var list corev1.PodList
+	onNode := metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("spec.nodeName", node).String()}
+	if err := core.Get().Namespace(namespace).Resource("pods").VersionedParams(&onNode, metav1.ParameterCodec).Do(ctx).Into(&list); err != nil {
+		return nil, fmt.Errorf("pods of %s on %s: %v", namespace, node, err)
+	}
+	b := source.NewBuilder(s.options.Build)
+	found := false
+	for i := range list.Items {
+		pod := &list.Items[i]
+		if pod.Namespace != namespace || pod.Spec.NodeName != node || cmp.Or(pod.Spec.ServiceAccountName, "default") != serviceAccount {
+			continue
+		}
+		found = true
+		if err := b.Set(pod); err != nil {
+			continue // nobody reaches it: a snapshot leaves it out, too
+		}
+		if class := pod.Spec.RuntimeClassName; class != nil {
+			if err := add(ctx, s.clients[nodev1.SchemeGroupVersion], "runtimeclasses", *class, &nodev1.RuntimeClass{}, b); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if !found {
+		return nil, nil
+	}
+	if err := add(ctx, core, "namespaces", namespace, &corev1.Namespace{}, b); err != nil {
+		return nil, err
+	}
+	return b.Snapshot().Mesh.Workloads, nil
+}
+
+// add gets an object and gives it to b. One that is not there says nothing.
+func add(ctx context.Context, client rest.Interface, resource, name string, into source.Object, b *source.Builder) error {
+	err := client.Get().Resource(resource).Name(name).Do(ctx).Into(into)
+	switch {
+	case apierrors.IsNotFound(err):
+		return nil
+	case err != nil:
+		return fmt.Errorf("%s %s: %v", resource, name, err)
+	}
+	return b.Set(into)
+}
