@@ -95,13 +95,13 @@ func TestTheManifestsAreWhatTheChartRenders(t *testing.T) {
 	}
 }
 
-// The right over Nodes and what bounds it come together, or not at all.
-func TestTheRightOverNodesComesWithItsBounds(t *testing.T) {
-	rendered, err := template(t, "--set=ztunnel.untaint=true", "--show-only=templates/ztunnel-rbac.yaml", "--show-only=templates/ztunnel-untaint.yaml")
+// test/kubernetes has the real API server read them.
+func TestTheRightsOfZtunnelComeWithTheirBounds(t *testing.T) {
+	rendered, err := template(t, "--set=ztunnel.untaint=true", "--show-only=templates/ztunnel-rbac.yaml", "--show-only=templates/ztunnel-bounds.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
-	sameAs(t, "testdata/untaint.yaml", rendered)
+	sameAs(t, "testdata/bounds.yaml", rendered)
 }
 
 func TestAWrongValueIsRefusedByItsPath(t *testing.T) {

@@ -75,23 +75,77 @@ func (m *mesh) hasEvent(kind, namespace, name, want string) {
 	})
 }
 
+// asZtunnel returns what patches as the ztunnel of a node, with the rights that it has as
+// it is shipped.
+func (r *running) asZtunnel() (patch func(node string, flags ...string) error) {
+	r.t.Helper()
+	const file = "--filename=../../deploy/chart/testdata/bounds.yaml"
+	r.mustKubectl("apply", file)
+	// kubectl looks at what it patches.
+	r.mustKubectl("create", "clusterrole", "looks", "--verb=get", "--resource=nodes,pods,pods/status")
+	r.mustKubectl("create", "clusterrolebinding", "looks", "--clusterrole=looks", "--serviceaccount=culvert-system:ztunnel")
+	r.t.Cleanup(func() {
+		_, _ = r.kubectl("delete", file)
+		_, _ = r.kubectl("delete", "clusterrole,clusterrolebinding", "looks")
+	})
+	return func(node string, flags ...string) error {
+		_, err := r.kubectl(append([]string{"patch", "--as=system:serviceaccount:culvert-system:ztunnel",
+			"--as-user-extra=authentication.kubernetes.io/node-name=" + node}, flags...)...)
+		return err
+	}
+}
+
+// refusedAs waits until a refusal has the text: policies take a moment.
+func refusedAs(t *testing.T, text string, do func() error) {
+	t.Helper()
+	eventually(t, func() error {
+		if err := do(); !strings.Contains(fmt.Sprint(err), text) {
+			return fmt.Errorf("want a refusal that says %q, got %v", text, err)
+		}
+		return nil
+	})
+}
+
+// Of a pod a ztunnel may write one annotation, and the API server refuses all else.
+func TestAZtunnelMayAnnotateThePodsOfItsNodeAndDoNothingElseToPods(t *testing.T) {
+	c := useShared(t)
+	c.makeWeb()
+	c.mustKubectl("wait", "--for=condition=Ready", "pod/asker1", "--timeout=60s")
+	patch := c.asZtunnel()
+	to := func(node, change string) func() error {
+		return func() error {
+			return patch(node, "pod", "asker1", "--subresource=status", "--type=merge", "--patch="+change)
+		}
+	}
+	const ours = `{"metadata":{"annotations":{"culvert.dev/status":"verified"}}}`
+	refusedAs(t, "may tell of the pods of its own node, and of no others", to("node2", ours))
+	refusedAs(t, "nothing of its status", to("node1", `{"status":{"podIP":"10.244.0.99","podIPs":[{"ip":"10.244.0.99"}]}}`))
+	refusedAs(t, "nothing of its status", to("node1", `{"status":{"conditions":[]}}`))
+	refusedAs(t, "change nothing else of a pod", to("node1", `{"metadata":{"annotations":{"culvert.dev/status":"verified","theirs":"x"}}}`))
+	refusedAs(t, "change nothing else of a pod", to("node1", `{"metadata":{"labels":{"app":"web"}}}`))
+	if err := to("node1", ours)(); err != nil {
+		t.Error(err)
+	}
+	if err := to("node1", `{"metadata":{"annotations":{"culvert.dev/status":null}}}`)(); err != nil {
+		t.Error(err)
+	}
+	if err := patch("node1", "pod", "asker1", "--type=merge", "--patch="+ours); !strings.Contains(fmt.Sprint(err), `cannot patch resource "pods"`) {
+		t.Errorf("the pod itself: %v", err)
+	}
+}
+
 // What a ztunnel may do to Nodes is one thing: the API server refuses all else.
 func TestAZtunnelMayTakeItsTaintOffItsNodeAndDoNothingElseToNodes(t *testing.T) {
 	c := useShared(t)
-	const file = "--filename=../../deploy/chart/testdata/untaint.yaml"
-	c.mustKubectl("apply", file)
-	// kubectl looks at what it patches.
-	c.mustKubectl("create", "clusterrole", "looks-at-nodes", "--verb=get", "--resource=nodes")
-	c.mustKubectl("create", "clusterrolebinding", "looks-at-nodes", "--clusterrole=looks-at-nodes", "--serviceaccount=culvert-system:ztunnel")
+	patch := c.asZtunnel()
 	t.Cleanup(func() {
-		_, _ = c.kubectl("delete", file)
-		_, _ = c.kubectl("delete", "clusterrole,clusterrolebinding", "looks-at-nodes")
-		_, _ = c.kubectl("taint", "node", "node1", "culvert.dev/not-ready-", "theirs-")
+		for _, taint := range []string{"culvert.dev/not-ready-", "theirs-"} {
+			_, _ = c.kubectl("taint", "node", "node1", taint)
+		}
 	})
-	c.mustKubectl("taint", "node", "node1", "theirs=x:PreferNoSchedule", "culvert.dev/not-ready:PreferNoSchedule")
-	as := func(node, patch string) (string, error) {
-		return c.kubectl("patch", "node", "node1", "--type=json", "--patch="+patch,
-			"--as=system:serviceaccount:culvert-system:ztunnel", "--as-user-extra=authentication.kubernetes.io/node-name="+node)
+	c.mustKubectl("taint", "node", "node1", "--overwrite", "theirs=x:PreferNoSchedule", "culvert.dev/not-ready:PreferNoSchedule")
+	as := func(node, change string) func() error {
+		return func() error { return patch(node, "node", "node1", "--type=json", "--patch="+change) }
 	}
 	untaint := func(key string) string {
 		keys := strings.Fields(c.mustKubectl("get", "node", "node1", "--output=jsonpath={.spec.taints[*].key}"))
@@ -107,23 +161,12 @@ func TestAZtunnelMayTakeItsTaintOffItsNodeAndDoNothingElseToNodes(t *testing.T) 
 	const cordon = `[{"op": "add", "path": "/spec/unschedulable", "value": true}]`
 	const more = `[{"op": "add", "path": "/spec/taints/-", "value": {"key": "culvert.dev/not-ready", "effect": "NoExecute"}}]`
 
-	eventually(t, func() error { // the policy takes a moment
-		if _, err := as("node1", label); !strings.Contains(fmt.Sprint(err), "may change nothing of a Node but its taint") {
-			return fmt.Errorf("a label: %v", err)
-		}
-		return nil
-	})
-	for _, refused := range []struct{ node, patch, why string }{
-		{"node1", cordon, "may change nothing of a Node but its taint"},
-		{"node1", more, "may take the taint culvert.dev/not-ready off, and change no other"},
-		{"node1", untaint("theirs"), "may take the taint culvert.dev/not-ready off, and change no other"},
-		{"node2", untaint("culvert.dev/not-ready"), "may change the Node that it runs on, and no other"},
-	} {
-		if _, err := as(refused.node, refused.patch); !strings.Contains(fmt.Sprint(err), refused.why) {
-			t.Errorf("%s by the ztunnel of %s: %v", refused.patch, refused.node, err)
-		}
-	}
-	if _, err := as("node1", untaint("culvert.dev/not-ready")); err != nil {
+	refusedAs(t, "may change nothing of a Node but its taint", as("node1", label))
+	refusedAs(t, "may change nothing of a Node but its taint", as("node1", cordon))
+	refusedAs(t, "may take the taint culvert.dev/not-ready off, and change no other", as("node1", more))
+	refusedAs(t, "may take the taint culvert.dev/not-ready off, and change no other", as("node1", untaint("theirs")))
+	refusedAs(t, "may change the Node that it runs on, and no other", as("node2", untaint("culvert.dev/not-ready")))
+	if err := as("node1", untaint("culvert.dev/not-ready"))(); err != nil {
 		t.Error(err)
 	}
 	if taints := c.mustKubectl("get", "node", "node1", "--output=jsonpath={.spec.taints[*].key}"); taints != "theirs" {
