@@ -32,8 +32,9 @@ const (
 // No snapshot means that ztunnel never served this node, or that it rebooted
 // and /run was wiped. Letting pods pass then would make the first minute of
 // every boot a plaintext one. It cannot deadlock: what ztunnel needs to start
-// is its own pod, passed by ownPod from the plugin's config since no snapshot
-// names it yet, and pods on the host network, for which no CNI plugin is run.
+// is its own pod, or that of the CA where its own is on the host network, for
+// which no CNI plugin is run. The plugin's config passes it as ownPod, since no
+// snapshot names it yet.
 func (c config) decide(req enroll.Request, unanswered error) error {
 	snapshot, err := enroll.ReadSnapshot(c.Snapshot)
 	if c.isOwnPod(req) || err == nil && samePod(snapshot.OwnPod, req) {

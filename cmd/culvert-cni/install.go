@@ -43,7 +43,7 @@ func (c *installation) define(flags *flag.FlagSet) {
 	places(flags, &c.install)
 	program.Var(flags, &c.metrics, "metrics-address", ":15022", "`address` for /metrics and /healthz/ready", program.Listen)
 	program.Var(flags, &c.settings.Socket, "socket", "", "`path` of ztunnel's enroll socket on the node, for the entry (default the plugin's: /run/culvert/enroll.sock)", socket)
-	program.Var(flags, &c.settings.OwnPod, "own-pod", "", "ztunnel's own pod, `namespace/name` or namespace/prefix-, which starts without ztunnel, for the entry (default none)", ownPod)
+	program.Var(flags, &c.settings.OwnPod, "own-pod", "", "pod that starts without ztunnel, `namespace/name` or namespace/prefix-: ztunnel's own or the CA's, for the entry (default none)", ownPod)
 	program.Var(flags, &c.settings.LogFile, "plugin-log", "", "`file` on the node to which the plugin logs, for the entry (default none)", absolute)
 	program.Switch(flags, &c.settings.StatusStrict, "status-strict", "the node is NotReady while ztunnel is away, for the entry")
 }

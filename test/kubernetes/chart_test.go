@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/culvert-mesh/culvert/test/kubernetes/cluster"
+)
+
+// charted is a cluster of a test's own, on which Culvert comes and goes by its chart.
+type charted struct{ *running }
+
+func startCharted(t *testing.T) *charted {
+	t.Helper()
+	needRoot(t)
+	name := sharedName + "-chart"
+	if err := start(name); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { takeDown(t, name) })
+	c := &charted{use(t, name)}
+	t.Cleanup(func() {
+		if t.Failed() {
+			c.tell()
+		}
+	})
+	return c
+}
+
+// render is helm template with the values of this cluster.
+func (c *charted) render(flags ...string) string {
+	c.t.Helper()
+	cgroup := c.enter("node1", "findmnt", "--noheadings", "--first-only", "--output=TARGET", "--types=cgroup2")
+	cmd := exec.Command("go", append([]string{"tool", "-modfile=tools/helm/go.mod", "helm", "template", "culvert", "deploy/chart",
+		"--namespace=culvert-system", "--set=image.pullPolicy=Never", "--set=crds=true",
+		"--set=ztunnel.cgroup=" + cgroup, "--set=ztunnel.kubeletCgroup=" + cgroup + "/" + cluster.KubeletCgroup}, flags...)...)
+	cmd.Dir, cmd.Stderr = filepath.Join("..", ".."), c.t.Output()
+	objects, err := cmd.Output()
+	if err != nil {
+		c.t.Fatalf("helm template: %v", err)
+	}
+	return string(objects)
+}
+
+// install returns when all of Culvert is ready.
+func (c *charted) install() {
+	c.t.Helper()
+	c.mustApply(c.render("--set=namespace.create=true"))
+	for _, what := range []string{"deployment/culvert-identity", "daemonset/ztunnel"} {
+		c.inSystem("rollout", "status", what, "--timeout=3m")
+	}
+}
+
+func (c *charted) mustApply(objects string) {
+	c.t.Helper()
+	if err := c.apply(objects); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// inSystem is kubectl in Culvert's namespace.
+func (c *charted) inSystem(args ...string) string {
+	c.t.Helper()
+	return c.mustKubectl(append([]string{"--namespace=culvert-system"}, args...)...)
+}
+
+// awaitStatus waits until all pods of the namespace default have that status of the mesh;
+// empty is none.
+func (c *charted) awaitStatus(want string) {
+	c.t.Helper()
+	eventually(c.t, func() error {
+		found, err := c.kubectl("get", "pods", `--output=jsonpath={range .items[*]}{.metadata.name} {.metadata.annotations.culvert\.dev/status}{"\n"}{end}`)
+		for line := range strings.Lines(found) {
+			if name, status, _ := strings.Cut(strings.TrimSpace(line), " "); status != want {
+				err = errors.Join(err, fmt.Errorf("pod %s is %q in the mesh, want %q", name, status, want))
+			}
+		}
+		return err
+	})
+}
+
+func (c *charted) tell() {
+	pods, err := c.kubectl("get", "pods", "--all-namespaces", "--output=wide")
+	events, err2 := c.kubectl("get", "events", "--namespace=culvert-system")
+	c.t.Log(pods, events, errors.Join(err, err2))
+	for _, app := range []string{"ztunnel", "culvert-identity"} {
+		said, _ := c.kubectl("logs", "--namespace=culvert-system", "--selector=app.kubernetes.io/name="+app, "--all-containers", "--prefix", "--tail=20")
+		c.t.Logf("%s says:\n%s", app, said)
+	}
+}
+
+func TestCulvertComesAndGoesByItsChart(t *testing.T) {
+	c := startCharted(t)
+	c.makeWeb()
+	c.comesAndLeavesNothing()
+	c.comesToAPluginThatWasLeftBehind()
+}
+
+func (c *charted) comesAndLeavesNothing() {
+	c.t.Helper()
+	c.install()
+	c.mustKubectl("label", "namespace", "default", "culvert.dev/mesh=enabled")
+	c.awaitStatus("verified")
+	c.hearBothNodes("asker1", "http://web")
+
+	// With pods in the mesh it does not let go of them, and can be taken back.
+	remove := c.render("--set=uninstall=true", "--show-only=templates/uninstall.yaml")
+	c.mustApply(remove)
+	eventually(c.t, func() error {
+		said, err := c.kubectl("logs", "--namespace=culvert-system", "daemonset/ztunnel", "--container=steering")
+		if err == nil && !strings.Contains(said, "pods of this node are steered, and would be let out in plaintext") {
+			err = fmt.Errorf("it says %q", said)
+		}
+		return err
+	})
+	if answer, err := c.kubectl("exec", "asker1", "--", "/bin/podapp", "get", "http://web"); err == nil {
+		c.t.Errorf("a pod of the mesh reached another without a ztunnel: %s", answer)
+	}
+	c.install()
+	c.hearBothNodes("asker1", "http://web")
+
+	c.mustKubectl("label", "namespace", "default", "culvert.dev/mesh-")
+	c.awaitStatus("")
+	c.mustApply(remove)
+	c.inSystem("rollout", "status", "daemonset/ztunnel", "--timeout=3m")
+	c.hearBothNodes("asker1", "http://web")
+	c.mustKubectl("delete", "namespace", "culvert-system", "--timeout=60s")
+	for _, node := range bothNodes {
+		c.wantNothingOn(node)
+	}
+	c.mustKubectl("rollout", "restart", "deployment/web")
+	c.mustKubectl("rollout", "status", "deployment/web", "--timeout=60s") // pods end, and others start
+}
+
+// wantNothingOn looks for what an uninstall must not leave on a node. The plugin's program
+// stays for the sandboxes that were started with it.
+func (c *charted) wantNothingOn(node string) {
+	c.t.Helper()
+	if c.chains(node) {
+		c.t.Errorf("%s: a list of plugins has the plugin", node)
+	}
+	for _, dir := range []string{"/run/culvert", "/sys/fs/bpf/culvert"} {
+		if left, err := c.tryEnter(node, "ls", "-A", dir); err == nil && left != "" {
+			c.t.Errorf("%s: %s holds %s", node, dir, left)
+		}
+	}
+}
+
+// Whoever did not uninstall in order has a plugin without a ztunnel. After a reboot it
+// lets no pod start, and those of Culvert must not be among them.
+func (c *charted) comesToAPluginThatWasLeftBehind() {
+	c.t.Helper()
+	c.install()
+	c.mustKubectl("delete", "namespace", "culvert-system", "--timeout=60s")
+	for _, node := range bothNodes {
+		if !c.chains(node) {
+			c.t.Fatalf("%s: the plugin is gone by itself", node)
+		}
+		c.enter(node, "sh", "-c", "rm -rf /run/culvert/*")
+	}
+	c.install()
+}
