@@ -13,7 +13,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/culvert-mesh/culvert/test/kubernetes/cluster"
 )
@@ -28,6 +27,9 @@ type mesh struct{ *running }
 // so the test can write there while the node runs.
 const insideMesh = "/etc/kubernetes/mesh"
 
+// policyKinds are the kinds of Istio's that Culvert reads, as its chart has them.
+const policyKinds = "../../deploy/chart/policies"
+
 // startMesh returns once both nodes are ready for meshed pods. The end of the test takes
 // all away; pods that the test made must be gone by then, so make them after it.
 func startMesh(c *running) *mesh {
@@ -35,6 +37,7 @@ func startMesh(c *running) *mesh {
 	m := &mesh{c}
 	programs := buildMesh(c.t)
 	m.authorize()
+	m.mustKubectl("apply", "--filename="+policyKinds)
 	for _, node := range bothNodes {
 		m.give(node, programs)
 	}
@@ -70,7 +73,7 @@ func (m *mesh) authorize() {
 // give puts programs, the keys of tokens, and the node's own token onto a node.
 func (m *mesh) give(node, programs string) {
 	m.t.Helper()
-	if err := os.MkdirAll(m.dir(node, "objects"), 0o755); err != nil {
+	if err := os.MkdirAll(m.dir(node), 0o755); err != nil {
 		m.t.Fatal(err)
 	}
 	if out, err := exec.Command("cp", "--recursive", programs+"/.", m.dir(node)).CombinedOutput(); err != nil {
@@ -96,13 +99,11 @@ func (m *mesh) write(node, name, text string) {
 	}
 }
 
-// startCA starts the CA on node1, gives its root to both nodes, and tells it of the
-// cluster's pods until the test ends.
+// startCA starts the CA on node1, and gives its root to both nodes.
 func (m *mesh) startCA() {
 	m.t.Helper()
-	m.tell()
 	m.runOn("node1", "culvert-identity", insideMesh+"/culvert-identity", "-dir", insideMesh+"/ca",
-		"-workloads", insideMesh+"/objects", "-jwks", insideMesh+"/jwks.json")
+		"-kubeconfig", insideMesh+"/kubeconfig", "-jwks", insideMesh+"/jwks.json")
 	var root []byte
 	eventually(m.t, func() (err error) {
 		root, err = os.ReadFile(m.dir("node1", "ca", "root.pem"))
@@ -110,29 +111,6 @@ func (m *mesh) startCA() {
 	})
 	for _, node := range bothNodes {
 		m.write(node, "root.pem", string(root))
-	}
-	stop, stopped := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(stopped)
-		for {
-			select {
-			case <-stop:
-				return
-			case <-time.After(500 * time.Millisecond):
-				m.tell()
-			}
-		}
-	}()
-	m.t.Cleanup(func() { close(stop); <-stopped })
-}
-
-// tell writes all Namespaces and Pods for the CA. A source that cannot be asked just now
-// is asked again.
-func (m *mesh) tell() {
-	for _, kind := range []string{"namespaces", "pods"} {
-		if text, err := m.kubectl("get", "--raw=/api/v1/"+kind); err == nil {
-			m.write("node1", "objects/"+kind+".yaml", text)
-		}
 	}
 }
 
@@ -153,6 +131,7 @@ func (m *mesh) log(node, program string) string { return m.dir(node, program+".l
 // remove takes away what is left of the mesh once its programs have ended.
 func (m *mesh) remove() {
 	_, _ = m.kubectl("delete", "namespace", "culvert-system", "--wait=false")
+	_, _ = m.kubectl("delete", "--filename="+policyKinds, "--wait=false")
 	for _, node := range bothNodes {
 		if m.t.Failed() {
 			m.t.Logf("the end of ztunnel's log on %s:\n%s", node, last(m.log(node, "ztunnel"), 40))

@@ -9,6 +9,8 @@
 //	                         and prints a tally each second
 //	podapp hold ADDRESS WORD says WORD in a connection ten times a second, waits for the
 //	                         echo, and prints a tally each second
+//	podapp ask TIMES PAUSE tcp|udp ADDRESS
+//	                         asks an address again and again, and prints what became of each
 package main
 
 import (
@@ -21,9 +23,11 @@ import (
 
 // The ports at which podapp answers.
 const (
-	httpPort = ":8080" // each request with the names of its node and its pod, and the request's URI
-	echoPort = ":8081" // each byte with itself
-	grpcPort = ":8082" // gRPC's health checks, with "serving"
+	httpPort  = ":8080" // each request with the names of its node and its pod, and the request's URI
+	echoPort  = ":8081" // each byte with itself
+	grpcPort  = ":8082" // gRPC's health checks, with "serving"
+	otherPort = ":8083" // each request with the names of its node and its pod, and this port
+	wordPort  = ":8080" // of UDP: each datagram with the names of its node and its pod
 )
 
 func main() {
@@ -36,6 +40,8 @@ func main() {
 			do = func() error { return load(args[1:]) }
 		case name == "hold" && len(args) == 3:
 			do = func() error { return hold(args[1], args[2]) }
+		case name == "ask" && len(args) == 5:
+			do = func() error { return askMany(args[1], args[2], args[3], args[4]) }
 		default:
 			do = func() error { return fmt.Errorf("unknown arguments %q", args) }
 		}

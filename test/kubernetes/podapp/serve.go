@@ -22,6 +22,12 @@ func serve() error {
 			fmt.Fprintln(w, os.Getenv("NODE_NAME"), name, r.RequestURI)
 		}))
 	}()
+	go func() {
+		failed <- http.ListenAndServe(otherPort, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			fmt.Fprintln(w, os.Getenv("NODE_NAME"), name, otherPort)
+		}))
+	}()
+	go func() { failed <- serveWords(os.Getenv("NODE_NAME") + " " + name) }()
 	go func() { failed <- serveEcho() }()
 	go func() { failed <- serveHealth() }()
 	return <-failed
@@ -41,6 +47,22 @@ func serveEcho() error {
 			defer conn.Close()
 			_, _ = io.Copy(conn, conn)
 		}()
+	}
+}
+
+func serveWords(answer string) error {
+	conn, err := net.ListenPacket("udp", wordPort)
+	if err != nil {
+		return err
+	}
+	for {
+		_, from, err := conn.ReadFrom(make([]byte, 1))
+		if err != nil {
+			return err
+		}
+		if _, err := conn.WriteTo([]byte(answer), from); err != nil {
+			return err
+		}
 	}
 }
 
