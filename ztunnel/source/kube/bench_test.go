@@ -3,9 +3,9 @@
 package kube
 
 import (
-	"bytes"
 	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -50,7 +50,7 @@ func benchPod(i, revision int) *corev1.Pod {
 			},
 			Annotations:     map[string]string{"kubectl.kubernetes.io/restartedAt": "2026-01-02T03:04:05Z", "prometheus.io/scrape": "true"},
 			OwnerReferences: []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "ReplicaSet", Name: app + "-6d4b75cb6d", UID: "0b5cbb4a-5b52-4b4a-8f6e-8a2c1f0e7d11", Controller: &controller}},
-			ManagedFields:   []metav1.ManagedFieldsEntry{{Manager: "kubelet", Operation: "Update", FieldsV1: &metav1.FieldsV1{Raw: bytes.Repeat([]byte("f"), 2000)}}},
+			ManagedFields:   []metav1.ManagedFieldsEntry{{Manager: "kubelet", Operation: "Update", FieldsV1: metav1.NewFieldsV1(strings.Repeat("f", 2000))}},
 		},
 		Spec: corev1.PodSpec{
 			NodeName: fmt.Sprintf("ip-10-0-%d.eu-central-1.compute.internal", i/podsOfNode), ServiceAccountName: "checkout-frontend",
