@@ -40,6 +40,8 @@ var thirdParties = []struct {
 		"a Kubernetes client is for who watches the cluster, reviews tokens, keeps the CA in a Secret or tells users of their pods"},
 	{"k8s.io/klog/v2", []string{"ztunnel/source/kube", "identity/ca/cluster"},
 		"client-go logs by it; it is imported to be silenced"},
+	{"k8s.io/utils/clock", []string{"ztunnel/source/kube"},
+		"client-go sleeps by it; it is imported to be woken up"},
 	{"k8s.io/api", []string{"ztunnel/source", "ztunnel/source/*", "ztunnel/report", "identity/server", "identity/ca/cluster", "test/lab", "test/lab/*"},
 		"Kubernetes types stop at the source"},
 	{"k8s.io/apimachinery", []string{"ztunnel/source", "ztunnel/source/*", "ztunnel/report", "identity/server", "identity/ca/cluster", "test/lab", "test/lab/*"},

@@ -5,6 +5,7 @@ package kube
 import (
 	"context"
 	"fmt"
+	"net/http"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -72,7 +73,7 @@ var builtIn = []struct {
 // newKinds makes clients for all kinds that are asked for.
 func (s *Source) newKinds(config *rest.Config) ([]*kind, error) {
 	var err error
-	if s.clients, err = newBuiltInClients(config); err != nil {
+	if s.clients, err = newBuiltInClients(config, s.client); err != nil {
 		return nil, err
 	}
 	var out []*kind
@@ -89,7 +90,7 @@ func (s *Source) newKinds(config *rest.Config) ([]*kind, error) {
 	if s.options.PlacementOnly {
 		return out, nil
 	}
-	any, err := dynamic.NewForConfig(config)
+	any, err := dynamic.NewForConfigAndClient(config, s.client)
 	if err != nil {
 		return nil, fmt.Errorf("client of %s: %v", config.Host, err)
 	}
@@ -106,7 +107,7 @@ func (s *Source) newKinds(config *rest.Config) ([]*kind, error) {
 // newBuiltInClients returns a client for each version of builtIn. They speak
 // protobuf, and know no other kinds than these: those of all of Kubernetes would
 // be most of the program.
-func newBuiltInClients(config *rest.Config) (map[schema.GroupVersion]rest.Interface, error) {
+func newBuiltInClients(config *rest.Config, client *http.Client) (map[schema.GroupVersion]rest.Interface, error) {
 	scheme := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, discoveryv1.AddToScheme, nodev1.AddToScheme, networkingv1.AddToScheme} {
 		if err := add(scheme); err != nil {
@@ -114,11 +115,6 @@ func newBuiltInClients(config *rest.Config) (map[schema.GroupVersion]rest.Interf
 		}
 	}
 	metav1.AddToGroupVersion(scheme, schema.GroupVersion{Version: "v1"})
-	// One transport for all: one connection.
-	client, err := rest.HTTPClientFor(config)
-	if err != nil {
-		return nil, fmt.Errorf("client of %s: %v", config.Host, err)
-	}
 	clients := map[schema.GroupVersion]rest.Interface{}
 	for _, b := range builtIn {
 		c := rest.CopyConfig(config)
@@ -130,6 +126,7 @@ func newBuiltInClients(config *rest.Config) (map[schema.GroupVersion]rest.Interf
 		c.ContentType = runtime.ContentTypeProtobuf
 		c.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
 		c.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
+		var err error
 		if clients[b.version], err = rest.RESTClientForConfigAndClient(c, client); err != nil {
 			return nil, fmt.Errorf("client of %s: %v", config.Host, err)
 		}

@@ -48,11 +48,12 @@ type understood struct {
 	strange string
 }
 
-// reflector returns one that waits at most 10 to 20 seconds between two attempts.
-func (k *kind) reflector() *cache.Reflector {
+// reflector returns one that waits at most 10 to 20 seconds between two attempts, and not
+// for any once ctx ends.
+func (k *kind) reflector(ctx context.Context) *cache.Reflector {
 	quiet := klog.New(nil)
 	return cache.NewReflectorWithOptions(k, k.example, k, cache.ReflectorOptions{
-		Logger: &quiet, Name: string(k.Kind),
+		Logger: &quiet, Name: string(k.Kind), Clock: endingClock{ctx: ctx},
 		Backoff: &wait.Backoff{Duration: 200 * time.Millisecond, Factor: 2, Jitter: 1, Steps: 7, Cap: 10 * time.Second},
 	})
 }

@@ -6,6 +6,7 @@
 // straight into a source.Builder, so that no object is kept beside what it means:
 //
 //	client.go    which kinds, and how the API server is asked for them
+//	clock.go     the end of what would sleep on
 //	kind.go      one kind: what a reflector puts into the builder, and what is
 //	             asked when a watch breaks or the API server went back in time
 //	trim.go      what is kept of an object
@@ -25,7 +26,9 @@ package kube
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
+	"net/http"
 	"net/netip"
 	"sync"
 	"time"
@@ -67,6 +70,8 @@ const (
 	// answerWithin is how long the API server may be silent at start before the
 	// state file is taken.
 	answerWithin = 5 * time.Second
+	// endWithin is how long requests may go on once the source ends.
+	endWithin = 2 * time.Second
 	// saveEvery is how old the state file may be.
 	saveEvery = 10 * time.Second
 )
@@ -74,7 +79,8 @@ const (
 // Source watches one API server.
 type Source struct {
 	options Options
-	server  string // its URL
+	server  string       // its URL
+	client  *http.Client // of all kinds
 	clients map[schema.GroupVersion]rest.Interface
 	kinds   []*kind
 	poked   chan struct{} // something changed; holds one
@@ -110,6 +116,9 @@ func New(o Options) (*Source, error) {
 		return nil, err
 	}
 	s.server = config.Host
+	if s.client, err = rest.HTTPClientFor(config); err != nil {
+		return nil, fmt.Errorf("client of %s: %v", config.Host, err)
+	}
 	s.kinds, err = s.newKinds(config)
 	return s, err
 }
@@ -130,15 +139,30 @@ func (s *Source) Stats() source.Stats {
 // Run delivers snapshots until ctx ends; then it returns nil.
 func (s *Source) Run(ctx context.Context, sink source.Sink) error {
 	s.load()
-	// What client-go would log about watches, health says once.
-	watching := klog.NewContext(ctx, klog.New(nil))
+	quiet := klog.NewContext(ctx, klog.New(nil)) // what client-go would log about watches, health says once
+	var watching sync.WaitGroup
 	for _, k := range s.kinds {
-		// Their end is not waited for: between two attempts to list, client-go sleeps
-		// up to 20 s whatever ctx says, and a ztunnel that is replaced must not.
-		go k.reflector().RunWithContext(watching)
+		watching.Go(func() { k.reflector(ctx).RunWithContext(quiet) })
 	}
 	s.deliver(ctx, sink)
+	s.end(&watching)
 	return nil
+}
+
+// end waits for requests that are under way, but not long: a ztunnel that is replaced
+// holds up the next.
+func (s *Source) end(watching *sync.WaitGroup) {
+	ended := make(chan struct{})
+	go func() {
+		watching.Wait()
+		s.client.CloseIdleConnections()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+	case <-time.After(endWithin):
+		s.options.Log.Warn("requests to the API server do not end", logServer, s.server)
+	}
 }
 
 // deliver turns changes into snapshots, no faster than they are cheap.

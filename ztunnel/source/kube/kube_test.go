@@ -5,6 +5,7 @@ package kube
 import (
 	"context"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -16,9 +17,12 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/yaml"
 
+	"github.com/culvert-mesh/culvert/test/env"
 	"github.com/culvert-mesh/culvert/ztunnel/source"
 	"github.com/culvert-mesh/culvert/ztunnel/source/kube/kubetest"
 )
+
+func TestMain(m *testing.M) { os.Exit(env.CheckLeaks(m)) }
 
 // parse reads one object; tests say what they mean in YAML, as users do.
 func parse[T any](t *testing.T, text string) *T {

@@ -3,6 +3,9 @@
 package kube
 
 import (
+	"bytes"
+	"runtime"
+	"sync"
 	"testing"
 	"time"
 
@@ -107,7 +110,19 @@ func TestAnAPIServerMayComeLaterThanWeDo(t *testing.T) {
 	w.says("")
 }
 
-// client-go sleeps long between attempts, and does not wake up for the end.
+func TestAfterTheEndNobodyWatches(t *testing.T) {
+	server := startServer(t)
+	server.Set(cluster(t)...)
+	w := start(t, options(server))
+	w.until("the first", anySnapshot)
+	w.stop()
+	stacks := make([]byte, 1<<20)
+	if stacks = stacks[:runtime.Stack(stacks, true)]; bytes.Contains(stacks, []byte("cache.(*Reflector)")) {
+		t.Errorf("a reflector goes on:\n%s", stacks)
+	}
+}
+
+// client-go sleeps long between attempts. TestMain finds what goes on after the end.
 func TestTheEndIsNotDelayedByAnAPIServerThatIsAway(t *testing.T) {
 	t.Parallel()
 	server := startServer(t)
@@ -118,6 +133,24 @@ func TestTheEndIsNotDelayedByAnAPIServerThatIsAway(t *testing.T) {
 	began := time.Now()
 	w.stop()
 	if took := time.Since(began); took > time.Second {
+		t.Errorf("it took %v", took)
+	}
+}
+
+// Such is a program that a kubeconfig names for tokens.
+func TestARequestThatDoesNotEndIsLeft(t *testing.T) {
+	t.Parallel()
+	s, err := New(options(startServer(t)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	free := make(chan struct{})
+	t.Cleanup(func() { close(free) })
+	var asking sync.WaitGroup
+	asking.Go(func() { <-free })
+	began := time.Now()
+	s.end(&asking)
+	if took := time.Since(began); took < endWithin || took > 2*endWithin {
 		t.Errorf("it took %v", took)
 	}
 }
