@@ -18,9 +18,14 @@ func namespacesOf(mesh workload.Mesh) map[string]bool {
 	for name, ns := range mesh.Namespaces {
 		meshed[name] = ns.Meshed
 	}
+	last := ""
 	for _, w := range mesh.Workloads {
-		if _, known := meshed[w.Namespace]; known && w.Meshed {
-			meshed[w.Namespace] = true
+		if !w.Meshed || w.Namespace == last { // mostly, and many times a second
+			continue
+		}
+		last = w.Namespace
+		if _, known := meshed[last]; known {
+			meshed[last] = true
 		}
 	}
 	return meshed

@@ -77,6 +77,9 @@ func newPod(pod *corev1.Pod, o Options) (podEntry, workload.Workload, error) {
 	}
 	w.ProbePorts, w.ForeignProbes = probes(pod, w.Addrs)
 	w.CanonicalName = firstLabel(w.Labels, w.Owner, "service.istio.io/canonical-name", "app.kubernetes.io/name", "app")
+	if w.Owner == w.CanonicalName {
+		w.Owner = w.CanonicalName // one piece of memory, which is that of the labels
+	}
 	w.CanonicalRevision = firstLabel(w.Labels, latestVersion, "service.istio.io/canonical-revision", "app.kubernetes.io/version", "version")
 	return e, w, nil
 }

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/culvert-mesh/culvert/ztunnel/policy"
@@ -84,55 +83,6 @@ func addresses(svc *corev1.Service) workload.Service {
 	return s
 }
 
-// fromSlices collects the backends of the service port of that name: slices
-// repeat the name and carry the target port's number.
-func fromSlices(behind map[string]*discoveryv1.EndpointSlice, portName string) []backend {
-	var out []backend
-	for _, slice := range behind {
-		if slice.AddressType == discoveryv1.AddressTypeFQDN {
-			continue
-		}
-		for _, port := range slice.Ports {
-			if deref(port.Name, "") != portName || !isTCP(deref(port.Protocol, corev1.ProtocolTCP)) {
-				continue
-			}
-			number, ok := portNumber(deref(port.Port, 0))
-			if !ok {
-				continue
-			}
-			for _, e := range slice.Endpoints {
-				// A condition that is absent counts as its usual state.
-				b := backend{
-					Endpoint:    workload.Endpoint{Node: deref(e.NodeName, ""), Hints: hints(e.Hints)},
-					ready:       deref(e.Conditions.Ready, true),
-					serving:     deref(e.Conditions.Serving, true),
-					terminating: deref(e.Conditions.Terminating, false),
-				}
-				// What others beside the first would mean is not defined.
-				for _, addr := range parseAddrs(e.Addresses[:min(1, len(e.Addresses))]) {
-					b.Addr = netip.AddrPortFrom(addr, number)
-					out = append(out, b)
-				}
-			}
-		}
-	}
-	return out
-}
-
-func hints(h *discoveryv1.EndpointHints) *workload.Hints {
-	if h == nil {
-		return nil
-	}
-	out := &workload.Hints{}
-	for _, node := range h.ForNodes {
-		out.Nodes = append(out.Nodes, node.Name)
-	}
-	for _, zone := range h.ForZones {
-		out.Zones = append(out.Zones, zone.Name)
-	}
-	return out
-}
-
 // distribution is the hints that the endpoint slice controller would write for an
 // endpoint of a node and its zone, by trafficDistribution.
 func distribution(svc *corev1.Service, node, zone string) *workload.Hints {
@@ -178,7 +128,7 @@ func (p *pods) fromPods(svc *corev1.Service, port corev1.ServicePort, zones map[
 // usable leaves out those that never get connections. Which of the others do
 // depends on who else is there, and on the node: that is for the Registry.
 func usable(backends []backend, publishNotReady bool) []workload.Endpoint {
-	var out []workload.Endpoint
+	out := make([]workload.Endpoint, 0, len(backends))
 	for _, b := range backends {
 		b.Leaving = !b.ready && !publishNotReady
 		if !b.Leaving || b.serving && b.terminating {

@@ -17,8 +17,8 @@ type services struct {
 	built   []workload.Service
 	names   []Name // of the service at the same place
 	entries map[Name]*serviceEntry
-	slices  map[Name]map[string]*discoveryv1.EndpointSlice // by service
-	of      map[Name]Name                                  // the service of an EndpointSlice
+	slices  map[Name]map[string]*endpointSlice // by service
+	of      map[Name]Name                      // the service of an EndpointSlice
 	changed map[Name]bool
 	// bySelector are services without an EndpointSlice, by namespace: who is
 	// behind them depends on all pods there.
@@ -32,7 +32,7 @@ type serviceEntry struct {
 
 func newServices() services {
 	return services{
-		entries: map[Name]*serviceEntry{}, slices: map[Name]map[string]*discoveryv1.EndpointSlice{}, of: map[Name]Name{},
+		entries: map[Name]*serviceEntry{}, slices: map[Name]map[string]*endpointSlice{}, of: map[Name]Name{},
 		changed: map[Name]bool{}, bySelector: map[string]map[Name]bool{},
 	}
 }
@@ -76,9 +76,9 @@ func (s *services) setSlice(name Name, o *discoveryv1.EndpointSlice) {
 		return
 	}
 	if s.slices[of] == nil {
-		s.slices[of] = map[string]*discoveryv1.EndpointSlice{}
+		s.slices[of] = map[string]*endpointSlice{}
 	}
-	s.slices[of][name.Name], s.of[name] = o, of
+	s.slices[of][name.Name], s.of[name] = newSlice(o), of
 	s.changed[of] = true
 }
 

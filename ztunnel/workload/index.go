@@ -244,7 +244,7 @@ func (idx *index) at(addr netip.Addr) *virtual {
 // address is left out: a stale slice must not draw connections which would all be
 // refused.
 func (idx *index) endpoints(all []Endpoint, v4 bool, inside func(netip.Addr) bool) []endpoint {
-	var out []endpoint
+	out := make([]endpoint, 0, len(all))
 	for i := range all {
 		addr := all[i].Addr.Addr()
 		if addr.Is4() != v4 {
