@@ -72,8 +72,11 @@ const (
 	answerWithin = 5 * time.Second
 	// endWithin is how long requests may go on once the source ends.
 	endWithin = 2 * time.Second
-	// saveEvery is how old the state file may be.
-	saveEvery = 10 * time.Second
+	// saveEvery is how old the state file may be. If it is large it is written more
+	// seldom: savedASecond is how many bytes, and 1/saveShare of the time, that takes.
+	saveEvery    = 10 * time.Second
+	savedASecond = 100 << 10
+	saveShare    = 200
 )
 
 // Source watches one API server.
@@ -84,6 +87,7 @@ type Source struct {
 	clients map[schema.GroupVersion]rest.Interface
 	kinds   []*kind
 	poked   chan struct{} // something changed; holds one
+	rested  time.Time     // when the state file may be written again; only Run's
 
 	mu      sync.Mutex // guards all that follows, and what is wrong in the kinds
 	builder *source.Builder
@@ -177,7 +181,9 @@ func (s *Source) deliver(ctx context.Context, sink source.Sink) {
 			s.save()
 			return
 		case <-save.C:
-			s.save()
+			if !time.Now().Before(s.rested) {
+				s.save()
+			}
 			continue
 		case <-impatient:
 			patient = false

@@ -3,6 +3,7 @@
 package kube
 
 import (
+	"path/filepath"
 	"runtime"
 	"testing"
 
@@ -79,6 +80,21 @@ func heap() uint64 {
 	var stats runtime.MemStats
 	runtime.ReadMemStats(&stats)
 	return stats.HeapAlloc
+}
+
+// BenchmarkStateFile reports what writing it takes, with Services, and its size.
+func BenchmarkStateFile(b *testing.B) {
+	s := keep(manyPods, true).source
+	path := filepath.Join(b.TempDir(), "workloads")
+	size := 0
+	for b.Loop() {
+		snapshot := s.builder.Snapshot()
+		var err error
+		if size, err = writeState(path, &state{Policies: snapshot.Policies, Mesh: snapshot.Mesh}); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(size), "B")
 }
 
 // BenchmarkMemoryOfPods reports what a ztunnel holds of each pod, alone and with its

@@ -89,7 +89,9 @@ func (s *Source) save() {
 	if !due || s.options.State == "" {
 		return
 	}
-	err := writeState(s.options.State, &state{Written: time.Now(), of: s.of(), Policies: snapshot.Policies, Mesh: snapshot.Mesh})
+	start := time.Now()
+	size, err := writeState(s.options.State, &state{Written: start, of: s.of(), Policies: snapshot.Policies, Mesh: snapshot.Mesh})
+	s.rested = start.Add(restAfter(size, time.Since(start)))
 	if err == nil {
 		return
 	}
@@ -101,31 +103,37 @@ func (s *Source) save() {
 	s.options.OnError(err)
 }
 
+// restAfter is how long the state file, which took so long to write, is not written again.
+func restAfter(size int, took time.Duration) time.Duration {
+	return max(time.Duration(size)*time.Second/savedASecond, saveShare*took)
+}
+
 func exists(path string) bool {
 	_, err := os.Lstat(path)
 	return err == nil
 }
 
 // writeState replaces the file at path, readable by its owner only: after a power
-// cut there is the old one or the new one. Nobody else writes there.
-func writeState(path string, s *state) error {
+// cut there is the old one or the new one. Nobody else writes there. It returns how
+// many bytes that took.
+func writeState(path string, s *state) (int, error) {
 	body, err := json.Marshal(s)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	next := path + ".new"
 	f, err := os.OpenFile(next, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	_, err = fmt.Fprintf(f, stateHeader+"%s", stateFormat, len(body), sha256.Sum256(body), body)
+	size, err := fmt.Fprintf(f, stateHeader+"%s", stateFormat, len(body), sha256.Sum256(body), body)
 	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
 		err = os.Rename(next, path)
 	}
 	if err != nil {
 		os.Remove(next)
 	}
-	return err
+	return size, err
 }
 
 // readState returns the state at path, or says why it cannot be taken.

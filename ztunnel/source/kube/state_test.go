@@ -4,13 +4,16 @@ package kube
 
 import (
 	"bytes"
+	"context"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -161,6 +164,45 @@ func TestAStateFileThatIsNotWholeIsNotTaken(t *testing.T) {
 	if s, err := readState(o.State, server.of()); err != nil || len(s.Mesh.Workloads) != 1 {
 		t.Errorf("it was not written anew: %v", err)
 	}
+}
+
+func TestALargeStateFileIsWrittenSeldomAndAtTheEnd(t *testing.T) {
+	for _, c := range []struct {
+		size int
+		took time.Duration
+		want time.Duration
+	}{{10 << 10, time.Millisecond, 200 * time.Millisecond}, {2 << 20, 40 * time.Millisecond, 2 << 20 * time.Second / (100 << 10)}, {2 << 20, time.Second, 200 * time.Second}} {
+		if got := restAfter(c.size, c.took); got != c.want {
+			t.Errorf("%d bytes in %v: not again for %v, want %v", c.size, c.took, got, c.want)
+		}
+	}
+
+	synctest.Test(t, func(t *testing.T) {
+		s := &Source{poked: make(chan struct{}, 1), health: newHealth(), builder: source.NewBuilder(source.Options{}), live: true}
+		s.options = Options{State: filepath.Join(t.TempDir(), "workloads"), Log: slog.New(slog.DiscardHandler), OnError: func(error) {}}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		s.rested = time.Now().Add(35 * time.Second) // after a large one
+		go func() {
+			s.deliver(ctx, nil)
+			close(done)
+		}()
+		time.Sleep(39 * time.Second)
+		if exists(s.options.State) {
+			t.Error("it was written before its time")
+		}
+		time.Sleep(2 * time.Second)
+		if !exists(s.options.State) {
+			t.Error("it was not written in its time")
+		}
+		os.Remove(s.options.State)
+		s.rested = time.Now().Add(time.Hour)
+		cancel()
+		<-done
+		if !exists(s.options.State) {
+			t.Error("it was not written at the end")
+		}
+	})
 }
 
 // of is what options of the server lead to.
