@@ -79,9 +79,10 @@ cluster-build: ## build what the cluster runs, into the user's cache directory
 	@bin/cluster build
 
 .PHONY: cluster
-cluster: ## start a real two-node Kubernetes to try things on (root; CGROUPS=v2: with cgroup2 alone)
+cluster: ## start a real two-node Kubernetes with Culvert on it, to try things on (root; CGROUPS=v2: with cgroup2 alone)
 	@go -C test/kubernetes build -o $(CURDIR)/bin/cluster .
 	@bin/cluster up $(if $(CGROUPS),-cgroups $(CGROUPS))
+	@bin/cluster install
 
 .PHONY: cluster-down
 cluster-down: ## remove what make cluster started

@@ -14,7 +14,7 @@ func invite(c cluster.Config) {
 Cluster %[1]s is up: node1 and node2, each with containerd, the kubelet and kube-proxy
 (nftables); pods get their network from the CNI plugins bridge, host-local and portmap;
 CoreDNS answers. The nodes have the images localhost/culvert/ztunnel:dev, culvert-cni and
-culvert-identity; nothing runs them yet. Files and logs are in %[2]s.
+culvert-identity; bin/cluster install runs them. Files and logs are in %[2]s.
 
   export KUBECONFIG=%[3]s PATH=%[4]s:$PATH
 
@@ -29,3 +29,12 @@ Five things to try:
 make cluster-down removes all of it.
 `, c.Name, cluster.Dir(c.Name), cluster.Kubeconfig(c.Name), c.Binaries)
 }
+
+// inviteMesh says what to try with Culvert.
+const inviteMesh = `
+Culvert is installed, in namespace culvert-system. No pod is in the mesh yet:
+
+  kubectl label namespace default culvert.dev/mesh=enabled
+  kubectl get pods --output=custom-columns='POD:.metadata.name,MESH:.metadata.annotations.culvert\.dev/status'
+  kubectl logs --namespace=culvert-system --selector=app.kubernetes.io/name=ztunnel --container=ztunnel
+`

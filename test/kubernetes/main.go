@@ -23,6 +23,7 @@ const usage = `cluster runs a real two-node Kubernetes in namespaces of this mac
 
   cluster build             build its programs into the user's cache directory
   cluster up [flags]        build what is not built, and start it
+  cluster install [flags]   put Culvert on it, as its chart says
   cluster down [flags]      remove it, however it ended
   cluster enter [flags] NODE COMMAND...
                             run a command on a node, "node1" or "node2"
@@ -69,6 +70,12 @@ func run(ctx context.Context, args []string) error {
 		return err
 	case args[0] == "up" && flags.NArg() == 0:
 		return up(ctx, c)
+	case args[0] == "install" && flags.NArg() == 0:
+		if err := install(ctx, c.Name); err != nil {
+			return err
+		}
+		fmt.Print(inviteMesh)
+		return nil
 	case args[0] == "down" && flags.NArg() == 0:
 		return down(ctx, c.Name)
 	case args[0] == "enter" && flags.NArg() > 1:
