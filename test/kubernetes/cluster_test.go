@@ -29,7 +29,7 @@ var sharedName = cmp.Or(kept, clusterName("test"))
 var (
 	program string // the command under test, as make cluster runs it
 	shared  = sync.OnceValue(func() error {
-		if kept != "" && exec.Command(program, "enter", "-name", kept, "node2", "true").Run() == nil {
+		if kept != "" && isUp(kept) {
 			return nil
 		}
 		return start(sharedName)
@@ -62,12 +62,18 @@ func TestMain(m *testing.M) {
 		if kept != "" {
 			return code
 		}
-		if out, err := exec.Command(program, "down", "-name", sharedName).CombinedOutput(); err != nil {
-			fmt.Fprintf(os.Stderr, "cluster down: %v\n%s", err, out)
-			return 1
+		for _, name := range []string{sharedName, meshName} {
+			if out, err := exec.Command(program, "down", "-name", name).CombinedOutput(); err != nil {
+				fmt.Fprintf(os.Stderr, "cluster down: %v\n%s", err, out)
+				code = 1
+			}
 		}
 		return code
 	}())
+}
+
+func isUp(name string) bool {
+	return exec.Command(program, "enter", "-name", name, "node2", "true").Run() == nil
 }
 
 // start removes what an earlier test run left of the cluster, and starts it.
@@ -167,7 +173,12 @@ func (r *running) enter(node string, command ...string) string {
 // eventually asks again until done has no error, for a minute.
 func eventually(t *testing.T, done func() error) {
 	t.Helper()
-	deadline := time.After(time.Minute)
+	within(t, time.Minute, done)
+}
+
+func within(t *testing.T, patience time.Duration, done func() error) {
+	t.Helper()
+	deadline := time.After(patience)
 	again := time.NewTicker(200 * time.Millisecond)
 	defer again.Stop()
 	for {

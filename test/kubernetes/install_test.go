@@ -20,8 +20,12 @@ func TestThePluginIsInstalledOnANodeAndTakenAway(t *testing.T) {
 	stop := c.install("node1", plugin)
 
 	c.makePod("held")
-	eventually(t, func() error { return c.tellsOf("held", "pod default/held may not start: ztunnel did not answer") })
-	eventually(t, func() error { return c.tellsOf("held", "start or repair ztunnel on this pod's node") })
+	eventually(t, func() error {
+		return c.tellsOf("default", "held", "pod default/held may not start: ztunnel did not answer")
+	})
+	eventually(t, func() error {
+		return c.tellsOf("default", "held", "start or repair ztunnel on this pod's node")
+	})
 	c.leaveSnapshot("node1")
 	c.mustKubectl("wait", "--for=condition=Ready", "pod/held", "--timeout=60s") // by itself
 
@@ -112,8 +116,8 @@ func (r *running) makePod(name string) {
 }
 
 // tellsOf says whether an event of the pod has the text.
-func (r *running) tellsOf(pod, text string) error {
-	events, err := r.kubectl("get", "events", "--field-selector=involvedObject.name="+pod, "--output=jsonpath={.items[*].message}")
+func (r *running) tellsOf(namespace, pod, text string) error {
+	events, err := r.kubectl("get", "events", "--namespace="+namespace, "--field-selector=involvedObject.name="+pod, "--output=jsonpath={.items[*].message}")
 	if err == nil && !strings.Contains(events, text) {
 		err = fmt.Errorf("no event of %s has %q: %s", pod, text, events)
 	}

@@ -20,27 +20,51 @@ import (
 type shop struct {
 	*running
 	namespace string
-	word      string // that its clients say
+	word      string // said in new connections
+	held      string // said in connections that stay
 }
 
-// openShop makes it, and returns when all of its pods are ready. It goes with the test.
-func (r *running) openShop(namespace string) *shop {
+// openShop makes it, with labels of its namespace, and returns when all of its pods are
+// ready. It goes with the test.
+func (r *running) openShop(namespace string, labels ...string) *shop {
+	r.t.Helper()
+	r.t.Cleanup(func() {
+		_, _ = r.kubectl("delete", "namespace", namespace, "--wait=false")
+		_, _ = r.kubectl("delete", "pods", "--all", "--namespace="+namespace, "--grace-period=1")
+	})
+	return r.fillShop(namespace, labels...)
+}
+
+// fillShop makes one that stays.
+func (r *running) fillShop(namespace string, labels ...string) *shop {
 	r.t.Helper()
 	text, err := os.ReadFile("testdata/shop.yaml")
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	s := &shop{running: r, namespace: namespace, word: "word-" + strings.ToLower(rand.Text()[:16])}
+	// Words that nobody says by chance.
+	objects := strings.NewReplacer("WORD", "word-"+rand.Text()[:16], "HELD", "held-"+rand.Text()[:16]).Replace(string(text))
 	r.mustKubectl("create", "namespace", namespace)
-	r.t.Cleanup(func() {
-		_, _ = r.kubectl("delete", "namespace", namespace, "--wait=false")
-		_, _ = r.kubectl("delete", "pods", "--all", "--namespace="+namespace, "--grace-period=1")
-	})
+	for _, label := range labels {
+		r.mustKubectl("label", "namespace", namespace, label)
+	}
 	eventually(r.t, func() error { // the namespace may not have its ServiceAccount yet
-		return r.apply(strings.ReplaceAll(string(text), "WORD", s.word), "--namespace="+namespace)
+		return r.apply(objects, "--namespace="+namespace)
 	})
+	s := r.shop(namespace)
 	s.kubectlHere("rollout", "status", "deployment/web", "--timeout=60s")
 	s.kubectlHere("wait", "--for=condition=Ready", "pod", "--all", "--timeout=60s")
+	return s
+}
+
+// shop is the one that a namespace has.
+func (r *running) shop(namespace string) *shop {
+	r.t.Helper()
+	s := &shop{running: r, namespace: namespace}
+	said := s.kubectlHere("get", "pod", "client", "--output=jsonpath={.spec.containers[0].args[1]} {.spec.containers[1].args[2]}")
+	if _, err := fmt.Sscanf(strings.TrimPrefix(said, "http://web/"), "%s %s", &s.word, &s.held); err != nil {
+		r.t.Fatalf("the clients of %s say %q: %v", namespace, said, err)
+	}
 	return s
 }
 
@@ -67,19 +91,43 @@ type tally struct {
 	Error      string // the last one
 }
 
-// since adds up what one of the clients, load, hold or hold6, has counted from a second on.
-// The present second is not yet among it.
-func (s *shop) since(from time.Time, client string) tally {
-	s.t.Helper()
-	all := tally{Second: from.Unix()}
-	said := s.kubectlHere("logs", "client", "--container="+client, "--since-time="+from.UTC().Format(time.RFC3339))
+// tallies are those of one of the clients, load, hold or hold6, from a second on. The
+// present second is not yet among them.
+func (s *shop) tallies(from time.Time, client string) ([]tally, error) {
+	said, err := s.kubectl("logs", "--namespace="+s.namespace, "client", "--container="+client, "--since-time="+from.UTC().Format(time.RFC3339))
+	if err != nil {
+		return nil, err
+	}
+	var found []tally
 	for line := range strings.Lines(said) {
 		var t tally
 		if err := json.Unmarshal([]byte(line), &t); err != nil {
-			s.t.Fatalf("%s says %q: %v", client, line, err)
+			return nil, fmt.Errorf("%s says %q: %w", client, line, err)
 		}
-		if t.Second < from.Unix() {
-			continue
+		if t.Second >= from.Unix() {
+			found = append(found, t)
+		}
+	}
+	return found, nil
+}
+
+// since adds up what a client has counted from a second on.
+func (s *shop) since(from time.Time, client string) tally {
+	s.t.Helper()
+	return s.between(from, time.Now(), client)
+}
+
+// between adds up what a client has counted from one second up to another.
+func (s *shop) between(from, to time.Time, client string) tally {
+	s.t.Helper()
+	seconds, err := s.tallies(from, client)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	all := tally{Second: from.Unix()}
+	for _, t := range seconds {
+		if t.Second >= to.Unix() {
+			break
 		}
 		all.OK += t.OK
 		all.Failed += t.Failed

@@ -84,7 +84,8 @@ func packetSocket(pid int) (fd int, err error) {
 	return fd, err
 }
 
-// read takes each packet once, where it enters the bridge.
+// read takes each packet once, where it enters the bridge. What etcd hears over the
+// loopback, as the arguments of the clients, is not between the nodes.
 func (s *sniffer) read() {
 	buffer := make([]byte, 256<<10)
 	raw, err := s.raw.SyscallConn()
@@ -101,7 +102,8 @@ func (s *sniffer) read() {
 				s.t.Errorf("read packets: %v", err)
 				return true
 			}
-			if link, ok := from.(*unix.SockaddrLinklayer); ok && link.Pkttype != unix.PACKET_OUTGOING {
+			link, ok := from.(*unix.SockaddrLinklayer)
+			if ok && link.Pkttype != unix.PACKET_OUTGOING && link.Hatype != unix.ARPHRD_LOOPBACK {
 				s.note(buffer[:n])
 			}
 		}
