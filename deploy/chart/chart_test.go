@@ -95,6 +95,19 @@ func TestTheManifestsAreWhatTheChartRenders(t *testing.T) {
 	}
 }
 
+// Objects that values ask for, and values that no platform sets.
+func TestWhatValuesAskForRendersAsItsGoldenFile(t *testing.T) {
+	rendered, err := template(t, "--set=networkPolicy.enabled=true", "--set=podMonitor.enabled=true,podMonitor.labels.release=monitoring",
+		"--set=image.repository=example.com/culvert,image.tag=v1,image.pullSecrets={registry}", "--set=seLinuxType=spc_t",
+		"--set=mesh.cidrs={10.0.0.0/8,fd00::/8},mesh.ignoreIstioLabels=true", "--set=cni.confDir=/etc/x,cni.binDir=/opt/x,cni.pluginLog=/var/log/x,cni.statusStrict=true",
+		"--set=ztunnel.excludeCIDRs={192.0.2.0/24},ztunnel.excludePorts={25,26},ztunnel.standInCIDRs={198.18.0.0/16},ztunnel.memoryLimit=512Mi",
+		"--set=ztunnel.cgroup=/cg,ztunnel.kubeletCgroup=/cg/kubelet,identity.memoryLimit=,identity.replicas=3")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sameAs(t, "testdata/values.yaml", rendered)
+}
+
 // test/kubernetes has the real API server read them.
 func TestTheRightsOfZtunnelComeWithTheirBounds(t *testing.T) {
 	rendered, err := template(t, "--set=ztunnel.untaint=true", "--show-only=templates/ztunnel-rbac.yaml", "--show-only=templates/ztunnel-bounds.yaml")

@@ -33,25 +33,25 @@ func startCharted(t *testing.T) *charted {
 	return c
 }
 
-// render is helm template with the values of this cluster.
-func (c *charted) render(flags ...string) string {
+// helm returns what helm prints of the chart, with the values of this cluster.
+func (c *charted) helm(command string, flags ...string) string {
 	c.t.Helper()
 	cgroup := c.enter("node1", "findmnt", "--noheadings", "--first-only", "--output=TARGET", "--types=cgroup2")
-	cmd := exec.Command("go", append([]string{"tool", "-modfile=tools/helm/go.mod", "helm", "template", "culvert", "deploy/chart",
-		"--namespace=culvert-system", "--set=image.pullPolicy=Never", "--set=crds=true",
+	cmd := exec.Command("go", append([]string{"tool", "-modfile=tools/helm/go.mod", "helm", command, "culvert", "deploy/chart",
+		"--kubeconfig=" + cluster.Kubeconfig(c.name), "--namespace=culvert-system", "--set=image.pullPolicy=Never",
 		"--set=ztunnel.cgroup=" + cgroup, "--set=ztunnel.kubeletCgroup=" + cgroup + "/" + cluster.KubeletCgroup}, flags...)...)
 	cmd.Dir, cmd.Stderr = filepath.Join("..", ".."), c.t.Output()
-	objects, err := cmd.Output()
+	out, err := cmd.Output()
 	if err != nil {
-		c.t.Fatalf("helm template: %v", err)
+		c.t.Fatalf("helm %s: %v", command, err)
 	}
-	return string(objects)
+	return string(out)
 }
 
 // install returns when all of Culvert is ready.
 func (c *charted) install() {
 	c.t.Helper()
-	c.mustApply(c.render("--set=namespace.create=true"))
+	c.mustApply(c.helm("template", "--set=namespace.create=true", "--set=crds=true"))
 	for _, what := range []string{"deployment/culvert-identity", "daemonset/ztunnel"} {
 		c.inSystem("rollout", "status", what, "--timeout=3m")
 	}
@@ -100,6 +100,7 @@ func TestCulvertComesAndGoesByItsChart(t *testing.T) {
 	c.makeWeb()
 	c.comesAndLeavesNothing()
 	c.comesToAPluginThatWasLeftBehind()
+	c.comesByHelm()
 }
 
 func (c *charted) comesAndLeavesNothing() {
@@ -110,7 +111,7 @@ func (c *charted) comesAndLeavesNothing() {
 	c.hearBothNodes("asker1", "http://web")
 
 	// With pods in the mesh it does not let go of them, and can be taken back.
-	remove := c.render("--set=uninstall=true", "--show-only=templates/uninstall.yaml")
+	remove := c.helm("template", "--set=uninstall=true", "--show-only=templates/uninstall.yaml")
 	c.mustApply(remove)
 	eventually(c.t, func() error {
 		said, err := c.kubectl("logs", "--namespace=culvert-system", "daemonset/ztunnel", "--container=steering")
@@ -165,4 +166,41 @@ func (c *charted) comesToAPluginThatWasLeftBehind() {
 		c.enter(node, "sh", "-c", "rm -rf /run/culvert/*")
 	}
 	c.install()
+}
+
+// Kinds that others have installed stay as they are: Helm would refuse to take over what
+// is not its own.
+func (c *charted) comesByHelm() {
+	c.t.Helper()
+	c.mustKubectl("delete", "namespace", "culvert-system", "--timeout=60s")
+	c.mustKubectl("delete", "clusterroles,clusterrolebindings,validatingadmissionpolicies,validatingadmissionpolicybindings",
+		"--selector=app.kubernetes.io/part-of=culvert")
+	const theirs, missing = "peerauthentications.security.istio.io", "authorizationpolicies.security.istio.io"
+	c.mustKubectl("delete", "customresourcedefinition", missing)
+	before := c.mustKubectl("get", "customresourcedefinition", theirs, "--output=jsonpath={.metadata.resourceVersion}")
+	c.helm("install", "--create-namespace", "--wait", "--timeout=3m")
+	c.helm("upgrade", "--set=logLevel=warn")
+	if after := c.mustKubectl("get", "customresourcedefinition", theirs, "--output=jsonpath={.metadata.resourceVersion}"); after != before {
+		c.t.Errorf("%s was changed, from version %s to %s", theirs, before, after)
+	}
+	eventually(c.t, func() error { return c.refusesPolicies() })
+}
+
+// refusesPolicies is an error unless the API server refuses policies that mean nothing,
+// and says why.
+func (c *charted) refusesPolicies() error {
+	var errs []error
+	for spec, why := range map[string]string{
+		"kind: PeerAuthentication, spec: {mtls: {mode: STRIKT}}":                                                       `Unsupported value: "STRIKT"`,
+		"kind: PeerAuthentication, spec: {portLevelMtls: {8080: {mode: STRICT}}}":                                      "needs a selector",
+		"kind: PeerAuthentication, spec: {selector: {matchLabels: {a: b}}, portLevelMtls: {http: {mode: STRICT}}}":     "is no port",
+		"kind: AuthorizationPolicy, spec: {selector: {matchLabels: {a: b}}, targetRefs: [{kind: Service, name: web}]}": "only one of",
+		"kind: AuthorizationPolicy, spec: {action: REFUSE}":                                                            `Unsupported value: "REFUSE"`,
+	} {
+		err := c.apply("{apiVersion: security.istio.io/v1, metadata: {name: wrong, namespace: default}, " + spec + "}")
+		if err == nil || !strings.Contains(err.Error(), why) {
+			errs = append(errs, fmt.Errorf("%s: %v, want %q", spec, err, why))
+		}
+	}
+	return errors.Join(errs...)
 }
