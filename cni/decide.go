@@ -18,7 +18,7 @@ import (
 const (
 	hintZtunnel = "start or repair ztunnel on this pod's node, see the log of its pod there " +
 		"(kubectl get pods --all-namespaces --selector app.kubernetes.io/name=ztunnel --output wide); the runtime tries this pod again by itself"
-	hintReason  = "see the log of ztunnel on this node; the runtime tries this pod again by itself"
+	hintReason = "see the log of ztunnel on this node; the runtime tries this pod again by itself"
 )
 
 // decide says whether the pod may start though no ztunnel answered:

@@ -4,8 +4,8 @@ package source
 
 import (
 	"fmt"
-	"slices"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
