@@ -76,7 +76,7 @@ func New(o Options) (*Keeper, error) {
 		events: map[string]uint64{issuerTaken: 0, issuerRefused: 0, rootPublished: 0, secretRestored: 0}}
 	k.roots = append(k.roots, &published{object: newObject(client, configMaps, o.ConfigMap), path: []string{"data", ca.RootFile}})
 	if o.TrustBundle != "" {
-		k.roots = append(k.roots, &published{object: newObject(client, trustBundles, o.TrustBundle), path: []string{"spec", "trustBundle"}, optional: true})
+		k.roots = append(k.roots, &published{object: newObject(client, trustBundles, o.TrustBundle), path: []string{"spec", "trustBundle"}})
 	}
 	for _, p := range k.roots {
 		k.waiting[p] = errNotAsked

@@ -16,8 +16,7 @@ import (
 // published is an object with a text in which others find roots.
 type published struct {
 	object
-	path     []string // of the text
-	optional bool     // the API server need not serve its kind
+	path []string // of the text
 }
 
 // trace is what an object tells of a CA that published there.
