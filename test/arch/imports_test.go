@@ -20,7 +20,7 @@ import (
 const imports = `
 	NONE < identity, identity/identityv1;
 
-	# What a tunnel bounds for its peer, the CA bounds for a node.
+	# What a tunnel bounds for its peer, the CA bounds for a node, and a node for the CA.
 	NONE < rate;
 
 	# The plugin's contract and ztunnel's admin listen in the same way, and may not
@@ -36,7 +36,7 @@ const imports = `
 
 	ztunnel/hbone/aead, ztunnel/socket, ztunnel/buffer, rate < ztunnel/hbone/record < ztunnel/hbone;
 	identity, ztunnel/hbone/h2, ztunnel/quota < ztunnel/hbone;
-	identity, identity/identityv1 < ztunnel/certs;
+	identity, identity/identityv1, rate < ztunnel/certs;
 	ztunnel/netns, ztunnel/mountinfo < ztunnel/redirect;
 	ztunnel/workload, ztunnel/policy, ztunnel/hbone, ztunnel/socket, ztunnel/metrics, ztunnel/quota, rate < ztunnel/proxy;
 

@@ -4,6 +4,7 @@ package certs
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -39,7 +40,7 @@ func ask[T any](ctx context.Context, c *Client, question func(context.Context, *
 		last     = status.Error(codes.Unavailable, "nobody was asked")
 		tried    = map[seat]bool{}
 		attempts []*attempt[T]
-		underWay int
+		underWay []*replica
 		again    bool
 		replies  = make(chan *attempt[T])
 		next     = time.NewTimer(0)
@@ -57,6 +58,10 @@ func ask[T any](ctx context.Context, c *Client, question func(context.Context, *
 		case <-ctx.Done():
 			return none, status.FromContextError(ctx.Err()).Err()
 		case <-next.C:
+			if len(underWay) > 0 && !c.replicas.mayHedge(underWay) {
+				next.Reset(hedgeAfter)
+				continue
+			}
 			r, known, err := c.take(tried)
 			switch {
 			case err != nil:
@@ -66,7 +71,7 @@ func ask[T any](ctx context.Context, c *Client, question func(context.Context, *
 				continue
 			case r != nil:
 				a := &attempt[T]{of: r, since: time.Now()}
-				attempts, underWay = append(attempts, a), underWay+1
+				attempts, underWay = append(attempts, a), append(underWay, r)
 				go func() {
 					a.value, a.err = question(asking, r)
 					select {
@@ -75,7 +80,7 @@ func ask[T any](ctx context.Context, c *Client, question func(context.Context, *
 					}
 				}()
 				next.Reset(hedgeAfter)
-			case !again && underWay > 0:
+			case !again && len(underWay) > 0:
 				again = true
 				clear(tried)
 				for _, a := range attempts {
@@ -85,12 +90,12 @@ func ask[T any](ctx context.Context, c *Client, question func(context.Context, *
 				}
 				next.Reset(0)
 			}
-			if underWay == 0 {
+			if len(underWay) == 0 {
 				return none, last
 			}
 		case a := <-replies:
 			a.over = true
-			underWay--
+			underWay = slices.Delete(underWay, slices.Index(underWay, a.of), slices.Index(underWay, a.of)+1)
 			able := decisive(ctx, a.err)
 			c.replicas.give(a.of, able)
 			if able {

@@ -36,6 +36,7 @@ type wire struct {
 	ca *ca.CA
 
 	mu      sync.Mutex
+	slow    time.Duration // how long an answer takes
 	tokens  []string
 	request *identityv1.IstioCertificateRequest
 	err     error
@@ -44,6 +45,10 @@ type wire struct {
 }
 
 func (w *wire) CreateCertificate(ctx context.Context, request *identityv1.IstioCertificateRequest) (*identityv1.IstioCertificateResponse, error) {
+	w.mu.Lock()
+	slow := w.slow
+	w.mu.Unlock()
+	time.Sleep(slow)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	meta, _ := metadata.FromIncomingContext(ctx)

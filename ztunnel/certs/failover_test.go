@@ -209,6 +209,37 @@ func TestARequestIsAnsweredWithinASecondWhenAReplicaGoes(t *testing.T) {
 	}
 }
 
+func TestASlowCAIsNotAskedTwiceForEverything(t *testing.T) {
+	p := newTwoReplicas(t, newCA(t, td))
+	requests := func() int {
+		n := 0
+		for _, w := range p.wires {
+			w.mu.Lock()
+			n += len(w.tokens)
+			w.mu.Unlock()
+		}
+		return n
+	}
+	before := requests()
+	for _, w := range p.wires {
+		w.mu.Lock()
+		w.slow = 2 * hedgeAfter
+		w.mu.Unlock()
+	}
+	var asking sync.WaitGroup
+	for range 100 {
+		asking.Go(func() {
+			if _, err := issue(t, p.client); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	asking.Wait()
+	if n := requests() - before; n > 100+2*int(hedges.Burst) {
+		t.Errorf("100 questions were asked %d times", n)
+	}
+}
+
 func TestARequestThatWasUnderWayIsPutToTheOtherReplica(t *testing.T) {
 	p := newTwoReplicas(t, newCA(t, td))
 	p.ways[0].freezeOpen()

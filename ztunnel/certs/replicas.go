@@ -4,12 +4,15 @@ package certs
 
 import (
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/connectivity"
 
 	"github.com/culvert-mesh/culvert/identity/identityv1"
+	"github.com/culvert-mesh/culvert/rate"
 )
 
 const (
@@ -17,6 +20,10 @@ const (
 	// how often at most a silent connection to it is given up for another.
 	shunFor = 5 * time.Second
 )
+
+// hedges bounds how often a second replica is asked while the first may yet answer. A CA
+// that is slow because all nodes ask it must not get twice the questions.
+var hedges = rate.Limit{PerSecond: 1, Burst: 10}
 
 // seat is a place for one connection to the CA. An address that is alone has two:
 // behind it may be several replicas, as behind the address of a Service.
@@ -52,6 +59,7 @@ type replicas struct {
 	open    map[seat]*replica
 	records map[seat]record
 	turn    int // so that all are asked in turn
+	hedged  rate.Left
 }
 
 func newReplicas(dial func(string) (*grpc.ClientConn, error)) *replicas {
@@ -202,6 +210,18 @@ func (rs *replicas) drop(r *replica) {
 	if r.underWay--; r.left && r.underWay == 0 {
 		r.conn.Close()
 	}
+}
+
+// mayHedge reports whether another replica may be asked beside those. That is free while
+// none of them is connected.
+func (rs *replicas) mayHedge(asked []*replica) bool {
+	connected := func(r *replica) bool { return r.conn.GetState() == connectivity.Ready }
+	if !slices.ContainsFunc(asked, connected) {
+		return true
+	}
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	return rs.hedged.Spend(hedges)
 }
 
 // close ends all connections, and what is under way in them.
