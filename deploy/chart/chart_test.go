@@ -117,6 +117,20 @@ func TestTheRightsOfZtunnelComeWithTheirBounds(t *testing.T) {
 	sameAs(t, "testdata/bounds.yaml", rendered)
 }
 
+func TestTheCAMayWriteTheTrustBundleThatItIsTold(t *testing.T) {
+	const right = "    resources: [clustertrustbundles]\n    resourceNames: [culvert]\n    verbs: [get, list, watch, update]\n"
+	rendered, err := template(t, "--set=identity.clusterTrustBundle=culvert")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(rendered, "- -cluster-trust-bundle=culvert\n") || !strings.Contains(rendered, right) {
+		t.Errorf("no flag, or no right:\n%s", rendered)
+	}
+	if rendered, err = template(t); err != nil || strings.Contains(rendered, "trust-bundle") || strings.Contains(rendered, "clustertrustbundles") {
+		t.Errorf("without it: %v\n%s", err, rendered)
+	}
+}
+
 func TestAWrongValueIsRefusedByItsPath(t *testing.T) {
 	for value, names := range map[string]string{
 		"platform=gek":                       "/platform",
@@ -140,6 +154,7 @@ func TestAWrongValueIsRefusedByItsPath(t *testing.T) {
 		"cni.exclusive=true":                 "/cni",
 		"identity.replicas=0":                "/identity/replicas",
 		"identity.ttl=1":                     "/identity/ttl",
+		"identity.clusterTrustBundle=a:b":    "/identity/clusterTrustBundle",
 		"crds=sometimes":                     "/crds",
 		"podMonitor.labels.release=1":        "/podMonitor/labels/release",
 		"networkPolicy.enabled=yes":          "/networkPolicy/enabled",
