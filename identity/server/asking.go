@@ -4,7 +4,6 @@ package server
 
 import (
 	"context"
-	"net"
 	"net/netip"
 	"sync"
 	"time"
@@ -64,8 +63,8 @@ func newAsking() *asking {
 func originOf(ctx context.Context, pod []netip.Addr) origin {
 	var o origin
 	if p, ok := peer.FromContext(ctx); ok {
-		if tcp, ok := p.Addr.(*net.TCPAddr); ok {
-			o.from = tcp.AddrPort().Addr().Unmap().WithZone("")
+		if addr, err := netip.ParseAddrPort(p.Addr.String()); err == nil {
+			o.from = addr.Addr().Unmap().WithZone("")
 		}
 	}
 	for _, addr := range pod {

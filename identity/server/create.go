@@ -151,6 +151,11 @@ func (s *Server) attest(ctx context.Context, d *decision) error {
 			"authorization: ServiceAccount %v does not speak for nodes", d.caller.ServiceAccount)
 	}
 	d.attested = true
+	if p, ok := peer.FromContext(ctx); ok {
+		if a, ok := p.Addr.(address); ok {
+			a.visitor.proved(d.caller.Node)
+		}
+	}
 	return nil
 }
 

@@ -67,10 +67,13 @@ func (s *Server) Handler() http.Handler {
 
 // ServeMetrics serves Handler on ln until ctx ends.
 func (s *Server) ServeMetrics(ctx context.Context, ln net.Listener) error {
-	server := &http.Server{Handler: s.Handler(), ReadHeaderTimeout: 2 * time.Second, MaxHeaderBytes: 8 << 10}
+	server := &http.Server{
+		Handler: s.Handler(), MaxHeaderBytes: 8 << 10,
+		ReadHeaderTimeout: 2 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 10 * time.Second, IdleTimeout: 30 * time.Second,
+	}
 	stop := context.AfterFunc(ctx, func() { server.Close() })
 	defer stop()
-	if err := server.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
+	if err := server.Serve(&door{Listener: ln, room: room{strangers: roomFor(descriptors()).metrics}}); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serve metrics: %w", err)
 	}
 	return nil

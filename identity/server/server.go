@@ -129,7 +129,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 		})),
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.MaxHeaderListSize(maxHeaders),
-		grpc.MaxConcurrentStreams(64),
+		grpc.MaxConcurrentStreams(16), // each may hold a window of 64 KiB, on a stranger's connection too
 		grpc.ConnectionTimeout(10*time.Second),
 		// The age makes nodes find new replicas. gRPC adds jitter.
 		grpc.KeepaliveParams(keepalive.ServerParameters{
@@ -149,7 +149,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 		defer force.Stop()
 		server.GracefulStop()
 	})
-	err := server.Serve(ln)
+	err := server.Serve(&door{Listener: ln, room: roomFor(descriptors()), deadline: proveWithin})
 	if !stop() {
 		<-stopped
 		return nil
