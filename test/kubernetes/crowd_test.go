@@ -103,11 +103,11 @@ func (w *crowd) change() (stop func() float64) {
 	began, done := time.Now(), make(chan struct{})
 	var changes atomic.Int64
 	var all sync.WaitGroup
-	for asker := range askers {
+	for asker := range changesASecond { // each once a second, however slow an answer
 		all.Go(func() {
-			tick := time.NewTicker(askers * time.Second / changesASecond)
+			tick := time.NewTicker(time.Second)
 			defer tick.Stop()
-			for i := asker; ; i += askers {
+			for i := asker; ; i += changesASecond {
 				select {
 				case <-done:
 					return

@@ -20,7 +20,7 @@ import (
 //	96  Packed
 //	96  its name and UID
 //	48  its addresses
-//	85  its tenth of Shared
+//	80  its tenth of Shared
 //	42  in the Registry: its place in the list (8), by UID (6), by address (14 each)
 //	63  in the source.Builder: the same, by name, and what only the Builder asks
 //	25  its part of its node's addresses
