@@ -24,6 +24,7 @@ func run(ctx context.Context, cfg config) error {
 	if err := errors.Join(isDirectory("dir", cfg.dir, false), sourceErr, attestErr); err != nil {
 		return err
 	}
+	placement.Trouble = func() string { return workloads.Stats().LastError }
 	authority, keeper, err := cfg.authority()
 	if err != nil {
 		return err

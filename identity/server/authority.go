@@ -21,7 +21,7 @@ func (s *Server) ready() error {
 		}
 	}
 	if !s.cfg.Placement.Synced() {
-		return errors.New("not known yet what runs where")
+		return s.cfg.Placement.unknown()
 	}
 	return s.unable()
 }

@@ -4,6 +4,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"sync"
 	"time"
@@ -48,6 +49,10 @@ type Placement struct {
 	// answer is no; none. It is set before the first request.
 	Ask func(ctx context.Context, node string, sa identity.ServiceAccount) (running bool, agents []Agent, err error)
 
+	// Trouble is why the source cannot tell, empty if it can; none. It is set before
+	// the first request.
+	Trouble func() string
+
 	asks *limits
 
 	mu      sync.Mutex // guards what follows
@@ -76,6 +81,17 @@ func (p *Placement) Replace(running []Running, agents []Agent) {
 	p.running, p.agents = set, byUID
 	close(p.changed)
 	p.changed = make(chan struct{})
+}
+
+// unknown is why nothing is known, as long as that is so.
+func (p *Placement) unknown() error {
+	text := "not known yet what runs where"
+	if p.Trouble != nil {
+		if why := p.Trouble(); why != "" {
+			text += ": " + why
+		}
+	}
+	return errors.New(text)
 }
 
 // Synced reports whether the picture has been given once.

@@ -158,6 +158,10 @@ func TestReadyOnceItIsKnownWhatRunsWhere(t *testing.T) {
 	if code, body := get(t, r.Handler(), "/healthz/ready"); code != http.StatusServiceUnavailable || !strings.Contains(body, "not known yet") {
 		t.Errorf("%d %q", code, body)
 	}
+	r.cfg.Placement.Trouble = func() string { return "Pod: connection refused" }
+	if _, body := get(t, r.Handler(), "/healthz/ready"); !strings.Contains(body, "what runs where: Pod: connection refused") {
+		t.Errorf("%q", body)
+	}
 	r.cfg.Placement.Replace(nil, nil)
 	if code, body := get(t, r.Handler(), "/healthz/ready"); code != http.StatusOK || body != "ready\n" {
 		t.Errorf("%d %q", code, body)
