@@ -32,6 +32,9 @@ import (
 // drained, or when a part cannot go on.
 func Run(ctx context.Context, cfg Config) error {
 	cfg = cfg.withDefaults()
+	if err := netns.SeeNodesCgroups(); err != nil { // first: it executes the program anew
+		return err
+	}
 	lock, err := cfg.begin()
 	if err != nil {
 		return err
