@@ -66,7 +66,10 @@ func (m *mesh) dir(node string, more ...string) string {
 // authorize makes the ServiceAccount that speaks for nodes.
 func (m *mesh) authorize() {
 	m.t.Helper()
-	m.mustKubectl("create", "namespace", "culvert-system")
+	eventually(m.t, func() error { // that of an earlier test may still be going
+		_, err := m.kubectl("create", "namespace", "culvert-system")
+		return err
+	})
 	m.mustKubectl("create", "serviceaccount", "ztunnel", "--namespace=culvert-system")
 }
 
@@ -130,8 +133,8 @@ func (m *mesh) log(node, program string) string { return m.dir(node, program+".l
 
 // remove takes away what is left of the mesh once its programs have ended.
 func (m *mesh) remove() {
-	_, _ = m.kubectl("delete", "namespace", "culvert-system", "--wait=false")
-	_, _ = m.kubectl("delete", "--filename="+policyKinds, "--wait=false")
+	_, _ = m.kubectl("delete", "namespace", "culvert-system")
+	_, _ = m.kubectl("delete", "--filename="+policyKinds)
 	for _, node := range bothNodes {
 		if m.t.Failed() {
 			m.t.Logf("the end of ztunnel's log on %s:\n%s", node, last(m.log(node, "ztunnel"), 40))
