@@ -6,10 +6,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"slices"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -264,7 +267,7 @@ func (p *Pods) follow(_ context.Context, m *member) error {
 		for m.changes.Wait() == nil {
 			start := time.Now()
 			if err := p.changed(m); err != nil {
-				p.Log.Error("following the netns of a pod", logPod, m.sandbox.String(), logError, err)
+				p.notFollowed(m.sandbox.String(), err)
 			}
 			select {
 			case <-time.After(max(settle, rest*time.Since(start))):
@@ -273,6 +276,16 @@ func (p *Pods) follow(_ context.Context, m *member) error {
 		}
 	})
 	return nil
+}
+
+// notFollowed logs why the netns of a pod is not followed. A loopback that is down is how
+// most sandboxes end.
+func (p *Pods) notFollowed(pod string, err error) {
+	level := slog.LevelError
+	if errors.Is(err, unix.ENETDOWN) {
+		level = slog.LevelInfo
+	}
+	p.Log.Log(context.Background(), level, "following the netns of a pod", logPod, pod, logError, err)
 }
 
 // changed has all that depends on the netns of m follow it: its addresses, its

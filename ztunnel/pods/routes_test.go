@@ -242,3 +242,23 @@ func (w *world) holdStandIn(uid string) net.Conn {
 	w.t.Cleanup(func() { conn.Close() })
 	return conn
 }
+
+// So most sandboxes end: an operator need not be alarmed.
+func TestALoopbackThatIsDownIsNoError(t *testing.T) {
+	w := newWorld(t)
+	said := w.listen()
+	w.start()
+	req := w.pod("web", "10.1.0.1", true)
+	w.add(req, enroll.Enrolled)
+	w.inNetns(req.Netns, func() error {
+		lo, err := netlink.LinkByName("lo")
+		if err != nil {
+			return err
+		}
+		return netlink.LinkSetDown(lo)
+	})
+	w.eventually("it is said", func() bool { return said.lines("following the netns of a pod", "network is down", "level=INFO") > 0 })
+	if n := said.errors("following the netns of a pod"); n != 0 {
+		t.Errorf("%d lines at Error", n)
+	}
+}

@@ -82,7 +82,7 @@ func (p *Pods) confirm(pod *pod, shared error, running func() []process) error {
 	}
 	err := p.refresh(m)
 	if err != nil {
-		p.Log.Error("following the netns of a pod", logPod, pod.String(), logError, err)
+		p.notFollowed(pod.String(), err)
 	}
 	err = errors.Join(err, shared, p.steered(m))
 	if err == nil && !m.forwarding.known() {
