@@ -93,7 +93,7 @@ func (s *Shared) equal(o *Shared) bool {
 // private returns a copy that shares what it says with nobody, so that whoever
 // made it may write to it.
 func (p *Packed) private() *Packed {
-	own, shared := *p, *p.Shared
-	own.Shared = &shared
+	own := *p
+	own.Shared = sharedOf(p.Workload())
 	return &own
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"reflect"
+	"sync"
 	"testing"
 	"time"
 	"unsafe"
@@ -164,4 +165,22 @@ func TestATableFindsWhatWasPutLastUnderAKey(t *testing.T) {
 	if _, ok := (table[string]{}).get("any", is("any")); ok {
 		t.Error("found in one that nobody made")
 	}
+}
+
+// Whoever has a Packed may write to a copy while the Packer goes on; -race watches.
+func TestACopyIsMadeWhileThePackerGoesOn(t *testing.T) {
+	k := NewPacker()
+	p := k.Pack(Workload{Namespace: "shop", Name: "web-1"})
+	var packing sync.WaitGroup
+	packing.Go(func() {
+		for range 100 {
+			k.Release(k.Pack(Workload{Namespace: "shop", Name: "web-2"}))
+		}
+	})
+	for range 100 {
+		if own := p.private(); own.Shared == p.Shared || !own.Equal(p) {
+			t.Fatalf("the copy says %+v", own)
+		}
+	}
+	packing.Wait()
 }

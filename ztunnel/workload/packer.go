@@ -66,12 +66,7 @@ func (k *Packer) Release(p *Packed) {
 
 // share returns the one Shared that says what w does.
 func (k *Packer) share(w Workload) *Shared {
-	s := &Shared{
-		Namespace: w.Namespace, ServiceAccount: w.ServiceAccount, ID: w.ID, Labels: w.Labels, Unsteerable: w.Unsteerable,
-		Ports: w.Ports, HostPorts: w.HostPorts, Declared: w.Declared,
-		ProbePorts: w.ProbePorts, ForeignProbes: w.ForeignProbes, TakenProbes: w.TakenProbes,
-		Owner: w.Owner, CanonicalName: w.CanonicalName, CanonicalRevision: w.CanonicalRevision,
-	}
+	s := sharedOf(w)
 	hash := s.hash()
 	if i := slices.IndexFunc(k.shared[hash], s.equal); i >= 0 {
 		s = k.shared[hash][i]
@@ -80,6 +75,15 @@ func (k *Packer) share(w Workload) *Shared {
 	}
 	s.users++
 	return s
+}
+
+func sharedOf(w Workload) *Shared {
+	return &Shared{
+		Namespace: w.Namespace, ServiceAccount: w.ServiceAccount, ID: w.ID, Labels: w.Labels, Unsteerable: w.Unsteerable,
+		Ports: w.Ports, HostPorts: w.HostPorts, Declared: w.Declared,
+		ProbePorts: w.ProbePorts, ForeignProbes: w.ForeignProbes, TakenProbes: w.TakenProbes,
+		Owner: w.Owner, CanonicalName: w.CanonicalName, CanonicalRevision: w.CanonicalRevision,
+	}
 }
 
 // hash is the same for those that are equal.
