@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -102,14 +103,23 @@ func (c *cas) start(kubeconfig string, more ...string) *replica {
 	return r
 }
 
+// lastPort is the one that freeAddress gave last. They are below those that the kernel
+// gives to clients (ip_local_port_range), which would take one before it is listened on.
+var lastPort atomic.Int32
+
+func init() { lastPort.Store(20000) }
+
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 10000 {
+		ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", lastPort.Add(1)))
+		if err == nil {
+			defer ln.Close()
+			return ln.Addr().String()
+		}
 	}
-	defer ln.Close()
-	return ln.Addr().String()
+	t.Fatal("no port is free")
+	return ""
 }
 
 // awaitStatus waits until the readiness of a replica says a text.
