@@ -25,10 +25,13 @@ func (p *Pods) reconcile(ctx context.Context) {
 // converge enrolls or unenrolls one pod as its labels say. An unknown pod
 // stays as it is, and so does one of which no label says anything: the registry may be
 // late, and leaving the mesh needs a label, not a gap. Nor does a pod leave
-// because its containers ended: what still runs of it is not let out.
+// because its containers ended: what still runs of it is not let out. A pod that an
+// earlier ztunnel enrolled is not let go while the registry is a stored snapshot: the
+// label that put it into the mesh may be younger.
 func (p *Pods) converge(ctx context.Context, pod *pod) error {
 	defer pod.lock()()
 	s := pod.sandbox()
+	stored := p.Registry.All().Stored // before w: what follows a stored snapshot is never stored
 	w, known := p.workload(s)
 	switch {
 	case pod.gone || !known || w.Undecided:
@@ -40,6 +43,8 @@ func (p *Pods) converge(ctx context.Context, pod *pod) error {
 		return p.join(ctx, pod, w)
 	case !w.Meshed && pod.member != nil:
 		p.leave(pod)
+	case !w.Meshed && pod.adopted && stored:
+		return nil
 	case !w.Meshed && pod.adopted:
 		return p.letGo(pod)
 	case !w.Meshed:

@@ -32,6 +32,42 @@ func TestALabelThatWentWhileNoZtunnelWasHereLetsThePodGo(t *testing.T) {
 	w.eventually("the pod is let go", func() bool { return w.connects("web") == released })
 }
 
+// The label came after the state file was written, ztunnel was killed before it wrote it
+// again, and the API server is away.
+func TestAStateFileThatIsOlderThanALabelLetsNoPodGo(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	req := w.pod("web", "10.1.0.1", true)
+	w.add(req, enroll.Enrolled)
+	startWithFile := func() {
+		t.Helper()
+		w.kill()
+		w.stored = true
+		w.label("web", false)
+		w.start()
+		pod, _ := w.pods.byID(req.ContainerID)
+		if err := w.pods.converge(t.Context(), pod); err != nil {
+			t.Fatal(err)
+		}
+		w.want("web", refused)
+	}
+	answer := func(meshed bool) {
+		w.stored = false
+		w.label("web", meshed)
+	}
+
+	startWithFile()
+	if got := w.pods.Dump()["web"]; got.State != "undecided" || !strings.Contains(got.Reason, "state file") {
+		t.Errorf("the pod is %s (%s), want undecided", got.State, got.Reason)
+	}
+	answer(true)
+	w.eventually("the API server has the label: the pod is enrolled", func() bool { return w.connects("web") == carried })
+
+	startWithFile()
+	answer(false)
+	w.eventually("the API server has no label: the pod is let go", func() bool { return w.connects("web") == released })
+}
+
 // A restart that fails, or is itself stopped, leaves its pods refused.
 func TestAPodOfAnEarlierRunIsNeverReleasedByAFailure(t *testing.T) {
 	w := newWorld(t)

@@ -95,6 +95,8 @@ func (p *Pods) standingOf(s sandbox, now *standing) (state, reason string) {
 		return stateLost, "no process and no mount leads to its netns, which is not gone: it is refused"
 	case known && p.wanted(w):
 		return statePending, now.failed
+	case now.adopted && p.Registry.All().Stored:
+		return stateUndecided, "the API server is away, and the state file may be older than the label that put it into the mesh: it is refused as before"
 	case now.adopted:
 		return stateUndecided, "no label says whether it is in the mesh: it is refused as before"
 	}

@@ -45,6 +45,7 @@ type world struct {
 	issuer certs.Issuer // nobody
 
 	workloads []workload.Workload
+	stored    bool               // the registry has them of a state file
 	sandboxes map[string]sandbox // what the test made, by UID
 	wires     int                // devices that lead out of them
 
@@ -161,6 +162,7 @@ func (w *world) replace() {
 	w.registry.Replace(workload.Mesh{
 		Workloads:  workload.Pack(w.workloads...),
 		Namespaces: map[string]workload.Namespace{"shop": {}, "closed": {Meshed: true}},
+		Stored:     w.stored,
 	})
 }
 

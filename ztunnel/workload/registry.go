@@ -66,12 +66,14 @@ func (r *Registry) Replace(mesh Mesh) {
 
 // keepMembership leaves a pod of which no label says any more whether it is in
 // the mesh what it was: a namespace's object that went is not a label that did.
+// That a stored snapshot had it outside the mesh is too old to be kept.
 func keepMembership(workloads []*Packed, before *index) {
 	for i, w := range workloads {
 		if !w.Undecided {
 			continue
 		}
-		if old := before.uid(w.UID); old != nil && old.Namespace == w.Namespace && old.Name == w.Name {
+		old := before.uid(w.UID)
+		if old != nil && old.Namespace == w.Namespace && old.Name == w.Name && (old.Meshed || !before.mesh.Stored) {
 			kept := *w
 			kept.Meshed, kept.Undecided = old.Meshed, old.Undecided
 			workloads[i] = &kept

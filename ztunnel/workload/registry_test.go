@@ -319,6 +319,19 @@ func TestAPodWhoseNamespaceVanishedStaysWhatItWas(t *testing.T) {
 	}
 }
 
+func TestThatAStoredSnapshotHadAPodOutsideTheMeshIsNotKept(t *testing.T) {
+	in, out := pod("in", "u1", "10.1.0.2"), pod("out", "u2", "10.1.0.3")
+	out.Meshed = false
+	r := registry(t, Mesh{Workloads: Pack(in, out), Stored: true})
+	resolve(t, r, "10.1.0.3:80")
+	in.Meshed, in.Undecided, out.Undecided = false, true, true
+	r.Replace(Mesh{Workloads: Pack(in, out)})
+	if w, _ := r.ByUID("u1"); !w.Meshed {
+		t.Errorf("a pod of the mesh became %+v", w)
+	}
+	refused(t, r, "10.1.0.3:80", ErrUnknownPeer, "pod shop/out")
+}
+
 func TestAServiceLeadsToNoPodOfWhichNobodySaysWhetherItIsInTheMesh(t *testing.T) {
 	mesh := shop()
 	for i := range mesh.Workloads {

@@ -164,4 +164,7 @@ type Mesh struct {
 	// CIDRs are addresses of pods and services, beside those that the Registry
 	// was made with. One that it got once stays.
 	CIDRs []netip.Prefix
+	// Stored: it was read from a file that the source wrote earlier. A label may have
+	// come since, so that a pod outside the mesh is not proved to be outside.
+	Stored bool `json:"-"`
 }

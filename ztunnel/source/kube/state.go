@@ -50,7 +50,9 @@ func (s *Source) of() of {
 }
 
 func (s *state) snapshot() source.Snapshot {
-	return source.Snapshot{Policies: s.Policies, Mesh: s.Mesh}
+	mesh := s.Mesh
+	mesh.Stored = true
+	return source.Snapshot{Policies: s.Policies, Mesh: mesh}
 }
 
 // load reads the state file, if there is one. Policies and CIDRs are in force
