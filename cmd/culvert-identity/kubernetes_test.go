@@ -91,3 +91,17 @@ func TestANodeIsServedByTheAPIServersWord(t *testing.T) {
 		<-again.C
 	}
 }
+
+// Root on a node can make a mirror pod in any namespace. It must not get that
+// namespace's default ServiceAccount by it.
+func TestANodeGetsNoIdentityByAMirrorPod(t *testing.T) {
+	n, api := onKubernetes(t)
+	api.Set(
+		object[corev1.Namespace](t, `{metadata: {name: payments}}`),
+		object[corev1.Pod](t, `{metadata: {name: forged, namespace: payments, uid: u-f, labels: {culvert.dev/mesh: enabled},
+  annotations: {kubernetes.io/config.mirror: claimed}}, spec: {nodeName: node-1}, status: {phase: Running, podIP: 10.0.0.66}}`),
+	)
+	if err := n.ask("spiffe://cluster.local/ns/payments/sa/default"); status.Code(err) != codes.PermissionDenied {
+		t.Errorf("payments/default on a node where only a mirror pod is: %v", err)
+	}
+}

@@ -63,6 +63,10 @@ func (p *pods) take(name Name, at int32) {
 }
 
 func (b *Builder) setPod(name Name, o *corev1.Pod) error {
+	if b.options.AccountsOnly && o.Spec.ServiceAccountName == "" {
+		b.deletePod(name)
+		return nil
+	}
 	e, w, err := newPod(o, b.options)
 	if err != nil {
 		b.deletePod(name)

@@ -54,6 +54,8 @@ type Options struct {
 	RootNamespace string               // istio-system
 	// IgnoreIstioLabels: istio.io/dataplane-mode puts nothing into the mesh. false
 	IgnoreIstioLabels bool
+	// AccountsOnly: a pod that names no ServiceAccount is left out. false: it has "default"
+	AccountsOnly bool
 }
 
 // Objects are what a snapshot is built from. Build does not write to them, and

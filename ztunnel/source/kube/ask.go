@@ -3,7 +3,6 @@
 package kube
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 
@@ -20,7 +19,7 @@ import (
 
 // Ask asks the API server which pods of a ServiceAccount run on a node, now, and
 // decides as a snapshot does whether each is in the mesh. It is for whoever must not
-// say no because a watch is late.
+// say no because a watch is late: a pod that names no ServiceAccount is of none.
 func (s *Source) Ask(ctx context.Context, node, namespace, serviceAccount string) (workload.Workloads, error) {
 	core := s.clients[corev1.SchemeGroupVersion]
 	var list corev1.PodList
@@ -32,7 +31,7 @@ func (s *Source) Ask(ctx context.Context, node, namespace, serviceAccount string
 	found := false
 	for i := range list.Items {
 		pod := &list.Items[i]
-		if pod.Namespace != namespace || pod.Spec.NodeName != node || cmp.Or(pod.Spec.ServiceAccountName, "default") != serviceAccount {
+		if pod.Namespace != namespace || pod.Spec.NodeName != node || pod.Spec.ServiceAccountName != serviceAccount {
 			continue
 		}
 		found = true

@@ -56,3 +56,28 @@ func TestAskingDecidesAsASnapshotDoes(t *testing.T) {
 		t.Error("what the API server does not tell is taken for a no")
 	}
 }
+
+// A node may make mirror pods in any namespace, with any labels and annotations; what
+// it cannot is name a ServiceAccount in one.
+func TestAMirrorPodPlacesNobody(t *testing.T) {
+	s := startServer(t)
+	s.Set(cluster(t)...)
+	mirror := pod(t, "mirror", 2)
+	mirror.Annotations = map[string]string{corev1.MirrorPodAnnotationKey: "claimed"}
+	mirror.Labels["culvert.dev/mesh"] = "enabled"
+	mirror.Spec.ServiceAccountName = ""
+	s.Set(mirror)
+	o := options(s)
+	o.PlacementOnly = true
+	w := start(t, o)
+	w.until("only web-1 is placed", meshed("web-1"))
+	if found, err := w.source.Ask(t.Context(), "node-1", "shop", "default"); err != nil || len(found) != 0 {
+		t.Errorf("asked, the API server places %d pods, %v", len(found), err)
+	}
+	start(t, options(s)).until("what carries pods carries it", meshed("web-1", "mirror"))
+
+	s.Set(pod(t, "mirror", 2)) // another pod of that name
+	w.until("one with a ServiceAccount is placed", meshed("web-1", "mirror"))
+	s.Set(mirror)
+	w.until("and the next is not", meshed("web-1"))
+}

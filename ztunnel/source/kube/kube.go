@@ -47,7 +47,9 @@ type Options struct {
 	Build      source.Options // how objects are read; TrustDomain is required
 	MeshCIDRs  []netip.Prefix // that are known beside those of Nodes and ServiceCIDRs; none
 	// PlacementOnly: only what decides which pods of the mesh run where: Namespaces,
-	// Pods and RuntimeClasses. Snapshots then have no CIDRs. false
+	// Pods and RuntimeClasses. Snapshots then have no CIDRs, and no pods that name no
+	// ServiceAccount: only the mirrors of static pods do not, and a node may make those
+	// in any namespace. false
 	PlacementOnly bool
 	Node          string       // of which Own tells; none
 	State         string       // file for the last good state; none: it is not kept
@@ -113,6 +115,7 @@ func New(o Options) (*Source, error) {
 	if o.OnError == nil {
 		o.OnError = func(error) {}
 	}
+	o.Build.AccountsOnly = o.Build.AccountsOnly || o.PlacementOnly
 	s := &Source{options: o, poked: make(chan struct{}, 1), builder: source.NewBuilder(o.Build), health: newHealth(),
 		ownPods: map[source.Name]OwnPod{}}
 	config, err := ClientConfig(o.Kubeconfig)
