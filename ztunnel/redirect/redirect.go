@@ -12,6 +12,7 @@ package redirect
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"net/netip"
 	"os"
@@ -229,10 +230,11 @@ func podAnchors(pods map[netns.Cookie]*pod) []*anchor {
 	return found
 }
 
-// Adopted says which pods the pins of an earlier run hold.
+// Adopted says which pods the pins of an earlier run hold. Without a directory, which
+// an interrupted Remove leaves, they are none.
 func (p pins) adopted() ([]netns.Cookie, error) {
 	entries, err := os.ReadDir(p.pods)
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("list pins of pods: %w", err)
 	}
 	var found []netns.Cookie

@@ -45,6 +45,22 @@ func TestPinsAreRemovedOnceNobodyIsSteered(t *testing.T) {
 	wantServer(t, w.ns, netip.AddrPortFrom(p.v4, 8080), "app")
 }
 
+// It is killed when the pins of pods are gone, and not yet those of maps and programs.
+func TestARemovalThatWasInterruptedIsFinishedByTheNext(t *testing.T) {
+	w := newWorld(t)
+	p := w.d.pins
+	w.d.Close()
+	if err := os.RemoveAll(p.pods); err != nil {
+		t.Fatal(err)
+	}
+	if err := Remove(w.opts.BPFFS); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(w.opts.BPFFS); !os.IsNotExist(err) {
+		t.Errorf("the directory is still there: %v", err)
+	}
+}
+
 func TestWhatIsNotOursIsNotRemoved(t *testing.T) {
 	w := newWorld(t)
 	w.d.Close()
