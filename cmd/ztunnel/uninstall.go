@@ -13,9 +13,9 @@ const uninstallUsage = `Usage: ztunnel uninstall [flags]
 
 Takes off this node what ztunnel leaves there when it ends, so that pods stay
 refused: hooks and maps that are pinned in -bpffs, and the files of -state-dir.
-Refused while ztunnel runs, and while pods of the node are in the mesh: take them
-out by their labels first. Needs root, and none of ztunnel's capabilities but
-CAP_SYS_ADMIN.
+Refused while ztunnel runs, and while pods of the node or namespaces are in the
+mesh: take them out by their labels first, while ztunnel runs. Needs root, and
+none of ztunnel's capabilities but CAP_SYS_ADMIN.
 
 Flags:
 `

@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"sigs.k8s.io/yaml"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files and deploy/manifests")
@@ -106,6 +107,73 @@ func TestWhatValuesAskForRendersAsItsGoldenFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	sameAs(t, "testdata/values.yaml", rendered)
+}
+
+// The plugin holds back the next pods of the mesh. So it goes last, and stays if ztunnel's
+// hooks cannot go.
+func TestThePluginIsTakenAwayAfterTheSteering(t *testing.T) {
+	rendered, err := template(t, "--set=uninstall=true", "--show-only=templates/uninstall.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, c := range podOf(t, rendered).InitContainers {
+		names = append(names, c.Name)
+	}
+	if diff := cmp.Diff([]string{"steering", "plugin"}, names); diff != "" {
+		t.Errorf("init containers: -want +chart\n%s", diff)
+	}
+}
+
+// AppArmor's default profile lets nobody lock or write below /sys/fs/bpf.
+func TestWhatMountsTheBPFFSIsUnconfinedByAppArmor(t *testing.T) {
+	for file, flags := range map[string][]string{
+		"templates/ztunnel.yaml":   nil,
+		"templates/uninstall.yaml": {"--set=uninstall=true"},
+	} {
+		rendered, err := template(t, append(flags, "--show-only="+file)...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pod, mounted := podOf(t, rendered), 0
+		for _, c := range append(pod.InitContainers, pod.Containers...) {
+			for _, m := range c.VolumeMounts {
+				if m.Name != "bpffs" {
+					continue
+				}
+				mounted++
+				if got := c.SecurityContext.AppArmorProfile.Type; got != "Unconfined" {
+					t.Errorf("%s: container %s has the AppArmor profile %q", file, c.Name, got)
+				}
+			}
+		}
+		if mounted != 1 {
+			t.Errorf("%s: %d containers mount the bpffs, want 1", file, mounted)
+		}
+	}
+}
+
+// podSpec is what these tests look at in the pods of a DaemonSet.
+type podSpec struct{ InitContainers, Containers []container }
+
+type container struct {
+	Name            string
+	SecurityContext struct{ AppArmorProfile struct{ Type string } }
+	VolumeMounts    []struct{ Name string }
+}
+
+// podOf reads the last object of what was rendered, a DaemonSet.
+func podOf(t *testing.T, rendered string) podSpec {
+	t.Helper()
+	objects := strings.Split(rendered, "\n---\n")
+	var set struct {
+		Kind string
+		Spec struct{ Template struct{ Spec podSpec } }
+	}
+	if err := yaml.Unmarshal([]byte(objects[len(objects)-1]), &set); err != nil || set.Kind != "DaemonSet" {
+		t.Fatalf("%q, %v; want a DaemonSet", set.Kind, err)
+	}
+	return set.Spec.Template.Spec
 }
 
 // test/kubernetes has the real API server read them.

@@ -115,13 +115,18 @@ func (c *charted) comesAndLeavesNothing() {
 	c.mustApply(remove)
 	eventually(c.t, func() error {
 		said, err := c.kubectl("logs", "--namespace=culvert-system", "daemonset/ztunnel", "--container=steering")
-		if err == nil && !strings.Contains(said, "pods of this node are steered, and would be let out in plaintext") {
+		if err == nil && !strings.Contains(said, "namespaces are in the mesh, and their next pods would start in plaintext: default") {
 			err = fmt.Errorf("it says %q", said)
 		}
 		return err
 	})
 	if answer, err := c.kubectl("exec", "asker1", "--", "/bin/podapp", "get", "http://web"); err == nil {
 		c.t.Errorf("a pod of the mesh reached another without a ztunnel: %s", answer)
+	}
+	for _, node := range bothNodes {
+		if !c.chains(node) {
+			c.t.Errorf("%s: the plugin is gone, and the next pods of the mesh would start in plaintext", node)
+		}
 	}
 	c.install()
 	c.hearBothNodes("asker1", "http://web")
