@@ -71,7 +71,7 @@ test-e2e:
 .PHONY: test-kubernetes
 test-kubernetes: ## test on a real two-node Kubernetes (root; builds it first, once: 16 minutes on two busy cores; TEST_CLUSTER=NAME: on one that is kept)
 	@mkdir -p bin/test
-	@cd test/kubernetes && $(call part,kubernetes,testname) -timeout=30m -skip=$(MEASURES) ./...
+	@cd test/kubernetes && $(call part,kubernetes,testname) -timeout=45m -skip=$(MEASURES) ./...
 
 # It measures, and takes as long as half of the others.
 MEASURES := ^TestAZtunnelKnowsFiveThousandPods
