@@ -20,8 +20,17 @@ import (
 const (
 	homeQuestions     = 16 // at a time
 	strangerQuestions = 4
-	mostWaiting       = 64 // of one caller, and of all strangers
 	waitAtMost        = 2 * time.Second
+)
+
+// Bounds on requests that wait for a question or its answer. Those of strangers together
+// are a part of maxInFlight, and those of one stranger a part of that: none of them takes
+// the places of the others. A node that starts, whose pod is not known yet, may have many
+// pods at once.
+const (
+	homeWaiting      = 64 // of one caller
+	strangerWaiting  = 32 // of one address
+	strangersWaiting = 256
 )
 
 // wrongAnswers is how often the answer about a caller's tokens may be no.
@@ -100,11 +109,16 @@ func (a *asking) take(ctx context.Context, o origin) (end func(no bool), err err
 			return nil, unavailable(identityv1.Reason_API_UNAVAILABLE, "too many tokens wait for an answer of the API server")
 		}
 	}
-	return func(no bool) {
+	end = func(no bool) {
+		a.leave(o, k, no) // before the next turn, which asks whether it may be
 		<-places
 		<-k.turn
-		a.leave(o, k, no)
-	}, nil
+	}
+	if err := a.spent(o, k); err != nil { // by those who had their turn before
+		end(false)
+		return nil, err
+	}
+	return end, nil
 }
 
 // enter lets a question wait.
@@ -117,10 +131,10 @@ func (a *asking) enter(o origin) (*asker, error) {
 		k = &asker{turn: make(chan struct{}, 1)}
 		a.callers[o] = k
 	}
-	switch {
-	case k.wrong.Spent(wrongAnswers):
-		return nil, refused(identityv1.Reason_TOO_MANY_REQUESTS, "Kubernetes refused too many tokens from %v; try again later", o.from)
-	case k.waiting >= mostWaiting || !o.home && a.waiting >= mostWaiting:
+	if err := k.spentLocked(o); err != nil {
+		return nil, err
+	}
+	if o.home && k.waiting >= homeWaiting || !o.home && (k.waiting >= strangerWaiting || a.waiting >= strangersWaiting) {
 		return nil, refused(identityv1.Reason_TOO_MANY_REQUESTS, "too many tokens wait for an answer of the API server; try again")
 	}
 	k.waiting++
@@ -128,6 +142,20 @@ func (a *asking) enter(o origin) (*asker, error) {
 		a.waiting++
 	}
 	return k, nil
+}
+
+// spent is why no more is asked for a caller, nil if it may be.
+func (a *asking) spent(o origin, k *asker) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return k.spentLocked(o)
+}
+
+func (k *asker) spentLocked(o origin) error {
+	if !k.wrong.Spent(wrongAnswers) {
+		return nil
+	}
+	return refused(identityv1.Reason_TOO_MANY_REQUESTS, "Kubernetes refused too many tokens from %v; try again later", o.from)
 }
 
 func (a *asking) leave(o origin, k *asker, no bool) {

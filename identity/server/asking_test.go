@@ -135,9 +135,9 @@ func TestASilentAPIServerIsWaitedForOnce(t *testing.T) {
 	})
 }
 
-// slowly has the API server take a second for each answer, which is no but for one
-// token, and tells how many it gives at a time at most.
-func (r *reviewed) slowly(good string) (most func() int) {
+// slowly has the API server take a second for each answer, which is no but for the good
+// tokens, and tells how many it gives at a time at most.
+func (r *reviewed) slowly(good ...string) (most func() int) {
 	var now, peak atomic.Int32
 	r.api.Vouch(func(spec authenticationv1.TokenReviewSpec) authenticationv1.TokenReviewStatus {
 		n := now.Add(1)
@@ -145,7 +145,7 @@ func (r *reviewed) slowly(good string) (most func() int) {
 		}
 		time.Sleep(time.Second)
 		now.Add(-1)
-		if spec.Token == good {
+		if slices.Contains(good, spec.Token) {
 			return vouched(spec)
 		}
 		return authenticationv1.TokenReviewStatus{}
@@ -206,6 +206,78 @@ func TestACallerWhoseTokensAreRefusedIsNotAskedFor(t *testing.T) {
 		time.Sleep(5 * time.Second)
 		r.Attest(from(t.Context(), "10.1.0.1"), goodToken(t))
 		r.wantReviews(11, "5 s later")
+	})
+}
+
+// A flood that cancels its requests must be held to the answers, and leave places.
+func TestAStrangerWhoCancelsLeavesPlacesToTheOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newReviewed(t)
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		junk := mint(t, jose.RS256, rsKey, "rs", tokenClaims())
+		var good []string
+		for range 40 {
+			good = append(good, goodToken(t)) // signed anew, so that each is another
+		}
+		r.slowly(good...)
+		var flood sync.WaitGroup
+		for range 80 { // streams
+			flood.Go(func() {
+				for ctx.Err() == nil {
+					brief, left := context.WithTimeout(from(ctx, "10.1.0.1"), 900*time.Millisecond)
+					r.Attest(brief, junk)
+					if brief.Err() == nil { // refused at once
+						time.Sleep(200 * time.Millisecond)
+					}
+					left()
+				}
+			})
+		}
+		time.Sleep(time.Second)
+		refused := 0
+		for _, token := range good {
+			if _, err := r.Attest(from(t.Context(), "10.2.0.1"), token); err != nil {
+				refused++
+			}
+		}
+		cancel()
+		flood.Wait()
+		if refused > 0 {
+			t.Errorf("%d of %d requests beside the flood were refused", refused, len(good))
+		}
+		if n, most := r.reviews()-len(good), 10+(1+len(good))/5; n > most {
+			t.Errorf("%d reviews for the flood, want %d at most", n, most)
+		}
+	})
+}
+
+func TestACallerThatLeavesDoesNotMakeTheAPIServerAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newReviewed(t)
+		r.slowly()
+		brief, left := context.WithTimeout(t.Context(), time.Second/2)
+		defer left()
+		_, err := r.Attest(brief, goodToken(t))
+		if reason := reasonOf(notAttested(err)); reason != identityv1.Reason_TOKEN_REFUSED || r.patience() != proofFresh {
+			t.Errorf("%v, and proofs of %v count", reason, r.patience())
+		}
+	})
+}
+
+func TestWhoWaitsWhileTheCallerIsSpentIsNotAskedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newReviewed(t)
+		r.vouch(func(s *authenticationv1.TokenReviewStatus) {
+			time.Sleep(waitAtMost / 20)
+			s.Authenticated = false
+		})
+		var together sync.WaitGroup
+		for range strangerWaiting {
+			together.Go(func() { r.Attest(from(t.Context(), "10.1.0.1"), goodToken(t)) })
+		}
+		together.Wait()
+		r.wantReviews(10, "all of them waited before the first answer")
 	})
 }
 

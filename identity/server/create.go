@@ -95,6 +95,8 @@ func (s *Server) placed(ctx context.Context, node string, sa identity.ServiceAcc
 	switch {
 	case runs:
 		return nil
+	case errors.Is(err, errAskedTooOften):
+		return refusal(codes.Unavailable, identityv1.Reason_TOO_MANY_REQUESTS, "no pod of ServiceAccount %v is known on node %s: %v", sa, node, err)
 	case err != nil:
 		return refusal(codes.Unavailable, identityv1.Reason_API_UNAVAILABLE,
 			"no pod of ServiceAccount %v is known on node %s, and the API server does not say: %v", sa, node, err)

@@ -27,6 +27,9 @@ const (
 // good will ask for pods that run.
 var nodeQuestions = rate.Limit{PerSecond: 5, Burst: 50}
 
+// errAskedTooOften is why the API server is not asked, though it might know more.
+var errAskedTooOften = errors.New("the API server was asked too often about this node; try again later")
+
 // Running says that a pod of a ServiceAccount, which the mesh carries, runs on
 // a node.
 type Running struct {
@@ -103,7 +106,7 @@ func (p *Placement) Synced() bool {
 
 // RunsOn reports whether a pod of sa runs on node. Before it says no, it asks the API
 // server, or, where there is none, waits a moment for the source. An error is that of
-// the API server.
+// the API server, or errAskedTooOften.
 func (p *Placement) RunsOn(ctx context.Context, node string, sa identity.ServiceAccount) (bool, error) {
 	found := func() bool {
 		_, found := p.running[Running{node, sa}]
@@ -114,7 +117,10 @@ func (p *Placement) RunsOn(ctx context.Context, node string, sa identity.Service
 	}
 	running, _, asked, err := p.ask(ctx, node, sa)
 	if !asked {
-		return p.wait(ctx, catchUp-p.patience(), found), nil
+		if p.wait(ctx, catchUp-p.patience(), found) {
+			return true, nil
+		}
+		return false, err
 	}
 	return running, err
 }
@@ -131,8 +137,10 @@ func (p *Placement) Agent(ctx context.Context, caller Caller) (a Agent, found bo
 	}
 	_, agents, asked, err := p.ask(ctx, caller.Node, caller.ServiceAccount)
 	if !asked {
-		p.wait(ctx, catchUp-p.patience(), look)
-		return a, found, nil
+		if p.wait(ctx, catchUp-p.patience(), look) {
+			return a, true, nil
+		}
+		return Agent{}, false, err
 	}
 	for _, a := range agents {
 		if a.UID == caller.PodUID {
@@ -156,7 +164,7 @@ func (p *Placement) ask(ctx context.Context, node string, sa identity.ServiceAcc
 	}
 	release, ok := p.asks.take(node)
 	if !ok {
-		return false, nil, false, nil
+		return false, nil, false, errAskedTooOften
 	}
 	defer release()
 	ctx, cancel := context.WithTimeout(ctx, askWithin)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/culvert-mesh/culvert/identity"
 	"github.com/culvert-mesh/culvert/identity/identityv1"
@@ -61,16 +62,20 @@ func TestOneNodeHasTheAPIServerAskedSeldom(t *testing.T) {
 		p.Replace([]Running{{"node-2", web}}, nil)
 		p.Ask = api.ask
 		var all sync.WaitGroup
+		var untold atomic.Int32
 		for range 200 {
 			all.Go(func() {
-				if runs, err := p.RunsOn(t.Context(), "node-1", web); runs || err != nil {
+				runs, err := p.RunsOn(t.Context(), "node-1", web)
+				if errors.Is(err, errAskedTooOften) {
+					untold.Add(1)
+				} else if runs || err != nil {
 					t.Error(runs, err)
 				}
 			})
 		}
 		all.Wait()
-		if n := api.times.Load(); n != 50 {
-			t.Errorf("asked %d times for 200 requests, want 50", n)
+		if n := api.times.Load(); n != 50 || untold.Load() != 150 {
+			t.Errorf("asked %d times for 200 requests, want 50; %d were told to try again", n, untold.Load())
 		}
 		if runs, err := p.RunsOn(t.Context(), "node-2", web); !runs || err != nil {
 			t.Error(runs, err)
@@ -91,4 +96,32 @@ func TestAnAgentThatTheWatchDoesNotKnowIsAskedFor(t *testing.T) {
 	if _, err := r.Attest(t.Context(), goodToken(t)); !errors.Is(err, ErrUnavailable) {
 		t.Errorf("nobody knows, and it is %v", err)
 	}
+}
+
+// What nobody was asked is no answer: it must not be said to a node, nor held against it.
+func TestANodeThatHasAskedTooOftenIsToldToTryAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		api := &asked{}
+		spend := func(p *Placement) {
+			p.Ask = api.ask
+			for range int(nodeQuestions.Burst) {
+				p.ask(t.Context(), "node-1", web)
+			}
+		}
+		ca := newRig(t, func(c *Config) { c.Placement.Replace(nil, nil); spend(c.Placement) })
+		_, err := ca.CreateCertificate(withToken(t.Context(), goodToken(t)), goodRequest(t))
+		wantStatus(t, err, codes.Unavailable, "asked too often")
+		if reasonOf(err) != identityv1.Reason_TOO_MANY_REQUESTS {
+			t.Errorf("the word is %v", reasonOf(err))
+		}
+		r := newReviewed(t)
+		r.placement.Replace(nil, nil)
+		for range 2 * int(wrongAnswers.Burst) {
+			spend(r.placement)
+			_, err := r.Attest(t.Context(), goodToken(t))
+			if err := notAttested(err); status.Code(err) != codes.Unavailable || reasonOf(err) != identityv1.Reason_TOO_MANY_REQUESTS {
+				t.Errorf("%v", err)
+			}
+		}
+	})
 }

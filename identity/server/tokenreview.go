@@ -109,7 +109,8 @@ func (r *TokenReview) Attest(ctx context.Context, token string) (Caller, error) 
 	if caller, ok := r.remembered(claimed, hash, proofFresh); ok { // another request has asked meanwhile
 		return caller, nil
 	}
-	caller, err := r.ask(ctx, token, claimed)
+	// A caller that leaves is held to the answer as well.
+	caller, err := r.ask(context.WithoutCancel(ctx), token, claimed)
 	if errors.Is(err, ErrUnavailable) {
 		if caller, ok := r.remembered(claimed, hash, proofStale); ok {
 			return caller, nil
@@ -143,7 +144,8 @@ func (r *TokenReview) remembered(claimed Caller, token [sha256.Size]byte, age ti
 	return caller, lives && agent.is(caller) == nil
 }
 
-// ask asks the API server about a token, and Placement about its pod.
+// ask asks the API server about a token, and Placement about its pod. No caller may end
+// ctx: an API server that does not answer in time is taken to be away.
 func (r *TokenReview) ask(ctx context.Context, token string, claimed Caller) (Caller, error) {
 	status, err := r.review(ctx, token)
 	if err != nil {
@@ -247,6 +249,8 @@ func (r *TokenReview) proven(status authenticationv1.TokenReviewStatus) (Caller,
 func (r *TokenReview) alive(ctx context.Context, caller Caller) error {
 	agent, found, err := r.options.Placement.Agent(ctx, caller)
 	switch {
+	case errors.Is(err, errAskedTooOften):
+		return unavailable(identityv1.Reason_TOO_MANY_REQUESTS, "the CA does not know the token's pod: %v", err)
 	case err != nil:
 		return unavailable(identityv1.Reason_API_UNAVAILABLE, "ask the API server: %v", err)
 	case !found && !r.options.Placement.Synced():

@@ -42,6 +42,9 @@ func (r *reviewed) RoundTrip(request *http.Request) (*http.Response, error) {
 	}
 	answer := httptest.NewRecorder()
 	r.api.ServeHTTP(answer, request)
+	if err := request.Context().Err(); err != nil {
+		return nil, err
+	}
 	return answer.Result(), nil
 }
 
