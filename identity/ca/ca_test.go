@@ -288,7 +288,7 @@ func TestServerCertificateIsOfTheOwnIssuerAndRenewed(t *testing.T) {
 		if len(first.Leaf.URIs) != 0 {
 			t.Errorf("the server is the workload %v", first.Leaf.URIs)
 		}
-		time.Sleep(MaxTTL/2 - time.Second) // bubble time
+		time.Sleep((MaxTTL-maxBackdate)/2 - time.Second) // bubble time
 		if again, _ := get(nil); again != first {
 			t.Error("renewed before half of its life")
 		}
@@ -298,6 +298,22 @@ func TestServerCertificateIsOfTheOwnIssuerAndRenewed(t *testing.T) {
 			t.Errorf("not renewed at half of its life: %v", err)
 		}
 	})
+}
+
+// Of a certificate the wall clock alone decides, and that may go anywhere: here the
+// certificate's times go instead.
+func TestServerCertificateIsRenewedWhereTheClockIsSet(t *testing.T) {
+	get := openCA(t, Options{}).ServerCertificate("ca")
+	for _, jump := range []time.Duration{MaxTTL + time.Hour, MaxTTL/2 + time.Hour, -time.Hour} {
+		before, err := get(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		before.Leaf.NotBefore, before.Leaf.NotAfter = before.Leaf.NotBefore.Add(-jump), before.Leaf.NotAfter.Add(-jump)
+		if after, err := get(nil); err != nil || after == before {
+			t.Errorf("the clock went by %v: the same certificate, %v", jump, err)
+		}
+	}
 }
 
 func TestServerWithoutANameHasNoCertificate(t *testing.T) {

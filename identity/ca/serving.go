@@ -18,8 +18,9 @@ import (
 
 // ServerCertificate returns what a tls.Config wants as GetCertificate: a
 // certificate of the CA's own issuer for the given DNS names or IP addresses,
-// by which clients know the CA. It is made at the first handshake and again,
-// with a new key, at half its life and when the CA has another issuer.
+// by which clients know the CA. It is made when it is first asked for and again,
+// with a new key, at half its life, when the CA has another issuer, and when the
+// clock is set to where it does not hold.
 func (c *CA) ServerCertificate(names ...string) func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	s := &serving{ca: c, names: slices.Clone(names)}
 	return func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.get() }
@@ -32,27 +33,36 @@ type serving struct {
 	mu      sync.Mutex // guards what follows
 	current *tls.Certificate
 	by      *authority // that signed it
-	renewAt time.Time
 }
 
 func (s *serving) get() (*tls.Certificate, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now, by := time.Now(), s.ca.inForce.Load()
-	if s.current != nil && s.by == by && now.Before(s.renewAt) {
+	if s.by == by && s.holds(now, middle) {
 		return s.current, nil
 	}
 	fresh, err := by.serving(s.names)
 	if err == nil {
 		s.current, s.by = fresh, by
-		s.renewAt = now.Add(fresh.Leaf.NotAfter.Sub(now) / 2)
 		return fresh, nil
 	}
-	if s.current != nil && now.Before(s.current.Leaf.NotAfter) {
+	if s.holds(now, end) {
 		return s.current, nil // better than none; the next handshake tries again
 	}
 	return nil, fmt.Errorf("certificate of the CA's server: %w", err)
 }
+
+// holds reports whether there is a certificate, valid now and before a time of its
+// life. Its own times have no monotonic reading, so that the wall clock decides, as
+// it does for clients: also after the machine slept.
+func (s *serving) holds(now time.Time, until func(*x509.Certificate) time.Time) bool {
+	return s.current != nil && !now.Before(s.current.Leaf.NotBefore) && now.Before(until(s.current.Leaf))
+}
+
+func middle(c *x509.Certificate) time.Time { return c.NotBefore.Add(c.NotAfter.Sub(c.NotBefore) / 2) }
+
+func end(c *x509.Certificate) time.Time { return c.NotAfter }
 
 // serving signs a certificate for a server of the given names.
 func (a *authority) serving(names []string) (*tls.Certificate, error) {

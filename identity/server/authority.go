@@ -26,7 +26,7 @@ func (s *Server) ready() error {
 	return s.unable()
 }
 
-// unable is why the CA cannot sign now, or nil.
+// unable is why the CA cannot sign now, or not prove to nodes that it is the CA, or nil.
 func (s *Server) unable() error {
 	switch {
 	case s.cfg.CA.Issuer() == nil:
@@ -34,7 +34,8 @@ func (s *Server) unable() error {
 	case time.Until(s.cfg.CA.NotAfter()) < ca.MinTTL:
 		return ca.ErrExpired
 	}
-	return nil
+	_, err := s.certificate(nil)
+	return err
 }
 
 // cannotSign is the answer to a node because of the CA's own state.

@@ -7,9 +7,11 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"math"
 	"net/url"
@@ -296,6 +298,14 @@ func TestExpiredCAIsSaidToBeExpired(t *testing.T) {
 			t.Error("ready")
 		}
 	})
+}
+
+func TestACAThatCannotProveItselfIsNotReady(t *testing.T) {
+	r := newRig(t, nil)
+	r.certificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return nil, errors.New("no certificate") }
+	if err := r.ready(); err == nil || err.Error() != "no certificate" {
+		t.Errorf("ready: %v", err)
+	}
 }
 
 func FuzzCSR(f *testing.F) {
