@@ -99,6 +99,8 @@ type Builder struct {
 	cidrs      cidrs
 	peers      policies[policy.PeerAuthentication]
 	authz      policies[policy.AuthorizationPolicy]
+
+	decisions uint64
 }
 
 // NewBuilder returns a builder without objects.
@@ -118,6 +120,10 @@ func NewBuilder(o Options) *Builder {
 	}
 }
 
+// Decisions counts what may have put a known pod into the mesh or out of it, an
+// unknown one of a Namespace likewise, or changed what a policy means.
+func (b *Builder) Decisions() uint64 { return b.decisions }
+
 // Set takes an object that is new or has changed. An error says why it cannot be
 // understood. A pod is then left out, so that nobody reaches it. Of a policy the
 // former meaning stays in force, or, if it has none, the strictest that it may
@@ -129,7 +135,11 @@ func (b *Builder) Set(o Object) error {
 	case *corev1.Namespace:
 		in, decided := meshed(o.Labels, nil, b.options)
 		_, strange := StrangeLabel(o.Labels)
-		b.namespaces[name.Name] = workload.Namespace{Meshed: in || strange && !decided, Labels: o.Labels}
+		ns := workload.Namespace{Meshed: in || strange && !decided, Labels: o.Labels}
+		if b.namespaces[name.Name].Meshed != ns.Meshed {
+			b.decisions++
+		}
+		b.namespaces[name.Name] = ns
 		b.joinNamespace(name.Name)
 	case *corev1.Node:
 		b.setNode(name.Name, ownAddrs(o), o.Labels[corev1.LabelTopologyZone])
@@ -175,8 +185,10 @@ func (b *Builder) Delete(kind Kind, name Name) {
 		b.services.deleteSlice(name)
 	case KindPeerAuthentication:
 		delete(b.peers, name)
+		b.decisions++
 	case KindAuthorizationPolicy:
 		delete(b.authz, name)
+		b.decisions++
 	}
 }
 

@@ -208,6 +208,43 @@ func TestALabelThatMeansNothingLetsNoPodOutOfTheMesh(t *testing.T) {
 
 // Whoever may write policies in one namespace must not be able to open it by
 // nonsense, nor to freeze everybody else's.
+func TestABuilderCountsWhatDecidesWhoIsInTheMeshAndWhatPoliciesMean(t *testing.T) {
+	b := NewBuilder(options)
+	shop := func(labels string) Object {
+		return parse[corev1.Namespace](t, `{metadata: {name: shop, labels: {`+labels+`}}}`)
+	}
+	pod := func(name, labels string) Object {
+		return parse[corev1.Pod](t, `{metadata: {name: `+name+`, namespace: shop, uid: `+name+`, labels: {`+labels+`}}}`)
+	}
+	peers := parse[PeerAuthentication](t, `{metadata: {name: strict, namespace: shop}, spec: {mtls: {mode: STRICT}}}`)
+	for _, c := range []struct {
+		what   string
+		object Object
+		counts bool
+	}{
+		{"a namespace outside the mesh", shop(""), false},
+		{"a new pod, which nobody reaches by an older snapshot", pod("a", ""), false},
+		{"another label of the namespace", shop("team: a"), false},
+		{"the namespace comes into the mesh", shop("culvert.dev/mesh: enabled"), true},
+		{"and again", shop("culvert.dev/mesh: enabled"), false},
+		{"another label of the pod", pod("a", "app: a"), false},
+		{"the pod leaves by its own label", pod("a", "culvert.dev/mesh: disabled"), true},
+		{"a policy", peers, true},
+	} {
+		before := b.Decisions()
+		if err := b.Set(c.object); err != nil {
+			t.Fatal(err)
+		}
+		if got := b.Decisions() != before; got != c.counts {
+			t.Errorf("%s: counted %v, want %v", c.what, got, c.counts)
+		}
+	}
+	before := b.Decisions()
+	if b.Delete(KindPeerAuthentication, Name{"shop", "strict"}); b.Decisions() == before {
+		t.Error("a policy that went is not counted")
+	}
+}
+
 func TestAPolicyThatMeansNothingOpensNothing(t *testing.T) {
 	b := NewBuilder(options)
 	set := func(o Object, understood bool) {

@@ -72,11 +72,15 @@ func (b *Builder) setPod(name Name, o *corev1.Pod) error {
 		b.deletePod(name)
 		return err
 	}
-	if at, known := b.pods.find(name); !known || b.pods.entries[at].place != e.place {
+	at, known := b.pods.find(name)
+	if !known || b.pods.entries[at].place != e.place {
 		b.nodes.add(e.place)
 		b.leave(name)
 	}
 	b.join(e, &w, o.Labels)
+	if known && (w.Meshed != b.pods.workloads[at].Meshed || w.Undecided != b.pods.workloads[at].Undecided) {
+		b.decisions++
+	}
 	b.pods.put(name, e, w)
 	b.services.podChanged(name.Namespace)
 	return nil
@@ -122,6 +126,7 @@ func (b *Builder) rejoin(at int32) {
 	b.join(b.pods.entries[at], &w, maps.Collect(w.Labels.All()))
 	if w.Meshed != old.Meshed || w.Undecided != old.Undecided || w.Unsteerable != old.Unsteerable {
 		b.pods.workloads[at] = b.pods.packer.Replace(old, w)
+		b.decisions++
 	}
 }
 

@@ -28,6 +28,7 @@ func (b *Builder) setPeerAuthentication(name Name, o *PeerAuthentication) error 
 		return err
 	}
 	b.peers[name] = compiled
+	b.decisions++
 	return nil
 }
 
@@ -38,6 +39,7 @@ func (b *Builder) setAuthorizationPolicy(name Name, o *AuthorizationPolicy) erro
 		return err
 	}
 	b.authz[name] = compiled
+	b.decisions++
 	return nil
 }
 
@@ -47,6 +49,7 @@ func (b *Builder) setAuthorizationPolicy(name Name, o *AuthorizationPolicy) erro
 func (b *Builder) Distrust(o Object) {
 	name := nameOf(o)
 	b.names.add(KindOf(o), name)
+	b.decisions++
 	switch o := o.(type) {
 	case *PeerAuthentication:
 		if _, known := b.peers[name]; !known {

@@ -79,6 +79,10 @@ const (
 	saveEvery    = 10 * time.Second
 	savedASecond = 100 << 10
 	saveShare    = 200
+	// saveSoon is how old it may be if pods came into the mesh or left it, or a policy
+	// changed, since. If it is large, that takes 1/soonShare of the time.
+	saveSoon  = time.Second
+	soonShare = 20
 )
 
 // Source watches one API server.
@@ -89,13 +93,15 @@ type Source struct {
 	clients map[schema.GroupVersion]rest.Interface
 	kinds   []*kind
 	poked   chan struct{} // something changed; holds one
-	rested  time.Time     // when the state file may be written again; only Run's
+	poised  time.Time     // when the state file may be written again for decisions; only Run's
+	rested  time.Time     // and for anything; only Run's
 
 	mu      sync.Mutex // guards all that follows, and what is wrong in the kinds
 	builder *source.Builder
-	live    bool // there was a snapshot of what the API server says
-	dirty   bool // since the last snapshot
-	unsaved bool // since the state file was written
+	live    bool   // there was a snapshot of what the API server says
+	dirty   bool   // since the last snapshot
+	unsaved bool   // since the state file was written
+	decided uint64 // decisions of the builder that were written, or tried to be
 	stored  *state
 	health  health
 	stats   source.Stats
@@ -175,7 +181,7 @@ func (s *Source) end(watching *sync.WaitGroup) {
 // deliver turns changes into snapshots, no faster than they are cheap.
 func (s *Source) deliver(ctx context.Context, sink source.Sink) {
 	impatient := time.After(answerWithin)
-	save := time.NewTicker(saveEvery)
+	save := time.NewTicker(saveSoon)
 	defer save.Stop()
 	patient := true
 	for {
@@ -184,7 +190,7 @@ func (s *Source) deliver(ctx context.Context, sink source.Sink) {
 			s.save()
 			return
 		case <-save.C:
-			if !time.Now().Before(s.rested) {
+			if s.maySave(time.Now()) {
 				s.save()
 			}
 			continue

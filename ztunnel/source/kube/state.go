@@ -77,23 +77,38 @@ func (s *Source) load() {
 	}
 }
 
+// maySave reports whether the state file was written long enough ago. A file that has
+// pods outside the mesh that are in it by now, or an older policy, is not left for long:
+// a ztunnel that is killed has no other for its next start.
+func (s *Source) maySave(now time.Time) bool {
+	s.mu.Lock()
+	newer := s.builder.Decisions() != s.decided
+	s.mu.Unlock()
+	return !now.Before(s.rested) || newer && !now.Before(s.poised)
+}
+
 // save writes the state file if it is not what is in force, or not there.
 func (s *Source) save() {
+	if s.options.State == "" {
+		return
+	}
 	s.mu.Lock()
-	due := s.live && (s.unsaved || s.options.State != "" && !exists(s.options.State))
+	due := s.live && (s.unsaved || !exists(s.options.State))
 	var snapshot source.Snapshot
 	if due {
-		s.unsaved = false
+		s.unsaved, s.decided = false, s.builder.Decisions()
 		snapshot = s.builder.Snapshot()
 		s.bounded(snapshot.Mesh)
 	}
 	s.mu.Unlock()
-	if !due || s.options.State == "" {
+	if !due {
 		return
 	}
 	start := time.Now()
 	size, err := writeState(s.options.State, &state{Written: start, of: s.of(), Policies: snapshot.Policies, Mesh: snapshot.Mesh})
-	s.rested = start.Add(restAfter(size, time.Since(start)))
+	took := time.Since(start)
+	s.poised = start.Add(max(saveSoon, soonShare*took))
+	s.rested = start.Add(restAfter(size, took))
 	if err == nil {
 		return
 	}
@@ -107,7 +122,7 @@ func (s *Source) save() {
 
 // restAfter is how long the state file, which took so long to write, is not written again.
 func restAfter(size int, took time.Duration) time.Duration {
-	return max(time.Duration(size)*time.Second/savedASecond, saveShare*took)
+	return max(saveEvery, time.Duration(size)*time.Second/savedASecond, saveShare*took)
 }
 
 func exists(path string) bool {
