@@ -84,7 +84,11 @@ func (r *reviewed) vouch(change func(*authenticationv1.TokenReviewStatus)) {
 }
 
 // forget what the API server said.
-func (r *reviewed) forget() { r.proofs = newProofs() }
+func (r *reviewed) forget() {
+	r.proofs.mu.Lock()
+	defer r.proofs.mu.Unlock()
+	clear(r.proofs.byPod)
+}
 
 func (r *reviewed) reviews() int { return r.api.Asked("create tokenreviews") }
 

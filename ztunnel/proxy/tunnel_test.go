@@ -323,8 +323,10 @@ func TestATunnelThatNobodyTakesIsRefusedAtOnceUnlessThePeerJustJoined(t *testing
 		t.Errorf("dialled %d times", got)
 	}
 
+	s.web.Peers.mu.Lock()
 	s.web.Peers.observe(workload.Mesh{}, time.Now())
 	s.web.Peers.observe(s.registry.All(), time.Now()) // db joins
+	s.web.Peers.mu.Unlock()
 	conn := s.dial()
 	eventually(t, "it is dialled again", func() bool { return s.dials.Load() >= 3 })
 	ln, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(*s.tunnels.Load()))
