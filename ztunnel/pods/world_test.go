@@ -327,7 +327,7 @@ func (w *world) want(uid, what string) {
 // eventually waits until done, for at most ten seconds.
 func (w *world) eventually(what string, done func() bool) {
 	w.t.Helper()
-	ctx, cancel := context.WithTimeout(w.t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(w.t.Context(), time.Minute) // a CA that refused is asked again after half of that
 	defer cancel()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
