@@ -3,6 +3,7 @@
 package pods
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -12,6 +13,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/culvert-mesh/culvert/cni/enroll"
+	"github.com/culvert-mesh/culvert/ztunnel/redirect"
 )
 
 // addDevices makes devices of these numbers that are up, and their other ends, which
@@ -111,4 +113,25 @@ func (w *world) unattended(uid string) (m *member, resume func()) {
 		w.t.Error(err)
 	}
 	return pod.member, pod.visited.Unlock
+}
+
+// A device may come between the routing of a pod and its steering, as when ztunnel starts
+// beside a runtime that adds a network.
+func TestADeviceThatCameSinceThePodWasRoutedKeepsNobodyOut(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	req := w.pod("web", "10.1.0.1", true)
+	w.add(req, enroll.Enrolled)
+	m, resume := w.unattended("web")
+	defer resume()
+	w.inNetns(req.Netns, func() error { return addDevices(0, 1) })
+	if err := w.pods.Datapath.SteerOutbound(m.steered()); !errors.Is(err, redirect.ErrNotRouted) {
+		t.Fatalf("it is not seen: %v", err)
+	}
+	if err := w.pods.steerOutbound(t.Context(), m); err != nil {
+		t.Error(err)
+	}
+	if !w.routed("web") {
+		t.Error("the pod is not routed")
+	}
 }

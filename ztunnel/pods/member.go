@@ -166,8 +166,20 @@ func (p *Pods) unsteerInbound(_ context.Context, m *member) error {
 	return p.Datapath.UnsteerInbound(m.Cookie)
 }
 
+// steerOutbound routes what came since the pod was routed: whoever has it fail for that
+// has the pod refused until the next try.
 func (p *Pods) steerOutbound(_ context.Context, m *member) error {
-	return p.Datapath.SteerOutbound(m.steered())
+	const tries = 3
+	var err error
+	for range tries {
+		if err = p.Datapath.SteerOutbound(m.steered()); !errors.Is(err, redirect.ErrNotRouted) {
+			return err
+		}
+		if err := p.Datapath.Route(m.ns, m.addresses.list()); err != nil {
+			return err
+		}
+	}
+	return err
 }
 
 func (p *Pods) unsteerOutbound(_ context.Context, m *member) error {

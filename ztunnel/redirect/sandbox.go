@@ -202,12 +202,16 @@ func (d *Datapath) fillProbePorts(s Sandbox) error {
 	})
 }
 
+// ErrNotRouted says that a netns is not, or no more, as Route leaves it: a device may have
+// come since.
+var ErrNotRouted = errors.New("not routed")
+
 // isRouted has the kernel's word for it that stand-ins are local before a connection
 // is sent to one.
 func (d *Datapath) isRouted(s Sandbox) (crowded bool, err error) {
 	found, err := d.CheckRoute(s.NS, s.Addrs)
 	if err == nil && len(found.Missing) > 0 {
-		err = fmt.Errorf("not routed: no %s", strings.Join(found.Missing, ", no "))
+		err = fmt.Errorf("%w: no %s", ErrNotRouted, strings.Join(found.Missing, ", no "))
 	}
 	return found.Excess > 0, err
 }
