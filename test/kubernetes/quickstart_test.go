@@ -7,19 +7,20 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
 	"github.com/culvert-mesh/culvert/test/kubernetes/cluster"
 )
 
-// The README's lines, as they stand there, put the pods of a running namespace into the
-// mesh.
-func TestTheReadmesFourLinesPutANamespaceIntoTheMesh(t *testing.T) {
+// The README's commands, as they stand there, put the pods of a running namespace into
+// the mesh.
+func TestTheReadmesFourCommandsPutANamespaceIntoTheMesh(t *testing.T) {
 	needRoot(t)
-	lines := quickstart(t)
-	if n := len(strings.Split(strings.TrimSpace(lines), "\n")); n != 4 {
-		t.Fatalf("the quickstart has %d lines, want 4:\n%s", n, lines)
+	commands := quickstart(t)
+	if n := len(regexp.MustCompile(`(?m)^\S`).FindAllString(commands, -1)); n != 4 {
+		t.Fatalf("the quickstart has %d commands, want 4:\n%s", n, commands)
 	}
 	name := clusterName("readme")
 	t.Cleanup(func() { takeDown(t, name) })
@@ -32,7 +33,7 @@ func TestTheReadmesFourLinesPutANamespaceIntoTheMesh(t *testing.T) {
 	c.mustKubectl("create", "deployment", "web", "--namespace=shop", "--image=localhost/podapp:1", "--replicas=4")
 	c.mustKubectl("rollout", "status", "deployment/web", "--namespace=shop", "--timeout=1m")
 
-	sh := exec.CommandContext(t.Context(), "bash", "-euo", "pipefail", "-c", lines)
+	sh := exec.CommandContext(t.Context(), "bash", "-euo", "pipefail", "-c", commands)
 	sh.Dir = "../.."
 	sh.Env = append(os.Environ(), "PATH="+c.commands()+":"+os.Getenv("PATH"), "KUBECONFIG="+cluster.Kubeconfig(name))
 	out, err := sh.CombinedOutput()
