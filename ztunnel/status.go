@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"errors"
 	"io/fs"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -170,6 +171,28 @@ func (s *status) workloads() map[metrics.Workload]bool {
 		known[metrics.Workload{Namespace: w.Namespace, Workload: w.Owner}] = true
 	}
 	return known
+}
+
+// stricter has namespaces of a stored mesh be of the mesh if the plugin's snapshot has
+// them so. That is written when a namespace gets its label, what is stored a second or
+// two later: a pod of such a namespace that nobody knows yet waits.
+func (s *status) stricter(mesh workload.Mesh) workload.Mesh {
+	if !mesh.Stored {
+		return mesh
+	}
+	last, err := enroll.ReadSnapshot(s.snapshotFile)
+	if err != nil {
+		return mesh // there is none, or the plugin lets nothing pass by it
+	}
+	stored := mesh.Namespaces
+	mesh.Namespaces = make(map[string]workload.Namespace, len(stored))
+	maps.Copy(mesh.Namespaces, stored)
+	for _, name := range last.MeshedNamespaces {
+		ns := mesh.Namespaces[name]
+		ns.Meshed = true
+		mesh.Namespaces[name] = ns
+	}
+	return mesh
 }
 
 // snapshot writes what the plugin decides by while no ztunnel answers. When it

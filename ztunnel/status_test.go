@@ -9,12 +9,14 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
+	"github.com/culvert-mesh/culvert/cni/enroll"
 	"github.com/culvert-mesh/culvert/ztunnel/certs"
 	"github.com/culvert-mesh/culvert/ztunnel/metrics"
 	"github.com/culvert-mesh/culvert/ztunnel/pods"
@@ -158,5 +160,32 @@ func TestEveryReasonOfAFlagNamesIt(t *testing.T) {
 		if got := remedy(reason); got != "" {
 			t.Errorf("%s: %q, want nothing", reason, got)
 		}
+	}
+}
+
+// A namespace got its label, and ztunnel was killed before that was stored. The plugin's
+// snapshot knows it.
+func TestAStoredStateTakesNoNamespaceOutOfThePluginsSnapshot(t *testing.T) {
+	s := newStatus(t)
+	s.state = func() error { return nil }
+	s.snapshotFile = filepath.Join(t.TempDir(), "snapshot.json")
+	before := enroll.Snapshot{AllNamespaces: []string{"new", "open", "shop"}, MeshedNamespaces: []string{"new", "shop"}}
+	if err := enroll.WriteSnapshot(s.snapshotFile, before); err != nil {
+		t.Fatal(err)
+	}
+	mesh := workload.Mesh{Namespaces: map[string]workload.Namespace{"open": {}, "shop": {}}}
+	for _, tc := range []struct {
+		stored bool
+		meshed []string
+	}{{true, []string{"new", "shop"}}, {false, []string{}}} { // what is live counts
+		mesh.Stored = tc.stored
+		s.registry.Replace(s.stricter(mesh))
+		s.snapshot()
+		if got, err := enroll.ReadSnapshot(s.snapshotFile); err != nil || !slices.Equal(got.MeshedNamespaces, tc.meshed) {
+			t.Errorf("stored %v: %+v, %v; want %v", tc.stored, got, err, tc.meshed)
+		}
+	}
+	if mesh.Namespaces["shop"].Meshed {
+		t.Error("the source's own map was written to")
 	}
 }

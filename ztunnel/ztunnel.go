@@ -134,7 +134,7 @@ func Run(ctx context.Context, cfg Config) error {
 
 	sink := func(s source.Snapshot) {
 		policies.Replace(s.Policies) // first: see source.Snapshot
-		registry.Replace(s.Mesh)
+		registry.Replace(status.stricter(s.Mesh))
 		if err := datapath.SetNobody(registry.Nobody()); err != nil {
 			cfg.Log.Warn("connects to a service without a ready pod are reset, not refused", logError, err)
 		}
