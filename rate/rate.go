@@ -37,6 +37,21 @@ func (l *Left) Spent(limit Limit) bool {
 	return l.events < 1
 }
 
+// Wait returns how long it takes until one is left, 0 if one is: a day at most, which
+// is also what it takes if none ever is.
+func (l *Left) Wait(limit Limit) time.Duration {
+	const longest = 24 * time.Hour
+	l.refill(limit)
+	lack := 1 - l.events
+	if lack <= 0 {
+		return 0
+	}
+	if lack > limit.PerSecond*longest.Seconds() {
+		return longest
+	}
+	return time.Duration(lack / limit.PerSecond * float64(time.Second))
+}
+
 // Whole reports that the whole burst is left, as if nothing had ever happened.
 func (l *Left) Whole(limit Limit) bool {
 	l.refill(limit)

@@ -139,3 +139,18 @@ func TestLeaksAreSeen(t *testing.T) {
 	close(stop)
 	f.Close()
 }
+
+func TestAnAddressIsNobodyElsesBeforeTheTestEnds(t *testing.T) {
+	given := map[string]bool{}
+	for range 100 {
+		address := Address(t)
+		if given[address] {
+			t.Fatalf("%s was given twice", address)
+		}
+		given[address] = true
+		if held, err := net.ListenPacket("udp4", address); err == nil {
+			held.Close()
+			t.Fatalf("%s is not held", address)
+		}
+	}
+}
