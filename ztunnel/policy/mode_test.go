@@ -70,6 +70,7 @@ var conformance = []struct {
 	{22, "ports are the pod's, not a service's", []PeerAuthentication{selecting(Permissive, map[uint16]Mode{8080: Strict})}, []uint16{8080}, []uint16{80}},
 }
 
+// A003-7: Istio's PeerAuthentication, unchanged.
 func TestModesAsInAppendixA(t *testing.T) {
 	for i, c := range conformance {
 		if c.number != i+1 {
@@ -97,6 +98,7 @@ func TestModesAsInAppendixA(t *testing.T) {
 	}
 }
 
+// istio/istio#51556, ISTIO-SECURITY-2026-002: a policy acted in another namespace.
 func TestPoliciesOfOtherNamespacesAndForOtherLabelsDoNotApply(t *testing.T) {
 	s := NewSet()
 	other := namespace(Strict)
@@ -168,6 +170,7 @@ func model(policies []PeerAuthentication, dst workload.Workload, port uint16) Mo
 	return cmp.Or(append(said, Permissive)...)
 }
 
+// istio/istio#54146, #53884, #51556: modes of several scopes were joined wrongly.
 func TestAllCombinationsOfModesAgreeWithTheModel(t *testing.T) {
 	const absent = Mode(255)
 	modes := []Mode{absent, Unset, Permissive, Strict, Disable}

@@ -67,6 +67,17 @@ type Objects struct {
 	AuthorizationPolicies []AuthorizationPolicy
 }
 
+// same reports whether both are the very same slices, as of a source whose policies
+// did not change.
+func (o *Objects) same(p *Objects) bool {
+	return o.RootNamespace == p.RootNamespace &&
+		sameSlice(o.PeerAuthentications, p.PeerAuthentications) && sameSlice(o.AuthorizationPolicies, p.AuthorizationPolicies)
+}
+
+func sameSlice[T any](a, b []T) bool {
+	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
+}
+
 // Object is what every policy has.
 type Object struct {
 	Namespace string
@@ -87,19 +98,6 @@ type PeerAuthentication struct {
 // String returns "PeerAuthentication namespace/name".
 func (p PeerAuthentication) String() string {
 	return "PeerAuthentication " + p.Namespace + "/" + p.Name
-}
-
-// AuthorizationPolicy says who may connect. This version does not understand
-// its rules, and refuses everyone where one applies.
-type AuthorizationPolicy struct {
-	Object
-	// TargetRefs: it is attached to a waypoint or service, not to workloads.
-	TargetRefs bool
-}
-
-// String returns "AuthorizationPolicy namespace/name".
-func (p AuthorizationPolicy) String() string {
-	return "AuthorizationPolicy " + p.Namespace + "/" + p.Name
 }
 
 // Selector is the labels that a workload must have. The empty one is no

@@ -3,10 +3,16 @@
 // Package policy says whether two workloads may talk: allow, or a reason.
 //
 // Everything is a pure function of the policies in force and of the two ends.
-// Inbound, in order: an unknown workload is refused; an AuthorizationPolicy that
-// applies refuses, since its rules are not understood; a verified peer is
-// allowed; plaintext is allowed unless the effective PeerAuthentication mode is
-// STRICT. The address of the source gives no right.
+// Inbound, in order: an unknown workload is refused; so is what a DENY policy of the
+// workload matches, and, if it has ALLOW policies, what none of them matches; then a
+// verified peer is allowed, and plaintext is unless the effective PeerAuthentication
+// mode is STRICT. The address of the source gives a right only where a policy says so.
+//
+// A policy that is a dry run is asked too (Concern.DryRun), and refuses nobody.
+//
+// Policies are objects (Objects), compiled when a workload of this node first needs
+// them (compiled), and joined to what concerns that workload (Concern), with an index
+// (index). A Concern outlives snapshots that do not change it.
 package policy
 
 import (
@@ -16,6 +22,10 @@ import (
 
 	"github.com/culvert-mesh/culvert/ztunnel/workload"
 )
+
+// Features are what this version does with policies, for whoever has to know of each
+// node. One that does not say so cannot.
+var Features = []string{"AuthorizationPolicy", "dry-run", "NetworkPolicy"}
 
 // Denied is a refusal, and says by whom.
 type Denied struct {
@@ -35,27 +45,19 @@ type Request struct {
 	Src  netip.Addr
 	Peer spiffeid.ID // from a verified certificate; zero: plaintext
 	Dst  workload.Workload
-	Port uint16 // of the pod
+	Addr netip.Addr // of the pod, at which it arrived
+	Port uint16     // of the pod
 }
+
+var errUnknown = &Denied{Reason: "the destination is no workload that is known"}
 
 // AllowInbound returns nil or a *Denied.
 func (s *Set) AllowInbound(r Request) error {
-	if r.Dst.UID == "" {
-		// Its namespace and labels are unknown, so what applies to it is too.
-		return &Denied{Reason: "the destination is no workload that is known"}
-	}
-	in := s.scopes.Load()
-	if p, ok := in.authorization(r.Dst); ok {
-		return &Denied{Policy: p.String(), Reason: "not understood by this version"}
-	}
-	if !r.Peer.IsZero() {
-		return nil
-	}
-	if mode, by := in.mode(r.Dst, r.Port); !mode.Plaintext() {
-		return &Denied{Policy: by, Reason: mode.String() + ", and the connection is plaintext"}
-	}
-	return nil
+	return s.scopes.Load().concern(r.Dst).AllowInbound(&r)
 }
+
+// Concern returns what the policies in force say of dst.
+func (s *Set) Concern(dst workload.Workload) *Concern { return s.scopes.Load().concern(dst) }
 
 // AllowOutbound returns nil or a *Denied. A destination outside the mesh is
 // allowed; one inside is reached by HBONE or not at all, so it needs an
@@ -67,28 +69,30 @@ func (s *Set) AllowOutbound(src workload.Workload, d workload.Destination) error
 	return nil
 }
 
-// RefusesPlaintext reports at which ports of dst plaintext is refused: at those
-// that have a mode of their own, and at all others.
+// RefusesPlaintext reports at which ports of dst plaintext is refused, or may be: at
+// those that have a mode of their own, and at all others. Under an AuthorizationPolicy
+// it may be everywhere.
 func (s *Set) RefusesPlaintext(dst workload.Workload) (others bool, ports map[uint16]bool) {
-	in := s.scopes.Load()
-	if _, ok := in.authorization(dst); ok {
+	c := s.Concern(dst)
+	if len(c.policies) > 0 {
 		return true, nil
 	}
-	ports = make(map[uint16]bool)
-	if p, ok := first(in.workloads[dst.Namespace], dst); ok {
-		for port := range p.Ports {
-			mode, _ := in.mode(dst, port)
-			ports[port] = !mode.Plaintext()
-		}
+	ports = make(map[uint16]bool, len(c.peers.ports))
+	for port, v := range c.peers.ports {
+		ports[port] = v.plaintext != nil
 	}
-	mode, _ := in.mode(dst, 0) // no port is 0
-	return !mode.Plaintext(), ports
+	return c.peers.others.plaintext != nil, ports
 }
 
 // Mode returns the effective mode of a workload's port; never Unset.
 func (s *Set) Mode(dst workload.Workload, port uint16) Mode {
-	mode, _ := s.scopes.Load().mode(dst, port)
+	mode, _ := s.Effective(dst, port)
 	return mode
+}
+
+// Effective is Mode, with the object that set it; empty: none did.
+func (s *Set) Effective(dst workload.Workload, port uint16) (mode Mode, by string) {
+	return s.scopes.Load().mode(dst, port)
 }
 
 // mode asks the scopes from narrow to wide: the port, the workload, its
@@ -119,16 +123,4 @@ func first(policies []PeerAuthentication, dst workload.Workload) (PeerAuthentica
 		}
 	}
 	return PeerAuthentication{}, false
-}
-
-// authorization returns an AuthorizationPolicy that applies to dst.
-func (s *scopes) authorization(dst workload.Workload) (AuthorizationPolicy, bool) {
-	for _, scope := range [][]AuthorizationPolicy{s.authzMesh, s.authzNamespaces[dst.Namespace]} {
-		for _, p := range scope {
-			if p.Selector.Matches(dst.Labels) {
-				return p, true
-			}
-		}
-	}
-	return AuthorizationPolicy{}, false
 }

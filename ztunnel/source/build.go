@@ -17,9 +17,9 @@ func Build(objects Objects, o Options) (Snapshot, error) {
 	b := NewBuilder(o)
 	// Pods come after what they depend on, so that each is decided once.
 	errs := slices.Concat(
-		setAll(b, objects.Namespaces), setAll(b, objects.RuntimeClasses), setAll(b, objects.Nodes), setAll(b, objects.Pods),
+		setAll(b, objects.Namespaces), setAll(b, objects.ServiceAccounts), setAll(b, objects.RuntimeClasses), setAll(b, objects.Nodes), setAll(b, objects.Pods),
 		setAll(b, objects.Services), setAll(b, objects.EndpointSlices),
-		setAll(b, objects.PeerAuthentications), setAll(b, objects.AuthorizationPolicies),
+		setAll(b, objects.PeerAuthentications), setAll(b, objects.AuthorizationPolicies), setAll(b, objects.NetworkPolicies),
 	)
 	if len(errs) > 0 {
 		return Snapshot{}, errors.Join(errs...)

@@ -162,6 +162,7 @@ func TestAStaticPodHasTheUIDByWhichTheKubeletKnowsIt(t *testing.T) {
 	}
 }
 
+// A004-15: a pod's label beats its namespace's.
 func TestLabelsPutPodsIntoTheMesh(t *testing.T) {
 	const ours, istios = MeshLabel, IstioLabel
 	for _, c := range []struct {
@@ -367,7 +368,10 @@ spec: {targetRefs: [{kind: Service, name: web}], action: DENY, rules: [{from: [{
 				Selector: policy.Selector{"app": "web"}},
 			Mode: policy.Strict, Ports: map[uint16]policy.Mode{8080: policy.Disable, 8081: policy.Unset},
 		}},
-		AuthorizationPolicies: []policy.AuthorizationPolicy{{Object: policy.Object{Namespace: "shop", Name: "deny"}, TargetRefs: true}},
+		AuthorizationPolicies: []policy.AuthorizationPolicy{{
+			Object: policy.Object{Namespace: "shop", Name: "deny"}, TargetRefs: true, Action: policy.Deny,
+			Warnings: []string{"spec.targetRefs: for waypoints and Services: not enforced at layer 4"},
+		}},
 	}
 	if diff := cmp.Diff(want, mustBuild(t, objects).Policies); diff != "" {
 		t.Error(diff)
@@ -387,7 +391,7 @@ func TestPoliciesThatMeanNothingAreErrors(t *testing.T) {
 		`{selector: {matchLabels: {a: b}}, portLevelMtls: {"080": {mode: STRICT}}}`: `spec.portLevelMtls[080]: not a port`,
 		`{selector: {matchLabels: {a: b}}, portLevelMtls: {65536: {}}}`:             `spec.portLevelMtls[65536]: not a port`,
 		`{selector: {matchLabels: {a: b}}, portLevelMtls: {80: {mode: X}}}`:         `spec.portLevelMtls[80].mode: "X"`,
-		`{selector: {matchLabels: {app: "*"}}}`:                                     `spec.selector.matchLabels[app]: "*": labels are compared exactly`,
+		`{selector: {matchLabels: {app: "*"}}}`:                                     `spec.selector.matchLabels[app]: "*": no label is so`,
 	} {
 		pa := parse[PeerAuthentication](t, `{metadata: {name: x, namespace: shop}, spec: `+spec+`}`)
 		_, err := Build(Objects{PeerAuthentications: []*PeerAuthentication{pa}}, options)
@@ -399,6 +403,8 @@ func TestPoliciesThatMeanNothingAreErrors(t *testing.T) {
 		`{action: REFUSE}`:                         `spec.action: "REFUSE"`,
 		`{selector: {}, targetRef: {name: web}}`:   `spec.selector: not together with targetRefs`,
 		`{selector: {matchLabels: {"": "value"}}}`: `spec.selector.matchLabels[]`,
+		`{selector: {matchLabels: {app: "db*"}}}`:  `spec.selector.matchLabels[app]: "db*"`,
+		`{selector: {matchLabels: {"app ": db}}}`:  `spec.selector.matchLabels[app ]: "db"`,
 	} {
 		az := parse[AuthorizationPolicy](t, `{metadata: {name: x, namespace: shop}, spec: `+spec+`}`)
 		_, err := Build(Objects{AuthorizationPolicies: []*AuthorizationPolicy{az}}, options)
@@ -419,6 +425,7 @@ func TestACopyOfAPolicySharesNothingWithIt(t *testing.T) {
 		t.Error("the selector is shared")
 	}
 	a := parse[AuthorizationPolicy](t, `{metadata: {name: x}, spec: {rules: [{to: [{operation: {ports: ["80"]}}]}]}}`)
+	a.Unknown = map[string][]string{"spec.rules[0]": {"x"}}
 	if diff := cmp.Diff(a, a.DeepCopyObject().(*AuthorizationPolicy)); diff != "" {
 		t.Error(diff)
 	}

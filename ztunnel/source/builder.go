@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 
+	"github.com/culvert-mesh/culvert/ztunnel/networkpolicy"
 	"github.com/culvert-mesh/culvert/ztunnel/policy"
 	"github.com/culvert-mesh/culvert/ztunnel/workload"
 )
@@ -30,6 +31,7 @@ type Kind string
 // The kinds that a Builder understands.
 const (
 	KindNamespace           Kind = "Namespace"
+	KindServiceAccount      Kind = "ServiceAccount"
 	KindNode                Kind = "Node"
 	KindPod                 Kind = "Pod"
 	KindRuntimeClass        Kind = "RuntimeClass"
@@ -38,6 +40,7 @@ const (
 	KindServiceCIDR         Kind = "ServiceCIDR"
 	KindPeerAuthentication  Kind = "PeerAuthentication"
 	KindAuthorizationPolicy Kind = "AuthorizationPolicy"
+	KindNetworkPolicy       Kind = "NetworkPolicy"
 )
 
 // KindOf returns the kind of o, "" if a Builder does not understand it.
@@ -45,6 +48,8 @@ func KindOf(o Object) Kind {
 	switch o.(type) {
 	case *corev1.Namespace:
 		return KindNamespace
+	case *corev1.ServiceAccount:
+		return KindServiceAccount
 	case *corev1.Node:
 		return KindNode
 	case *corev1.Pod:
@@ -61,6 +66,8 @@ func KindOf(o Object) Kind {
 		return KindPeerAuthentication
 	case *AuthorizationPolicy:
 		return KindAuthorizationPolicy
+	case *NetworkPolicy:
+		return KindNetworkPolicy
 	}
 	return ""
 }
@@ -92,6 +99,7 @@ type Builder struct {
 
 	names      names
 	namespaces map[string]workload.Namespace
+	accounts   accounts
 	classes    map[string]*nodev1.RuntimeClass
 	pods       pods
 	services   services
@@ -99,6 +107,7 @@ type Builder struct {
 	cidrs      cidrs
 	peers      policies[policy.PeerAuthentication]
 	authz      policies[policy.AuthorizationPolicy]
+	network    networkPolicies
 
 	decisions uint64
 }
@@ -112,11 +121,12 @@ func NewBuilder(o Options) *Builder {
 		namespaces: map[string]workload.Namespace{},
 		classes:    map[string]*nodev1.RuntimeClass{},
 		pods:       newPods(),
-		services:   newServices(),
+		services:   newServices(o.Selectors),
 		nodes:      newNodes(),
 		cidrs:      cidrs{},
 		peers:      policies[policy.PeerAuthentication]{},
 		authz:      policies[policy.AuthorizationPolicy]{},
+		network:    networkPolicies{byName: policies[networkpolicy.Policy]{}},
 	}
 }
 
@@ -135,12 +145,15 @@ func (b *Builder) Set(o Object) error {
 	case *corev1.Namespace:
 		in, decided := meshed(o.Labels, nil, b.options)
 		_, strange := StrangeLabel(o.Labels)
-		ns := workload.Namespace{Meshed: in || strange && !decided, Labels: o.Labels}
+		ns := workload.Namespace{Meshed: in || strange && !decided, Labels: b.namespaceLabels(o)}
 		if b.namespaces[name.Name].Meshed != ns.Meshed {
 			b.decisions++
 		}
 		b.namespaces[name.Name] = ns
+		b.accounts.setNamespace(name.Name, o.Annotations[CertificateTTL])
 		b.joinNamespace(name.Name)
+	case *corev1.ServiceAccount:
+		b.accounts.set(name, o)
 	case *corev1.Node:
 		b.setNode(name.Name, ownAddrs(o), o.Labels[corev1.LabelTopologyZone])
 		b.cidrs.addTexts(o.Spec.PodCIDR)
@@ -160,6 +173,8 @@ func (b *Builder) Set(o Object) error {
 		return b.setPeerAuthentication(name, o)
 	case *AuthorizationPolicy:
 		return b.setAuthorizationPolicy(name, o)
+	case *NetworkPolicy:
+		return b.setNetworkPolicy(name, o)
 	}
 	return nil
 }
@@ -171,7 +186,10 @@ func (b *Builder) Delete(kind Kind, name Name) {
 	switch kind {
 	case KindNamespace:
 		delete(b.namespaces, name.Name)
+		b.accounts.setNamespace(name.Name, "")
 		b.joinNamespace(name.Name)
+	case KindServiceAccount:
+		b.accounts.delete(name)
 	case KindNode:
 		b.setNode(name.Name, nil, "")
 	case KindPod:
@@ -188,6 +206,9 @@ func (b *Builder) Delete(kind Kind, name Name) {
 		b.decisions++
 	case KindAuthorizationPolicy:
 		delete(b.authz, name)
+		b.decisions++
+	case KindNetworkPolicy:
+		b.network.delete(name)
 		b.decisions++
 	}
 }
@@ -206,10 +227,12 @@ func (b *Builder) Snapshot() Snapshot {
 		Policies: policy.Objects{
 			RootNamespace: b.options.RootNamespace, PeerAuthentications: b.peers.sorted(), AuthorizationPolicies: b.authz.sorted(),
 		},
+		NetworkPolicies: b.network.all(),
 		Mesh: workload.Mesh{
 			Workloads: slices.Clone(b.pods.workloads), Services: b.services.build(&b.pods, b.nodes.zones),
 			Namespaces: namespaces, Nodes: b.nodes.sorted(), CIDRs: b.cidrs.merged(),
 		},
+		Accounts: b.accounts.snapshot(),
 	}
 }
 

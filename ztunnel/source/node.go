@@ -13,6 +13,10 @@ import (
 	"github.com/culvert-mesh/culvert/ztunnel/workload"
 )
 
+// NotReadyTaint is the key of the taint that keeps pods off a Node whose ztunnel is not
+// ready. ztunnel takes it off.
+const NotReadyTaint = "culvert.dev/not-ready"
+
 // place is where a pod runs, as its object tells.
 type place struct {
 	node         string // its name

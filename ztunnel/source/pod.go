@@ -69,6 +69,7 @@ func newPod(pod *corev1.Pod, o Options) (podEntry, workload.Workload, error) {
 		Static:         static,
 		Ready:          e.serving && !e.terminating,
 		Terminated:     terminated(pod),
+		Daemon:         ofDaemonSet(pod),
 		MayForward:     pod.Annotations[mayForward] == "true",
 		Ports:          namedPorts(pod),
 		HostPorts:      hostPorts(pod),
@@ -118,6 +119,10 @@ func meshed(namespace, pod map[string]string, o Options) (in, decided bool) {
 	}
 	return false, false
 }
+
+// Joins says whether labels, of a pod or of a namespace, put it into the mesh; not
+// decided: they say nothing.
+func Joins(labels map[string]string, o Options) (in, decided bool) { return meshed(nil, labels, o) }
 
 // StrangeLabel finds a value of our label that means nothing. Whoever wrote it wanted
 // a pod in the mesh or out of it, and did not say which.
@@ -251,6 +256,12 @@ func owner(pod *corev1.Pod) string {
 		}
 	}
 	return cmp.Or(ref.Name, pod.Name)
+}
+
+// ofDaemonSet reports whether the pod's controller is a DaemonSet of Kubernetes' own.
+func ofDaemonSet(pod *corev1.Pod) bool {
+	ref := metav1.GetControllerOfNoCopy(pod)
+	return ref != nil && ref.Kind == "DaemonSet" && strings.HasPrefix(ref.APIVersion, "apps/")
 }
 
 func firstLabel(labels workload.Labels, otherwise string, keys ...string) string {

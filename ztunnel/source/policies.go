@@ -4,8 +4,10 @@ package source
 
 import (
 	"maps"
+	"reflect"
 	"slices"
 
+	"github.com/culvert-mesh/culvert/ztunnel/networkpolicy"
 	"github.com/culvert-mesh/culvert/ztunnel/policy"
 )
 
@@ -27,8 +29,7 @@ func (b *Builder) setPeerAuthentication(name Name, o *PeerAuthentication) error 
 		b.Distrust(o)
 		return err
 	}
-	b.peers[name] = compiled
-	b.decisions++
+	setPolicy(b, b.peers, name, compiled)
 	return nil
 }
 
@@ -38,14 +39,54 @@ func (b *Builder) setAuthorizationPolicy(name Name, o *AuthorizationPolicy) erro
 		b.Distrust(o)
 		return err
 	}
-	b.authz[name] = compiled
+	setPolicy(b, b.authz, name, compiled)
+	return nil
+}
+
+// setPolicy puts a policy in force. One that means what it meant, as after a write to its
+// status, is no decision.
+func setPolicy[P any](b *Builder, in policies[P], name Name, p P) {
+	if was, known := in[name]; known && reflect.DeepEqual(was, p) {
+		return
+	}
+	in[name] = p
+	b.decisions++
+}
+
+// networkPolicies are those in force.
+type networkPolicies struct {
+	byName policies[networkpolicy.Policy]
+	sorted []networkpolicy.Policy // nil: not since the last change
+}
+
+func (n *networkPolicies) put(name Name, p networkpolicy.Policy) { n.byName[name], n.sorted = p, nil }
+
+func (n *networkPolicies) delete(name Name) {
+	delete(n.byName, name)
+	n.sorted = nil
+}
+
+func (n *networkPolicies) all() []networkpolicy.Policy {
+	if n.sorted == nil {
+		n.sorted = n.byName.sorted()
+	}
+	return n.sorted
+}
+
+func (b *Builder) setNetworkPolicy(name Name, o *NetworkPolicy) error {
+	compiled, err := o.Policy()
+	if err != nil {
+		b.Distrust(o)
+		return err
+	}
+	b.network.put(name, compiled)
 	b.decisions++
 	return nil
 }
 
 // Distrust takes a policy that is not understood whole: its former meaning stays
-// in force. If it has none it gets the strictest that it may have: STRICT, or
-// nobody may connect, for all that it may select.
+// in force. If it has none it gets the strictest that it may have: STRICT, or nobody
+// may connect (to a NetworkPolicy: neither way), for all that it may select.
 func (b *Builder) Distrust(o Object) {
 	name := nameOf(o)
 	b.names.add(KindOf(o), name)
@@ -56,8 +97,16 @@ func (b *Builder) Distrust(o Object) {
 			b.peers[name] = policy.PeerAuthentication{Object: widest(object(&o.ObjectMeta, o.Spec.Selector), o.Spec.Selector), Mode: policy.Strict}
 		}
 	case *AuthorizationPolicy:
-		if _, known := b.authz[name]; !known {
-			b.authz[name] = policy.AuthorizationPolicy{Object: widest(object(&o.ObjectMeta, o.Spec.Selector), o.Spec.Selector)}
+		if before, known := b.authz[name]; !known || before.Action == policy.Refuse {
+			b.authz[name] = policy.AuthorizationPolicy{
+				Object: widest(object(&o.ObjectMeta, o.Spec.Selector), o.Spec.Selector), DryRun: o.isDryRun(), Action: policy.Refuse,
+			}
+		}
+	case *NetworkPolicy:
+		if _, known := b.network.byName[name]; !known {
+			pods, _ := podSelector("", &o.Spec.PodSelector) // nil: it may have meant all
+			isolated := networkpolicy.Side{Isolates: true}
+			b.network.put(name, networkpolicy.Policy{Namespace: name.Namespace, Name: name.Name, Pods: pods, Ingress: isolated, Egress: isolated})
 		}
 	}
 }
@@ -73,7 +122,7 @@ func widest(o policy.Object, s *Selector) policy.Object {
 
 // Remember puts policies in force that are known from before, until Set or Delete
 // says something else of them.
-func (b *Builder) Remember(p policy.Objects) {
+func (b *Builder) Remember(p policy.Objects, network []networkpolicy.Policy) {
 	for _, pa := range p.PeerAuthentications {
 		name := Name{pa.Namespace, pa.Name}
 		b.peers[name] = pa
@@ -83,5 +132,10 @@ func (b *Builder) Remember(p policy.Objects) {
 		name := Name{ap.Namespace, ap.Name}
 		b.authz[name] = ap
 		b.names.add(KindAuthorizationPolicy, name)
+	}
+	for _, np := range network {
+		name := Name{np.Namespace, np.Name}
+		b.network.put(name, np)
+		b.names.add(KindNetworkPolicy, name)
 	}
 }

@@ -111,7 +111,7 @@ func (p *pods) fromPods(svc *corev1.Service, port corev1.ServicePort, zones map[
 		if w.Terminated || !policy.Selector(svc.Spec.Selector).Matches(w.Labels) {
 			continue
 		}
-		number, ok := targetPort(w, port)
+		number, ok := TargetPort(w, port)
 		if !ok {
 			continue
 		}
@@ -148,9 +148,9 @@ func usable(backends []backend, publishNotReady bool) []workload.Endpoint {
 	return slices.CompactFunc(out, func(a, b workload.Endpoint) bool { return a.Addr == b.Addr })
 }
 
-// targetPort resolves a service port on one pod; pods may give a name
+// TargetPort resolves a service port on one pod; pods may give a name
 // different numbers.
-func targetPort(w *workload.Packed, port corev1.ServicePort) (uint16, bool) {
+func TargetPort(w *workload.Packed, port corev1.ServicePort) (uint16, bool) {
 	if port.TargetPort.Type == intstr.String && port.TargetPort.StrVal != "" {
 		i := slices.IndexFunc(w.Ports, func(p workload.NamedPort) bool { return p.Name == port.TargetPort.StrVal })
 		if i < 0 {

@@ -14,12 +14,13 @@ import (
 // services are the Services and what is behind them. One is built anew only if
 // it or what is behind it has changed.
 type services struct {
-	built   []workload.Service
-	names   []Name // of the service at the same place
-	entries map[Name]*serviceEntry
-	slices  map[Name]map[string]*endpointSlice // by service
-	of      map[Name]Name                      // the service of an EndpointSlice
-	changed map[Name]bool
+	selectors bool // Options.Selectors
+	built     []workload.Service
+	names     []Name // of the service at the same place
+	entries   map[Name]*serviceEntry
+	slices    map[Name]map[string]*endpointSlice // by service
+	of        map[Name]Name                      // the service of an EndpointSlice
+	changed   map[Name]bool
 	// bySelector are services without an EndpointSlice, by namespace: who is
 	// behind them depends on all pods there.
 	bySelector map[string]map[Name]bool
@@ -30,9 +31,10 @@ type serviceEntry struct {
 	object *corev1.Service
 }
 
-func newServices() services {
+func newServices(selectors bool) services {
 	return services{
-		entries: map[Name]*serviceEntry{}, slices: map[Name]map[string]*endpointSlice{}, of: map[Name]Name{},
+		selectors: selectors,
+		entries:   map[Name]*serviceEntry{}, slices: map[Name]map[string]*endpointSlice{}, of: map[Name]Name{},
 		changed: map[Name]bool{}, bySelector: map[string]map[Name]bool{},
 	}
 }
@@ -130,10 +132,14 @@ func (s *services) buildOne(name Name, o *corev1.Service, pods *pods, zones map[
 	default:
 		s.bySelector[name.Namespace][name] = true
 	}
-	return newService(o, func(port corev1.ServicePort) []backend {
+	built := newService(o, func(port corev1.ServicePort) []backend {
 		if bySelector {
 			return pods.fromPods(o, port, zones)
 		}
 		return fromSlices(behind, port.Name)
 	})
+	if s.selectors {
+		built.Selector = o.Spec.Selector
+	}
+	return built
 }

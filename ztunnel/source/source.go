@@ -15,6 +15,7 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
+	"github.com/culvert-mesh/culvert/ztunnel/networkpolicy"
 	"github.com/culvert-mesh/culvert/ztunnel/policy"
 	"github.com/culvert-mesh/culvert/ztunnel/workload"
 )
@@ -22,9 +23,24 @@ import (
 // Snapshot is everything known at one moment. Put Policies in force before
 // Mesh: a workload must not be seen before the policy that restricts it.
 type Snapshot struct {
-	Version  uint64 // grows by one with each snapshot of a source
-	Policies policy.Objects
-	Mesh     workload.Mesh
+	Version         uint64 // grows by one with each snapshot of a source
+	Policies        policy.Objects
+	NetworkPolicies []networkpolicy.Policy // the same slice for as long as none changes
+	Mesh            workload.Mesh
+	Accounts        Accounts
+}
+
+// Accounts are what a CA goes by beside workloads. Nobody writes to its maps.
+type Accounts struct {
+	ByName map[Name]Account
+	// TTL has the annotation CertificateTTL of the Namespaces that bear it, as it stands.
+	TTL map[string]string
+}
+
+// Account is a ServiceAccount.
+type Account struct {
+	UID string
+	TTL string // its annotation CertificateTTL as it stands; none
 }
 
 // Sink takes one snapshot after another, in order, and owns them.
@@ -44,6 +60,7 @@ type Stats struct {
 	Stored     time.Time // when it was written to the file that it was read from; zero: it is live
 	Files      int       // in that snapshot, where it comes from files
 	Objects    int       // in that snapshot
+	Held       int       // objects whose change is not in force yet, since it would let more in
 	Failures   uint64    // times that it could not be read whole
 	LastError  string    // why it cannot be now; empty: it can
 }
@@ -56,6 +73,8 @@ type Options struct {
 	IgnoreIstioLabels bool
 	// AccountsOnly: a pod that names no ServiceAccount is left out. false: it has "default"
 	AccountsOnly bool
+	// Selectors: a snapshot's Services have theirs. false
+	Selectors bool
 }
 
 // Objects are what a snapshot is built from. Build does not write to them, and
@@ -64,9 +83,11 @@ type Objects struct {
 	Namespaces            []*corev1.Namespace
 	Nodes                 []*corev1.Node
 	Pods                  []*corev1.Pod
+	ServiceAccounts       []*corev1.ServiceAccount
 	RuntimeClasses        []*nodev1.RuntimeClass
 	Services              []*corev1.Service
 	EndpointSlices        []*discoveryv1.EndpointSlice
 	PeerAuthentications   []*PeerAuthentication
 	AuthorizationPolicies []*AuthorizationPolicy
+	NetworkPolicies       []*NetworkPolicy
 }

@@ -32,7 +32,7 @@ type Packed struct {
 	created         int64 // in seconds since 1970
 	*Shared
 
-	Meshed, Undecided, HostNetwork, Static, Ready, Terminated, MayForward bool
+	Meshed, Undecided, HostNetwork, Static, Ready, Terminated, Daemon, MayForward bool
 }
 
 // Shared is what the pods of a Deployment have in common. Its fields are those of
@@ -61,7 +61,7 @@ func (p *Packed) Workload() Workload {
 		UID: p.UID, Namespace: p.Namespace, Name: p.Name, Node: p.Node, Created: p.Created(),
 		ServiceAccount: p.ServiceAccount, ID: p.ID, Addrs: p.Addrs, Labels: p.Labels,
 		Meshed: p.Meshed, Undecided: p.Undecided, HostNetwork: p.HostNetwork, Static: p.Static, Ready: p.Ready, Terminated: p.Terminated,
-		Unsteerable: p.Unsteerable, MayForward: p.MayForward,
+		Unsteerable: p.Unsteerable, Daemon: p.Daemon, MayForward: p.MayForward,
 		Ports: p.Ports, HostPorts: p.HostPorts, Declared: p.Declared,
 		ProbePorts: p.ProbePorts, ForeignProbes: p.ForeignProbes, TakenProbes: p.TakenProbes,
 		Owner: p.Owner, CanonicalName: p.CanonicalName, CanonicalRevision: p.CanonicalRevision,
@@ -79,7 +79,7 @@ func (p *Packed) Equal(q *Packed) bool {
 	return p.UID == q.UID && p.Name == q.Name && p.Node == q.Node && slices.Equal(p.Addrs, q.Addrs) && p.created == q.created &&
 		(p.Shared == q.Shared || p.Shared.equal(q.Shared)) &&
 		p.Meshed == q.Meshed && p.Undecided == q.Undecided && p.HostNetwork == q.HostNetwork && p.Static == q.Static &&
-		p.Ready == q.Ready && p.Terminated == q.Terminated && p.MayForward == q.MayForward
+		p.Ready == q.Ready && p.Terminated == q.Terminated && p.Daemon == q.Daemon && p.MayForward == q.MayForward
 }
 
 func (s *Shared) equal(o *Shared) bool {

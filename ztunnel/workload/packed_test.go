@@ -26,7 +26,7 @@ func each(t *testing.T, f func(field string, w Workload)) {
 		UID: "u", Namespace: "shop", Name: "web", Node: "node-1", Created: time.Unix(100, 0).UTC(),
 		ServiceAccount: "sa", ID: spiffeid.RequireFromString("spiffe://cluster.local/ns/shop/sa/sa"),
 		Addrs: []netip.Addr{addr("10.1.0.2"), addr("fd00::2")}, Labels: NewLabels(map[string]string{"app": "web", "": "", "tier": "front"}),
-		Meshed: true, Undecided: true, HostNetwork: true, Static: true, Ready: true, Terminated: true, Unsteerable: "kata", MayForward: true,
+		Meshed: true, Undecided: true, HostNetwork: true, Static: true, Ready: true, Terminated: true, Unsteerable: "kata", Daemon: true, MayForward: true,
 		Ports: []NamedPort{{"http", 80}}, HostPorts: []HostPort{{addr("192.168.0.1"), 80, 8080}}, Declared: []uint16{80}, ProbePorts: []uint16{81},
 		ForeignProbes: []ForeignProbe{{"a", addr("10.1.0.3"), 82}}, TakenProbes: []TakenProbe{{83, "shop/other"}},
 		Owner: "owner", CanonicalName: "name", CanonicalRevision: "v1",

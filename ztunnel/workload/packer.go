@@ -47,7 +47,7 @@ func (k *Packer) pack(w Workload) *Packed {
 	return &Packed{
 		UID: w.UID, Name: w.Name, Node: w.Node, Addrs: w.Addrs, created: w.Created.Unix(), Shared: k.share(w),
 		Meshed: w.Meshed, Undecided: w.Undecided, HostNetwork: w.HostNetwork, Static: w.Static,
-		Ready: w.Ready, Terminated: w.Terminated, MayForward: w.MayForward,
+		Ready: w.Ready, Terminated: w.Terminated, Daemon: w.Daemon, MayForward: w.MayForward,
 	}
 }
 

@@ -59,6 +59,8 @@ type Workload struct {
 	// Unsteerable says why the workload is not in the mesh although labels say
 	// so; else empty.
 	Unsteerable string
+	// Daemon: its controller is a DaemonSet, and Owner that one's name.
+	Daemon bool
 	// MayForward: its policies do not concern what the pod forwards to a netns
 	// behind it.
 	MayForward bool
@@ -133,6 +135,8 @@ type Service struct {
 	// endpoint again (sessionAffinity ClientIP). 0: to any.
 	Affinity time.Duration
 	Ports    []ServicePort
+	// Selector is what the pods behind it have for labels, if the source was to tell.
+	Selector map[string]string `json:"-"`
 }
 
 // ServicePort is one TCP port of a service.

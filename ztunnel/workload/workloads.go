@@ -50,6 +50,7 @@ type writtenPod struct {
 	Static      bool `json:",omitempty"`
 	Ready       bool `json:",omitempty"`
 	Terminated  bool `json:",omitempty"`
+	Daemon      bool `json:",omitempty"`
 	MayForward  bool `json:",omitempty"`
 }
 
@@ -66,7 +67,7 @@ func (w Workloads) MarshalJSON() ([]byte, error) {
 		out.Pods[i] = writtenPod{
 			UID: p.UID, Name: p.Name, Node: p.Node, Created: p.Created(), Addrs: p.Addrs, Shared: place,
 			Meshed: p.Meshed, Undecided: p.Undecided, HostNetwork: p.HostNetwork, Static: p.Static,
-			Ready: p.Ready, Terminated: p.Terminated, MayForward: p.MayForward,
+			Ready: p.Ready, Terminated: p.Terminated, Daemon: p.Daemon, MayForward: p.MayForward,
 		}
 	}
 	return json.Marshal(out)
@@ -86,7 +87,7 @@ func (w *Workloads) UnmarshalJSON(data []byte) error {
 		(*w)[i] = &Packed{
 			UID: p.UID, Name: p.Name, Node: p.Node, Addrs: p.Addrs, created: p.Created.Unix(), Shared: in.Shared[p.Shared],
 			Meshed: p.Meshed, Undecided: p.Undecided, HostNetwork: p.HostNetwork, Static: p.Static,
-			Ready: p.Ready, Terminated: p.Terminated, MayForward: p.MayForward,
+			Ready: p.Ready, Terminated: p.Terminated, Daemon: p.Daemon, MayForward: p.MayForward,
 		}
 	}
 	return nil

@@ -8,7 +8,7 @@ import (
 	"maps"
 	"slices"
 
-	"k8s.io/apimachinery/pkg/runtime"
+	kjson "sigs.k8s.io/json"
 )
 
 // What bounds the search: after so many values an error has no path, and what
@@ -74,6 +74,5 @@ func decodes(node any, into object) bool {
 	if err != nil {
 		return true
 	}
-	_, _, err = strict.Decode(text, nil, into)
-	return err == nil || runtime.IsStrictDecodingError(err)
+	return kjson.UnmarshalCaseSensitivePreserveInts(text, into) == nil
 }

@@ -4,57 +4,24 @@ package file
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
+	"regexp"
+	"runtime"
+	"strconv"
 	"strings"
+	"sync"
 
-	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
-	nodev1 "k8s.io/api/node/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
-	k8sjson "k8s.io/apimachinery/pkg/runtime/serializer/json"
-	"sigs.k8s.io/yaml"
+	kjson "sigs.k8s.io/json"
 
 	"github.com/culvert-mesh/culvert/ztunnel/source"
 )
 
 // object is what every kind that we read is.
-type object interface {
-	metav1.Object
-	runtime.Object
-}
-
-// kind is one that we read.
-type kind struct {
-	apiVersions []string
-	make        func() object
-}
-
-const istioGroup = "security.istio.io"
-
-var (
-	istioVersions = []string{istioGroup + "/v1", istioGroup + "/v1beta1"}
-
-	kinds = map[string]kind{
-		"Namespace":           {[]string{"v1"}, func() object { return &corev1.Namespace{} }},
-		"Node":                {[]string{"v1"}, func() object { return &corev1.Node{} }},
-		"ServiceAccount":      {[]string{"v1"}, func() object { return &corev1.ServiceAccount{} }},
-		"Pod":                 {[]string{"v1"}, func() object { return &corev1.Pod{} }},
-		"Service":             {[]string{"v1"}, func() object { return &corev1.Service{} }},
-		"RuntimeClass":        {[]string{"node.k8s.io/v1"}, func() object { return &nodev1.RuntimeClass{} }},
-		"EndpointSlice":       {[]string{"discovery.k8s.io/v1"}, func() object { return &discoveryv1.EndpointSlice{} }},
-		"PeerAuthentication":  {istioVersions, func() object { return &source.PeerAuthentication{} }},
-		"AuthorizationPolicy": {istioVersions, func() object { return &source.AuthorizationPolicy{} }},
-	}
-
-	// strict refuses fields that do not exist, in the wrong case, or twice. Its
-	// scheme is empty: a decoder with defaults or conversions would hide mistakes.
-	strict = k8sjson.NewSerializerWithOptions(k8sjson.DefaultMetaFactory,
-		runtime.NewScheme(), runtime.NewScheme(), k8sjson.SerializerOptions{Strict: true})
-)
+type object = source.Object
 
 // place is where an object stands.
 type place struct {
@@ -70,21 +37,161 @@ func (p place) String() string {
 	return fmt.Sprintf("%s: document %d", p.file, p.document)
 }
 
-// entry is one object that we read.
-type entry struct {
-	place
-	kind   string
-	object object
+// key is an object's own among all.
+type key struct {
+	kind source.Kind
+	name source.Name
 }
 
-// name returns "Kind namespace/name".
-func (e entry) name() string { return objectName(e.kind, e.object.GetNamespace(), e.object.GetName()) }
+// String returns "Kind namespace/name".
+func (k key) String() string { return strings.TrimRight(string(k.kind)+" "+k.name.String(), " /") }
 
-func objectName(kind, namespace, name string) string {
-	if namespace != "" {
-		name = namespace + "/" + name
+// sum is a SHA-256.
+type sum [sha256.Size]byte
+
+// entry is one object that stands in a file.
+type entry struct {
+	place
+	key
+	object object   // nil: not understood
+	broken bool     // it has mistakes, which contents.errs names; the object may have a strange label
+	open   bool     // a pod without a status, which all writers put behind the rest: its text may go on
+	also   []string // the other files of one that stood twice, and was never understood
+	rough  object   // of a broken one: all that could be decoded; nil: nothing
+	vague  bool     // its mistakes may concern any field
+	text   sum      // of all of it
+	mark   sum      // of what it asks for: of a pod or Node, without most of its status
+}
+
+// contents is what a file holds.
+type contents struct {
+	entries []entry
+	blind   bool     // there is something that may be any object
+	mark    sum      // of all marks
+	rest    sum      // of all marks and of the text's end, to which a slow writer adds
+	marks   []byte   // while it is decoded
+	ignored []string // objects of kinds that we do not need
+	makers  []maker  // those of them that make pods
+	remarks faults   // what must be said, though it is no error
+	errs    faults   // each names file, document and, where there is one, field
+}
+
+// maxFaults is how many mistakes of one file are told, and looked for closely.
+const maxFaults = 20
+
+// faults are the first mistakes of a file.
+type faults struct {
+	list []error
+	more int // beyond
+}
+
+func (f *faults) add(err error) {
+	if len(f.list) == maxFaults {
+		f.more++
+		return
 	}
-	return strings.TrimRight(kind+" "+name, " /")
+	f.list = append(f.list, err)
+}
+
+func (f *faults) join(others faults) {
+	for _, err := range others.list {
+		f.add(err)
+	}
+	f.more += others.more
+}
+
+func (f *faults) full() bool { return len(f.list) == maxFaults }
+
+// all returns them as errors, the last of which counts those that are left out.
+func (f *faults) all(name string) []error {
+	if f.more == 0 {
+		return f.list
+	}
+	return append(f.list[:len(f.list):len(f.list)], fmt.Errorf("%s: and %d more", name, f.more))
+}
+
+// decode reads a whole file.
+func decode(name string, data []byte) contents {
+	data = bytes.TrimPrefix(data, []byte("\ufeff")) // it would hide the first marker
+	docs, err := split(name, data)
+	if err != nil {
+		var c contents
+		c.unreadable(fmt.Errorf("%s: %w", name, err))
+		c.rest = sha256.Sum256(data)
+		return c
+	}
+	parts := make([]contents, min(runtime.GOMAXPROCS(0), max(1, len(docs)/16)))
+	var wait sync.WaitGroup
+	for i := range parts {
+		wait.Go(func() {
+			for n := len(docs) * i / len(parts); n < len(docs)*(i+1)/len(parts); n++ {
+				parts[i].document(place{file: name, document: n + 1}, docs[n], data)
+			}
+		})
+	}
+	wait.Wait()
+	all := together(parts)
+	all.rest = sha256.Sum256(append(all.mark[:], data[max(0, len(data)-endBytes):]...))
+	return all
+}
+
+// endBytes is how much of a text counts as its end.
+const endBytes = 256
+
+// together puts the parts of a file in one.
+func together(parts []contents) contents {
+	all := parts[0]
+	for _, c := range parts[1:] {
+		all.entries = append(all.entries, c.entries...)
+		all.ignored = append(all.ignored, c.ignored...)
+		all.makers = append(all.makers, c.makers...)
+		all.blind = all.blind || c.blind
+		all.marks = append(all.marks, c.marks...)
+		all.errs.join(c.errs)
+		all.remarks.join(c.remarks)
+	}
+	all.mark = sha256.Sum256(all.marks)
+	all.marks = nil
+	return all
+}
+
+// unreadable notes a mistake for which an object cannot be told: it may be any.
+func (c *contents) unreadable(err error) {
+	c.blind = true
+	c.note(sha256.Sum256([]byte(err.Error())))
+	c.errs.add(err)
+}
+
+func (c *contents) note(mark sum) { c.marks = append(c.marks, mark[:]...) }
+
+func (c *contents) document(at place, doc document, file []byte) {
+	text, wrong := doc.text, []fault(nil)
+	if !doc.json {
+		var err error
+		if text, wrong, err = toJSON(doc.text); err != nil {
+			if !c.errs.full() {
+				err = shifted(err, linesBefore(file, doc.at))
+			}
+			c.unreadable(fmt.Errorf("%v: %w", at, err))
+			return
+		}
+	}
+	if len(wrong) > 0 && !c.errs.full() {
+		for i, before := 0, linesBefore(file, doc.at); i < len(wrong); i++ {
+			wrong[i].line += before
+		}
+	}
+	c.add(at, text, wrong, header{})
+}
+
+var lineOf = regexp.MustCompile(`\bline (\d+)\b`)
+
+// shifted says the lines in a parser's error as the file counts them.
+func shifted(err error, by int) error {
+	return errors.New(lineOf.ReplaceAllStringFunc(err.Error(), func(s string) string {
+		n, _ := strconv.Atoi(strings.TrimPrefix(s, "line "))
+		return "line " + strconv.Itoa(n+by)
+	}))
 }
 
 // header is what tells how to decode the rest.
@@ -92,163 +199,113 @@ type header struct {
 	APIVersion string            `json:"apiVersion"`
 	Kind       string            `json:"kind"`
 	Metadata   json.RawMessage   `json:"metadata"`
+	Spec       json.RawMessage   `json:"spec"`
+	Status     json.RawMessage   `json:"status"`
 	Items      []json.RawMessage `json:"items"`
 }
 
-// name returns "Kind namespace/name", as far as they are there.
-func (h header) name() string {
+// envelope is all that a list may have.
+type envelope struct {
+	metav1.TypeMeta `json:",inline"`
+	Metadata        metav1.ListMeta `json:"metadata"`
+	Items           []any           `json:"items"`
+}
+
+// key returns what the object is, as far as it says so.
+func (h header) key() key {
 	var meta struct{ Namespace, Name any }
-	_ = json.Unmarshal(h.Metadata, &meta) // what is wrong with it is said later
+	_ = kjson.UnmarshalCaseSensitivePreserveInts(h.Metadata, &struct {
+		Namespace *any `json:"namespace"`
+		Name      *any `json:"name"`
+	}{&meta.Namespace, &meta.Name}) // what is wrong with it is said later
 	namespace, _ := meta.Namespace.(string)
 	name, _ := meta.Name.(string)
-	return objectName(h.Kind, namespace, name)
+	if _, known := kinds[h.Kind]; known && !namespaced(h.Kind) {
+		namespace = ""
+	} else if known && namespace == "" {
+		namespace = metav1.NamespaceDefault
+	}
+	return key{source.Kind(h.Kind), source.Name{Namespace: namespace, Name: name}}
 }
 
-// contents is what a file holds.
-type contents struct {
-	entries []entry
-	ignored []string // objects of kinds that we do not need
-	errs    []error  // each names file, document and, where there is one, field
-}
-
-// decode reads a whole file.
-func decode(name string, data []byte) contents {
-	var c contents
-	docs, err := split(name, data)
-	if err != nil {
-		c.errs = append(c.errs, fmt.Errorf("%s: %w", name, err))
-	}
-	for i, doc := range docs {
-		at := place{file: name, document: i + 1}
-		text, err := doc.toJSON()
-		if err != nil {
-			c.errs = append(c.errs, fmt.Errorf("%v: %w", at, err))
-			continue
-		}
-		c.add(at, text, "", "")
-	}
-	return c
-}
-
-// toJSON is also where YAML's duplicate keys are found.
-func (d document) toJSON() ([]byte, error) {
-	if d.json {
-		return d.text, nil
-	}
-	text, err := yaml.YAMLToJSONStrict(d.text)
-	if err != nil {
-		// Again, so that the line in the message is the file's and not the document's.
-		_, err = yaml.YAMLToJSONStrict(append(bytes.Repeat([]byte("\n"), d.line), d.text...))
-	}
-	return text, err
-}
-
-// add decodes one object. Those in a typed list, like PodList, may leave out
-// what they are.
-func (c *contents) add(at place, text []byte, apiVersion, kindName string) {
-	fail := func(name string, err error) {
-		if name != "" {
-			err = fmt.Errorf("%s: %w", name, err)
-		}
-		c.errs = append(c.errs, fmt.Errorf("%v: %w", at, err))
-	}
+// add decodes one object, or those of a list. Those in a typed list, like PodList, may
+// leave out what they are.
+func (c *contents) add(at place, text []byte, wrong []fault, list header) {
 	var h header
-	if err := json.Unmarshal(text, &h); err != nil || !bytes.HasPrefix(bytes.TrimSpace(text), []byte("{")) {
-		fail("", errors.New("not a Kubernetes object"))
+	if err := kjson.UnmarshalCaseSensitivePreserveInts(text, &h); err != nil || !bytes.HasPrefix(bytes.TrimSpace(text), []byte("{")) {
+		c.unreadable(fmt.Errorf("%v: not a Kubernetes object", at))
 		return
 	}
 	if h.Kind == "" && h.APIVersion == "" {
-		h.APIVersion, h.Kind = apiVersion, kindName
+		h.APIVersion, h.Kind = list.APIVersion, strings.TrimSuffix(list.Kind, "List")
 	}
 	switch {
 	case h.Kind == "":
-		fail("", errors.New("kind: required"))
+		c.unreadable(fmt.Errorf("%v: kind: required", at))
 		return
 	case h.APIVersion == "":
-		fail(h.Kind, errors.New("apiVersion: required"))
+		c.unreadable(fmt.Errorf("%v: %s: apiVersion: required", at, h.Kind))
 		return
 	case h.isList():
-		if at.item > 0 {
-			fail(h.Kind, errors.New("a list in a list"))
-			return
-		}
-		for i, item := range h.Items {
-			at.item = i + 1
-			c.add(at, item, h.APIVersion, strings.TrimSuffix(h.Kind, "List"))
-		}
+		c.items(at, text, wrong, h)
 		return
 	}
-	name := h.name()
-	k, known := kinds[h.Kind]
+	o := reading{c: c, at: at, key: h.key()}
+	k, known, err := h.known()
 	if !known {
-		if err := h.mistaken(); err != nil {
-			fail(name, err)
-			return
+		err = h.mistaken()
+	}
+	switch {
+	case err != nil:
+		c.unreadable(fmt.Errorf("%v: %v: %w", at, o.key, err))
+	case !known && h.restricts():
+		c.note(sha256.Sum256(text))
+		c.remarks.add(&Mistake{at.String(), o.key, fmt.Errorf("%s: %w", h.APIVersion, ErrNotEnforced)})
+	case !known:
+		c.note(sha256.Sum256(text))
+		c.ignored = append(c.ignored, fmt.Sprintf("%v: %v (%s)", at, o.key, h.APIVersion))
+		if h.makesPods() {
+			c.makers = append(c.makers, maker{at, o.key, text})
 		}
-		c.ignored = append(c.ignored, fmt.Sprintf("%v: %s (%s)", at, name, h.APIVersion))
-		return
+	default:
+		o.read(text, h, k, wrong)
 	}
-	if !slices.Contains(k.apiVersions, h.APIVersion) {
-		fail(name, fmt.Errorf("apiVersion: %q: not %s", h.APIVersion, strings.Join(k.apiVersions, " or ")))
-		return
-	}
-	e := entry{place: at, kind: h.Kind, object: k.make()}
-	if err := decodeStrictly(text, k.make, e.object); err != nil {
-		fail(name, err)
-		return
-	}
-	if e.object.GetNamespace() == "" && namespaced(h.Kind) {
-		e.object.SetNamespace(metav1.NamespaceDefault)
-	}
-	if errs := validate(e.object); len(errs) > 0 {
-		for _, err := range errs {
-			fail(e.name(), err)
-		}
-		return
-	}
-	c.entries = append(c.entries, e)
 }
 
-// isList reports whether it holds objects: a List, or a kind's own list.
-func (h header) isList() bool {
-	if h.Kind == "List" {
-		return h.APIVersion == "v1"
+func (c *contents) items(at place, text []byte, wrong []fault, h header) {
+	fail := func(err error) { c.unreadable(fmt.Errorf("%v: %s: %w", at, h.Kind, err)) }
+	if at.item > 0 {
+		fail(errors.New("a list in a list"))
+		return
 	}
-	single, list := strings.CutSuffix(h.Kind, "List")
-	_, known := kinds[single]
-	return list && known
-}
-
-// mistaken refuses kinds that look like one of ours: a policy with a typing
-// error in its kind must not be ignored.
-func (h header) mistaken() error {
-	group, _, _ := strings.Cut(h.APIVersion, "/")
-	if group == istioGroup && h.Kind != "RequestAuthentication" && h.Kind != "RequestAuthenticationList" {
-		return fmt.Errorf("kind: %q: not one of %s", h.Kind, istioGroup)
-	}
-	for name := range kinds {
-		if strings.EqualFold(name, h.Kind) {
-			return fmt.Errorf("kind: %q: not %s", h.Kind, name)
+	of := make([][]fault, len(h.Items))
+	for _, w := range wrong {
+		if len(w.path) < 2 || w.path[0] != "items" {
+			fail(w)
+			continue
+		}
+		if i, err := strconv.Atoi(w.path[1]); err == nil && i < len(of) {
+			w.path = w.path[2:]
+			of[i] = append(of[i], w)
 		}
 	}
-	return nil
+	if strict, err := kjson.UnmarshalStrict(text, &envelope{}); err != nil {
+		fail(err)
+	} else if strict = outer(strict); len(strict) > 0 {
+		fail(errors.Join(strict...))
+	}
+	for i, item := range h.Items {
+		at.item = i + 1
+		c.add(at, item, of[i], h)
+	}
 }
 
-func namespaced(kind string) bool {
-	return kind != "Namespace" && kind != "Node" && kind != "RuntimeClass"
-}
-
-// decodeStrictly fills into; an error names the field.
-func decodeStrictly(text []byte, empty func() object, into object) error {
-	_, _, err := strict.Decode(text, nil, into)
-	if err == nil {
-		return nil
+// outer leaves out what concerns a list's items: it is said of each.
+func outer(errs []error) (out []error) {
+	for _, err := range errs {
+		if !strings.Contains(err.Error(), `"items[`) {
+			out = append(out, err)
+		}
 	}
-	if unknown, ok := runtime.AsStrictDecodingError(err); ok {
-		return errors.Join(unknown.Errors()...)
-	}
-	if path, value := blame(text, empty); path != "" {
-		return fmt.Errorf("%s: %s: %v", path, value, strings.TrimPrefix(err.Error(), "json: "))
-	}
-	return err
+	return out
 }

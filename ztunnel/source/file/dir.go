@@ -9,8 +9,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // What we are willing to read: far above any real cluster's objects, and
@@ -105,6 +107,15 @@ func same(a, b []listed) bool {
 
 func sameFile(a, b fs.FileInfo) bool {
 	return os.SameFile(a, b) && a.Size() == b.Size() && a.ModTime().Equal(b.ModTime()) && a.Mode() == b.Mode()
+}
+
+// rested reports whether nothing in dir was written since: no file, and no name.
+func rested(dir string, files []listed, since time.Time) bool {
+	info, err := os.Stat(dir)
+	if err != nil || info.ModTime().After(since) {
+		return false
+	}
+	return !slices.ContainsFunc(files, func(f listed) bool { return f.err != nil || f.info.ModTime().After(since) })
 }
 
 // read returns a file's bytes, or errChanging or errEmpty if there is a writer.

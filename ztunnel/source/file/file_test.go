@@ -26,7 +26,7 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(env.CheckLeaks(m)) }
 
-const patience = 10 * time.Second
+const patience = 30 * time.Second
 
 // story is a running source and what it said.
 type story struct {
@@ -44,7 +44,7 @@ func begin(t *testing.T, dir string, poll time.Duration) *story {
 	s := &story{t: t, dir: dir, snapshots: make(chan source.Snapshot, 1000), errors: make(chan error, 1000)}
 	s.source = New(dir, Options{
 		TrustDomain: spiffeid.RequireTrustDomainFromString("cluster.local"),
-		Settle:      10 * time.Millisecond, Poll: poll,
+		Settle:      10 * time.Millisecond, Confirm: 50 * time.Millisecond, Poll: poll,
 		OnError: func(err error) { s.errors <- err },
 	})
 	ctx, cancel := context.WithCancel(context.Background())
@@ -138,6 +138,7 @@ func pods(snap source.Snapshot) []string {
 	for _, w := range snap.Mesh.Workloads {
 		out = append(out, w.Name)
 	}
+	slices.Sort(out)
 	return out
 }
 
@@ -146,7 +147,7 @@ func has(names ...string) func(source.Snapshot) bool {
 }
 
 func podYAML(name string) string {
-	return fmt.Sprintf("apiVersion: v1\nkind: Pod\nmetadata: {name: %s, namespace: shop, uid: u-%s}\nspec: {containers: [{name: c}]}\n", name, name)
+	return fmt.Sprintf("apiVersion: v1\nkind: Pod\nmetadata: {name: %s, namespace: shop, uid: u-%s}\nspec: {containers: [{name: c}]}\nstatus: {phase: Running}\n", name, name)
 }
 
 func TestASnapshotForEachChangeOfTheDirectory(t *testing.T) {
@@ -197,20 +198,17 @@ func TestTheLastGoodSnapshotStaysInForce(t *testing.T) {
 	good := s.source.Stats().Generation
 
 	s.write("b.yaml", podYAML("b")+"---\nkind: Pod\n")
+	s.until(has("a", "b"))
 	if err := s.nextError(); err.Error() != "b.yaml: document 2: Pod: apiVersion: required" {
 		t.Errorf("error %v", err)
 	}
-	if st := s.source.Stats(); st.Generation != good || st.LastError == "" || st.Failures != 1 || st.Objects != 1 {
+	if st := s.source.Stats(); st.Generation != good+1 || st.LastError == "" || st.Failures != 1 || st.Objects != 2 {
 		t.Errorf("stats %+v", st)
 	}
-	s.write("c.yaml", podYAML("c")) // good, and yet b.yaml is still wrong: not a new problem
+	s.write("c.yaml", podYAML("c")) // b.yaml is still wrong: not a new problem
+	s.until(has("a", "b", "c"))
 	s.write("b.yaml", podYAML("b"))
-	if snap := s.until(has("a", "b", "c")); snap.Version != good+1 {
-		t.Errorf("version %d after %d", snap.Version, good)
-	}
-	if st := s.source.Stats(); st.LastError != "" {
-		t.Errorf("stats %+v", st)
-	}
+	s.eventually(func() bool { return s.source.Stats().LastError == "" })
 	s.quiet()
 }
 
@@ -403,7 +401,11 @@ func TestWhatIsNotAFileOfReasonableSizeIsRefused(t *testing.T) {
 	if err := unix.Mkfifo(filepath.Join(dir, "fifo.yaml"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	err := begin(t, dir, time.Hour).nextError()
+	s := begin(t, dir, time.Hour)
+	err := s.nextError()
+	if strings.Count(err.Error(), "\n") < 2 { // somebody may be about to write the empty one
+		err = s.nextError()
+	}
 	want := []string{
 		fmt.Sprintf("big.yaml: %d bytes, more than %d", maxFileBytes+1, maxFileBytes),
 		"fifo.yaml: not a regular file",
@@ -430,6 +432,7 @@ func TestADirectoryThatIsTooMuchIsRefusedUnread(t *testing.T) {
 	}
 }
 
+// Istio's ztunnel skips a policy that a workload names and that has not come yet.
 func TestPoliciesAndWorkloadsComeInOneSnapshot(t *testing.T) {
 	s := begin(t, t.TempDir(), time.Hour)
 	s.write("shop.yaml", `

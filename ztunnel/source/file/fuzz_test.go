@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
@@ -29,19 +30,16 @@ func FuzzYAML(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text string) {
 		for _, name := range []string{"x.yaml", "x.json"} {
 			c := decode(name, []byte(text))
-			for _, err := range c.errs {
+			for _, err := range c.errs.all(name) {
 				if !strings.HasPrefix(err.Error(), name+": ") {
 					t.Errorf("error without file: %v", err)
 				}
 			}
-			objects, errs := merge([]contents{{entries: c.entries}})
-			if len(errs) > 0 {
-				continue
-			}
-			snap, err := source.Build(objects, source.Options{TrustDomain: spiffeid.RequireTrustDomainFromString("cluster.local")})
-			if err != nil {
-				t.Fatalf("accepted, and yet: %v", err)
-			}
+			src := New("", Options{TrustDomain: spiffeid.RequireTrustDomainFromString("cluster.local")})
+			v := &seen{claims: map[key][]entry{}}
+			v.claim(c)
+			src.settle(v)
+			snap := src.force.builder.Snapshot()
 			sound(t, snap)
 		}
 	})
@@ -79,4 +77,44 @@ func sound(t *testing.T, snap source.Snapshot) {
 			}
 		}
 	}
+}
+
+// FuzzWhatIsWrittenLetsNobodyOut replaces a good file by any other. Until that has rested,
+// the pod stays in the mesh and under STRICT, whatever the bytes are.
+func FuzzWhatIsWrittenLetsNobodyOut(f *testing.F) {
+	f.Add(shop[:len(shop)/2])
+	f.Add(webPod)
+	f.Add(shopNamespace + "---\n" + strings.ReplaceAll(shop, "STRICT", "PERMISSIVE"))
+	f.Add(shop + "---\n" + strings.NewReplacer("name: default", "name: a", "mode: STRICT", "mode: UNSET").Replace(strictApp))
+	f.Add(shop + "---\n{apiVersion: security.istio.io/v1, kind: PeerAuthentication, metadata: {name: a, namespace: istio-system}, spec: {mtls: {mode: DISABLE}}}")
+	f.Add(strings.Replace(shop, "culvert.dev/mesh: enabled", "istio.io/dataplane-mode: none", 1))
+	f.Add(strings.Replace(shop, "mode: STRICT", "mode: STRICT\n  portLevelMtls: {80: {mode: DISABLE}}", 1))
+	f.Add(strings.Replace(shop, "spec:\n  containers", "spec:\n  hostNetwork: true\n  containers", 1))
+	f.Fuzz(func(t *testing.T, text string) {
+		src := New("", Options{TrustDomain: spiffeid.RequireTrustDomainFromString("cluster.local")})
+		for _, text := range []string{shop, text} {
+			v := &seen{claims: map[key][]entry{}, now: time.Now()}
+			if len(src.force.entries) > 0 {
+				src.files["shop.yaml"] = standing{since: v.now}
+			}
+			v.claim(decode("shop.yaml", []byte(text)))
+			src.settle(v)
+		}
+		snap := src.force.builder.Snapshot()
+		set := policy.NewSet()
+		set.Replace(snap.Policies)
+		found := false
+		for _, w := range snap.Mesh.Workloads {
+			if w.UID != "u1" {
+				continue
+			}
+			if found = true; w.Namespace != "shop" || !w.Meshed || set.Mode(w.Workload(), 80) != policy.Strict {
+				t.Errorf("%v, mode %v", w, set.Mode(w.Workload(), 80))
+			}
+		}
+		// Another pod of its name or address may have taken its place.
+		if !found && len(snap.Mesh.Workloads) == 0 {
+			t.Error("the pod is gone")
+		}
+	})
 }

@@ -8,6 +8,7 @@ const (
 	logDir     = "dir"
 	logError   = "error"
 	logFiles   = "files"
+	logHeld    = "held"
 	logObject  = "object"
 	logObjects = "objects"
 	logVersion = "version"

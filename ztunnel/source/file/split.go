@@ -14,14 +14,12 @@ import (
 // document is one of a file's objects, as text.
 type document struct {
 	text []byte
-	line int // of the file, from 0
+	at   int // where it begins in the file
 	json bool
 }
 
 // split cuts a file into its documents; those without content are left out.
 func split(name string, data []byte) ([]document, error) {
-	// A byte order mark would hide the first marker, and in UTF-16 all of them.
-	data = bytes.TrimPrefix(data, []byte("\ufeff"))
 	switch {
 	case len(bytes.TrimSpace(data)) == 0:
 		return nil, errEmpty
@@ -52,21 +50,47 @@ func splitJSON(data []byte) ([]document, error) {
 // so a marker that is missed here would lose objects in silence.
 func splitYAML(data []byte) []document {
 	var docs []document
-	add := func(text []byte, line int) {
-		if hasContent(text) {
-			docs = append(docs, document{text: text, line: line})
+	dashes, dots := occurrences{of: []byte("---")}, occurrences{of: []byte("...")}
+	start := 0
+	for pos := 0; ; pos++ {
+		pos = min(dashes.next(data, pos), dots.next(data, pos))
+		end := pos == len(data)
+		if !end && !(startsLine(data, pos) && marker(data[pos:])) {
+			continue
 		}
-	}
-	start, startLine := 0, 0
-	for pos, line := 0, 0; pos < len(data); line++ {
-		if marker(data[pos:]) {
-			add(data[start:pos], startLine)
-			start, startLine = pos+len("---"), line
+		if hasContent(data[start:pos]) {
+			docs = append(docs, document{text: data[start:pos], at: start})
 		}
-		pos += lineLength(data[pos:])
+		if end {
+			return docs
+		}
+		start = pos + len("---")
 	}
-	add(data[start:], startLine)
-	return docs
+}
+
+// occurrences finds a text again and again, and reads no byte twice for it.
+type occurrences struct {
+	of []byte
+	at int // the last one that was found
+	on bool
+}
+
+// next returns where the first one is at or after pos, or the end of data.
+func (o *occurrences) next(data []byte, pos int) int {
+	if o.on && o.at >= pos {
+		return o.at
+	}
+	o.on, o.at = true, len(data)
+	if i := bytes.Index(data[pos:], o.of); i >= 0 {
+		o.at = pos + i
+	}
+	return o.at
+}
+
+func startsLine(data []byte, pos int) bool {
+	before := data[:pos]
+	return pos == 0 || data[pos-1] == '\n' || data[pos-1] == '\r' || bytes.HasSuffix(before, []byte("\u0085")) ||
+		bytes.HasSuffix(before, []byte("\u2028")) || bytes.HasSuffix(before, []byte("\u2029"))
 }
 
 func marker(line []byte) bool {
@@ -99,6 +123,15 @@ func lineBreak(data []byte) int {
 		return 3
 	}
 	return 0
+}
+
+// linesBefore returns how many lines end before a document that begins there: behind a
+// marker, or at the start.
+func linesBefore(data []byte, at int) (n int) {
+	for data = data[:at]; len(data) > 0; n++ {
+		data = data[lineLength(data):]
+	}
+	return max(n-1, 0)
 }
 
 // hasContent reports whether there is more than blanks, comments and directives.

@@ -30,8 +30,6 @@ func validate(o object) []error {
 	var p problems
 	p.metadata(o)
 	switch o := o.(type) {
-	case *corev1.Namespace:
-		p.meshLabel(o.Labels)
 	case *corev1.Node:
 		p.node(o)
 	case *corev1.Pod:
@@ -44,8 +42,9 @@ func validate(o object) []error {
 		_, err := o.Policy()
 		p.join(err)
 	case *source.AuthorizationPolicy:
-		_, err := o.Policy()
-		p.join(err)
+		p.join(o.Check())
+	case *source.NetworkPolicy:
+		p.join(o.Check())
 	}
 	return p
 }
@@ -87,14 +86,6 @@ func (p *problems) name(path, name string, check func(string) []string) {
 		p.add(path, "required")
 	} else if why := check(name); len(why) > 0 {
 		p.add(path, "%q: %s", name, why[0])
-	}
-}
-
-// meshLabel refuses values which mean nothing: a pod that somebody wanted in
-// the mesh must not stay outside because of a typing error.
-func (p *problems) meshLabel(labels map[string]string) {
-	if v, strange := source.StrangeLabel(labels); strange {
-		p.add("metadata.labels["+source.MeshLabel+"]", "%q: not %s or %s", v, source.MeshEnabled, source.MeshDisabled)
 	}
 }
 

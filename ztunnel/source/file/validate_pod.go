@@ -11,7 +11,6 @@ import (
 )
 
 func (p *problems) pod(pod *corev1.Pod) {
-	p.meshLabel(pod.Labels)
 	if pod.UID == "" {
 		// The CNI plugin names pods by it; without, this one could never be enrolled.
 		p.add("metadata.uid", "required")

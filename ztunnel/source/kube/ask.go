@@ -53,6 +53,32 @@ func (s *Source) Ask(ctx context.Context, node, namespace, serviceAccount string
 	return b.Snapshot().Mesh.Workloads, nil
 }
 
+// AskAccount asks the API server for a ServiceAccount, now.
+func (s *Source) AskAccount(ctx context.Context, namespace, name string) (a source.Account, found bool, err error) {
+	var o corev1.ServiceAccount
+	err = s.clients[corev1.SchemeGroupVersion].Get().Namespace(namespace).Resource("serviceaccounts").Name(name).Do(ctx).Into(&o)
+	switch {
+	case apierrors.IsNotFound(err):
+		return source.Account{}, false, nil
+	case err != nil:
+		return source.Account{}, false, fmt.Errorf("ServiceAccount %s/%s: %v", namespace, name, err)
+	}
+	return source.AccountOf(&o), true, nil
+}
+
+// AskNode asks the API server for the UID of a Node, now. Its error wraps the API server's.
+func (s *Source) AskNode(ctx context.Context, name string) (uid string, found bool, err error) {
+	var o corev1.Node
+	err = s.clients[corev1.SchemeGroupVersion].Get().Resource("nodes").Name(name).Do(ctx).Into(&o)
+	switch {
+	case apierrors.IsNotFound(err):
+		return "", false, nil
+	case err != nil:
+		return "", false, fmt.Errorf("get Node %s: %w", name, err)
+	}
+	return string(o.UID), true, nil
+}
+
 // add gets an object and gives it to b. One that is not there says nothing.
 func add(ctx context.Context, client rest.Interface, resource, name string, into source.Object, b *source.Builder) error {
 	err := client.Get().Resource(resource).Name(name).Do(ctx).Into(into)

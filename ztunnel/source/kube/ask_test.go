@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	nodev1 "k8s.io/api/node/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 func TestAskingDecidesAsASnapshotDoes(t *testing.T) {
@@ -54,6 +55,28 @@ func TestAskingDecidesAsASnapshotDoes(t *testing.T) {
 	s.Refuse("namespaces", apierrors.NewForbidden(corev1.Resource("namespaces"), "shop", errors.New("no rule")))
 	if _, err := source.Ask(t.Context(), "node-1", "shop", "db"); err == nil {
 		t.Error("what the API server does not tell is taken for a no")
+	}
+}
+
+// The CA goes on by the names of nodes if it may not get them, and only then.
+func TestThatTheCAMayNotGetANodeIsToldFromOtherErrors(t *testing.T) {
+	s := startServer(t)
+	s.Set(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node-1", UID: "uid-1"}})
+	source, err := New(options(s))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if uid, found, err := source.AskNode(t.Context(), "node-1"); uid != "uid-1" || !found || err != nil {
+		t.Errorf("%q, %v, %v", uid, found, err)
+	}
+	for _, is := range []*apierrors.StatusError{
+		apierrors.NewForbidden(corev1.Resource("nodes"), "node-1", errors.New("no rule")),
+		apierrors.NewInternalError(errors.New("etcd is away")),
+	} {
+		s.Refuse("nodes", is)
+		if _, _, err := source.AskNode(t.Context(), "node-1"); err == nil || apierrors.IsForbidden(err) != apierrors.IsForbidden(is) {
+			t.Errorf("%v is returned as %v", is, err)
+		}
 	}
 }
 

@@ -5,7 +5,9 @@ package kube
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/http"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -52,15 +54,21 @@ func Check(kubeconfig string) error {
 	return err
 }
 
-// builtIn are Kubernetes' own kinds; those that place decide which pods of the mesh
-// run where. ServiceCIDRs are served since 1.33.
-var builtIn = []struct {
+// ownKind is one of Kubernetes' own kinds.
+type ownKind struct {
 	example  source.Object
 	version  schema.GroupVersion
 	resource string
-	place    bool
+	place    bool // it decides which pods of the mesh run where
 	optional bool
-}{
+}
+
+// accounts are for PlacementOnly alone: whoever issues certificates goes by them.
+var accounts = ownKind{&corev1.ServiceAccount{}, corev1.SchemeGroupVersion, "serviceaccounts", true, false}
+
+// builtIn are what everybody watches, as far as it places pods where only that is asked
+// for. ServiceCIDRs are served since 1.33.
+var builtIn = []ownKind{
 	{&corev1.Namespace{}, corev1.SchemeGroupVersion, "namespaces", true, false},
 	{&corev1.Node{}, corev1.SchemeGroupVersion, "nodes", false, false},
 	{&corev1.Pod{}, corev1.SchemeGroupVersion, "pods", true, false},
@@ -77,8 +85,12 @@ func (s *Source) newKinds(config *rest.Config) ([]*kind, error) {
 		return nil, err
 	}
 	var out []*kind
-	for _, b := range builtIn {
-		if s.options.PlacementOnly && !b.place {
+	all := builtIn
+	if s.options.PlacementOnly {
+		all = append(slices.Clone(builtIn), accounts)
+	}
+	for _, b := range all {
+		if s.options.PlacementOnly && !b.place && !(s.options.Build.Selectors && b.resource == "services") {
 			continue
 		}
 		out = append(out, &kind{
@@ -94,10 +106,12 @@ func (s *Source) newKinds(config *rest.Config) ([]*kind, error) {
 	if err != nil {
 		return nil, fmt.Errorf("client of %s: %v", config.Host, err)
 	}
-	for _, i := range istio {
-		k := &kind{Kind: i.kind, source: s, example: &unstructured.Unstructured{}, optional: true, understand: i.understand, wrong: map[source.Name]string{}}
-		for _, version := range istioVersions {
-			k.versions = append(k.versions, listWatch(any.Resource(version.WithResource(i.resource))))
+	policies := PolicyResources()
+	policies[source.KindNetworkPolicy] = networkPolicyVersions
+	for _, of := range slices.Sorted(maps.Keys(policies)) {
+		k := &kind{Kind: of, source: s, example: &unstructured.Unstructured{}, optional: true, decides: true, understand: understandPolicy(of), wrong: map[source.Name]string{}}
+		for _, resource := range policies[of] {
+			k.versions = append(k.versions, listWatch(any.Resource(resource)))
 		}
 		out = append(out, k)
 	}

@@ -11,14 +11,16 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"syscall"
 	"testing"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/dynamic"
+
+	"github.com/culvert-mesh/culvert/test/env"
 )
 
 // control is a real etcd and a real kube-apiserver.
@@ -78,8 +80,7 @@ func (c *control) run(program string, args ...string) *exec.Cmd {
 	}
 	defer log.Close()
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // of a test that is killed, nothing stays
-	if err := cmd.Start(); err != nil {
+	if err := env.Start(cmd); err != nil { // of a test that is killed, nothing stays
 		c.t.Fatal(err)
 	}
 	return cmd
@@ -105,7 +106,7 @@ func (c *control) startAPIServer() {
 		"--bind-address="+c.addr, "--cert-dir="+filepath.Join(c.dir, "certs"), "--token-auth-file="+filepath.Join(c.dir, "tokens.csv"),
 		"--service-account-issuer=https://api", "--service-account-key-file="+key, "--service-account-signing-key-file="+key,
 		"--service-cluster-ip-range=10.96.0.0/16", "--authorization-mode=AlwaysAllow", "--disable-admission-plugins=ServiceAccount", "--profiling=false")
-	await(c.t, "the API server is ready", func() bool {
+	within(c.t, 3*time.Minute, "the API server is ready", func() bool {
 		_, err := c.client.Resource(gvr("v1", "Namespace")).Get(c.t.Context(), "default", metav1.GetOptions{})
 		return err == nil
 	})

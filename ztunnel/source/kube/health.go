@@ -3,7 +3,9 @@
 package kube
 
 import (
+	"context"
 	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
 	"strings"
@@ -96,21 +98,26 @@ func (s *Source) notServed(k *kind) {
 // sayEvery bounds the log: whoever may write one object can write it all the time.
 const sayEvery = time.Second
 
-// say takes what is wrong with an object; mu is held.
-func (s *Source) say(k *kind, name source.Name, wrong string) {
+// say takes what is wrong with an object, which may be in force all the same, narrower than
+// it was written; mu is held.
+func (s *Source) say(k *kind, name source.Name, wrong string, inForce bool) {
 	object := string(k.Kind) + " " + name.String()
 	if wrong == "" {
 		delete(s.health.objects, object)
 		return
 	}
 	s.health.objects[object] = wrong
-	s.stats.Failures++
-	s.options.OnError(fmt.Errorf("%s: %s", object, wrong))
+	level, message := slog.LevelWarn, "an object is in force, narrower than it was written"
+	if !inForce {
+		level, message = slog.LevelError, "an object is not understood"
+		s.stats.Failures++
+		s.options.OnError(fmt.Errorf("%s: %s", object, wrong))
+	}
 	if time.Since(s.health.said) < sayEvery {
 		s.health.unsaid++
 		return
 	}
-	s.options.Log.Error("an object is not understood", logObject, object, logError, wrong, logOmitted, s.health.unsaid)
+	s.options.Log.Log(context.Background(), level, message, logObject, object, logError, wrong, logOmitted, s.health.unsaid)
 	s.health.said, s.health.unsaid = time.Now(), 0
 }
 

@@ -30,6 +30,7 @@ type kind struct {
 	source     *Source
 	example    runtime.Object
 	optional   bool                                     // the API server need not serve it
+	decides    bool                                     // it means what the builder counts as a decision, and nothing else
 	understand func(runtime.Object) (understood, error) // what comes from the API server
 	versions   []*cache.ListWatch                       // of the API, the best first
 
@@ -42,10 +43,11 @@ type kind struct {
 	wrong  map[source.Name]string // what is, with an object
 }
 
-// understood is an object, and what is strange about it although it can be used.
+// understood is an object, what is strange about it although it can be used, and what of it
+// is not enforced as it was written, but by less.
 type understood struct {
 	source.Object
-	strange string
+	strange, narrower string
 }
 
 // reflector returns one that waits at most 10 to 20 seconds between two attempts, and not
@@ -129,8 +131,11 @@ func (k *kind) Add(o any) error { return k.Update(o) }
 func (k *kind) Update(o any) error {
 	k.source.mu.Lock()
 	defer k.source.mu.Unlock()
+	decisions := k.source.builder.Decisions()
 	k.set(o)
-	k.source.touch()
+	if !k.decides || k.source.builder.Decisions() != decisions {
+		k.source.touch()
+	}
 	return nil
 }
 
@@ -202,8 +207,12 @@ func (k *kind) set(o any) source.Name {
 	if err != nil {
 		wrong = err.Error()
 	}
+	inForce := wrong == ""
+	if inForce {
+		wrong = object.narrower
+	}
 	if wrong != k.wrong[name] {
-		k.source.say(k, name, wrong)
+		k.source.say(k, name, wrong, inForce)
 	}
 	if k.wrong[name] = wrong; wrong == "" {
 		delete(k.wrong, name)
@@ -214,7 +223,7 @@ func (k *kind) set(o any) source.Name {
 // remove takes an object from the builder; mu is held.
 func (k *kind) remove(name source.Name) {
 	if k.wrong[name] != "" {
-		k.source.say(k, name, "")
+		k.source.say(k, name, "", true)
 	}
 	delete(k.wrong, name)
 	k.source.forgetOwn(k.Kind, name)

@@ -10,7 +10,7 @@
 //	kind.go      one kind: what a reflector puts into the builder, and what is
 //	             asked when a watch breaks or the API server went back in time
 //	trim.go      what is kept of an object
-//	policies.go  Istio's kinds, which may come later or never
+//	policies.go  policies, which are read more strictly; Istio's may come later or never
 //	health.go    what is wrong now, said once
 //	ask.go       what is asked now, for whoever cannot wait for a watch
 //	cidrs.go     whether the CIDRs of the mesh can be meant
@@ -46,8 +46,9 @@ type Options struct {
 	Kubeconfig string         // a file, or InCluster; required
 	Build      source.Options // how objects are read; TrustDomain is required
 	MeshCIDRs  []netip.Prefix // that are known beside those of Nodes and ServiceCIDRs; none
-	// PlacementOnly: only what decides which pods of the mesh run where: Namespaces,
-	// Pods and RuntimeClasses. Snapshots then have no CIDRs, and no pods that name no
+	// PlacementOnly: only what decides which pods of the mesh run where, and for how long
+	// they get certificates: Namespaces, Pods, RuntimeClasses and ServiceAccounts, and, with
+	// Build.Selectors, Services. Snapshots then have no CIDRs, and no pods that name no
 	// ServiceAccount: only the mirrors of static pods do not, and a node may make those
 	// in any namespace. false
 	PlacementOnly bool

@@ -69,6 +69,7 @@ func cluster(t *testing.T) []kubetest.Object {
 const (
 	peerAuthentications   = "security.istio.io/v1/peerauthentications"
 	authorizationPolicies = "security.istio.io/v1/authorizationpolicies"
+	networkPolicies       = "networking.k8s.io/v1/networkpolicies"
 )
 
 // watched is a source that runs against a server, and what it delivered last.
@@ -143,7 +144,12 @@ func (w *watched) says(want string) {
 
 func await(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
+	within(t, 30*time.Second, what, ok)
+}
+
+func within(t *testing.T, patience time.Duration, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(patience)
 	for !ok() {
 		if time.Now().After(deadline) {
 			t.Fatalf("never: %s", what)

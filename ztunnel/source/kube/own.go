@@ -5,6 +5,7 @@ package kube
 import (
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -42,7 +43,9 @@ func (s *Source) Own() Own {
 	for i := range own.Pods {
 		p := &own.Pods[i]
 		if p.Wrong = s.wrong(source.KindPod, source.Name{Namespace: p.Namespace, Name: p.Name}); p.Wrong == "" && !p.labelled {
-			p.Wrong = s.wrong(source.KindNamespace, source.Name{Name: p.Namespace})
+			if wrong := s.wrong(source.KindNamespace, source.Name{Name: p.Namespace}); strings.Contains(wrong, source.MeshLabel) {
+				p.Wrong = wrong // what else is strange says nothing of the pod
+			}
 		}
 	}
 	return own

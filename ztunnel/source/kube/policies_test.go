@@ -6,10 +6,10 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"strings"
-	"sync"
 	"testing"
 	"time"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/culvert-mesh/culvert/ztunnel/source"
 	"github.com/culvert-mesh/culvert/ztunnel/source/kube/kubetest"
@@ -113,12 +113,45 @@ func TestAPolicyThatIsNotUnderstoodOpensNothingAndStopsNobodyElse(t *testing.T) 
 	w.says("")
 }
 
+// The CA writes the status of each policy: with 10,000 of them that would be a snapshot
+// after another for minutes, on every node.
+func TestAStatusOfAPolicyIsNothingNew(t *testing.T) {
+	server := startServer(t)
+	server.Set(cluster(t)...)
+	server.Offer(peerAuthentications)
+	server.Offer(authorizationPolicies)
+	authorization := custom(t, `{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: a, namespace: shop}, spec: {rules: [{from: [{source: {ipBlocks: [10.0.0.0/8]}}], to: [{operation: {methods: [GET]}}]}, {}]}}`)
+	server.Set(peerAuthentication(t, "v1", "strict", `{mtls: {mode: STRICT}}`), authorization)
+	w := start(t, options(server))
+	w.until("the first", inForce("strict STRICT map[]\na\n"))
+	decisions := w.source.builder.Decisions()
+
+	for _, o := range server.Objects(peerAuthentications) {
+		server.Set(withStatus(o))
+	}
+	for _, o := range server.Objects(authorizationPolicies) {
+		server.Set(withStatus(o))
+	}
+	w.none("only the status changed")
+	server.Set(peerAuthentication(t, "v1", "strict", `{mtls: {mode: PERMISSIVE}}`))
+	w.until("it changed", inForce("strict PERMISSIVE map[]\na\n"))
+	if n := w.source.builder.Decisions() - decisions; n != 1 {
+		t.Errorf("%d decisions, want 1", n)
+	}
+}
+
+func withStatus(o kubetest.Object) kubetest.Object {
+	u := o.DeepCopyObject().(*unstructured.Unstructured)
+	u.Object["status"] = map[string]any{"conditions": []any{map[string]any{"type": "ZtunnelAccepted", "observedGeneration": int64(3)}}}
+	return u
+}
+
 // Whoever may write one object must not fill the disk of every node.
 func TestObjectsThatAreNotUnderstoodDoNotFloodTheLog(t *testing.T) {
 	server := startServer(t)
 	server.Set(cluster(t)...)
 	o := options(server)
-	var log lines
+	var log kubetest.Log
 	o.Log = slog.New(slog.NewTextHandler(&log, nil))
 	w := start(t, o)
 	w.until("the first", anySnapshot)
@@ -127,27 +160,9 @@ func TestObjectsThatAreNotUnderstoodDoNotFloodTheLog(t *testing.T) {
 		server.Set(namespace(t, "bank", fmt.Sprintf("culvert.dev/mesh: x%d", i)))
 	}
 	w.says(`"x499" means nothing`)
-	if n, most := log.count("an object is not understood"), 1+int(time.Since(began)/sayEvery); n == 0 || n > most {
+	if n, most := log.Count("an object is not understood"), 1+int(time.Since(began)/sayEvery); n == 0 || n > most {
 		t.Errorf("%d lines, want 1 to %d", n, most)
 	}
-}
-
-// lines is a log that can be read while it is written.
-type lines struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
-
-func (l *lines) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(p)
-}
-
-func (l *lines) count(what string) int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return strings.Count(l.text.String(), what)
 }
 
 func TestALabelThatMeansNothingIsSaid(t *testing.T) {

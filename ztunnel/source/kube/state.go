@@ -12,6 +12,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/culvert-mesh/culvert/ztunnel/networkpolicy"
 	"github.com/culvert-mesh/culvert/ztunnel/policy"
 	"github.com/culvert-mesh/culvert/ztunnel/source"
 	"github.com/culvert-mesh/culvert/ztunnel/workload"
@@ -31,8 +32,9 @@ const (
 type state struct {
 	Written time.Time
 	of
-	Policies policy.Objects
-	Mesh     workload.Mesh
+	Policies        policy.Objects
+	NetworkPolicies []networkpolicy.Policy `json:",omitempty"`
+	Mesh            workload.Mesh
 }
 
 // of is what a state is of: with other options, or from another API server, it
@@ -52,7 +54,7 @@ func (s *Source) of() of {
 func (s *state) snapshot() source.Snapshot {
 	mesh := s.Mesh
 	mesh.Stored = true
-	return source.Snapshot{Policies: s.Policies, Mesh: mesh}
+	return source.Snapshot{Policies: s.Policies, NetworkPolicies: s.NetworkPolicies, Mesh: mesh}
 }
 
 // load reads the state file, if there is one. Policies and CIDRs are in force
@@ -73,7 +75,7 @@ func (s *Source) load() {
 	default:
 		s.stored = stored
 		s.builder.AddCIDRs(stored.Mesh.CIDRs)
-		s.builder.Remember(stored.Policies)
+		s.builder.Remember(stored.Policies, stored.NetworkPolicies)
 	}
 }
 
@@ -105,7 +107,7 @@ func (s *Source) save() {
 		return
 	}
 	start := time.Now()
-	size, err := writeState(s.options.State, &state{Written: start, of: s.of(), Policies: snapshot.Policies, Mesh: snapshot.Mesh})
+	size, err := writeState(s.options.State, &state{Written: start, of: s.of(), Policies: snapshot.Policies, NetworkPolicies: snapshot.NetworkPolicies, Mesh: snapshot.Mesh})
 	took := time.Since(start)
 	s.poised = start.Add(max(saveSoon, soonShare*took))
 	s.rested = start.Add(restAfter(size, took))
@@ -174,8 +176,10 @@ func readState(path string, want of) (*state, error) {
 		return nil, fmt.Errorf("%s is not as it was written: its checksum is another", path)
 	}
 	s := &state{}
-	if err := json.Unmarshal(body, s); err != nil {
-		return nil, fmt.Errorf("%s: %v", path, err)
+	fields := json.NewDecoder(bytes.NewReader(body))
+	fields.DisallowUnknownFields() // a rule without a condition that a newer version wrote lets more in
+	if err := fields.Decode(s); err != nil {
+		return nil, fmt.Errorf("%s is of another version: %v", path, err)
 	}
 	if s.of != want {
 		return nil, fmt.Errorf("%s is of %+v, this is %+v", path, s.of, want)

@@ -5,6 +5,7 @@ package kube
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"log/slog"
 	"net"
@@ -42,6 +43,9 @@ func TestAStartWithoutTheAPIServerGoesByTheLastGoodState(t *testing.T) {
 	server.Offer(authorizationPolicies)
 	server.Set(peerAuthentication(t, "v1", "ports", `{selector: {matchLabels: {app: web}}, mtls: {mode: STRICT}, portLevelMtls: {"8080": {mode: PERMISSIVE}}}`))
 	server.Set(custom(t, `{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: all, namespace: shop}}`))
+	server.Offer(networkPolicies)
+	server.Set(custom(t, `{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: in, namespace: shop}, spec: {podSelector: {matchLabels: {app: web}}, ingress: [`+
+		`{from: [{podSelector: {}}, {namespaceSelector: {matchExpressions: [{key: a, operator: NotIn, values: [b]}]}}, {ipBlock: {cidr: 10.0.0.0/8, except: [10.1.0.0/16]}}], ports: [{port: 80, endPort: 90}, {port: http}]}]}}`))
 	o, good := stored(t, server)
 
 	server.stop()
@@ -144,6 +148,8 @@ func TestAStateFileThatIsNotWholeIsNotTaken(t *testing.T) {
 	refused(flipped, "is not as it was written")
 	refused(append(bytes.Clone(whole), whole...), "is not as it was written")
 	refused(bytes.Replace(whole, []byte("format 2"), []byte("format 1"), 1), "has format 1; this version reads format 2")
+	newer := append(bytes.TrimSuffix(bytes.Clone(whole[body:]), []byte("}")), `,"Mood":"good"}`...)
+	refused(fmt.Appendf(nil, stateHeader+"%s", stateFormat, len(newer), sha256.Sum256(newer), newer), "is of another version: ")
 	for n := range body {
 		refused(whole[:n], "")
 	}

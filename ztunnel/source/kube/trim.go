@@ -3,6 +3,7 @@
 package kube
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 
@@ -16,7 +17,7 @@ import (
 // trimmed understands an object of Kubernetes' own.
 func trimmed(o runtime.Object) (understood, error) {
 	object := trim(o.(source.Object))
-	return understood{object, strangeLabel(object)}, nil
+	return understood{Object: object, strange: cmp.Or(strangeLabel(object), source.StrangeMode(object))}, nil
 }
 
 // strangeLabel finds a value that means nothing on a namespace or pod which
@@ -40,6 +41,11 @@ func trim(o source.Object) source.Object {
 	switch o := o.(type) {
 	case *corev1.Pod:
 		trimPod(o)
+	case *corev1.Namespace:
+		keepAnnotation(o, source.CertificateTTL)
+	case *corev1.ServiceAccount:
+		keepAnnotation(o, source.CertificateTTL)
+		o.Labels, o.Secrets, o.ImagePullSecrets = nil, nil, nil
 	case *corev1.Node:
 		o.Annotations = nil
 		maps.DeleteFunc(o.Labels, func(key, _ string) bool { return key != corev1.LabelTopologyZone })
@@ -54,6 +60,12 @@ func trim(o source.Object) source.Object {
 		o.SetAnnotations(nil)
 	}
 	return o
+}
+
+func keepAnnotation(o source.Object, kept string) {
+	all := o.GetAnnotations()
+	maps.DeleteFunc(all, func(key, _ string) bool { return key != kept })
+	o.SetAnnotations(all)
 }
 
 func trimPod(pod *corev1.Pod) {

@@ -31,16 +31,17 @@ var scheme = func() *runtime.Scheme {
 
 // lists are the kinds by their resources, with their lists.
 var lists = map[string]struct{ one, many runtime.Object }{
-	"namespaces":     {&corev1.Namespace{}, &corev1.NamespaceList{}},
-	"nodes":          {&corev1.Node{}, &corev1.NodeList{}},
-	"pods":           {&corev1.Pod{}, &corev1.PodList{}},
-	"events":         {&corev1.Event{}, &corev1.EventList{}},
-	"secrets":        {&corev1.Secret{}, &corev1.SecretList{}},
-	"configmaps":     {&corev1.ConfigMap{}, &corev1.ConfigMapList{}},
-	"services":       {&corev1.Service{}, &corev1.ServiceList{}},
-	"endpointslices": {&discoveryv1.EndpointSlice{}, &discoveryv1.EndpointSliceList{}},
-	"runtimeclasses": {&nodev1.RuntimeClass{}, &nodev1.RuntimeClassList{}},
-	"servicecidrs":   {&networkingv1.ServiceCIDR{}, &networkingv1.ServiceCIDRList{}},
+	"namespaces":      {&corev1.Namespace{}, &corev1.NamespaceList{}},
+	"nodes":           {&corev1.Node{}, &corev1.NodeList{}},
+	"serviceaccounts": {&corev1.ServiceAccount{}, &corev1.ServiceAccountList{}},
+	"pods":            {&corev1.Pod{}, &corev1.PodList{}},
+	"events":          {&corev1.Event{}, &corev1.EventList{}},
+	"secrets":         {&corev1.Secret{}, &corev1.SecretList{}},
+	"configmaps":      {&corev1.ConfigMap{}, &corev1.ConfigMapList{}},
+	"services":        {&corev1.Service{}, &corev1.ServiceList{}},
+	"endpointslices":  {&discoveryv1.EndpointSlice{}, &discoveryv1.EndpointSliceList{}},
+	"runtimeclasses":  {&nodev1.RuntimeClass{}, &nodev1.RuntimeClassList{}},
+	"servicecidrs":    {&networkingv1.ServiceCIDR{}, &networkingv1.ServiceCIDRList{}},
 }
 
 // blank returns an object of the answer's kind.
@@ -54,7 +55,7 @@ func (a *answer) blank() Object {
 	return u
 }
 
-func (a *answer) list(objects []Object, version string) {
+func (a *answer) list(objects []Object, version, next string) {
 	var list runtime.Object = &unstructured.UnstructuredList{Object: map[string]any{"apiVersion": a.group.String(), "kind": "List"}}
 	if l, ok := lists[a.resource]; ok {
 		list = reflect.New(reflect.TypeOf(l.many).Elem()).Interface().(runtime.Object)
@@ -67,6 +68,7 @@ func (a *answer) list(objects []Object, version string) {
 	m, err := meta.ListAccessor(list)
 	utilruntime.Must(err)
 	m.SetResourceVersion(version)
+	m.SetContinue(next)
 	a.w.Header().Set("Content-Type", a.mediaType())
 	a.w.WriteHeader(http.StatusOK)
 	a.w.Write(a.encode(list))

@@ -229,7 +229,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case verb != "watch" && seen > version:
 		a.fail(tooLarge(seen, version))
 	case verb == "list":
-		s.list(a, q.Get("limit") == "1")
+		limit, _ := strconv.Atoi(q.Get("limit"))
+		begin, _ := strconv.Atoi(q.Get("continue"))
+		s.list(a, begin, limit)
 	case verb == "stream":
 		s.watch(a, r, s.initial(a), true)
 	default:
@@ -255,15 +257,18 @@ func tooLarge(seen, version int) *apierrors.StatusError {
 	return err
 }
 
-func (s *Server) list(a *answer, one bool) {
+// list answers with limit objects from begin on, 0 for all, and where the next begin.
+func (s *Server) list(a *answer, begin, limit int) {
 	s.mu.Lock()
 	objects := sorted(s.objects[a.resource])
 	version := strconv.Itoa(s.version)
 	s.mu.Unlock()
-	if one && len(objects) > 1 {
-		objects = objects[:1]
+	objects = objects[min(begin, len(objects)):]
+	next := ""
+	if limit > 0 && limit < len(objects) {
+		objects, next = objects[:limit], strconv.Itoa(begin+limit)
 	}
-	a.list(objects, version)
+	a.list(objects, version, next)
 }
 
 func sorted(objects map[string]Object) []Object {

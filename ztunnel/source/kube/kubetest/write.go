@@ -126,8 +126,12 @@ func (s *Server) patch(t target, kind types.PatchType, body []byte) (o Object, e
 			return nil, apierrors.NewNotFound(schema.GroupResource{Resource: t.resource}, t.name)
 		}
 		next, err := patched(old, kind, body)
-		if err == nil && next.GetUID() != old.GetUID() {
+		switch {
+		case err != nil:
+		case next.GetUID() != old.GetUID():
 			err = apierrors.NewConflict(schema.GroupResource{Resource: t.resource}, t.name, fmt.Errorf("the UID is %s", old.GetUID()))
+		case next.GetResourceVersion() != old.GetResourceVersion():
+			err = apierrors.NewConflict(schema.GroupResource{Resource: t.resource}, t.name, errors.New("the object has been modified"))
 		}
 		o = next
 		return next, err
