@@ -200,9 +200,16 @@ func (c *conn) expire() {
 
 // extend lets the open streams live until a younger tunnel between the same
 // two ends would have to end: there both have proved themselves again.
-func (c *conn) extend(until time.Time) {
+func (c *conn) extend(younger *conn) {
+	until, again := younger.holdsUntil()
+	if !until.IsZero() && !time.Now().Before(until) {
+		return // its root was dropped meanwhile
+	}
 	c.mu.Lock()
 	defer c.unlock()
+	if again != nil {
+		c.grounds.add(again)
+	}
 	if c.err != nil || c.deadline.IsZero() {
 		return
 	}

@@ -25,7 +25,6 @@ type conn struct {
 	peer          spiffeid.ID
 	local, remote netip.AddrPort
 	cipher        uint16
-	until         time.Time // end of the certificates that opened it; zero: never
 	idleTimeout   time.Duration
 	streamLimit   int // of streams opened by the client
 	hooks         *hooks
@@ -38,12 +37,14 @@ type conn struct {
 	mu        sync.Mutex // guards all below, and the fields that Stream says
 	err       error      // why it ended
 	streams   map[uint32]*Stream
-	fallen    *Stream        // the last that ended out of order; unlock cuts the apps of all such off
-	active    int            // streams that count against the limit: not closed on both sides
-	live      int            // streams that a Listener's user has not let go
-	nextID    uint32         // client: of the next stream
-	lastPeer  uint32         // server: highest id that the peer opened
-	request   []byte         // client: the last header block, whose memory is the next one's
+	fallen    *Stream   // the last that ended out of order; unlock cuts the apps of all such off
+	active    int       // streams that count against the limit: not closed on both sides
+	live      int       // streams that a Listener's user has not let go
+	nextID    uint32    // client: of the next stream
+	lastPeer  uint32    // server: highest id that the peer opened
+	request   []byte    // client: the last header block, whose memory is the next one's
+	until     time.Time // end of the certificates that opened it, by the roots of now; zero: never
+	grounds   grounds
 	retired   bool           // takes no new streams
 	tolerance *tolerance     // server: of the peer
 	dismissed bool           // server: asked to make room for others; Census.mu guards it
@@ -129,6 +130,7 @@ func newConn(client bool, w wire, proof proof, h *hooks) *conn {
 	c.writer.pace = startPace(&c.rtt)
 	c.room.peerStreams = h2.WindowLimit
 	c.receiving.window, c.receiving.limit = h2.DefaultWindow, tunnelWindow
+	c.grounds.own = proof.again
 	c.clock.deadline = proof.until
 	c.quiet.Store(true)
 	c.ended.Add(1)
@@ -259,6 +261,9 @@ func (c *conn) lost(err error) error {
 	}
 	if !c.deadline.IsZero() && time.Until(c.deadline) < hangUpTimeout {
 		return fmt.Errorf("%w: %w: certificates of the tunnel to %v ran out", ErrExpired, errLost, c.remote) // the peer noticed first
+	}
+	if c.barred {
+		return fmt.Errorf("%w: %w: peer %v said %s", ErrDenied, errLost, c.remote, c.goodbye)
 	}
 	if c.goodbye != "" {
 		return fmt.Errorf("%w: %w: peer %v said %s", ErrReset, errLost, c.remote, c.goodbye)

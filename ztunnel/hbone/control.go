@@ -169,6 +169,7 @@ type leave struct {
 	announced farewell // the peer's
 	lastTaken uint32
 	goodbye   string // what the peer's GOAWAY said, if it named an error
+	barred    bool   // the error was that an identity is denied, ours or the peer's own
 }
 
 // farewell is how far an announcement has come.
@@ -231,6 +232,7 @@ func (c *conn) gotGoAway(pc h2.Piece) error {
 	c.takesNoMore()
 	if why != h2.CodeNone {
 		c.goodbye = fmt.Sprintf("%v %.200q", why, pc.Payload[8:])
+		c.barred = why == h2.CodeSecurity
 	}
 	for _, s := range c.streams {
 		if c.client && s.id > last {

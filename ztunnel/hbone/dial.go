@@ -38,10 +38,13 @@ func (p *Pool) dialLocked(key Key, t *tunnels) *dial {
 	}
 	d := &dial{done: make(chan struct{})}
 	t.dial = d
-	epoch := p.epoch
+	epoch, provings := p.epoch, p.provings
 	p.dials.Add(1)
 	p.work.Go(func() {
 		d.conn, d.err = p.establish(key, t, epoch)
+		if d.conn != nil && p.since(provings) { // Reprove came too early for it
+			d.conn.reprove()
+		}
 		close(d.done)
 	})
 	return d
@@ -194,7 +197,7 @@ func (p *Pool) proven(key Key, younger *conn) {
 	}
 	p.mu.Unlock()
 	for _, c := range older {
-		c.extend(younger.until)
+		c.extend(younger)
 		c.moveGuards(younger)
 	}
 }

@@ -71,6 +71,7 @@
 //	rtt.go          what the kernel knows of the tunnel's socket
 //	pulse.go        whether a tunnel is alive enough for what an app says first, and when it is left
 //	clock.go        its timers: PING, idleness, expiry, renewal
+//	reprove.go      whether its certificates still hold when the roots have changed
 //	guard.go        Guard: keeps a tunnel for bytes that go beside it, on one node
 //	ask.go          whether a tunnel answers the PING without which no Guard is given
 //	acknowledge.go  whether the last bytes of a stream arrived at the peer
@@ -102,7 +103,7 @@
 //	state     what it means                                    what may follow
 //	idle      its pump decides what follows, or there is none  queued, ended
 //	waiting   the app has said all for now                     idle, ended
-//	queued    it waits for its turn                            idle, reading, ended
+//	queued    it waits for its turn                            idle, waiting, reading, ended
 //	reading   a leader reads from the app                      idle, waiting, queued, dropping, ended
 //	dropping  a leader still reads, but no more is to be sent  ended
 //	ended     no more is sent                                  nothing
@@ -140,7 +141,7 @@
 //	expiry of the certificates              the same
 //	Drain                                   the end of its context: drained
 //	Close                                   a second: drained
-//	Retire(Denied)                          a second: denied
+//	Retire(Denied), Reprove                 a second: denied
 //	the peer's violation                    a second
 //	a path that is dead, or a reset         at once: reset
 //

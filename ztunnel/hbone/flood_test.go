@@ -13,6 +13,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/culvert-mesh/culvert/test/env"
 )
 
 // dearCredential is serverID's, which takes long to refuse a stranger.
@@ -222,9 +224,9 @@ func TestSocketThatLingersMakesRoom(t *testing.T) {
 	defer far.Close()
 	ctx, evict := context.WithCancel(t.Context())
 	evict()
-	begin := time.Now()
+	watch := env.NewStopwatch()
 	linger(ctx, near)
-	if took := time.Since(begin); took >= hangUpTimeout {
+	if took := watch.Elapsed(); took >= hangUpTimeout {
 		t.Errorf("it lingered for %v", took)
 	}
 }

@@ -54,8 +54,10 @@ type Listener struct {
 	cancel  context.CancelCauseFunc
 	epoch   uint64 // of credentials
 	denials uint64 // how often Retire(Denied) was called
-	drained bool
-	closed  bool
+	// provings is how often Reprove was called.
+	provings uint64
+	drained  bool
+	closed   bool
 
 	accepted, handshakes, failed, shed atomic.Uint64
 }
@@ -166,7 +168,7 @@ func (l *Listener) join(c *conn, epoch, denials uint64) error {
 func (l *Listener) extendOlder(younger *conn) {
 	for _, c := range l.all() {
 		if c != younger && c.peer == younger.peer && c.remote.Addr() == younger.remote.Addr() {
-			c.extend(younger.until)
+			c.extend(younger)
 		}
 	}
 }

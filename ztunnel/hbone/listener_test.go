@@ -173,7 +173,7 @@ func TestOverloadedListenerTurnsNewPeersAway(t *testing.T) {
 	if _, err := l.pool.Open(context.Background(), l.key, l.target(l.key)); !errors.Is(err, ErrTLS) && !errors.Is(err, ErrDial) {
 		t.Error(err) // by a reset, which may even come before connect(2) returns
 	}
-	if n := l.ln.Stats().Shed; n != 1 {
+	if n := l.ln.Stats().Shed; n == 0 { // twice, if a request was refused before it was written
 		t.Errorf("%d shed", n)
 	}
 	a.write("x")

@@ -15,9 +15,15 @@ import (
 
 // serve takes one connection from handshake to end.
 func (l *Listener) serve(socket net.Conn) {
+	l.mu.Lock()
+	provings := l.provings
+	l.mu.Unlock()
 	c := l.meet(socket)
 	if c == nil {
 		return
+	}
+	if l.since(provings) { // Reprove came too early for it
+		c.reprove()
 	}
 	if c.stale { // Retire came too early for it, and credentials that were replaced prove nothing
 		c.retire()

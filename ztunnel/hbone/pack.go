@@ -30,13 +30,27 @@ func (w *writer) packUnlocking(b *record.Batch) {
 		if s == nil {
 			return
 		}
-		if s.sendWindow > 0 { // else the next WINDOW_UPDATE queues it again
+		switch {
+		case s.sendWindow <= 0: // the next WINDOW_UPDATE queues it again
+		case s.hasPaused():
+			s.state = senderWaiting
+		default:
 			w.takeTurnUnlocking(b, s)
 		}
 		if s.state != senderQueued {
 			s.changed.Broadcast()
 		}
 	}
+}
+
+// hasPaused reports that the app's last read brought less than there was room for, and
+// that nothing has come since, neither bytes nor an end: most turns of a stream that
+// answers small messages are such. To ask costs less than a read that finds nothing.
+// writer.mu is held.
+func (s *Stream) hasPaused() bool {
+	short := s.readShort
+	s.readShort = false
+	return short && !socket.Readable(s.fd)
 }
 
 // packControl reports whether b took all of control. If not, a frame may be
@@ -142,6 +156,7 @@ func (w *writer) took(s *Stream, n, room int) {
 		w.letGoKept(s)
 	}
 	s.reads.Learn(readSizes, n, room)
+	s.readShort = n < room
 	if n < tinySize {
 		s.tiny.Spend(tinyRate)
 	}

@@ -58,6 +58,8 @@ type Pool struct {
 	keys   map[Key]*tunnels
 	epoch  uint64 // of credentials: a dial that began in an older one is void
 	closed bool
+	// provings is how often Reprove was called.
+	provings uint64
 
 	opened, dials, dialErrors, retries atomic.Uint64
 }

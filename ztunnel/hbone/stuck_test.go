@@ -13,6 +13,7 @@ import (
 	"golang.org/x/net/http2"
 	"golang.org/x/sys/unix"
 
+	"github.com/culvert-mesh/culvert/test/env"
 	"github.com/culvert-mesh/culvert/ztunnel/hbone/h2"
 	"github.com/culvert-mesh/culvert/ztunnel/hbone/record"
 )
@@ -50,12 +51,12 @@ func TestStreamThatIsClosedInAStuckTunnelEndsAtOnce(t *testing.T) {
 	l := deafServer(t)
 	a := l.open()
 	a.flood()
-	begin := time.Now()
+	watch := env.NewStopwatch()
 	a.s.Close(ErrDenied)
 	if r := a.wait(t); !errors.Is(r.err, ErrDenied) || r.totals.Sent == 0 {
 		t.Errorf("%+v", r)
 	}
-	if took := time.Since(begin); took > patience/2 {
+	if took := watch.Elapsed(); took > patience/2 {
 		t.Errorf("it took %v", took)
 	}
 	waitUntil(t, a.isGone)

@@ -444,12 +444,12 @@ func TestDenialEndsStreamsAtOnce(t *testing.T) {
 		b.ln.Retire(Denied)
 		synctest.Wait()
 		wantEnd(t, far, ErrDenied)
-		wantEnd(t, near, ErrReset)
+		wantEnd(t, near, ErrDenied) // the peer says why
 		near, far = b.open()
 		b.pool.Retire(Denied)
 		synctest.Wait()
 		wantEnd(t, near, ErrDenied)
-		wantEnd(t, far, ErrReset)
+		wantEnd(t, far, ErrDenied)
 	})
 }
 

@@ -20,6 +20,7 @@ type sender struct {
 	state      senderState
 	leads      bool       // its pump is asked to lead, for all streams, whatever becomes of its own turn
 	reads      buffer.Fit // which of readSizes its next read has
+	readShort  bool       // its last read brought less than there was room for
 	idleTicks  uint8      // at which sent was sentBefore
 	sendWindow int        // what the peer lets us send
 	tiny       rate.Left

@@ -26,7 +26,9 @@ type Credential struct {
 	// than the expected one pass. Required.
 	Config *tls.Config
 	// Until says when the certificates that authenticated a connection run
-	// out, the first of both sides'. Nil: never.
+	// out, the first of both sides', by the roots that are trusted when it is
+	// called: in the past if they do not hold. Of the state it needs the peer's
+	// certificates. Nil: never.
 	Until func(tls.ConnectionState) time.Time
 }
 
@@ -65,6 +67,7 @@ type proof struct {
 	peer          spiffeid.ID
 	local, remote netip.AddrPort
 	until         time.Time
+	again         func() time.Time // until, as it is when it is called; nil: never
 	rtt           roundTrip
 	cipher        uint16
 }
@@ -131,6 +134,7 @@ func prove(state tls.ConnectionState, socket net.Conn, cred Credential) (proof, 
 	p.local, p.remote = addresses(socket)
 	if cred.Until != nil {
 		p.until = cred.Until(state)
+		p.again = asksAgain(cred, state)
 	}
 	return p, nil
 }

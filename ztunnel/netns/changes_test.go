@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -25,9 +26,11 @@ func follow(t *testing.T, ns *NS) *Changes {
 	return c
 }
 
-// wait waits for a change; the test's own deadline ends it.
+// wait waits for a change, for at most ten seconds.
 func wait(t *testing.T, c *Changes, what string) {
 	t.Helper()
+	late := time.AfterFunc(10*time.Second, func() { c.Close() })
+	defer late.Stop()
 	if err := c.Wait(); err != nil {
 		t.Fatalf("%s: %v", what, err)
 	}
@@ -50,12 +53,20 @@ func TestChangesTellsOfDevicesAddressesRulesAndLocalRoutes(t *testing.T) {
 	wait(t, c, "an address that leaves")
 }
 
+// A new netns forwards IPv4 where the machine does: the kernel copies the value
+// (net.core.devconf_inherit_init_net), and tells nothing if it is written again.
 func TestChangesTellsOfForwarding(t *testing.T) {
 	for _, sysctl := range []string{"ipv4/ip_forward", "ipv6/conf/all/forwarding"} {
 		ns := open(t)
+		set := func(value string) {
+			inside(t, ns, func() error { return os.WriteFile("/proc/sys/net/"+sysctl, []byte(value), 0) })
+		}
+		set("0")
 		c := follow(t, ns)
-		inside(t, ns, func() error { return os.WriteFile("/proc/sys/net/"+sysctl, []byte("1"), 0) })
-		wait(t, c, sysctl)
+		for _, value := range []string{"1", "0"} {
+			set(value)
+			wait(t, c, sysctl+"="+value)
+		}
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/culvert-mesh/culvert/test/env"
 	"github.com/culvert-mesh/culvert/ztunnel/netns"
 )
 
@@ -110,11 +111,11 @@ func TestLegsToTheAppShowItTheClientsAddress(t *testing.T) {
 
 		// The app's port is closed: refused at once, not timed out.
 		app.Close()
-		start := time.Now()
+		watch := env.NewStopwatch()
 		if _, err := dial(t.Context(), netip.AddrPortFrom(source, 40000), to); !errors.Is(err, unix.ECONNREFUSED) {
 			t.Errorf("leg to a closed port: %v, want ECONNREFUSED", err)
 		}
-		if took := time.Since(start); took > time.Second { // when a SYN would be sent again
+		if took := watch.Elapsed(); took > time.Second { // when a SYN would be sent again
 			t.Errorf("refused after %v", took)
 		}
 	}

@@ -3,14 +3,13 @@
 package redirect
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/culvert-mesh/culvert/flock"
 )
 
 // ErrLocked says that another process holds a Lock. The error that wraps it
@@ -58,7 +57,7 @@ func lock(dir string) (*os.File, error) {
 	}
 	defer file.Close()
 	if errors.Is(err, unix.EWOULDBLOCK) {
-		return nil, fmt.Errorf("%s is %w, %s", dir, ErrLocked, holder(file))
+		return nil, fmt.Errorf("%s is %w, %s", dir, ErrLocked, flock.Holder(file))
 	}
 	return nil, fmt.Errorf("lock directory %s: %w", dir, err)
 }
@@ -111,39 +110,4 @@ func (l *Lock) Close() error {
 	err := l.file.Close()
 	l.file = nil
 	return err
-}
-
-// holder names the process that has locked the file, as /proc/locks does. That
-// lists no process of a PID namespace which the reader's /proc does not show.
-func holder(file *os.File) string {
-	const unknown = "a process that /proc/locks does not show here: it may be in another PID namespace"
-	var st unix.Stat_t
-	if err := unix.Fstat(int(file.Fd()), &st); err != nil {
-		return unknown
-	}
-	id := fmt.Sprintf("%02x:%02x:%d", unix.Major(st.Dev), unix.Minor(st.Dev), st.Ino)
-	locks, err := os.Open("/proc/locks")
-	if err != nil {
-		return unknown
-	}
-	defer locks.Close()
-	for lines := bufio.NewScanner(locks); lines.Scan(); {
-		// proc_locks(5): number, class, mode, type, process, device and inode.
-		fields := strings.Fields(lines.Text())
-		if len(fields) < 6 || fields[1] != "FLOCK" || fields[5] != id {
-			continue
-		}
-		if pid, err := strconv.Atoi(fields[4]); err == nil && pid > 0 {
-			return process(pid)
-		}
-	}
-	return unknown
-}
-
-func process(pid int) string {
-	name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
-	if err != nil {
-		return fmt.Sprintf("process %d", pid)
-	}
-	return fmt.Sprintf("process %d (%s)", pid, strings.TrimSpace(string(name)))
 }

@@ -9,6 +9,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // pair is the two ends of a TCP connection.
@@ -197,5 +199,55 @@ func TestUnackedAreTheBytesThatTheOtherEndHasNot(t *testing.T) {
 	}
 	if !gone() {
 		t.Error("nobody will acknowledge them, and that is not told")
+	}
+}
+
+// What a read would find, Readable sees before: bytes, an urgent byte, an end, a reset.
+func TestReadableIsWhatAReadWouldFind(t *testing.T) {
+	far, near, _ := pair(t)
+	readable := func() (ok bool) {
+		near.Control(func(fd uintptr) { ok = Readable(fd) })
+		return ok
+	}
+	comes := func(what string) {
+		t.Helper()
+		for deadline := time.Now().Add(10 * time.Second); !readable(); time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("not readable with %s", what)
+			}
+		}
+	}
+	read := func() (n int, err error) {
+		near.Control(func(fd uintptr) { n, err = Read(fd, make([]byte, 8)) })
+		return n, err
+	}
+	if readable() {
+		t.Error("readable with nothing to read")
+	}
+	send := func(flags int) {
+		far.Control(func(fd uintptr) {
+			if err := unix.Sendto(int(fd), []byte{1}, flags, nil); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	send(0)
+	comes("a byte")
+	read()
+	if readable() {
+		t.Error("readable after all was read")
+	}
+	near.Control(func(fd uintptr) {
+		if err := unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_OOBINLINE, 1); err != nil {
+			t.Error(err)
+		}
+	})
+	send(unix.MSG_OOB)
+	comes("an urgent byte")
+	read()
+	far.Control(func(fd uintptr) { unix.Shutdown(int(fd), unix.SHUT_WR) })
+	comes("the end of data")
+	if n, err := read(); n != 0 || err != nil {
+		t.Errorf("read %d, %v at the end", n, err)
 	}
 }

@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hbone
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"slices"
+	"time"
+	"unique"
+)
+
+// grounds is what a tunnel's right to live rests on: the certificates of its own
+// handshake, or those of younger tunnels between the same two ends, in which both have
+// proved themselves again. Each says until when it holds by the roots that are trusted
+// when it is asked; nil: for ever. conn.mu guards it.
+//
+// One younger tunnel is not enough: roots may change from A to A and B, and back to A.
+// Then the youngest tunnel rests on B, and the one before it on A.
+type grounds struct {
+	own     func() time.Time
+	younger []*ground // oldest first
+}
+
+type ground struct{ until func() time.Time }
+
+// maxYounger bounds the younger tunnels that one tunnel remembers.
+const maxYounger = 3
+
+// add takes another younger tunnel. The slice is replaced, since reprove reads it.
+func (g *grounds) add(until func() time.Time) {
+	kept := g.younger[max(0, len(g.younger)+1-maxYounger):]
+	g.younger = append(slices.Clone(kept), &ground{until})
+}
+
+// drop forgets younger tunnels.
+func (g *grounds) drop(gone []*ground) {
+	var kept []*ground
+	for _, y := range g.younger {
+		if !slices.Contains(gone, y) {
+			kept = append(kept, y)
+		}
+	}
+	g.younger = kept
+}
+
+// asksAgain keeps of a handshake what it takes to ask about it again.
+func asksAgain(cred Credential, state tls.ConnectionState) func() time.Time {
+	if cred.Until == nil {
+		return nil
+	}
+	until, chain := cred.Until, chainOf(state)
+	return func() time.Time {
+		certs, err := chain.parse()
+		if err != nil {
+			return longAgo
+		}
+		return until(tls.ConnectionState{PeerCertificates: certs})
+	}
+}
+
+// longAgo ends a tunnel at once: the zero time would say "never".
+var longAgo = time.Unix(1, 0)
+
+// chain is certificates as they came, which take a third of what they take parsed. All
+// tunnels of a peer share them, and all peers the authorities.
+type chain []unique.Handle[string]
+
+func chainOf(state tls.ConnectionState) chain {
+	kept := make(chain, len(state.PeerCertificates))
+	for i, cert := range state.PeerCertificates {
+		kept[i] = unique.Make(string(cert.Raw))
+	}
+	return kept
+}
+
+func (c chain) parse() ([]*x509.Certificate, error) {
+	certs := make([]*x509.Certificate, len(c))
+	for i, der := range c {
+		var err error
+		if certs[i], err = x509.ParseCertificate([]byte(der.Value())); err != nil {
+			return nil, err
+		}
+	}
+	return certs, nil
+}
+
+// Reprove asks all tunnels whether their certificates still hold, for instance because
+// the roots have changed. One that does not hold ends with ErrDenied; the others are
+// left as they are, but for the time at which they end.
+func (p *Pool) Reprove() {
+	p.mu.Lock()
+	p.provings++
+	p.mu.Unlock()
+	for _, c := range p.all() {
+		c.reprove()
+	}
+}
+
+// Reprove is Pool.Reprove for the tunnels that arrived.
+func (l *Listener) Reprove() {
+	l.mu.Lock()
+	l.provings++
+	l.mu.Unlock()
+	for _, c := range l.all() {
+		c.reprove()
+	}
+}
+
+var errUnproven = fmt.Errorf("%w: no root that is trusted vouches for the certificates of the tunnel any more", ErrDenied)
+
+// reprove ends a tunnel whose certificates do not hold any more.
+func (c *conn) reprove() {
+	c.mu.Lock()
+	own, younger := c.grounds.own, c.grounds.younger
+	c.mu.Unlock()
+	if own == nil {
+		return
+	}
+	until := own() // not under mu: it may verify a chain
+	holds := time.Now().Before(until)
+	latest := until
+	var gone []*ground
+	for _, y := range younger {
+		other := y.until()
+		if !time.Now().Before(other) {
+			gone = append(gone, y)
+		}
+		if other.After(latest) {
+			latest = other
+		}
+	}
+	if !time.Now().Before(latest) {
+		c.abort(errUnproven)
+		return
+	}
+	c.mu.Lock()
+	defer c.unlock()
+	if c.err != nil {
+		return
+	}
+	c.until = until
+	c.grounds.drop(gone)
+	if !latest.Equal(c.deadline) {
+		c.setDeadline(latest)
+	}
+	if !holds && !c.retired {
+		c.retireLocked() // open streams live on by the younger tunnel; new ones use that
+	}
+}
+
+// holdsUntil is when the tunnel's own certificates end by the roots that are trusted now,
+// and how to ask that again.
+func (c *conn) holdsUntil() (until time.Time, again func() time.Time) {
+	c.mu.Lock()
+	until, again = c.until, c.grounds.own
+	c.mu.Unlock()
+	if again != nil {
+		until = again()
+	}
+	return until, again
+}
+
+// since reports whether tunnels were asked again after a count of provings.
+func (p *Pool) since(provings uint64) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.provings != provings
+}
+
+func (l *Listener) since(provings uint64) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.provings != provings
+}
