@@ -27,6 +27,9 @@ const (
 	MaxTTL = 24 * time.Hour
 )
 
+// MaxClockSkew is the most that a mesh may allow its clocks to be off.
+const MaxClockSkew = 15 * time.Minute
+
 // ServiceAccount is what has an identity in the mesh.
 type ServiceAccount struct{ Namespace, Name string }
 

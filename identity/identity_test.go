@@ -13,6 +13,7 @@ import (
 
 var td = spiffeid.RequireTrustDomainFromString("cluster.local")
 
+// A004-11, A002-2: the form of an ID.
 func TestServiceAccountAndSPIFFEIDAreTheSameThing(t *testing.T) {
 	for _, sa := range []ServiceAccount{
 		{"default", "default"},
@@ -51,6 +52,7 @@ func TestNamesThatKubernetesRefusesHaveNoID(t *testing.T) {
 	}
 }
 
+// GO-2026-5242, CVE-2023-37918: names that were not normalised passed for others.
 func TestOnlyTheExactPathIsAnIdentity(t *testing.T) {
 	for _, s := range []string{
 		"spiffe://cluster.local",

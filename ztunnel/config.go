@@ -31,14 +31,16 @@ type Config struct {
 	MeshCIDRs     []netip.Prefix // addresses that must resolve; required with Workloads
 	Workloads     string         // directory of Kubernetes YAML; either this or Kubeconfig is required
 	Kubeconfig    string         // of the API server, a file or kube.InCluster
-	Untaint       bool           // take report.Taint off the Node once OwnPod is Ready; needs Kubeconfig; default false
+	Untaint       bool           // take source.NotReadyTaint off the Node once OwnPod is Ready; needs Kubeconfig; default false
 	NoIstioLabels bool           // ignore istio.io/dataplane-mode; default false
 
 	CAAddress    string        // host:port of culvert-identity or istiod; required
 	CARoot       string        // PEM file that the CA's own certificate is verified with; required
 	CAServerName string        // DNS name expected in the CA's certificate; default the host of CAAddress
 	TokenFile    string        // bearer token shown to the CA, read again for each call; required
-	TTL          time.Duration // lifetime asked for SVIDs; default 1 h
+	TTL          time.Duration // lifetime asked for SVIDs; default what the CA gives
+	RootFile     string        // PEM of roots that vouch for peers while the CA has not said which do; default none
+	ClockSkew    time.Duration // how far a clock of the mesh may be off, at most identity.MaxClockSkew; default 0
 
 	SameNodeTunnel bool // carry connections between pods of this node in tunnels; default false: from socket to socket
 	StdTLSRecords  bool // leave TLS records to crypto/tls; default false: hbone/record, but in FIPS mode
@@ -67,10 +69,14 @@ type Config struct {
 // would not say its unit.
 func (c Config) MarshalJSON() ([]byte, error) {
 	type plain Config
+	ttl := "" // none is asked for
+	if c.TTL > 0 {
+		ttl = c.TTL.String()
+	}
 	return json.Marshal(struct {
 		plain
-		TTL, Drain string
-	}{plain(c), c.TTL.String(), c.Drain.String()})
+		TTL, ClockSkew, Drain string
+	}{plain(c), ttl, c.ClockSkew.String(), c.Drain.String()})
 }
 
 // withDefaults returns c with the defaults named in its comments.
@@ -86,9 +92,6 @@ func (c Config) withDefaults() Config {
 	set(&c.AdminAddress, "127.0.0.1:15000")
 	set(&c.MetricsAddress, ":15020")
 	set(&c.ReadyAddress, ":15021")
-	if c.TTL == 0 {
-		c.TTL = time.Hour
-	}
 	if c.Drain == 0 {
 		c.Drain = 5 * time.Second
 	}
@@ -135,6 +138,9 @@ func (c Config) Validate() error {
 	}
 	if c.TTL != 0 && (c.TTL < identity.MinTTL || c.TTL > identity.MaxTTL) {
 		problems = append(problems, fmt.Errorf("lifetime of certificates %v: want %v to %v (-ttl)", c.TTL, identity.MinTTL, identity.MaxTTL))
+	}
+	if c.ClockSkew < 0 || c.ClockSkew > identity.MaxClockSkew {
+		problems = append(problems, fmt.Errorf("clock skew %v: want 0 to %v (-clock-skew)", c.ClockSkew, identity.MaxClockSkew))
 	}
 	if c.Drain < 0 {
 		problems = append(problems, fmt.Errorf("drain time %v is negative (-drain)", c.Drain))
@@ -242,6 +248,7 @@ const (
 	enrollSocket  = "enroll.sock"
 	adminSocket   = "admin.sock"
 	snapshotFile  = "snapshot.json"
+	bundleFile    = "bundle"
 	workloadsFile = "workloads"
 	sandboxesDir  = "sandboxes"
 )

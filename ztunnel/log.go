@@ -5,6 +5,7 @@ package ztunnel
 // Keys of log records.
 const (
 	logError       = "error"
+	logOmitted     = "omitted"
 	logNode        = "node"
 	logWhat        = "what"
 	logTrustDomain = "trust_domain"

@@ -201,6 +201,9 @@ func TestDurationsAreTextInTheDump(t *testing.T) {
 	if err := json.Unmarshal(text, &got); err != nil {
 		t.Fatal(err)
 	}
+	if none, err := json.Marshal(Config{}.withDefaults()); err != nil || !strings.Contains(string(none), `"TTL":""`) {
+		t.Errorf("without a lifetime: %s, %v", none, err)
+	}
 	if got["TTL"] != "1h0m0s" || got["Drain"] != "1.5s" || got["NodeName"] != "n" || got["Level"] != "INFO" {
 		t.Errorf("%s", text)
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/culvert-mesh/culvert/ztunnel/hbone"
 	"github.com/culvert-mesh/culvert/ztunnel/metrics"
 	"github.com/culvert-mesh/culvert/ztunnel/pods"
+	"github.com/culvert-mesh/culvert/ztunnel/policy"
 	"github.com/culvert-mesh/culvert/ztunnel/proxy"
 	"github.com/culvert-mesh/culvert/ztunnel/redirect"
 	"github.com/culvert-mesh/culvert/ztunnel/report"
@@ -32,6 +33,7 @@ type status struct {
 	objects  source.Source
 	steering func() error // what the kernel does not do as it should
 	state    func() error // what of the state directory cannot be restored
+	blocking *blocking
 
 	written      enroll.Snapshot // what the plugin's snapshot says; of the sink alone
 	snapshotFile string          // by redirect.Lock's path, so that it is written to no other ztunnel's directory
@@ -118,15 +120,18 @@ func remedy(reason certs.Reason) string {
 // tools know.
 func (s *status) dumps() map[string]func() any {
 	return map[string]func() any{
-		"workloads":     func() any { return s.registry.All().Workloads.Unpack() },
-		"services":      func() any { return s.registry.All().Services },
-		"policies":      func() any { return s.pods.Policy.All() },
-		"certificates":  func() any { return s.pods.Certs.Dump() },
-		"workloadState": func() any { return s.pods.Dump() },
-		"ca":            func() any { return s.pods.Certs.Standing() },
-		"source":        func() any { return s.objects.Stats() },
-		"version":       func() any { return version() },
-		"config":        func() any { return s.cfg },
+		"workloads":       func() any { return s.registry.All().Workloads.Unpack() },
+		"services":        func() any { return s.registry.All().Services },
+		"policies":        func() any { return s.pods.Policy.All() },
+		"networkPolicies": s.blocking.dump,
+		"policyFeatures":  func() any { return policy.Features },
+		"certificates":    func() any { return s.pods.Certs.Dump() },
+		"workloadState":   func() any { return s.pods.Dump() },
+		"ca":              func() any { return s.pods.Certs.Standing() },
+		"bundle":          func() any { return s.pods.Certs.Following() },
+		"source":          func() any { return s.objects.Stats() },
+		"version":         func() any { return version() },
+		"config":          func() any { return s.cfg },
 	}
 }
 
@@ -147,21 +152,44 @@ func (s *status) publish(counts *metrics.Metrics, datapath *redirect.Datapath, b
 	counts.Pods(s.pods.Enrollment)
 	counts.Tunnels(s.pods.Tunnels)
 	counts.Certificates(s.certificates)
+	counts.Bundle(func() metrics.Bundle {
+		f := s.pods.Certs.Following()
+		return metrics.Bundle{Generation: f.Generation, Roots: f.Roots, Connected: f.Connected}
+	})
 	counts.CA(func() string { return string(s.pods.Certs.Standing().Reason) })
 	counts.Known(s.workloads)
+	counts.DryRuns(s.dryRuns)
+	counts.NetworkPoliciesBlocking(func() int { return len(s.blocking.all()) })
 	counts.LogDropped(s.cfg.LogDropped)
 }
 
 func (s *status) certificates() metrics.Certificates {
 	store := s.pods.Certs.Stats()
 	c := metrics.Certificates{
-		Held: map[string]int{}, Expiry: s.pods.Certs.Expiries(),
-		Issued: store.Issued, Failed: store.Failed, InFlight: store.InFlight,
+		Held: map[string]int{}, Lives: map[string]metrics.Life{}, Failed: map[string]uint64{},
+		Issued: store.Issued, InFlight: store.InFlight,
 	}
 	for state, n := range store.Held {
 		c.Held[string(state)] = n
 	}
+	for reason, n := range store.Failed {
+		c.Failed[string(reason)] = n
+	}
+	for id, life := range s.pods.Certs.Lives() {
+		c.Lives[id] = metrics.Life{
+			Until: life.Until, Lifetime: life.Lifetime, Next: life.Next, Overdue: life.State == certs.Overdue || life.State == certs.Expired,
+		}
+	}
 	return c
+}
+
+func (s *status) dryRuns() (counts []metrics.DryRun) {
+	for _, d := range s.pods.Policy.DryRuns() {
+		counts = append(counts, metrics.DryRun{
+			Namespace: d.Namespace, Policy: d.Name, Verdict: d.Verdict, Enforced: d.Enforced, Connections: d.Connections,
+		})
+	}
+	return counts
 }
 
 // workloads are those that have pods, by the labels of their connections.

@@ -35,6 +35,11 @@ func TestUninstallRefusesWhileNamespacesAreInTheMesh(t *testing.T) {
 
 	// ztunnel writes it again when the labels are off.
 	write()
+	for _, file := range []string{bundleFile, workloadsFile} {
+		if err := os.WriteFile(filepath.Join(state, file), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for range 2 { // the second time there is nothing
 		if err := Uninstall(bpffs, state); err != nil {
 			t.Fatal(err)

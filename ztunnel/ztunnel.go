@@ -4,6 +4,7 @@ package ztunnel
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -18,6 +19,7 @@ import (
 	"github.com/culvert-mesh/culvert/ztunnel/hbone"
 	"github.com/culvert-mesh/culvert/ztunnel/metrics"
 	"github.com/culvert-mesh/culvert/ztunnel/netns"
+	"github.com/culvert-mesh/culvert/ztunnel/networkpolicy"
 	"github.com/culvert-mesh/culvert/ztunnel/pods"
 	"github.com/culvert-mesh/culvert/ztunnel/policy"
 	"github.com/culvert-mesh/culvert/ztunnel/proxy"
@@ -63,7 +65,7 @@ func Run(ctx context.Context, cfg Config) error {
 	// Who is there, and may we?
 	registry := workload.NewRegistry(cfg.MeshCIDRs)
 	registry.Node = cfg.NodeName
-	policies := policy.NewSet()
+	policies, networkPolicies := policy.NewSet(), networkpolicy.NewSet()
 	peers, budget := proxy.NewPeers(registry), proxy.NewBudget()
 	counts := metrics.New(metrics.Config{Version: version()})
 	td, err := spiffeid.TrustDomainFromString(cfg.TrustDomain)
@@ -76,25 +78,29 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 
 	// With which certificate?
+	var store *certs.Store
 	ca, err := certs.NewClient(certs.ClientConfig{
-		Address: cfg.CAAddress, RootFile: cfg.CARoot, ServerName: cfg.CAServerName, TokenFile: cfg.TokenFile,
+		Address: cfg.CAAddress, RootFile: cfg.CARoot, ServerName: cfg.CAServerName, TokenFile: cfg.TokenFile, ClockSkew: cfg.ClockSkew,
 		Endpoints: replicas(cfg.CAAddress, registry),
+		Vouch:     func(file []*x509.Certificate) ([]*x509.Certificate, uint64) { return store.VouchForCA(file) },
 	})
 	if err != nil {
 		return err
 	}
 	defer ca.Close()
 	var members *pods.Pods // before the store runs
-	store := certs.New(certs.Config{
+	store = certs.New(certs.Config{
 		TrustDomain: td, Node: cfg.NodeName, Issuer: ca, TTL: cfg.TTL, Log: cfg.Log, Remedy: remedy,
+		ClockSkew: cfg.ClockSkew, RootFile: cfg.RootFile, BundleFile: filepath.Join(lock.Held(), bundleFile),
 		OnRotate: func(id spiffeid.ID) { members.Retire(id) },
+		OnBundle: func() { members.Reprove() },
 	})
 
 	// Whose connections?
 	members, err = pods.New(pods.Config{
 		Node: cfg.NodeName, Host: host.Cookie(), Dir: filepath.Join(lock.Held(), sandboxesDir), Drain: cfg.Drain,
 		SameNodeTunnel: cfg.SameNodeTunnel, StdTLSRecords: cfg.StdTLSRecords,
-		Datapath: datapath, Registry: registry, Policy: policies, Peers: peers, Budget: budget, Certs: store, Metrics: counts, Log: cfg.Log,
+		Datapath: datapath, Registry: registry, Policy: policies, NetworkPolicies: networkPolicies, Peers: peers, Budget: budget, Certs: store, Metrics: counts, Log: cfg.Log,
 	})
 	if err != nil {
 		return err
@@ -110,6 +116,7 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 	status := &status{cfg: cfg, pods: members, registry: registry, objects: objects, steering: datapath.Sound, state: keeper.Sound,
 		snapshotFile: filepath.Join(lock.Held(), snapshotFile)}
+	status.blocking = &blocking{policies: networkPolicies, registry: registry, node: cfg.NodeName, log: cfg.Log}
 	status.publish(counts, datapath, budget)
 	reporter, err := status.reporter()
 	if err != nil {
@@ -118,7 +125,7 @@ func Run(ctx context.Context, cfg Config) error {
 	admin, err := admin.Open(admin.Config{
 		MetricsAddress: cfg.MetricsAddress, ReadyAddress: cfg.ReadyAddress, AdminAddress: cfg.AdminAddress,
 		Socket: cfg.adminSocket(), Metrics: counts.Handler(), Pending: status.pending, Dumps: status.dumps(),
-		Quit: quit, Level: cfg.Level,
+		Renew: renewer(store, td), Quit: quit, Level: cfg.Level,
 	})
 	if err != nil {
 		return err
@@ -134,12 +141,14 @@ func Run(ctx context.Context, cfg Config) error {
 
 	sink := func(s source.Snapshot) {
 		policies.Replace(s.Policies) // first: see source.Snapshot
+		networkPolicies.Replace(s.NetworkPolicies, s.Mesh.Namespaces)
 		registry.Replace(status.stricter(s.Mesh))
 		if err := datapath.SetNobody(registry.Nobody()); err != nil {
 			cfg.Log.Warn("connects to a service without a ready pod are reset, not refused", logError, err)
 		}
 		counts.SourceApplied(s.Version)
 		members.Recheck()
+		status.blocking.find()
 		status.snapshot()
 	}
 	// The parts that connections need while they drain outlive ctx.

@@ -4,7 +4,6 @@ package main
 
 import (
 	"errors"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -16,6 +15,7 @@ import (
 
 	"github.com/culvert-mesh/culvert/cmd/program"
 	"github.com/culvert-mesh/culvert/cmd/program/programtest"
+	"github.com/culvert-mesh/culvert/test/env"
 )
 
 // directories are a node's: of configs, of plugins, of what libcni remembers.
@@ -42,7 +42,7 @@ func TestItInstallsItselfServesAndUninstalls(t *testing.T) {
 	if err := os.WriteFile(conf, []byte(before), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	address := freeAddress(t)
+	address := env.Address(t)
 	cmd := exec.CommandContext(t.Context(), binary, "install", "-conf-dir", d.conf, "-bin-dir", d.bin, "-metrics-address", address,
 		"-socket", "/run/c/enroll.sock", "-own-pod", "culvert-system/ztunnel-", "-plugin-log", "/var/log/c.log", "-status-strict")
 	cmd.Stderr = t.Output()
@@ -171,18 +171,6 @@ func TestEveryFlagRefusesWhatIsWrong(t *testing.T) {
 		define(p)
 		programtest.RefusesWrongFlags(t, p.Flags, wrong, func(args ...string) error { return p.Flags.Parse(args) })
 	}
-}
-
-// freeAddress is one that nobody listens on, nor will any test that takes a port
-// of 127.0.0.1.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.7:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().String()
 }
 
 func await(t *testing.T, what string, done func() bool) {

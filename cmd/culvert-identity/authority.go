@@ -3,29 +3,99 @@
 package main
 
 import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/culvert-mesh/culvert/identity"
 	"github.com/culvert-mesh/culvert/identity/ca"
 	"github.com/culvert-mesh/culvert/identity/ca/cluster"
 	"github.com/culvert-mesh/culvert/ztunnel/source/kube"
 )
 
-// authority returns the CA, and what keeps it and its root in the cluster, or nil.
-// A CA of a directory is open; that of a Secret is opened by its keeper.
-func (c *config) authority() (authority *ca.CA, keeper *cluster.Keeper, err error) {
-	opts := ca.Options{TrustDomain: c.trustDomain, ServerNames: c.dnsNames}
-	if c.dir != "" {
-		authority, err = ca.Open(c.dir, opts)
-	} else {
-		authority, err = ca.New(opts)
+// authority is the CA with what keeps it.
+type authority struct {
+	ca        *ca.CA
+	keeper    *ca.Keeper
+	publisher *cluster.Publisher // nil: nobody finds its roots in a cluster
+}
+
+// authority returns the CA. That of a directory is open; that of a Secret is opened by
+// run, as the API server may be away.
+func (c *config) authority(ctx context.Context) (*authority, error) {
+	var leafNames []string
+	if c.dnsSANs {
+		leafNames = append(identity.ServiceDNSNames("culvert-system", "probe"), identity.PodDNSName("culvert-system", "probe"))
 	}
-	if err != nil || c.configMap == "" {
-		return authority, nil, err
-	}
-	api, err := kube.ClientConfig(c.kubeconfig)
-	if err != nil {
-		return nil, nil, refused("kubeconfig", err)
-	}
-	keeper, err = cluster.New(cluster.Options{
-		API: api, CA: authority, Secret: c.secret, ConfigMap: c.configMap, TrustBundle: c.trustBundle, Log: c.log,
+	made, err := ca.New(ca.Options{
+		TrustDomain: c.trustDomain, ServerNames: c.dnsNames, ClockSkew: c.clockSkew, LeafTTL: c.ttl, PassphraseFile: c.passphrase,
+		MustExist: c.existing, LeafNames: leafNames,
 	})
-	return authority, keeper, err
+	if err != nil {
+		return nil, err
+	}
+	a := &authority{ca: made}
+	if c.configMap != "" {
+		api, err := kube.ClientConfig(c.kubeconfig)
+		if err != nil {
+			return nil, refused("kubeconfig", err)
+		}
+		a.publisher, err = cluster.New(cluster.Options{
+			API: api, CA: made, Secret: c.secret, ConfigMap: c.configMap, TrustBundle: c.trustBundle, Log: c.log,
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	o := ca.KeeperOptions{CA: made, Store: ca.Directory{Path: c.dir, Log: c.log}, Log: c.log}
+	if c.secret != "" {
+		o.Store = a.publisher.Store()
+	}
+	if a.publisher != nil {
+		o.Tell = a.publisher.Tell
+	}
+	a.keeper = ca.NewKeeper(o)
+	if c.dir != "" {
+		return a, a.keeper.Open(ctx)
+	}
+	return a, nil
+}
+
+// run keeps the CA until ctx ends.
+func (a *authority) run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return a.keeper.Run(ctx) })
+	if a.publisher != nil {
+		group.Go(func() error { return a.publisher.Run(ctx) })
+	}
+	return group.Wait()
+}
+
+// waiting is why nodes cannot be served yet, or nil.
+func (a *authority) waiting() error {
+	problems := []error{a.keeper.Waiting()}
+	if a.publisher != nil {
+		problems = append(problems, a.publisher.Waiting())
+	}
+	err := errors.Join(problems...)
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s", strings.ReplaceAll(err.Error(), "\n", "; "))
+}
+
+// events is how often what happened to the CA.
+func (a *authority) events() map[string]uint64 {
+	all := map[string]uint64{}
+	for reason, n := range a.keeper.Events() {
+		all[string(reason)] = n
+	}
+	if a.publisher != nil {
+		maps.Copy(all, a.publisher.Events())
+	}
+	return all
 }

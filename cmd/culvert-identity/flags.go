@@ -5,7 +5,10 @@ package main
 import (
 	"errors"
 	"flag"
+	"fmt"
 	"log/slog"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -14,6 +17,7 @@ import (
 	"github.com/culvert-mesh/culvert/identity"
 	"github.com/culvert-mesh/culvert/identity/ca"
 	"github.com/culvert-mesh/culvert/identity/server"
+	"github.com/culvert-mesh/culvert/ztunnel/source"
 	"github.com/culvert-mesh/culvert/ztunnel/source/kube"
 )
 
@@ -21,22 +25,43 @@ import (
 type config struct {
 	dir          string                    // this or secret is required
 	secret       string                    // namespace/name, with kubeconfig
+	passphrase   string                    // file that encrypted keys of the CA are opened by; none
+	existing     bool                      // never make a CA
 	configMap    string                    // namespace/name that gets the root; required with secret
 	trustBundle  string                    // name of a ClusterTrustBundle that gets it too; none
 	workloads    string                    // this or kubeconfig is required
 	kubeconfig   string                    // a file, or in-cluster
 	jwks         string                    // required with workloads; without, the API server reviews tokens
+	joinTokens   string                    // directory of join tokens; without, none are taken
+	joinSecret   string                    // namespace/name of a Secret of them instead, with kubeconfig
 	dnsNames     []string                  // culvert-identity.culvert-system.svc
 	nodeAccounts []identity.ServiceAccount // culvert-system/ztunnel
+	daemonSets   []string                  // ztunnel; anyPod alone: no matter
+	deny         string                    // file of the deny set; this, denyConfigMap, or nothing is denied
+
+	denyConfigMap string // namespace/name, with kubeconfig
 
 	listen, metrics   string
+	admin             string // a loopback address
 	trustDomain       spiffeid.TrustDomain
 	ttl               time.Duration
+	clockSkew         time.Duration
 	audience          string
+	issuer            string        // of nodes' tokens; with jwks server.KubernetesIssuer, else what the API server takes
+	tokenLifetime     time.Duration // 24 h
+	oidcIssuer        string        // instead of jwks
+	oidcCA            string        // file; the system's roots
 	ignoreIstioLabels bool
+	dnsSANs           bool
+	taintAfter        time.Duration // that a ztunnel is away before its node gets the taint; 0: never
+	rootNamespace     string        // istio-system
+	policyStatus      string        // namespace/name of the Lease of whoever writes policies' status, with kubeconfig; none: nobody
 
 	log *slog.Logger
 }
+
+// leastTaintAfter lets a ztunnel start again before its node gets the taint.
+const leastTaintAfter = 10 * time.Second
 
 const usage = `Usage: culvert-identity -dir DIR -workloads DIR -jwks FILE [flags]
        culvert-identity -kubeconfig FILE {-dir DIR | -secret NAME -root-configmap NAME} [flags]
@@ -47,7 +72,8 @@ On Kubernetes, replicas share them in -secret, and nodes find the root in
 -root-configmap. If there is a root in that, and no Secret, nothing is created.
 A node proves itself by a token that the API server of -kubeconfig vouches for, or
 that a key in -jwks has signed, and gets certificates for the ServiceAccounts which
-that API server, or -workloads, says run on it.
+that API server, or -workloads, says run on it. A process outside Kubernetes proves
+itself by a token of -join-tokens once, and then by its own certificate.
 
 A flag given twice counts once: the later replaces the earlier, lists too.
 
@@ -56,21 +82,53 @@ Flags:
 
 // define names the flags and says which field each fills.
 func define(flags *flag.FlagSet, cfg *config) {
-	program.Var(flags, &cfg.dir, "dir", "", "`directory` of root.pem, root.key, issuer.pem and issuer.key; this or -secret is required", program.Path)
+	program.Var(flags, &cfg.dir, "dir", "", "`directory` of root.pem, issuer.pem and issuer.key, or of another layout of docs/identity.md; this or -secret is required", program.Path)
 	program.Var(flags, &cfg.secret, "secret", "", "`namespace/name` of a Secret in the place of -dir, with the same names as keys: created if no CA ever was, and watched for another issuer; needs -kubeconfig and -root-configmap", program.Namespaced)
+	program.Var(flags, &cfg.passphrase, "passphrase-file", "", "`file` whose one line opens private keys of the CA that are encrypted, read again with each change (default: encrypted keys are refused)", program.Path)
+	program.Switch(flags, &cfg.existing, "existing-ca", "never make a CA: that in -dir or -secret is its operator's; with -secret it is waited for")
 	program.Var(flags, &cfg.configMap, "root-configmap", "", "`namespace/name` of a ConfigMap whose root.pem is kept holding the root, for nodes; needs -kubeconfig", program.Namespaced)
 	program.Var(flags, &cfg.trustBundle, "cluster-trust-bundle", "", "`name` of a ClusterTrustBundle that is kept holding the root too, where the API server has that kind (default none)", program.Subdomain)
 	program.Var(flags, &cfg.workloads, "workloads", "", "`directory` of Kubernetes YAML to watch: what runs where; this or -kubeconfig is required", program.Path)
 	program.Var(flags, &cfg.kubeconfig, "kubeconfig", "", "`file` that leads to the Kubernetes API server to watch and to ask about tokens, or in-cluster: by the pod's own ServiceAccount", kubeconfig)
 	program.Var(flags, &cfg.jwks, "jwks", "", "JWKS `file` with the keys that sign nodes' tokens, read again for each request; required with -workloads", program.Path)
+	program.Var(flags, &cfg.joinTokens, "join-tokens", "", "`directory` of join tokens, by which processes outside Kubernetes get the identity that an operator made the token for (default: none are taken)", program.Path)
+	program.Var(flags, &cfg.joinSecret, "join-secret", "", "`namespace/name` of a Secret of join tokens, which stands for -join-tokens; needs -kubeconfig", program.Namespaced)
 	program.Var(flags, &cfg.listen, "listen", ":15012", "`address` for requests of nodes", program.Listen)
-	program.Var(flags, &cfg.metrics, "metrics-address", ":15014", "`address` for /metrics and /healthz/ready", program.Listen)
+	program.Var(flags, &cfg.metrics, "metrics-address", ":15014", "`address` for /metrics, /readyz and /healthz/ready", program.Listen)
+	program.Var(flags, &cfg.admin, "admin-address", "127.0.0.1:15013", "loopback `address` for GET /config_dump", program.Loopback)
 	program.Var(flags, &cfg.dnsNames, "dns-name", "culvert-identity.culvert-system.svc", "comma-separated DNS `names` in the CA's own certificate", program.List(program.DNSName))
 	program.Var(flags, &cfg.nodeAccounts, "node-accounts", "culvert-system/ztunnel", "comma-separated `namespace/name` of ServiceAccounts that speak for their node", program.List(identity.ParseServiceAccount))
+	program.Var(flags, &cfg.daemonSets, "node-daemonset", "ztunnel", "comma-separated `names` of the DaemonSets whose pods speak for their node, beside -node-accounts; "+anyPod+" for every pod of these ServiceAccounts", program.List(daemonSet))
 	program.Var(flags, &cfg.audience, "audience", server.Audience, "`audience` that a node's token must be made for", program.Word)
+	program.Var(flags, &cfg.deny, "deny", "", "`file` of what gets no certificate: a YAML list of entries {id, node, serial, spki or issuer; until; reason}, watched (default nothing)", program.Path)
+	program.Var(flags, &cfg.denyConfigMap, "deny-configmap", "", "`namespace/name` of a ConfigMap whose deny.yaml stands for -deny; needs -kubeconfig", program.Namespaced)
+	program.Var(flags, &cfg.oidcIssuer, "oidc-issuer", "", "`URL` of the issuer of nodes' tokens, whose published keys are taken instead of those of -jwks", oidcIssuer)
+	program.Var(flags, &cfg.oidcCA, "oidc-ca", "", "`file` of the roots in PEM that vouch for the server of -oidc-issuer (default those of the system)", program.Path)
+	program.Var(flags, &cfg.issuer, "issuer", "", "`issuer` (iss) that a node's token must name (default "+server.KubernetesIssuer+" with -jwks, else any that the API server takes)", program.Word)
+	program.Var(flags, &cfg.tokenLifetime, "max-token-lifetime", "24h", "how `long` a node's token may be valid from when it was issued, 10m to 8760h", program.Duration(10*time.Minute, 8760*time.Hour))
 	program.Var(flags, &cfg.trustDomain, "trust-domain", "cluster.local", "SPIFFE trust `domain`", program.TrustDomain)
 	program.Var(flags, &cfg.ttl, "ttl", "1h", "`lifetime` of certificates, 25s to 24h, unless a node asks for less", program.Duration(ca.MinTTL, ca.MaxTTL))
+	program.Var(flags, &cfg.clockSkew, "clock-skew", "0s", "how far a clock of the mesh may be off, a `time` of 0s to 15m, as ztunnel's flag of that name: certificates are backdated by it", program.Duration(0, identity.MaxClockSkew))
+	program.Switch(flags, &cfg.dnsSANs, "dns-sans", "name in certificates, beside the SPIFFE ID, the pods that they are for (NAME.NAMESPACE.pod) and the Services that select these, for verifiers that know DNS names only; with -kubeconfig, Services are watched, too")
 	program.Switch(flags, &cfg.ignoreIstioLabels, "ignore-istio-labels", "do not count as in the mesh what only istio.io/dataplane-mode puts there")
+	program.Var(flags, &cfg.taintAfter, "taint-after", "0s", "`time` for which a node's ztunnel is away until the node gets the taint "+source.NotReadyTaint+", 10s to 24h, or 0s for never; needs -kubeconfig, the right to patch Nodes, and ztunnels with -untaint", program.Duration(0, 24*time.Hour))
+	program.Var(flags, &cfg.rootNamespace, "root-namespace", source.DefaultRootNamespace, "`namespace` of mesh-wide policy, as ztunnel's flag of that name", program.Label)
+	program.Var(flags, &cfg.policyStatus, "policy-status", "", "`namespace/name` of a Lease: the replica that holds it writes into the status of each AuthorizationPolicy and PeerAuthentication what of it is not understood (default: nobody does); needs -kubeconfig", program.Namespaced)
+}
+
+// anyPod as a DaemonSet says that it does not matter of which a pod is.
+const anyPod = "*"
+
+func daemonSet(s string) (string, error) {
+	if s == anyPod {
+		return s, nil
+	}
+	return program.Subdomain(s)
+}
+
+func oidcIssuer(s string) (string, error) {
+	_, err := server.OIDCIssuer(s)
+	return s, err
 }
 
 func kubeconfig(s string) (string, error) {
@@ -94,9 +152,21 @@ func (c *config) validate() error {
 	require(c.trustBundle == "" || c.configMap != "", "-root-configmap is required with -cluster-trust-bundle")
 	require(c.workloads != "" || c.kubeconfig != "", "a workloads directory (-workloads) or an API server (-kubeconfig) is required")
 	require(c.workloads == "" || c.kubeconfig == "", "workloads come from a directory (-workloads) or from an API server (-kubeconfig), not from both")
-	require(c.workloads == "" || c.jwks != "", "-jwks is required with -workloads")
+	require(c.joinSecret == "" || c.kubeconfig != "", "-kubeconfig is required with -join-secret")
+	require(c.joinSecret == "" || c.joinTokens == "", "join tokens are in a directory (-join-tokens) or in a Secret (-join-secret), not in both")
+	require(c.denyConfigMap == "" || c.kubeconfig != "", "-kubeconfig is required with -deny-configmap")
+	require(c.denyConfigMap == "" || c.deny == "", "the deny set is a file (-deny) or in a ConfigMap (-deny-configmap), not both")
+	require(c.workloads == "" || c.jwks != "" || c.oidcIssuer != "", "-jwks or -oidc-issuer is required with -workloads")
+	require(c.oidcIssuer == "" || c.jwks == "", "keys come from a file (-jwks) or from their issuer (-oidc-issuer), not from both")
+	require(c.oidcIssuer == "" || c.issuer == "", "-oidc-issuer says who the issuer is: -issuer is for -jwks and the API server")
+	require(c.oidcCA == "" || c.oidcIssuer != "", "-oidc-issuer is required with -oidc-ca")
+	require(c.taintAfter == 0 || c.kubeconfig != "", "-kubeconfig is required with -taint-after")
+	require(c.taintAfter == 0 || c.taintAfter >= leastTaintAfter, fmt.Sprintf("-taint-after %v: want 0s for never, or %v to 24h", c.taintAfter, leastTaintAfter))
+	require(c.policyStatus == "" || c.kubeconfig != "", "-kubeconfig is required with -policy-status")
+	require(len(c.daemonSets) == 1 || !slices.Contains(c.daemonSets, anyPod), "-node-daemonset "+strings.Join(c.daemonSets, ",")+": want names, or "+anyPod+" alone")
 	problems = append(problems, program.Apart(
 		program.Listener{Flag: "listen", Address: c.listen}, program.Listener{Flag: "metrics-address", Address: c.metrics},
+		program.Listener{Flag: "admin-address", Address: c.admin},
 	))
 	return errors.Join(problems...)
 }

@@ -5,8 +5,5 @@ package main
 // Keys of log records.
 const (
 	logAddress     = "address"
-	logDir         = "dir"
-	logIssuerUntil = "issuer_until"
-	logRootUntil   = "root_until"
 	logTrustDomain = "trust_domain"
 )

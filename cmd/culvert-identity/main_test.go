@@ -15,7 +15,6 @@ import (
 	"flag"
 	"io"
 	"log/slog"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -37,6 +36,7 @@ import (
 	"github.com/culvert-mesh/culvert/identity"
 	"github.com/culvert-mesh/culvert/identity/identityv1"
 	"github.com/culvert-mesh/culvert/identity/server"
+	"github.com/culvert-mesh/culvert/test/env"
 	"github.com/culvert-mesh/culvert/ztunnel/workload"
 )
 
@@ -52,7 +52,7 @@ func TestScripts(t *testing.T) {
 
 func TestOnlyPodsThatTheMeshCarriesRunSomewhere(t *testing.T) {
 	pod := func(change func(*workload.Workload)) workload.Workload {
-		w := workload.Workload{Namespace: "shop", ServiceAccount: "web", Node: "node-1", Meshed: true}
+		w := workload.Workload{UID: "u-1", Namespace: "shop", Name: "web-1", ServiceAccount: "web", Node: "node-1", Meshed: true}
 		change(&w)
 		return w
 	}
@@ -60,10 +60,19 @@ func TestOnlyPodsThatTheMeshCarriesRunSomewhere(t *testing.T) {
 		pod(func(w *workload.Workload) {}),
 		pod(func(w *workload.Workload) { w.ServiceAccount, w.Meshed = "plain", false }),
 		pod(func(w *workload.Workload) { w.ServiceAccount, w.HostNetwork = "host", true }),
+		pod(func(w *workload.Workload) {
+			w.ServiceAccount, w.Meshed, w.Unsteerable = "vm", false, "a virtual machine"
+		}),
 		pod(func(w *workload.Workload) { w.ServiceAccount, w.Terminated = "done", true }),
 		pod(func(w *workload.Workload) { w.ServiceAccount, w.Node = "pending", "" }),
-	)})
-	want := []server.Running{{Node: "node-1", ServiceAccount: identity.ServiceAccount{Namespace: "shop", Name: "web"}}}
+	)}, &leafNames{})
+	at := func(name, outside string) server.Running {
+		return server.Running{Node: "node-1", ServiceAccount: identity.ServiceAccount{Namespace: "shop", Name: name}, UID: "u-1", Outside: outside}
+	}
+	want := []server.Running{
+		at("web", ""), at("plain", "no label puts pod shop/web-1 into the mesh"), at("host", "pod shop/web-1 is in the node's network namespace"),
+		at("vm", "pod shop/web-1: a virtual machine"),
+	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("running %v, want %v", got, want)
 	}
@@ -91,6 +100,12 @@ type node struct {
 }
 
 func (n node) ask(id string) error {
+	_, err := n.chain(id)
+	return err
+}
+
+// chain asks for a certificate, and returns it with what is above it, in PEM.
+func (n node) chain(id string) ([]string, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		n.t.Fatal(err)
@@ -99,21 +114,24 @@ func (n node) ask(id string) error {
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(n.t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(n.t.Context(), 30*time.Second)
 	defer cancel()
 	ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+n.token)
-	_, err = n.client.CreateCertificate(ctx, &identityv1.IstioCertificateRequest{
+	answer, err := n.client.CreateCertificate(ctx, &identityv1.IstioCertificateRequest{
 		Csr: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: csr})),
 		Metadata: &structpb.Struct{Fields: map[string]*structpb.Value{
 			identityv1.ImpersonatedIdentity: structpb.NewStringValue(id),
 		}},
 	}, grpc.WaitForReady(true))
-	return err
+	return answer.GetCertChain(), err
 }
 
 // start runs the CA until the test ends.
 func start(t *testing.T, cfg config) {
 	t.Helper()
+	if cfg.admin == "127.0.0.1:15013" { // two CAs of a test, or of two tests, share the machine
+		cfg.admin = "127.0.0.1:0"
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- run(ctx, cfg) }()
@@ -130,7 +148,7 @@ func TestNodeIsServedByFilesAlone(t *testing.T) {
 	cfg := config{log: slog.New(slog.NewTextHandler(io.Discard, nil))}
 	flags := flag.NewFlagSet("culvert-identity", flag.ContinueOnError)
 	define(flags, &cfg)
-	addr, metrics := freeAddresses(t)
+	addr, metrics := env.Address(t), env.Address(t)
 	if err := flags.Parse([]string{
 		"-dir", filepath.Join(dir, "ca"), "-workloads", filepath.Join(dir, "workloads"), "-jwks", filepath.Join(dir, "jwks.json"),
 		"-listen", addr, "-metrics-address", metrics, "-dns-name", "other,ca.test", "-ttl", "10m",
@@ -147,6 +165,7 @@ func TestNodeIsServedByFilesAlone(t *testing.T) {
 	write(t, filepath.Join(cfg.workloads, "shop.yaml"), shop)
 
 	start(t, cfg)
+	awaitReady(t, metrics)
 	n := node{t: t, token: token, client: dial(t, addr, filepath.Join(cfg.dir, "root.pem"))}
 	if err := n.ask("spiffe://cluster.local/ns/shop/sa/web"); err != nil {
 		t.Error(err)
@@ -186,7 +205,7 @@ func TestTheFilesOfAFirstRunAreServed(t *testing.T) {
 			t.Errorf("%s: %v, %v", secret, st.Mode(), err)
 		}
 	}
-	addr, metrics := freeAddresses(t)
+	addr, metrics := env.Address(t), env.Address(t)
 	cfg, err := parse("-dir", filepath.Join(dir, "ca"), "-workloads", filepath.Join(dir, "objects"), "-jwks", filepath.Join(dir, "jwks.json"),
 		"-listen", addr, "-metrics-address", metrics, "-dns-name", "ca.test")
 	if err != nil {
@@ -194,6 +213,7 @@ func TestTheFilesOfAFirstRunAreServed(t *testing.T) {
 	}
 	cfg.log = slog.New(slog.DiscardHandler)
 	start(t, cfg)
+	awaitReady(t, metrics)
 	n := node{t: t, token: token, client: dial(t, cfg.listen, filepath.Join(cfg.dir, "root.pem"))}
 	for _, account := range []string{"client", "server"} {
 		if err := n.ask("spiffe://cluster.local/ns/demo/sa/" + account); err != nil {
@@ -209,22 +229,6 @@ func TestTheFilesOfAFirstRunAreServed(t *testing.T) {
 	}
 }
 
-// freeAddresses are two that nobody listens on: no single port, as might be found by
-// looking twice.
-func freeAddresses(t *testing.T) (one, other string) {
-	t.Helper()
-	var addresses [2]string
-	for i := range addresses {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer ln.Close()
-		addresses[i] = ln.Addr().String()
-	}
-	return addresses[0], addresses[1]
-}
-
 func write(t *testing.T, path, text string) {
 	t.Helper()
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
@@ -234,6 +238,12 @@ func write(t *testing.T, path, text string) {
 
 // nodeToken is one of ztunnel's on node-1. It writes the JWKS that vouches for it.
 func nodeToken(t *testing.T, jwks string, pod map[string]any) string {
+	t.Helper()
+	return tokenOf(t, tokenSigner(t, jwks), "node-1", pod)
+}
+
+// tokenSigner signs tokens by a new key, which it puts into jwks.
+func tokenSigner(t *testing.T, jwks string) jose.Signer {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -248,10 +258,17 @@ func nodeToken(t *testing.T, jwks string, pod map[string]any) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return signer
+}
+
+// tokenOf is the token of ztunnel's pod on a node.
+func tokenOf(t *testing.T, signer jose.Signer, node string, pod map[string]any) string {
+	t.Helper()
 	token, err := jwt.Signed(signer).Claims(map[string]any{
-		"aud": "culvert-identity", "exp": time.Now().Add(time.Hour).Unix(),
+		"iss": server.KubernetesIssuer, "sub": "system:serviceaccount:culvert-system:ztunnel",
+		"aud": "culvert-identity", "iat": time.Now().Unix(), "exp": time.Now().Add(time.Hour).Unix(),
 		"kubernetes.io": map[string]any{
-			"namespace": "culvert-system", "serviceaccount": map[string]any{"name": "ztunnel"}, "node": map[string]any{"name": "node-1"}, "pod": pod,
+			"namespace": "culvert-system", "serviceaccount": map[string]any{"name": "ztunnel"}, "node": map[string]any{"name": node, "uid": "of " + node}, "pod": pod,
 		},
 	}).Serialize()
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/culvert-mesh/culvert/identity/server"
+	"github.com/culvert-mesh/culvert/loopback"
 	"github.com/culvert-mesh/culvert/ztunnel/source"
 	"github.com/culvert-mesh/culvert/ztunnel/workload"
 )
@@ -19,27 +20,46 @@ import (
 // run is the CA until ctx ends.
 func run(ctx context.Context, cfg config) error {
 	placement := server.NewPlacement()
-	workloads, sourceErr := cfg.source(placement)
+	placement.Log = cfg.log
+	known := server.NewAccounts(cfg.log)
+	names := &leafNames{wanted: cfg.dnsSANs}
+	workloads, sourceErr := cfg.source(placement, known, names)
 	attestor, attestErr := cfg.attestor(placement)
-	if err := errors.Join(isDirectory("dir", cfg.dir, false), sourceErr, attestErr); err != nil {
+	joins, joinErr := cfg.joins()
+	denied, follow, denyErr := cfg.denySet()
+	if err := errors.Join(isDirectory("dir", cfg.dir, false), sourceErr, attestErr, joinErr, denyErr); err != nil {
 		return err
 	}
 	placement.Trouble = func() string { return workloads.Stats().LastError }
-	authority, keeper, err := cfg.authority()
+	signer, err := cfg.authority(ctx)
 	if err != nil {
 		return err
 	}
 	config := server.Config{
-		CA:           authority,
+		CA:           signer.ca,
 		Attestor:     attestor,
 		Placement:    placement,
+		Accounts:     known,
+		Join:         joins,
 		DNSNames:     cfg.dnsNames,
 		NodeAccounts: cfg.nodeAccounts,
 		TTL:          cfg.ttl,
+		Store:        cfg.store(),
+		Waiting:      signer.waiting,
+		Trouble:      signer.keeper.Trouble,
+		Renewal:      signer.keeper.Renewal,
+		Events:       signer.events,
+		ClockSkew:    cfg.clockSkew,
+		Denied:       denied,
 		Log:          cfg.log,
 	}
-	if keeper != nil {
-		config.Waiting, config.Events = keeper.Waiting, keeper.Events
+	tainter, err := cfg.tainter()
+	if err != nil {
+		return err
+	}
+	verdicts, err := cfg.verdicts()
+	if err != nil {
+		return err
 	}
 	service, err := server.New(config)
 	if err != nil {
@@ -55,25 +75,43 @@ func run(ctx context.Context, cfg config) error {
 		return refused("metrics-address", err)
 	}
 	defer metrics.Close()
-	cfg.log.Info("certificate authority started", logTrustDomain, cfg.trustDomain.String(), logAddress, nodes.Addr().String())
-	if issuer := authority.Issuer(); issuer != nil {
-		cfg.log.Info("certificate authority is open", logDir, cfg.dir, logRootUntil, authority.Roots()[0].NotAfter, logIssuerUntil, issuer.NotAfter)
+	admin, err := loopback.Listen(cfg.admin)
+	if err != nil {
+		return refused("admin-address", err)
 	}
+	defer admin.Close()
+	cfg.log.Info("certificate authority started", logTrustDomain, cfg.trustDomain.String(), logAddress, nodes.Addr().String())
 
 	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return follow(ctx) })
 	group.Go(func() error {
-		known := workload.NewRegistry(nil) // of before: a Namespace that vanished takes no pod out of the mesh
+		registry := workload.NewRegistry(nil) // of before: a Namespace that vanished takes no pod out of the mesh
 		return workloads.Run(ctx, func(s source.Snapshot) {
-			known.Replace(s.Mesh)
-			placement.Replace(running(known.All()), agents(known.All(), cfg.nodeAccounts))
+			registry.Replace(s.Mesh)
+			known.Replace(serviceAccounts(s.Accounts.ByName), s.Accounts.TTL, s.Policies.RootNamespace)
+			names.learn(registry.All().Services)
+			placement.Replace(running(registry.All(), names), cfg.agents(registry.All()))
 		})
 	})
-	if keeper != nil {
-		group.Go(func() error { return keeper.Run(ctx) })
+	group.Go(func() error { return signer.run(ctx) })
+	if tainter != nil {
+		group.Go(func() error { return tainter.Run(ctx) })
+	}
+	if verdicts != nil {
+		group.Go(func() error { return verdicts.Run(ctx) })
 	}
 	group.Go(func() error { return service.Serve(ctx, nodes) })
 	group.Go(func() error { return service.ServeMetrics(ctx, metrics) })
+	group.Go(func() error { return service.ServeAdmin(ctx, admin) })
 	return group.Wait()
+}
+
+// store says where the CA is kept.
+func (c *config) store() string {
+	if c.secret != "" {
+		return "Secret " + c.secret
+	}
+	return "directory " + c.dir
 }
 
 // isDirectory refuses a path that is something else, and, if it must exist, one

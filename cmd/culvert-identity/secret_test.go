@@ -14,6 +14,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/culvert-mesh/culvert/test/env"
 	"github.com/culvert-mesh/culvert/ztunnel/source/kube/kubetest"
 )
 
@@ -32,6 +33,13 @@ func get(t *testing.T, address, path string) string {
 	return string(text)
 }
 
+// awaitReady waits until a replica serves: before, it may answer that it does not know yet
+// what runs where.
+func awaitReady(t *testing.T, metrics string) {
+	t.Helper()
+	eventually(t, "ready", func() bool { return get(t, metrics, "/healthz/ready") == "ready\n" })
+}
+
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(time.Minute); !ok(); time.Sleep(10 * time.Millisecond) {
@@ -46,7 +54,8 @@ func TestTwoReplicasServeByOneSecretAndNodesTrustTheConfigMap(t *testing.T) {
 	api := kubetest.New()
 	api.Vouch(vouches)
 	namespace, web, _ := strings.Cut(shop, "---")
-	api.Set(object[corev1.Namespace](t, namespace), object[corev1.Pod](t, web), object[corev1.Pod](t, agentPod))
+	api.Set(object[corev1.ServiceAccount](t, `{metadata: {name: web, namespace: shop, uid: u-sa}}`),
+		object[corev1.Namespace](t, namespace), object[corev1.Pod](t, web), object[corev1.Pod](t, agentPod))
 	kubeconfig := filepath.Join(dir, "kubeconfig")
 	server := httptest.NewUnstartedServer(api)
 	t.Cleanup(server.Close) // after the replicas, whose watches it would wait for
@@ -56,7 +65,7 @@ func TestTwoReplicasServeByOneSecretAndNodesTrustTheConfigMap(t *testing.T) {
 	var nodes []node
 	var metrics []string
 	for range 2 {
-		addr, metric := freeAddresses(t)
+		addr, metric := env.Address(t), env.Address(t)
 		cfg, err := parseOnly("-secret", "culvert-system/culvert-ca", "-root-configmap", "culvert-system/culvert-root", "-kubeconfig", kubeconfig,
 			"-listen", addr, "-metrics-address", metric, "-dns-name", "ca.test")
 		if err != nil {
@@ -74,7 +83,7 @@ func TestTwoReplicasServeByOneSecretAndNodesTrustTheConfigMap(t *testing.T) {
 	})
 	server.Start()
 	for _, address := range metrics {
-		eventually(t, "ready", func() bool { return get(t, address, "/healthz/ready") == "ready\n" })
+		awaitReady(t, address)
 	}
 	write(t, filepath.Join(dir, "root.pem"), api.Objects("configmaps")[0].(*corev1.ConfigMap).Data["root.pem"])
 	for _, n := range nodes {
@@ -82,8 +91,8 @@ func TestTwoReplicasServeByOneSecretAndNodesTrustTheConfigMap(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if body := get(t, metrics[1], "/metrics"); !strings.Contains(body, `culvert_identity_ca_events_total{event="issuer_refused"} 0`) ||
-		!strings.Contains(body, `culvert_identity_expiry_timestamp_seconds{certificate="issuer"}`) {
+	if body := get(t, metrics[1], "/metrics"); !strings.Contains(body, `culvert_identity_ca_events_total{event="IssuerValidationFailed"} 0`) ||
+		!strings.Contains(body, `culvert_identity_expiry_timestamp_seconds{certificate="issuer",sha256="`) {
 		t.Errorf("metrics:\n%s", body)
 	}
 }

@@ -12,13 +12,14 @@ import (
 	"github.com/culvert-mesh/culvert/cmd/program"
 	"github.com/culvert-mesh/culvert/identity"
 	"github.com/culvert-mesh/culvert/ztunnel"
-	"github.com/culvert-mesh/culvert/ztunnel/report"
+	"github.com/culvert-mesh/culvert/ztunnel/source"
 	"github.com/culvert-mesh/culvert/ztunnel/source/kube"
 )
 
 const usage = `Usage: ztunnel -node-name NAME {-kubeconfig FILE | -workloads DIR -mesh-cidrs CIDRS}
                -ca-address HOST:PORT -ca-root FILE -token-file FILE [flags]
        ztunnel uninstall [flags]
+       ztunnel renew {-identities LIST | -all} [flags]
 
 Carries the connections of this node's enrolled pods in mutual TLS.
 Needs root, a cgroup2 hierarchy, a bpffs and a kernel 5.15 or newer.
@@ -39,13 +40,15 @@ func define(flags *flag.FlagSet, cfg *ztunnel.Config) {
 	program.Var(flags, &cfg.MeshCIDRs, "mesh-cidrs", "", "comma-separated `CIDRs` of pods and services, beside those that Nodes and ServiceCIDRs tell: an address in them that is unknown is refused; required with -workloads", program.List(program.Prefix))
 	program.Var(flags, &cfg.Workloads, "workloads", "", "`directory` of Kubernetes YAML to watch; this or -kubeconfig is required", program.Path)
 	program.Var(flags, &cfg.Kubeconfig, "kubeconfig", "", "`file` that leads to the Kubernetes API server to watch, or in-cluster: by the pod's own ServiceAccount", kubeconfig)
-	program.Switch(flags, &cfg.Untaint, "untaint", "take the taint "+report.Taint+" off this node's Node once the pod of -own-pod is ready; needs -kubeconfig, and the right to patch Nodes")
+	program.Switch(flags, &cfg.Untaint, "untaint", "take the taint "+source.NotReadyTaint+" off this node's Node once the pod of -own-pod is ready; needs -kubeconfig, and the right to patch Nodes")
 	program.Switch(flags, &cfg.NoIstioLabels, "ignore-istio-labels", "do not enroll by istio.io/dataplane-mode")
 	program.Var(flags, &cfg.CAAddress, "ca-address", "", "`host:port` of culvert-identity; required", program.Dial)
 	program.Var(flags, &cfg.CARoot, "ca-root", "", "PEM `file` with the root of the CA's own certificate; required", program.Path)
 	program.Var(flags, &cfg.CAServerName, "ca-server-name", "", "DNS `name` in the CA's certificate (default the host of -ca-address)", program.ServerName)
 	program.Var(flags, &cfg.TokenFile, "token-file", "", "`file` with the bearer token for the CA, read again for each call; required", program.Path)
-	program.Var(flags, &cfg.TTL, "ttl", "1h", "`lifetime` to ask for certificates, 25s to 24h", program.Duration(identity.MinTTL, identity.MaxTTL))
+	program.Var(flags, &cfg.TTL, "ttl", "", "`lifetime` to ask for certificates, 25s to 24h: the CA gives no more than that (default what the CA gives)", program.Duration(identity.MinTTL, identity.MaxTTL))
+	program.Var(flags, &cfg.RootFile, "root-file", "", "PEM `file` of the mesh's roots, read again when it changes: they vouch for peers as long as the CA has not said which do (default none)", program.Path)
+	program.Var(flags, &cfg.ClockSkew, "clock-skew", "0s", "how far a clock of the mesh may be off, a `time` of 0s to 15m, the same for all nodes and the CA: a certificate is taken for that much longer", program.Duration(0, identity.MaxClockSkew))
 	program.Var(flags, &cfg.StdTLSRecords, "tls-records", "", "`maker` of the tunnels' TLS records: own, many a syscall, or std, crypto/tls (default own, in FIPS mode std)", second("own", "std"))
 	program.Var(flags, &cfg.SameNodeTunnel, "same-node", "local", "`path` between two pods of this node: local, from socket to socket beside a tunnel, or tunnel, in it", second("local", "tunnel"))
 	places(flags, cfg)

@@ -56,6 +56,8 @@ var wrong = map[string][][2]string{
 	"token-file":     {{"a\x00b", "NUL"}},
 	"ttl": {{"5", "5 has no unit: want 25s to 24h, as 5m or 5h"}, {"30", "24h, as 30s or 30m"}, {"0", "0 has no unit: want 25s to 24h"}, {"5s", "want 25s to 24h"}, {"24h1s", "want 25s to 24h"}, {"-1h", "want 25s to 24h"},
 		{"1d", "no duration: want 25s to 24h"}, {"hour", "no duration"}, {"9999999h", "no duration"}, {"0s", "want 25s to 24h"}, {"24.9s", "want 25s to 24h"}},
+	"root-file":      {{"a\x00b", "NUL"}},
+	"clock-skew":     {{"5", "5 has no unit: want 0s to 15m"}, {"-1s", "want 0s to 15m"}, {"15m1s", "want 0s to 15m"}, {"1h", "want 0s to 15m"}},
 	"tls-records":    {{"kernel", "want own or std"}, {"OWN", "want own or std"}},
 	"same-node":      {{"plain", "want local or tunnel"}},
 	"bpffs":          {{"a\x00b", "NUL"}},
@@ -121,5 +123,16 @@ func TestFlagsTakeWhatIsRight(t *testing.T) {
 	}
 	if diff := cmp.Diff([]uint16{80, 443}, got.ExcludePorts); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// A002-12: a node's knobs of identity are in force as they were set.
+func TestTheKnobsOfIdentityAreInForceAsTheyWereSet(t *testing.T) {
+	got, err := parse("-trust-domain", "example.org", "-ttl", "24h", "-clock-skew", "20s")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.TrustDomain != "example.org" || got.TTL != 24*time.Hour || got.ClockSkew != 20*time.Second {
+		t.Errorf("trust domain %v, TTL %v, clock skew %v", got.TrustDomain, got.TTL, got.ClockSkew)
 	}
 }

@@ -18,6 +18,10 @@ func main() {
 		uninstall(os.Args[2:])
 		return
 	}
+	if len(os.Args) > 1 && os.Args[1] == "renew" {
+		renew(os.Args[2:])
+		return
+	}
 	p := program.New("ztunnel", usage)
 	cfg := ztunnel.Config{Level: p.Level}
 	define(p.Flags, &cfg)

@@ -1,19 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package ca is a small certificate authority: one root, one issuer under it,
-// and leaves that name a workload by its SPIFFE ID. It decides nothing about
+// Package ca is a small certificate authority: roots that others trust, one issuer
+// under one of them, and leaves that name a workload by its SPIFFE ID. It decides nothing about
 // who may have which identity; that is identity/server.
 package ca
 
 import (
 	"crypto"
-	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"errors"
 	"fmt"
-	"math/big"
 	"net/url"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,7 +28,8 @@ const (
 	MaxTTL = identity.MaxTTL
 )
 
-// maxBackdate is how far a leaf's NotBefore lies in the past at most, for
+// maxBackdate is how far a leaf's NotBefore lies in the past at most, unless
+// Options.ClockSkew is more, for
 // verifiers whose clock is behind ours.
 const maxBackdate = time.Minute
 
@@ -44,8 +44,16 @@ var ErrNotOpen = errors.New("certificate authority is not open yet")
 type Options struct {
 	TrustDomain spiffeid.TrustDomain // required
 	ServerNames []string             // DNS names that the CA's server must be able to prove; none
+	LeafNames   []string             // DNS names that leaves must be able to have, beside the SPIFFE ID; none
 	RootTTL     time.Duration        // lifetime of a root created now; 10 years
 	IssuerTTL   time.Duration        // lifetime of an issuer created now; 1 year
+	ClockSkew   time.Duration        // how far clocks of the mesh may be off: leaves are backdated by it; at most identity.MaxClockSkew; 0
+	MustExist   bool                 // refuse to make a CA where there is none
+	LeafTTL     time.Duration        // that leaves will be asked for; an issuer should live six times as long; unknown
+
+	// PassphraseFile holds what encrypted private keys are opened by, in one line; it
+	// is read whenever keys are. None: encrypted keys are refused.
+	PassphraseFile string
 }
 
 func (o Options) withDefaults() Options {
@@ -63,13 +71,8 @@ type CA struct {
 	opts    Options
 	mu      sync.Mutex                // held by Take
 	inForce atomic.Pointer[authority] // nil until the first Take
-}
-
-// authority is what a CA signs with at one time.
-type authority struct {
-	root   *x509.Certificate
-	issuer *x509.Certificate
-	key    crypto.Signer // the issuer's
+	bundle  atomic.Pointer[bundle]    // nil until the first Take
+	news    news
 }
 
 // New returns a CA that has no issuer yet: until Load, or Take, it signs nothing.
@@ -77,30 +80,51 @@ func New(opts Options) (*CA, error) {
 	if opts.TrustDomain.IsZero() {
 		return nil, errors.New("open CA: no trust domain")
 	}
-	return &CA{opts: opts.withDefaults()}, nil
+	if opts.ClockSkew < 0 || opts.ClockSkew > identity.MaxClockSkew {
+		return nil, fmt.Errorf("open CA: clock skew %v, want 0 to %v", opts.ClockSkew, identity.MaxClockSkew)
+	}
+	opts = opts.withDefaults()
+	if opts.IssuerTTL < leavesInLife*opts.LeafTTL {
+		return nil, fmt.Errorf("open CA: an issuer that lives for %v is too short for leaves of %v: want %d times as long", opts.IssuerTTL, opts.LeafTTL, leavesInLife)
+	}
+	return &CA{opts: opts}, nil
 }
 
 // TrustDomain is the one domain that the CA signs for.
 func (c *CA) TrustDomain() spiffeid.TrustDomain { return c.opts.TrustDomain }
 
-// Roots are what a verifier must trust; none before Load.
+// Roots are what a verifier must trust, as Bundle returns them; none before Load.
 func (c *CA) Roots() []*x509.Certificate {
+	_, roots := c.Bundle()
+	return roots
+}
+
+// Layout says under which names the files were found; none before Load.
+func (c *CA) Layout() Layout {
 	if a := c.inForce.Load(); a != nil {
-		return []*x509.Certificate{a.root}
+		return a.layout
 	}
-	return nil
+	return ""
 }
 
 // Issuer is the certificate that signs leaves now; nil before Load.
 func (c *CA) Issuer() *x509.Certificate {
 	if a := c.inForce.Load(); a != nil {
-		return a.issuer
+		return a.issuer()
 	}
 	return nil
 }
 
-// NotAfter is when the first of root and issuer expires, and with it all that
-// was signed under them. It is zero before Load.
+// Chain is the issuer and the intermediates above it, without the root; none before Load.
+func (c *CA) Chain() []*x509.Certificate {
+	if a := c.inForce.Load(); a != nil {
+		return slices.Clone(a.chain)
+	}
+	return nil
+}
+
+// NotAfter is when the first of root, intermediates and issuer expires, and with it
+// all that was signed under them. It is zero before Load.
 func (c *CA) NotAfter() time.Time {
 	if a := c.inForce.Load(); a != nil {
 		return a.notAfter()
@@ -108,79 +132,28 @@ func (c *CA) NotAfter() time.Time {
 	return time.Time{}
 }
 
-// Sign makes a leaf that says the holder of the CSR's key is id, for ttl
-// bounded to MinTTL and MaxTTL and to what the issuer has left. Nothing but
-// the public key is taken from the CSR, which is PEM or DER. The chain is the
-// leaf and its issuer, without the root.
+// Sign is Certify for the key of a CSR, which is PEM or DER. Nothing but the public
+// key is taken from it.
 func (c *CA) Sign(csr []byte, id spiffeid.ID, ttl time.Duration) ([]*x509.Certificate, error) {
-	if td := c.TrustDomain(); !id.MemberOf(td) {
-		return nil, fmt.Errorf("sign %v: not of the trust domain %v", id, td)
-	}
-	if _, err := identity.Parse(id); err != nil {
-		return nil, err
-	}
 	key, err := ParseCSR(csr)
 	if err != nil {
 		return nil, err
 	}
-	a := c.inForce.Load()
-	if a == nil {
-		return nil, fmt.Errorf("sign %v: %w", id, ErrNotOpen)
-	}
-	leaf, err := a.workload(id, key, ttl)
-	if err != nil {
-		return nil, fmt.Errorf("sign %v: %w", id, err)
-	}
-	return []*x509.Certificate{leaf, a.issuer}, nil
+	return c.Certify(key, id, ttl)
 }
 
-// workload signs a leaf that names a workload, for both sides of a tunnel.
-func (a *authority) workload(id spiffeid.ID, key crypto.PublicKey, ttl time.Duration) (*x509.Certificate, error) {
-	return a.leaf(&x509.Certificate{
-		URIs:        []*url.URL{id.URL()},
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
-	}, key, ttl)
-}
-
-// leaf completes the template and signs it. The subject stays empty, which
-// makes crypto/x509 mark the SAN critical (RFC 5280, 4.2.1.6).
-func (a *authority) leaf(template *x509.Certificate, key crypto.PublicKey, ttl time.Duration) (*x509.Certificate, error) {
-	now := time.Now()
-	ttl = min(max(ttl, MinTTL), MaxTTL)
-	// A quarter, so that a peer which renews at the middle between NotBefore
-	// and NotAfter (Istio's ztunnel) finds that middle in the future.
-	template.NotBefore = latest(now.Add(-min(maxBackdate, ttl/4)), a.issuer.NotBefore)
-	template.NotAfter = earliest(now.Add(ttl), a.notAfter())
-	if left := a.notAfter().Sub(now); left < MinTTL {
-		return nil, fmt.Errorf("%w: %v left of the issuer, less than the shortest leaf", ErrExpired, left.Round(time.Second))
-	}
-	template.KeyUsage = x509.KeyUsageDigitalSignature
-	template.BasicConstraintsValid = true
-	return create(template, a.issuer, key, a.key)
-}
-
-func (a *authority) notAfter() time.Time { return earliest(a.root.NotAfter, a.issuer.NotAfter) }
-
-// create signs the template with a fresh serial and reads the result back.
-func create(template, parent *x509.Certificate, key crypto.PublicKey, signer crypto.Signer) (*x509.Certificate, error) {
-	var err error
-	if template.SerialNumber, err = serial(); err != nil {
-		return nil, err
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, parent, key, signer)
+// Certify is Issue for a workload, with the leaf parsed. The chain is the leaf, its
+// issuer and the intermediates above it, without the root.
+func (c *CA) Certify(key crypto.PublicKey, id spiffeid.ID, ttl time.Duration) ([]*x509.Certificate, error) {
+	issued, err := c.Issue(key, id, "", ttl)
 	if err != nil {
 		return nil, err
 	}
-	return x509.ParseCertificate(der)
-}
-
-// serial is 128 random bits.
-func serial() (*big.Int, error) {
-	n, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 128))
+	leaf, err := x509.ParseCertificate(issued.Leaf)
 	if err != nil {
-		return nil, fmt.Errorf("draw serial number: %v", err)
+		return nil, err
 	}
-	return n.Add(n, big.NewInt(1)), nil // RFC 5280, 4.1.2.2: not zero
+	return append([]*x509.Certificate{leaf}, issued.Above...), nil
 }
 
 // authorityTemplate is the template of a CA certificate. Its URI SAN is the trust
@@ -198,18 +171,4 @@ func authorityTemplate(name string, td spiffeid.TrustDomain, ttl time.Duration, 
 		MaxPathLen:            pathLen,
 		MaxPathLenZero:        pathLen == 0,
 	}
-}
-
-func earliest(a, b time.Time) time.Time {
-	if a.Before(b) {
-		return a
-	}
-	return b
-}
-
-func latest(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
-	}
-	return b
 }

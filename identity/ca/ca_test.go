@@ -222,6 +222,7 @@ func TestOnlyWorkloadsOfTheTrustDomainAreSigned(t *testing.T) {
 	}
 }
 
+// GO-2026-4399, CVE-2026-62290: a CSR is bounded before it is decoded.
 func TestCSRMustProvePossessionOfAnAllowedKey(t *testing.T) {
 	c := openCA(t, Options{})
 	good := plainCSR(t)
@@ -246,7 +247,7 @@ func TestCSRMustProvePossessionOfAnAllowedKey(t *testing.T) {
 		{"P-384", newCSR(t, newKey(t, elliptic.P384()), &x509.CertificateRequest{}), true},
 		{"P-224", newCSR(t, newKey(t, elliptic.P224()), &x509.CertificateRequest{}), false},
 		{"P-521", newCSR(t, newKey(t, elliptic.P521()), &x509.CertificateRequest{}), false},
-		{"Ed25519", newCSR(t, edKey, &x509.CertificateRequest{}), false},
+		{"Ed25519", newCSR(t, edKey, &x509.CertificateRequest{}), true},
 		{"RSA", newCSR(t, rsaKey, &x509.CertificateRequest{}), false},
 		{"bad signature", forged, false},
 		{"trailing DER", append(append([]byte(nil), good...), 0), false},
@@ -328,11 +329,23 @@ func FuzzCSR(f *testing.F) {
 	f.Add(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}))
 	f.Add([]byte("-----BEGIN CERTIFICATE REQUEST-----\n-----END CERTIFICATE REQUEST-----\n"))
 	f.Add([]byte{0x30, 0x80})
+	f.Add(newCSR(f, newEd25519(f), &x509.CertificateRequest{Subject: pkix.Name{CommonName: "a"}, DNSNames: []string{"b"}}))
+	f.Add(newCSR(f, newKey(f, elliptic.P384()), &x509.CertificateRequest{URIs: []*url.URL{web.URL()}}))
 	c := openCA(f, Options{})
 	f.Fuzz(func(t *testing.T, csr []byte) {
 		chain, err := c.Sign(csr, web, time.Hour)
 		if err != nil {
 			return
+		}
+		// Ours does not read what the sender wishes. What crypto/x509 reads too, it reads alike.
+		text, _ := csrDER(csr)
+		if other, err := x509.ParseCertificateRequest(text); err == nil {
+			if err := other.CheckSignature(); err != nil {
+				t.Fatalf("signed for %x: %v", csr, err)
+			}
+			if key := chain[0].PublicKey.(interface{ Equal(crypto.PublicKey) bool }); !key.Equal(other.PublicKey) {
+				t.Fatalf("another key was certified for %x", csr)
+			}
 		}
 		if leaf := chain[0]; leaf.IsCA || len(leaf.URIs) != 1 || leaf.URIs[0].String() != web.String() || len(leaf.Subject.Names) != 0 {
 			t.Fatalf("signed %v %v for the CSR %x", leaf.Subject, leaf.URIs, csr)

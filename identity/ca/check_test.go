@@ -90,7 +90,7 @@ func TestCAsThatNobodyCanUseAreRefusedByName(t *testing.T) {
 		}, "", false},
 
 		{"root of path length 0", func(d *design) { d.root.MaxPathLen, d.root.MaxPathLenZero = 0, true },
-			"root.pem: its path length 0 allows no issuer below it", true},
+			"root.pem: its path length 0 allows no more authorities than that below it, and there are 1", true},
 		{"issuer for servers only", func(d *design) { d.issuer.ExtKeyUsage = both[:1] }, "issuer.pem: its extended key usage lacks clientAuth,", true},
 		{"issuer for clients only", func(d *design) { d.issuer.ExtKeyUsage = both[1:] }, "issuer.pem: its extended key usage lacks serverAuth,", true},
 		{"issuer for code", func(d *design) { d.issuer.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning} },
@@ -99,10 +99,10 @@ func TestCAsThatNobodyCanUseAreRefusedByName(t *testing.T) {
 			"root.pem: its extended key usage lacks serverAuth and clientAuth,", true},
 		{"URIs of others only", func(d *design) {
 			constrain(d.issuer, func(c *x509.Certificate) { c.PermittedURIDomains = []string{"example.org"} })
-		}, "the name constraints of issuer.pem: x509: a root or intermediate certificate is not authorized to sign for this name", true},
+		}, "the name constraints of issuer.pem: no verifier accepts a certificate for spiffe://", true},
 		{"our URIs excluded", func(d *design) {
 			constrain(d.root, func(c *x509.Certificate) { c.ExcludedURIDomains = []string{"cluster.local"} })
-		}, "the name constraints of root.pem: x509: a root or intermediate certificate is not authorized to sign for this name", true},
+		}, "the name constraints of root.pem: no verifier accepts a certificate for spiffe://", true},
 		{"our server's name excluded", func(d *design) {
 			constrain(d.issuer, func(c *x509.Certificate) { c.ExcludedDNSDomains = []string{"svc"} })
 		}, "no node accepts the CA's own certificate for " + serverName, true},
@@ -156,22 +156,17 @@ func text(err error) string {
 // verdicts are those of two verifiers on a leaf for both sides, and on a server's.
 func verdicts(t *testing.T, files Files) (goRefuses, openSSLRefuses bool) {
 	t.Helper()
-	root, _, err := files.pair(RootFile, RootKeyFile)
-	if err != nil {
-		t.Fatal(err)
-	}
-	issuer, key, err := files.pair(IssuerFile, IssuerKeyFile)
-	if err != nil {
-		t.Fatal(err)
-	}
-	a := &authority{root: root, issuer: issuer, key: key}
-	goRefuses = a.probe(Options{TrustDomain: td, ServerNames: []string{serverName}}) != nil
+	root, _ := pair(t, files, RootFile, RootKeyFile)
+	issuer, key := pair(t, files, IssuerFile, IssuerKeyFile)
+	a := &authority{roots: []*x509.Certificate{root}, anchor: root, chain: []*x509.Certificate{issuer}, key: key, form: newForm(issuer, key)}
+	goRefuses = a.prove(Options{TrustDomain: td, ServerNames: []string{serverName}}) != nil
 
 	dir := t.TempDir()
-	leaf, err := a.workload(spiffeid.RequireFromPath(td, "/ns/shop/sa/web"), newKey(t, elliptic.P256()).Public(), time.Hour)
+	issued, err := a.workload(spiffeid.RequireFromPath(td, "/ns/shop/sa/web"), "", newKey(t, elliptic.P256()).Public(), time.Hour, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
+	leaf := parsed(t, issued.Leaf)
 	server, err := a.serving([]string{serverName})
 	if err != nil {
 		t.Fatal(err)

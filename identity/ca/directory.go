@@ -6,12 +6,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
+	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/culvert-mesh/culvert/regular"
 )
 
 // Open reads the CA that lives in dir. Only if dir is empty, or does not
@@ -23,104 +27,153 @@ func Open(dir string, opts Options) (*CA, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := c.Load(context.Background(), directory(dir)); err != nil {
+	if err := c.Load(context.Background(), Directory{Path: dir}); err != nil {
 		return nil, err
 	}
 	return c, nil
 }
 
-// directory is a Store whose CA is four files.
-type directory string
-
-func (d directory) String() string { return string(d) }
-
-// Read returns the files, if none is missing.
-func (d directory) Read(context.Context) (Files, error) {
-	if err := os.MkdirAll(string(d), 0o700); err != nil {
-		return nil, err
-	}
-	unlock, err := d.lock()
-	if err != nil {
-		return nil, err
-	}
-	defer unlock()
-	missing, err := d.survey()
-	if err != nil || len(missing) > 0 {
-		return nil, err
-	}
-	files := Files{}
-	for _, name := range fileNames {
-		if files[name], err = d.read(name); err != nil {
-			return nil, err
-		}
-	}
-	return files, nil
+// Directory is a Store whose CA is files, in any layout. Processes that share it take
+// turns by a lock. Files that another hand writes may come in any order: they count
+// when they fit together.
+//
+// A Record that cannot be written there is derived: its generation is the time, in
+// seconds, when the file of the roots was last modified.
+type Directory struct {
+	Path string
+	Log  *slog.Logger // says on whom is waited; discards
 }
 
-// Create writes the files, if all are missing.
-func (d directory) Create(_ context.Context, files Files) error {
-	unlock, err := d.lock()
+func (d Directory) String() string { return d.Path }
+
+// Read is part of Store. It ends what a process that was killed has begun.
+func (d Directory) Read(ctx context.Context) (Files, error) {
+	unlock, err := d.lock(ctx)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if err := d.mend(); err != nil {
+		return nil, err
+	}
+	files, err := d.stored()
+	if files != nil && !d.writable() {
+		d.derive(files)
+	}
+	return files, err
+}
+
+// Create is part of Store.
+func (d Directory) Create(ctx context.Context, files Files) error {
+	if err := os.MkdirAll(d.Path, 0o700); err != nil {
+		return err
+	}
+	unlock, err := d.lock(ctx)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	missing, err := d.survey()
-	if err != nil {
+	switch there, err := d.stored(); {
+	case err != nil:
 		return err
-	}
-	if len(missing) == 0 {
+	case there != nil:
 		return ErrExists
 	}
 	return d.write(files)
 }
 
-// lock holds other processes that open the same directory off until unlock.
-// It locks the directory itself, so that the lock leaves no file behind.
-func (d directory) lock() (unlock func(), err error) {
-	f, err := os.Open(string(d))
+// Replace is part of Store.
+func (d Directory) Replace(ctx context.Context, was, next Files) error {
+	unlock, err := d.lock(ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
-		f.Close()
-		return nil, fmt.Errorf("lock %s: %v", d, err)
+	defer unlock()
+	if !d.writable() {
+		return fmt.Errorf("%s: %w", d, ErrReadOnly)
 	}
-	return func() { f.Close() }, nil
+	if err := d.mend(); err != nil {
+		return err
+	}
+	there, err := d.stored()
+	if err != nil {
+		return err
+	}
+	if !there.replaceable(was, next) {
+		return fmt.Errorf("%s: %w", d, ErrChanged)
+	}
+	return d.write(next)
 }
 
-// survey returns which files are missing: none, or all if dir is empty.
-func (d directory) survey() (missing []string, err error) {
-	entries, err := os.ReadDir(string(d))
+// writable reports whether we may make files in the directory: a mount of the kubelet
+// is read-only.
+func (d Directory) writable() bool { return unix.Access(d.Path, unix.W_OK|unix.X_OK) == nil }
+
+// stored returns the files, if they are a CA or none are there.
+func (d Directory) stored() (Files, error) {
+	entries, err := os.ReadDir(d.Path)
 	if err != nil {
 		return nil, err
 	}
 	var found, strange []string
 	for _, entry := range entries {
 		switch name := entry.Name(); {
-		case slices.Contains(fileNames, name):
+		case Known(name):
 			found = append(found, name)
 		case name == "lost+found": // a freshly made file system
 		default:
 			strange = append(strange, name)
 		}
 	}
-	for _, name := range fileNames {
-		if !slices.Contains(found, name) {
-			missing = append(missing, name)
-		}
+	if err := d.survey(found, strange); err != nil || len(found) == 0 {
+		return nil, err
 	}
+	if err := d.guarded(); err != nil {
+		return nil, err
+	}
+	return d.readAll(append(found, BundleFile))
+}
+
+// survey says why what is there is no CA, and no place for a new one either.
+func (d Directory) survey(found, strange []string) error {
+	layout, missing, err := Detect(found)
 	switch {
-	case len(missing) == 0:
-		return nil, nil // what else lies there, say a Secret's ..data, is not ours
-	case len(found) > 0:
-		return nil, fmt.Errorf("%s holds only a part of a CA: missing %s: restore it from a backup, or, if no node trusts this CA yet, empty the directory",
-			d, strings.Join(missing, ", "))
-	case len(strange) > 0:
-		return nil, fmt.Errorf("%s holds no CA, yet is not empty (%s): a new CA is made only in an empty directory",
+	case err != nil:
+		return fmt.Errorf("%s holds only a part of a CA: %v: %s", d, err, restoreIt)
+	case len(missing) > 0:
+		return fmt.Errorf("%s holds only a part of a CA: there is %s; missing %s: %s",
+			d, strings.Join(found, ", "), strings.Join(missing, ", "), restoreIt)
+	case layout == "" && slices.Contains(strange, BundleFile):
+		return fmt.Errorf("%s holds %s, and so the record of a CA that is not there: %s", d, BundleFile, restoreIt)
+	case layout == "" && len(strange) > 0:
+		return fmt.Errorf("%s holds no CA, yet is not empty (%s): a new CA is made only in an empty directory",
 			d, few(strange))
 	}
-	return missing, nil
+	return nil
 }
+
+// guarded says which files others may replace, and so the CA with them.
+func (d Directory) guarded() error {
+	defects, err := LintModes(d.Path)
+	if err != nil {
+		return err
+	}
+	if refused := errorsOf(defects); refused != nil {
+		return fmt.Errorf("%s: %w", d, refused)
+	}
+	return nil
+}
+
+// warnings are what is wrong with the directory, and does not keep the CA from it.
+func (d Directory) warnings() []Defect {
+	defects, _ := LintModes(d.Path)
+	return defects
+}
+
+const restoreIt = "restore what is missing from a backup (culvert ca recover); no other CA is made here"
 
 // few is a list of names that stays short.
 func few(names []string) string {
@@ -131,58 +184,40 @@ func few(names []string) string {
 	return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), len(names)-most)
 }
 
-// read returns a file, and of one that is too long the beginning.
-func (d directory) read(name string) ([]byte, error) {
-	f, err := os.Open(filepath.Join(string(d), name))
-	if err != nil {
-		return nil, err
+// readAll returns those of the files that are there.
+func (d Directory) readAll(names []string) (Files, error) {
+	base := d.Path
+	// The kubelet swaps all files of a mount at once, by this link: two of them read
+	// through their own links could be of two versions.
+	if target, err := os.Readlink(filepath.Join(d.Path, "..data")); err == nil {
+		base = filepath.Join(d.Path, filepath.Base(target))
 	}
-	defer f.Close()
-	return io.ReadAll(io.LimitReader(f, maxFile+1))
+	files := Files{}
+	for _, name := range names {
+		text, err := regular.ReadFile(filepath.Join(base, name), maxBundle)
+		if errors.Is(err, fs.ErrNotExist) {
+			text, err = regular.ReadFile(filepath.Join(d.Path, name), maxBundle)
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // parse names it, if it is needed
+		}
+		if err != nil {
+			return nil, err
+		}
+		files[name] = text
+	}
+	return files, nil
 }
 
-// write writes all files or names none. They are complete on disk under
-// other names before the first gets its own; a crash from then on leaves a
-// part of the set, which survey refuses: nobody makes another CA over it.
-func (d directory) write(files Files) error {
-	var staged []string
-	defer func() {
-		for _, path := range staged {
-			os.Remove(path) // those renamed are no longer there
-		}
-	}()
-	for _, name := range fileNames {
-		path := filepath.Join(string(d), "."+name+".new")
-		staged = append(staged, path)
-		mode := os.FileMode(0o600)
-		if name == RootFile || name == IssuerFile {
-			mode = 0o644
-		}
-		if err := writeSynced(path, files[name], mode); err != nil {
-			return err
-		}
+// derive makes a Record of the time of the roots' file, unless a kept one is of them.
+func (d Directory) derive(files Files) {
+	layout, _, _ := Detect(files.names())
+	name, roots := of(layout).bundle(files), files.Roots()
+	kept, _ := ParseRecord(files[BundleFile])
+	info, err := os.Stat(filepath.Join(d.Path, name))
+	if err != nil || len(roots) == 0 || kept.Is(roots) {
+		return
 	}
-	for i, name := range fileNames {
-		if err := os.Rename(staged[i], filepath.Join(string(d), name)); err != nil {
-			return err
-		}
-	}
-	return syncDir(string(d))
-}
-
-func writeSynced(path string, content []byte, mode os.FileMode) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(content)
-	return errors.Join(err, f.Sync(), f.Close())
-}
-
-func syncDir(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
+	generation := max(kept.Generation+1, uint64(max(info.ModTime().Unix(), 1)))
+	files[BundleFile] = kept.next(generation, roots).Encode()
 }

@@ -4,103 +4,112 @@ package ca
 
 import (
 	"crypto"
-	"crypto/ecdsa"
-	"crypto/x509"
-	"encoding/pem"
 	"fmt"
+	"slices"
+	"strings"
+	"time"
 )
 
-// maxFile bounds what is read as one certificate or key.
-const maxFile = 64 << 10
+// examination is what becomes of the files of a CA: an authority, or defects.
+type examination struct {
+	opts    Options
+	files   Files
+	names   names    // of the layout in use
+	others  []string // layouts that are complete too
+	defects []Defect
 
-// parse reads the four files and checks that they are a CA that nodes accept.
+	roots   []certificate // each once
+	chain   []certificate // the issuer, then what signed it, up to below a root
+	anchors []certificate // the roots that the chain leads to, those that hold now first, of these the latest to expire
+	key     crypto.Signer // the issuer's
+}
+
+// parse returns what the files are a CA of, or why nodes would not accept it.
 func (c *CA) parse(files Files) (*authority, error) {
-	root, rootKey, err := files.pair(RootFile, RootKeyFile)
-	if err != nil {
-		return nil, err
+	e := examine(files, c.opts)
+	if refused := e.errors(); refused != nil {
+		return nil, refused
 	}
-	issuer, issuerKey, err := files.pair(IssuerFile, IssuerKeyFile)
-	if err != nil {
-		return nil, err
-	}
-	if err := checkPair(RootFile, root, RootKeyFile, rootKey); err != nil {
-		return nil, err
-	}
-	if err := checkPair(IssuerFile, issuer, IssuerKeyFile, issuerKey); err != nil {
-		return nil, err
-	}
-	a := &authority{root: root, issuer: issuer, key: issuerKey}
-	return a, a.check(c.opts)
+	return e.authority(), nil
 }
 
-func (f Files) pair(certName, keyName string) (*x509.Certificate, crypto.Signer, error) {
-	block, err := f.block(certName, "CERTIFICATE")
-	if err != nil {
-		return nil, nil, err
-	}
-	cert, err := x509.ParseCertificate(block.Bytes)
-	if err != nil {
-		return nil, nil, fmt.Errorf("%s: %v", certName, err)
-	}
-	block, err = f.block(keyName, "PRIVATE KEY", "EC PRIVATE KEY")
-	if err != nil {
-		return nil, nil, err
-	}
-	key, err := parseKey(block)
-	if err != nil {
-		return nil, nil, fmt.Errorf("%s: %v", keyName, err)
-	}
-	return cert, key, nil
-}
-
-func parseKey(block *pem.Block) (crypto.Signer, error) {
-	if block.Type == "EC PRIVATE KEY" {
-		return x509.ParseECPrivateKey(block.Bytes)
-	}
-	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
-	if err != nil {
-		return nil, err
-	}
-	signer, ok := key.(*ecdsa.PrivateKey)
-	if !ok {
-		return nil, fmt.Errorf("the key is a %T, want ECDSA", key)
-	}
-	return signer, nil
-}
-
-// block finds exactly one PEM block of one of the types in a file. No error
-// quotes its content: it may be a key.
-func (f Files) block(name string, types ...string) (*pem.Block, error) {
-	text, there := f[name]
-	if !there {
-		return nil, fmt.Errorf("%s is missing", name)
-	}
-	if len(text) > maxFile {
-		return nil, fmt.Errorf("%s is longer than %d bytes", name, maxFile)
-	}
-	block, rest := pem.Decode(text)
-	if block == nil {
-		return nil, fmt.Errorf("%s holds no PEM", name)
-	}
-	if next, _ := pem.Decode(rest); next != nil {
-		return nil, fmt.Errorf("%s holds more than one PEM block", name)
-	}
-	for _, want := range types {
-		if block.Type == want {
-			return block, nil
+// examine asks first for what can be named, with the file at fault; then it signs,
+// and verifies that. Each step needs that the one before found no error.
+func examine(files Files, opts Options) *examination {
+	e := &examination{opts: opts, files: files}
+	for _, step := range []func(){e.detect, e.read, e.checkKeys, e.checkCertificates, e.link, e.checkChain, e.checkNow, e.checkLives, e.probe} {
+		if step(); e.errors() != nil {
+			return e
 		}
 	}
-	return nil, fmt.Errorf("%s holds a %q, want a %q", name, block.Type, types[0])
+	return e
 }
 
-func encodeCert(cert *x509.Certificate) []byte {
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})
-}
-
-func encodeKey(key *ecdsa.PrivateKey) ([]byte, error) {
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return nil, err
+func (e *examination) detect() {
+	there := e.files.names()
+	layout, missing, err := Detect(there)
+	switch {
+	case err != nil:
+		e.report(noLayout, "", "%v", err)
+		return
+	case layout == "":
+		layout, missing = Culvert, of(Culvert).missing(there)
 	}
-	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
+	e.names = of(layout)
+	for _, other := range layouts {
+		if other.layout != layout && other.own(there) && len(other.missing(there)) == 0 {
+			e.others = append(e.others, string(other.layout))
+			e.report(otherLayout, other.issuer, "%s and what else the layout %s has are there too, and the layout %s is in use", other.issuer, other.layout, layout)
+		}
+	}
+	for _, name := range missing {
+		e.report(fileMissing, name, "%s is missing%s", name, e.beside())
+	}
+}
+
+// beside says that files of other layouts are no substitute: they may be of another
+// CA, and whoever put them there knows which is meant.
+func (e *examination) beside() string {
+	if e.others == nil {
+		return ""
+	}
+	return fmt.Sprintf("; the files of the layout %s are complete, and are not taken in place of those of the layout %s",
+		strings.Join(e.others, ", "), e.names.layout)
+}
+
+func (e *examination) read() {
+	for _, root := range e.certificates(e.names.bundle(e.files), maxBundle, maxRoots) {
+		if slices.ContainsFunc(e.roots, root.is) {
+			e.report(rootTwice, root.file, "%s is the same as one before it", root)
+			continue
+		}
+		e.roots = append(e.roots, root)
+	}
+	e.chain = e.certificates(e.names.issuer, maxChain, maxCerts)
+	if _, there := e.files[e.names.chain]; there {
+		e.chain = append(e.chain, e.certificates(e.names.chain, maxChain, maxCerts)...)
+	}
+	e.key = e.privateKey(e.names.key)
+}
+
+// is reports whether two are the same, wherever they were found.
+func (c certificate) is(other certificate) bool { return c.Equal(other.Certificate) }
+
+// holds reports whether it is within its time.
+func (c certificate) holds(now time.Time) bool {
+	return !now.Before(c.NotBefore) && now.Before(c.NotAfter)
+}
+
+// authority is what the files are, if there is no error.
+func (e *examination) authority() *authority {
+	a := &authority{layout: e.names.layout, key: e.key, warnings: e.defects, backdate: max(maxBackdate, e.opts.ClockSkew)}
+	for _, root := range e.roots {
+		a.roots = append(a.roots, root.Certificate)
+	}
+	for _, cert := range e.chain {
+		a.chain = append(a.chain, cert.Certificate)
+	}
+	a.anchor = e.anchors[0].Certificate
+	a.form = newForm(a.issuer(), a.key)
+	return a
 }

@@ -18,7 +18,24 @@ import (
 
 // probe signs a workload's certificate and one of the CA's own server, and verifies
 // them as their peers do: what cannot be used is not put in force.
-func (a *authority) probe(opts Options) error {
+func (e *examination) probe() {
+	err := e.authority().prove(e.opts)
+	var invalid x509.CertificateInvalidError
+	switch {
+	case err == nil:
+	case errors.As(err, &invalid) && invalid.Reason == x509.CANotAuthorizedForThisName:
+		files := e.constrained()
+		e.report(nameConstraints, files[0], "the name constraints of %s: %v", strings.Join(files, " and "), err)
+	case errors.Is(err, ErrExpired):
+		e.report(expired, e.names.issuer, "%v", err)
+		e.defects[len(e.defects)-1].cause = ErrExpired
+	default:
+		e.report(unusable, e.names.issuer, "%s and what is above it: %v", e.names.issuer, err)
+	}
+}
+
+// prove signs and verifies what the CA is for.
+func (a *authority) prove(opts Options) error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return err
@@ -27,7 +44,11 @@ func (a *authority) probe(opts Options) error {
 	if err != nil {
 		return err
 	}
-	leaf, err := a.workload(id, key.Public(), MinTTL)
+	issued, err := a.workload(id, "", key.Public(), MinTTL, opts.LeafNames)
+	if err != nil {
+		return err
+	}
+	leaf, err := x509.ParseCertificate(issued.Leaf)
 	if err != nil {
 		return err
 	}
@@ -53,22 +74,22 @@ func (a *authority) probe(opts Options) error {
 
 func (a *authority) verify(leaf *x509.Certificate, opts x509.VerifyOptions) error {
 	opts.Roots, opts.Intermediates = x509.NewCertPool(), x509.NewCertPool()
-	opts.Roots.AddCert(a.root)
-	opts.Intermediates.AddCert(a.issuer)
-	_, err := leaf.Verify(opts)
-	var invalid x509.CertificateInvalidError
-	if errors.As(err, &invalid) && invalid.Reason == x509.CANotAuthorizedForThisName {
-		return fmt.Errorf("the name constraints of %s: %w", strings.Join(a.constrained(), " and "), err)
+	for _, root := range a.roots {
+		opts.Roots.AddCert(root)
 	}
+	for _, cert := range a.chain {
+		opts.Intermediates.AddCert(cert)
+	}
+	_, err := leaf.Verify(opts)
 	return err
 }
 
 // constrained are the files whose certificates say which names may be below them.
-func (a *authority) constrained() (names []string) {
-	for name, cert := range map[string]*x509.Certificate{RootFile: a.root, IssuerFile: a.issuer} {
+func (e *examination) constrained() (names []string) {
+	for _, cert := range append(slices.Clone(e.chain), e.anchors...) {
 		for _, extension := range cert.Extensions {
-			if extension.Id.Equal(oidNameConstraints) {
-				names = append(names, name)
+			if extension.Id.Equal(oidNameConstraints) && !slices.Contains(names, cert.file) {
+				names = append(names, cert.file)
 			}
 		}
 	}

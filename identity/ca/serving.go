@@ -88,9 +88,9 @@ func (a *authority) serving(names []string) (*tls.Certificate, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &tls.Certificate{
-		Certificate: [][]byte{leaf.Raw, a.issuer.Raw},
-		PrivateKey:  key,
-		Leaf:        leaf,
-	}, nil
+	made := &tls.Certificate{PrivateKey: key, Leaf: leaf}
+	for _, cert := range a.above(leaf) {
+		made.Certificate = append(made.Certificate, cert.Raw)
+	}
+	return made, nil
 }

@@ -3,32 +3,79 @@
 package ca
 
 import (
+	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"maps"
 )
 
-// Names of a CA's files: in its directory, or as keys of its Secret.
+// Names of a CA's files as Culvert makes them: in its directory, or as keys of its
+// Secret.
 const (
 	RootFile      = "root.pem" // what verifiers trust
-	RootKeyFile   = "root.key"
+	RootKeyFile   = "root.key" // signs the next issuer, and may be kept elsewhere
 	IssuerFile    = "issuer.pem"
 	IssuerKeyFile = "issuer.key"
+	BundleFile    = "bundle.json" // a Record, beside whatever layout the CA has
 )
+
+// HadConfigMap annotates the ConfigMap of the roots: it names the one, as namespace/name,
+// that the CA once read the deny set from. That it is gone is no empty set.
+const HadConfigMap = "culvert.dev/had-configmap"
 
 var fileNames = []string{RootFile, RootKeyFile, IssuerFile, IssuerKeyFile}
 
-// Files are a CA's certificates and keys in PEM, by their names.
+// Files are a CA's certificates and keys in PEM, and its Record, by their names.
 type Files map[string][]byte
 
-// ErrExists is wrapped by Store.Create if another process was first.
-var ErrExists = errors.New("there is a CA already")
+// Same reports whether both are the same CA, whatever their Records say.
+func (f Files) Same(other Files) bool {
+	f, other = maps.Clone(f), maps.Clone(other)
+	delete(f, BundleFile)
+	delete(other, BundleFile)
+	return maps.EqualFunc(f, other, bytes.Equal)
+}
 
-// Store is where the one CA of a mesh lives. Its String says where that is.
+// replaceable reports whether next may take the place of f, which was expected to be was.
+func (f Files) replaceable(was, next Files) bool {
+	if _, record := next[BundleFile]; record {
+		return bytes.Equal(f[BundleFile], was[BundleFile])
+	}
+	return f.Same(was)
+}
+
+// Roots are the certificates that the files would have verifiers trust, or none if they
+// cannot be read.
+func (f Files) Roots() []*x509.Certificate {
+	layout, _, _ := Detect(f.names())
+	if layout == "" {
+		return nil
+	}
+	roots, _ := certificatesOf(f[of(layout).bundle(f)])
+	return roots
+}
+
+// Issuer returns the names of the files of the issuer and of its private key, as the
+// layout has them that is in use; empty if it cannot be told which is.
+func (f Files) Issuer() (certificate, key string) {
+	layout, _, _ := Detect(f.names())
+	n := of(layout)
+	return n.issuer, n.key
+}
+
+// What the errors of a Store wrap.
+var (
+	ErrExists      = errors.New("there is a CA already")
+	ErrChanged     = errors.New("another process has changed it meanwhile")
+	ErrReadOnly    = errors.New("it cannot be written")
+	ErrGone        = errors.New("it was deleted")                // the CA that Culvert had made there: Create may put it back
+	ErrUnreachable = errors.New("it cannot be asked at present") // nothing is said about the CA in it
+)
+
+// Store is where the one CA of a mesh lives. Its String says where that is. All that
+// ever writes to it are Create, for a first CA, and Replace.
 type Store interface {
 	// Read returns the CA's files: none if nothing says that there ever was a CA. A
 	// part of one, or the trace of one that is gone, is an error that says what to do.
@@ -36,98 +83,59 @@ type Store interface {
 	// Create stores a first CA, all of it or nothing. If there is one by now, it
 	// changes nothing and wraps ErrExists.
 	Create(ctx context.Context, files Files) error
+	// Replace stores the files in next, all or none, if the store holds what Read
+	// returned as was: a Record if the Record is the same, other files if all but the
+	// Record are. If not, it changes nothing and wraps ErrChanged. It wraps ErrReadOnly
+	// if the CA is not Culvert's to write.
+	Replace(ctx context.Context, was, next Files) error
+	// Watch calls changed whenever the CA may be another, until ctx ends. It may miss
+	// changes: whoever needs them all reads now and then.
+	Watch(ctx context.Context, changed func())
 	fmt.Stringer
 }
 
 // Load puts the CA of a store in force, and makes it if there never was one. If
 // several processes do so at once, one CA is made, and all of them have it.
 func (c *CA) Load(ctx context.Context, store Store) error {
+	_, err := c.load(ctx, store)
+	if errors.Is(err, errUnkept) {
+		return nil // it is open, and signs
+	}
+	return err
+}
+
+// load is Load that returns what the store holds, and says if a generation was not
+// kept.
+func (c *CA) load(ctx context.Context, store Store) (Files, error) {
 	files, err := store.Read(ctx)
 	if err == nil && files == nil {
 		files, err = c.create(ctx, store)
 	}
 	if err != nil {
-		return fmt.Errorf("open CA: %w", err)
+		return nil, fmt.Errorf("open CA: %w", err)
 	}
-	if _, err := c.Take(files); err != nil {
-		return fmt.Errorf("open CA in %s: %w", store, err)
-	}
-	return nil
-}
-
-// create stores a new CA and returns its files, or those of whoever was first.
-func (c *CA) create(ctx context.Context, store Store) (Files, error) {
-	files, err := generate(c.opts)
+	_, files, err = c.adopt(ctx, store, files)
 	if err != nil {
-		return nil, fmt.Errorf("create it: %v", err)
-	}
-	if err := store.Create(ctx, files); errors.Is(err, ErrExists) {
-		return store.Read(ctx)
-	} else if err != nil {
-		return nil, fmt.Errorf("create it in %s: %w", store, err)
+		return files, fmt.Errorf("open CA in %s: %w", store, err)
 	}
 	return files, nil
 }
 
-// Take puts files in force, if they are a CA that verifiers of the one in force
-// accept: another issuer under the same root. It reports whether anything
-// changed. What it refuses changes nothing.
-func (c *CA) Take(files Files) (changed bool, err error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	next, err := c.parse(files)
+// create stores a new CA and returns its files, or those of whoever was first.
+func (c *CA) create(ctx context.Context, store Store) (Files, error) {
+	if c.opts.MustExist {
+		return nil, fmt.Errorf("%s holds no CA yet, and none is to be made", store)
+	}
+	files, err := generate(c.opts)
 	if err != nil {
-		return false, err
+		return nil, fmt.Errorf("create it: %v", err)
 	}
-	switch now := c.inForce.Load(); {
-	case now == nil:
-	case !now.root.Equal(next.root):
-		return false, fmt.Errorf("%s is another root than the one that nodes trust: the root cannot be changed while the CA runs", RootFile)
-	case now.issuer.Equal(next.issuer):
-		return false, nil
+	if err := store.Create(ctx, files); err != nil && !errors.Is(err, ErrExists) {
+		return nil, fmt.Errorf("create it in %s: %w", store, err)
 	}
-	c.inForce.Store(next)
-	return true, nil
-}
-
-// generate makes root and issuer.
-//
-// P-256 for both: each handshake verifies the issuer under the root, and a
-// P-384 signature takes Go ten times as long.
-func generate(opts Options) (Files, error) {
-	rootKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, err
+	files, err = store.Read(ctx)
+	if err == nil && files == nil {
+		err = fmt.Errorf("%s: %w", store, ErrGone)
 	}
-	root, err := selfSigned(opts, rootKey)
-	if err != nil {
-		return nil, err
-	}
-	issuerKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, err
-	}
-	template := authorityTemplate("culvert issuer", opts.TrustDomain, opts.IssuerTTL, 0)
-	template.NotAfter = earliest(template.NotAfter, root.NotAfter)
-	issuer, err := create(template, root, issuerKey.Public(), rootKey)
-	if err != nil {
-		return nil, err
-	}
-	files := Files{RootFile: encodeCert(root), IssuerFile: encodeCert(issuer)}
-	if files[RootKeyFile], err = encodeKey(rootKey); err != nil {
-		return nil, err
-	}
-	files[IssuerKeyFile], err = encodeKey(issuerKey)
 	return files, err
-}
-
-func selfSigned(opts Options, key *ecdsa.PrivateKey) (*x509.Certificate, error) {
-	n, err := serial()
-	if err != nil {
-		return nil, err
-	}
-	// The number makes the subject unique: verifiers look roots up by it, and
-	// two roots of one name slow down or confuse some of them.
-	template := authorityTemplate(fmt.Sprintf("culvert root %x", n.Bytes()[:4]), opts.TrustDomain, opts.RootTTL, 1)
-	return create(template, template, key.Public(), key)
 }

@@ -4,12 +4,12 @@ package ca
 
 import (
 	"context"
+	"crypto"
 	"crypto/elliptic"
 	"crypto/x509"
 	"errors"
 	"maps"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 )
@@ -24,13 +24,21 @@ func made(t testing.TB) Files {
 	return files
 }
 
+// pair reads a certificate and a key, each alone in its file.
+func pair(t testing.TB, files Files, certName, keyName string) (*x509.Certificate, crypto.Signer) {
+	t.Helper()
+	e := &examination{files: files}
+	certs, key := e.certificates(certName, maxChain, maxCerts), e.privateKey(keyName)
+	if len(e.defects) > 0 {
+		t.Fatal(e.defects)
+	}
+	return certs[0].Certificate, key
+}
+
 // reissued are the files with another issuer under the same root.
 func reissued(t testing.TB, files Files, change func(*x509.Certificate)) Files {
 	t.Helper()
-	root, rootKey, err := files.pair(RootFile, RootKeyFile)
-	if err != nil {
-		t.Fatal(err)
-	}
+	root, rootKey := pair(t, files, RootFile, RootKeyFile)
 	template := authorityTemplate("issuer", td, time.Hour, 0)
 	if change != nil {
 		change(template)
@@ -57,53 +65,25 @@ func newCA(t testing.TB) *CA {
 	return c
 }
 
-// memory is a Store in which others may be faster.
-type memory struct {
-	mu     sync.Mutex
-	files  Files
-	faster Files // is stored just before the first Create
+// faster is a store in which another process stores a CA just before the first Create.
+type faster struct {
+	Memory
+	first Files
 }
 
-func (m *memory) String() string { return "memory" }
-
-func (m *memory) Read(context.Context) (Files, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.files, nil
-}
-
-func (m *memory) Create(_ context.Context, files Files) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.faster != nil {
-		m.files = m.faster
-	}
-	if m.files != nil {
-		return ErrExists
-	}
-	m.files = files
-	return nil
+func (f *faster) Create(ctx context.Context, files Files) error {
+	f.Set(f.first)
+	return f.Memory.Create(ctx, files)
 }
 
 func TestWhoeverIsSlowerTakesTheCAOfWhoeverWasFirst(t *testing.T) {
-	store := &memory{faster: made(t)}
+	store := &faster{first: made(t)}
 	c := newCA(t)
 	if err := c.Load(t.Context(), store); err != nil {
 		t.Fatal(err)
 	}
-	if string(encodeCert(c.Roots()[0])) != string(store.faster[RootFile]) {
+	if string(encodeCert(c.Roots()[0])) != string(store.first[RootFile]) {
 		t.Error("another root")
-	}
-}
-
-func TestADirectoryThatHasACAIsNotGivenAnother(t *testing.T) {
-	dir := newDir(t)
-	before := contents(t, dir)
-	if err := directory(dir).Create(t.Context(), made(t)); !errors.Is(err, ErrExists) {
-		t.Errorf("%v, want %v", err, ErrExists)
-	}
-	if contents(t, dir) != before {
-		t.Error("it was changed")
 	}
 }
 
@@ -165,10 +145,10 @@ func TestWhatIsRefusedLeavesTheIssuerInForce(t *testing.T) {
 	delete(without, IssuerKeyFile)
 	expired := reissued(t, files, func(cert *x509.Certificate) { cert.NotAfter = time.Now().Add(-time.Second) })
 	for want, files := range map[string]Files{
-		"root.pem is another root":  made(t),
-		"issuer.key is missing":     without,
-		"issuer.pem: certificate a": expired, // uthority has expired
-		"root.pem is missing":       nil,
+		"issuer.pem is under a root that nodes do not trust yet": made(t),
+		"issuer.key is missing":                                  without,
+		"issuer.pem has expired":                                 expired,
+		"root.pem is missing":                                    nil,
 	} {
 		if changed, err := c.Take(files); err == nil || changed || !strings.Contains(err.Error(), want) {
 			t.Errorf("changed %v, %v, want %q", changed, err, want)
@@ -177,4 +157,25 @@ func TestWhatIsRefusedLeavesTheIssuerInForce(t *testing.T) {
 			t.Fatal("another issuer")
 		}
 	}
+}
+
+// A Keeper looks, and then watches: what is set in between is told to it as well.
+func TestAWatchOfMemoryTellsWhatWasSetBefore(t *testing.T) {
+	t.Parallel()
+	store := &Memory{}
+	store.Set(Files{})
+	told := make(chan struct{}, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		store.Watch(ctx, func() { told <- struct{}{} })
+	}()
+	select {
+	case <-told:
+	case <-time.After(30 * time.Second):
+		t.Error("nobody is told")
+	}
+	cancel()
+	<-ended
 }

@@ -2,8 +2,9 @@
 
 // Package identityv1 is the wire between ztunnel and a certificate authority:
 // gRPC istio.v1.auth.IstioCertificateService, which istiod speaks, too, and
-// culvert.identity.v1.NodeService, which only culvert-identity does. Generated
-// from certificate.proto and node.proto.
+// NodeService and CertificateService of culvert.identity.v1, which only
+// culvert-identity does. Generated from certificate.proto, node.proto and
+// service.proto.
 package identityv1
 
 //go:generate ./generate.sh
@@ -11,3 +12,12 @@ package identityv1
 // ImpersonatedIdentity is the key of IstioCertificateRequest.metadata that
 // holds the SPIFFE ID asked for.
 const ImpersonatedIdentity = "ImpersonatedIdentity"
+
+// Bounds of CertificateService.
+const (
+	MaxBatch     = 128      // requests of one Sign
+	MaxRoots     = 64       // of one Bundle
+	MaxDenied    = 10_000   // entries of one deny set
+	MaxDenyPart  = 32 << 10 // bytes of the entries of one DenySet
+	MaxDenyCause = 256      // bytes of a DenyEntry's reason
+)

@@ -9,4 +9,4 @@ trap 'rm -rf "$bin"' EXIT
 go build -o "$bin/" google.golang.org/protobuf/cmd/protoc-gen-go
 go -C tools build -o "$bin/" google.golang.org/grpc/cmd/protoc-gen-go-grpc
 PATH="$bin:$PATH" protoc --go_out=paths=source_relative:. --go-grpc_out=paths=source_relative:. \
-	identity/identityv1/certificate.proto identity/identityv1/node.proto
+	identity/identityv1/certificate.proto identity/identityv1/node.proto identity/identityv1/service.proto

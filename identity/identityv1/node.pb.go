@@ -46,7 +46,8 @@ const (
 	Reason_TRUST_DOMAIN_WRONG Reason = 9
 	// No pod of the ServiceAccount asked for runs on the node.
 	Reason_NOT_PLACED Reason = 10
-	// The request or the node's rate is more than the CA takes.
+	// The node asks for more than its share, or the CA has no room now. The status
+	// bears a google.rpc.RetryInfo.
 	Reason_TOO_MANY_REQUESTS Reason = 11
 	// The CA cannot tell yet, or not now.
 	Reason_CA_NOT_READY Reason = 12
@@ -63,6 +64,48 @@ const (
 	Reason_TOKEN_POD_DIFFERS Reason = 17
 	// The CA cannot ask the API server of Kubernetes now.
 	Reason_API_UNAVAILABLE Reason = 18
+	// The request names no identity, more than one, or something else that is no
+	// SPIFFE ID of a ServiceAccount.
+	Reason_ID_MALFORMED Reason = 19
+	// The CSR cannot be read.
+	Reason_CSR_MALFORMED Reason = 20
+	// The CSR's key is of a kind or size that the CA does not certify.
+	Reason_KEY_NOT_ALLOWED Reason = 21
+	// The CSR's signature does not prove that the sender holds the key.
+	Reason_KEY_NOT_PROVED Reason = 22
+	// A pod of the ServiceAccount runs on the node, but the mesh does not carry it.
+	Reason_NOT_ENROLLED Reason = 23
+	// There is no such ServiceAccount any more.
+	Reason_ACCOUNT_GONE Reason = 24
+	// The lifetime asked for is none.
+	Reason_TTL_MALFORMED Reason = 25
+	// The node has asked for this identity a moment ago, more than once. The status
+	// bears a google.rpc.RetryInfo.
+	Reason_IDENTITY_TOO_OFTEN Reason = 26
+	// The identity, the node, the key or the CA's issuer is in the deny set.
+	Reason_DENIED Reason = 27
+	// The token's issuer is not the one that the CA is told to take.
+	Reason_TOKEN_ISSUER_WRONG Reason = 28
+	// The token is valid for longer than the CA takes.
+	Reason_TOKEN_LIVES_TOO_LONG Reason = 29
+	// The node that the token is bound to is not the one of that name any more.
+	Reason_TOKEN_NODE_DIFFERS Reason = 30
+	// The pod that the token is bound to has the ServiceAccount of those that speak for their
+	// node, but is not of their DaemonSet.
+	Reason_TOKEN_POD_FOREIGN Reason = 31
+	// There is no such join token, or its secret is wrong.
+	Reason_JOIN_TOKEN_UNKNOWN Reason = 40
+	// Nobody redeemed the join token in time.
+	Reason_JOIN_TOKEN_EXPIRED Reason = 41
+	// Another key has redeemed the join token.
+	Reason_JOIN_TOKEN_REDEEMED Reason = 42
+	// The client's certificate is none by which a process renews: it has expired, or no
+	// root of ours vouches for it, or it is of a pod's.
+	Reason_PROCESS_CERTIFICATE_WRONG Reason = 43
+	// The process was revoked.
+	Reason_PROCESS_REVOKED Reason = 44
+	// A process asks for another identity than its own, or for what is a node's.
+	Reason_PROCESS_NOT_ALLOWED Reason = 45
 )
 
 // Enum value maps for Reason.
@@ -87,27 +130,65 @@ var (
 		16: "TOKEN_POD_GONE",
 		17: "TOKEN_POD_DIFFERS",
 		18: "API_UNAVAILABLE",
+		19: "ID_MALFORMED",
+		20: "CSR_MALFORMED",
+		21: "KEY_NOT_ALLOWED",
+		22: "KEY_NOT_PROVED",
+		23: "NOT_ENROLLED",
+		24: "ACCOUNT_GONE",
+		25: "TTL_MALFORMED",
+		26: "IDENTITY_TOO_OFTEN",
+		27: "DENIED",
+		28: "TOKEN_ISSUER_WRONG",
+		29: "TOKEN_LIVES_TOO_LONG",
+		30: "TOKEN_NODE_DIFFERS",
+		31: "TOKEN_POD_FOREIGN",
+		40: "JOIN_TOKEN_UNKNOWN",
+		41: "JOIN_TOKEN_EXPIRED",
+		42: "JOIN_TOKEN_REDEEMED",
+		43: "PROCESS_CERTIFICATE_WRONG",
+		44: "PROCESS_REVOKED",
+		45: "PROCESS_NOT_ALLOWED",
 	}
 	Reason_value = map[string]int32{
-		"REASON_UNSPECIFIED":    0,
-		"TOKEN_MALFORMED":       1,
-		"TOKEN_EXPIRED":         2,
-		"TOKEN_NOT_YET_VALID":   3,
-		"TOKEN_KEY_UNKNOWN":     4,
-		"TOKEN_SIGNATURE_WRONG": 5,
-		"TOKEN_AUDIENCE_WRONG":  6,
-		"TOKEN_NODE_MISSING":    7,
-		"ACCOUNT_NOT_TRUSTED":   8,
-		"TRUST_DOMAIN_WRONG":    9,
-		"NOT_PLACED":            10,
-		"TOO_MANY_REQUESTS":     11,
-		"CA_NOT_READY":          12,
-		"CA_EXPIRED":            13,
-		"TOKEN_REFUSED":         14,
-		"TOKEN_POD_MISSING":     15,
-		"TOKEN_POD_GONE":        16,
-		"TOKEN_POD_DIFFERS":     17,
-		"API_UNAVAILABLE":       18,
+		"REASON_UNSPECIFIED":        0,
+		"TOKEN_MALFORMED":           1,
+		"TOKEN_EXPIRED":             2,
+		"TOKEN_NOT_YET_VALID":       3,
+		"TOKEN_KEY_UNKNOWN":         4,
+		"TOKEN_SIGNATURE_WRONG":     5,
+		"TOKEN_AUDIENCE_WRONG":      6,
+		"TOKEN_NODE_MISSING":        7,
+		"ACCOUNT_NOT_TRUSTED":       8,
+		"TRUST_DOMAIN_WRONG":        9,
+		"NOT_PLACED":                10,
+		"TOO_MANY_REQUESTS":         11,
+		"CA_NOT_READY":              12,
+		"CA_EXPIRED":                13,
+		"TOKEN_REFUSED":             14,
+		"TOKEN_POD_MISSING":         15,
+		"TOKEN_POD_GONE":            16,
+		"TOKEN_POD_DIFFERS":         17,
+		"API_UNAVAILABLE":           18,
+		"ID_MALFORMED":              19,
+		"CSR_MALFORMED":             20,
+		"KEY_NOT_ALLOWED":           21,
+		"KEY_NOT_PROVED":            22,
+		"NOT_ENROLLED":              23,
+		"ACCOUNT_GONE":              24,
+		"TTL_MALFORMED":             25,
+		"IDENTITY_TOO_OFTEN":        26,
+		"DENIED":                    27,
+		"TOKEN_ISSUER_WRONG":        28,
+		"TOKEN_LIVES_TOO_LONG":      29,
+		"TOKEN_NODE_DIFFERS":        30,
+		"TOKEN_POD_FOREIGN":         31,
+		"JOIN_TOKEN_UNKNOWN":        40,
+		"JOIN_TOKEN_EXPIRED":        41,
+		"JOIN_TOKEN_REDEEMED":       42,
+		"PROCESS_CERTIFICATE_WRONG": 43,
+		"PROCESS_REVOKED":           44,
+		"PROCESS_NOT_ALLOWED":       45,
 	}
 )
 
@@ -283,7 +364,7 @@ const file_identity_identityv1_node_proto_rawDesc = "" +
 	"\ftrust_domain\x18\x01 \x01(\tR\vtrustDomain\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\">\n" +
 	"\aRefusal\x123\n" +
-	"\x06reason\x18\x01 \x01(\x0e2\x1b.culvert.identity.v1.ReasonR\x06reason*\xa9\x03\n" +
+	"\x06reason\x18\x01 \x01(\x0e2\x1b.culvert.identity.v1.ReasonR\x06reason*\xc9\x06\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fTOKEN_MALFORMED\x10\x01\x12\x11\n" +
@@ -306,7 +387,27 @@ const file_identity_identityv1_node_proto_rawDesc = "" +
 	"\x11TOKEN_POD_MISSING\x10\x0f\x12\x12\n" +
 	"\x0eTOKEN_POD_GONE\x10\x10\x12\x15\n" +
 	"\x11TOKEN_POD_DIFFERS\x10\x11\x12\x13\n" +
-	"\x0fAPI_UNAVAILABLE\x10\x122]\n" +
+	"\x0fAPI_UNAVAILABLE\x10\x12\x12\x10\n" +
+	"\fID_MALFORMED\x10\x13\x12\x11\n" +
+	"\rCSR_MALFORMED\x10\x14\x12\x13\n" +
+	"\x0fKEY_NOT_ALLOWED\x10\x15\x12\x12\n" +
+	"\x0eKEY_NOT_PROVED\x10\x16\x12\x10\n" +
+	"\fNOT_ENROLLED\x10\x17\x12\x10\n" +
+	"\fACCOUNT_GONE\x10\x18\x12\x11\n" +
+	"\rTTL_MALFORMED\x10\x19\x12\x16\n" +
+	"\x12IDENTITY_TOO_OFTEN\x10\x1a\x12\n" +
+	"\n" +
+	"\x06DENIED\x10\x1b\x12\x16\n" +
+	"\x12TOKEN_ISSUER_WRONG\x10\x1c\x12\x18\n" +
+	"\x14TOKEN_LIVES_TOO_LONG\x10\x1d\x12\x16\n" +
+	"\x12TOKEN_NODE_DIFFERS\x10\x1e\x12\x15\n" +
+	"\x11TOKEN_POD_FOREIGN\x10\x1f\x12\x16\n" +
+	"\x12JOIN_TOKEN_UNKNOWN\x10(\x12\x16\n" +
+	"\x12JOIN_TOKEN_EXPIRED\x10)\x12\x17\n" +
+	"\x13JOIN_TOKEN_REDEEMED\x10*\x12\x1d\n" +
+	"\x19PROCESS_CERTIFICATE_WRONG\x10+\x12\x13\n" +
+	"\x0fPROCESS_REVOKED\x10,\x12\x17\n" +
+	"\x13PROCESS_NOT_ALLOWED\x10-2]\n" +
 	"\vNodeService\x12N\n" +
 	"\x05Check\x12!.culvert.identity.v1.CheckRequest\x1a\".culvert.identity.v1.CheckResponseB5Z3github.com/culvert-mesh/culvert/identity/identityv1b\x06proto3"
 

@@ -6,9 +6,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/protoadapt"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/culvert-mesh/culvert/identity"
 	"github.com/culvert-mesh/culvert/identity/identityv1"
@@ -24,6 +28,8 @@ type Caller struct {
 	Node, NodeUID  string // where its pod runs
 	Pod, PodUID    string
 	TokenID        string // for the log
+
+	process *process // outside Kubernetes: it speaks for itself alone, and for no node
 }
 
 // Attestor tells who calls by the bearer token that came with the request. Its
@@ -52,9 +58,21 @@ func unavailable(reason identityv1.Reason, format string, args ...any) error {
 
 // refusal is a status that bears the word for it as a detail.
 func refusal(code codes.Code, reason identityv1.Reason, format string, args ...any) error {
-	st := status.Newf(code, format, args...)
-	if detailed, err := st.WithDetails(&identityv1.Refusal{Reason: reason}); err == nil {
-		st = detailed
+	return detailed(status.Newf(code, format, args...), &identityv1.Refusal{Reason: reason})
+}
+
+// busyFor is when to come again to a CA that has no room.
+const busyFor = time.Second
+
+// later is a refusal for some time, which the status bears as a google.rpc.RetryInfo.
+func later(code codes.Code, wait time.Duration, reason identityv1.Reason, format string, args ...any) error {
+	return detailed(status.Newf(code, format, args...),
+		&identityv1.Refusal{Reason: reason}, &errdetails.RetryInfo{RetryDelay: durationpb.New(wait)})
+}
+
+func detailed(st *status.Status, details ...protoadapt.MessageV1) error {
+	if with, err := st.WithDetails(details...); err == nil {
+		st = with
 	}
 	return st.Err()
 }

@@ -25,11 +25,19 @@ func (s *Server) Check(ctx context.Context, _ *identityv1.CheckRequest) (*identi
 
 // check asks all that CreateCertificate asks but for which pod.
 func (s *Server) check(ctx context.Context, d *decision) error {
-	release, err := s.admit(ctx, d)
+	n, err := s.enter(ctx, d)
+	if err != nil {
+		return err
+	}
+	defer n.leave()
+	release, err := s.spend(n.holder())
 	if err != nil {
 		return err
 	}
 	defer release()
+	if err := s.denied(d); err != nil {
+		return err
+	}
 	if !s.cfg.Placement.Synced() {
 		return errNotSynced
 	}
@@ -42,8 +50,8 @@ func (s *Server) check(ctx context.Context, d *decision) error {
 // recordCheck writes a line only for a refusal: nodes ask again and again.
 func (s *Server) recordCheck(d *decision, err error) {
 	s.metrics.checks.WithLabelValues(status.Code(err).String()).Inc()
+	s.visits.note(d, err)
 	if err != nil {
-		s.refusals.write("node refused", d, err, logNode, d.caller.Node, logCaller, d.caller.ServiceAccount.String(), logPod, d.caller.Pod,
-			logToken, d.caller.TokenID, logFrom, d.from)
+		s.refusals.write("node refused", d, err, d.asker()...)
 	}
 }

@@ -59,10 +59,12 @@ func TestCheckRefusesWhatCreateCertificateWould(t *testing.T) {
 		{"forged", mint(t, "ES256", stranger, "es", tokenClaims()), codes.Unauthenticated, identityv1.Reason_TOKEN_SIGNATURE_WRONG, "signature"},
 		{"other audience", mint(t, "ES256", esKey, "es", with("aud", "istio-ca")), codes.Unauthenticated, identityv1.Reason_TOKEN_AUDIENCE_WRONG,
 			`["istio-ca"], want "culvert-identity"`},
+		{"of another cluster", mint(t, "ES256", esKey, "es", with("iss", "")), codes.Unauthenticated, identityv1.Reason_TOKEN_ISSUER_WRONG, "names no issuer"},
+		{"valid for a week", mint(t, "ES256", esKey, "es", with("exp", now+7*86400)), codes.Unauthenticated, identityv1.Reason_TOKEN_LIVES_TOO_LONG, "longer than 24h"},
 		{"no node", mint(t, "ES256", esKey, "es", withIn("node", nil)), codes.Unauthenticated, identityv1.Reason_TOKEN_NODE_MISSING, "not bound"},
 		{"an app's account", mint(t, "ES256", esKey, "es", func() map[string]any {
 			claims := withIn("serviceaccount", map[string]any{"name": "web"})
-			delete(claims, "sub")
+			claims["sub"] = "system:serviceaccount:culvert-system:web"
 			return claims
 		}()), codes.PermissionDenied, identityv1.Reason_ACCOUNT_NOT_TRUSTED, "does not speak for nodes"},
 	} {

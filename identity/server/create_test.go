@@ -29,6 +29,7 @@ import (
 	"github.com/culvert-mesh/culvert/identity/identityv1"
 )
 
+// A002-6: the CA in the cluster.
 func TestNodeGetsWhatRunsOnIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, nil)
@@ -77,6 +78,7 @@ func TestNodeGetsWhatRunsOnIt(t *testing.T) {
 	})
 }
 
+// A002-8: leaves live as configured.
 func TestLifetimeIsWhatIsAskedForUpToOurs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, func(c *Config) { c.TTL = 2 * time.Hour })
@@ -97,6 +99,7 @@ func TestLifetimeIsWhatIsAskedForUpToOurs(t *testing.T) {
 }
 
 // Each row is a good request but for one thing.
+// CVE-2021-27098: a node got identities that it may not distribute.
 func TestRequestsThatAreRefused(t *testing.T) {
 	forged := must(x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))))
 	forged[len(forged)-1] ^= 1
@@ -119,16 +122,16 @@ func TestRequestsThatAreRefused(t *testing.T) {
 		{"two identities", askFor([]any{webID, webID}), codes.InvalidArgument, "want one SPIFFE ID"},
 		{"a number", askFor(7), codes.InvalidArgument, "want one SPIFFE ID"},
 		{"something else asked for", ask(map[string]any{identityv1.ImpersonatedIdentity: webID, "CertSigner": "x"}), codes.InvalidArgument, `"CertSigner": not supported`},
-		{"empty identity", askFor(""), codes.InvalidArgument, "metadata.ImpersonatedIdentity"},
-		{"no SPIFFE ID", askFor("shop/web"), codes.InvalidArgument, "metadata.ImpersonatedIdentity"},
+		{"empty identity", askFor(""), codes.InvalidArgument, "identity: "},
+		{"no SPIFFE ID", askFor("shop/web"), codes.InvalidArgument, "identity: "},
 		{"no workload", askFor("spiffe://cluster.local/ns/shop/sa/web/x"), codes.InvalidArgument, "not of the form"},
-		{"traversal", askFor("spiffe://cluster.local/ns/../sa/web"), codes.InvalidArgument, "metadata.ImpersonatedIdentity"},
+		{"traversal", askFor("spiffe://cluster.local/ns/../sa/web"), codes.InvalidArgument, "identity: "},
 		{"huge identity", askFor("spiffe://cluster.local/ns/shop/sa/" + strings.Repeat("w", maxID)), codes.InvalidArgument, "longer than"},
 		{"foreign trust domain", askFor("spiffe://example.org/ns/shop/sa/web"), codes.PermissionDenied, "not of the trust domain cluster.local"},
 		{"not on the node", askFor("spiffe://cluster.local/ns/shop/sa/db"), codes.PermissionDenied, "ServiceAccount shop/db that the mesh carries runs on node node-1"},
 		{"the same name elsewhere", askFor("spiffe://cluster.local/ns/other/sa/web"), codes.PermissionDenied, "other/web"},
 		{"the node agent itself", askFor("spiffe://cluster.local/ns/culvert-system/sa/ztunnel"), codes.PermissionDenied, "culvert-system/ztunnel"},
-		{"negative lifetime", func(_ *testing.T, r *identityv1.IstioCertificateRequest) { r.ValidityDuration = -1 }, codes.InvalidArgument, "validity_duration"},
+		{"negative lifetime", func(_ *testing.T, r *identityv1.IstioCertificateRequest) { r.ValidityDuration = -1 }, codes.InvalidArgument, "lifetime: -1s is negative"},
 		{"no CSR", func(_ *testing.T, r *identityv1.IstioCertificateRequest) { r.Csr = "" }, codes.InvalidArgument, "csr"},
 		{"no possession of the key", func(_ *testing.T, r *identityv1.IstioCertificateRequest) {
 			r.Csr = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: forged}))
@@ -214,11 +217,11 @@ func TestRequestWaitsForTheSourceToCatchUp(t *testing.T) {
 		_, err := r.CreateCertificate(withToken(t.Context(), goodToken(t)), goodRequest(t))
 		wantStatus(t, err, codes.Unavailable, "what runs where")
 		start := time.Now()
-		time.AfterFunc(time.Second, func() { r.cfg.Placement.Replace([]Running{{"node-1", web}}, nil) })
+		time.AfterFunc(time.Second, func() { r.cfg.Placement.Replace([]Running{{Node: "node-1", ServiceAccount: web}}, nil) })
 		if _, err := r.CreateCertificate(withToken(t.Context(), goodToken(t)), goodRequest(t)); err != nil || time.Since(start) != time.Second {
 			t.Errorf("after %v: %v", time.Since(start), err)
 		}
-		r.cfg.Placement.Replace([]Running{{"node-2", web}}, nil)
+		r.cfg.Placement.Replace([]Running{{Node: "node-2", ServiceAccount: web}}, nil)
 		start = time.Now()
 		_, err = r.CreateCertificate(withToken(t.Context(), goodToken(t)), goodRequest(t))
 		wantStatus(t, err, codes.PermissionDenied, "node-1")
@@ -236,10 +239,10 @@ func TestRequestWaitsForTheSourceToCatchUp(t *testing.T) {
 func TestOneNodeCannotTakeTheCAFromTheOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, func(c *Config) { c.NodeRate, c.NodeBurst = 1, 3 })
-		r.cfg.Placement.Replace([]Running{{"node-1", web}, {"node-2", web}}, nil)
+		r.cfg.Placement.Replace([]Running{{Node: "node-1", ServiceAccount: web}, {Node: "node-2", ServiceAccount: web}}, nil)
 		ask := func(node string) error {
 			claims := tokenClaims()
-			claims["kubernetes.io"].(map[string]any)["node"] = map[string]any{"name": node}
+			claims["kubernetes.io"].(map[string]any)["node"] = map[string]any{"name": node, "uid": "uid of " + node}
 			_, err := r.CreateCertificate(withToken(t.Context(), mint(t, "ES256", esKey, "es", claims)), goodRequest(t))
 			return err
 		}
@@ -274,8 +277,10 @@ func TestCAThatIsFullSaysSo(t *testing.T) {
 
 func TestRequestGivesUpWaitingForACore(t *testing.T) {
 	r := newRig(t, nil)
-	for range cap(r.signing) {
-		r.signing <- struct{}{}
+	for range r.signing.free {
+		if err := r.signing.enter(t.Context(), false); err != nil {
+			t.Fatal(err)
+		}
 	}
 	ctx, cancel := context.WithTimeout(withToken(t.Context(), goodToken(t)), 10*time.Millisecond)
 	defer cancel()
@@ -362,11 +367,11 @@ func TestStrangersAreCountedAndFewLinesAreWrittenAboutThem(t *testing.T) {
 		for range 30 {
 			ask(goodToken(t), func(r *identityv1.IstioCertificateRequest) { r.ValidityDuration = -1 })
 		}
-		if records := r.log.take(t); len(records) != 30 || records[0]["refusal"] != "invalid_request" {
-			t.Errorf("%d lines about a node: %v", len(records), records)
+		if records := r.log.take(t); len(records) != 30 || records[0]["refusal"] != "ttl_malformed" {
+			t.Errorf("%d lines about a node, the first %v", len(records), records[0])
 		}
 		_, body := get(t, r.Handler(), "/metrics")
-		for _, want := range []string{`culvert_identity_refusals_total{reason="token_malformed"} 1001`, `culvert_identity_refusals_total{reason="invalid_request"} 30`} {
+		for _, want := range []string{`culvert_identity_refusals_total{reason="token_malformed"} 1001`, `culvert_identity_refusals_total{reason="ttl_malformed"} 30`} {
 			if !strings.Contains(body, want) {
 				t.Errorf("no %s in the metrics", want)
 			}

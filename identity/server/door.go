@@ -3,10 +3,7 @@
 package server
 
 import (
-	"cmp"
 	"net"
-	"net/netip"
-	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -45,24 +42,28 @@ func descriptors() int {
 // door bounds the connections of a listener: those of strangers by address, and those
 // on which a node has proved itself by node. For one more than there is room for, the
 // address or node that holds most loses its oldest. So a newcomer always gets in, and
-// keeps its place if it proves itself at once.
+// keeps its seat if it proves itself at once.
 type door struct {
 	net.Listener
 	room     room
 	deadline time.Duration // for a stranger; 0: none
 
-	mu   sync.Mutex // guards what follows, and the visitors' nodes
-	open []*visitor // the oldest first
+	mu        sync.Mutex // guards what follows, and what it says of the visitors
+	strangers crowd      // by address
+	nodes     crowd      // by name
 }
 
-// visitor is an open connection.
+func newDoor(ln net.Listener, r room, deadline time.Duration) *door {
+	return &door{Listener: ln, room: r, deadline: deadline, strangers: newCrowd(), nodes: newCrowd()}
+}
+
+// visitor is an open connection. The door's mu guards all but Conn and of.
 type visitor struct {
 	net.Conn
-	of    *door
-	from  netip.Addr
-	late  *time.Timer // nil without a deadline
-	node  string      // that it was proved to be of; empty: a stranger's
-	ended bool
+	of   *door
+	late *time.Timer // nil without a deadline
+	node string      // that it was proved to be of; empty: a stranger's
+	seat *seat       // nil: it has been given up, or closed
 }
 
 // address is a visitor's, by which a request finds it.
@@ -77,16 +78,21 @@ func (d *door) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	v := &visitor{Conn: conn, of: d}
+	from := ""
 	if tcp, ok := conn.RemoteAddr().(*net.TCPAddr); ok {
-		v.from = tcp.AddrPort().Addr().Unmap()
+		from = tcp.AddrPort().Addr().Unmap().String()
 	}
+	v := &visitor{Conn: conn, of: d}
 	d.mu.Lock()
 	if d.deadline > 0 {
 		v.late = time.AfterFunc(d.deadline, func() { v.Close() })
 	}
-	d.open = append(d.open, v)
-	lost := d.crowdedLocked(func(v *visitor) (string, bool) { return v.from.String(), v.node == "" }, d.room.strangers)
+	d.strangers.enter(v, from)
+	var lost *visitor
+	if d.strangers.total > d.room.strangers {
+		lost = d.strangers.greediest()
+		lost.leaveLocked()
+	}
 	d.mu.Unlock()
 	if lost != nil {
 		lost.Close() // whoever serves it finds it closed
@@ -98,40 +104,39 @@ func (d *door) Accept() (net.Conn, error) {
 func (v *visitor) proved(node string) {
 	d := v.of
 	d.mu.Lock()
-	if v.ended || v.node == node {
+	if v.seat == nil || v.node == node {
 		d.mu.Unlock()
 		return
 	}
+	v.leaveLocked()
 	v.node = node
-	if v.late != nil {
-		v.late.Stop()
+	d.nodes.enter(v, node)
+	var lost *visitor
+	switch {
+	case v.seat.holder.open.Len() > nodeConns:
+		lost = v.seat.holder.oldest().visitor
+	case d.nodes.total > d.room.nodes:
+		lost = d.nodes.greediest()
 	}
-	ofNode := func(v *visitor) (string, bool) { return v.node, v.node == node }
-	lost := cmp.Or(d.crowdedLocked(ofNode, nodeConns), d.crowdedLocked(func(v *visitor) (string, bool) { return v.node, v.node != "" }, d.room.nodes))
+	if lost != nil {
+		lost.leaveLocked()
+	}
 	d.mu.Unlock()
 	if lost != nil {
 		lost.Close()
 	}
 }
 
-// crowdedLocked returns the oldest connection of the holder that has most, if those
-// that count are more than there is room for.
-func (d *door) crowdedLocked(holder func(*visitor) (name string, counts bool), room int) (lost *visitor) {
-	held, total, most := map[string]int{}, 0, 0
-	for _, v := range slices.Backward(d.open) {
-		name, counts := holder(v)
-		if !counts {
-			continue
-		}
-		total++
-		if held[name]++; held[name] >= most {
-			lost, most = v, held[name]
-		}
+// leaveLocked gives the seat back.
+func (v *visitor) leaveLocked() {
+	if v.late != nil {
+		v.late.Stop()
 	}
-	if total <= room {
-		return nil
+	if v.node == "" {
+		v.of.strangers.leave(v)
+	} else {
+		v.of.nodes.leave(v)
 	}
-	return lost
 }
 
 // RemoteAddr is an address by which a request finds the visitor.
@@ -142,16 +147,10 @@ func (v *visitor) RemoteAddr() net.Addr {
 	return v.Conn.RemoteAddr()
 }
 
-// Close gives the place back.
+// Close gives the seat back.
 func (v *visitor) Close() error {
 	v.of.mu.Lock()
-	if i := slices.Index(v.of.open, v); i >= 0 {
-		v.of.open = slices.Delete(v.of.open, i, i+1)
-	}
-	v.ended = true
-	if v.late != nil {
-		v.late.Stop()
-	}
+	v.leaveLocked()
 	v.of.mu.Unlock()
 	return v.Conn.Close()
 }

@@ -11,11 +11,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"sync"
 
 	"github.com/go-jose/go-jose/v4"
+
+	"github.com/culvert-mesh/culvert/regular"
 )
 
 // Audience is what a node's token must be made for, unless said otherwise.
@@ -29,8 +29,9 @@ const (
 // JWKS is the Attestor for tokens shaped like those that Kubernetes projects
 // into a pod, signed by a key of a JWKS file.
 type JWKS struct {
-	File     string // read again for each token; required
-	Audience string // Audience
+	File      string     // read again for each token; required
+	Expected  Expected   // what a token must say; its defaults
+	Placement *Placement // knows the pods that speak for nodes, if there are any in its source; none
 
 	mu   sync.Mutex // guards what follows
 	text []byte     // what keys was parsed from
@@ -45,7 +46,7 @@ func (j *JWKS) Check() error {
 
 // Attest verifies the token's signature, its times, its audience, and reads
 // the caller out of it.
-func (j *JWKS) Attest(_ context.Context, token string) (Caller, error) {
+func (j *JWKS) Attest(ctx context.Context, token string) (Caller, error) {
 	keys, err := j.load()
 	if err != nil {
 		return Caller{}, fmt.Errorf("%w: %v", ErrUnavailable, err)
@@ -54,17 +55,20 @@ func (j *JWKS) Attest(_ context.Context, token string) (Caller, error) {
 	if err != nil {
 		return Caller{}, err
 	}
-	audience := j.Audience
-	if audience == "" {
-		audience = Audience
+	caller, err := claims.caller(j.Expected.withDefaults())
+	if err != nil || j.Placement == nil {
+		return caller, err
 	}
-	return claims.caller(audience)
+	if err := j.Placement.alive(ctx, caller); err != nil {
+		return Caller{}, err
+	}
+	return caller, nil
 }
 
 // load returns the file's keys. A file that cannot be read or parsed admits
 // nobody, since a key that stood in it before may have been taken out.
 func (j *JWKS) load() ([]jose.JSONWebKey, error) {
-	text, err := readFile(j.File)
+	text, err := regular.ReadFile(j.File, maxJWKS)
 	if err != nil {
 		return nil, fmt.Errorf("read JWKS: %v", err)
 	}
@@ -79,19 +83,6 @@ func (j *JWKS) load() ([]jose.JSONWebKey, error) {
 	}
 	j.text = text
 	return j.keys, nil
-}
-
-func readFile(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxJWKS+1))
-	if err == nil && len(text) > maxJWKS {
-		err = fmt.Errorf("%s is longer than %d bytes", path, maxJWKS)
-	}
-	return text, err
 }
 
 // parseJWKS returns the keys that can sign a token. Others, say for

@@ -32,8 +32,8 @@ func newLimits(perSecond float64, burst int) *limits {
 	return &limits{each: rate.Limit{PerSecond: perSecond, Burst: float64(burst)}, nodes: make(map[string]*usage)}
 }
 
-// take admits a request until release.
-func (l *limits) take(node string) (release func(), ok bool) {
+// take admits a request until release, or says how long to wait for the next.
+func (l *limits) take(node string) (release func(), wait time.Duration, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.prune(time.Now())
@@ -42,15 +42,18 @@ func (l *limits) take(node string) (release func(), ok bool) {
 		u = new(usage)
 		l.nodes[node] = u
 	}
-	if u.inFlight >= maxNodeInFlight || !u.requests.Spend(l.each) {
-		return nil, false
+	if u.inFlight >= maxNodeInFlight {
+		return nil, busyFor, false
+	}
+	if !u.requests.Spend(l.each) {
+		return nil, u.requests.Wait(l.each), false
 	}
 	u.inFlight++
 	return sync.OnceFunc(func() {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		u.inFlight--
-	}), true
+	}), 0, true
 }
 
 // prune forgets, once a minute, the nodes that have all they could have.

@@ -4,8 +4,6 @@ package server
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"net"
 	"net/http"
 	"time"
@@ -14,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 type metrics struct {
@@ -21,15 +20,16 @@ type metrics struct {
 	requests *prometheus.CounterVec
 	checks   *prometheus.CounterVec
 	duration prometheus.Histogram
+	ttl      prometheus.Histogram
 }
 
-func newMetrics(cfg Config, refusals prometheus.Collector) *metrics {
+func newMetrics(parts ...prometheus.Collector) *metrics {
 	m := &metrics{
 		registry: prometheus.NewRegistry(),
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "culvert_identity_requests_total",
-			Help: "Requests for a certificate by how they were answered: OK is an issued one.",
-		}, []string{"code"}),
+			Help: "Requests for a certificate by how they were answered, and the word for why: code OK is an issued one, and has none.",
+		}, []string{"code", "reason"}),
 		checks: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "culvert_identity_node_checks_total",
 			Help: "Nodes' questions whether they would get certificates, by how they were answered: OK is yes.",
@@ -38,43 +38,42 @@ func newMetrics(cfg Config, refusals prometheus.Collector) *metrics {
 			Name:    "culvert_identity_request_duration_seconds",
 			Help:    "How long requests took, waiting for placement included.",
 			Buckets: []float64{.001, .0025, .005, .01, .025, .1, .25, 1, 2.5},
+			// For servers that scrape native histograms, too.
+			NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 100, NativeHistogramMinResetDuration: time.Hour,
+		}),
+		ttl: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "culvert_identity_leaf_lifetime_seconds",
+			Help:    "How long issued certificates are valid from when they were issued.",
+			Buckets: []float64{30, 60, 300, 900, 1800, 3600, 4 * 3600, 12 * 3600, 24 * 3600},
 		}),
 	}
-	m.requests.WithLabelValues(codes.OK.String()) // so that it starts at 0
-	m.registry.MustRegister(m.requests, m.checks, refusals, m.duration, &authority{ca: cfg.CA, events: cfg.Events},
+	m.requests.WithLabelValues(codes.OK.String(), "") // so that it starts at 0
+	m.registry.MustRegister(parts...)
+	m.registry.MustRegister(m.requests, m.checks, m.duration, m.ttl,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
 
-func (m *metrics) answered(code codes.Code, took time.Duration) {
-	m.requests.WithLabelValues(code.String()).Inc()
-	m.duration.Observe(took.Seconds())
+// answered counts a request for a certificate by its decision and error.
+func (m *metrics) answered(d *decision, err error) {
+	m.duration.Observe(time.Since(d.started).Seconds())
+	if err != nil {
+		m.requests.WithLabelValues(status.Code(err).String(), word(err)).Inc()
+		return
+	}
+	m.requests.WithLabelValues(codes.OK.String(), "").Inc()
+	m.ttl.Observe(d.issued.NotAfter.Sub(d.started).Seconds())
 }
 
-// Handler is /metrics, and /healthz/ready: whether certificates can be had.
+// Handler is /metrics and readiness: whether certificates can be had.
 func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(s.metrics.registry, promhttp.HandlerOpts{}))
-	mux.HandleFunc("GET /healthz/ready", func(w http.ResponseWriter, _ *http.Request) {
-		if err := s.ready(); err != nil {
-			http.Error(w, "not ready: "+err.Error(), http.StatusServiceUnavailable)
-			return
-		}
-		fmt.Fprintln(w, "ready")
-	})
+	s.handleReadiness(mux)
 	return mux
 }
 
 // ServeMetrics serves Handler on ln until ctx ends.
 func (s *Server) ServeMetrics(ctx context.Context, ln net.Listener) error {
-	server := &http.Server{
-		Handler: s.Handler(), MaxHeaderBytes: 8 << 10,
-		ReadHeaderTimeout: 2 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 10 * time.Second, IdleTimeout: 30 * time.Second,
-	}
-	stop := context.AfterFunc(ctx, func() { server.Close() })
-	defer stop()
-	if err := server.Serve(&door{Listener: ln, room: room{strangers: roomFor(descriptors()).metrics}}); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("serve metrics: %w", err)
-	}
-	return nil
+	return serveHTTP(ctx, ln, "metrics", s.Handler())
 }

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	"github.com/culvert-mesh/culvert/identity/identityv1"
@@ -79,14 +78,11 @@ func (r *refusals) due(reason identityv1.Reason) (omitted int, due bool) {
 	return omitted, true
 }
 
-// word is why, as a label's value: the Reason in lower case. What is wrong with the
-// request itself has none.
+// word is why, as a label's value: the Reason in lower case. What only we are to blame
+// for has none.
 func word(err error) string {
 	if reason := reasonOf(err); reason != identityv1.Reason_REASON_UNSPECIFIED {
 		return strings.ToLower(reason.String())
-	}
-	if status.Code(err) == codes.InvalidArgument {
-		return "invalid_request"
 	}
 	return "other"
 }

@@ -70,7 +70,7 @@ func goodKeys() []jose.JSONWebKey {
 func tokenClaims() map[string]any {
 	now := time.Now().Unix()
 	return map[string]any{
-		"iss": "https://kubernetes.default.svc", "sub": "system:serviceaccount:culvert-system:ztunnel", "jti": "token-1",
+		"iss": KubernetesIssuer, "sub": "system:serviceaccount:culvert-system:ztunnel", "jti": "token-1",
 		"aud": []string{Audience}, "iat": now, "nbf": now, "exp": now + 600,
 		"kubernetes.io": map[string]any{
 			"namespace":      "culvert-system",
@@ -139,9 +139,10 @@ func newRig(t testing.TB, change func(*Config)) *rig {
 		Attestor:  &JWKS{File: r.jwks},
 		Placement: NewPlacement(),
 		DNSNames:  []string{"culvert-identity.culvert-system.svc"},
+		IDBurst:   10_000, // stories ask for one identity more often than a node would
 		Log:       slog.New(slog.NewJSONHandler(r.log, nil)),
 	}
-	cfg.Placement.Replace([]Running{{"node-1", web}}, nil)
+	cfg.Placement.Replace([]Running{{Node: "node-1", ServiceAccount: web}}, nil)
 	if change != nil {
 		change(&cfg)
 	}

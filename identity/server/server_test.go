@@ -4,9 +4,12 @@ package server
 
 import (
 	"context"
+	"crypto"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -22,6 +25,7 @@ import (
 	"google.golang.org/grpc/metadata"
 
 	"github.com/culvert-mesh/culvert/identity"
+	"github.com/culvert-mesh/culvert/identity/ca"
 	"github.com/culvert-mesh/culvert/identity/identityv1"
 )
 
@@ -113,6 +117,8 @@ type panicking struct{}
 
 func (panicking) Attest(context.Context, string) (Caller, error) { panic("attestor") }
 
+// CVE-2022-23635, GHSA-86vr-4wcv-mm9w, GHSA-8w5h-qr4r-2h6g: one request took the control
+// plane down.
 func TestPanicFailsOneRequestOnly(t *testing.T) {
 	r := newRig(t, func(c *Config) { c.Attestor = panicking{} })
 	addr, _ := serve(t, r)
@@ -175,15 +181,38 @@ func TestMetricsCountDecisionsAndShowExpiry(t *testing.T) {
 	}
 	_, body := get(t, r.Handler(), "/metrics")
 	for _, want := range []string{
-		`culvert_identity_requests_total{code="OK"} 1`,
-		`culvert_identity_requests_total{code="Unauthenticated"} 2`,
+		`culvert_identity_requests_total{code="OK",reason=""} 1`,
+		`culvert_identity_requests_total{code="Unauthenticated",reason="token_malformed"} 2`,
 		`culvert_identity_request_duration_seconds_count 3`,
-		`culvert_identity_expiry_timestamp_seconds{certificate="root"}`,
-		`culvert_identity_expiry_timestamp_seconds{certificate="issuer"}`,
+		`culvert_identity_leaf_lifetime_seconds_bucket{le="3600"} 1`,
+		`culvert_identity_leaf_lifetime_seconds_bucket{le="1800"} 0`,
+		`culvert_identity_expiry_timestamp_seconds{certificate="root",sha256="`,
+		`culvert_identity_expiry_timestamp_seconds{certificate="issuer",sha256="`,
+		`culvert_identity_expiry_timestamp_seconds{certificate="serving",sha256=""} `,
+		`culvert_identity_lifetime_seconds{certificate="serving",sha256=""} 86`, // a day, and the minute before
 	} {
 		if !strings.Contains(body, want) {
 			t.Errorf("no %s in the metrics", want)
 		}
+	}
+}
+
+// A root that was renewed needs no alert for its former certificate.
+func TestOfARenewedRootOnlyTheNextCertificateHasAnEndInTheMetrics(t *testing.T) {
+	opts := ca.Options{TrustDomain: td, RootTTL: 2 * 365 * 24 * time.Hour}
+	files := must(ca.Make(opts))
+	block, _ := pem.Decode(files[ca.RootKeyFile])
+	key := must(x509.ParsePKCS8PrivateKey(block.Bytes)).(crypto.Signer)
+	files[ca.RootFile] = must(ca.NextRoot(files, key, ca.Options{}))[ca.RootFile]
+	authority := must(ca.New(opts))
+	if _, err := authority.Take(files); err != nil {
+		t.Fatal(err)
+	}
+	r := newRig(t, func(c *Config) { c.CA = authority })
+	_, body := get(t, r.Handler(), "/metrics")
+	next := fmt.Sprintf(`culvert_identity_expiry_timestamp_seconds{certificate="root",sha256="%s"}`, fingerprint(files.Roots()[0])[:nameLength])
+	if n := strings.Count(body, `culvert_identity_expiry_timestamp_seconds{certificate="root"`); n != 1 || !strings.Contains(body, next) || len(authority.Roots()) != 2 {
+		t.Errorf("%d ends of roots, of %d in the bundle:\n%s", n, len(authority.Roots()), body)
 	}
 }
 
@@ -220,6 +249,9 @@ func TestConfigNamesAllThatIsWrong(t *testing.T) {
 			t.Errorf("%q does not name %s", err, want)
 		}
 	}
+	if _, err := New(Config{DNSNames: []string{"ca.test", ""}}); err == nil || !strings.Contains(err.Error(), "DNSNames has an empty name") {
+		t.Errorf("an empty name: %v", err)
+	}
 }
 
 func TestPlacementIsTheLastFullPicture(t *testing.T) {
@@ -229,31 +261,32 @@ func TestPlacementIsTheLastFullPicture(t *testing.T) {
 		if p.Synced() {
 			t.Error("synced")
 		}
-		p.Replace([]Running{{"node-1", web}, {"node-1", web}, {"node-2", db}}, nil)
+		p.Replace([]Running{{Node: "node-1", ServiceAccount: web}, {Node: "node-1", ServiceAccount: web}, {Node: "node-2", ServiceAccount: db}}, nil)
 		for _, test := range []struct {
 			node string
 			sa   identity.ServiceAccount
 			want bool
 		}{{"node-1", web, true}, {"node-2", db, true}, {"node-1", db, false}, {"node-2", web, false}, {"", web, false}} {
-			if got, err := p.RunsOn(t.Context(), test.node, test.sa); got != test.want || err != nil {
+			if got, err := p.RunsOn(t.Context(), test.node, test.sa); (len(got) > 0) != test.want || err != nil {
 				t.Errorf("%v on %q: %v, %v", test.sa, test.node, got, err)
 			}
 		}
 		p.Replace(nil, nil)
-		if runs, _ := p.RunsOn(t.Context(), "node-1", web); runs || !p.Synced() {
+		if runs, _ := p.RunsOn(t.Context(), "node-1", web); len(runs) > 0 || !p.Synced() {
 			t.Error("gone, yet it runs")
 		}
 	})
 }
 
+// GO-2025-3664: state per peer grew without end.
 func TestLimitsForgetIdleNodes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLimits(1, 10)
-		release, ok := l.take("busy")
+		release, _, ok := l.take("busy")
 		if !ok {
 			t.Fatal("refused")
 		}
-		idle, _ := l.take("idle")
+		idle, _, _ := l.take("idle")
 		idle()
 		idle() // more than once is once
 		time.Sleep(2 * time.Minute)
@@ -274,17 +307,17 @@ func TestOneNodeHasABoundedNumberInFlight(t *testing.T) {
 	l := newLimits(1000, 1000)
 	var releases []func()
 	for range maxNodeInFlight {
-		release, ok := l.take("node-1")
+		release, _, ok := l.take("node-1")
 		if !ok {
 			t.Fatal("refused")
 		}
 		releases = append(releases, release)
 	}
-	if _, ok := l.take("node-1"); ok {
+	if _, _, ok := l.take("node-1"); ok {
 		t.Error("one more")
 	}
 	releases[0]()
-	if _, ok := l.take("node-1"); !ok {
+	if _, _, ok := l.take("node-1"); !ok {
 		t.Error("refused after one has ended")
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -27,7 +28,7 @@ import (
 
 func attestor(t testing.TB, text []byte) *JWKS {
 	t.Helper()
-	j := &JWKS{File: filepath.Join(t.TempDir(), "jwks.json")}
+	j := &JWKS{File: filepath.Join(t.TempDir(), "jwks.json"), Expected: Expected{Issuer: KubernetesIssuer}}
 	write(t, j.File, text)
 	return j
 }
@@ -126,6 +127,17 @@ func TestTokensThatProveNothing(t *testing.T) {
 		{"node without a name", mint(t, jose.ES256, esKey, "es", withIn("node", map[string]any{"uid": "x"})), "kubernetes.io.node.name"},
 		{"node is a string", mint(t, jose.ES256, esKey, "es", withIn("node", "node-1")), "claims"},
 		{"subject of somebody else", mint(t, jose.ES256, esKey, "es", with("sub", "system:serviceaccount:shop:web")), "subject"},
+		{"no subject", mint(t, jose.ES256, esKey, "es", with("sub", nil)), "subject"},
+		{"no iss", mint(t, jose.ES256, esKey, "es", with("iss", nil)), "names no issuer"},
+		{"iss of another cluster", mint(t, jose.ES256, esKey, "es", with("iss", "https://elsewhere")), `issuer is "https://elsewhere", want "https://kubernetes`},
+		{"iss that only begins like it", mint(t, jose.ES256, esKey, "es", with("iss", KubernetesIssuer+"/")), "want"},
+		{"no iat", mint(t, jose.ES256, esKey, "es", with("iat", nil)), "(iat)"},
+		{"valid for more than a day", mint(t, jose.ES256, esKey, "es", with("exp", now+86400+60)), "longer than 24h"},
+		{"issued before there were tokens", mint(t, jose.ES256, esKey, "es", with("iat", -int64(1)<<62)), "claims"},
+		{"valid for ever", mint(t, jose.ES256, esKey, "es", with("exp", int64(1)<<40)), "longer than 24h"},
+		{"node without a UID", mint(t, jose.ES256, esKey, "es", withIn("node", map[string]any{"name": "node-1"})), "kubernetes.io.node.uid"},
+		{"pod without a UID", mint(t, jose.ES256, esKey, "es", withIn("pod", map[string]any{"name": "ztunnel-abc"})), "kubernetes.io.pod"},
+		{"UID without a pod", mint(t, jose.ES256, esKey, "es", withIn("pod", map[string]any{"uid": "pod-uid"})), "kubernetes.io.pod"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			caller, err := attestor(t, jwks(t, goodKeys()...)).Attest(t.Context(), test.token)
@@ -142,6 +154,7 @@ func TestTokensThatProveNothing(t *testing.T) {
 	}
 }
 
+// SPIRE 1.12.3 did not enforce the expiry of tokens.
 func TestTokenEndsAndBeginsInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		j := attestor(t, jwks(t, goodKeys()...))
@@ -160,7 +173,7 @@ func TestTokenEndsAndBeginsInTime(t *testing.T) {
 
 func TestAudienceIsConfigurable(t *testing.T) {
 	j := attestor(t, jwks(t, goodKeys()...))
-	j.Audience = "istio-ca"
+	j.Expected.Audience = "istio-ca"
 	if _, err := j.Attest(t.Context(), goodToken(t)); err == nil {
 		t.Error("accepted another audience")
 	}
@@ -169,6 +182,7 @@ func TestAudienceIsConfigurable(t *testing.T) {
 	}
 }
 
+// CVE-2026-31837: a file that cannot be read admits nobody.
 func TestKeysAreThoseOfTheFileAsItIsNow(t *testing.T) {
 	keys := goodKeys()
 	j := attestor(t, jwks(t, keys[1]))
@@ -196,6 +210,7 @@ func TestKeysAreThoseOfTheFileAsItIsNow(t *testing.T) {
 	}
 }
 
+// CVE-2026-31837: there are no keys to fall back to, and private ones are refused.
 func TestJWKSHoldsPublicKeysThatSign(t *testing.T) {
 	edPublic, _, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
@@ -257,7 +272,7 @@ func FuzzToken(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if caller, err := c.caller(Audience); err == nil && caller.Node == "" {
+		if caller, err := c.caller(Expected{}.withDefaults()); err == nil && (caller.Node == "" || caller.NodeUID == "") {
 			t.Fatal("a caller without a node")
 		}
 	})
@@ -272,4 +287,41 @@ func FuzzJWKS(f *testing.F) {
 			t.Fatal("no key, no error")
 		}
 	})
+}
+
+// A001-3: what another pod's token proves of its node, the pod that is there disproves.
+func TestATokenIsOfThePodThatSpeaksForTheNode(t *testing.T) {
+	j := attestor(t, jwks(t, goodKeys()...))
+	j.Placement = NewPlacement()
+	for _, test := range []struct {
+		name   string
+		agents []Agent
+		want   string
+	}{
+		{"the source knows of no such pod", nil, ""},
+		{"of none on this node", []Agent{{UID: "other", Node: "node-2"}}, ""},
+		{"of the token's", []Agent{agent, {UID: "other", Node: "node-1"}}, ""},
+		{"of another", []Agent{{UID: "other", Name: "ztunnel-xyz", Node: "node-1"}}, "of UID pod-uid, is gone; ztunnel-xyz of UID other speaks for node node-1"},
+		{"of one that only has the ServiceAccount", []Agent{{UID: "other", Node: "node-1", Foreign: "it is of no DaemonSet"}}, ""},
+		{"of the token's, which only has the ServiceAccount", []Agent{{UID: "pod-uid", Name: "ztunnel-abc", ServiceAccount: ztunnel, Node: "node-1", Foreign: "it is of no DaemonSet"}},
+			"does not speak for its node: it is of no DaemonSet"},
+		{"of the token's, elsewhere", []Agent{{UID: "pod-uid", Name: "ztunnel-abc", ServiceAccount: ztunnel, Node: "node-2"}}, "runs on node node-2"},
+	} {
+		j.Placement.Replace(nil, test.agents)
+		_, err := j.Attest(t.Context(), goodToken(t))
+		if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: %v", test.name, err)
+		}
+	}
+}
+
+// A pipe in the place of the file would make each request wait.
+func TestAJWKSThatIsNoFileAdmitsNobodyAtOnce(t *testing.T) {
+	j := &JWKS{File: filepath.Join(t.TempDir(), "jwks.json")}
+	if err := syscall.Mkfifo(j.File, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := j.Attest(t.Context(), goodToken(t)); !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), "not a regular file") {
+		t.Error(err)
+	}
 }

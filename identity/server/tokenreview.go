@@ -3,7 +3,6 @@
 package server
 
 import (
-	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -58,6 +57,7 @@ type TokenReview struct {
 	reviews   rest.Interface
 	asking    *asking
 	proofs    *proofs
+	asked     *reviews
 	awayUntil atomic.Int64 // Unix time in nanoseconds
 }
 
@@ -65,12 +65,12 @@ type TokenReview struct {
 type TokenReviewOptions struct {
 	Placement    *Placement                // knows the pods that speak for nodes; required
 	NodeAccounts []identity.ServiceAccount // about whose tokens the API server is asked; required
-	Audience     string                    // that a token must be made for; Audience
+	Expected     Expected                  // what a token must say; its defaults
 }
 
 // NewTokenReview returns one that asks the API server of config.
 func NewTokenReview(config *rest.Config, o TokenReviewOptions) (*TokenReview, error) {
-	o.Audience = cmp.Or(o.Audience, Audience)
+	o.Expected = o.Expected.withDefaults()
 	scheme := runtime.NewScheme()
 	if err := authenticationv1.AddToScheme(scheme); err != nil {
 		return nil, err
@@ -85,7 +85,7 @@ func NewTokenReview(config *rest.Config, o TokenReviewOptions) (*TokenReview, er
 	if err != nil {
 		return nil, fmt.Errorf("client of %s: %v", config.Host, err)
 	}
-	return &TokenReview{options: o, reviews: client, asking: newAsking(), proofs: newProofs()}, nil
+	return &TokenReview{options: o, reviews: client, asking: newAsking(), proofs: newProofs(), asked: newReviews()}, nil
 }
 
 // Attest asks, in this order: is the token worth a question, was it asked a moment
@@ -147,7 +147,9 @@ func (r *TokenReview) remembered(claimed Caller, token [sha256.Size]byte, age ti
 // ask asks the API server about a token, and Placement about its pod. No caller may end
 // ctx: an API server that does not answer in time is taken to be away.
 func (r *TokenReview) ask(ctx context.Context, token string, claimed Caller) (Caller, error) {
+	began := time.Now()
 	status, err := r.review(ctx, token)
+	r.asked.answered(began, status.Authenticated, err)
 	if err != nil {
 		r.awayUntil.Store(time.Now().Add(awayFor).UnixNano())
 		return Caller{}, err
@@ -174,7 +176,7 @@ func (r *TokenReview) plausible(token string) (claimed Caller, expires time.Time
 	if err := parsed.UnsafeClaimsWithoutVerification(&c); err != nil {
 		return claimed, expires, refused(identityv1.Reason_TOKEN_MALFORMED, "claims of the token: %v", err)
 	}
-	if claimed, err = c.caller(r.options.Audience); err != nil {
+	if claimed, err = c.caller(r.options.Expected); err != nil {
 		return claimed, expires, err
 	}
 	if claimed.Pod == "" || claimed.PodUID == "" {
@@ -194,7 +196,7 @@ func (r *TokenReview) trusted(sa identity.ServiceAccount) error {
 func (r *TokenReview) review(ctx context.Context, token string) (authenticationv1.TokenReviewStatus, error) {
 	ctx, cancel := context.WithTimeout(ctx, reviewWithin)
 	defer cancel()
-	question := &authenticationv1.TokenReview{Spec: authenticationv1.TokenReviewSpec{Token: token, Audiences: []string{r.options.Audience}}}
+	question := &authenticationv1.TokenReview{Spec: authenticationv1.TokenReviewSpec{Token: token, Audiences: []string{r.options.Expected.Audience}}}
 	answer := &authenticationv1.TokenReview{}
 	if err := r.reviews.Post().Resource("tokenreviews").Body(question).Do(ctx).Into(answer); err != nil {
 		return answer.Status, unavailable(identityv1.Reason_API_UNAVAILABLE, "ask the API server: %v", err)
@@ -215,9 +217,9 @@ func (r *TokenReview) refuse(claimed Caller, said string) error {
 // proven is who the API server says the caller to be. It is read anew: the answer
 // counts, not the claims that led to the question.
 func (r *TokenReview) proven(status authenticationv1.TokenReviewStatus) (Caller, error) {
-	if !slices.Contains(status.Audiences, r.options.Audience) { // an API server that does not know audiences says nothing about them
+	if !slices.Contains(status.Audiences, r.options.Expected.Audience) { // an API server that does not know audiences says nothing about them
 		return Caller{}, refused(identityv1.Reason_TOKEN_AUDIENCE_WRONG,
-			"Kubernetes vouches for the token for the audience %q, want %q", status.Audiences, r.options.Audience)
+			"Kubernetes vouches for the token for the audience %q, want %q", status.Audiences, r.options.Expected.Audience)
 	}
 	namespace, name, _ := strings.Cut(strings.TrimPrefix(status.User.Username, subjectPrefix), ":")
 	sa, err := identity.ParseServiceAccount(namespace + "/" + name)
@@ -258,7 +260,10 @@ func (r *TokenReview) alive(ctx context.Context, caller Caller) error {
 	case !found:
 		return refused(identityv1.Reason_TOKEN_POD_GONE, "the token's pod, %s/%s of UID %s, is gone", caller.ServiceAccount.Namespace, caller.Pod, caller.PodUID)
 	}
-	return agent.is(caller)
+	if err := agent.is(caller); err != nil {
+		return err
+	}
+	return r.options.Placement.sameNode(ctx, caller)
 }
 
 // is compares a live pod with the caller that its token makes.
@@ -269,6 +274,8 @@ func (a Agent) is(caller Caller) error {
 		return refused(identityv1.Reason_TOKEN_POD_DIFFERS, "the token's pod, %s, runs on node %s, and the token says %s", name, a.Node, caller.Node)
 	case a.ServiceAccount != caller.ServiceAccount || a.Name != caller.Pod:
 		return refused(identityv1.Reason_TOKEN_POD_DIFFERS, "the token's pod, %s of UID %s, is %s of ServiceAccount %v", name, caller.PodUID, a.Name, a.ServiceAccount)
+	case a.Foreign != "":
+		return refused(identityv1.Reason_TOKEN_POD_FOREIGN, "the token's pod, %s, does not speak for its node: %s", name, a.Foreign)
 	}
 	return nil
 }

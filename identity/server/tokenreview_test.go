@@ -141,6 +141,7 @@ func TestTokensThatKubernetesIsNotAskedAbout(t *testing.T) {
 }
 
 // What Kubernetes says counts, not the claims that led to the question.
+// A001-3: a token counts for its own pod and node alone.
 func TestWhatKubernetesSaysOfAToken(t *testing.T) {
 	extra := func(key string, values ...string) func(*authenticationv1.TokenReviewStatus) {
 		return func(s *authenticationv1.TokenReviewStatus) {

@@ -16,9 +16,9 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
 	"time"
 
+	"github.com/culvert-mesh/culvert/loopback"
 	"github.com/culvert-mesh/culvert/unixsocket"
 )
 
@@ -32,9 +32,14 @@ type Config struct {
 	Metrics http.Handler          // serves /metrics; required
 	Pending func() []string       // what readiness waits for, a line each; required
 	Dumps   map[string]func() any // top-level keys of /config_dump; default none
+	Renew   Renew                 // asked for by /certs/renew; required
 	Quit    func()                // asked for by /quitquitquit; required
 	Level   *slog.LevelVar        // set by /logging; required
 }
+
+// Renew has the certificates of identities renewed now, of all if none is named, and returns
+// what came of each, for JSON. An error is a mistake of the caller's.
+type Renew func(ctx context.Context, identities []string) (any, error)
 
 const (
 	headerTimeout   = 2 * time.Second
@@ -44,6 +49,8 @@ const (
 	maxBody         = 4 << 10
 	maxConns        = 256 // at a time on one address: see limit
 	grace           = time.Second
+	maxRenew        = 32               // identities that one request names
+	renewTimeout    = 30 * time.Second // for all of a request
 )
 
 // endpoint is one listener and what it serves.
@@ -92,11 +99,12 @@ func (s *Server) openLoopback(name, address, otherwise string, h http.Handler) e
 	if address == "" {
 		address = otherwise
 	}
-	// By number only: a name could lead anywhere by the time it is resolved.
-	if a, err := netip.ParseAddrPort(address); err != nil || !a.Addr().IsLoopback() {
-		return fmt.Errorf("%s: %q is not a loopback address and port", name, address)
+	ln, err := loopback.Listen(address)
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
 	}
-	return s.openTCP(name, address, otherwise, h)
+	s.endpoints = append(s.endpoints, endpoint{name, limit(ln, maxConns), h, exchangeTimeout})
+	return nil
 }
 
 func (s *Server) openSocket(name, path string, h http.Handler) error {

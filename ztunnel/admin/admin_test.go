@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -14,6 +15,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -45,6 +47,12 @@ func start(t *testing.T) *running {
 		Dumps: map[string]func() any{
 			"workloads": func() any { return []string{"shop/web"} },
 			"version":   func() any { return "v1" },
+		},
+		Renew: func(_ context.Context, ids []string) (any, error) {
+			if slices.Contains(ids, "wrong") {
+				return nil, errors.New("wrong is no identity")
+			}
+			return map[string]any{"asked": ids}, nil
 		},
 		Quit:  func() { r.quit.Store(true) },
 		Level: r.level,
@@ -131,7 +139,7 @@ func TestTheConfigurationDumpHasAKeyPerDump(t *testing.T) {
 func TestTheTCPEndpointsChangeNothing(t *testing.T) {
 	r := start(t)
 	for _, endpoint := range []string{"admin", "metrics", "readiness"} {
-		for _, path := range []string{"/logging?level=debug", "/quitquitquit", "/debug/pprof/heap", "/debug/pprof/"} {
+		for _, path := range []string{"/logging?level=debug", "/quitquitquit", "/certs/renew?all", "/debug/pprof/heap", "/debug/pprof/"} {
 			for _, method := range []string{"GET", "POST", "PUT"} {
 				if code, _ := r.ask(endpoint, method, path); code != 404 && code != 405 {
 					t.Errorf("%s %s on %s: status %d", method, path, endpoint, code)
@@ -174,6 +182,37 @@ func TestTheLogLevelIsSetAndResetOnTheSocket(t *testing.T) {
 	}
 	if code, _ := r.ask("admin socket", "GET", "/logging?level=debug"); code != 405 {
 		t.Errorf("GET /logging: status %d, want 405", code)
+	}
+}
+
+// What renews is on the socket, which only root reaches.
+func TestRenewalsAreAskedForOnTheSocket(t *testing.T) {
+	r := start(t)
+	many := "/certs/renew?id=0" + strings.Repeat("&id=1", maxRenew)
+	for _, step := range []struct {
+		target, answer, problem string
+	}{
+		{"/certs/renew?all", `{"asked":null}`, ""},
+		{"/certs/renew?id=shop/web&id=shop/db", `{"asked":["shop/web","shop/db"]}`, ""},
+		{"/certs/renew", "", "400 Bad Request: want id=IDENTITY, or all"},
+		{"/certs/renew?all&id=shop/web", "", "400 Bad Request: want id=IDENTITY, or all"},
+		{"/certs/renew?id=wrong", "", "400 Bad Request: wrong is no identity"},
+		{many, "", "400 Bad Request: 33 identities, the limit is 32: want fewer, or all"},
+	} {
+		body, err := Post(t.Context(), r.socket, step.target)
+		problem := ""
+		if err != nil {
+			problem = err.Error()
+		}
+		if strings.TrimSpace(string(body)) != step.answer || problem != step.problem {
+			t.Errorf("%s: %s, %s", step.target, body, problem)
+		}
+	}
+	if code, _ := r.ask("admin socket", "GET", "/certs/renew?all"); code != 405 {
+		t.Errorf("GET: status %d, want 405", code)
+	}
+	if _, err := Post(t.Context(), r.socket+".none", "/certs/renew?all"); err == nil || strings.Contains(err.Error(), "http") {
+		t.Errorf("where nobody listens: %v", err)
 	}
 }
 

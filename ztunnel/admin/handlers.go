@@ -3,17 +3,19 @@
 package admin
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"html"
 	"log/slog"
 	"maps"
-	"net"
 	"net/http"
 	"net/http/pprof"
-	"net/netip"
 	"slices"
 	"strings"
+
+	"github.com/culvert-mesh/culvert/loopback"
 )
 
 func metricsHandler(cfg Config) http.Handler {
@@ -55,14 +57,14 @@ func readHandler(cfg Config) http.Handler {
 		w.Header().Set("Content-Type", "application/json")
 		w.Write(append(body, '\n'))
 	})
-	return local(mux)
+	return loopback.Only(mux)
 }
 
 // changeHandler is for root.
 func changeHandler(cfg Config) http.Handler {
 	initial := cfg.Level.Level()
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /{$}", index("/logging", "/quitquitquit", "/debug/pprof/"))
+	mux.HandleFunc("GET /{$}", index("/certs/renew", "/logging", "/quitquitquit", "/debug/pprof/"))
 	mux.HandleFunc("POST /logging", func(w http.ResponseWriter, r *http.Request) {
 		query := r.URL.Query()
 		switch {
@@ -78,6 +80,7 @@ func changeHandler(cfg Config) http.Handler {
 		}
 		fmt.Fprintf(w, "level %s\n", strings.ToLower(cfg.Level.Level().String()))
 	})
+	mux.HandleFunc("POST /certs/renew", renewHandler(cfg.Renew))
 	mux.HandleFunc("POST /quitquitquit", func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprintln(w, "shutting down")
 		cfg.Quit()
@@ -86,6 +89,31 @@ func changeHandler(cfg Config) http.Handler {
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 	return mux
+}
+
+// renewHandler wants id=IDENTITY, which may be given again, or all.
+func renewHandler(renew Renew) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		query := r.URL.Query()
+		ids, all := query["id"], query.Has("all")
+		switch {
+		case all == (len(ids) > 0):
+			http.Error(w, "want id=IDENTITY, or all", http.StatusBadRequest)
+			return
+		case len(ids) > maxRenew:
+			http.Error(w, fmt.Sprintf("%d identities, the limit is %d: want fewer, or all", len(ids), maxRenew), http.StatusBadRequest)
+			return
+		}
+		ctx, cancel := context.WithTimeoutCause(r.Context(), renewTimeout, errors.New("no answer within "+renewTimeout.String()))
+		defer cancel()
+		renewed, err := renew(ctx, ids)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(renewed) // a caller that went is no matter
+	}
 }
 
 func index(paths ...string) http.HandlerFunc {
@@ -97,21 +125,4 @@ func index(paths ...string) http.HandlerFunc {
 		}
 		fmt.Fprintln(w, "</ul>")
 	}
-}
-
-// local refuses requests for other host names than this machine's own: a web
-// page whose name was rebound to 127.0.0.1 must not read the configuration.
-func local(h http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		host := r.Host
-		if h, _, err := net.SplitHostPort(host); err == nil {
-			host = h
-		}
-		addr, err := netip.ParseAddr(strings.Trim(host, "[]"))
-		if host != "localhost" && (err != nil || !addr.IsLoopback()) {
-			http.Error(w, "this address answers for localhost only", http.StatusMisdirectedRequest)
-			return
-		}
-		h.ServeHTTP(w, r)
-	})
 }

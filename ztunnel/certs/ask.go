@@ -58,12 +58,11 @@ func ask[T any](ctx context.Context, c *Client, question func(context.Context, *
 		case <-ctx.Done():
 			return none, status.FromContextError(ctx.Err()).Err()
 		case <-next.C:
-			if len(underWay) > 0 && !c.replicas.mayHedge(underWay) {
-				next.Reset(hedgeAfter)
-				continue
-			}
 			r, known, err := c.take(tried)
 			switch {
+			case r != nil && len(underWay) > 0 && !c.replicas.mayHedge(underWay):
+				c.replicas.putBack(r, tried)
+				next.Reset(hedgeAfter)
 			case err != nil:
 				last = err
 			case !known:

@@ -31,22 +31,32 @@ var ErrNoIdentity = errors.New("no SVID")
 var ErrExpired = errors.New("SVID has expired")
 
 // Issuer signs for the node. The CSR is PEM; its key is new each time.
+//
+// It may have more methods: a checker's (standing.go), a batcher's (wave.go), a
+// follower's (follow.go).
 type Issuer interface {
 	Issue(ctx context.Context, id spiffeid.ID, csr []byte, ttl time.Duration) (Issued, error)
 }
 
-// Issued is what an Issuer gives: leaf and intermediates, and the trust
-// bundle that peers are verified by.
-type Issued struct{ Chain, Roots []*x509.Certificate }
+// Issued is what an Issuer gives: leaf and intermediates, and the roots that it
+// publishes, which add to those that peers are verified by.
+type Issued struct {
+	Chain, Roots []*x509.Certificate
+	RenewAfter   time.Duration // the issuer's wish, from now on; 0: it has none
+}
 
 // Config says whose SVIDs a Store holds.
 type Config struct {
 	TrustDomain spiffeid.TrustDomain // required
 	Issuer      Issuer               // required
 	Node        string               // name that the CA must know this node by; any
-	TTL         time.Duration        // lifetime to ask for; 1 h
+	TTL         time.Duration        // lifetime to ask for; what the CA gives
+	ClockSkew   time.Duration        // how far a clock of the mesh may be off, at most identity.MaxClockSkew; 0
+	RootFile    string               // PEM of roots to go by while no stream of the CA names any; none
+	BundleFile  string               // keeps the last good bundle over restarts; none
 	Log         *slog.Logger         // slog.Default()
-	OnRotate    func(id spiffeid.ID) // called after id got another SVID or another bundle, with no lock held; none
+	OnRotate    func(id spiffeid.ID) // called after id got another SVID, with no lock held; none
+	OnBundle    func()               // called after the trust bundle changed, with no lock held; none
 	Remedy      func(Reason) string  // where an operator sets what is wrong, said after the sentence; nowhere
 }
 
@@ -62,18 +72,21 @@ func (c Config) Validate() error {
 	if c.TTL < 0 {
 		problems = append(problems, fmt.Errorf("TTL is %v", c.TTL))
 	}
+	if c.ClockSkew < 0 || c.ClockSkew > identity.MaxClockSkew {
+		problems = append(problems, fmt.Errorf("ClockSkew is %v, want 0 to %v", c.ClockSkew, identity.MaxClockSkew))
+	}
 	return errors.Join(problems...)
 }
 
 func (c Config) withDefaults() Config {
-	if c.TTL == 0 {
-		c.TTL = time.Hour
-	}
 	if c.Log == nil {
 		c.Log = slog.Default()
 	}
 	if c.OnRotate == nil {
 		c.OnRotate = func(spiffeid.ID) {}
+	}
+	if c.OnBundle == nil {
+		c.OnBundle = func() {}
 	}
 	if c.Remedy == nil {
 		c.Remedy = func(Reason) string { return "" }

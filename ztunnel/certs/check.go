@@ -26,7 +26,7 @@ type Answer struct {
 // are now. Its error is a *Problem. It does not wait for a CA that was away
 // when it was last tried: whoever asks, asks again.
 func (c *Client) Check(ctx context.Context) (Answer, error) {
-	if _, err := readRoots(c.cfg.RootFile); err != nil {
+	if _, err := c.cfg.roots(); err != nil {
 		return Answer{}, err
 	}
 	ctx, err := c.authorize(ctx)

@@ -28,6 +28,7 @@ import (
 
 	"github.com/culvert-mesh/culvert/identity/ca"
 	caserver "github.com/culvert-mesh/culvert/identity/server"
+	"github.com/culvert-mesh/culvert/test/env"
 )
 
 // cluster is culvert-identity at the other end of a socket, and the files of a
@@ -75,9 +76,10 @@ func (c *cluster) project(change func(claims map[string]any)) {
 	c.t.Helper()
 	now := time.Now()
 	claims := map[string]any{
+		"iss": caserver.KubernetesIssuer, "sub": "system:serviceaccount:culvert-system:ztunnel",
 		"aud": []string{caserver.Audience}, "iat": now.Unix(), "nbf": now.Unix(), "exp": now.Add(time.Hour).Unix(),
 		"kubernetes.io": map[string]any{
-			"namespace": "culvert-system", "node": map[string]any{"name": "node-1"}, "pod": map[string]any{"name": "ztunnel-1"},
+			"namespace": "culvert-system", "node": map[string]any{"name": "node-1", "uid": "n-1"}, "pod": map[string]any{"name": "ztunnel-1", "uid": "u-z"},
 			"serviceaccount": map[string]any{"name": "ztunnel"},
 		},
 	}
@@ -199,10 +201,15 @@ func TestReadinessIsTheCAsWord(t *testing.T) {
 		{"forged", func(c *cluster) { c.trust("key-1", newKey(c.t)) }, "token_signature_wrong",
 			func(c *cluster) []string { return []string{c.node.TokenFile, "signature"} },
 			func(c *cluster) { c.trust("key-1", c.key) }},
-		{"an app's token", func(c *cluster) { c.project(inside("serviceaccount", map[string]any{"name": "web"})) }, accountNotTrusted,
+		{"an app's token", func(c *cluster) {
+			c.project(func(claims map[string]any) {
+				claims["sub"] = "system:serviceaccount:culvert-system:web"
+				inside("serviceaccount", map[string]any{"name": "web"})(claims)
+			})
+		}, accountNotTrusted,
 			func(c *cluster) []string { return []string{c.node.TokenFile, "culvert-system/web"} },
 			func(c *cluster) { c.project(nil) }},
-		{"another node's token", func(c *cluster) { c.project(inside("node", map[string]any{"name": "node-2"})) }, NodeName,
+		{"another node's token", func(c *cluster) { c.project(inside("node", map[string]any{"name": "node-2", "uid": "n-2"})) }, NodeName,
 			func(c *cluster) []string { return []string{`"node-2"`, `"node-1"`} },
 			func(c *cluster) { c.project(nil) }},
 		{"a CA that starts", func(c *cluster) { c.placement = caserver.NewPlacement() }, caNotReady,
@@ -239,7 +246,7 @@ func remove(t *testing.T, path string) {
 
 func TestCAOfAnotherNameDoesNotMakeTheNodeReady(t *testing.T) {
 	c := newCluster(t)
-	stop := c.start("127.0.0.1:0", "other.svc")
+	stop := c.start(env.Address(t), "other.svc")
 	s := c.run(td, "node-1")
 	if sentence := eventually(t, s, CAName); !strings.Contains(sentence, "other.svc, not for "+caName) {
 		t.Errorf("%s", sentence)
@@ -258,10 +265,10 @@ func TestCAOfAnotherTrustDomainDoesNotMakeTheNodeReady(t *testing.T) {
 	}
 }
 
+// A000-8: "no error so far" is not ready; the reason is said.
 func TestCAThatIsAwayDoesNotMakeTheNodeReady(t *testing.T) {
 	c := newCluster(t)
-	stop := c.start("127.0.0.1:0", caName)
-	stop()
+	c.node.Address = env.Address(t)
 	s := c.run(td, "node-1")
 	if sentence := eventually(t, s, Unreachable); !strings.Contains(sentence, c.node.Address) || !strings.Contains(sentence, "refused") {
 		t.Errorf("%s", sentence)

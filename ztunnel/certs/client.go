@@ -5,11 +5,11 @@ package certs
 import (
 	"bytes"
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"sync/atomic"
 	"time"
 
@@ -20,9 +20,9 @@ import (
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/culvert-mesh/culvert/identity/identityv1"
+	"github.com/culvert-mesh/culvert/regular"
 )
 
 const (
@@ -33,10 +33,14 @@ const (
 
 // ClientConfig says which CA a Client asks, and as whom.
 type ClientConfig struct {
-	Address    string // host:port of the CA; required
-	RootFile   string // PEM of the roots that the CA's own certificate chains to, read at each handshake; required
-	TokenFile  string // bearer token, read for each request, since it is rotated; required
-	ServerName string // DNS name or IP address in the CA's certificate; the host of Address
+	Address    string        // host:port of the CA; required
+	RootFile   string        // PEM of the roots that the CA's own certificate chains to, read at each handshake; required
+	TokenFile  string        // bearer token, read for each request, since it is rotated; required
+	ServerName string        // DNS name or IP address in the CA's certificate; the host of Address
+	ClockSkew  time.Duration // how far the CA's clock may be off; 0
+	// Vouch says which roots vouch for the CA itself, given those of RootFile, if somebody
+	// knows better than a file that may be years old: Store.VouchForCA; those of the file.
+	Vouch func(file []*x509.Certificate) (vouching []*x509.Certificate, generation uint64)
 	// Endpoints are the addresses of the CA's replicas that serve now, if somebody
 	// knows them without DNS; while there are none, DNS is asked for Address's host.
 	Endpoints func() []netip.AddrPort
@@ -106,37 +110,14 @@ func (c *Client) Close() error {
 	return nil
 }
 
-// roundPause is how long Issue waits after all replicas failed.
+// roundPause is how long IssueAll waits after all replicas failed.
 const roundPause = 100 * time.Millisecond
 
 // Issue asks the CA for a leaf that names id. While nobody answers, it asks again until
 // ctx ends.
 func (c *Client) Issue(ctx context.Context, id spiffeid.ID, csr []byte, ttl time.Duration) (Issued, error) {
-	ctx, err := c.authorize(ctx)
-	if err != nil {
-		return Issued{}, err
-	}
-	request := &identityv1.IstioCertificateRequest{
-		Csr:              string(csr),
-		ValidityDuration: int64(ttl / time.Second),
-		Metadata: &structpb.Struct{Fields: map[string]*structpb.Value{
-			identityv1.ImpersonatedIdentity: structpb.NewStringValue(id.String()),
-		}},
-	}
-	response, err := c.create(ctx, request)
-	for err != nil && isAway(err) && ctx.Err() == nil {
-		wait(ctx, roundPause, nil)
-		response, err = c.create(ctx, request)
-	}
-	if err != nil {
-		return Issued{}, c.problem(err)
-	}
-	issued, err := parseIssued(response.GetCertChain())
-	if err != nil {
-		return Issued{}, err
-	}
-	c.issued.Store(true)
-	return issued, nil
+	result := c.IssueAll(ctx, []Request{{ID: id, CSR: csr, TTL: ttl}})[0]
+	return result.Issued, result.Err
 }
 
 func (c *Client) create(ctx context.Context, request *identityv1.IstioCertificateRequest) (*identityv1.IstioCertificateResponse, error) {
@@ -152,7 +133,7 @@ func isAway(err error) bool {
 
 // authorize adds the token as it is in the file now.
 func (c *Client) authorize(ctx context.Context) (context.Context, error) {
-	token, err := readBounded(c.cfg.TokenFile, maxToken)
+	token, err := regular.ReadFile(c.cfg.TokenFile, maxToken)
 	if err != nil {
 		return nil, problem(TokenFile, "token for the CA: %v", err)
 	}
@@ -161,18 +142,4 @@ func (c *Client) authorize(ctx context.Context) (context.Context, error) {
 		return nil, problem(TokenFile, "token for the CA: %s is empty", c.cfg.TokenFile)
 	}
 	return metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+string(token)), nil
-}
-
-func readBounded(path string, limit int64) ([]byte, error) {
-	stat, err := os.Stat(path)
-	if err != nil {
-		return nil, err
-	}
-	if !stat.Mode().IsRegular() { // reading a pipe may never end
-		return nil, fmt.Errorf("%s is not a regular file", path)
-	}
-	if stat.Size() > limit {
-		return nil, fmt.Errorf("%s is longer than %d bytes", path, limit)
-	}
-	return os.ReadFile(path)
 }

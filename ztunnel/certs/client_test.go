@@ -27,13 +27,16 @@ import (
 
 	"github.com/culvert-mesh/culvert/identity/ca"
 	"github.com/culvert-mesh/culvert/identity/identityv1"
+	"github.com/culvert-mesh/culvert/test/env"
 	"github.com/culvert-mesh/culvert/ztunnel/certs/certstest"
 )
 
 // wire is a CA at the other end of a socket. It checks no token, it tells which it saw.
 type wire struct {
 	identityv1.UnimplementedIstioCertificateServiceServer
-	ca *ca.CA
+	ca     *ca.CA
+	pusher *pusher                             // nil: it knows Istio's protocol only
+	signer identityv1.CertificateServiceServer // in the place of pusher; nil: none
 
 	mu      sync.Mutex
 	slow    time.Duration // how long an answer takes
@@ -96,6 +99,12 @@ func serve(t *testing.T, w *wire, addr string) (listening string, stop func()) {
 		GetCertificate: w.ca.ServerCertificate(caName),
 	})))
 	identityv1.RegisterIstioCertificateServiceServer(server, w)
+	if w.pusher != nil {
+		identityv1.RegisterCertificateServiceServer(server, w.pusher)
+	}
+	if w.signer != nil {
+		identityv1.RegisterCertificateServiceServer(server, w.signer)
+	}
 	done := make(chan error, 1)
 	go func() { done <- server.Serve(ln) }()
 	stop = sync.OnceFunc(func() { server.Stop(); <-done })
@@ -228,6 +237,7 @@ func TestTokenIsReadForEachRequest(t *testing.T) {
 	}
 }
 
+// A001-3: another CA in the middle is refused.
 func TestCAIsVerifiedByTheRootFileAsItIsNow(t *testing.T) {
 	w, other := &wire{ca: newCA(t, td)}, newCA(t, td)
 	cfg := files(t, other)
@@ -338,7 +348,7 @@ func TestRefusalKeepsTheCAsSentence(t *testing.T) {
 func TestClientFindsTheCAAgain(t *testing.T) {
 	w := &wire{ca: newCA(t, td)}
 	cfg := files(t, w.ca)
-	addr, stop := serve(t, w, "127.15.0.12:0") // whose ports nobody else takes meanwhile
+	addr, stop := serve(t, w, env.Address(t))
 	cfg.Address = addr
 	c := dial(t, cfg)
 	if _, err := issue(t, c); err != nil {

@@ -11,13 +11,21 @@ import (
 	"time"
 )
 
-// The "certificates" of a config dump, as istioctl reads them from ztunnel.
+// The "certificates" of a config dump, as istioctl reads them from ztunnel. It leaves
+// "renewal" alone, which culvert reads.
 type (
 	dumpedSVID struct {
 		Identity  string       `json:"identity"`
 		State     string       `json:"state"`
 		CertChain []dumpedCert `json:"certChain"`
 		RootCerts []dumpedCert `json:"rootCerts"`
+		Renewal   dumpedNext   `json:"renewal"`
+	}
+	dumpedNext struct {
+		At      time.Time `json:"at"`              // when the next certificate is asked for
+		Until   time.Time `json:"until,omitzero"`  // until when the one that came is used: with Config.ClockSkew longer than it says
+		Error   string    `json:"error,omitempty"` // of the last attempt
+		Overdue bool      `json:"overdue"`         // see Overdue
 	}
 	dumpedCert struct {
 		PEM            string `json:"pem"` // in base64
@@ -36,8 +44,14 @@ func (s *Store) Dump() any {
 	all := make([]dumpedSVID, 0, len(s.entries))
 	for _, e := range s.entries {
 		d := dumpedSVID{Identity: e.id.String(), State: e.dumpState(now), CertChain: []dumpedCert{}, RootCerts: []dumpedCert{}}
+		d.Renewal = dumpedNext{At: e.due, Overdue: e.state(now) == Overdue}
+		if e.err != nil {
+			d.Renewal.Error = e.err.Error()
+		}
 		if e.current != nil {
-			d.CertChain = dumpCerts(e.current.chain)
+			d.Renewal.Until = e.current.until
+			chain, _ := e.current.chain() // it was read once
+			d.CertChain = dumpCerts(chain)
 			d.RootCerts = dumpCerts(s.bundle.roots)
 		}
 		all = append(all, d)

@@ -13,6 +13,7 @@ import (
 	"io"
 	"net/url"
 	"sync"
+	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 )
@@ -64,6 +65,39 @@ func (k *privateKey) forget() {
 	//lint:ignore SA1019 no other API reaches the scalar's memory
 	clear(k.key.D.Bits())
 	k.key = nil
+}
+
+// keyLinger is how long a key is kept once another SVID took the place of its own: a
+// handshake that began with it has ended by then, dial included.
+const keyLinger = 30 * time.Second
+
+// retiredKey is the key of an SVID that was replaced.
+type retiredKey struct {
+	key *privateKey
+	at  time.Time // when it was replaced
+}
+
+// forgetRetired overwrites the keys that were replaced long ago; the zero time is for all.
+func (e *entry) forgetRetired(now time.Time) {
+	rest := e.retired[:0]
+	for _, r := range e.retired {
+		if !now.IsZero() && now.Sub(r.at) < keyLinger {
+			rest = append(rest, r)
+			continue
+		}
+		r.key.forget()
+	}
+	clear(e.retired[len(rest):])
+	e.retired = rest
+}
+
+// bury overwrites the keys that no handshake can need any more; s.mu is held.
+func (s *Store) bury(now time.Time) {
+	for _, e := range s.entries {
+		if len(e.retired) > 0 {
+			e.forgetRetired(now)
+		}
+	}
 }
 
 // csr asks for a certificate for id in PEM. Our CA takes nothing but the key

@@ -10,8 +10,11 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"time"
 
 	"google.golang.org/grpc/credentials"
+
+	"github.com/culvert-mesh/culvert/regular"
 )
 
 // link makes the connections to the CA and remembers how the last attempt
@@ -102,19 +105,37 @@ func namesOf(cert *x509.Certificate) string {
 // verify asks the root file as it is at that handshake. Whoever answers at the
 // CA's address is a stranger until then: its chain is bounded as a peer's is.
 func (l *link) verify(state tls.ConnectionState) error {
-	roots, err := readRoots(l.cfg.RootFile)
+	file, err := l.cfg.roots()
 	if err != nil {
 		return err
 	}
-	_, err = roots.verify(state.PeerCertificates, x509.VerifyOptions{
-		DNSName:   l.cfg.ServerName,
-		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	vouching, generation := file, uint64(0)
+	if l.cfg.Vouch != nil {
+		vouching, generation = l.cfg.Vouch(file)
+	}
+	if err = l.vouch(vouching, state); err != nil && generation > 0 && l.vouch(file, state) == nil {
+		return problem(CACertificate, "the CA at %s shows a certificate whose root is in %s, but was dropped: the bundle of generation %d is in force", l.cfg.Address, l.cfg.RootFile, generation)
+	}
+	return err
+}
+
+func (l *link) vouch(roots []*x509.Certificate, state tls.ConnectionState) error {
+	b, err := newBundle(roots, l.cfg.ClockSkew)
+	if err != nil {
+		return err
+	}
+	_, err = b.verify(state.PeerCertificates, x509.VerifyOptions{
+		DNSName:     l.cfg.ServerName,
+		KeyUsages:   []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		CurrentTime: time.Now(),
 	})
 	return err
 }
 
-func readRoots(path string) (*bundle, error) {
-	text, err := readBounded(path, maxRoots)
+// roots reads the root file.
+func (c ClientConfig) roots() ([]*x509.Certificate, error) {
+	path := c.RootFile
+	text, err := regular.ReadFile(path, maxRoots)
 	if err != nil {
 		return nil, problem(RootFile, "roots of the CA: %v", err)
 	}
@@ -122,5 +143,5 @@ func readRoots(path string) (*bundle, error) {
 	if err != nil {
 		return nil, problem(RootFile, "roots of the CA: %s: %v", path, err)
 	}
-	return newBundle(certs)
+	return certs, nil
 }

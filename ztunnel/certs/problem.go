@@ -5,7 +5,9 @@ package certs
 import (
 	"fmt"
 	"strings"
+	"time"
 
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -46,6 +48,8 @@ var (
 type Problem struct {
 	Reason   Reason
 	Sentence string
+	After    time.Duration // how long the CA wants not to be asked this again; 0: it does not say
+	Alone    bool          // the CA would have looked longer, had it not been one of a batch
 }
 
 func (p *Problem) Error() string { return p.Sentence }
@@ -58,7 +62,7 @@ func problem(reason Reason, format string, args ...any) *Problem {
 func (c *Client) problem(err error) error {
 	code, sentence := status.Code(err), status.Convert(err).Message()
 	if r := wordOf(err); r != identityv1.Reason_REASON_UNSPECIFIED {
-		return c.refusal(reasonOf(r), sentence)
+		return c.refusal(reasonOf(r), sentence, retryAfter(err))
 	}
 	switch code {
 	case codes.Unavailable, codes.DeadlineExceeded, codes.Canceled:
@@ -67,13 +71,19 @@ func (c *Client) problem(err error) error {
 		}
 		return problem(Unreachable, "the CA at %s does not answer: %s", c.cfg.Address, sentence)
 	case codes.Unauthenticated, codes.PermissionDenied, codes.InvalidArgument, codes.ResourceExhausted, codes.FailedPrecondition, codes.Unimplemented:
-		return c.refusal(Refused, sentence)
+		return c.refusal(Refused, sentence, retryAfter(err))
 	}
 	return problem(Failed, "the CA at %s: %v: %s", c.cfg.Address, code, sentence)
 }
 
-// refusal says what is refused: the token, if it is the token's fault.
-func (c *Client) refusal(reason Reason, sentence string) error {
+// refusal says what is refused, and for how long: the token, if it is the token's fault.
+func (c *Client) refusal(reason Reason, sentence string, after time.Duration) error {
+	p := c.refusalOf(reason, sentence)
+	p.After = after
+	return p
+}
+
+func (c *Client) refusalOf(reason Reason, sentence string) *Problem {
 	if reason == caNotReady || reason == apiUnavailable {
 		return problem(reason, "the CA at %s cannot sign now: %s", c.cfg.Address, sentence)
 	}
@@ -81,6 +91,16 @@ func (c *Client) refusal(reason Reason, sentence string) error {
 		return problem(reason, "the CA at %s refuses the token in %s: %s", c.cfg.Address, c.cfg.TokenFile, sentence)
 	}
 	return problem(reason, "the CA at %s refuses: %s", c.cfg.Address, sentence)
+}
+
+// retryAfter is how long a refusal's status says to wait.
+func retryAfter(err error) time.Duration {
+	for _, detail := range status.Convert(err).Details() {
+		if info, ok := detail.(*errdetails.RetryInfo); ok {
+			return max(0, info.GetRetryDelay().AsDuration())
+		}
+	}
+	return 0
 }
 
 // wordOf is the detail of a refusal's status.

@@ -58,8 +58,9 @@ func (b *bundle) prove(certs []*x509.Certificate, usage x509.ExtKeyUsage, now ti
 	if err != nil {
 		return nil, err
 	}
-	p := &proof{id: id, certs: certs, until: chainsUntil(chains)}
-	p.from, p.to = span(chains)
+	p := &proof{id: id, certs: certs, until: chainsUntil(chains).Add(b.skew)}
+	from, to := span(chains)
+	p.from, p.to = from.Add(-b.skew), to.Add(b.skew)
 	if small {
 		b.proofs.add(key, p)
 	}

@@ -35,7 +35,7 @@ func newCourt(t *testing.T) *court {
 
 func mustBundle(t *testing.T, roots ...*x509.Certificate) *bundle {
 	t.Helper()
-	b, err := newBundle(roots)
+	b, err := newBundle(roots, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -206,7 +206,7 @@ func TestRememberedPeerMustHoldItsKey(t *testing.T) {
 		if e := shake(t, sc, cc); e.serverErr != nil || e.clientErr != nil {
 			t.Fatalf("server %v, client %v", e.serverErr, e.clientErr)
 		}
-		own := a.entries[web].current.tls
+		own := a.entries[web].current.certificate()
 		thief := tls.Certificate{Certificate: own.Certificate, PrivateKey: newRogue().Key}
 		e := shake(t, sc, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}, GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 			return &thief, nil
@@ -248,8 +248,8 @@ func TestProofsGoWithTheBundle(t *testing.T) {
 		}
 
 		b.issuer.set(func() { b.issuer.roots = other.Roots(); b.issuer.ca = other })
-		b.renewAll(time.Now(), "test")
-		pass(maxWait + clockCheck)
+		b.say(t, 1, other.Roots())
+		pass(maxChangeWait + clockCheck)
 		judge(t, "server", handshake().serverErr, "unknown authority", false)
 	})
 }
@@ -288,7 +288,10 @@ func TestProofsAreSharedByHandshakesAtOnce(t *testing.T) {
 	story(t, func(t *testing.T, r *rig) {
 		hold(t, r, web)
 		synctest.Wait()
-		chain := r.entries[web].current.chain
+		chain, err := r.entries[web].current.chain()
+		if err != nil {
+			t.Fatal(err)
+		}
 		for range 8 {
 			go func() {
 				for range 50 {

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -35,9 +36,11 @@ type seat struct {
 // replica is one connection to the CA.
 type replica struct {
 	seat
-	conn *grpc.ClientConn
-	ca   identityv1.IstioCertificateServiceClient
-	node identityv1.NodeServiceClient
+	conn       *grpc.ClientConn
+	ca         identityv1.IstioCertificateServiceClient
+	node       identityv1.NodeServiceClient
+	signer     identityv1.CertificateServiceClient
+	istioUntil atomic.Int64 // Unix time in nanoseconds: it knows Istio's protocol only
 
 	// Guarded by replicas.mu.
 	underWay int       // questions
@@ -91,7 +94,10 @@ func (rs *replicas) take(addrs []string, tried map[seat]bool) (*replica, error) 
 		if err != nil {
 			return nil, err
 		}
-		r = &replica{seat: best, conn: conn, ca: identityv1.NewIstioCertificateServiceClient(conn), node: identityv1.NewNodeServiceClient(conn)}
+		r = &replica{
+			seat: best, conn: conn, ca: identityv1.NewIstioCertificateServiceClient(conn),
+			node: identityv1.NewNodeServiceClient(conn), signer: identityv1.NewCertificateServiceClient(conn),
+		}
 		rs.open[best] = r
 	}
 	r.underWay++
@@ -203,6 +209,14 @@ func (rs *replicas) shun(r *replica) {
 	rec := rs.records[r.seat]
 	rec.shunned = time.Now().Add(shunFor)
 	rs.records[r.seat] = rec
+}
+
+// putBack returns a replica that was taken, and not asked.
+func (rs *replicas) putBack(r *replica, tried map[seat]bool) {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	delete(tried, r.seat)
+	rs.drop(r)
 }
 
 // drop counts a question out; mu is held.

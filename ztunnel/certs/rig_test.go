@@ -10,12 +10,14 @@ import (
 	"log/slog"
 	"os"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
+	"github.com/culvert-mesh/culvert/identity"
 	"github.com/culvert-mesh/culvert/identity/ca"
 	"github.com/culvert-mesh/culvert/test/env"
 )
@@ -121,18 +123,30 @@ type rig struct {
 	*Store
 	issuer *issuer
 
+	bundles atomic.Int32 // how often another was announced
+
 	mu      sync.Mutex
 	rotated []spiffeid.ID
 }
 
 func newRig(t *testing.T, authority *ca.CA, ttl time.Duration) *rig {
 	t.Helper()
-	r := &rig{issuer: &issuer{ca: authority}}
-	r.Store = New(Config{TrustDomain: td, Issuer: r.issuer, TTL: ttl, Log: quiet, OnRotate: func(id spiffeid.ID) {
+	i := &issuer{ca: authority}
+	return run(t, Config{TTL: ttl}, i, i)
+}
+
+// run runs a Store whose issuer is by, which asks i in the end.
+func run(t *testing.T, cfg Config, i *issuer, by Issuer) *rig {
+	t.Helper()
+	r := &rig{issuer: i}
+	cfg.TrustDomain, cfg.Issuer, cfg.Log = td, by, quiet
+	cfg.OnBundle = func() { r.bundles.Add(1) }
+	cfg.OnRotate = func(id spiffeid.ID) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		r.rotated = append(r.rotated, id)
-	}})
+	}
+	r.Store = New(cfg)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- r.Run(ctx) }()
@@ -143,6 +157,14 @@ func newRig(t *testing.T, authority *ca.CA, ttl time.Duration) *rig {
 		}
 	})
 	return r
+}
+
+// say has the CA's stream say what the bundle is.
+func (r *rig) say(t *testing.T, generation uint64, roots []*x509.Certificate) {
+	t.Helper()
+	if err := r.take(Bundle{Generation: generation, Hash: identity.BundleHash(roots), Roots: roots}); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // rotations returns those since the last call.
@@ -159,7 +181,9 @@ func (r *rig) leaf(id spiffeid.ID) *x509.Certificate {
 	r.Store.mu.Lock()
 	defer r.Store.mu.Unlock()
 	if e := r.entries[id]; e != nil && e.current != nil {
-		return e.current.chain[0]
+		if chain, err := e.current.chain(); err == nil {
+			return chain[0]
+		}
 	}
 	return nil
 }

@@ -3,26 +3,38 @@
 package certs
 
 import (
+	"cmp"
 	"math/rand/v2"
 	"time"
+
+	"github.com/culvert-mesh/culvert/identity"
 )
 
 const (
-	// Renewed somewhere in between, so that SVIDs which were fetched together,
-	// say by a node that starts, are not renewed together.
-	renewFrom, renewTo = 0.45, 0.60
-	overdueAt          = 0.75
+	overdueAt = 0.75 // of a lifetime
 
 	firstBackoff = 500 * time.Millisecond
 	maxBackoff   = time.Minute
 	waitBackoff  = time.Second // while a connection waits
 
 	minRenewal = time.Second // whatever an issuer's lifetimes are
+
+	// latest is the part of a lifetime that an issuer's wish may put a renewal off to.
+	latest = 0.70
+	// draws is of how many moments the quietest is taken.
+	draws = 8
+
+	// A renewal that a change of roots asks for comes within a part of the lifetime, at
+	// most half a minute, and not before the SVID had a part of it.
+	changePart    = 0.05
+	maxChangeWait = 30 * time.Second
+	restPart      = 0.10
 )
 
 // Urgencies, in the order in which attempts get a free slot.
 const (
-	awaited    = iota // no valid SVID, and a connection waits for it
+	expired    = iota // it had a valid SVID
+	awaited           // no valid SVID, and a connection waits for it
 	missing           // no valid SVID
 	background        // to be renewed
 )
@@ -31,16 +43,63 @@ func (e *entry) urgency(now time.Time) int {
 	switch {
 	case e.current.valid(now):
 		return background
+	case e.current != nil:
+		return expired
 	case e.waiting > 0:
 		return awaited
 	}
 	return missing
 }
 
-// renewal is when an SVID is renewed.
-func renewal(s *svid) time.Time {
-	part := renewFrom + rand.Float64()*(renewTo-renewFrom)
-	return s.issued.Add(max(minRenewal, fraction(s.lifetime(), part)))
+// renewal is when e's SVID is renewed: when its issuer wishes, or somewhere before half of
+// its lifetime. Of some moments it is the one that is farthest from other renewals:
+// random ones alone would leave some seconds with three times as many as others.
+// s.mu is held.
+func (s *Store) renewal(e *entry, now time.Time) time.Time {
+	own := e.current
+	if wish := own.renewAfter; wish > 0 {
+		return own.issued.Add(max(minRenewal, min(wish, fraction(own.lifetime(), latest))))
+	}
+	var moments [draws]time.Time
+	for i := range moments {
+		moments[i] = own.issued.Add(max(minRenewal, identity.RenewAfter(own.lifetime())))
+	}
+	return s.quietest(e, moments)
+}
+
+// quietest is that of the moments that is farthest from the nearest attempt of another
+// identity than e; s.mu is held.
+func (s *Store) quietest(e *entry, moments [draws]time.Time) time.Time {
+	var room [draws]time.Duration
+	for i := range room {
+		room[i] = time.Hour
+	}
+	for _, other := range s.entries { // once: there may be thousands
+		if other == e {
+			continue
+		}
+		for i, at := range moments {
+			room[i] = min(room[i], other.due.Sub(at).Abs())
+		}
+	}
+	best := 0
+	for i := range room {
+		if room[i] > room[best] {
+			best = i
+		}
+	}
+	return moments[best]
+}
+
+// afterChange is when an SVID is renewed that no root vouches for any more. All nodes of
+// a mesh hear of that at the same moment.
+func (e *entry) afterChange(now time.Time) time.Time {
+	life := max(minRenewal, e.current.lifetime())
+	due := now.Add(rand.N(min(maxChangeWait, fraction(life, changePart)) + 1))
+	if rested := e.current.issued.Add(fraction(life, restPart)); due.Before(rested) {
+		return rested
+	}
+	return due
 }
 
 // overdue reports whether the renewal has failed for so long that an operator
@@ -78,28 +137,30 @@ func (e *entry) hurry(now time.Time) {
 	}
 }
 
-// next picks the identity to ask for now, or nil: the most urgent that is due,
-// then the one due longest. It says how long until another is due; s.mu is held.
-func (s *Store) next(now time.Time) (e *entry, wait time.Duration) {
+// mostUrgent returns those identities that are due and most urgent, and how long until
+// another is due; s.mu is held.
+func (s *Store) mostUrgent(now time.Time) (due []*entry, urgency int, wait time.Duration) {
 	wait = clockCheck
-	for _, other := range s.entries {
-		if other.stop != nil {
+	for _, e := range s.entries {
+		if e.wave != nil {
 			continue
 		}
-		if d := other.due.Sub(now); d > 0 {
+		if d := e.due.Sub(now); d > 0 {
 			wait = min(wait, d)
 			continue
 		}
-		if e == nil || before(other, e, now) {
-			e = other
+		switch u := e.urgency(now); {
+		case len(due) == 0 || u < urgency:
+			due, urgency = append(due[:0], e), u
+		case u == urgency:
+			due = append(due, e)
 		}
 	}
-	return e, wait
+	return due, urgency, wait
 }
 
-func before(a, b *entry, now time.Time) bool {
-	if x, y := a.urgency(now), b.urgency(now); x != y {
-		return x < y
-	}
-	return a.due.Before(b.due)
+// inTurn compares two of one urgency: the one whose SVID ends first is asked for first,
+// then the one that has been due longest.
+func inTurn(a, b *entry) int {
+	return cmp.Or(a.current.ends().Compare(b.current.ends()), a.due.Compare(b.due))
 }

@@ -3,6 +3,8 @@
 package certs
 
 import (
+	"errors"
+	"maps"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -61,7 +63,7 @@ type Stats struct {
 	Held     map[State]int // identities in use
 	InFlight int
 	Issued   uint64
-	Failed   uint64
+	Failed   map[Reason]uint64
 }
 
 // Stats counts. Held has every State.
@@ -71,7 +73,7 @@ func (s *Store) Stats() Stats {
 	now := time.Now()
 	stats := Stats{
 		Held:     map[State]int{Valid: 0, Overdue: 0, Expired: 0, Missing: 0},
-		InFlight: s.inFlight, Issued: s.issued, Failed: s.failed,
+		InFlight: s.inFlight, Issued: s.issued, Failed: maps.Clone(s.failed),
 	}
 	for _, e := range s.entries {
 		stats.Held[e.state(now)]++
@@ -79,16 +81,37 @@ func (s *Store) Stats() Stats {
 	return stats
 }
 
-// Expiries returns, by identity, when each SVID ends, or has ended: of one that
+// Life is how long an identity's SVID lives, and when it is replaced.
+type Life struct {
+	State    State
+	Until    time.Time     // zero: none came yet
+	Lifetime time.Duration // as long as it is good for from when it came
+	Next     time.Time     // attempt to get another
+}
+
+// Lives returns the life of each SVID by identity, those that ended included: of one that
 // expired an operator must know above all.
-func (s *Store) Expiries() map[string]time.Time {
+func (s *Store) Lives() map[string]Life {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	expiries := make(map[string]time.Time)
+	now := time.Now()
+	lives := make(map[string]Life, len(s.entries))
 	for id, e := range s.entries {
+		life := Life{State: e.state(now), Next: e.due}
 		if e.current != nil {
-			expiries[id.String()] = e.current.until
+			life.Until, life.Lifetime = e.current.until, e.current.lifetime()
 		}
+		lives[id.String()] = life
 	}
-	return expiries
+	return lives
+}
+
+// countFailure counts an attempt that failed by why it did; s.mu is held.
+func (s *Store) countFailure(err error) {
+	reason := Failed
+	var known *Problem
+	if errors.As(err, &known) {
+		reason = known.Reason
+	}
+	s.failed[reason]++
 }

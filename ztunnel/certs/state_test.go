@@ -6,6 +6,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/culvert-mesh/culvert/identity"
 )
 
 // held counts the identities in use.
@@ -30,9 +32,9 @@ func TestSVIDThatIsNotRenewedStaysInSight(t *testing.T) {
 			if stats := r.Stats(); stats.Held[state] != 1 || stats.held() != 1 || len(stats.Held) != 4 {
 				t.Errorf("after %v: %v, want %s", time.Since(issued), stats.Held, state)
 			}
-			expiries := r.Expiries()
-			if got, ok := expiries[web.String()]; ok != (state != Missing) || !got.Equal(until) {
-				t.Errorf("after %v: %v", time.Since(issued), expiries)
+			life := r.Lives()[web.String()]
+			if life.State != state || !life.Until.Equal(until) || life.Next.IsZero() || (life.Lifetime > 59*time.Minute) != (state != Missing) {
+				t.Errorf("after %v: %+v", time.Since(issued), life)
 			}
 		}
 		r.issuer.set(func() { r.issuer.err = errDown })
@@ -47,7 +49,7 @@ func TestSVIDThatIsNotRenewedStaysInSight(t *testing.T) {
 		r.Store.mu.Unlock()
 		r.issuer.set(func() { r.issuer.err = errDown })
 		want(Valid, false)
-		pass(time.Until(issued.Add(fraction(until.Sub(issued), renewTo)))) // the renewal failed: nobody needs to know yet
+		pass(time.Until(issued.Add(fraction(until.Sub(issued), identity.RenewTo)))) // the renewal failed: nobody needs to know yet
 		want(Valid, true)
 		pass(time.Until(issued.Add(fraction(until.Sub(issued), overdueAt))) + time.Second)
 		want(Overdue, true)
@@ -61,6 +63,41 @@ func TestSVIDThatIsNotRenewedStaysInSight(t *testing.T) {
 		want(Valid, false)
 		if got := r.Certificate(db); got.State != Missing {
 			t.Errorf("nobody holds it: %+v", got)
+		}
+	})
+}
+
+// A001-16: each kind of failure counts under its own word, and of each identity it is
+// known when the CA is asked next.
+func TestFailuresCountByTheirReason(t *testing.T) {
+	story(t, func(t *testing.T, r *rig) {
+		fail := func(err error) { r.issuer.set(func() { r.issuer.err = err }) }
+		kinds := map[Reason]error{
+			Unreachable:     problem(Unreachable, "nobody answers"),
+			"token_expired": problem("token_expired", "yesterday"),
+			notPlaced:       problem(notPlaced, "no pod there"),
+			tooManyRequests: problem(tooManyRequests, "later"),
+			Failed:          errDown, // without a word
+		}
+		fail(kinds[Failed])
+		hold(t, r, web)
+		synctest.Wait()
+		for reason, err := range kinds {
+			fail(err)
+			before := r.Stats().Failed
+			next := r.Lives()[web.String()].Next
+			if wait := time.Until(next); wait < 0 || wait > maxBackoff {
+				t.Errorf("the next attempt is in %v", wait)
+			}
+			pass(time.Until(next) + 10*time.Millisecond)
+			for word, n := range r.Stats().Failed {
+				if moved := n != before[word]; moved != (word == reason) {
+					t.Errorf("after %q: %s went from %d to %d", err, word, before[word], n)
+				}
+			}
+		}
+		if n := len(r.Stats().Failed); n != len(kinds) {
+			t.Errorf("%d words, want %d", n, len(kinds))
 		}
 	})
 }

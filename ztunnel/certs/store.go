@@ -4,6 +4,7 @@ package certs
 
 import (
 	"context"
+	"crypto/x509"
 	"fmt"
 	"sync"
 	"time"
@@ -24,27 +25,37 @@ type Store struct {
 
 	mu       sync.Mutex // guards what follows; nothing is called under it
 	entries  map[spiffeid.ID]*entry
-	bundle   *bundle // nil until the first answer; then the last good one
-	inFlight int
+	trust    trust
+	bundle   *bundle             // of trust's roots; nil while there are none
+	above    []*x509.Certificate // the leaf in the last answer: SVIDs share them
+	inFlight int                 // waves
 	standing Standing
 	issued   uint64
-	failed   uint64
+	failed   map[Reason]uint64
+
+	following following
+	file      rootFile
+
+	batch  int // identities of a wave; does not change
+	saving sync.Mutex
 }
 
 // entry is an identity that is held. Its fields are guarded by Store.mu.
 type entry struct {
-	id       spiffeid.ID
-	holds    int
-	current  *svid
-	previous *privateKey   // of the SVID before: handshakes may still sign with it
-	changed  chan struct{} // closed and replaced after each attempt
-	waiting  int           // how many Server and Client calls wait
+	id      spiffeid.ID
+	holds   int
+	current *svid
+	retired []retiredKey  // of SVIDs before: handshakes may still sign with them
+	changed chan struct{} // closed and replaced after each attempt
+	waiting int           // how many Server and Client calls wait
 
 	due       time.Time // of the next attempt
 	attempted time.Time
-	failures  int                // since the last success
-	err       error              // of the last attempt
-	stop      context.CancelFunc // of the attempt under way, or nil
+	failures  int   // since the last success
+	err       error // of the last attempt
+	wave      *wave // of the attempt under way, or nil
+	alone     bool  // the next attempt is for it alone: the CA wants to take its time
+	disowned  bool  // no root of the bundle vouches for current
 }
 
 // New returns a Store in which nothing is held yet.
@@ -54,6 +65,8 @@ func New(cfg Config) *Store {
 		wake:     make(chan struct{}, 1),
 		doubts:   make(chan struct{}, 1),
 		entries:  make(map[spiffeid.ID]*entry),
+		failed:   make(map[Reason]uint64),
+		batch:    batchOf(cfg.Issuer),
 		standing: Standing{Reason: NotAsked, Since: time.Now()},
 	}
 }
@@ -88,13 +101,11 @@ func (s *Store) drop(e *entry) bool {
 		return false
 	}
 	delete(s.entries, e.id)
-	if e.stop != nil {
-		e.stop()
-	}
+	e.wave.unwanted()
 	if e.current != nil {
 		e.current.key.forget()
 	}
-	e.previous.forget()
+	e.forgetRetired(time.Time{})
 	close(e.changed)
 	return true
 }
@@ -151,7 +162,10 @@ func (e *entry) without(late error) error {
 	if e.err != nil {
 		why = e.err
 	}
-	if e.current != nil {
+	switch {
+	case e.disowned:
+		return fmt.Errorf("%w: no root of the trust bundle vouches for the SVID of %v any more: not renewed: %v", ErrExpired, e.id, why)
+	case e.current != nil:
 		return fmt.Errorf("%w: %v: not renewed: %v", ErrExpired, e.id, why)
 	}
 	return fmt.Errorf("%w for %v: %v", ErrNoIdentity, e.id, why)

@@ -19,8 +19,9 @@ const alpn = "h2"
 // Server is the inbound side of a tunnel to a pod of id: it proves id and
 // admits any workload of the trust domain. The Config is for one handshake or
 // a few: it keeps this SVID while the Store moves on. The second result is when
-// a connection made with it ends to be proved: the earliest expiry of the own
-// leaf, the peer's, and what either hangs on.
+// a connection made with it ends to be proved, by the bundle as it is when it is asked:
+// the earliest expiry of the own leaf, the peer's, and what either hangs on, or long
+// ago if one of them does not prove any more.
 //
 // Without a valid SVID it waits for one, 5 s or until ctx ends.
 func (s *Store) Server(ctx context.Context, id spiffeid.ID) (*tls.Config, func(tls.ConnectionState) time.Time, error) {
@@ -30,7 +31,7 @@ func (s *Store) Server(ctx context.Context, id spiffeid.ID) (*tls.Config, func(t
 	}
 	p := &pair{store: s, own: own, usage: x509.ExtKeyUsageClientAuth, match: matchDomain(s.cfg.TrustDomain)}
 	config := p.config()
-	config.Certificates = []tls.Certificate{own.tls}
+	config.Certificates = []tls.Certificate{own.certificate()}
 	// Any, not Verify: the verification is VerifyConnection's.
 	config.ClientAuth = tls.RequireAnyClientCert
 	return config, p.until, nil
@@ -50,7 +51,10 @@ func (s *Store) Client(ctx context.Context, id, peer spiffeid.ID) (*tls.Config, 
 	config := p.config()
 	// Not Certificates: crypto/tls would leave ours out if the server hints at
 	// authorities that it does not find in our chain.
-	config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &own.tls, nil }
+	config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		shown := own.certificate()
+		return &shown, nil
+	}
 	return config, p.until, nil
 }
 
@@ -115,8 +119,12 @@ func (p *pair) until(state tls.ConnectionState) time.Time {
 	if err != nil {
 		return longAgo // no longer proved
 	}
-	if p.own.until.Before(peer.until) {
-		return p.own.until
+	own, err := p.own.untilUnder(p.store.roots(), time.Now())
+	if err != nil {
+		return longAgo // we cannot prove ourselves any more
+	}
+	if own.Before(peer.until) {
+		return own
 	}
 	return peer.until
 }

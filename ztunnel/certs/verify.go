@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -42,7 +43,50 @@ func (b *bundle) verify(certs []*x509.Certificate, opts x509.VerifyOptions) ([][
 	for _, cert := range path[1:] {
 		opts.Intermediates.AddCert(cert)
 	}
-	return path[0].Verify(opts)
+	var chains [][]*x509.Certificate
+	var err error
+	for _, opts.CurrentTime = range b.moments(path, opts.CurrentTime) {
+		if chains, err = path[0].Verify(opts); err == nil {
+			break
+		}
+	}
+	return chains, err
+}
+
+// moments are those that may be now, if our clock is off by no more than the skew: the
+// one at which the path holds, if there is one, and then those at which it does with a
+// root that may have signed it. Without a skew it is what our clock says.
+func (b *bundle) moments(path []*x509.Certificate, now time.Time) []time.Time {
+	if b.skew == 0 {
+		return []time.Time{now}
+	}
+	moments := []time.Time{b.nearest(now, path)}
+	for _, root := range b.roots {
+		if byName(path[len(path)-1], root) && len(moments) <= maxFailures {
+			moments = append(moments, b.nearest(now, append(path[:len(path):len(path)], root)))
+		}
+	}
+	return slices.Compact(moments)
+}
+
+// nearest is the moment nearest to now at which all of the certificates are valid, but
+// no further away than the skew.
+func (b *bundle) nearest(now time.Time, certs []*x509.Certificate) time.Time {
+	from, to := span([][]*x509.Certificate{certs})
+	at := now
+	if at.Before(from) {
+		at = from
+	}
+	if at.After(to) {
+		at = to
+	}
+	switch off := at.Sub(now); {
+	case off > b.skew:
+		return now.Add(b.skew)
+	case off < -b.skew:
+		return now.Add(-b.skew)
+	}
+	return at
 }
 
 // chainsUntil is when the last of the chains breaks: each breaks with the

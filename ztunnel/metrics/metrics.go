@@ -35,6 +35,8 @@ type Metrics struct {
 	traffic  traffic
 	events   events
 	pods     pods
+
+	networkPolicies networkPolicies
 }
 
 // New builds the counters, all zero.
@@ -43,6 +45,7 @@ func New(cfg Config) *Metrics {
 	m.traffic.init(m.registry)
 	m.events.init(m.registry)
 	m.pods.init(m.registry)
+	m.networkPolicies.init(m.registry)
 
 	build := prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "istio_build",

@@ -191,12 +191,16 @@ func TestTheNodesOwnStateIsReadAtEachScrape(t *testing.T) {
 	m.BPF(func() map[string]uint64 { return map[string]uint64{"steered": steered, "refused_map_full": 2} })
 	m.Certificates(func() Certificates {
 		return Certificates{
-			Held:   map[string]int{"valid": 4, "expired": 1},
-			Expiry: map[string]time.Time{"spiffe://td/ns/a/sa/b": time.Unix(1700000000, 0)},
-			Issued: 6, Failed: 2, InFlight: 1,
+			Held: map[string]int{"valid": 4, "expired": 1},
+			Lives: map[string]Life{
+				"spiffe://td/ns/a/sa/b": {Until: time.Unix(1700000000, 0), Lifetime: time.Hour, Next: time.Unix(1600000000, 0), Overdue: true},
+				"spiffe://td/ns/a/sa/c": {Next: time.Unix(1500000000, 0)}, // none came yet
+			},
+			Issued: 6, Failed: map[string]uint64{"unreachable": 1, "token_expired": 1}, InFlight: 1,
 		}
 	})
 	m.CA(func() string { return "token_expired" })
+	m.Bundle(func() Bundle { return Bundle{Generation: 7, Roots: 2, Connected: true} })
 	m.Pods(func() Enrollment { return Enrollment{Intended: 3, Enrolled: 2, Verified: 1, Certified: 0} })
 	m.Tunnels(func() Tunnels {
 		return Tunnels{
@@ -219,12 +223,22 @@ func TestTheNodesOwnStateIsReadAtEachScrape(t *testing.T) {
 		{"culvert_bpf_events_total", `reason="steered"`, "5"},
 		{"culvert_bpf_events_total", `reason="refused_map_full"`, "2"},
 		{"culvert_certificate_expiry_timestamp_seconds", `identity="spiffe://td/ns/a/sa/b"`, "1.7e+09"},
+		{"culvert_certificate_lifetime_seconds", `identity="spiffe://td/ns/a/sa/b"`, "3600"},
+		{"culvert_certificate_expiry_timestamp_seconds", `identity="spiffe://td/ns/a/sa/c"`, ""},
+		{"culvert_certificate_next_request_timestamp_seconds", `identity="spiffe://td/ns/a/sa/b"`, "1.6e+09"},
+		{"culvert_certificate_next_request_timestamp_seconds", `identity="spiffe://td/ns/a/sa/c"`, "1.5e+09"},
+		{"culvert_certificate_renewal_overdue", "", "1"},
+		{"culvert_certificate_failures_total", `reason="unreachable"`, "1"},
+		{"culvert_certificate_failures_total", `reason="token_expired"`, "1"},
 		{"culvert_certificates", `state="valid"`, "4"},
 		{"culvert_certificates", `state="expired"`, "1"},
 		{"culvert_certificate_requests_total", `result="issued"`, "6"},
 		{"culvert_certificate_requests_total", `result="failed"`, "2"},
 		{"culvert_certificate_requests_open", "", "1"},
 		{"culvert_ca_condition", `reason="token_expired"`, "1"},
+		{"culvert_trust_bundle_generation", "", "7"},
+		{"culvert_trust_bundle_roots", "", "2"},
+		{"culvert_trust_bundle_connected", "", "1"},
 		{"culvert_tunnels_open", `direction="outbound"`, "1"},
 		{"culvert_tunnel_streams_open", `direction="inbound"`, "8"},
 		{"culvert_tunnel_streams_total", `direction="outbound"`, "3"},

@@ -53,22 +53,23 @@ func (p *Pods) newCarrier(m *member) *carrier {
 		},
 	})
 	c.pod = &proxy.Pod{
-		Self:        func() (workload.Workload, bool) { return p.workload(m.sandbox) },
-		Registry:    p.Registry,
-		Policy:      p.Policy,
-		Peers:       p.Peers,
-		Tunnels:     c.pool,
-		OriginalDst: p.Datapath.OriginalDst,
-		Bound:       p.Datapath.Bound,
-		Direct:      direct,
-		Dead:        p.refuseAgain(m),
-		Inner:       p.Datapath.DialInner(m.ns),
-		IsInner:     p.Datapath.IsInner,
-		IsOwn:       func(addr netip.Addr) bool { return p.Datapath.IsOwn(m.Cookie, addr) },
-		Local:       p.local(),
-		Share:       share,
-		Log:         p.Log,
-		Metrics:     p.Metrics,
+		Self:            func() (workload.Workload, bool) { return p.workload(m.sandbox) },
+		Registry:        p.Registry,
+		Policy:          p.Policy,
+		NetworkPolicies: p.NetworkPolicies,
+		Peers:           p.Peers,
+		Tunnels:         c.pool,
+		OriginalDst:     p.Datapath.OriginalDst,
+		Bound:           p.Datapath.Bound,
+		Direct:          direct,
+		Dead:            p.refuseAgain(m),
+		Inner:           p.Datapath.DialInner(m.ns),
+		IsInner:         p.Datapath.IsInner,
+		IsOwn:           func(addr netip.Addr) bool { return p.Datapath.IsOwn(m.Cookie, addr) },
+		Local:           p.local(),
+		Share:           share,
+		Log:             p.Log,
+		Metrics:         p.Metrics,
 	}
 	l := m.listeners
 	c.outbound = present(l.Outbound4, l.Outbound6)
@@ -220,6 +221,14 @@ func (c *carrier) told() []hbone.Tunnel {
 		tunnels = append(tunnels, ln.Tunnels()...)
 	}
 	return tunnels
+}
+
+// reprove ends every tunnel that the present roots do not vouch for.
+func (c *carrier) reprove() {
+	c.pool.Reprove()
+	for _, ln := range c.tunnels {
+		ln.Reprove()
+	}
 }
 
 // retire replaces every tunnel by one with the present certificate.

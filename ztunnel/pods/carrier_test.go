@@ -93,7 +93,7 @@ func TestACarrierYieldsTheTunnelsOfAPeerWithSeveralFirst(t *testing.T) {
 
 func eventuallyTunnels(t *testing.T, ln *hbone.Listener, want int) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); ln.Stats().Tunnels != want; {
+	for deadline := time.Now().Add(30 * time.Second); ln.Stats().Tunnels != want; {
 		if time.Now().After(deadline) {
 			t.Fatalf("%d tunnels, want %d", ln.Stats().Tunnels, want)
 		}

@@ -170,8 +170,9 @@ func TestAGuardThatCannotBeRemovedIsRemovedLater(t *testing.T) {
 			w.add(req, enroll.Enrolled)
 			pod, _ := w.pods.byID("c-web")
 			unlock := sync.OnceFunc(pod.mu.Unlock)
-			pod.mu.Lock() // so that nobody puts the guard back
+			pod.mu.Lock() // so that nobody puts the guard back, nor does a device that is up at last
 			defer unlock()
+			pod.member.unfollow()
 			end := w.obstruct("web", "behind", "culvert_forward")
 			if away {
 				unlock()

@@ -19,6 +19,7 @@ import (
 	"github.com/culvert-mesh/culvert/ztunnel/hbone"
 	"github.com/culvert-mesh/culvert/ztunnel/metrics"
 	"github.com/culvert-mesh/culvert/ztunnel/netns"
+	"github.com/culvert-mesh/culvert/ztunnel/networkpolicy"
 	"github.com/culvert-mesh/culvert/ztunnel/policy"
 	"github.com/culvert-mesh/culvert/ztunnel/proxy"
 	"github.com/culvert-mesh/culvert/ztunnel/redirect"
@@ -39,14 +40,15 @@ type Config struct {
 	SameNodeTunnel bool          // carry connections between pods of this node in tunnels; default false
 	StdTLSRecords  bool          // leave TLS records to crypto/tls; default false
 
-	Datapath *redirect.Datapath // required
-	Registry *workload.Registry // required
-	Policy   *policy.Set        // required
-	Peers    *proxy.Peers       // required
-	Budget   *proxy.Budget      // required; one for the process
-	Certs    *certs.Store       // required; its OnRotate calls Retire
-	Metrics  *metrics.Metrics   // required
-	Log      *slog.Logger       // required
+	Datapath        *redirect.Datapath // required
+	Registry        *workload.Registry // required
+	Policy          *policy.Set        // required
+	NetworkPolicies *networkpolicy.Set // default nil: there are none
+	Peers           *proxy.Peers       // required
+	Budget          *proxy.Budget      // required; one for the process
+	Certs           *certs.Store       // required; its OnRotate calls Retire, its OnBundle Reprove
+	Metrics         *metrics.Metrics   // required
+	Log             *slog.Logger       // required
 }
 
 // Pods knows every pod sandbox of this node, meshed or not, and keeps exactly
@@ -202,8 +204,15 @@ func (p *Pods) shutdown() {
 	group.Wait()
 }
 
-// Retire replaces the tunnels that were made with id's former certificate or
-// bundle.
+// Reprove ends the tunnels that the trust bundle of now does not vouch for, and what goes
+// beside them. The others do not notice.
+func (p *Pods) Reprove() {
+	for m := range p.served() {
+		m.carrier.reprove()
+	}
+}
+
+// Retire replaces the tunnels that were made with id's former certificate.
 func (p *Pods) Retire(id spiffeid.ID) {
 	for m := range p.served() {
 		if m.id == id {

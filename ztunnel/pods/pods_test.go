@@ -193,7 +193,7 @@ func TestAChangeOfPolicyWaitsForNoPod(t *testing.T) {
 	}()
 	select {
 	case <-done:
-	case <-time.After(10 * time.Second):
+	case <-time.After(30 * time.Second):
 		t.Fatal("it waits")
 	}
 }

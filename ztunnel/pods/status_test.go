@@ -56,7 +56,7 @@ func TestWhoeverTellsOfPodsWaitsForNone(t *testing.T) {
 	}()
 	select {
 	case <-done:
-	case <-time.After(10 * time.Second):
+	case <-time.After(30 * time.Second):
 		t.Fatal("they wait")
 	}
 }

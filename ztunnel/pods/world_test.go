@@ -298,7 +298,7 @@ func (w *world) connectsTo(uid string, to netip.AddrPort) string {
 		w.t.Fatal(err)
 	}
 	defer ns.Close()
-	ctx, cancel := context.WithTimeout(w.t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(w.t.Context(), 30*time.Second)
 	defer cancel()
 	conn, err := ns.Dial(ctx, to, nil)
 	switch {

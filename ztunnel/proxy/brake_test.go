@@ -239,7 +239,7 @@ func TestOnlyWhatIsBrokenOffAtOnceIsBraked(t *testing.T) {
 	silent := func() *net.TCPConn {
 		conn := s.dial()
 		eventually(t, "it is carried", func() bool {
-			for c := range s.db.live.all() {
+			for c := range s.db.live.all(inbound) {
 				return c.stream.Load() != nil
 			}
 			return false

@@ -27,6 +27,7 @@ type connection struct {
 	stream  atomic.Pointer[hbone.Stream] // of the way inTunnel, whose engine counts, instead of bytes
 	twin    *connection                  // of the source, which counts for both if the way is besideTunnel
 	counted *metrics.Connection          // nil until both ends are named
+	inMesh  inMesh                       // what NetworkPolicies are asked
 }
 
 // begin starts the record of a connection from src, which names the pod
@@ -54,11 +55,21 @@ func (c *connection) hold() error {
 
 // admit registers the connection with Recheck, then asks whether it is allowed.
 // In that order, a policy that changes in between is seen by one of the two.
-// After admit, only proven and tunnelled change the record's names.
 func (c *connection) admit(allowed func() error) error {
+	c.register(allowed)
+	return denied(allowed())
+}
+
+// register has Recheck ask whether the connection is allowed still. After register,
+// only proven and tunnelled change the record's names.
+func (c *connection) register(allowed func() error) {
 	c.named = true
 	c.pod.live.add(c, allowed)
-	if err := allowed(); err != nil {
+}
+
+// denied explains the answer of a policy; nil stays nil.
+func denied(err error) error {
+	if err != nil {
 		return fail(Denied, fmt.Errorf("connection closed due to policy rejection: %w", err))
 	}
 	return nil

@@ -12,6 +12,7 @@ import (
 
 	"github.com/culvert-mesh/culvert/ztunnel/hbone"
 	"github.com/culvert-mesh/culvert/ztunnel/policy"
+	"github.com/culvert-mesh/culvert/ztunnel/workload"
 )
 
 // Inbound carries what arrives for a pod in tunnels. The tunnel has proven who
@@ -77,18 +78,38 @@ func (p *Pod) admitted(c *connection, peer spiffeid.ID, target netip.AddrPort, h
 	if w, ok := p.Registry.ByAddr(c.src.addr.Addr()); ok && w.ID == peer {
 		c.src.workload = &w
 	}
-	err = c.admit(func() error {
-		dst := p.whoWeAre() // labels may change, and with them what is selected
-		if dst == nil {
-			dst = self
-		}
-		return p.Policy.AllowInbound(policy.Request{Src: c.src.addr.Addr(), Peer: peer, Dst: *dst, Port: target.Port()})
-	})
-	if err != nil {
+	c.arrives(self, peer, target)
+	if err := p.admitTo(self, c, peer, target); err != nil {
+		return nil, http.StatusUnauthorized, err
+	}
+	if err := p.admitNetwork(c); err != nil {
 		return nil, http.StatusUnauthorized, err
 	}
 	app, err = p.braked(c, target)
 	return app, statusOf(err), err
+}
+
+// admitTo admits c to dst, an address of the pod, which is self. The zero peer has not
+// proved to be anybody.
+func (p *Pod) admitTo(self *workload.Workload, c *connection, peer spiffeid.ID, dst netip.AddrPort) error {
+	c.register(func() error {
+		r := c.request(self, peer, dst)
+		return p.concern(self).AllowInbound(&r)
+	})
+	r := c.request(self, peer, dst)
+	for {
+		concern := p.concern(self)
+		err := concern.AllowInbound(&r)
+		if p.live.judgedBy(concern) || p.concern(self) == concern {
+			c.dryRun = concern.DryRun(&r, err)
+			return denied(err)
+		}
+	}
+}
+
+// request is what policies are asked of a connection that arrives.
+func (c *connection) request(self *workload.Workload, peer spiffeid.ID, dst netip.AddrPort) policy.Request {
+	return policy.Request{Src: c.src.addr.Addr(), Peer: peer, Dst: *self, Addr: dst.Addr(), Port: dst.Port()}
 }
 
 // braked connects to the app, unless the peer's connections came to nothing too often.

@@ -189,7 +189,7 @@ func TestConnectionsBesideATunnelEndForTheirReasons(t *testing.T) {
 			s.db.Recheck()
 		}, Reset, PolicyChanged},
 		{"the source", func(s *near) {
-			for c := range s.web.live.all() {
+			for c := range s.web.live.all(outbound) {
 				c.cancel(fail(PolicyChanged, errors.New("policy")))
 			}
 		}, PolicyChanged, Reset},

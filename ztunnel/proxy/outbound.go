@@ -93,7 +93,11 @@ func (o Outbound) mesh(c *connection, app *net.TCPConn, self *workload.Workload,
 	} else {
 		c.tunnelled(key.Addr, d.Target)
 	}
+	c.leaves(self, d)
 	if err := c.admit(func() error { return o.Policy.AllowOutbound(*self, *d) }); err != nil {
+		return nil, err
+	}
+	if err := o.admitNetwork(c); err != nil {
 		return nil, err
 	}
 	if neighbour != nil {
@@ -114,7 +118,7 @@ func (o Outbound) tunnel(c *connection, app *net.TCPConn, self *workload.Workloa
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("tunnel to %v at %v: %w", key.Dst, key.Addr, explained(err))
+		return nil, fmt.Errorf("tunnel to %v at %v: %w", key.Dst, key.Addr, o.unreached(self, d, err))
 	}
 	// From here on the peer's certificate was verified to be this identity's.
 	c.proven(stream.Peer().String())

@@ -8,7 +8,6 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
-	"github.com/culvert-mesh/culvert/ztunnel/policy"
 	"github.com/culvert-mesh/culvert/ztunnel/socket"
 )
 
@@ -39,16 +38,7 @@ func (p Passthrough) open(c *connection, client *net.TCPConn) (way, error) {
 		c.src.workload = &w
 	}
 
-	err = c.admit(func() error {
-		dst := p.whoWeAre() // labels may change, and with them what is selected
-		if dst == nil {
-			dst = self
-		}
-		return p.Policy.AllowInbound(policy.Request{
-			Src: c.src.addr.Addr(), Peer: spiffeid.ID{}, Dst: *dst, Port: c.dst.addr.Port(),
-		})
-	})
-	if err != nil {
+	if err := p.admitTo(self, c, spiffeid.ID{}, dst); err != nil {
 		return nil, err
 	}
 	app, err := p.inner(c, dst)

@@ -206,6 +206,55 @@ func TestAChangedLabelIsAChangedPolicy(t *testing.T) {
 	has(t, b.record(PolicyChanged), map[string]any{"policy": "PeerAuthentication shop/safe"})
 }
 
+// A change asks again about the connections that it can concern, and no other: a node
+// may have thousands, and a cluster many changes a second.
+func TestAChangeThatDoesNotConcernAPodAsksNothing(t *testing.T) {
+	registry := registryOf(meshOf(1, 1))
+	b := newBench(t, registry, "db")
+	inner := toEcho(t)
+	b.Inner = func(ctx context.Context, _, _ netip.AddrPort) (*net.TCPConn, error) { return inner(ctx) }
+	client := connect(t, legacyAddr, b.serve(dbAddr, Passthrough{b.Pod}.Serve))
+	send(t, client, "hello")
+	expect(t, client, "hello")
+	asked := 0
+	for c, allowed := range b.live.all(inbound) {
+		b.live.add(c, func() error { asked++; return allowed() })
+	}
+	b.Recheck() // the first asks in any case
+
+	deny := func(namespace string, rules ...policy.Rule) policy.AuthorizationPolicy {
+		return policy.AuthorizationPolicy{Object: policy.Object{Namespace: namespace, Name: "deny"}, Action: policy.Deny, Rules: rules}
+	}
+	port := policy.Rule{{{Ports: []uint16{1}}}}
+	ours, others := deny("shop", port), deny("bank", policy.Rule{})
+	for _, step := range []struct {
+		name  string
+		now   []policy.AuthorizationPolicy
+		asked bool
+	}{
+		{"another namespace's policy comes", []policy.AuthorizationPolicy{others}, false},
+		{"it goes, and ours comes", []policy.AuthorizationPolicy{ours}, true},
+		{"another namespace's comes, and ours stays", []policy.AuthorizationPolicy{others, ours}, false},
+		{"ours changes", []policy.AuthorizationPolicy{others, deny("shop", port, policy.Rule{{{Ports: []uint16{2}}}})}, true},
+		{"ours goes", []policy.AuthorizationPolicy{others}, true},
+		{"nothing changes", []policy.AuthorizationPolicy{others}, false},
+	} {
+		asked = 0
+		b.policy.Replace(policy.Objects{AuthorizationPolicies: step.now})
+		registry.Replace(meshOf(1, 1)) // as with each snapshot
+		b.Recheck()
+		if (asked > 0) != step.asked {
+			t.Errorf("%s: asked about %d connections", step.name, asked)
+		}
+	}
+	send(t, client, "still")
+	expect(t, client, "still")
+	b.policy.Replace(policy.Objects{AuthorizationPolicies: []policy.AuthorizationPolicy{deny("shop", policy.Rule{})}})
+	b.Recheck()
+	expectReset(t, client)
+	has(t, b.record(PolicyChanged), map[string]any{"policy": "AuthorizationPolicy shop/deny"})
+}
+
 // However a change of policy falls between the steps of a new connection, one
 // that is carried after both is allowed by the policy after the change.
 func TestNoConnectionSlipsThroughAChangeOfPolicy(t *testing.T) {

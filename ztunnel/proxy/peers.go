@@ -38,12 +38,34 @@ func NewPeers(registry *workload.Registry) *Peers {
 // Run follows the registry until ctx is done.
 func (p *Peers) Run(ctx context.Context) error {
 	for {
+		changed := p.follow(time.Now())
 		select {
-		case <-p.follow(time.Now()):
+		case <-changed:
+		case <-p.aged():
+			p.age(time.Now())
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
+}
+
+// aged returns a channel that tells when everybody who is new now is new no more; nil if
+// nobody is.
+func (p *Peers) aged() <-chan time.Time {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.joined) == 0 {
+		return nil
+	}
+	return time.After(patientFor)
+}
+
+// age forgets who is new no more. A snapshot does so, too; but where no other comes, all
+// pods of a cluster that came at once would be kept, for 67 bytes each.
+func (p *Peers) age(now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.joined = stillNew(p.joined, now)
 }
 
 // follow takes over the registry's snapshot, unless it has, or there is none yet. It

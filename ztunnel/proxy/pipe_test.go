@@ -71,7 +71,13 @@ func TestAPipeWithBytesInItIsNotLent(t *testing.T) {
 		_, err := slow.client.Write(chunk)
 		sent <- err
 	}()
-	eventually(t, "the slow one is blocked", func() bool { return slow.bytes.sent.Load() > 1<<18 })
+	moved, since := uint64(0), time.Now()
+	eventually(t, "the slow one is blocked", func() bool { // after as much as the kernel takes this time
+		if n := slow.bytes.sent.Load(); n != moved {
+			moved, since = n, time.Now()
+		}
+		return moved > 0 && time.Since(since) > 100*time.Millisecond
+	})
 	for range 4 {
 		r := startRelay(t)
 		text := bytes.Repeat([]byte("quick"), 1<<18)

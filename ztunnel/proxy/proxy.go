@@ -26,6 +26,7 @@ import (
 
 	"github.com/culvert-mesh/culvert/ztunnel/hbone"
 	"github.com/culvert-mesh/culvert/ztunnel/metrics"
+	"github.com/culvert-mesh/culvert/ztunnel/networkpolicy"
 	"github.com/culvert-mesh/culvert/ztunnel/policy"
 	"github.com/culvert-mesh/culvert/ztunnel/workload"
 )
@@ -38,8 +39,10 @@ type Pod struct {
 	Self     func() (workload.Workload, bool)
 	Registry *workload.Registry // required
 	Policy   *policy.Set        // required
-	Peers    *Peers             // required; one for all pods of the process
-	Tunnels  *hbone.Pool        // the pod's own: its netns, address and identity; required
+	// NetworkPolicies are asked about connections inside the mesh. default nil: there are none
+	NetworkPolicies *networkpolicy.Set
+	Peers           *Peers      // required; one for all pods of the process
+	Tunnels         *hbone.Pool // the pod's own: its netns, address and identity; required
 	// Local finds the Neighbour of a destination that is verified to be on this
 	// node, nil for others. default nil: all are reached by tunnels
 	Local func(*workload.Destination) *Neighbour

@@ -34,6 +34,8 @@ const (
 	fieldResult       = "result"
 	fieldFlags        = "response_flags"
 	fieldPolicy       = "policy"
+	fieldPolicyDryRun = "policy_dry_run"
+	fieldNetworkWarn  = "network_policy_warn"
 	fieldError        = "error"
 	fieldOmitted      = "omitted" // failures alike that have no record
 )
@@ -94,6 +96,9 @@ type record struct {
 	named     bool              // both ends are known as far as they will be
 	guarded   bool              // a tunnel proves both ends, and does not carry
 	policy    string            // that refused it
+	dryRun    string            // what policies that are not enforced would have done
+
+	networkWarn string // by which NetworkPolicies it would be refused if they were enforced
 
 	sent, received uint64
 }
@@ -156,6 +161,12 @@ func (r *record) end(attrs []slog.Attr, word Word, err error) []slog.Attr {
 	attrs = append(attrs, slog.String(fieldResult, string(word)), slog.String(fieldFlags, Words[word]))
 	if r.policy != "" {
 		attrs = append(attrs, slog.String(fieldPolicy, r.policy))
+	}
+	if r.dryRun != "" {
+		attrs = append(attrs, slog.String(fieldPolicyDryRun, r.dryRun))
+	}
+	if r.networkWarn != "" {
+		attrs = append(attrs, slog.String(fieldNetworkWarn, r.networkWarn))
 	}
 	if err != nil {
 		attrs = append(attrs, slog.String(fieldError, err.Error()))

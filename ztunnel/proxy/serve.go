@@ -55,7 +55,7 @@ func (p *Pod) await(ctx context.Context, connections *sync.WaitGroup, force cont
 	case <-ended:
 	case <-drain.C:
 		force(errDrained)
-		for c := range p.live.all() {
+		for c := range p.live.all(inbound, outbound) {
 			c.cutIfOver()
 		}
 		<-ended

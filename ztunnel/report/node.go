@@ -11,11 +11,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/culvert-mesh/culvert/rate"
+	"github.com/culvert-mesh/culvert/ztunnel/source"
 	"github.com/culvert-mesh/culvert/ztunnel/source/kube"
 )
-
-// Taint is the key of the taint that keeps pods off a Node until its ztunnel is ready.
-const Taint = "culvert.dev/not-ready"
 
 // settleNode is how long a ztunnel may be unready before its Node tells.
 const settleNode = 10 * time.Second
@@ -69,8 +67,8 @@ func (r *Reporter) ownReady(shown kube.Own) bool {
 
 // untaint takes the first taint of ours off the Node; the watch tells of others.
 func (r *Reporter) untaint(ctx context.Context, now time.Time, taints []corev1.Taint) {
-	i := slices.IndexFunc(taints, func(t corev1.Taint) bool { return t.Key == Taint })
+	i := slices.IndexFunc(taints, func(t corev1.Taint) bool { return t.Key == source.NotReadyTaint })
 	if i >= 0 && r.node.untaints.Spend(nodeUntaints) && r.writer.untaint(ctx, now, i, taints[i]) {
-		r.Log.Info("the node's taint is taken off", logTaint, Taint)
+		r.Log.Info("the node's taint is taken off", logTaint, source.NotReadyTaint)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/culvert-mesh/culvert/ztunnel/source"
 	"github.com/culvert-mesh/culvert/ztunnel/source/kube"
 )
 
@@ -64,15 +65,15 @@ func (r *rig) own(ready bool) {
 // Ready is a pod whose containers all are: ztunnel, and the plugin's installer.
 func TestTheTaintGoesWhenZtunnelsPodIsReadyAndNoOtherTaintDoes(t *testing.T) {
 	r := newRig(t)
-	r.taint("a", Taint, "b")
+	r.taint("a", source.NotReadyTaint, "b")
 	r.own(false)
 	r.pending = nil
 	r.after(10 * time.Second)
-	r.tainted("a", Taint, "b")
+	r.tainted("a", source.NotReadyTaint, "b")
 	r.own(true)
 	r.pending = []string{"CA: it has not answered yet"}
 	r.after(30 * time.Second)
-	r.tainted("a", Taint, "b")
+	r.tainted("a", source.NotReadyTaint, "b")
 	r.pending = nil
 	r.after(time.Second)
 	r.tainted("a", "b")
@@ -81,20 +82,20 @@ func TestTheTaintGoesWhenZtunnelsPodIsReadyAndNoOtherTaintDoes(t *testing.T) {
 		t.Errorf("%d writes to the node", n)
 	}
 
-	r.taint(Taint, Taint) // two effects
+	r.taint(source.NotReadyTaint, source.NotReadyTaint) // two effects
 	r.after(2 * time.Second)
 	r.tainted()
 }
 
 func TestATaintIsNotTakenFromAPlaceWhereAnotherIsByNow(t *testing.T) {
 	r := newRig(t)
-	r.taint("a", Taint)
+	r.taint("a", source.NotReadyTaint)
 	r.own(true)
 	late := r.shown()
-	r.taint("a", "b", Taint)
+	r.taint("a", "b", source.NotReadyTaint)
 	r.Shown = func() kube.Own { return late }
 	r.after(time.Second)
-	r.tainted("a", "b", Taint)
+	r.tainted("a", "b", source.NotReadyTaint)
 	r.Shown = r.shown
 	r.after(time.Second)
 	r.tainted("a", "b")
@@ -104,9 +105,9 @@ func TestTheTaintStaysIfNobodyWantsItGone(t *testing.T) {
 	r := newRig(t)
 	r.Untaint = ""
 	r.own(true)
-	r.taint(Taint)
+	r.taint(source.NotReadyTaint)
 	r.after(30 * time.Second)
-	r.tainted(Taint)
+	r.tainted(source.NotReadyTaint)
 	if n := r.server.Asked("patch nodes"); n != 0 {
 		t.Errorf("%d writes to the node", n)
 	}

@@ -28,7 +28,7 @@ type Config struct {
 	Shown      func() kube.Own // what the API server shows of the node and its pods; required
 	Pending    func() []string // what the node's readiness waits for; required
 	// Untaint is ztunnel's own pod, namespace/name: when it is Ready, with the CNI plugin's
-	// installer in it, and nothing is pending, Taint is taken off the Node. "": never
+	// installer in it, and nothing is pending, source.NotReadyTaint is taken off the Node. "": never
 	Untaint string
 	Log     *slog.Logger // discards
 }

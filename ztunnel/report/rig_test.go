@@ -17,6 +17,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/culvert-mesh/culvert/test/env"
 	"github.com/culvert-mesh/culvert/ztunnel/pods"
 	"github.com/culvert-mesh/culvert/ztunnel/source/kube"
 	"github.com/culvert-mesh/culvert/ztunnel/source/kube/kubetest"
@@ -39,7 +40,7 @@ type rig struct {
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
-	r := &rig{t: t, server: kubetest.New(), now: time.Now(), conditions: map[string]pods.Condition{}, address: "127.0.0.1:0"}
+	r := &rig{t: t, server: kubetest.New(), now: time.Now(), conditions: map[string]pods.Condition{}, address: env.Address(t)}
 	r.listen()
 	path := filepath.Join(t.TempDir(), "kubeconfig")
 	if err := os.WriteFile(path, kubetest.Kubeconfig(r.address), 0o600); err != nil {
@@ -76,7 +77,7 @@ func (r *rig) listen() {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	r.address, r.http = ln.Addr().String(), &http.Server{Handler: r.server}
+	r.http = &http.Server{Handler: r.server}
 	go r.http.Serve(ln)
 }
 

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package cluster keeps a CA in a Kubernetes cluster: its root and issuer in a
-// Secret that all replicas share, and the root where nodes find it, in a ConfigMap
+// Secret that all replicas share, and the roots where nodes find them, in a ConfigMap
 // and, if that is asked for, in a ClusterTrustBundle.
 //
 //	object.go   one object of the API server: how it is asked for and followed
 //	secret.go   the ca.Store of a Secret, which never makes a second root
+//	record.go   the bundle's generation, in an annotation
 //	roots.go    what the text in which nodes find roots should be
-//	publish.go  keeps the root in such a text
+//	publish.go  keeps the roots in such a text
+//	report.go   Kubernetes Events
 //	cluster.go  what a replica does from start to end, and what it waits for
 //
 // A root is published only after the Secret that holds its CA was stored. So a root
@@ -23,7 +25,6 @@ import (
 	"maps"
 	"strings"
 	"sync"
-	"time"
 
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/rest"
@@ -35,36 +36,37 @@ import (
 type Options struct {
 	API         *rest.Config // required
 	CA          *ca.CA       // required
-	Secret      string       // namespace/name of root and issuer; none: the CA is open already
-	ConfigMap   string       // namespace/name that nodes have the root from; required
-	TrustBundle string       // name of a ClusterTrustBundle that gets the root too; none
+	Secret      string       // namespace/name of root and issuer; none: the CA is kept elsewhere
+	ConfigMap   string       // namespace/name that nodes have the roots from; required
+	TrustBundle string       // name of a ClusterTrustBundle that gets the roots too; none
 	Log         *slog.Logger // discards
 }
 
-// Keeper keeps one replica's CA.
-type Keeper struct {
+// Publisher is one replica's part in the cluster: it publishes its CA's roots, and
+// tells Kubernetes' users what happens to the CA.
+type Publisher struct {
 	log    *slog.Logger
 	ca     *ca.CA
 	secret *secret // nil: the CA is kept elsewhere
 	roots  []*published
+	told   chan ca.Event
+	events events
 
 	mu      sync.Mutex // guards what follows
-	waiting map[fmt.Stringer]error
-	events  map[string]uint64
+	waiting map[*published]error
+	counts  map[string]uint64
 }
 
-// What happens to a CA that is kept in a cluster, as Events counts it.
+// What Events counts beside what a ca.Keeper does.
 const (
-	issuerTaken    = "issuer_taken"    // another issuer was put into the Secret, and signs
-	issuerRefused  = "issuer_refused"  // the Secret got a content that is no CA to take
-	rootPublished  = "root_published"  // the root was missing where nodes find it
-	secretRestored = "secret_restored" // the Secret was deleted, and made again
+	rootPublished = "RootPublished" // a root was missing where nodes find it, or one was there that is dropped
+	eventLost     = "EventLost"     // a Kubernetes Event could not be written
 )
 
 var errNotAsked = errors.New("the API server has not answered yet")
 
-// New returns a Keeper that has asked nothing yet.
-func New(o Options) (*Keeper, error) {
+// New returns a Publisher that has asked nothing yet.
+func New(o Options) (*Publisher, error) {
 	client, err := dynamic.NewForConfig(o.API)
 	if err != nil {
 		return nil, fmt.Errorf("client of %s: %v", o.API.Host, err)
@@ -72,34 +74,35 @@ func New(o Options) (*Keeper, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	k := &Keeper{log: o.Log, ca: o.CA, waiting: map[fmt.Stringer]error{},
-		events: map[string]uint64{issuerTaken: 0, issuerRefused: 0, rootPublished: 0, secretRestored: 0}}
-	k.roots = append(k.roots, &published{object: newObject(client, configMaps, o.ConfigMap), path: []string{"data", ca.RootFile}})
+	p := &Publisher{log: o.Log, ca: o.CA, told: make(chan ca.Event, 64),
+		waiting: map[*published]error{}, counts: map[string]uint64{rootPublished: 0, eventLost: 0}}
+	p.roots = append(p.roots, &published{object: newObject(client, configMaps, o.ConfigMap), path: []string{"data", ca.RootFile}})
 	if o.TrustBundle != "" {
-		k.roots = append(k.roots, &published{object: newObject(client, trustBundles, o.TrustBundle), path: []string{"spec", "trustBundle"}})
+		p.roots = append(p.roots, &published{object: newObject(client, trustBundles, o.TrustBundle), path: []string{"spec", "trustBundle"}})
 	}
-	for _, p := range k.roots {
-		k.waiting[p] = errNotAsked
+	for _, published := range p.roots {
+		p.waiting[published] = errNotAsked
 	}
+	p.events = events{client: client, about: p.roots[0].object}
 	if o.Secret != "" {
-		k.secret = &secret{object: newObject(client, secrets, o.Secret), traces: k.roots}
-		k.waiting[k.secret] = errNotAsked
+		p.secret = &secret{object: newObject(client, secrets, o.Secret), traces: p.roots}
+		p.events.about = p.secret.object
 	}
-	return k, nil
+	return p, nil
 }
 
-// Waiting is why this replica may not serve yet, or nil. What has been well once is
+// Store is the Secret, as the one place of the CA.
+func (p *Publisher) Store() ca.Store { return p.secret }
+
+// Waiting is why nodes may not find the roots yet, or nil. What has been well once is
 // not asked for again: a replica serves on while the API server is away.
-func (k *Keeper) Waiting() error {
-	k.mu.Lock()
-	defer k.mu.Unlock()
+func (p *Publisher) Waiting() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	var problems []string
-	if err := k.waiting[k.secret]; k.secret != nil && err != nil {
-		problems = append(problems, fmt.Sprintf("%v: %v", k.secret, err))
-	}
-	for _, p := range k.roots {
-		if err := k.waiting[p]; err != nil {
-			problems = append(problems, fmt.Sprintf("%v: %v", p, err))
+	for _, published := range p.roots {
+		if err := p.waiting[published]; err != nil {
+			problems = append(problems, fmt.Sprintf("%v: %v", published, err))
 		}
 	}
 	if problems == nil {
@@ -109,54 +112,46 @@ func (k *Keeper) Waiting() error {
 }
 
 // Events returns how often what happened since the start.
-func (k *Keeper) Events() map[string]uint64 {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return maps.Clone(k.events)
+func (p *Publisher) Events() map[string]uint64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return maps.Clone(p.counts)
 }
 
-func (k *Keeper) count(event string) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.events[event]++
+func (p *Publisher) count(event string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.counts[event]++
 }
 
-// Run opens the CA, publishes its root, and then follows what others do to either,
-// until ctx ends.
-func (k *Keeper) Run(ctx context.Context) error {
-	if k.secret != nil {
-		k.open(ctx)
-	}
+// Run waits until the CA is open, publishes its roots, and then follows what the CA
+// gets and what others do to what is published, until ctx ends.
+func (p *Publisher) Run(ctx context.Context) error {
 	var parts sync.WaitGroup
 	defer parts.Wait()
-	if ctx.Err() != nil {
-		return nil
+	parts.Go(func() { p.report(ctx) })
+	for changed := p.ca.Changed(); !p.open(); changed = p.ca.Changed() {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changed:
+		}
 	}
-	for _, p := range k.roots {
-		parts.Go(func() { p.follow(ctx, k.told(p, func(ctx context.Context) error { return k.publish(ctx, p) })) })
-	}
-	if k.secret != nil {
-		parts.Go(func() { k.secret.follow(ctx, k.told(k.secret, k.reload)) })
+	for _, published := range p.roots {
+		look := p.noted(published, func(ctx context.Context) error { return p.publish(ctx, published) })
+		parts.Go(func() { published.follow(ctx, p.ca.Changed, look) })
 	}
 	return nil
 }
 
-// open asks until the CA is open: the API server may be away, and an operator may
-// mend a Secret that is refused.
-func (k *Keeper) open(ctx context.Context) {
-	load := k.told(k.secret, func(ctx context.Context) error { return k.ca.Load(ctx, k.secret) })
-	for pause := firstPause; load(ctx) != nil && ctx.Err() == nil; pause = longer(pause) {
-		sleep(ctx, pause)
-	}
-	if issuer := k.ca.Issuer(); issuer != nil {
-		k.log.Info("certificate authority is open", logObject, k.secret.String(),
-			logRootUntil, k.ca.Roots()[0].NotAfter, logIssuerUntil, issuer.NotAfter)
-	}
+func (p *Publisher) open() bool {
+	generation, _ := p.ca.Bundle()
+	return generation > 0
 }
 
-// told returns look with its end noted: each new problem with the object is logged
+// noted returns look with its end noted: each new problem with the object is logged
 // once, and so is its end.
-func (k *Keeper) told(object fmt.Stringer, look func(context.Context) error) func(context.Context) error {
+func (p *Publisher) noted(object *published, look func(context.Context) error) func(context.Context) error {
 	last := ""
 	return func(ctx context.Context) error {
 		timed, stop := context.WithTimeout(ctx, lookFor)
@@ -165,48 +160,23 @@ func (k *Keeper) told(object fmt.Stringer, look func(context.Context) error) fun
 		if ctx.Err() != nil {
 			return err
 		}
-		k.mu.Lock()
-		if k.waiting[object] != nil {
-			k.waiting[object] = err
+		p.mu.Lock()
+		if p.waiting[object] != nil {
+			p.waiting[object] = err
 		}
-		k.mu.Unlock()
+		p.mu.Unlock()
 		switch {
 		case err == nil && last != "":
 			last = ""
-			k.log.Info("the object is well again", logObject, object.String())
+			p.log.Info("the object is well again", logObject, object.String())
 		case err != nil && err.Error() != last:
 			last = err.Error()
 			level := slog.LevelError
-			if errors.Is(err, errAPI) {
+			if errors.Is(err, ca.ErrUnreachable) {
 				level = slog.LevelWarn
 			}
-			k.log.Log(ctx, level, "the object is not as the CA needs it; what is in force stays", logObject, object.String(), logError, last)
+			p.log.Log(ctx, level, "the object is not as the CA needs it; what is in force stays", logObject, object.String(), logError, last)
 		}
 		return err
 	}
-}
-
-// reload takes what the Secret holds now.
-func (k *Keeper) reload(ctx context.Context) error {
-	files, err := k.secret.stored(ctx)
-	if err != nil {
-		return err
-	}
-	if files == nil {
-		return k.restore(ctx)
-	}
-	k.secret.gone = time.Time{}
-	changed, err := k.ca.Take(files)
-	switch {
-	case err != nil && k.secret.refuse(files):
-		k.count(issuerRefused)
-	case changed:
-		k.count(issuerTaken)
-		issuer := k.ca.Issuer()
-		k.log.Info("another issuer signs", logObject, k.secret.String(), logSerial, issuer.SerialNumber.Text(16), logIssuerUntil, issuer.NotAfter)
-	}
-	if err == nil {
-		k.secret.good = files
-	}
-	return err
 }

@@ -4,9 +4,7 @@ package cluster
 
 // Keys of log records.
 const (
-	logError       = "error"
-	logIssuerUntil = "issuer_until"
-	logObject      = "object"
-	logRootUntil   = "root_until"
-	logSerial      = "serial"
+	logError  = "error"
+	logObject = "object"
+	logReason = "reason"
 )

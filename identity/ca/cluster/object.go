@@ -4,8 +4,6 @@ package cluster
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"math/rand/v2"
 	"strings"
 	"time"
@@ -20,6 +18,8 @@ import (
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
+
+	"github.com/culvert-mesh/culvert/identity/ca"
 )
 
 // How long is waited before an object is looked at again: after a failure, longer
@@ -31,6 +31,9 @@ const (
 	leastPause = 500 * time.Millisecond // so that a fight with another hand stays slow
 	lookFor    = 10 * time.Second       // a look that takes longer has failed
 )
+
+// managedBy is the label of what Culvert made, with component as its value.
+const managedBy = "app.kubernetes.io/managed-by"
 
 // resource is a kind of object, in the versions of its API, the best first.
 type resource struct {
@@ -107,20 +110,26 @@ func (o *object) blank(version int) *unstructured.Unstructured {
 	u.SetGroupVersionKind(o.versions[version].GroupVersion().WithKind(o.kind))
 	u.SetNamespace(o.namespace)
 	u.SetName(o.name)
-	u.SetLabels(map[string]string{"app.kubernetes.io/managed-by": "culvert-identity"})
+	u.SetLabels(map[string]string{managedBy: component})
 	return u
 }
 
-// follow calls look now, whenever the object may have changed, and every minute,
-// until ctx ends; after a failure soon again.
-func (o *object) follow(ctx context.Context, look func(context.Context) error) {
+// watched returns what signals that the object may have changed, until ctx ends.
+func (o *object) watched(ctx context.Context) signal {
 	changed := make(signal, 1)
 	for _, client := range o.clients {
 		// Its end is not waited for: client-go may sleep on for seconds.
 		go o.watch(client, changed).RunWithContext(klog.NewContext(ctx, klog.New(nil)))
 	}
+	return changed
+}
+
+// follow calls look now, whenever the object or what else look depends on may have
+// changed, and every minute, until ctx ends; after a failure soon again.
+func (o *object) follow(ctx context.Context, also func() <-chan struct{}, look func(context.Context) error) {
+	changed := o.watched(ctx)
 	for pause := firstPause; ctx.Err() == nil; {
-		wait := lookEvery
+		wait, other := lookEvery, also()
 		if look(ctx) != nil {
 			pause, wait = longer(pause), pause
 		} else {
@@ -128,6 +137,7 @@ func (o *object) follow(ctx context.Context, look func(context.Context) error) {
 		}
 		select {
 		case <-ctx.Done():
+		case <-other:
 		case <-changed:
 			sleep(ctx, leastPause)
 		case <-time.After(jittered(wait)):
@@ -181,7 +191,10 @@ func sleep(ctx context.Context, d time.Duration) {
 	}
 }
 
-// errAPI is wrapped by what the API server, or the way to it, is the reason of.
-var errAPI = errors.New("the API server")
+// unanswered is what the API server, or the way to it, is the reason of.
+type unanswered struct{ err error }
 
-func noAnswer(err error) error { return fmt.Errorf("%w: %w", errAPI, err) }
+func (u unanswered) Error() string   { return "the API server: " + u.err.Error() }
+func (u unanswered) Unwrap() []error { return []error{ca.ErrUnreachable, u.err} }
+
+func noAnswer(err error) error { return unanswered{err} }

@@ -5,12 +5,12 @@ package cluster
 import (
 	"context"
 	"crypto/x509"
-	"encoding/pem"
 	"slices"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/dynamic"
+
+	"github.com/culvert-mesh/culvert/identity/ca"
 )
 
 // published is an object with a text in which others find roots.
@@ -21,17 +21,23 @@ type published struct {
 
 // trace is what an object tells of a CA that published there.
 type trace struct {
-	in    *published
-	roots []*x509.Certificate
+	in     *published
+	roots  []*x509.Certificate
+	text   []byte // of the record
+	record ca.Record
 }
 
-// has reports whether the first certificate of a text is among the roots.
-func (t trace) has(text []byte) bool {
-	block, _ := pem.Decode(text)
-	if block == nil {
-		return true // no certificate: whoever reads the text says that
-	}
-	return slices.ContainsFunc(t.roots, func(root *x509.Certificate) bool { return string(root.Raw) == string(block.Bytes) })
+// any reports whether there ever was a CA.
+func (t trace) any() bool { return len(t.roots) > 0 || len(t.text) > 0 }
+
+// has reports whether one of these is among the roots, or a certificate of one, which may
+// have been renewed since. If there are none, or nothing is published, it is not for this
+// to say what is wrong.
+func (t trace) has(roots []*x509.Certificate) bool {
+	return len(roots) == 0 || len(t.roots) == 0 ||
+		slices.ContainsFunc(roots, func(root *x509.Certificate) bool {
+			return slices.ContainsFunc(t.roots, func(there *x509.Certificate) bool { return ca.SameAuthority(root, there) })
+		})
 }
 
 // trace returns the roots that are published now.
@@ -41,8 +47,10 @@ func (p *published) trace(ctx context.Context) (trace, error) {
 		return trace{in: p}, err
 	}
 	text, _, err := unstructured.NestedString(u.Object, p.path...)
-	roots, _ := parseRoots([]byte(text))
-	return trace{in: p, roots: roots}, err
+	t := trace{in: p}
+	t.roots, _ = parseRoots([]byte(text))
+	t.text, t.record = recordIn(u)
+	return t, err
 }
 
 // now returns the object, nil if it is not there, and its client, nil if its kind
@@ -62,37 +70,39 @@ func (p *published) now(ctx context.Context) (dynamic.ResourceInterface, *unstru
 	return client, u, nil
 }
 
-// publish has the CA's root in the object's text. If another hand was there in
-// between, the API server refuses, and the next look starts from what that did.
-func (k *Keeper) publish(ctx context.Context, p *published) error {
-	client, u, err := p.now(ctx)
+// publish has the CA's roots in the object's text, and their Record beside it. If
+// another hand was there in between, the next look starts from what that did.
+func (p *Publisher) publish(ctx context.Context, in *published) error {
+	client, u, err := in.now(ctx)
 	if err != nil || client == nil {
 		return err
 	}
 	there := u != nil
 	if !there {
-		u = p.blank(slices.Index(p.clients, client))
+		u = in.blank(slices.Index(in.clients, client))
 	}
-	text, _, err := unstructured.NestedString(u.Object, p.path...)
+	text, _, err := unstructured.NestedString(u.Object, in.path...)
 	if err != nil {
 		return err
 	}
-	next := withRoot(text, k.ca.Roots()[0])
-	if next == text {
+	ours, roots := p.ca.Published()
+	_, theirs := recordIn(u)
+	next := withRoots(text, roots, ours, theirs)
+	if next == text && theirs.Generation >= ours.Generation {
 		return nil
 	}
-	if err := unstructured.SetNestedField(u.Object, next, p.path...); err != nil {
+	if theirs.Generation < ours.Generation {
+		setRecord(u, ours.Encode())
+	}
+	if err := unstructured.SetNestedField(u.Object, next, in.path...); err != nil {
 		return err
 	}
-	if there {
-		_, err = client.Update(ctx, u, metav1.UpdateOptions{})
-	} else {
-		_, err = client.Create(ctx, u, metav1.CreateOptions{})
+	if err := in.put(ctx, client, u, there); err != nil {
+		return err
 	}
-	if err != nil {
-		return noAnswer(err)
+	if next != text {
+		p.count(rootPublished)
+		p.log.Info("roots published", logObject, in.String())
 	}
-	k.count(rootPublished)
-	k.log.Info("root published", logObject, p.String())
 	return nil
 }

@@ -3,7 +3,6 @@
 package cluster
 
 import (
-	"log/slog"
 	"strings"
 	"testing"
 	"time"
@@ -12,8 +11,6 @@ import (
 
 	"github.com/culvert-mesh/culvert/identity/ca"
 )
-
-var quiet = slog.New(slog.DiscardHandler)
 
 func TestTheRootIsPublishedAndRepaired(t *testing.T) {
 	s := startServer(t)
@@ -66,11 +63,11 @@ func TestWhatIsNoRootIsTakenOut(t *testing.T) {
 		"nothing":          "",
 		"windows newlines": strings.ReplaceAll(ours[:len(ours)/2], "\n", "\r\n"),
 	} {
-		if got := withRoot(text, root[0]); got != ours {
+		if got := withRoots(text, root, ca.Record{}, ca.Record{}); got != ours {
 			t.Errorf("%s:\n%s", name, got)
 		}
 	}
-	if same := strings.ReplaceAll(ours, "\n", "\r\n"); withRoot(same, root[0]) != same {
+	if same := strings.ReplaceAll(ours, "\n", "\r\n"); withRoots(same, root, ca.Record{}, ca.Record{}) != same {
 		t.Error("a text that says the same is changed")
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"log/slog"
 	"net"
 	"net/http"
@@ -45,7 +46,7 @@ type apiServer struct {
 }
 
 func startServer(t *testing.T) *apiServer {
-	s := &apiServer{Server: kubetest.New(), t: t, address: "127.0.0.1:0"}
+	s := &apiServer{Server: kubetest.New(), t: t, address: env.Address(t)}
 	s.start()
 	t.Cleanup(s.stop)
 	return s
@@ -57,7 +58,6 @@ func (s *apiServer) start() {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	s.address = ln.Addr().String()
 	s.http = &http.Server{Handler: s.Server}
 	go s.http.Serve(ln)
 }
@@ -82,8 +82,15 @@ func (s *apiServer) secret() ca.Files {
 	return nil
 }
 
+// setSecret is kubectl edit: labels stay as they are. A new Secret is its operator's.
 func (s *apiServer) setSecret(files ca.Files) {
-	s.Set(&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: secretName}, Data: files})
+	next := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: secretName}, Data: files}
+	for _, o := range s.Objects("secrets") {
+		if o.GetName() == secretName {
+			next.Labels = o.GetLabels()
+		}
+	}
+	s.Set(next)
 }
 
 func (s *apiServer) deleteSecret() {
@@ -113,12 +120,13 @@ func (s *apiServer) bundle() string {
 	return ""
 }
 
-// replica is a running Keeper with its CA, and what it logged.
+// replica is one that runs, with its CA, and what it logged.
 type replica struct {
-	*Keeper
-	t   *testing.T
-	ca  *ca.CA
-	log *lines
+	*Publisher
+	keeper *ca.Keeper
+	t      *testing.T
+	ca     *ca.CA
+	log    *lines
 }
 
 func start(t *testing.T, s *apiServer, change func(*Options)) *replica {
@@ -131,38 +139,44 @@ func start(t *testing.T, s *apiServer, change func(*Options)) *replica {
 	if change != nil {
 		change(&o)
 	}
-	r.Keeper = must(New(o))
+	r.ca = o.CA
+	r.Publisher = must(New(o))
+	r.keeper = ca.NewKeeper(ca.KeeperOptions{CA: r.ca, Store: r.Store(), Tell: r.Tell, Log: o.Log})
 	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- r.Run(ctx) }()
+	var running sync.WaitGroup
+	running.Go(func() { _ = r.keeper.Run(ctx) })
+	running.Go(func() { _ = r.Run(ctx) })
 	t.Cleanup(func() {
 		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
+		running.Wait()
 	})
 	return r
 }
+
+// waiting is what the replica waits for.
+func (r *replica) waiting() error { return errors.Join(r.keeper.Waiting(), r.Waiting()) }
+
+func (r *replica) count(reason ca.Reason) uint64 { return r.keeper.Events()[reason] }
 
 func (r *replica) until(what string, ok func() bool) {
 	r.t.Helper()
 	for deadline := time.Now().Add(time.Minute); !ok(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			r.t.Fatalf("never: %s; waiting for %v; log:\n%s", what, r.Waiting(), r.log)
+			r.t.Fatalf("never: %s; waiting for %v; log:\n%s", what, r.waiting(), r.log)
 		}
 	}
 }
 
 func (r *replica) untilReady() {
 	r.t.Helper()
-	r.until("ready", func() bool { return r.Waiting() == nil })
+	r.until("ready", func() bool { return r.waiting() == nil })
 }
 
 // untilWaiting returns once the replica waits for something that says text.
 func (r *replica) untilWaiting(text string) {
 	r.t.Helper()
 	r.until("waits for: "+text, func() bool {
-		err := r.Waiting()
+		err := r.waiting()
 		return err != nil && bytes.Contains([]byte(err.Error()), []byte(text))
 	})
 }

@@ -7,6 +7,8 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"slices"
+
+	"github.com/culvert-mesh/culvert/identity/ca"
 )
 
 // parseRoots returns the certificates of authorities in a text, each once, and
@@ -29,20 +31,33 @@ func parseRoots(text []byte) (roots []*x509.Certificate, clean bool) {
 	return roots, clean && !bytes.Contains(text, []byte("-----"))
 }
 
-// withRoot is the text with our root in it. It is as before if the root is there
-// and all else can be read: comments are somebody's. Other roots stay: whoever
-// changes the CA's root has both in there for a while. What is no root goes.
-func withRoot(text string, root *x509.Certificate) string {
-	roots, clean := parseRoots([]byte(text))
-	ours := slices.ContainsFunc(roots, root.Equal)
-	if clean && ours {
+// withRoots is the text with our roots in it, and without those that we dropped. It is
+// as before if that is so and all else can be read: comments are somebody's. Other
+// roots stay: whoever changes the CA's root has both in there for a while. What is no
+// root goes.
+//
+// A replica that is behind, whose bundle is older than the one recorded as theirs, adds
+// none that were dropped since, and takes none out.
+func withRoots(text string, roots []*x509.Certificate, ours, theirs ca.Record) string {
+	there, clean := parseRoots([]byte(text))
+	next := there
+	if ours.Generation >= theirs.Generation {
+		next = slices.DeleteFunc(slices.Clone(there), func(root *x509.Certificate) bool {
+			name := ca.Fingerprint(root)
+			return slices.Contains(ours.Dropped, name) || slices.Contains(theirs.Dropped, name) && !slices.Contains(ours.Roots, name)
+		})
+	}
+	for _, root := range roots {
+		behind := ours.Generation < theirs.Generation && slices.Contains(theirs.Dropped, ca.Fingerprint(root))
+		if !behind && !slices.ContainsFunc(next, root.Equal) {
+			next = append(next, root)
+		}
+	}
+	if clean && slices.EqualFunc(there, next, (*x509.Certificate).Equal) {
 		return text
 	}
-	if !ours {
-		roots = append(roots, root)
-	}
 	var out bytes.Buffer
-	for _, cert := range roots {
+	for _, cert := range next {
 		// A Buffer takes everything.
 		_ = pem.Encode(&out, &pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})
 	}

@@ -3,40 +3,35 @@
 package cluster
 
 import (
-	"bytes"
 	"context"
 	"encoding/base64"
-	"errors"
 	"fmt"
-	"maps"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/culvert-mesh/culvert/identity/ca"
 )
 
-// restoreAfter is how long a Secret must be gone before a replica makes it again:
-// tools that replace an object delete it first.
-const restoreAfter = 10 * time.Second
-
-// secret is the ca.Store that all replicas share.
+// secret is the ca.Store that all replicas share. A Secret that does not bear our label
+// is its operator's: it is read and followed, and nothing ever writes to it.
+//
+// The Record is the annotation of the ConfigMap.
 type secret struct {
 	object
-	traces []*published // where the root of a CA that is gone may be found
+	traces []*published // where the root of a CA that is gone may be found; the first has the Record
 
-	// Only the goroutine of open, and then that of follow, uses these.
-	good    ca.Files  // that this replica last took
-	refused ca.Files  // that it refused last
-	gone    time.Time // since when there is no Secret; zero while there is
+	// Only one goroutine at a time calls the methods that use these.
+	seen bool // a Secret was there, at one time
+	ours bool // and bore our label, when it was seen last
 }
 
-// Read returns what the Secret holds. The traces are asked first: whoever
-// publishes a root has stored its Secret before, so a trace that is found here
-// and no Secret after it means that the Secret was deleted.
+// Read is part of ca.Store. The traces are asked first: whoever publishes a root has
+// stored its Secret before, so a trace that is found here and no Secret after it means
+// that the Secret was deleted.
 func (s *secret) Read(ctx context.Context) (ca.Files, error) {
 	var traces []trace
 	for _, p := range s.traces {
@@ -46,51 +41,85 @@ func (s *secret) Read(ctx context.Context) (ca.Files, error) {
 		}
 		traces = append(traces, t)
 	}
-	files, err := s.stored(ctx)
-	if err != nil {
-		return nil, err
-	}
-	for _, t := range traces {
-		switch {
-		case len(t.roots) == 0:
-		case files == nil:
-			return nil, fmt.Errorf("there is none, and %v holds the root of a CA: restore the Secret from a backup; or, if nothing needs that root any more, delete the %s",
-				t.in, t.in.kind)
-		case !t.has(files[ca.RootFile]):
-			return nil, fmt.Errorf("its %s is not among the roots in %v, which nodes trust: restore the Secret from a backup; or, if nothing needs those roots any more, delete the %s",
-				ca.RootFile, t.in, t.in.kind)
-		}
-	}
-	s.good = files
-	return files, nil
-}
-
-// stored returns the Secret's data, or nil if there is no Secret.
-func (s *secret) stored(ctx context.Context) (ca.Files, error) {
 	u, err := s.get(ctx, s.clients[0])
 	if err != nil {
 		return nil, noAnswer(err)
 	}
 	if u == nil {
-		return nil, nil
+		return nil, s.missing(traces)
 	}
+	files, err := filesOf(u)
+	if err != nil {
+		return nil, err
+	}
+	if !s.seen {
+		for _, t := range traces {
+			if !t.has(files.Roots()) {
+				return nil, fmt.Errorf("its roots are not among those in %v, which nodes trust: restore the Secret from a backup; or, if nothing needs those roots any more, delete the %s",
+					t.in, t.in.kind)
+			}
+		}
+	}
+	s.seen, s.ours = true, isOurs(u)
+	files[ca.BundleFile] = traces[0].text
+	return files, nil
+}
+
+// missing says what it means that there is no Secret: nil if there never was one.
+func (s *secret) missing(traces []trace) error {
+	switch {
+	case s.seen && s.ours:
+		return ca.ErrGone
+	case s.seen:
+		return fmt.Errorf("it was deleted, and was not Culvert's: put it back")
+	}
+	for _, t := range traces {
+		if t.any() {
+			return fmt.Errorf("there is none, and %v holds the root of a CA: restore the Secret from a backup; or, if nothing needs that root any more, delete the %s",
+				t.in, t.in.kind)
+		}
+	}
+	return nil
+}
+
+func isOurs(u *unstructured.Unstructured) bool { return u.GetLabels()[managedBy] == component }
+
+// filesOf is the data of the CA's Secret, without what is the ConfigMap's.
+func filesOf(u *unstructured.Unstructured) (ca.Files, error) {
+	files, err := dataOf(u)
+	delete(files, ca.BundleFile)
+	return files, err
+}
+
+// dataOf is all of a Secret's data. It is not nil: the Secret is there, whatever is in it.
+func dataOf(u *unstructured.Unstructured) (map[string][]byte, error) {
 	var found corev1.Secret
 	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, &found); err != nil {
 		return nil, err
 	}
-	files := ca.Files{} // not nil: the Secret is there, whatever is in it
-	maps.Copy(files, found.Data)
-	return files, nil
+	if found.Data == nil {
+		return map[string][]byte{}, nil
+	}
+	return found.Data, nil
+}
+
+func setData(u *unstructured.Unstructured, files ca.Files) {
+	data, _, _ := unstructured.NestedMap(u.Object, "data")
+	if data == nil {
+		data = map[string]any{}
+	}
+	for name, content := range files {
+		if name != ca.BundleFile {
+			data[name] = base64.StdEncoding.EncodeToString(content)
+		}
+	}
+	u.Object["data"] = data
 }
 
 // Create is part of ca.Store.
 func (s *secret) Create(ctx context.Context, files ca.Files) error {
 	u := s.blank(0)
-	data := map[string]any{}
-	for name, content := range files {
-		data[name] = base64.StdEncoding.EncodeToString(content)
-	}
-	u.Object["data"] = data
+	setData(u, files)
 	u.Object["type"] = string(corev1.SecretTypeOpaque)
 	_, err := s.clients[0].Create(ctx, u, metav1.CreateOptions{})
 	switch {
@@ -99,37 +128,45 @@ func (s *secret) Create(ctx context.Context, files ca.Files) error {
 	case err != nil:
 		return noAnswer(err)
 	}
-	s.good = files
 	return nil
 }
 
-// refuse reports whether these are other files than the last that were refused.
-func (s *secret) refuse(files ca.Files) bool {
-	again := maps.EqualFunc(files, s.refused, bytes.Equal)
-	s.refused = files
-	return !again
-}
-
-var errDeleted = errors.New("it was deleted; this replica signs on, and makes it again by what it has in memory")
-
-// restore makes the Secret again that somebody deleted. No second root comes of
-// that: it is what all replicas have in force.
-func (k *Keeper) restore(ctx context.Context) error {
-	s := k.secret
-	if s.gone.IsZero() {
-		s.gone = time.Now()
+// Replace is part of ca.Store.
+func (s *secret) Replace(ctx context.Context, was, next ca.Files) error {
+	if record, there := next[ca.BundleFile]; there {
+		return s.traces[0].replaceRecord(ctx, was[ca.BundleFile], record)
 	}
-	if time.Since(s.gone) < restoreAfter {
-		return errDeleted
+	u, err := s.get(ctx, s.clients[0])
+	if err != nil {
+		return noAnswer(err)
 	}
-	switch err := s.Create(ctx, s.good); {
-	case errors.Is(err, ca.ErrExists):
-		return nil // another replica was faster
+	if u == nil {
+		return fmt.Errorf("%v: %w", s, ca.ErrChanged)
+	}
+	files, err := filesOf(u)
+	switch {
 	case err != nil:
-		return fmt.Errorf("%w: %w", errDeleted, err)
+		return err
+	case !files.Same(was):
+		return fmt.Errorf("%v: %w", s, ca.ErrChanged)
+	case !isOurs(u):
+		return fmt.Errorf("%v: %w: it lacks the label %s=%s, and so is not Culvert's", s, ca.ErrReadOnly, managedBy, component)
 	}
-	s.gone = time.Time{}
-	k.count(secretRestored)
-	k.log.Warn("the Secret was deleted, and is made again", logObject, s.String())
-	return nil
+	setData(u, next)
+	return s.put(ctx, s.clients[0], u, true)
+}
+
+// Watch is part of ca.Store. The Record is watched too: another replica may have
+// numbered the bundle.
+func (s *secret) Watch(ctx context.Context, changed func()) {
+	secret, record := s.watched(ctx), s.traces[0].watched(ctx)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-secret:
+		case <-record:
+		}
+		changed()
+	}
 }

@@ -4,14 +4,10 @@ package cluster
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
+	"crypto"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/pem"
 	"maps"
-	"math/big"
 	"net/http"
 	"strings"
 	"sync"
@@ -19,45 +15,35 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/client-go/dynamic"
 
 	"github.com/culvert-mesh/culvert/identity/ca"
+	"github.com/culvert-mesh/culvert/identity/ca/catest"
+	"github.com/culvert-mesh/culvert/test/env"
 )
 
 // made are the files of a CA that never was in this cluster.
-func made(t *testing.T) ca.Files {
-	t.Helper()
-	s := startServer(t)
-	r := start(t, s, nil)
-	r.untilReady()
-	return s.secret()
-}
-
-// reissued are the files with another issuer under the same root, as by openssl.
-func reissued(t *testing.T, files ca.Files) ca.Files {
-	t.Helper()
-	root := must(x509.ParseCertificate(blockOf(files[ca.RootFile])))
-	rootKey := must(x509.ParsePKCS8PrivateKey(blockOf(files[ca.RootKeyFile])))
-	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
-	der := must(x509.CreateCertificate(rand.Reader, &x509.Certificate{
-		SerialNumber: big.NewInt(7), Subject: pkix.Name{CommonName: "another issuer"}, NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	}, root, key.Public(), rootKey))
-	next := maps.Clone(files)
-	next[ca.IssuerFile] = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	next[ca.IssuerKeyFile] = pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: must(x509.MarshalPKCS8PrivateKey(key))})
-	return next
-}
-
-func blockOf(text []byte) []byte {
-	block, _ := pem.Decode(text)
-	return block.Bytes
-}
+func made(t *testing.T) ca.Files { return catest.Made(t) }
 
 func encoded(cert *x509.Certificate) string {
 	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw}))
 }
 
+func TestASecretIsAStore(t *testing.T) {
+	catest.Conform(t, func(t *testing.T) catest.Place { return place{startServer(t)} })
+}
+
+// place is a Secret and a ConfigMap without Publishers.
+type place struct{ *apiServer }
+
+func (p place) Store(t testing.TB) ca.Store {
+	return must(New(Options{API: p.config(), CA: must(ca.New(ca.Options{TrustDomain: td})), Secret: namespace + "/" + secretName, ConfigMap: namespace + "/" + rootName})).Store()
+}
+
+func (p place) Files(testing.TB) ca.Files { return p.secret() }
+
+func (p place) Set(_ testing.TB, files ca.Files) { p.setSecret(files) }
+
+// A001-7
 func TestThreeReplicasThatStartColdMakeOneRoot(t *testing.T) {
 	rounds := 200
 	if testing.Short() {
@@ -69,22 +55,24 @@ func TestThreeReplicasThatStartColdMakeOneRoot(t *testing.T) {
 		var wg sync.WaitGroup
 		for i := range cas {
 			cas[i] = must(ca.New(ca.Options{TrustDomain: td}))
-			client := must(dynamic.NewForConfig(s.config()))
-			p := &published{object: newObject(client, configMaps, namespace+"/"+rootName), path: []string{"data", ca.RootFile}}
-			k := &Keeper{ca: cas[i], log: quiet, events: map[string]uint64{}, roots: []*published{p}, secret: &secret{object: newObject(client, secrets, namespace+"/"+secretName), traces: []*published{p}}}
+			p := must(New(Options{API: s.config(), CA: cas[i], Secret: namespace + "/" + secretName, ConfigMap: namespace + "/" + rootName}))
 			wg.Go(func() {
 				// As Run does: what one has published by now, another finds while it starts.
-				if err := k.ca.Load(t.Context(), k.secret); err != nil {
+				if err := cas[i].Load(t.Context(), p.Store()); err != nil {
 					t.Error(err)
 				}
-				for k.publish(t.Context(), p) != nil && t.Context().Err() == nil {
+				for p.publish(t.Context(), p.roots[0]) != nil && t.Context().Err() == nil {
 				}
 			})
 		}
 		wg.Wait()
+		want, _ := cas[0].Bundle()
 		for _, c := range cas {
 			if c.Roots() == nil || encoded(c.Roots()[0]) != string(s.secret()[ca.RootFile]) || encoded(c.Issuer()) != string(s.secret()[ca.IssuerFile]) {
 				t.Fatal("a replica has another CA than the Secret")
+			}
+			if generation, _ := c.Bundle(); generation != want {
+				t.Errorf("generation %d and %d of one bundle", generation, want)
 			}
 		}
 		if s.root() != encoded(cas[0].Roots()[0]) {
@@ -121,10 +109,23 @@ func TestASecretOfAnotherRootThanNodesTrustIsRefused(t *testing.T) {
 	before := made(t)
 	s.setSecret(before)
 	r := start(t, s, nil)
-	r.untilWaiting("its root.pem is not among the roots in ConfigMap culvert-system/culvert-root, which nodes trust")
+	r.untilWaiting("its roots are not among those in ConfigMap culvert-system/culvert-root, which nodes trust")
 	if r.ca.Issuer() != nil {
 		t.Error("it signs")
 	}
+}
+
+// A backup of before the renewal of the root was restored, and the former certificate is
+// published no more: nodes know the root all the same.
+func TestASecretOfTheFormerCertificateOfTheRootThatNodesTrustIsTaken(t *testing.T) {
+	s := startServer(t)
+	backup := made(t)
+	block, _ := pem.Decode(backup[ca.RootKeyFile])
+	renewed := must(ca.NextRoot(backup, must(x509.ParsePKCS8PrivateKey(block.Bytes)).(crypto.Signer), ca.Options{RootTTL: 20 * 365 * 24 * time.Hour}))
+	_, former := pem.Decode(renewed[ca.RootFile])
+	s.setRoot(strings.TrimSuffix(string(renewed[ca.RootFile]), string(former)))
+	s.setSecret(backup)
+	start(t, s, nil).untilReady()
 }
 
 func TestASecretThatIsNoCAIsRefusedNamingTheKeyAndNeverOverwritten(t *testing.T) {
@@ -132,7 +133,7 @@ func TestASecretThatIsNoCAIsRefusedNamingTheKeyAndNeverOverwritten(t *testing.T)
 	for want, spoil := range map[string]func(ca.Files){
 		"issuer.key is missing":                func(f ca.Files) { delete(f, ca.IssuerKeyFile) },
 		"root.pem is missing":                  func(f ca.Files) { clear(f) },
-		"issuer.pem holds no PEM":              func(f ca.Files) { f[ca.IssuerFile] = []byte{} },
+		"issuer.pem is empty":                  func(f ca.Files) { f[ca.IssuerFile] = []byte{} },
 		"root.key does not belong to root.pem": func(f ca.Files) { f[ca.RootKeyFile] = f[ca.IssuerKeyFile] },
 	} {
 		t.Run(want, func(t *testing.T) {
@@ -158,28 +159,27 @@ func TestANewIssuerIsTakenLiveAndABadOneLeavesTheGoodOneInForce(t *testing.T) {
 		r.untilReady()
 	}
 	first := s.secret()
-	next := reissued(t, first)
+	next := catest.Reissued(t, first)
 	s.setSecret(next)
-	began := time.Now()
+	watch := env.NewStopwatch()
 	for _, r := range replicas {
 		r.until("the new issuer", func() bool { return encoded(r.ca.Issuer()) == string(next[ca.IssuerFile]) })
 	}
-	t.Logf("after %v", time.Since(began))
-	if took := time.Since(began); took > 5*time.Second {
+	if took := watch.Elapsed(); took > 5*time.Second {
 		t.Errorf("it took %v", took)
 	}
 	r := replicas[0]
-	r.until("it is counted", func() bool { return r.Events()[issuerTaken] == 1 })
+	r.until("it is counted", func() bool { return r.count(ca.IssuerUpdated) == 1 })
 
 	bad := maps.Clone(next)
 	bad[ca.IssuerKeyFile] = first[ca.IssuerKeyFile]
 	s.setSecret(bad)
-	r.until("it is refused", func() bool { return r.Events()[issuerRefused] == 1 })
+	r.until("it is refused", func() bool { return r.count(ca.IssuerValidationFailed) == 1 })
 	r.until("the log says so", func() bool { return r.log.has("ERROR", "issuer.key does not belong to issuer.pem") })
 	s.setSecret(made(t))
-	r.until("another root is refused", func() bool { return r.Events()[issuerRefused] == 2 })
-	if encoded(r.ca.Issuer()) != string(next[ca.IssuerFile]) || r.Waiting() != nil {
-		t.Errorf("not the good one; waiting for %v", r.Waiting())
+	r.until("another root is refused", func() bool { return r.count(ca.IssuerValidationFailed) == 2 })
+	if encoded(r.ca.Issuer()) != string(next[ca.IssuerFile]) || r.waiting() != nil {
+		t.Errorf("not the good one; waiting for %v", r.waiting())
 	}
 	s.setSecret(next)
 	r.until("the log says that it is over", func() bool { return r.log.has("INFO", "well again") })
@@ -200,7 +200,7 @@ func TestASecretThatIsDeletedWhileReplicasRunIsMadeAgain(t *testing.T) {
 	if string(s.secret()[ca.RootFile]) != string(before[ca.RootFile]) || string(s.secret()[ca.IssuerKeyFile]) != string(before[ca.IssuerKeyFile]) {
 		t.Error("with something else")
 	}
-	r.until("one of them counts it", func() bool { return r.Events()[secretRestored]+other.Events()[secretRestored] == 1 })
+	r.until("one of them counts it", func() bool { return r.count(ca.StoreRestored)+other.count(ca.StoreRestored) == 1 })
 }
 
 func TestAnAPIServerThatIsAwayAtStartIsWaitedFor(t *testing.T) {
@@ -213,8 +213,8 @@ func TestAnAPIServerThatIsAwayAtStartIsWaitedFor(t *testing.T) {
 	// It serves on when that is away again.
 	s.stop()
 	time.Sleep(300 * time.Millisecond)
-	if r.Waiting() != nil || r.ca.Issuer() == nil {
-		t.Error(r.Waiting())
+	if r.waiting() != nil || r.ca.Issuer() == nil {
+		t.Error(r.waiting())
 	}
 }
 

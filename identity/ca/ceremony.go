@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ca
+
+import (
+	"crypto"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Make returns the files of a new CA, as Load would make it: root and issuer, each with
+// its private key. A root's key that is to be kept elsewhere is taken out of them before
+// they are stored.
+func Make(opts Options) (Files, error) {
+	if opts.TrustDomain.IsZero() {
+		return nil, errors.New("no trust domain")
+	}
+	return generate(opts.withDefaults())
+}
+
+// NextIssuer returns the files of another issuer under the root in files whose private
+// key is given: its certificate and its key, to take the place of those of the former
+// one. Leaves of that hold on. Only the layout of Culvert has an issuer that Culvert
+// makes; whoever brings their own CA brings the next issuer too.
+func NextIssuer(files Files, rootKey crypto.Signer, opts Options) (Files, error) {
+	if layout, _, _ := Detect(files.names()); layout != Culvert {
+		return nil, fmt.Errorf("the layout is %q: only a CA of the layout %q gets its issuers here", layout, Culvert)
+	}
+	root, _, err := rootOf(files, rootKey)
+	switch {
+	case err != nil:
+		return nil, err
+	case !time.Now().Add(MinTTL).Before(root.NotAfter):
+		return nil, fmt.Errorf("the root %s: %w: at %s", root.Subject, ErrExpired, stamp(root.NotAfter))
+	}
+	if opts.TrustDomain.IsZero() {
+		opts.TrustDomain = domainOf(files)
+	}
+	opts = opts.withDefaults()
+	return generateIssuer(opts, opts.IssuerTTL, root, rootKey)
+}
+
+// rootOf is the root whose private key is given, the last to end if there are several,
+// and all roots.
+func rootOf(files Files, key crypto.Signer) (root *x509.Certificate, roots []*x509.Certificate, err error) {
+	roots, err = certificatesOf(files[RootFile])
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s: %v", RootFile, err)
+	}
+	if root = latestOf(roots, key); root == nil {
+		return nil, nil, fmt.Errorf("the private key is that of no root in %s", RootFile)
+	}
+	return root, roots, nil
+}
+
+// latestOf is the root of a key, the last to end if there are several, or nil.
+func latestOf(roots []*x509.Certificate, key crypto.Signer) (latest *x509.Certificate) {
+	for _, root := range roots {
+		if belongs(key, root) && (latest == nil || root.NotAfter.After(latest.NotAfter)) {
+			latest = root
+		}
+	}
+	return latest
+}

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ca
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"fmt"
+	"time"
+)
+
+// issuerName is the common name of issuers that Culvert makes. One of another name is
+// its operator's, and is never replaced.
+const issuerName = "culvert issuer"
+
+// generate makes root and issuer.
+//
+// P-256 for both: each handshake verifies the issuer under the root, and a
+// P-384 signature takes Go ten times as long.
+func generate(opts Options) (Files, error) {
+	rootKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	root, err := selfSigned(opts, rootKey)
+	if err != nil {
+		return nil, err
+	}
+	files, err := generateIssuer(opts, opts.IssuerTTL, root, rootKey)
+	if err != nil {
+		return nil, err
+	}
+	files[RootFile] = encodeCert(root)
+	files[RootKeyFile], err = encodeKey(rootKey)
+	return files, err
+}
+
+func selfSigned(opts Options, key *ecdsa.PrivateKey) (*x509.Certificate, error) {
+	n, err := serial()
+	if err != nil {
+		return nil, err
+	}
+	// The number makes the subject unique: verifiers look roots up by it, and
+	// two roots of one name slow down or confuse some of them.
+	template := authorityTemplate(fmt.Sprintf("culvert root %x", n.Bytes()[:4]), opts.TrustDomain, opts.RootTTL, 1)
+	return create(template, template, key.Public(), key)
+}
+
+// generateIssuer makes an issuer under a root, which it does not outlive.
+func generateIssuer(opts Options, ttl time.Duration, root *x509.Certificate, rootKey crypto.Signer) (Files, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	template := authorityTemplate(issuerName, opts.TrustDomain, ttl, 0)
+	template.NotAfter = earliest(template.NotAfter, root.NotAfter)
+	issuer, err := create(template, root, key.Public(), rootKey)
+	if err != nil {
+		return nil, err
+	}
+	files := Files{IssuerFile: encodeCert(issuer)}
+	files[IssuerKeyFile], err = encodeKey(key)
+	return files, err
+}

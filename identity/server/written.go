@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import "github.com/prometheus/client_golang/prometheus"
+
+// written are counts of what operators wrote and the CA does not go by.
+func written(cfg Config) prometheus.Collector {
+	wrong := prometheus.NewDesc("culvert_identity_not_understood",
+		"What operators wrote and is not understood, so that what was in force before stays: lifetimes of certificates in annotations, the deny set.", []string{"what"}, nil)
+	return collectorFunc(func(out chan<- prometheus.Metric) {
+		out <- prometheus.MustNewConstMetric(wrong, prometheus.GaugeValue, float64(cfg.Accounts.wrong()), "lifetime")
+		denied := 0.
+		if cfg.Denied != nil && cfg.Denied.Trouble() != "" {
+			denied = 1
+		}
+		out <- prometheus.MustNewConstMetric(wrong, prometheus.GaugeValue, denied, "deny_set")
+	})
+}
+
+// collectorFunc collects one kind of metrics, which it describes by collecting them.
+type collectorFunc func(chan<- prometheus.Metric)
+
+// Describe is part of prometheus.Collector.
+func (f collectorFunc) Describe(out chan<- *prometheus.Desc) { prometheus.DescribeByCollect(f, out) }
+
+// Collect is part of prometheus.Collector.
+func (f collectorFunc) Collect(out chan<- prometheus.Metric) { f(out) }

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package verdict
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/rest"
+
+	"github.com/culvert-mesh/culvert/ztunnel/source"
+	"github.com/culvert-mesh/culvert/ztunnel/source/kube"
+)
+
+// Options says who tells whom.
+type Options struct {
+	API           *rest.Config // required
+	Lease         string       // namespace/name of what one replica holds, and writes; required
+	RootNamespace string       // where mesh-wide policies stand; source.DefaultRootNamespace
+	Log           *slog.Logger // discards
+}
+
+// Reporter is one replica's part.
+type Reporter struct {
+	Options
+	client dynamic.Interface
+	lease  *lease
+}
+
+// New returns a Reporter that has asked nothing yet.
+func New(o Options) (*Reporter, error) {
+	namespace, name, ok := strings.Cut(o.Lease, "/")
+	if o.API == nil || !ok {
+		return nil, errors.New("API and Lease (namespace/name) are required")
+	}
+	client, err := dynamic.NewForConfig(o.API)
+	if err != nil {
+		return nil, fmt.Errorf("client of %s: %v", o.API.Host, err)
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		return nil, err
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	o.RootNamespace = cmp.Or(o.RootNamespace, source.DefaultRootNamespace)
+	return &Reporter{Options: o, client: client, lease: &lease{
+		client: client.Resource(leases).Namespace(namespace), namespace: namespace, name: name, self: host + "_" + rand.Text(),
+	}}, nil
+}
+
+// Run writes what is to be said, while this replica holds the lease, until ctx ends; then
+// it returns nil. What fails is said, and tried again.
+func (r *Reporter) Run(ctx context.Context) error {
+	said := ""
+	for ctx.Err() == nil {
+		asked := time.Now()
+		err := r.lease.take(ctx)
+		switch {
+		case err == nil:
+			r.Log.Info("this replica writes what ztunnel makes of policies", logLease, r.lease.String())
+			r.lease.lead(ctx, asked, r.lead)
+			r.Log.Info("this replica does not write any more what ztunnel makes of policies", logLease, r.lease.String(), logHolder, r.lease.holder)
+		case !errors.Is(err, errHeld) && err.Error() != said && ctx.Err() == nil:
+			r.Log.Warn("whether this replica writes what ztunnel makes of policies is not known", logLease, r.lease.String(), logError, err)
+		}
+		if said = ""; err != nil {
+			said = err.Error()
+		}
+		sleep(ctx, renewEvery)
+	}
+	r.lease.release(ctx)
+	return nil
+}
+
+// term is one leadership, and what is known in it.
+type term struct {
+	*Reporter
+	due   *due
+	kinds map[source.Kind]*followed
+	said  time.Time // when the log last had a refusal
+}
+
+// lead follows all policies and writes, until ctx ends.
+func (r *Reporter) lead(ctx context.Context) {
+	t := &term{Reporter: r, due: newDue(), kinds: map[source.Kind]*followed{}}
+	for kind, versions := range kube.PolicyResources() {
+		f := &followed{kind: kind, note: func(u *unstructured.Unstructured) { t.note(kind, u) }}
+		for _, version := range versions {
+			f.versions = append(f.versions, r.client.Resource(version))
+		}
+		t.kinds[kind] = f
+		f.start(ctx)
+	}
+	t.write(ctx)
+}
+
+// look says what is to be said of an object, and whether its status does not have to be
+// written for that.
+func (t *term) look(kind source.Kind, u *unstructured.Unstructured) (v verdict, shown bool) {
+	byIstiod := writtenByIstiod(u)
+	v = judge(kind, u, t.RootNamespace)
+	return v, v.shows(u, byIstiod)
+}
+
+// note takes an object that is there, or has changed.
+func (t *term) note(kind source.Kind, u *unstructured.Unstructured) {
+	if _, shown := t.look(kind, u); !shown {
+		t.due.add(key{kind, source.Name{Namespace: u.GetNamespace(), Name: u.GetName()}})
+	}
+}

@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package certs
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"math/rand/v2"
+	"time"
+)
+
+const (
+	// followBackoff is the first window in which a stream that broke is opened again,
+	// anywhere in it; it doubles with each failure up to maxFollowBackoff, so that a
+	// CA that comes back is not met by all nodes at once.
+	followBackoff    = 500 * time.Millisecond
+	maxFollowBackoff = 30 * time.Second
+	// noStreamFor is how long a CA is not asked again that has no streams: it may be
+	// replaced by one that does.
+	noStreamFor = 5 * time.Minute
+)
+
+// errNoStream says that the CA has no stream of bundles, as istiod.
+var errNoStream = errors.New("the CA has no stream of bundles")
+
+// follower is what an Issuer may be besides: one that says which roots to trust
+// whenever that changes, whether certificates are renewed or not.
+type follower interface {
+	// Follow hands take each bundle that comes, and tells the CA of those for which
+	// it returns nil. It returns when the stream ends, and says why; errNoStream if
+	// the CA has none. known is what the node goes by so far.
+	Follow(ctx context.Context, known Bundle, take func(Bundle) error) error
+}
+
+// following is how it stands with the stream; Store.mu guards it.
+type following struct {
+	connected bool // a bundle came on the stream that is open
+	problem   string
+	since     time.Time // when the bundle in force was taken
+}
+
+// follow keeps a stream open until ctx ends, to one replica of the CA at a time.
+func (s *Store) follow(ctx context.Context, ca follower) {
+	window := followBackoff
+	for ctx.Err() == nil {
+		heard := false
+		err := ca.Follow(ctx, s.said(), func(b Bundle) error {
+			heard = true
+			return s.take(b)
+		})
+		if ctx.Err() != nil {
+			return
+		}
+		s.lose(err, heard)
+		if heard {
+			window = followBackoff
+		}
+		pause := rand.N(window)
+		if errors.Is(err, errNoStream) {
+			pause = noStreamFor/2 + rand.N(noStreamFor)
+		}
+		window = min(2*window, maxFollowBackoff)
+		wait(ctx, pause, nil)
+	}
+}
+
+func (s *Store) said() Bundle {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.trust.said
+}
+
+// take puts a bundle of the stream in force.
+func (s *Store) take(b Bundle) error {
+	now := time.Now()
+	s.mu.Lock()
+	before := s.trust.said.Generation
+	err := s.trust.say(b, now, s.longestLife())
+	s.following.connected = true
+	later := s.trust.said.Generation != before
+	judged := err == nil && s.file.judge()
+	if later {
+		s.following.since = now
+	}
+	changed := s.rebuild(now)
+	said := s.noteLocked(err)
+	s.mu.Unlock()
+	if said {
+		s.cfg.Log.Warn("the CA's trust bundle is not taken as it is", logGeneration, b.Generation, logBundle, hexOf(b.Hash), logError, err)
+	}
+	if later {
+		s.cfg.Log.Info("trust bundle taken", logGeneration, b.Generation, logBundle, hexOf(b.Hash), logRoots, len(b.Roots))
+	}
+	switch {
+	case changed:
+		s.newBundle()
+	case later, judged:
+		s.save()
+	}
+	return err
+}
+
+// lose notes that the stream has ended. Each does after a while, and another is opened:
+// that is a problem only if nothing was heard on it.
+func (s *Store) lose(err error, heard bool) {
+	s.mu.Lock()
+	s.following.connected = false
+	said := !heard && s.noteLocked(err)
+	s.mu.Unlock()
+	switch {
+	case heard:
+		s.cfg.Log.Debug("the stream of the CA's trust bundle ended", logError, err)
+	case said && !errors.Is(err, errNoStream):
+		s.cfg.Log.Warn("there is no stream of the CA's trust bundle", logError, err)
+	}
+}
+
+// noteLocked remembers what is wrong with the stream, nil if nothing is, and reports
+// whether that is new.
+func (s *Store) noteLocked(err error) (said bool) {
+	problem := ""
+	if err != nil {
+		problem = err.Error()
+	}
+	said = problem != "" && problem != s.following.problem
+	s.following.problem = problem
+	return said
+}
+
+// Following is how this node knows the roots of its trust domain.
+type Following struct {
+	Generation uint64    `json:"generation"` // of the bundle that the CA's stream said last; 0: none yet
+	SHA256     string    `json:"sha256"`     // of all roots that vouch for peers, in hexadecimal; see identity.BundleHash
+	Roots      int       `json:"roots"`      // that vouch for peers
+	Heard      int       `json:"heard"`      // of them, those that no bundle has named
+	Connected  bool      `json:"connected"`  // the stream is open, and a bundle came on it
+	Since      time.Time `json:"since,omitzero"`
+	Problem    string    `json:"problem,omitempty"` // of the stream, as it was last
+}
+
+// Following is what is known now.
+func (s *Store) Following() Following {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f := Following{
+		Generation: s.trust.said.Generation, Heard: len(s.trust.heard),
+		Connected: s.following.connected, Since: s.following.since, Problem: s.following.problem,
+	}
+	if s.bundle != nil {
+		f.SHA256, f.Roots = hexOf(s.trust.hash()), len(s.bundle.roots)
+	}
+	return f
+}
+
+// pollRoots reads the root file until ctx ends.
+func (s *Store) pollRoots(ctx context.Context) {
+	for ctx.Err() == nil {
+		s.readRootFile(time.Now())
+		wait(ctx, rootFilePoll, nil)
+	}
+}
+
+func hexOf(s sum) string { return hex.EncodeToString(s[:]) }

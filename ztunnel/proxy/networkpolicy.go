@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package proxy
+
+import (
+	"errors"
+	"net/netip"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/culvert-mesh/culvert/ztunnel/hbone"
+	"github.com/culvert-mesh/culvert/ztunnel/networkpolicy"
+	"github.com/culvert-mesh/culvert/ztunnel/policy"
+	"github.com/culvert-mesh/culvert/ztunnel/workload"
+)
+
+// inMesh is a connection between two pods of the mesh as the NetworkPolicies of one of them
+// see it. The zero one is no such connection. It is set before Recheck knows the connection.
+type inMesh struct {
+	question networkpolicy.Question // with both ends as they were when it was first asked
+	id       spiffeid.ID            // of a peer that was not known then
+	judged   atomic.Pointer[networkpolicy.Concern]
+}
+
+// sourceWithin is how long a connection waits for the registry to learn of the pod that it
+// comes from, if NetworkPolicies refuse what nobody is known to have sent. The pod network
+// drops such a SYN, which TCP sends again.
+const sourceWithin = 2 * time.Second
+
+// arrives and leaves set what NetworkPolicies are asked of c.
+func (c *connection) arrives(self *workload.Workload, peer spiffeid.ID, dst netip.AddrPort) {
+	c.inMesh.id = peer
+	c.inMesh.question = networkpolicy.Question{Direction: networkpolicy.Ingress, Self: self, Peer: c.src.workload, Addr: c.src.addr.Addr(), Port: dst.Port()}
+}
+
+func (c *connection) leaves(self *workload.Workload, d *workload.Destination) {
+	c.inMesh.question = networkpolicy.Question{Direction: networkpolicy.Egress, Self: self, Peer: &d.Peer, Addr: d.Target.Addr(), Port: d.Target.Port()}
+}
+
+// askNetwork asks the NetworkPolicies in force, of both ends as they are now: their labels
+// may have changed. A peer that is gone is what it was.
+func (p *Pod) askNetwork(c *connection) (*policy.Denied, networkpolicy.Mode) {
+	q := c.inMesh.question
+	if p.NetworkPolicies == nil || q.Self == nil {
+		return nil, networkpolicy.Off
+	}
+	if now := p.whoWeAre(); now != nil {
+		q.Self = now
+	}
+	concern := p.NetworkPolicies.Concern(q.Self)
+	// Before the answer: if policies change in between, Recheck finds another one here.
+	c.inMesh.judged.Store(concern)
+	if concern == nil {
+		return nil, networkpolicy.Off
+	}
+	var peer workload.Workload
+	known := false
+	if q.Peer != nil {
+		peer, known = p.Registry.ByUID(q.Peer.UID)
+	} else if peer, known = p.Registry.ByAddr(q.Addr); known {
+		known = peer.ID == c.inMesh.id
+	}
+	if known {
+		q.Peer = &peer
+	}
+	return p.NetworkPolicies.Ask(&q)
+}
+
+// admitNetwork returns an error if the NetworkPolicies of the pod refuse c and are enforced.
+// If they only warn, the record and the metrics say so.
+func (p *Pod) admitNetwork(c *connection) error {
+	no, mode := p.askNetwork(c)
+	if no != nil && mode == networkpolicy.Enforce && c.inMesh.question.Peer == nil {
+		no, mode = p.awaitSource(c)
+	}
+	if no == nil {
+		return nil
+	}
+	p.Metrics.NetworkPolicyRefused(c.inMesh.question.Direction.String(), string(mode), c.inMesh.question.Self.Namespace)
+	if mode == networkpolicy.Enforce {
+		return denied(no)
+	}
+	c.networkWarn = no.Error()
+	return nil
+}
+
+// awaitSource asks again with each snapshot, for a while.
+func (p *Pod) awaitSource(c *connection) (no *policy.Denied, mode networkpolicy.Mode) {
+	deadline := time.NewTimer(sourceWithin)
+	defer deadline.Stop()
+	for {
+		changed := p.Registry.Changed()
+		if no, mode = p.askNetwork(c); no == nil || mode != networkpolicy.Enforce {
+			return no, mode
+		}
+		if w, known := p.Registry.ByAddr(c.src.addr.Addr()); known && w.ID == c.inMesh.id {
+			return p.askNetwork(c)
+		}
+		select {
+		case <-changed:
+		case <-deadline.C:
+			return no, mode
+		case <-c.ctx.Done():
+			return no, mode
+		}
+	}
+}
+
+// recheckNetwork asks about the open connections that NetworkPolicies may judge otherwise
+// than before: other policies concern the pod, or some that select by labels, which
+// somebody may have got or lost.
+func (p *Pod) recheckNetwork() {
+	self := p.whoWeAre()
+	if p.NetworkPolicies == nil || self == nil {
+		return
+	}
+	concern := p.NetworkPolicies.Concern(self)
+	if !concern.Enforces() {
+		return // nothing is refused, and another mode makes another Concern
+	}
+	for d, of := range map[direction]networkpolicy.Direction{inbound: networkpolicy.Ingress, outbound: networkpolicy.Egress} {
+		selects := concern.Selects(of)
+		for c := range p.live.all(d) {
+			if c.inMesh.question.Self == nil || !selects && c.inMesh.judged.Load() == concern {
+				continue
+			}
+			if no, mode := p.askNetwork(c); no != nil && mode == networkpolicy.Enforce {
+				c.end(no)
+			}
+		}
+	}
+}
+
+// blockers names the NetworkPolicies that admit no tunnel from self to peer, which the pod
+// network enforces whatever the mesh does.
+func (p *Pod) blockers(self, peer *workload.Workload, at netip.Addr) (names []string) {
+	if p.NetworkPolicies == nil {
+		return nil
+	}
+	from := at
+	for _, addr := range self.Addrs {
+		if addr.Is4() == at.Is4() {
+			from = addr
+		}
+	}
+	for _, q := range []networkpolicy.Question{
+		{Direction: networkpolicy.Egress, Self: self, Peer: peer, Addr: at, Port: workload.HBONEPort},
+		{Direction: networkpolicy.Ingress, Self: peer, Peer: self, Addr: from, Port: workload.HBONEPort},
+	} {
+		if no, _ := p.NetworkPolicies.Ask(&q); no != nil {
+			names = append(names, no.Error())
+		}
+	}
+	return names
+}
+
+// unreached explains why a tunnel to d was not opened. Of one that nobody answered it names
+// the NetworkPolicies that may be why.
+func (o Outbound) unreached(self *workload.Workload, d *workload.Destination, err error) error {
+	err = explained(err)
+	if !errors.Is(err, hbone.ErrDial) {
+		return err
+	}
+	if names := o.blockers(self, &d.Peer, d.Target.Addr()); len(names) > 0 {
+		return &blocked{err, strings.Join(names, "; ")}
+	}
+	return err
+}
+
+// blocked is err with what may be its reason.
+type blocked struct {
+	error
+	by string
+}
+
+func (b *blocked) Error() string {
+	return b.error.Error() + ": not admitted to port 15008 by " + b.by
+}
+func (b *blocked) Unwrap() error { return b.error }
