@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package fleet
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/json"
+	"fmt"
+	"time"
+)
+
+// CA is what one replica of the CA says.
+type CA struct {
+	Target
+	Problem string // why it did not answer by TLS; empty: Chain is what it serves
+	Chain   []*x509.Certificate
+	Clock   Clock // zero where nothing but TLS answers
+
+	State        *State // nil: an older CA, or its admin address does not answer
+	StateProblem string
+}
+
+// Leaf is the replica's serving certificate, or nil.
+func (c CA) Leaf() *x509.Certificate {
+	if len(c.Chain) == 0 {
+		return nil
+	}
+	return c.Chain[0]
+}
+
+// State is what of a CA's /config_dump is of use here. What an older CA does not say is
+// empty.
+type State struct {
+	TrustDomain string `json:"trustDomain"`
+	Store       struct {
+		Where string `json:"where"`
+	} `json:"store"`
+	Bundle    Bundle  `json:"bundle"`
+	Nodes     []Visit `json:"nodes"` // that asked lately
+	Readiness []struct {
+		Name    string `json:"name"`
+		Ready   bool   `json:"ready"`
+		Problem string `json:"problem"`
+	} `json:"readiness"`
+	Issuance struct {
+		TTLSeconds float64  `json:"ttlSeconds"` // of a leaf, unless a node asks for less
+		DNSNames   []string `json:"dnsNames"`
+	} `json:"issuance"`
+}
+
+// Visit is what a node said last to one replica.
+type Visit struct {
+	Node        string    `json:"name"`
+	LastRequest time.Time `json:"lastRequest"`
+	LastResult  string    `json:"lastResult"`
+}
+
+// CAs asks every replica of a source.
+func CAs(ctx context.Context, source Source) ([]CA, error) {
+	targets, err := source.CAs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	all := make([]CA, len(targets))
+	each(targets, func(i int, t Target) { all[i] = t.ca(ctx) })
+	return all, nil
+}
+
+func (t Target) ca(ctx context.Context) CA {
+	c := CA{Target: t}
+	chain, err := t.served(ctx, CARequests, "")
+	if err != nil {
+		c.Problem = err.Error()
+	}
+	c.Chain = chain
+	_, c.Clock, _ = t.get(ctx, CAMetrics, "/healthz/ready") // one that is not ready has a clock, too
+	body, clock, err := t.get(ctx, CAAdmin, "/config_dump")
+	if err == nil {
+		c.State, c.Clock = &State{}, clock
+		if err = json.Unmarshal(body, c.State); err != nil {
+			c.State, err = nil, fmt.Errorf("its /config_dump is not understood: %v", err)
+		}
+	}
+	if err != nil {
+		c.StateProblem = err.Error()
+	}
+	return c
+}
+
+// served returns the certificates that a port presents to whoever asks. They are
+// material to look at: nothing here believes them.
+func (t Target) served(ctx context.Context, port int, name string) ([]*x509.Certificate, error) {
+	ctx, cancel := context.WithTimeout(ctx, askFor)
+	defer cancel()
+	raw, err := t.dial(ctx, port)
+	if err != nil {
+		return nil, err
+	}
+	defer raw.Close()
+	stop := context.AfterFunc(ctx, func() { raw.Close() })
+	defer stop()
+	return presented(ctx, raw, name)
+}

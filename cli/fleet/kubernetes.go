@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package fleet
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/culvert-mesh/culvert/cli/kubeapi"
+)
+
+// Labels of the pods of the mesh's programs, as deploy/chart gives them.
+const (
+	ztunnelPods = "app.kubernetes.io/name=ztunnel"
+	caPods      = "app.kubernetes.io/name=culvert-identity"
+
+	ztunnelContainer = "ztunnel"
+)
+
+// Cluster is a Source of programs on Kubernetes.
+type Cluster struct {
+	API       *kubeapi.API
+	Namespace string // of the mesh's programs
+}
+
+// Ztunnels is part of Source.
+func (c *Cluster) Ztunnels(ctx context.Context) ([]Target, error) {
+	return c.targets(ctx, ztunnelPods, func(pod corev1.Pod) string { return cmp.Or(pod.Spec.NodeName, pod.Name) })
+}
+
+// CAs is part of Source.
+func (c *Cluster) CAs(ctx context.Context) ([]Target, error) {
+	return c.targets(ctx, caPods, func(pod corev1.Pod) string { return pod.Name })
+}
+
+func (c *Cluster) targets(ctx context.Context, labels string, name func(corev1.Pod) string) ([]Target, error) {
+	pods, err := c.API.Pods(ctx, c.Namespace, labels)
+	if err != nil {
+		return nil, fmt.Errorf("list pods of %s in namespace %s: %w", labels, c.Namespace, err)
+	}
+	var all []Target
+	for _, pod := range pods {
+		if pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {
+			continue
+		}
+		all = append(all, Target{
+			Name: name(pod), Pod: pod.Namespace + "/" + pod.Name, Ready: ready(pod),
+			dial: func(ctx context.Context, port int) (net.Conn, error) {
+				if pod.Status.Phase != corev1.PodRunning {
+					return nil, fmt.Errorf("pod %s is %s", pod.Name, pod.Status.Phase)
+				}
+				return forward(ctx, c.API, pod.Namespace, pod.Name, port)
+			},
+			renew: func(ctx context.Context, identities []string) ([]byte, error) {
+				if pod.Status.Phase != corev1.PodRunning {
+					return nil, fmt.Errorf("pod %s is %s", pod.Name, pod.Status.Phase)
+				}
+				return exec(ctx, c.API, pod.Namespace, pod.Name, ztunnelContainer, renewArgs(arguments(pod), identities))
+			},
+		})
+	}
+	slices.SortFunc(all, func(a, b Target) int { return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Pod, b.Pod)) })
+	return all, nil
+}
+
+// arguments are those of ztunnel in its pod.
+func arguments(pod corev1.Pod) []string {
+	for _, container := range pod.Spec.Containers {
+		if container.Name == ztunnelContainer {
+			return container.Args
+		}
+	}
+	return nil
+}
+
+func ready(pod corev1.Pod) bool {
+	return slices.ContainsFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool {
+		return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
+	})
+}

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package fleet
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+)
+
+// renewFor bounds the renewals of one node: ztunnel itself gives up after 30 s.
+const renewFor = 45 * time.Second
+
+// Renewed is what became of one identity on one node.
+type Renewed struct {
+	Identity string    `json:"identity"`
+	Held     bool      `json:"held"`             // by a pod of the node
+	Serial   string    `json:"serial,omitempty"` // of the certificate that came
+	Until    time.Time `json:"until,omitzero"`   // when it ends
+	Error    string    `json:"error,omitempty"`  // why none came
+}
+
+// Renew has a target's ztunnel renew certificates now, all of them if none is named. Its
+// error is for a row of a table.
+func (t Target) Renew(ctx context.Context, identities []string) (all []Renewed, err error) {
+	if t.renew == nil {
+		return nil, errors.New("no way to its socket is known")
+	}
+	ctx, cancel := context.WithTimeout(ctx, renewFor)
+	defer cancel()
+	answer, err := t.renew(ctx, identities)
+	if err == nil {
+		if err = json.Unmarshal(answer, &all); err != nil {
+			err = fmt.Errorf("its answer is not understood: %v", err)
+		}
+	}
+	return all, err
+}
+
+// Sockets are ztunnels of this machine, by the sockets that only root reaches.
+func Sockets(paths []string) (all []Target) {
+	for _, path := range paths {
+		all = append(all, Target{Name: path, Ready: true, renew: func(ctx context.Context, identities []string) ([]byte, error) {
+			return renewAt(ctx, path, identities)
+		}})
+	}
+	return all
+}
+
+func renewAt(ctx context.Context, socket string, identities []string) ([]byte, error) {
+	client := &http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", socket)
+		},
+	}}
+	query := url.Values{"id": identities}
+	if len(identities) == 0 {
+		query = url.Values{"all": {""}}
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://ztunnel/certs/renew?"+query.Encode(), nil)
+	if err != nil {
+		return nil, err
+	}
+	answer, err := client.Do(request)
+	if err != nil {
+		return nil, plain(err)
+	}
+	defer answer.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(answer.Body, maxAnswer))
+	if err == nil && answer.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s: %s", answer.Status, firstLine(body))
+	}
+	return body, err
+}
+
+// renewArgs is the command that renews, in a ztunnel's container. args are the program's own:
+// its socket is in its -state-dir.
+func renewArgs(args, identities []string) []string {
+	command := []string{"/bin/ztunnel", "renew"}
+	for _, arg := range args {
+		if strings.HasPrefix(arg, "-state-dir=") {
+			command = append(command, arg)
+		}
+	}
+	if len(identities) == 0 {
+		return append(command, "-all")
+	}
+	return append(command, "-identities="+strings.Join(identities, ","))
+}
+
+// bounded keeps the first bytes of a stream, and fails if there are more.
+type bounded struct {
+	text bytes.Buffer // not embedded: its ReadFrom knows no bound
+	most int
+}
+
+func (b *bounded) Write(p []byte) (int, error) {
+	if b.text.Len()+len(p) > b.most {
+		return 0, fmt.Errorf("it is longer than %d bytes", b.most)
+	}
+	return b.text.Write(p)
+}

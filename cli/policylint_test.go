@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/culvert-mesh/culvert/cli/clitest"
+)
+
+// cluster answers for lists by their paths and, behind the first page, by what stands in
+// "continue".
+type cluster map[string]string
+
+func (c cluster) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	text, there := c[r.URL.Path+r.URL.Query().Get("continue")]
+	if !there {
+		w.WriteHeader(http.StatusNotFound)
+		text = `{"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404}`
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write([]byte(text)) // a client that went is no matter
+}
+
+// shop is a cluster with two pods on two pages, one of which has a field that is newer
+// than we, and a policy for one of them.
+func shop() cluster {
+	return cluster{
+		"/api/v1/namespaces": `{"kind": "NamespaceList", "apiVersion": "v1", "metadata": {}, "items": [
+			{"metadata": {"name": "shop", "labels": {"culvert.dev/mesh": "enabled"}}}]}`,
+		"/api/v1/pods": `{"kind": "PodList", "apiVersion": "v1", "metadata": {"continue": "+", "remainingItemCount": 1}, "items": [
+			{"metadata": {"name": "db", "namespace": "shop", "uid": "u1", "labels": {"app": "db"}}, "spec": {"gpus": 2, "containers": [{"name": "c"}]}}]}`,
+		"/api/v1/pods+": `{"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": [
+			{"metadata": {"name": "web", "namespace": "shop", "uid": "u2", "labels": {"app": "web"}}, "spec": {"containers": [{"name": "c", "ports": [{"containerPort": 8080}]}]}}]}`,
+		"/api/v1/services":                           `{"kind": "ServiceList", "apiVersion": "v1", "metadata": {}, "items": []}`,
+		"/api/v1/serviceaccounts":                    `{"kind": "ServiceAccountList", "apiVersion": "v1", "metadata": {}, "items": []}`,
+		"/apis/networking.k8s.io/v1/networkpolicies": `{"kind": "NetworkPolicyList", "apiVersion": "networking.k8s.io/v1", "metadata": {}, "items": []}`,
+		"/apis/security.istio.io/v1beta1/authorizationpolicies": `{"kind": "AuthorizationPolicyList", "apiVersion": "security.istio.io/v1beta1", "metadata": {}, "items": [
+			{"kind": "AuthorizationPolicy", "apiVersion": "security.istio.io/v1beta1", "metadata": {"name": "web", "namespace": "shop"},
+			 "spec": {"selector": {"matchLabels": {"app": "web"}}, "rules": [{"to": [{"operation": {"ports": ["8080"]}}]}]}}]}`,
+	}
+}
+
+// Without an argument lint reads the API server, whose CustomResourceDefinitions may be of
+// an older version or missing.
+func TestLintReadsTheAPIServer(t *testing.T) {
+	k := shop()
+	o := operator{t, clitest.Kubeconfig(t, k, t.TempDir())}
+	if got := o.must(exitOK, "policy", "lint"); got != "1 policies: 0 errors, 0 warnings, 0 infos\n" {
+		t.Errorf("got %q", got)
+	}
+	got := o.must(exitOK, "policy", "lint", "--upgrade")
+	if !strings.HasPrefix(got, "AuthorizationPolicy shop/web\ni lets-in: spec.rules[0]: shop/web refused everybody; now it lets in: ports 8080\n") {
+		t.Errorf("got %q", got)
+	}
+	k["/api/v1/namespaces"] = strings.Replace(k["/api/v1/namespaces"], "enabled", "enable", 1)
+	if got := o.must(exitWarnings, "policy", "lint"); !strings.HasPrefix(got, "Namespace shop\n× mesh-label: ") {
+		t.Errorf("got %q", got)
+	}
+	delete(k, "/api/v1/pods+")
+	if got := o.must(exitFail, "policy", "lint"); !strings.HasPrefix(got, "culvert: read /api/v1/pods: ") {
+		t.Errorf("the second page is missing, and it says %q", got)
+	}
+}
+
+// A pod of the second page counts like one of the first.
+func TestLintReadsEveryPage(t *testing.T) {
+	k := shop()
+	k["/api/v1/pods+"] = strings.Replace(k["/api/v1/pods+"], `"app": "web"`, `"app": "wbe"`, 1)
+	o := operator{t, clitest.Kubeconfig(t, k, t.TempDir())}
+	if got := o.must(exitOK, "policy", "lint"); !strings.Contains(got, "selects-nobody: spec.selector.matchLabels: no pod of namespace shop has these labels") {
+		t.Errorf("got %q", got)
+	}
+}

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+// format is a command's -o.
+type format struct {
+	value string
+	kinds []string
+}
+
+// formats defines -o for a command; the first kind is the default.
+func formats(cmd *cobra.Command, kinds ...string) *format {
+	f := &format{kinds[0], kinds}
+	cmd.Flags().VarP(f, "output", "o", "`format`: "+or(kinds))
+	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(kinds, cobra.ShellCompDirectiveNoFileComp)) // it was just defined
+	return f
+}
+
+func or(words []string) string {
+	last := len(words) - 1
+	return strings.Join(words[:last], ", ") + " or " + words[last]
+}
+
+// String, and what follows, is part of pflag.Value.
+func (f *format) String() string { return f.value }
+func (f *format) Type() string   { return "format" }
+func (f *format) Set(s string) error {
+	if !slices.Contains(f.kinds, s) {
+		return fmt.Errorf("want %s", or(f.kinds))
+	}
+	f.value = s
+	return nil
+}
+
+// printJSON writes what programs read: names of fields stay as they are.
+func printJSON(w io.Writer, v any) error {
+	out := json.NewEncoder(w)
+	out.SetIndent("", "  ")
+	out.SetEscapeHTML(false)
+	return out.Encode(v)
+}
+
+// table writes rows under a head, in columns. What is empty becomes "-".
+func table(w io.Writer, head string, rows [][]string) error {
+	out := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
+	fmt.Fprintln(out, strings.Join(strings.Split(head, "|"), "\t"))
+	for _, row := range rows {
+		for i := range row {
+			if row[i] = printable(row[i]); row[i] == "" {
+				row[i] = "-"
+			}
+		}
+		fmt.Fprintln(out, strings.Join(row, "\t"))
+	}
+	return out.Flush()
+}
+
+// printable is a text on one line. It may come from a program that was taken over:
+// no control character reaches the terminal.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {
+			return ' '
+		}
+		return r
+	}, s)
+}
+
+// stamp is a time for people.
+func stamp(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format(time.RFC3339)
+}
+
+const day = 24 * time.Hour
+
+// long is a duration for people: its two largest units.
+func long(d time.Duration) string {
+	if d < 0 {
+		return "-" + long(-d)
+	}
+	for _, u := range []struct {
+		unit, next time.Duration
+		is, then   string
+	}{{365 * day, day, "y", "d"}, {day, time.Hour, "d", "h"}, {time.Hour, time.Minute, "h", "m"}, {time.Minute, time.Second, "m", "s"}} {
+		if d < u.unit {
+			continue
+		}
+		text := fmt.Sprintf("%d%s", d/u.unit, u.is)
+		if rest := d % u.unit / u.next; rest > 0 {
+			text += fmt.Sprintf("%d%s", rest, u.then)
+		}
+		return text
+	}
+	return fmt.Sprintf("%ds", d/time.Second)
+}
+
+// count is a number for people.
+func count(n int) string { return strconv.Itoa(n) }
