@@ -99,6 +99,7 @@ func TestTheManifestsAreWhatTheChartRenders(t *testing.T) {
 // Objects that values ask for, and values that no platform sets.
 func TestWhatValuesAskForRendersAsItsGoldenFile(t *testing.T) {
 	rendered, err := template(t, "--set=networkPolicy.enabled=true", "--set=podMonitor.enabled=true,podMonitor.labels.release=monitoring",
+		"--set=prometheusRule.enabled=true,prometheusRule.labels.release=monitoring",
 		"--set=image.repository=example.com/culvert,image.tag=v1,image.pullSecrets={registry}", "--set=seLinuxType=spc_t",
 		"--set=mesh.cidrs={10.0.0.0/8,fd00::/8},mesh.ignoreIstioLabels=true", "--set=cni.confDir=/etc/x,cni.binDir=/opt/x,cni.pluginLog=/var/log/x,cni.statusStrict=true",
 		"--set=ztunnel.excludeCIDRs={192.0.2.0/24},ztunnel.excludePorts={25,26},ztunnel.standInCIDRs={198.18.0.0/16},ztunnel.memoryLimit=512Mi",
@@ -185,6 +186,30 @@ func TestTheRightsOfZtunnelComeWithTheirBounds(t *testing.T) {
 	sameAs(t, "testdata/bounds.yaml", rendered)
 }
 
+// Nobody else could take the taint off again.
+func TestTheCAPutsTheTaintBackOnlyIfItIsToldAndZtunnelTakesItOff(t *testing.T) {
+	const right = "    resources: [nodes]\n    verbs: [get, list, watch, patch]\n"
+	rendered, err := template(t, "--set=ztunnel.taintAfter=1m", "--set=ztunnel.untaint=true", "--show-only=templates/identity.yaml",
+		"--show-only=templates/identity-rbac.yaml", "--show-only=templates/identity-bounds.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"- -taint-after=1m\n", right, "name: culvert-identity-taint\n", "system:serviceaccount:culvert-system:culvert-identity", "oldObject.spec.?unschedulable"} {
+		if !strings.Contains(rendered, want) {
+			t.Errorf("no %q in:\n%s", want, rendered)
+		}
+	}
+	if rendered, err = template(t); err != nil || strings.Contains(rendered, "taint-after") || strings.Contains(rendered, right) || strings.Contains(rendered, "culvert-identity-taint") {
+		t.Errorf("without it: %v\n%s", err, rendered)
+	}
+	if rendered, err = template(t, "--set=ztunnel.taintAfter=1m", "--set=ztunnel.untaint=true", "--set=uninstall=true"); err != nil || strings.Contains(rendered, "taint-after") {
+		t.Errorf("while all ztunnels are taken off: %v\n%s", err, rendered)
+	}
+	if _, err = template(t, "--set=ztunnel.taintAfter=1m"); err == nil || !strings.Contains(err.Error(), "ztunnel.taintAfter needs ztunnel.untaint=true") {
+		t.Errorf("without ztunnel.untaint: %v", err)
+	}
+}
+
 func TestTheCAMayWriteTheTrustBundleThatItIsTold(t *testing.T) {
 	const right = "    resources: [clustertrustbundles]\n    resourceNames: [culvert]\n    verbs: [get, list, watch, update]\n"
 	rendered, err := template(t, "--set=identity.clusterTrustBundle=culvert")
@@ -196,6 +221,116 @@ func TestTheCAMayWriteTheTrustBundleThatItIsTold(t *testing.T) {
 	}
 	if rendered, err = template(t); err != nil || strings.Contains(rendered, "trust-bundle") || strings.Contains(rendered, "clustertrustbundles") {
 		t.Errorf("without it: %v\n%s", err, rendered)
+	}
+}
+
+// A004-17.
+func TestTheCAReadsServicesOnlyToNameThem(t *testing.T) {
+	const right = "    resources: [services]\n    verbs: [get, list, watch]\n"
+	show := "--show-only=templates/identity-rbac.yaml"
+	for set, want := range map[string]bool{"--set=identity.dnsSANs=true": true, "--set=identity.dnsSANs=false": false} {
+		rights, err := template(t, set, show)
+		if err != nil || strings.Contains(rights, right) != want {
+			t.Errorf("%s: %v\n%s", set, err, rights)
+		}
+		all, err := template(t, set)
+		if err != nil || strings.Contains(all, "- -dns-sans\n") != want {
+			t.Errorf("%s: %v\n%s", set, err, all)
+		}
+	}
+}
+
+func TestThePassphraseOfTheCAIsMounted(t *testing.T) {
+	rendered, err := template(t, "--set=identity.passphraseSecret=ca-passphrase")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"- -passphrase-file=/run/culvert/passphrase/passphrase\n", "mountPath: /run/culvert/passphrase\n", "secretName: ca-passphrase\n"} {
+		if !strings.Contains(rendered, want) {
+			t.Errorf("no %q", want)
+		}
+	}
+	if rendered, err = template(t); err != nil || strings.Contains(rendered, "passphrase") {
+		t.Errorf("without it: %v\n%s", err, rendered)
+	}
+}
+
+func TestTheCAMayReadJoinTokensWhereTheyAreWanted(t *testing.T) {
+	rendered, err := template(t, "--set=identity.join.enabled=true")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"- -join-secret=culvert-system/culvert-join\n", "resourceNames: [culvert-join]\n    verbs: [get, update]\n"} {
+		if !strings.Contains(rendered, want) {
+			t.Errorf("no %q", want)
+		}
+	}
+	if rendered, err = template(t); err != nil || strings.Contains(rendered, "join") {
+		t.Errorf("without it: %v\n%s", err, rendered)
+	}
+}
+
+// dapr#9563: a CA that cannot write to its operator's Secret cannot write over it.
+func TestTheCAMayOnlyReadTheSecretOfItsOperator(t *testing.T) {
+	const write = "resources: [secrets, configmaps]"
+	own, err := template(t, "--show-only=templates/identity-rbac.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(own, write) || !strings.Contains(own, "resourceNames: [culvert-ca]\n    verbs: [get, list, watch, update]") {
+		t.Errorf("without an existing Secret:\n%s", own)
+	}
+	given, err := template(t, "--set=identity.existingSecret=mesh-ca", "--show-only=templates/identity-rbac.yaml", "--show-only=templates/identity.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(given, write) || strings.Contains(given, "culvert-ca") || !strings.Contains(given, "resourceNames: [mesh-ca]\n    verbs: [get, list, watch]\n") {
+		t.Errorf("with one:\n%s", given)
+	}
+	for _, want := range []string{"- -secret=culvert-system/mesh-ca\n", "- -existing-ca\n"} {
+		if !strings.Contains(given, want) {
+			t.Errorf("no %q:\n%s", want, given)
+		}
+	}
+}
+
+// A000-15: root and issuer by --set-file, or one of two references, and never two of them.
+func TestACAOfOnesOwnIsGivenInOneWay(t *testing.T) {
+	pem := []string{"--set=identity.pem.root=R", "--set=identity.pem.issuer=I", "--set=identity.pem.issuerKey=K"}
+	certManager := "--set=identity.certManager.issuer=my-issuer"
+	for name, way := range map[string]struct {
+		flags []string
+		has   []string
+	}{
+		"a Secret": {[]string{"--set=identity.existingSecret=my-ca"}, []string{"- -secret=culvert-system/my-ca\n            - -existing-ca\n", "resourceNames: [my-ca]\n    verbs: [get, list, watch]\n"}},
+		"PEM": {pem, []string{"- -secret=culvert-system/culvert-own-ca\n            - -existing-ca\n", "resourceNames: [culvert-own-ca]\n    verbs: [get, list, watch]\n",
+			"    helm.sh/resource-policy: keep\ntype: Opaque\n", "  root.pem: Ug==\n  issuer.pem: SQ==\n  issuer.key: Sw==\n"}},
+		"cert-manager": {[]string{certManager}, []string{"- -secret=culvert-system/culvert-own-ca\n            - -existing-ca\n", "  secretName: culvert-own-ca\n  isCA: true\n",
+			"    kind: ClusterIssuer\n    name: my-issuer\n"}},
+	} {
+		rendered, err := template(t, way.flags...)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		for _, part := range way.has {
+			if !strings.Contains(rendered, part) {
+				t.Errorf("%s: rendered without\n%s", name, part)
+			}
+		}
+		if strings.Contains(rendered, "/culvert-ca\n") || strings.Contains(rendered, "resources: [secrets, configmaps]") {
+			t.Errorf("%s: the CA may make one of its own", name)
+		}
+	}
+	for name, flags := range map[string][]string{
+		"three ways to give one CA": {"--set=identity.existingSecret=my-ca", certManager},
+		"belong together":           pem[:2],
+	} {
+		if _, err := template(t, flags...); err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("%v: %v", flags, err)
+		}
+	}
+	if _, err := template(t, append(pem, certManager)...); err == nil {
+		t.Error("PEM and cert-manager: rendered, want a refusal")
 	}
 }
 
@@ -216,6 +351,7 @@ func TestAWrongValueIsRefusedByItsPath(t *testing.T) {
 		"ztunnel.excludePorts={65536}":       "/ztunnel/excludePorts/0",
 		"ztunnel.standInCIDRs={1.0.0.0/8,a}": "/ztunnel/standInCIDRs/1",
 		"ztunnel.untaint=yes":                "/ztunnel/untaint",
+		"ztunnel.taintAfter=1":               "/ztunnel/taintAfter",
 		"ztunnel.requests.gpu=1":             "/ztunnel/requests",
 		"ztunnel.nodeSelector.a=b":           "/ztunnel",
 		"cni.confDir=../etc":                 "/cni/confDir",
@@ -223,6 +359,9 @@ func TestAWrongValueIsRefusedByItsPath(t *testing.T) {
 		"identity.replicas=0":                "/identity/replicas",
 		"identity.ttl=1":                     "/identity/ttl",
 		"identity.clusterTrustBundle=a:b":    "/identity/clusterTrustBundle",
+		"identity.passphraseSecret=a/b":      "/identity/passphraseSecret",
+		"identity.join.enabled=yes":          "/identity/join/enabled",
+		"identity.certManager.kind=X":        "/identity/certManager/kind",
 		"crds=sometimes":                     "/crds",
 		"podMonitor.labels.release=1":        "/podMonitor/labels/release",
 		"networkPolicy.enabled=yes":          "/networkPolicy/enabled",

@@ -121,7 +121,7 @@ func startAuthority(t *testing.T) *authority {
 	fail(t, err)
 	fail(t, os.WriteFile(filepath.Join(dir, "culvert-identity"), program, 0o755))
 	a.runOn("node1", "culvert-identity", "/etc/kubernetes/attest/culvert-identity", "-dir", "/etc/kubernetes/attest/ca",
-		"-kubeconfig", "/etc/kubernetes/attest/kubeconfig")
+		"-kubeconfig", "/etc/kubernetes/attest/kubeconfig", "-node-daemonset", "*")
 	eventually(t, func() error {
 		_, err := a.tryEnter("node1", "curl", "--silent", "--fail-with-body", "http://127.0.0.1:15014/healthz/ready")
 		return err

@@ -21,6 +21,7 @@ import (
 
 func TestTheClusterLeavesNothingBehind(t *testing.T) {
 	needRoot(t)
+	ownLane.join(t)
 	name := clusterName("behind")
 	takeDown(t, name)
 	before := observe(t)
@@ -41,15 +42,24 @@ func TestTheClusterLeavesNothingBehind(t *testing.T) {
 
 func TestAKilledClusterIsRemovedByTheNextCommand(t *testing.T) {
 	needRoot(t)
+	ownLane.join(t)
 	name := clusterName("killed")
 	takeDown(t, name)
 	before := observe(t)
 	t.Cleanup(func() { takeDown(t, name) })
 
-	up := exec.Command(program, "up", "-name", name)
+	if err := imagesBuilt(); err != nil {
+		t.Fatal(err)
+	}
+	up := exec.Command(program, "up", "-name", name, "-images", imagesDir)
+	up.Stderr = t.Output()
 	if err := up.Start(); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { // or it goes on after the test
+		_ = up.Process.Kill()
+		_ = up.Wait()
+	})
 	eventually(t, func() error { _, err := cluster.NodePID(name, "node2"); return err })
 	ours := processesOf(t, name)
 	_ = up.Process.Kill()

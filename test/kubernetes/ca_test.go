@@ -14,11 +14,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/culvert-mesh/culvert/test/kubernetes/cluster"
 )
@@ -87,10 +90,9 @@ func (c *cas) start(kubeconfig string, more ...string) *replica {
 	c.t.Helper()
 	r := &replica{nodes: freeAddress(c.t), status: freeAddress(c.t)}
 	r.cmd = exec.Command(c.program, append([]string{"-kubeconfig", kubeconfig, "-secret", "culvert-system/culvert-ca",
-		"-root-configmap", "culvert-system/culvert-root", "-listen", r.nodes, "-metrics-address", r.status}, more...)...)
+		"-root-configmap", "culvert-system/culvert-root", "-listen", r.nodes, "-metrics-address", r.status, "-admin-address", freeAddress(c.t)}, more...)...)
 	r.cmd.Stderr = &r.log
-	r.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := r.cmd.Start(); err != nil {
+	if err := startProcess(r.cmd); err != nil {
 		c.t.Fatal(err)
 	}
 	r.stop = sync.OnceFunc(func() {
@@ -101,6 +103,23 @@ func (c *cas) start(kubeconfig string, more ...string) *replica {
 	})
 	c.t.Cleanup(r.stop)
 	return r
+}
+
+// startProcess starts cmd, which is killed when this process ends. The kernel sends that signal
+// at the end of the thread that started cmd (prctl(2), PR_SET_PDEATHSIG), so one of its
+// own does, and stays until cmd has ended.
+func startProcess(cmd *exec.Cmd) error {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	started := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		started <- err
+		for err == nil && unix.Waitid(unix.P_PID, cmd.Process.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil) == unix.EINTR {
+		}
+	}()
+	return <-started
 }
 
 // lastPort is the one that freeAddress gave last. They are below those that the kernel

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/culvert-mesh/culvert/test/kubernetes/cluster"
 )
@@ -19,6 +20,7 @@ type charted struct{ *running }
 func startCharted(t *testing.T) *charted {
 	t.Helper()
 	needRoot(t)
+	ownLane.join(t)
 	name := sharedName + "-chart"
 	if err := start(name); err != nil {
 		t.Fatal(err)
@@ -101,6 +103,7 @@ func TestCulvertComesAndGoesByItsChart(t *testing.T) {
 	c.comesAndLeavesNothing()
 	c.comesToAPluginThatWasLeftBehind()
 	c.comesByHelm()
+	c.keepsPodsOffANodeWhoseZtunnelIsAway()
 }
 
 func (c *charted) comesAndLeavesNothing() {
@@ -189,6 +192,84 @@ func (c *charted) comesByHelm() {
 		c.t.Errorf("%s was changed, from version %s to %s", theirs, before, after)
 	}
 	eventually(c.t, func() error { return c.refusesPolicies() })
+}
+
+// The CA puts the taint on the Node of a ztunnel that does not get ready, and of two nodes
+// on one only. ztunnel takes it off.
+func (c *charted) keepsPodsOffANodeWhoseZtunnelIsAway() {
+	c.t.Helper()
+	c.helm("upgrade", "--set=ztunnel.untaint=true", "--set=ztunnel.taintAfter=10s", "--wait", "--timeout=3m")
+	for _, what := range []string{"deployment/culvert-identity", "daemonset/ztunnel"} { // Helm waits for one ztunnel only
+		c.inSystem("rollout", "status", what, "--timeout=3m")
+	}
+	eventually(c.t, c.ztunnelsWereSeenReady)
+	tainted := func() int {
+		return strings.Count(c.mustKubectl("get", "nodes", "--output=jsonpath={.items[*].spec.taints[*]}"), `"effect":"NoSchedule","key":"culvert.dev/not-ready"`)
+	}
+	begin := time.Now()
+	var stops []func()
+	for _, node := range bothNodes {
+		stops = append(stops, c.killOverAndOver(node, "ztunnel"))
+	}
+	eventually(c.t, func() error {
+		if tainted() == 0 {
+			return errors.New("no node has the taint")
+		}
+		return nil
+	})
+	c.t.Logf("a node got the taint %.0f s after its ztunnel went", time.Since(begin).Seconds())
+	eventually(c.t, func() error {
+		said, err := c.kubectl("logs", "--namespace=culvert-system", "--selector=app.kubernetes.io/name=culvert-identity", "--tail=-1")
+		if err == nil && !strings.Contains(said, "as many nodes have the taint as may have it") {
+			err = fmt.Errorf("the CA does not say that the other node gets no taint:\n%s", said)
+		}
+		return err
+	})
+	if n := tainted(); n != 1 {
+		c.t.Errorf("%d of two nodes have the taint", n)
+	}
+	for _, stop := range stops {
+		stop()
+	}
+	begin = time.Now()
+	eventually(c.t, func() error {
+		if tainted() > 0 {
+			return errors.New("a node still has the taint")
+		}
+		return nil
+	})
+	c.t.Logf("the taint was gone %.0f s after ztunnel was left alone", time.Since(begin).Seconds())
+
+	c.mustKubectl("taint", "node", "node1", "theirs=x:PreferNoSchedule")
+	asCA := func(args ...string) func() error {
+		return func() error {
+			_, err := c.kubectl(append(args, "--as=system:serviceaccount:culvert-system:culvert-identity")...)
+			return err
+		}
+	}
+	refusedAs(c.t, "may change nothing of a Node but its taint", asCA("label", "node", "node1", "drawn=here"))
+	refusedAs(c.t, "may change nothing of a Node but its taint", asCA("patch", "node", "node1", `--patch={"spec":{"unschedulable":true}}`))
+	const only = "may put the taint culvert.dev/not-ready:NoSchedule on a Node, and change no other"
+	refusedAs(c.t, only, asCA("taint", "node", "node1", "more=x:NoSchedule"))
+	refusedAs(c.t, only, asCA("taint", "node", "node1", "culvert.dev/not-ready:NoExecute"))
+	refusedAs(c.t, only, asCA("taint", "node", "node1", "theirs-"))
+}
+
+// ztunnelsWereSeenReady is an error unless all are, for longer than the CA takes to look.
+func (c *charted) ztunnelsWereSeenReady() error {
+	found, err := c.kubectl("get", "pods", "--namespace=culvert-system", "--selector=app.kubernetes.io/name=ztunnel",
+		`--output=jsonpath={range .items[*]}{.status.conditions[?(@.type=="Ready")].status} {.status.conditions[?(@.type=="Ready")].lastTransitionTime}{"\n"}{end}`)
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(found) {
+		status, text, _ := strings.Cut(strings.TrimSpace(line), " ")
+		since, err := time.Parse(time.RFC3339, text)
+		if err != nil || status != "True" || time.Since(since) < 10*time.Second {
+			return fmt.Errorf("a ztunnel is not ready, or only just: %q, %v", line, err)
+		}
+	}
+	return nil
 }
 
 // refusesPolicies is an error unless the API server refuses policies that mean nothing,

@@ -4,6 +4,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"crypto/sha256"
 	"fmt"
 	"io"
@@ -27,8 +28,9 @@ var kept = os.Getenv("TEST_CLUSTER")
 var sharedName = cmp.Or(kept, clusterName("test"))
 
 var (
-	program string // the command under test, as make cluster runs it
-	shared  = sync.OnceValue(func() error {
+	program   string // the command under test, as make cluster runs it
+	imagesDir string // of Culvert's images, which are built once for all clusters
+	shared    = sync.OnceValue(func() error {
 		if kept != "" && isUp(kept) {
 			return nil
 		}
@@ -53,7 +55,10 @@ func TestMain(m *testing.M) {
 			panic(err)
 		}
 		defer os.RemoveAll(dir)
-		program = filepath.Join(dir, "cluster")
+		program, imagesDir = filepath.Join(dir, "cluster"), filepath.Join(dir, "images")
+		if err := allLanes(); err != nil {
+			panic(err)
+		}
 		if out, err := exec.Command("go", "build", "-o", program, ".").CombinedOutput(); err != nil {
 			fmt.Fprintf(os.Stderr, "go build: %v\n%s", err, out)
 			return 1
@@ -72,16 +77,28 @@ func TestMain(m *testing.M) {
 	}())
 }
 
+var imagesBuilt = sync.OnceValue(func() error {
+	return buildImages(context.Background(), ".", imagesDir)
+})
+
 func isUp(name string) bool {
 	return exec.Command(program, "enter", "-name", name, "node2", "true").Run() == nil
 }
 
+// starting is held while a cluster starts: two at a time would take twice as long.
+var starting sync.Mutex
+
 // start removes what an earlier test run left of the cluster, and starts it.
 func start(name string, flags ...string) error {
+	if err := imagesBuilt(); err != nil {
+		return err
+	}
+	starting.Lock()
+	defer starting.Unlock()
 	if out, err := exec.Command(program, "down", "-name", name).CombinedOutput(); err != nil {
 		return fmt.Errorf("cluster down: %w\n%s", err, out)
 	}
-	if out, err := exec.Command(program, append([]string{"up", "-name", name}, flags...)...).CombinedOutput(); err != nil {
+	if out, err := exec.Command(program, append([]string{"up", "-name", name, "-images", imagesDir}, flags...)...).CombinedOutput(); err != nil {
 		return fmt.Errorf("cluster up: %w\n%s", err, out)
 	}
 	return nil
@@ -98,6 +115,7 @@ type running struct {
 func useShared(t *testing.T) *running {
 	t.Helper()
 	needRoot(t)
+	sharedLane.join(t)
 	if err := shared(); err != nil {
 		t.Fatal(err)
 	}

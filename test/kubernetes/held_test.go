@@ -37,7 +37,7 @@ func TestAPodOfTheMeshWaitsForZtunnelAndOthersDoNot(t *testing.T) {
 	m.mustKubectl("wait", "--namespace=waiting", "--for=condition=Ready", "pod/held", "--timeout=60s")
 	took := time.Since(begin)
 	t.Logf("the pod was ready %.1f s after ztunnel", took.Seconds())
-	const goal = 20 * time.Second // the kubelet tries again after 10 to 15 s
+	const goal = 30 * time.Second // the kubelet tries again after 10 to 15 s; other stories are told beside
 	if took > goal {
 		t.Errorf("the pod was ready %v after ztunnel, want %v at most", took, goal)
 	}

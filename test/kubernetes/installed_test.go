@@ -27,9 +27,15 @@ var sharedMesh = sync.OnceValue(func() error {
 type installed struct{ *running }
 
 // useMesh returns the cluster with Culvert, which it starts and installs if it is the first.
-func useMesh(t *testing.T) *installed {
+func useMesh(t *testing.T) *installed { return useMeshIn(t, &meshLane) }
+
+// useMeshAlone is for stories that measure what others beside them would change.
+func useMeshAlone(t *testing.T) *installed { return useMeshIn(t, &lastLane) }
+
+func useMeshIn(t *testing.T, l *lane) *installed {
 	t.Helper()
 	needRoot(t)
+	l.join(t)
 	if err := sharedMesh(); err != nil {
 		t.Fatal(err)
 	}

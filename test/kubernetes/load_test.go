@@ -44,7 +44,10 @@ func (r *running) fillShop(namespace string, labels ...string) *shop {
 	}
 	// Words that nobody says by chance.
 	objects := strings.NewReplacer("WORD", "word-"+rand.Text()[:16], "HELD", "held-"+rand.Text()[:16]).Replace(string(text))
-	r.mustKubectl("create", "namespace", namespace)
+	eventually(r.t, func() error { // that of an earlier run may still be on its way out
+		_, err := r.kubectl("create", "namespace", namespace)
+		return err
+	})
 	for _, label := range labels {
 		r.mustKubectl("label", "namespace", namespace, label)
 	}

@@ -28,6 +28,7 @@ const usage = `cluster runs a real two-node Kubernetes in namespaces of this mac
   cluster enter [flags] NODE COMMAND...
                             run a command on a node, "node1" or "node2"
 
+  -images DIR               of up: where Culvert's images are (default: they are built anew)
   -cgroups v1|v2            what a node's /sys/fs/cgroup looks like: the machine's own
                             hierarchies, or cgroup2 alone (default: what the machine has)
   -name NAME                which cluster (default "culvert")
@@ -61,6 +62,7 @@ func run(ctx context.Context, args []string) error {
 	c := cluster.Config{}
 	flags.StringVar(&c.Name, "name", "culvert", "")
 	flags.StringVar(&c.Cgroups, "cgroups", "", "")
+	built := flags.String("images", "", "")
 	if err := flags.Parse(args[1:]); err != nil {
 		return err
 	}
@@ -69,7 +71,7 @@ func run(ctx context.Context, args []string) error {
 		_, err := build(ctx)
 		return err
 	case args[0] == "up" && flags.NArg() == 0:
-		return up(ctx, c)
+		return up(ctx, c, *built)
 	case args[0] == "install" && flags.NArg() == 0:
 		if err := install(ctx, c.Name); err != nil {
 			return err
@@ -102,7 +104,8 @@ func moduleDir() (string, error) {
 	return "", errors.New("it builds what it runs: start it at the root of the repository")
 }
 
-func up(ctx context.Context, c cluster.Config) error {
+// up starts a cluster with the images in a directory, or with new ones.
+func up(ctx context.Context, c cluster.Config, built string) error {
 	if os.Geteuid() != 0 {
 		return errors.New("it makes namespaces and mounts: run it as root")
 	}
@@ -118,12 +121,19 @@ func up(ctx context.Context, c cluster.Config) error {
 			return err
 		}
 	}
-	tmp, err := os.MkdirTemp("", "culvert-cluster-")
-	if err != nil {
-		return err
+	if built == "" {
+		tmp, err := os.MkdirTemp("", "culvert-cluster-")
+		if err != nil {
+			return err
+		}
+		defer os.RemoveAll(tmp)
+		built = tmp
+		fmt.Println("building Culvert's images and the program of test pods")
+		if err := buildImages(ctx, module, built); err != nil {
+			return err
+		}
 	}
-	defer os.RemoveAll(tmp)
-	if c.Images, err = images(ctx, module, c.Binaries, tmp); err != nil {
+	if c.Images, err = archives(built, c.Binaries); err != nil {
 		return err
 	}
 	if err := cluster.Up(ctx, c, os.Stdout); err != nil {
@@ -133,19 +143,25 @@ func up(ctx context.Context, c cluster.Config) error {
 	return nil
 }
 
-// images returns the archives of all images that the nodes get. Those that change with
-// the sources are built into tmp.
-func images(ctx context.Context, module, programs, tmp string) ([]string, error) {
-	fmt.Println("building Culvert's images and the program of test pods")
-	culvert, err := binaries.Culvert(ctx, module, filepath.Join(tmp, "culvert"))
+// buildImages builds the images that change with the sources into a directory.
+func buildImages(ctx context.Context, module, dir string) error {
+	if err := binaries.Culvert(ctx, module, dir); err != nil {
+		return err
+	}
+	return binaries.Podapp(ctx, module, dir)
+}
+
+// archives returns the archives of all images that the nodes get: those that buildImages made,
+// and those that programs has.
+func archives(dir, programs string) ([]string, error) {
+	found, err := filepath.Glob(filepath.Join(dir, "*.tar"))
 	if err != nil {
 		return nil, err
 	}
-	podapp, err := binaries.Podapp(ctx, module, tmp)
-	if err != nil {
-		return nil, err
+	if len(found) == 0 {
+		return nil, fmt.Errorf("-images: %s has no image", dir)
 	}
-	return append(culvert, podapp, filepath.Join(programs, "pause.tar"), filepath.Join(programs, "coredns.tar")), nil
+	return append(found, filepath.Join(programs, "pause.tar"), filepath.Join(programs, "coredns.tar")), nil
 }
 
 func down(ctx context.Context, name string) error {

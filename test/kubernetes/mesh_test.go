@@ -106,7 +106,7 @@ func (m *mesh) write(node, name, text string) {
 func (m *mesh) startCA() {
 	m.t.Helper()
 	m.runOn("node1", "culvert-identity", insideMesh+"/culvert-identity", "-dir", insideMesh+"/ca",
-		"-kubeconfig", insideMesh+"/kubeconfig", "-jwks", insideMesh+"/jwks.json")
+		"-kubeconfig", insideMesh+"/kubeconfig", "-jwks", insideMesh+"/jwks.json", "-issuer", "https://kubernetes.default.svc")
 	var root []byte
 	eventually(m.t, func() (err error) {
 		root, err = os.ReadFile(m.dir("node1", "ca", "root.pem"))

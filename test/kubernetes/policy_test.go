@@ -78,3 +78,49 @@ func (s *shop) letsIn(namespace, pod string, want bool) error {
 	}
 	return nil
 }
+
+const networkPolicy = `apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: web, namespace: %[1]s}
+spec:
+  podSelector: {matchLabels: {app: web}}
+  ingress:
+  - from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: %[1]s}}}]
+    ports: [{port: %[2]v}]
+`
+
+// Who is let in goes by the pods' own ports, which nobody but ztunnel sees: the pod network
+// of the cluster knows no NetworkPolicy.
+func TestANetworkPolicyIsKeptBetweenPodsOfTheMesh(t *testing.T) {
+	m := useMesh(t)
+	m.makeNamespace("beside")
+	m.makePodIn("beside", "neighbour", "node1")
+	m.mustKubectl("label", "namespace", "beside", "culvert.dev/mesh=enabled")
+	s := m.openShop("ruled")
+	s.join()
+	m.carried("beside", true)
+
+	expect := func(when string, client, neighbour bool) {
+		t.Helper()
+		eventually(t, func() error {
+			if err := errors.Join(s.letsIn(s.namespace, "client", client), s.letsIn("beside", "neighbour", neighbour)); err != nil {
+				return fmt.Errorf("%s: %w", when, err)
+			}
+			return nil
+		})
+	}
+	rule := func(port any) {
+		t.Helper()
+		if err := m.apply(fmt.Sprintf(networkPolicy, s.namespace, port)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	rule(9999)
+	expect("nobody says what the policy is for", true, true)
+	s.kubectlHere("label", "namespace", s.namespace, "culvert.dev/network-policy=enforce")
+	expect("another port", false, false)
+	rule("web")
+	expect("this port, of pods of the namespace", true, false)
+	s.kubectlHere("label", "namespace", s.namespace, "--overwrite", "culvert.dev/network-policy=warn")
+	expect("the policy only warns", true, true)
+}

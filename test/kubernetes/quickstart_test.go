@@ -10,18 +10,20 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/culvert-mesh/culvert/test/kubernetes/cluster"
 )
 
 // The README's commands, as they stand there, put the pods of a running namespace into
-// the mesh.
+// the mesh. A002-3: within a minute; two of them act, and two wait for what these did.
 func TestTheReadmesFourCommandsPutANamespaceIntoTheMesh(t *testing.T) {
 	needRoot(t)
 	commands := quickstart(t)
 	if n := len(regexp.MustCompile(`(?m)^\S`).FindAllString(commands, -1)); n != 4 {
 		t.Fatalf("the quickstart has %d commands, want 4:\n%s", n, commands)
 	}
+	ownLane.join(t)
 	name := clusterName("readme")
 	t.Cleanup(func() { takeDown(t, name) })
 	if err := start(name, "-cgroups", "v2"); err != nil {
@@ -36,11 +38,16 @@ func TestTheReadmesFourCommandsPutANamespaceIntoTheMesh(t *testing.T) {
 	sh := exec.CommandContext(t.Context(), "bash", "-euo", "pipefail", "-c", commands)
 	sh.Dir = "../.."
 	sh.Env = append(os.Environ(), "PATH="+c.commands()+":"+os.Getenv("PATH"), "KUBECONFIG="+cluster.Kubeconfig(name))
+	begin := time.Now()
 	out, err := sh.CombinedOutput()
-	t.Logf("%s", out)
+	took := time.Since(begin)
+	t.Logf("%s\nafter %v", out, took.Round(time.Second/10))
 	if err != nil {
 		pods, _ := c.kubectl("get", "pods", "--all-namespaces", "--output=wide")
 		t.Fatalf("the quickstart: %v\n%s", err, pods)
+	}
+	if took > time.Minute {
+		t.Errorf("the quickstart took %v", took)
 	}
 	for _, pod := range strings.Fields(c.mustKubectl("get", "pods", "--namespace=shop", "--output=name")) {
 		if restarts := c.mustKubectl("get", pod, "--namespace=shop", "--output=jsonpath={.status.containerStatuses[0].restartCount}"); restarts != "0" {

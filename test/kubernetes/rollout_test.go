@@ -10,7 +10,7 @@ import (
 // A rolling restart costs clients in the mesh no request that it does not cost those of
 // the same pods outside of it.
 func TestARollingRestartCostsTheMeshNoRequestMore(t *testing.T) {
-	m := useMesh(t)
+	m := useMeshAlone(t)
 	meshed := m.openShop("rolled", "culvert.dev/mesh=enabled")
 	control := m.openShop("control")
 	m.carried(meshed.namespace, true)

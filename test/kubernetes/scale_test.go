@@ -13,7 +13,7 @@ import (
 
 const (
 	crowdSize  = 5000
-	mostOfAPod = 550  // bytes in ztunnel's heap; 500 in its source and registry: ztunnel/source/kube
+	mostOfAPod = 500  // bytes in ztunnel's heap, as in its source and registry: ztunnel/source/kube
 	mostOfCPU  = 10.0 // percent of a core, while a hundred pods change a second: others may be busy
 	measureFor = 30 * time.Second
 )

@@ -15,6 +15,7 @@ import (
 // The source's own tests do this, in the product's module: this one does not require
 // it, and gives them the programs.
 func TestTheSourceOfWorkloadsFollowsARealAPIServer(t *testing.T) {
+	ownLane.join(t)
 	dir, err := binaries.Build(t.Context(), ".", io.Discard)
 	if err != nil {
 		t.Fatal(err)

@@ -51,3 +51,41 @@ be killed before Go's collector tries hard. */ -}}
 {{- end -}}
 {{- div (mul $mebi 9) 10 -}}MiB
 {{- end }}
+
+{{- /* How long ztunnel may be away until the CA taints its Node: for ever while all ztunnels
+are taken off. */ -}}
+{{- define "culvert.taintAfter" -}}
+{{- if not .Values.uninstall -}}
+{{- .Values.ztunnel.taintAfter -}}
+{{- end -}}
+{{- end }}
+
+{{- /* For an expression of a policy: all of a Node but its taints is as it was, of what its
+spec and metadata let anybody change. */ -}}
+{{- define "culvert.nodeIsKept" -}}
+object.metadata.?labels.orValue({}) == oldObject.metadata.?labels.orValue({}) &&
+object.metadata.?annotations.orValue({}) == oldObject.metadata.?annotations.orValue({}) &&
+object.metadata.?finalizers.orValue([]) == oldObject.metadata.?finalizers.orValue([]) &&
+object.metadata.?ownerReferences.orValue([]) == oldObject.metadata.?ownerReferences.orValue([]) &&
+object.spec.?unschedulable.orValue(false) == oldObject.spec.?unschedulable.orValue(false) &&
+object.spec.?providerID.orValue("") == oldObject.spec.?providerID.orValue("") &&
+object.spec.?podCIDRs.orValue([]) == oldObject.spec.?podCIDRs.orValue([])
+{{- end }}
+
+{{- /* The Secret of a CA that is its operator's, or "". */ -}}
+{{- define "culvert.existingCA" -}}
+{{- $identity := .Values.identity -}}
+{{- $pem := compact (list $identity.pem.root $identity.pem.issuer $identity.pem.issuerKey) -}}
+{{- $ways := len (compact (list $identity.existingSecret (join "" $pem) $identity.certManager.issuer)) -}}
+{{- if gt $ways 1 -}}
+{{- fail "identity: existingSecret, pem and certManager.issuer are three ways to give one CA: set one of them" -}}
+{{- end -}}
+{{- if and $pem (lt (len $pem) 3) -}}
+{{- fail "identity.pem: root, issuer and issuerKey belong together: set all of them" -}}
+{{- end -}}
+{{- if $identity.existingSecret -}}
+{{- $identity.existingSecret -}}
+{{- else if $ways -}}
+culvert-own-ca
+{{- end -}}
+{{- end }}

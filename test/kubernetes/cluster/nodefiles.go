@@ -58,7 +58,8 @@ state = "/run/containerd"
     SystemdCgroup = false
 `))
 
-// failCgroupV1: false, or the kubelet refuses a machine with v1 hierarchies.
+// failCgroupV1: false, or the kubelet refuses a machine with v1 hierarchies. crashLoopBackOff
+// is 10 s, 20 s and so on up to 5 minutes by default, which tests would wait for.
 var kubeletConfig = template.Must(template.New("kubelet.yaml").Parse(`apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
 authentication:
@@ -73,6 +74,7 @@ clusterDomain: cluster.local
 cgroupDriver: cgroupfs
 failCgroupV1: false
 failSwapOn: false
+crashLoopBackOff: {maxContainerRestartPeriod: 4s}
 makeIPTablesUtilChains: false
 containerRuntimeEndpoint: unix:///run/containerd/containerd.sock
 resolvConf: ""
