@@ -10,10 +10,18 @@ CRYPTO := ./ztunnel/hbone/aead ./ztunnel/hbone/record
 
 FUZZTIME   ?= 30s
 STRESSTIME ?= 60s
+SOAKTIME   ?= 10m
 
 # What builds and checks, but is no part of the product, is a module of its own.
 TOOL := go tool -modfile=$(CURDIR)/tools/go.mod
 HELM := go tool -modfile=$(CURDIR)/tools/helm/go.mod helm
+
+# What is compiled for one target alone is compiled without DWARF, a seventh faster. The
+# race detector does without.
+FAST := -gcflags=all=-dwarf=false
+
+# Compilers live for a second and collect garbage for a quarter of it, if they are let.
+COMPILE := GOGC=off GOMEMLIMIT=1536MiB
 
 # The packages of test/kubernetes that compile in seconds: kubeall is all of Kubernetes.
 CLUSTER := . ./binaries ./cluster ./pause ./podapp ./unlimited
@@ -29,8 +37,8 @@ endif
 
 .PHONY: build
 build: ## build the programs and the reference CNI plugins into bin/ (default)
-	CGO_ENABLED=0 go build -o bin/ ./cmd/...
-	CGO_ENABLED=0 go -C tools build -o ../bin/cni/ $(PLUGINS)
+	$(COMPILE) CGO_ENABLED=0 go build -o bin/ ./cmd/...
+	$(COMPILE) CGO_ENABLED=0 go -C tools build -o ../bin/cni/ $(PLUGINS)
 
 .PHONY: demo
 demo: build ## show two nodes and their pods getting mutual TLS (root; KEEP=1 leaves it running)
@@ -39,7 +47,7 @@ demo: build ## show two nodes and their pods getting mutual TLS (root; KEEP=1 le
 
 # gotestsum prints how it goes and leaves a recording of each part; test/skips adds
 # them up. A part that fails does not keep the others from running.
-PARTS := unit bench no-avx512 no-vaes purego e2e
+PARTS := unit bench alerts no-avx512 no-vaes purego e2e
 part   = $(TOOL) gotestsum --format=$(2) --format-icons=text --jsonfile=$(CURDIR)/bin/test/$(1).json -- -count=1
 
 .PHONY: test
@@ -55,6 +63,10 @@ test-unit:
 test-bench:
 	@cd bench && $(call part,bench,pkgname-and-test-fails) -timeout=10m ./...
 
+# What it needs of Prometheus is no part of the product's module.
+test-alerts:
+	@cd test/alerts && $(call part,alerts,pkgname-and-test-fails) -timeout=5m ./...
+
 # The crypto once more as on CPUs that can less, and without assembler.
 test-no-avx512:
 	@GODEBUG=cpu.avx512f=off $(call part,no-avx512,pkgname-and-test-fails) -short -skip='/VAES_with_AVX-512' $(CRYPTO)
@@ -65,13 +77,13 @@ test-purego:
 
 # The stories of test/e2e measure milliseconds: nothing else runs beside them.
 test-e2e:
-	@$(call part,e2e,testname) -timeout=20m -p=1 ./test/e2e/...
+	@$(call part,e2e,testname) -timeout=30m -p=1 ./test/e2e/...
 
 # A module of its own, and with programs of its own to build: no part of make test.
 .PHONY: test-kubernetes
-test-kubernetes: ## test on a real two-node Kubernetes (root; builds it first, once: 16 minutes on two busy cores; TEST_CLUSTER=NAME: on one that is kept)
+test-kubernetes: ## test on a real two-node Kubernetes (root; builds it first, once: 13 minutes on two cores; TEST_CLUSTER=NAME: on one that is kept)
 	@mkdir -p bin/test
-	@cd test/kubernetes && $(call part,kubernetes,testname) -timeout=45m -skip=$(MEASURES) ./...
+	@cd test/kubernetes && $(call part,kubernetes,testname) -timeout=45m -skip=$(MEASURES) $(CLUSTER)
 
 # It measures, and takes as long as half of the others.
 MEASURES := ^TestAZtunnelKnowsFiveThousandPods
@@ -98,22 +110,30 @@ cluster-down: ## remove what make cluster started
 
 .PHONY: race
 race: ## run the tests under the race detector, but for the slow ones
-	go test -race -short -timeout=10m $$(go list ./... | grep -v '^$(MODULE)/test/e2e')
-	go -C bench test -race -short -timeout=10m ./...
+	$(COMPILE) go build -race $(FAST) $$(go list -f '{{if and .GoFiles (ne .Name "main")}}{{.ImportPath}}{{end}}' ./...)
+	go test -race $(FAST) -short -timeout=10m $$(go list ./... | grep -v '^$(MODULE)/test/e2e')
+	go -C bench test -race $(FAST) -short -timeout=10m ./...
 
 .PHONY: stress
 stress: ## have apps talk over a bad path while all goes wrong (root; STRESSTIME=10m SEED=7)
 	@go run -race ./test/stress -time $(STRESSTIME) $(if $(SEED),-seed $(SEED))
 
+.PHONY: soak
+soak: ## have certificates of 25 s replaced under 500 new connections/s (root; SOAKTIME=10m)
+	@go run ./test/soak -time $(SOAKTIME)
+
 .PHONY: lint
 lint: ## gofmt, go.mod, vet, staticcheck, the import table, shell syntax
 	@test -z "$$(gofmt -l . | tee /dev/stderr)" || { echo "lint: run gofmt -w on these files" >&2; exit 1; }
-	@for module in . bench tools tools/helm test/kubernetes; do go -C $$module mod tidy -diff || exit 1; done
-	go vet ./...
-	go -C bench vet ./...
-	go -C test/kubernetes vet $(CLUSTER)
+	@for module in . bench tools tools/helm test/alerts test/kubernetes; do go -C $$module mod tidy -diff || exit 1; done
+	$(COMPILE) go vet ./...
+	$(COMPILE) GOOS=darwin CGO_ENABLED=0 go build $(FAST) -ldflags='-s -w' -o /dev/null ./cmd/culvert
+	$(COMPILE) go -C bench vet ./...
+	$(COMPILE) go -C test/alerts vet ./...
+	$(COMPILE) go -C test/kubernetes vet $(CLUSTER)
 	$(TOOL) staticcheck ./...
 	cd bench && $(TOOL) staticcheck ./...
+	cd test/alerts && $(TOOL) staticcheck ./...
 	cd test/kubernetes && $(TOOL) staticcheck $(CLUSTER)
 	go test -count=1 ./test/arch
 	@find . -name '*.sh' -o -path './.ci/run' | xargs -n1 bash -n
@@ -124,7 +144,7 @@ generate: ## regenerate BPF objects (clang-19, libbpf-dev) and protobuf (protoc)
 
 .PHONY: helm
 helm: ## build helm, which renders the chart in its tests, into Go's cache (some minutes, once)
-	@$(HELM) version --short
+	@$(COMPILE) $(HELM) version --short
 
 .PHONY: manifests
 manifests: helm ## render deploy/chart into deploy/manifests and its golden files

@@ -42,7 +42,9 @@ token() {
 	now=$(date +%s)
 	header=$(printf '{"alg": "ES256", "kid": "first-run", "typ": "JWT"}' | base64url)
 	claims=$(printf '{"aud": ["culvert-identity"], "iat": %d, "exp": %d, "sub": "system:serviceaccount:culvert-system:ztunnel",
-		"kubernetes.io": {"namespace": "culvert-system", "node": {"name": "node1"}, "serviceaccount": {"name": "ztunnel"}}}' \
+		"iss": "https://kubernetes.default.svc.cluster.local",
+		"kubernetes.io": {"namespace": "culvert-system", "node": {"name": "node1", "uid": "demo-node1"},
+			"pod": {"name": "ztunnel", "uid": "demo-ztunnel"}, "serviceaccount": {"name": "ztunnel"}}}' \
 		"$now" $((now + 86400)) | base64url)
 	printf '%s.%s.%s' "$header" "$claims" "$(printf '%s' "$header.$claims" | sign "$1")"
 }

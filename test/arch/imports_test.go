@@ -23,25 +23,31 @@ const imports = `
 	# What a tunnel bounds for its peer, the CA bounds for a node, and a node for the CA.
 	NONE < rate;
 
+	# Files that another hand writes, on the node and at the CA.
+	NONE < regular;
+
 	# The plugin's contract and ztunnel's admin listen in the same way, and may not
 	# import each other.
 	NONE < unixsocket < cni/enroll, ztunnel/admin;
+
+	# What a machine's own processes may read of ztunnel, and of the CA.
+	NONE < loopback < ztunnel/admin, identity/server, cmd/culvert-identity;
 
 	NONE < ztunnel/netns, ztunnel/metrics, ztunnel/socket, ztunnel/buffer, ztunnel/quota, ztunnel/hbone/aead, ztunnel/hbone/h2;
 	NONE < test/arch, test/skips;
 	NONE < ztunnel/mountinfo < test/env;
 
-	identity < ztunnel/workload < ztunnel/policy;
-	ztunnel/workload, ztunnel/policy < ztunnel/source < ztunnel/source/*;
+	identity < ztunnel/workload < ztunnel/policy < ztunnel/networkpolicy;
+	ztunnel/workload, ztunnel/policy, ztunnel/networkpolicy < ztunnel/source < ztunnel/source/*;
 
 	ztunnel/hbone/aead, ztunnel/socket, ztunnel/buffer, rate < ztunnel/hbone/record < ztunnel/hbone;
 	identity, ztunnel/hbone/h2, ztunnel/quota < ztunnel/hbone;
-	identity, identity/identityv1, rate < ztunnel/certs;
-	ztunnel/netns, ztunnel/mountinfo < ztunnel/redirect;
-	ztunnel/workload, ztunnel/policy, ztunnel/hbone, ztunnel/socket, ztunnel/metrics, ztunnel/quota, rate < ztunnel/proxy;
+	identity, identity/identityv1, rate, regular < ztunnel/certs;
+	ztunnel/netns, ztunnel/mountinfo, flock < ztunnel/redirect;
+	ztunnel/workload, ztunnel/policy, ztunnel/networkpolicy, ztunnel/hbone, ztunnel/socket, ztunnel/metrics, ztunnel/quota, rate < ztunnel/proxy;
 
 	ztunnel/redirect, ztunnel/netns, ztunnel/certs, ztunnel/proxy, ztunnel/hbone, ztunnel/workload < ztunnel/pods;
-	ztunnel/policy, ztunnel/metrics, cni/enroll < ztunnel/pods;
+	ztunnel/policy, ztunnel/networkpolicy, ztunnel/metrics, cni/enroll < ztunnel/pods;
 
 	# What is told of pods, to those who look at the API server.
 	ztunnel/pods, ztunnel/source/kube, rate < ztunnel/report;
@@ -57,16 +63,39 @@ const imports = `
 	NONE < cni/install;
 	cni, cni/install, cmd/program < cmd/culvert-cni;
 
-	identity < identity/ca < identity/ca/cluster;
-	identity/ca, identity/identityv1, rate < identity/server;
-	identity/server, identity/ca/cluster, ztunnel/source, ztunnel/source/* < cmd/culvert-identity;
+	NONE < flock;
+	identity, flock, regular < identity/ca < identity/ca/cluster;
+	# The CA obeys the deny set, and operators write it.
+	identity, regular < identity/deny;
+	identity, regular < identity/join;
+	# Replicas share what they know of join tokens in a Secret.
+	identity/join < identity/ca/cluster;
+	# A process outside Kubernetes, as ztunnel, asks the CA; it holds no pod's identity.
+	identity, identity/identityv1, identity/join, regular < identity/process;
+	identity/ca, identity/deny, identity/join, identity/identityv1, rate, regular < identity/server;
+	identity < identity/taint;
+	# What is said of policies is what the source makes of them.
+	rate, ztunnel/source/kube < identity/verdict;
+	identity/server, identity/join, identity/ca/cluster, identity/taint, identity/verdict, ztunnel/source, ztunnel/source/* < cmd/culvert-identity;
 
-	identity, identity/ca, ztunnel/policy, ztunnel/source, ztunnel/source/* < cli < cmd/culvert;
+	# The operator's commands: they read what programs say of themselves, and a CA's files.
+	NONE < cli/kubeapi < cli/fleet, cli/custody;
+	ztunnel/policy, ztunnel/networkpolicy < cli/fleet;
+	identity/ca < cli/custody;
+	identity, cli/fleet, cli/custody < cli/check;
+	# What policies mean to the source that ztunnel reads by.
+	ztunnel/source, ztunnel/source/file < cli/lint < cli;
+	# What policies would say, and what they said.
+	identity, ztunnel/policy < cli/explain, cli/records < cli;
+	ztunnel/networkpolicy < cli/explain < cli;
+	identity, identity/deny, identity/join, identity/process, ztunnel/policy, cli/kubeapi, cli/fleet, cli/custody, cli/check < cli < cmd/culvert;
 
 	identity, identity/*, cni, cni/*, ztunnel, ztunnel/*, cli, test/env < test/lab, test/lab/*;
 	test/lab/agent < test/lab/app;
 	test/lab/* < test/lab;
-	test/lab < test/e2e, test/demo, bench, bench/steering;
+	test/lab < test/e2e, test/demo, test/soak, bench, bench/steering;
+	# It replaces the issuer as an operator does.
+	identity/ca < test/soak;
 	NONE < bench/host < bench/steering;
 	NONE < bench/load, bench/plot, bench/proc, bench/reference;
 	bench/host, bench/load, bench/plot, bench/proc, bench/reference < bench;
@@ -74,13 +103,16 @@ const imports = `
 
 	# The real cluster runs the programs as users do: it imports none of them.
 	NONE < test/kubernetes/binaries, test/kubernetes/cluster < test/kubernetes;
-	NONE < test/kubernetes/kubeall, test/kubernetes/pause, test/kubernetes/podapp, test/kubernetes/unlimited;
+	NONE < test/kubernetes/coredns, test/kubernetes/kubeall, test/kubernetes/pause, test/kubernetes/podapp, test/kubernetes/unlimited;
+
+	# A node's certificates and their metrics, as they are; the CA is the program.
+	identity/identityv1, ztunnel/certs, ztunnel/metrics < test/alerts;
 
 	NONE < deploy/oci < deploy/images;
 	NONE < deploy/chart;
 
 	# Both ends of a connection in one process, with all that carries it.
-	identity/ca, ztunnel/certs, ztunnel/proxy, ztunnel/netns, test/env < test/stress;
+	identity, identity/ca, ztunnel/certs, ztunnel/proxy, ztunnel/netns, test/env < test/stress;
 `
 
 // private packages are parts of one other package: being reachable through

@@ -22,6 +22,7 @@ import (
 	"github.com/culvert-mesh/culvert/ztunnel/certs/certstest"
 )
 
+// A002-4: any protocol over TCP, those in which the server speaks first too.
 func TestAServerMaySpeakFirst(t *testing.T) {
 	s := tell(t, "mesh")
 	s.overPaths(func(p *path) {
@@ -42,6 +43,7 @@ func TestAServerMaySpeakFirst(t *testing.T) {
 	})
 }
 
+// A003-1: who is denied hears nothing of the app.
 func TestARefusedClientIsNotGreeted(t *testing.T) {
 	s := tell(t, "mesh")
 	server := s.pod(s.two, "server", nil)

@@ -13,6 +13,7 @@ import (
 	"github.com/culvert-mesh/culvert/test/lab/agent"
 )
 
+// A002-1: TLS 1.3 on port 15008, and no plaintext on the wire.
 func TestPodsOfTwoNodesTalkInMutualTLS(t *testing.T) {
 	s := tell(t, "mesh")
 	client, server := s.pod(s.one, "client", nil), s.pod(s.two, "server", nil)
@@ -44,6 +45,7 @@ func TestPodsOfTwoNodesTalkInMutualTLS(t *testing.T) {
 	})
 }
 
+// A001-18: pods of one node prove themselves each by its own certificate.
 func TestPodsOfOneNodeTalkWithTheSameProofs(t *testing.T) {
 	s := tell(t, "mesh")
 	client, server := s.pod(s.one, "client", nil), s.pod(s.one, "server", nil)
@@ -58,6 +60,7 @@ func TestPodsOfOneNodeTalkWithTheSameProofs(t *testing.T) {
 	})
 }
 
+// A001-4, A003-8: nothing is put into a pod, and running pods are enrolled as they are.
 func TestALabelEnrollsRunningPodsAndBreaksNothing(t *testing.T) {
 	s := tell(t)
 	client, server := s.pod(s.one, "client", nil), s.pod(s.two, "server", nil)
@@ -156,6 +159,7 @@ func TestADeletedPodsConnectionsEnd(t *testing.T) {
 	s.record(s.one, "dst.addr", server.At("tcp4", 8080).String(), "result", "unknown_peer")
 }
 
+// A004-4: nobody registers a pod.
 func TestCertificatesAreFetchedAtEnrollmentAndForgottenWithTheLastPod(t *testing.T) {
 	s := tell(t, "mesh")
 	same := func(p *lab.PodSpec) { p.ServiceAccount = "worker" }

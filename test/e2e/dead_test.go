@@ -59,7 +59,7 @@ func TestADenialIsNotTakenForADeadAddress(t *testing.T) {
 	client, server := s.pod(s.one, "client", nil), s.pod(s.two, "server", nil)
 	s.serve(server.Place, agent.Echo, 8080)
 	s.apply("AuthorizationPolicy", s.namespace, "web", "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n"+
-		"metadata: {name: web, namespace: "+s.namespace+"}\nspec: {selector: {matchLabels: {app: server}}, action: ALLOW, rules: [{}]}\n")
+		"metadata: {name: web, namespace: "+s.namespace+"}\nspec: {selector: {matchLabels: {app: server}}, action: ALLOW}\n")
 	for range 3 {
 		conn, err := client.Dial(s.ctx, "tcp4", server.At("tcp4", 8080))
 		if errors.Is(err, syscall.ECONNRESET) { // denied before the client looked

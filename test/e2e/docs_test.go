@@ -50,11 +50,15 @@ ip link set lo up
 trap 'kill $(jobs -p) 2>/dev/null; cat "${dir:-/nowhere}"/*.log >&2 || true' ERR
 `+script)
 	cmd.Dir = repository
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS | syscall.CLONE_NEWPID, Pdeathsig: syscall.SIGKILL, Setpgid: true}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS | syscall.CLONE_NEWPID, Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
-	if err := cmd.Run(); err != nil {
+	err := env.Start(cmd)
+	if err == nil {
+		err = cmd.Wait()
+	}
+	if err != nil {
 		t.Fatalf("%v\n%s\n%s", err, &out, &errs)
 	}
 	return out.String()
@@ -70,6 +74,7 @@ func built(t *testing.T) {
 	}
 }
 
+// A000-6: the CA on a bare host, by a directory, a trust domain and flags.
 func TestAFirstRunByHandIsAsDocumented(t *testing.T) {
 	env.Need(t, env.Netns, env.Cgroup2, env.BPF)
 	built(t)

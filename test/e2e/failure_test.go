@@ -209,6 +209,7 @@ func TestAStoppedZtunnelLetsOpenConnectionsEnd(t *testing.T) {
 
 // Whatever is being set up or torn down when a ztunnel goes, and on whichever
 // node, its pods are refused until the next one has them.
+// A003-4: STRICT holds without a ztunnel.
 func TestNothingIsPlainWhicheverZtunnelGoesWhen(t *testing.T) {
 	rounds := 10
 	if testing.Short() {

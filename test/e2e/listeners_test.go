@@ -109,6 +109,7 @@ func TestZtunnelsOwnListenersServeNobodyDirectly(t *testing.T) {
 	})
 }
 
+// A001-5: and so on the wire.
 func TestOnlyACertificateOfTheMeshOpensATunnel(t *testing.T) {
 	s := tell(t, "mesh")
 	p := s.prey()

@@ -126,6 +126,7 @@ func TestBothNodesCountAConnectionAndItsBytes(t *testing.T) {
 	})
 }
 
+// A003-3: PERMISSIVE takes both, and tells them apart.
 func TestPlaintextAndRefusalsAreCountedAsWhatTheyAre(t *testing.T) {
 	s := tell(t, "mesh")
 	server := s.pod(s.two, "server", nil)

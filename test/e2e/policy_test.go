@@ -74,35 +74,9 @@ func TestAPolicyChangeEndsWhatItForbidsAndNothingElse(t *testing.T) {
 	s.must(carried.Ping(s.ctx, "the meshed one lives on"))
 }
 
-func TestAnAuthorizationPolicyThatIsNotUnderstoodRefusesEverything(t *testing.T) {
-	s := tell(t, "mesh")
-	client, server, other := s.pod(s.one, "client", nil), s.pod(s.two, "server", nil), s.pod(s.two, "other", nil)
-	s.serve(server.Place, agent.Echo, 8080)
-	s.serve(other.Place, agent.Echo, 8080)
-	s.reached(client.Place, "tcp4", server, 8080)
-	s.apply("AuthorizationPolicy", s.namespace, "web", fmt.Sprintf(`
-apiVersion: security.istio.io/v1
-kind: AuthorizationPolicy
-metadata: {name: web, namespace: %s}
-spec:
-  selector: {matchLabels: {app: server}}
-  action: ALLOW
-  rules:
-  - from: [{source: {principals: ["*"]}}]
-`, s.namespace))
-	s.overBoth(func(s *story, network string) {
-		s.refused(client.Place, network, server, 8080)
-		s.refused(s.Outside.Place, network, server, 8080)
-		s.reached(client.Place, network, other, 8080)
-		target := server.At(network, 8080).String()
-		policy := "AuthorizationPolicy " + s.namespace + "/web"
-		s.record(s.two, "direction", "inbound", "dst.hbone_addr", target, "result", "denied", "policy", policy)
-		s.record(s.one, "direction", "outbound", "dst.hbone_addr", target, "result", "denied", "response_flags", "DENY")
-	})
-}
-
 // A node that believes in another ServiceAccount at an address than the one
 // that runs there refuses, and never tries plaintext.
+// A001-20, A002-2: the peer must be exactly who is expected there.
 func TestAPeerOfAnotherIdentityThanExpectedIsRefused(t *testing.T) {
 	s := tell(t, "mesh")
 	client, server := s.pod(s.one, "client", nil), s.pod(s.two, "server", nil)

@@ -72,8 +72,8 @@ func expired(claims map[string]any) {
 	claims["exp"] = time.Now().Add(-time.Hour).Unix()
 }
 
-// A node that the CA would give nothing to is not ready, says why, and gets
-// ready by itself when that is mended.
+// A000-8: a node that the CA would give nothing to, or whose CA is away when ztunnel
+// starts, is not ready, says why, and gets ready by itself when that is mended.
 func TestNodeIsReadyWhenTheCAWouldSignForIt(t *testing.T) {
 	t.Parallel()
 	s := tellAlone(t, lab.Options{Nodes: 1}, "mesh")

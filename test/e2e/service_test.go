@@ -15,6 +15,7 @@ import (
 	"github.com/culvert-mesh/culvert/test/lab/agent"
 )
 
+// A001-22: a pod that comes is found by the next connection, whatever tunnels there are.
 func TestAServiceLeadsToItsReadyPodsOnly(t *testing.T) {
 	s := tell(t, "mesh")
 	client := s.pod(s.one, "client", nil)

@@ -157,8 +157,12 @@ func (ns *namespace) remove() error {
 }
 
 // sysctls of every netns of a lab, and of those that forward. Without
-// accept_dad=0 an IPv6 address is not usable for a second.
+// accept_dad=0 an IPv6 address is not usable for a second. Forwarding and the strict
+// rp_filter are what a pod inherits from many a node.
 var sysctls = map[string]string{
+	"ipv4/ip_forward":              "1",
+	"ipv4/conf/all/rp_filter":      "1",
+	"ipv4/conf/default/rp_filter":  "1",
 	"ipv6/conf/all/accept_dad":     "0",
 	"ipv6/conf/default/accept_dad": "0",
 }

@@ -27,6 +27,7 @@ type Dump struct {
 		Generation uint64
 		Stored     time.Time // zero: what is in force is live
 		LastError  string
+		Held       int // objects whose change waits, since it would let more in
 	} `json:"source"`
 	Text map[string]json.RawMessage `json:"-"` // all of it
 }
@@ -102,16 +103,21 @@ func (l *Lab) mark() (int, error) {
 
 func (n *Node) awaitMarker(ctx context.Context, want int) error {
 	var last Dump
+	marked := false // in an earlier dump: Held is of that moment or later
 	err := until(ctx, func() (bool, error) {
 		d, err := n.Dump(ctx)
 		if err != nil {
 			return false, err
 		}
 		last = d
+		if marked {
+			return d.Source.Held == 0, nil
+		}
 		for _, s := range d.Services {
 			if s.Namespace == markerNamespace && s.Name == markerName && len(s.Ports) == 1 {
 				// A later mark means that all before it is there too.
-				return (s.Ports[0].Port-want+65535)%65535 < 30000, nil
+				marked = (s.Ports[0].Port-want+65535)%65535 < 30000
+				return false, nil
 			}
 		}
 		return false, nil

@@ -11,7 +11,7 @@
 //
 // The path is one of packets between two network namespaces, slow, long, lossy
 // or cut (path.go, weather.go). The apps read slowly or not, reset, close early,
-// and know what they should hear (plan.go, app.go). What must be true of every
+// and know what they should hear (plan.go, app.go). Roots are replaced meanwhile (roots.go). What must be true of every
 // connection stands in judge.go. As root:
 //
 //	go run -race ./test/stress -time 10m -seed 7
@@ -55,7 +55,7 @@ func (s session) Run() int {
 	w, err := newWorld(s.seed)
 	if err == nil {
 		w.run(s.ctx, s.length)
-		err = errors.Join(w.close(), w.verdict())
+		err = errors.Join(w.close(), w.verdict(), w.ca.rootsVerdict(s.length))
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "stress:", err)

@@ -224,6 +224,20 @@ func (n *node) retire(opened, accepted bool) {
 	}
 }
 
+// reprove has all tunnels be held against the bundle that has just changed.
+func (n *node) reprove() {
+	n.mu.Lock()
+	s := n.started
+	n.mu.Unlock()
+	if s == nil {
+		return
+	}
+	s.pool.Reprove()
+	for _, l := range s.tunnels {
+		l.Reprove()
+	}
+}
+
 // retireAgain is a rotation during a handshake, if there is to be one: the tunnel that a
 // rotation brought is hit by the next.
 func (n *node) retireAgain() {

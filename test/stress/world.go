@@ -16,7 +16,6 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
-	"github.com/culvert-mesh/culvert/identity/ca"
 	"github.com/culvert-mesh/culvert/ztunnel/certs"
 	"github.com/culvert-mesh/culvert/ztunnel/hbone"
 	"github.com/culvert-mesh/culvert/ztunnel/metrics"
@@ -33,7 +32,7 @@ type world struct {
 	talks   *talks
 	ledger  *ledger
 	weather *weather
-	dir     string // of the CA
+	ca      *authority
 	cancel  context.CancelFunc
 }
 
@@ -44,11 +43,7 @@ func newWorld(seed uint64) (w *world, err error) {
 	w.talks = newTalks(seed, w.ledger)
 	w.weather = &weather{nodes: w.nodes[:], talks: w.talks, rng: rand.New(rand.NewPCG(seed, 3))}
 	w.talks.weather = w.weather // before a certificate's rotation can note it
-	if w.dir, err = os.MkdirTemp("", "stress"); err != nil {
-		return nil, err
-	}
-	signer, err := ca.Open(w.dir, ca.Options{TrustDomain: trustDomain})
-	if err != nil {
+	if w.ca, err = newAuthority(); err != nil {
 		return nil, err
 	}
 	registry := workload.NewRegistry([]netip.Prefix{netip.MustParsePrefix("10.90.0.0/24"), netip.MustParsePrefix("fd90::/64")})
@@ -70,7 +65,7 @@ func newWorld(seed uint64) (w *world, err error) {
 		n.id = spiffeid.RequireFromPath(trustDomain, "/ns/stress/sa/"+n.name)
 		w.nodes[i] = n
 		mesh.Workloads = append(mesh.Workloads, workload.Pack(n.workload())...)
-		if ends[i], err = n.open(issuer{signer}); err != nil {
+		if ends[i], err = n.open(issuer{w.ca, n.name}); err != nil {
 			return nil, fmt.Errorf("%s: %w", n.name, err)
 		}
 	}
@@ -87,15 +82,6 @@ func newWorld(seed uint64) (w *world, err error) {
 }
 
 var trustDomain = spiffeid.RequireTrustDomainFromString("cluster.local")
-
-// issuer is the CA, in this process.
-type issuer struct{ ca *ca.CA }
-
-// Issue signs.
-func (i issuer) Issue(_ context.Context, id spiffeid.ID, csr []byte, ttl time.Duration) (certs.Issued, error) {
-	chain, err := i.ca.Sign(csr, id, ttl)
-	return certs.Issued{Chain: chain, Roots: i.ca.Roots()}, err
-}
 
 func (n *node) workload() workload.Workload {
 	return workload.Workload{
@@ -118,6 +104,7 @@ func (n *node) open(by certs.Issuer) (device *os.File, err error) {
 			n.talks.weather.note("%s has a new certificate", n.name)
 			n.retire(true, true)
 		},
+		OnBundle: n.reprove,
 	})
 	n.always.Go(func() { _ = n.store.Run(n.base) })
 	n.always.Go(func() { _ = n.peers.Run(n.base) })
@@ -137,6 +124,7 @@ func (w *world) run(ctx context.Context, length time.Duration) {
 	defer cancel()
 	var weather, all sync.WaitGroup
 	weather.Go(func() { w.weather.run(ctx) })
+	weather.Go(func() { w.weather.replaceRoots(ctx, w.ca, rand.New(rand.NewPCG(w.talks.seed, 4))) })
 	crowd, until := w.crowd(), time.Now()
 	for ctx.Err() == nil {
 		if time.Since(until) > 0 {
@@ -213,7 +201,7 @@ func (w *world) close() error {
 		errs = append(errs, n.ns.Close())
 	}
 	w.path.close()
-	return errors.Join(append(errs, os.RemoveAll(w.dir))...)
+	return errors.Join(append(errs, w.ca.close())...)
 }
 
 // verdict says what was seen, and is an error if any of it must not be.
