@@ -122,11 +122,11 @@ func TestConditionsOfOthersStay(t *testing.T) {
 		o.Object["status"] = map[string]any{"conditions": []any{theirs}, "validationMessages": []any{"theirs"}}
 		r.server.Set(o)
 		// Another one of theirs comes between the look and the write.
-		r.beforePatch = func() {
+		r.onPatch(func() {
 			list, _, _ := conditions(r.find("AuthorizationPolicy", "shop", "web"))
 			o.Object["status"].(map[string]any)["conditions"] = append(list, map[string]any{"type": "Healthy", "status": "False"})
 			r.server.Set(o)
-		}
+		})
 		p := r.start()
 		r.after(time.Second)
 		r.want("AuthorizationPolicy", "web", "True UnsupportedValue 1: "+saysLayer7)
@@ -135,7 +135,7 @@ func TestConditionsOfOthersStay(t *testing.T) {
 		if got := fmt.Sprint(status); len(got) < len(want) || got[:len(want)] != want {
 			t.Errorf("status\n  %s\nwant\n  %s…", got, want)
 		}
-		if r.beforePatch != nil || r.writes() != 2 || p.log.Count("WARN") > 0 {
+		if r.beforePatch.Load() != nil || r.writes() != 2 || p.log.Count("WARN") > 0 {
 			t.Errorf("%d writes, want one that comes too late and one that does not; the log:\n%s", r.writes(), p.log.String())
 		}
 	})
@@ -203,7 +203,7 @@ func TestWhoWroteAConditionLast(t *testing.T) {
 func TestAPolicyThatGoesMeanwhileIsNoError(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *rig) {
 		o := r.apply(whole)
-		r.beforePatch = func() { r.server.Delete(o) }
+		r.onPatch(func() { r.server.Delete(o) })
 		p := r.start()
 		r.after(10 * time.Minute)
 		if n := r.writes(); n != 1 || p.log.Count("WARN") > 0 {

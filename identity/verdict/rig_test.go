@@ -42,7 +42,7 @@ const (
 type rig struct {
 	t           *testing.T
 	server      *kubetest.Server
-	beforePatch func() // runs once
+	beforePatch atomic.Pointer[func()] // runs once
 }
 
 func inBubble(t *testing.T, story func(t *testing.T, r *rig)) {
@@ -54,6 +54,9 @@ func inBubble(t *testing.T, story func(t *testing.T, r *rig)) {
 		story(t, r)
 	})
 }
+
+// onPatch has f run before the next patch arrives.
+func (r *rig) onPatch(f func()) { r.beforePatch.Store(&f) }
 
 // replica is one that runs.
 type replica struct {
@@ -191,9 +194,10 @@ func (p *inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
 	if r.Body == nil {
 		r.Body = http.NoBody
 	}
-	if f := p.beforePatch; f != nil && r.Method == http.MethodPatch {
-		p.beforePatch = nil
-		f()
+	if r.Method == http.MethodPatch {
+		if f := p.beforePatch.Swap(nil); f != nil {
+			(*f)()
+		}
 	}
 	body, answer := io.Pipe()
 	w := &response{header: http.Header{}, body: answer, begun: make(chan int, 1)}
