@@ -13,6 +13,7 @@ import (
 
 	"github.com/culvert-mesh/culvert/cni/enroll"
 	"github.com/culvert-mesh/culvert/ztunnel/certs"
+	"github.com/culvert-mesh/culvert/ztunnel/configdump"
 	"github.com/culvert-mesh/culvert/ztunnel/hbone"
 	"github.com/culvert-mesh/culvert/ztunnel/metrics"
 	"github.com/culvert-mesh/culvert/ztunnel/pods"
@@ -120,9 +121,15 @@ func remedy(reason certs.Reason) string {
 // tools know.
 func (s *status) dumps() map[string]func() any {
 	return map[string]func() any{
-		"workloads":       func() any { return s.registry.All().Workloads.Unpack() },
-		"services":        func() any { return s.registry.All().Services },
-		"policies":        func() any { return s.pods.Policy.All() },
+		"workloads": func() any {
+			return configdump.Workloads(s.registry.All().Workloads.Unpack(), "Kubernetes")
+		},
+		"services": func() any {
+			mesh := s.registry.All()
+			return configdump.Services(mesh.Services, mesh.Workloads)
+		},
+		"policies":        func() any { return configdump.Policies(s.pods.Policy.All()) },
+		"policyObjects":   func() any { return s.pods.Policy.All() },
 		"networkPolicies": s.blocking.dump,
 		"policyFeatures":  func() any { return policy.Features },
 		"certificates":    func() any { return s.pods.Certs.Dump() },

@@ -72,7 +72,7 @@ func (z Ztunnel) Dump() map[string]any {
 		certificates = append(certificates, h.dump())
 	}
 	d := map[string]any{
-		"certificates": certificates, "policies": z.Policies, "workloads": z.Workloads, "workloadState": z.Pods,
+		"certificates": certificates, "policies": []any{}, "policyObjects": z.Policies, "workloads": z.Workloads, "workloadState": z.Pods,
 		"ca":     map[string]any{"ready": true, "reason": "signs", "since": Now.Add(-Day)},
 		"config": map[string]any{"NodeName": z.Node, "TrustDomain": domain, "CAAddress": "ca.test:15012", "TTL": "1h0m0s"},
 	}

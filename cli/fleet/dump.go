@@ -3,6 +3,7 @@
 package fleet
 
 import (
+	"bytes"
 	"context"
 	"crypto/x509"
 	"encoding/base64"
@@ -31,11 +32,28 @@ type Dump struct {
 	Certificates []Held              `json:"certificates"`
 	CA           Standing            `json:"ca"`
 	Config       Config              `json:"config"`
-	Policies     policy.Objects      `json:"policies"`
+	Policies     policy.Objects      `json:"policyObjects"`
 	Workloads    []workload.Workload `json:"workloads"`
 	Pods         map[string]Pod      `json:"workloadState"`   // by UID
 	Following    *Following          `json:"bundle"`          // nil: an older ztunnel
 	Network      *Network            `json:"networkPolicies"` // nil: an older ztunnel, which does not judge them
+}
+
+// UnmarshalJSON is part of json.Unmarshaler. An older ztunnel has the objects of its
+// policies under the key where a younger one lists them as Istio's does.
+func (d *Dump) UnmarshalJSON(data []byte) error {
+	type plain Dump
+	var older struct {
+		Policies json.RawMessage `json:"policies"`
+		Objects  json.RawMessage `json:"policyObjects"`
+	}
+	if err := errors.Join(json.Unmarshal(data, (*plain)(d)), json.Unmarshal(data, &older)); err != nil {
+		return err
+	}
+	if older.Objects == nil && bytes.HasPrefix(older.Policies, []byte("{")) {
+		return json.Unmarshal(older.Policies, &d.Policies)
+	}
+	return nil
 }
 
 // Network is the NetworkPolicies that a ztunnel judges by.

@@ -3,6 +3,7 @@
 package fleet
 
 import (
+	"encoding/json"
 	"net/http"
 	"strings"
 	"testing"
@@ -137,5 +138,26 @@ func TestAnIdentityEndsWithTheFirstOfItsChain(t *testing.T) {
 	}
 	if until := (Held{}).Until(); !until.IsZero() {
 		t.Errorf("without a certificate: %v", until)
+	}
+}
+
+// The dump lists policies as Istio's does since its tools read it; before, the objects
+// stood there.
+func TestPoliciesAreReadOfAnOlderZtunnelToo(t *testing.T) {
+	objects := map[string]any{"RootNamespace": "istio-system", "PeerAuthentications": []any{map[string]any{"Namespace": "shop", "Name": "default", "Mode": "STRICT"}}}
+	younger := clitest.Ztunnel{Policies: objects}.Dump()
+	older := clitest.Ztunnel{}.Dump()
+	older["policies"] = objects
+	delete(older, "policyObjects")
+	for name, dump := range map[string]map[string]any{"younger": younger, "older": older} {
+		nodes, err := Nodes(t.Context(), Addresses{Ztunnel: []string{clitest.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			_ = json.NewEncoder(w).Encode(dump)
+		}))}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p := nodes[0].Dump.Policies.PeerAuthentications; nodes[0].Problem != "" || len(p) != 1 || p[0].String() != "PeerAuthentication shop/default" {
+			t.Errorf("%s: %v, %s", name, p, nodes[0].Problem)
+		}
 	}
 }

@@ -52,6 +52,9 @@ const imports = `
 	# What is told of pods, to those who look at the API server.
 	ztunnel/pods, ztunnel/source/kube, rate < ztunnel/report;
 
+	# What Istio's tools read of workloads, services and policies.
+	ztunnel/workload, ztunnel/policy < ztunnel/configdump;
+
 	ztunnel/*, cni/enroll < ztunnel < cmd/ztunnel;
 
 	# What the programs have in common.

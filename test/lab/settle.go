@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"strconv"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -20,7 +21,7 @@ import (
 type Dump struct {
 	Services []struct {
 		Namespace, Name string
-		Ports           []struct{ Port int }
+		Ports           map[string]int // targets by port
 	} `json:"services"`
 	Pods   map[string]PodState `json:"workloadState"` // by pod UID
 	Source struct {
@@ -114,10 +115,14 @@ func (n *Node) awaitMarker(ctx context.Context, want int) error {
 			return d.Source.Held == 0, nil
 		}
 		for _, s := range d.Services {
-			if s.Namespace == markerNamespace && s.Name == markerName && len(s.Ports) == 1 {
+			if s.Namespace != markerNamespace || s.Name != markerName {
+				continue
+			}
+			for port := range s.Ports { // the only one
 				// A later mark means that all before it is there too.
-				marked = (s.Ports[0].Port-want+65535)%65535 < 30000
-				return false, nil
+				n, err := strconv.Atoi(port)
+				marked = (n-want+65535)%65535 < 30000
+				return false, err
 			}
 		}
 		return false, nil

@@ -99,7 +99,10 @@ func (w *world) wire(pod, outside *netns.NS, podAddr, outsideAddr netip.Addr) {
 }
 
 // carries is how many connections of a pod are carried.
-func (w *world) carries(uid string) int { return len(w.pods.Dump()[uid].Connections) }
+func (w *world) carries(uid string) int {
+	c := w.pods.Dump()[uid].Connections
+	return len(c.Inbound) + len(c.Outbound)
+}
 
 func TestASecondNetworkOfASandboxCutsNothing(t *testing.T) {
 	w := newWorld(t)

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/culvert-mesh/culvert/identity"
 	"github.com/culvert-mesh/culvert/ztunnel/certs"
 	"github.com/culvert-mesh/culvert/ztunnel/hbone"
 	"github.com/culvert-mesh/culvert/ztunnel/metrics"
@@ -39,7 +40,22 @@ type State struct {
 	Sandbox     sandbox            `json:"sandbox"`
 	Addresses   *Addresses         `json:"addresses,omitempty"`
 	Tunnels     []hbone.Tunnel     `json:"tunnels,omitempty"`
-	Connections []proxy.Connection `json:"connections,omitempty"`
+	Connections Connections        `json:"connections"`
+	Info        Names              `json:"info"`
+}
+
+// Connections are the open ones, as Istio's ztunnel has them in its dump.
+type Connections struct {
+	Inbound  []proxy.Connection `json:"inbound"`
+	Outbound []proxy.Connection `json:"outbound"`
+}
+
+// Names are those of the pod, as Istio's ztunnel has them in its dump.
+type Names struct {
+	Name           string `json:"name"`
+	Namespace      string `json:"namespace"`
+	TrustDomain    string `json:"trustDomain"`    // of an enrolled pod
+	ServiceAccount string `json:"serviceAccount"` // of an enrolled pod
 }
 
 // Addresses are those that the netns of an enrolled pod holds now.
@@ -69,11 +85,15 @@ func (p *Pods) Dump() map[string]State {
 
 func (p *Pods) state(pod *pod, s sandbox) State {
 	now := pod.shown.Load()
-	state := State{Sandbox: s}
+	state := State{Sandbox: s, Info: Names{Name: s.Name, Namespace: s.Namespace}}
 	state.State, state.Reason = p.standingOf(s, now)
 	if m := now.member; m != nil {
-		state.Identity = m.id.String()
-		state.Connections, state.Forwards = m.carrier.pod.Connections(), m.forwarding.devices()
+		state.Identity, state.Info.TrustDomain = m.id.String(), m.id.TrustDomain().Name()
+		if account, err := identity.Parse(m.id); err == nil {
+			state.Info.ServiceAccount = account.Name
+		}
+		state.Connections.Inbound, state.Connections.Outbound = m.carrier.pod.Connections()
+		state.Forwards = m.forwarding.devices()
 		state.Addresses, state.Tunnels = m.addresses.state(), m.carrier.told()
 		certificate := p.Certs.Certificate(m.id)
 		state.Certificate = &certificate

@@ -29,6 +29,9 @@ func TestPodWithoutACertificateDoesNotLookWell(t *testing.T) {
 	if c := dump["plain"].Certificate; c != nil {
 		t.Errorf("certificate of a pod outside the mesh: %+v", c)
 	}
+	if got, want := dump["web"].Info, (Names{Name: "web", Namespace: "shop", TrustDomain: "cluster.local", ServiceAccount: "web"}); got != want {
+		t.Errorf("the pod is called %+v, want %+v", got, want)
+	}
 }
 
 // A pod that fills its netns is being looked at for as long as it likes.

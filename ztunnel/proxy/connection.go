@@ -150,33 +150,36 @@ func (c *connection) finish(err error) {
 		err = context.Cause(c.ctx) // what came of it on the sockets is not the reason
 	}
 	c.cancel(nil)
-	c.ended = time.Now()
+	e := outcome{word: wordOf(err), err: err, at: time.Now()}
 	if s := c.stream.Load(); s != nil {
-		c.ended = s.Ended() // that all has arrived was known later
+		e.at = s.Ended() // that all has arrived was known later
 	}
 	for ; c.held > 0; c.held-- {
 		c.give(c.pod.Share.descriptors())
 	}
 	c.pod.live.remove(c)
-	word := wordOf(err)
 	var denied *policy.Denied
 	if errors.As(err, &denied) {
-		c.policy = denied.Policy
+		e.policy = denied.Policy
 	}
-	c.sent, c.received = c.carried()
+	e.sent, e.received = c.carried()
 	c.count()
+	c.tell(&e)
+}
+
+// tell has metrics and log know how the connection ended.
+func (c *connection) tell(e *outcome) {
 	if c.counted != nil {
-		c.counted.Close(Words[word])
+		c.counted.Close(Words[e.word])
 	}
-	if word != OK && word != Reset { // a reset is what apps do to each other
-		c.pod.Metrics.Refused(string(c.direction), string(word))
+	if e.word != OK && e.word != Reset { // a reset is what apps do to each other
+		c.pod.Metrics.Refused(string(c.direction), string(e.word))
 	}
-	omitted := uint64(0)
-	if kind, sampled := c.kindOf(word, err); sampled {
+	if kind, sampled := c.kindOf(e); sampled {
 		var ok bool
-		if omitted, ok = c.pod.samples.take(kind, c.pod.Share.logging(), c.pod.Log); !ok {
+		if e.omitted, ok = c.pod.samples.take(kind, c.pod.Share.logging(), c.pod.Log); !ok {
 			return
 		}
 	}
-	c.write(c.pod.Log, word, err, omitted)
+	c.write(c.pod.Log, e)
 }

@@ -7,7 +7,6 @@ import (
 	"maps"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/culvert-mesh/culvert/ztunnel/policy"
 	"github.com/culvert-mesh/culvert/ztunnel/workload"
@@ -98,41 +97,4 @@ func (p *Pod) recheck(d direction) {
 func (c *connection) end(err error) {
 	c.cancel(fail(PolicyChanged, fmt.Errorf("connection closed due to policy change: %w", err)))
 	c.cutIfOver()
-}
-
-// Connection is an open connection in the configuration dump.
-type Connection struct {
-	Direction   string `json:"direction"`
-	Path        string `json:"path"`
-	Src         string `json:"src"`
-	SrcIdentity string `json:"srcIdentity,omitempty"`
-	Dst         string `json:"dst"`
-	DstIdentity string `json:"dstIdentity,omitempty"`
-	Since       string `json:"since"`
-	BytesSent   uint64 `json:"bytesSent"`
-	BytesRecv   uint64 `json:"bytesRecv"`
-}
-
-// Connections returns the connections that are open.
-func (p *Pod) Connections() []Connection {
-	p.live.mu.Lock()
-	defer p.live.mu.Unlock()
-	conns := make([]Connection, 0, len(p.live.conns[inbound])+len(p.live.conns[outbound]))
-	for _, d := range []direction{outbound, inbound} {
-		for c := range p.live.conns[d] {
-			conns = append(conns, c.shown())
-		}
-	}
-	return conns
-}
-
-// shown is c as the configuration dump has it; live.mu is held.
-func (c *connection) shown() Connection {
-	sent, received := c.carried()
-	return Connection{
-		Direction: string(c.direction), Path: c.path,
-		Src: c.src.addr.String(), SrcIdentity: c.src.identity,
-		Dst: c.target().String(), DstIdentity: c.dst.identity,
-		Since: c.start.UTC().Format(time.RFC3339), BytesSent: sent, BytesRecv: received,
-	}
 }

@@ -33,7 +33,7 @@ func (o Outbound) open(c *connection, app *net.TCPConn) (way, error) {
 	if err != nil {
 		return nil, fail(NoOriginalDst, fmt.Errorf("original destination of %v: %w", app.RemoteAddr(), err))
 	}
-	c.dst.addr = dst
+	c.dst.addr, c.asked = dst, dst
 	self, err := o.self(c.ctx)
 	if err != nil {
 		return nil, err

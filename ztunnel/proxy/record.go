@@ -89,18 +89,26 @@ type record struct {
 	direction direction
 	path      string
 	start     time.Time
-	ended     time.Time
 	src, dst  end
+	asked     netip.AddrPort    // what an app connected to: of a Service, its address
 	hbone     netip.AddrPort    // the target inside the tunnel; zero: no tunnel
 	service   *workload.Service // that was asked for; nil: none
 	named     bool              // both ends are known as far as they will be
 	guarded   bool              // a tunnel proves both ends, and does not carry
-	policy    string            // that refused it
 	dryRun    string            // what policies that are not enforced would have done
 
 	networkWarn string // by which NetworkPolicies it would be refused if they were enforced
+}
 
+// outcome is how a connection ended. It is no part of the record while that is open, so
+// that idle connections are small.
+type outcome struct {
+	word           Word
+	err            error // nil: word is OK
+	at             time.Time
+	policy         string // that refused it
 	sent, received uint64
+	omitted        uint64 // endings alike that have no access record
 }
 
 // target is the address of the app that the connection is for.
@@ -111,6 +119,10 @@ func (r *record) target() netip.AddrPort {
 	return r.dst.addr
 }
 
+// mutualTLS reports whether both ends prove themselves, by the tunnel that carries or by
+// one beside it.
+func (r *record) mutualTLS() bool { return r.path == pathTunnel || r.guarded }
+
 // opened logs the beginning of a connection, for whoever debugs.
 func (r *record) opened(log *slog.Logger) {
 	if log.Enabled(context.Background(), slog.LevelDebug) {
@@ -120,22 +132,19 @@ func (r *record) opened(log *slog.Logger) {
 
 // write logs the record. As Istio's ztunnel does, it tells apart what was
 // turned away before it was understood.
-func (r *record) write(log *slog.Logger, word Word, err error, omitted uint64) {
+func (r *record) write(log *slog.Logger, e *outcome) {
 	level, message := slog.LevelInfo, "connection complete"
 	switch {
-	case err != nil && !r.named:
+	case e.err != nil && !r.named:
 		level, message = slog.LevelWarn, "connection failed"
-	case err != nil && word != Reset:
+	case e.err != nil && e.word != Reset:
 		level = slog.LevelError
 	}
 	if !log.Enabled(context.Background(), level) {
 		return
 	}
 	l := sheets.Get().(*line)
-	l.attrs = r.end(r.names(l.attrs[:0]), word, err)
-	if omitted > 0 {
-		l.attrs = append(l.attrs, slog.Uint64(fieldOmitted, omitted))
-	}
+	l.attrs = r.end(r.names(l.attrs[:0]), e)
 	// Not by the logger, which would look for the line of code that logs.
 	entry := slog.NewRecord(time.Now(), level, message, 0)
 	entry.AddAttrs(slog.Attr{Value: slog.GroupValue(l.attrs...)})
@@ -151,16 +160,16 @@ type line struct{ attrs []slog.Attr }
 var sheets = sync.Pool{New: func() any { return new(line) }}
 
 // end appends what is known when the connection has ended.
-func (r *record) end(attrs []slog.Attr, word Word, err error) []slog.Attr {
+func (r *record) end(attrs []slog.Attr, e *outcome) []slog.Attr {
 	if r.named {
 		attrs = append(attrs,
-			slog.Uint64(fieldBytesSent, r.sent),
-			slog.Uint64(fieldBytesRecv, r.received),
-			slog.String(fieldDuration, r.ended.Sub(r.start).Round(time.Millisecond).String()))
+			slog.Uint64(fieldBytesSent, e.sent),
+			slog.Uint64(fieldBytesRecv, e.received),
+			slog.String(fieldDuration, e.at.Sub(r.start).Round(time.Millisecond).String()))
 	}
-	attrs = append(attrs, slog.String(fieldResult, string(word)), slog.String(fieldFlags, Words[word]))
-	if r.policy != "" {
-		attrs = append(attrs, slog.String(fieldPolicy, r.policy))
+	attrs = append(attrs, slog.String(fieldResult, string(e.word)), slog.String(fieldFlags, Words[e.word]))
+	if e.policy != "" {
+		attrs = append(attrs, slog.String(fieldPolicy, e.policy))
 	}
 	if r.dryRun != "" {
 		attrs = append(attrs, slog.String(fieldPolicyDryRun, r.dryRun))
@@ -168,8 +177,11 @@ func (r *record) end(attrs []slog.Attr, word Word, err error) []slog.Attr {
 	if r.networkWarn != "" {
 		attrs = append(attrs, slog.String(fieldNetworkWarn, r.networkWarn))
 	}
-	if err != nil {
-		attrs = append(attrs, slog.String(fieldError, err.Error()))
+	if e.err != nil {
+		attrs = append(attrs, slog.String(fieldError, e.err.Error()))
+	}
+	if e.omitted > 0 {
+		attrs = append(attrs, slog.Uint64(fieldOmitted, e.omitted))
 	}
 	return attrs
 }
@@ -206,7 +218,7 @@ func (r *record) names(attrs []slog.Attr) []slog.Attr {
 
 // describe fills in the time series that the connection counts in.
 func (r *record) describe(f *metrics.Flow, cluster string) {
-	f.Reporter, f.MutualTLS = r.direction.reporter(), r.path == pathTunnel || r.guarded
+	f.Reporter, f.MutualTLS = r.direction.reporter(), r.mutualTLS()
 	r.src.describe(&f.Source, cluster)
 	r.dst.describe(&f.Destination, cluster)
 	if s := r.service; s != nil {

@@ -65,16 +65,16 @@ const (
 
 // kindOf is the kind of a record, false if it has to be written: the connection
 // carried bytes, or was open until something else than its peer ended it.
-func (r *record) kindOf(word Word, err error) (kind, bool) {
+func (r *record) kindOf(e *outcome) (kind, bool) {
 	switch {
-	case err == nil, r.sent+r.received > 0, word == PolicyChanged, word == Expired, word == Drained:
+	case e.err == nil, e.sent+e.received > 0, e.word == PolicyChanged, e.word == Expired, e.word == Drained:
 		return kind{}, false
 	}
 	peer := r.src.addr
 	if r.direction == outbound {
 		peer = r.dst.addr
 	}
-	return kind{r.direction, peer.Addr(), word}, true
+	return kind{r.direction, peer.Addr(), e.word}, true
 }
 
 // take reports whether a failure gets a record, and how many before it got none.

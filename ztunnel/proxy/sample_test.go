@@ -28,7 +28,7 @@ func TestFailuresAlikeAreSampledAndCounted(t *testing.T) {
 		var out bytes.Buffer
 		log := slog.New(slog.NewJSONHandler(&out, nil))
 		take := func(r *record, word Word) (omitted uint64, ok bool) {
-			k, sampled := r.kindOf(word, errBroken)
+			k, sampled := r.kindOf(&outcome{word: word, err: errBroken})
 			if !sampled {
 				t.Fatal("has a record always")
 			}
@@ -68,17 +68,16 @@ func TestFailuresAlikeAreSampledAndCounted(t *testing.T) {
 
 func TestWhatWasCarriedHasItsRecordAlways(t *testing.T) {
 	r := recordOf(inbound, "10.0.0.1:1")
-	if _, sampled := r.kindOf(OK, nil); sampled {
+	if _, sampled := r.kindOf(&outcome{word: OK}); sampled {
 		t.Error("a success is sampled")
 	}
-	if _, sampled := r.kindOf(Reset, errBroken); !sampled {
+	if _, sampled := r.kindOf(&outcome{word: Reset, err: errBroken}); !sampled {
 		t.Error("a reset of a connection without bytes is not")
 	}
-	if _, sampled := r.kindOf(Drained, errBroken); sampled {
+	if _, sampled := r.kindOf(&outcome{word: Drained, err: errBroken}); sampled {
 		t.Error("the end of an open connection is")
 	}
-	r.received = 1
-	if _, sampled := r.kindOf(Reset, errBroken); sampled {
+	if _, sampled := r.kindOf(&outcome{word: Reset, err: errBroken, received: 1}); sampled {
 		t.Error("a reset of a connection with bytes is")
 	}
 }

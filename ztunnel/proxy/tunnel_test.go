@@ -153,6 +153,13 @@ func TestMeshedPodsTalkInATunnelAndBothSidesRecordIt(t *testing.T) {
 	if source.Path != "tunnel" || source.DstIdentity != sa("db").String() || source.Dst != s.app.String() {
 		t.Errorf("open connection %+v", source)
 	}
+	// Istio's tools read what the app asked for, and where that leads from here.
+	if source.OriginalDst != dbVIP || source.ActualDst.String() != "127.0.1.2:15008" || source.Protocol != "HBONE" {
+		t.Errorf("open connection of the source %+v", source)
+	}
+	if c := connectionsOf(s.db, 1)[0]; c.OriginalDst != *s.tunnels.Load() || c.ActualDst != s.app || c.Protocol != "HBONE" {
+		t.Errorf("open connection of the destination %+v", c)
+	}
 	for _, b := range []*bench{s.web, s.db} {
 		eventually(t, "byte counters move while the connection is open", func() bool {
 			return b.metric("istio_tcp_received_bytes_total") == "5" && b.metric("istio_tcp_sent_bytes_total") == "5"
@@ -196,11 +203,17 @@ func TestMeshedPodsTalkInATunnelAndBothSidesRecordIt(t *testing.T) {
 	}
 }
 
+// allConnections are the open ones, outbound first.
+func allConnections(b *bench) []Connection {
+	in, out := b.Connections()
+	return append(out, in...)
+}
+
 // connectionsOf waits until n connections are open.
 func connectionsOf(b *bench, n int) []Connection {
 	b.t.Helper()
-	eventually(b.t, fmt.Sprintf("%d open connections", n), func() bool { return len(b.Connections()) == n })
-	return b.Connections()
+	eventually(b.t, fmt.Sprintf("%d open connections", n), func() bool { return len(allConnections(b)) == n })
+	return allConnections(b)
 }
 
 func TestTunnelledConnectionsKeepTheirHalvesApart(t *testing.T) {
