@@ -52,6 +52,8 @@ func TestAMeshCarriesItsPodsAndSaysSo(t *testing.T) {
 		must(t, err)
 		if len(tunnels) != 1 || tunnels[0].TLS().Version != tls.VersionTLS13 {
 			t.Errorf("%s: tunnels on the wire: %v", network, tunnels)
+		} else if hello := tunnels[0].TLS(); hello.Group != tls.X25519MLKEM768 { // C.5: a key exchange that a quantum computer does not break
+			t.Errorf("%s: the group on the wire is %v of %v", network, hello.Group, hello.Offered)
 		}
 		must(t, c.Stop())
 	}

@@ -31,7 +31,7 @@ func (l *link) wantCipher(addr netip.AddrPort, want, records string) {
 	go io.WriteString(a, message)
 	a.wantRead(message)
 	for _, told := range append(l.pool.Tunnels(), l.ln.Tunnels()...) {
-		if told.Cipher != want || told.Records != records {
+		if told.Cipher != want || told.Records != records || told.Group != "X25519MLKEM768" {
 			l.t.Errorf("%+v, want %s by %s", told, want, records)
 		}
 	}

@@ -3,6 +3,7 @@
 package hbone
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -25,6 +26,7 @@ type conn struct {
 	peer          spiffeid.ID
 	local, remote netip.AddrPort
 	cipher        uint16
+	group         tls.CurveID
 	idleTimeout   time.Duration
 	streamLimit   int // of streams opened by the client
 	hooks         *hooks
@@ -117,7 +119,7 @@ type hooks struct {
 func newConn(client bool, w wire, proof proof, h *hooks) *conn {
 	c := &conn{
 		client: client, wire: w, hooks: h,
-		rtt: proof.rtt, peer: proof.peer, local: proof.local, remote: proof.remote, until: proof.until, cipher: proof.cipher,
+		rtt: proof.rtt, peer: proof.peer, local: proof.local, remote: proof.remote, until: proof.until, cipher: proof.cipher, group: proof.group,
 		nextID: 1,
 	}
 	limit := h2.ServerHeaderLimit

@@ -70,6 +70,7 @@ type proof struct {
 	again         func() time.Time // until, as it is when it is called; nil: never
 	rtt           roundTrip
 	cipher        uint16
+	group         tls.CurveID
 }
 
 // secure shakes hands on a socket. If that fails, the caller closes the socket.
@@ -130,7 +131,7 @@ func prove(state tls.ConnectionState, socket net.Conn, cred Credential) (proof, 
 	if err != nil {
 		return proof{}, err
 	}
-	p := proof{peer: peer, rtt: tune(socket), cipher: state.CipherSuite}
+	p := proof{peer: peer, rtt: tune(socket), cipher: state.CipherSuite, group: state.CurveID}
 	p.local, p.remote = addresses(socket)
 	if cred.Until != nil {
 		p.until = cred.Until(state)

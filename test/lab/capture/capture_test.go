@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 
@@ -86,7 +87,8 @@ func TestTLSIsRecognisedByItsRecords(t *testing.T) {
 		_, err := io.ReadFull(tls.Server(far, &tls.Config{Certificates: []tls.Certificate{certstest.NewCA().TLS()}}), make([]byte, len(secret)))
 		done <- err
 	}()
-	conn := tls.Client(near, &tls.Config{InsecureSkipVerify: true})
+	groups := []tls.CurveID{tls.X25519MLKEM768, tls.X25519}
+	conn := tls.Client(near, &tls.Config{InsecureSkipVerify: true, CurvePreferences: groups})
 	if _, err := io.WriteString(conn, secret); err != nil {
 		t.Fatal(err)
 	}
@@ -100,6 +102,9 @@ func TestTLSIsRecognisedByItsRecords(t *testing.T) {
 	got := flows[0].TLS()
 	if got.Version != tls.VersionTLS13 || !got.Only || got.Records[ApplicationData] == 0 {
 		t.Errorf("TLS %+v", got)
+	}
+	if got.Group != tls.X25519MLKEM768 || !slices.Equal(got.Offered, groups) {
+		t.Errorf("the group %v of %v", got.Group, got.Offered)
 	}
 	if found, err := c.Contains([]byte("secretsecret")); found || err != nil {
 		t.Errorf("found %v, %v", found, err)

@@ -9,8 +9,10 @@ import (
 
 // TLS is what a connection's bytes say about it as TLS.
 type TLS struct {
-	Version uint16 // what the server selected, tls.VersionTLS13; 0: no ServerHello
-	Only    bool   // every byte of both ways is in a TLS record
+	Version uint16        // what the server selected, tls.VersionTLS13; 0: no ServerHello
+	Group   tls.CurveID   // of the key exchange, that the server selected; 0: none
+	Offered []tls.CurveID // groups for which the client sent a share, in its order
+	Only    bool          // every byte of both ways is in a TLS record
 	Records map[byte]int
 }
 
@@ -23,19 +25,26 @@ const (
 )
 
 const (
+	typeClientHello      = 1
 	typeServerHello      = 2
 	extSupportedVersions = 43
+	extKeyShare          = 51
 )
 
 // TLS reads the flow as TLS. Of a flow that is cut off, the record at the end
 // of a way may be incomplete.
 func (f Flow) TLS() TLS {
 	t := TLS{Records: make(map[byte]int)}
-	up := eachRecord(f.Up, func(kind byte, _ []byte) { t.Records[kind]++ })
+	up := eachRecord(f.Up, func(kind byte, body []byte) {
+		t.Records[kind]++
+		if t.Offered == nil && kind == Handshake {
+			t.Offered = offered(body)
+		}
+	})
 	down := eachRecord(f.Down, func(kind byte, body []byte) {
 		t.Records[kind]++
 		if t.Version == 0 && kind == Handshake {
-			t.Version = selected(body)
+			t.Version, t.Group = selected(body)
 		}
 	})
 	t.Only = up && down && len(f.Up) > 0 && len(f.Down) > 0
@@ -60,26 +69,57 @@ func eachRecord(stream []byte, record func(kind byte, body []byte)) bool {
 	return true
 }
 
-// selected is the version in a ServerHello, RFC 8446 §4.1.3 and §4.2.1.
-func selected(hello []byte) uint16 {
+// selected is the version in a ServerHello, and the group of its key share, RFC 8446
+// §4.1.3, §4.2.1 and §4.2.8.
+func selected(hello []byte) (version uint16, group tls.CurveID) {
 	r := reader{hello}
-	if kind := r.take(1); len(kind) == 0 || kind[0] != typeServerHello {
-		return 0
+	if r.uint8() != typeServerHello {
+		return 0, 0
 	}
 	r.take(3) // length
-	legacy := r.uint16()
+	version = min(r.uint16(), tls.VersionTLS12)
 	r.take(32) // random
 	r.take(int(r.uint8()))
 	r.take(3) // cipher suite, compression
-	extensions := reader{r.take(int(r.uint16()))}
-	for len(extensions.data) >= 4 {
-		kind := extensions.uint16()
-		body := reader{extensions.take(int(extensions.uint16()))}
-		if kind == extSupportedVersions {
-			return body.uint16()
+	r.eachExtension(func(kind uint16, body reader) {
+		switch kind {
+		case extSupportedVersions:
+			version = body.uint16()
+		case extKeyShare:
+			group = tls.CurveID(body.uint16())
 		}
+	})
+	return version, group
+}
+
+// offered are the groups of a ClientHello's key shares, RFC 8446 §4.1.2 and §4.2.8.
+func offered(hello []byte) (groups []tls.CurveID) {
+	r := reader{hello}
+	if r.uint8() != typeClientHello {
+		return nil
 	}
-	return min(legacy, tls.VersionTLS12)
+	r.take(3 + 2 + 32) // length, version, random
+	r.take(int(r.uint8()))
+	r.take(int(r.uint16())) // cipher suites
+	r.take(int(r.uint8()))  // compression methods
+	r.eachExtension(func(kind uint16, body reader) {
+		if kind != extKeyShare {
+			return
+		}
+		for shares := (reader{body.take(int(body.uint16()))}); len(shares.data) >= 4; {
+			groups = append(groups, tls.CurveID(shares.uint16()))
+			shares.take(int(shares.uint16()))
+		}
+	})
+	return groups
+}
+
+// eachExtension reads the extensions of a hello, which are its end.
+func (r *reader) eachExtension(extension func(kind uint16, body reader)) {
+	for all := (reader{r.take(int(r.uint16()))}); len(all.data) >= 4; {
+		kind := all.uint16()
+		extension(kind, reader{all.take(int(all.uint16()))})
+	}
 }
 
 // reader takes from the front; what is missing reads as zero.
