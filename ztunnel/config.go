@@ -34,13 +34,17 @@ type Config struct {
 	Untaint       bool           // take source.NotReadyTaint off the Node once OwnPod is Ready; needs Kubeconfig; default false
 	NoIstioLabels bool           // ignore istio.io/dataplane-mode; default false
 
-	CAAddress    string        // host:port of culvert-identity or istiod; required
-	CARoot       string        // PEM file that the CA's own certificate is verified with; required
+	CAAddress    string        // host:port of culvert-identity or istiod; required, but with SPIRE
+	CARoot       string        // PEM file that the CA's own certificate is verified with; required with CAAddress
 	CAServerName string        // DNS name expected in the CA's certificate; default the host of CAAddress
-	TokenFile    string        // bearer token shown to the CA, read again for each call; required
+	TokenFile    string        // bearer token shown to the CA, read again for each call; required with CAAddress
 	TTL          time.Duration // lifetime asked for SVIDs; default what the CA gives
-	RootFile     string        // PEM of roots that vouch for peers while the CA has not said which do; default none
-	ClockSkew    time.Duration // how far a clock of the mesh may be off, at most identity.MaxClockSkew; default 0
+
+	SPIREAgentSocket string // of SPIRE's Workload API, whose agent takes the CA's place; default none
+	SPIREAdminSocket string // of its Delegated Identity API; required with SPIREAgentSocket
+
+	RootFile  string        // PEM of roots that vouch for peers while the CA has not said which do; default none
+	ClockSkew time.Duration // how far a clock of the mesh may be off, at most identity.MaxClockSkew; default 0
 
 	SameNodeTunnel bool // carry connections between pods of this node in tunnels; default false: from socket to socket
 	StdTLSRecords  bool // leave TLS records to crypto/tls; default false: hbone/record, but in FIPS mode
@@ -112,16 +116,14 @@ func (c Config) withDefaults() Config {
 func (c Config) Validate() error {
 	var problems []error
 	for _, required := range []struct{ field, flag, value string }{
-		{"node name", "node-name", c.NodeName},
-		{"CA address", "ca-address", c.CAAddress}, {"CA root file", "ca-root", c.CARoot},
-		{"token file", "token-file", c.TokenFile}, {"bpffs directory", "bpffs", c.BPFFS},
+		{"node name", "node-name", c.NodeName}, {"bpffs directory", "bpffs", c.BPFFS},
 		{"cgroup directory", "cgroup", c.Cgroup}, {"state directory", "state-dir", c.StateDir},
 	} {
 		if required.value == "" {
 			problems = append(problems, fmt.Errorf("%s is required (-%s)", required.field, required.flag))
 		}
 	}
-	problems = append(problems, c.oneSource())
+	problems = append(problems, c.oneIssuer(), c.oneSource())
 	if standIns, err := redirect.StandIns(c.StandIns); err != nil {
 		problems = append(problems, fmt.Errorf("%w (-stand-in-cidrs)", err))
 	} else if err := redirect.DisjointStandIns(standIns, c.ExcludeCIDRs, "excluded CIDRs (-exclude-cidrs)"); err != nil {
@@ -248,7 +250,8 @@ const (
 	enrollSocket  = "enroll.sock"
 	adminSocket   = "admin.sock"
 	snapshotFile  = "snapshot.json"
-	bundleFile    = "bundle"
+	bundleFile    = "bundle"       // of the CA
+	spireFile     = "bundle-spire" // of SPIRE: the generations of one say nothing of the other's
 	workloadsFile = "workloads"
 	sandboxesDir  = "sandboxes"
 )

@@ -5,6 +5,7 @@ package ztunnel
 import (
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestConfigNamesEveryProblemAtOnce(t *testing.T) {
@@ -13,6 +14,27 @@ func TestConfigNamesEveryProblemAtOnce(t *testing.T) {
 		"bpffs directory", "cgroup directory", "state directory", "trust domain", "own pod", "drain time"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q is not named in: %v", want, err)
+		}
+	}
+}
+
+func TestCertificatesComeFromOnePlace(t *testing.T) {
+	ca := Config{CAAddress: "ca:1", CARoot: "/root.pem", TokenFile: "/token"}
+	spire := Config{SPIREAgentSocket: "/run/agent.sock", SPIREAdminSocket: "/run/admin.sock"}
+	both, timed, long := spire, spire, spire
+	both.CAAddress, timed.TTL, long.SPIREAdminSocket = ca.CAAddress, time.Hour, "/"+strings.Repeat("x", 107)
+	for _, tc := range []struct {
+		cfg  Config
+		want string
+	}{
+		{ca, ""}, {spire, ""},
+		{Config{}, "(-ca-address), or SPIRE's agent (-spire-agent-socket)"},
+		{both, "(-spire-agent-socket) or from a CA (-ca-address), not from both"},
+		{Config{SPIREAgentSocket: "/run/agent.sock"}, "both are required"}, {Config{SPIREAdminSocket: "/run/admin.sock"}, "both are required"},
+		{timed, "-ttl is for a CA"}, {long, "too long for a socket's path"},
+	} {
+		if err := tc.cfg.oneIssuer(); (err == nil) != (tc.want == "") || err != nil && !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%v, want %q", err, tc.want)
 		}
 	}
 }

@@ -97,9 +97,16 @@ func (c Config) files() error {
 		isDirectory("cgroup", c.Cgroup, true),
 		isDirectory("kubelet-cgroup", c.KubeletCgroup, false),
 		c.socketPaths(),
-		plainFile("token-file", c.TokenFile),
-		rootFile("ca-root", c.CARoot, time.Now()),
+		c.issuerFiles(),
 	)
+}
+
+// issuerFiles are those of a CA. SPIRE's agent may start later than ztunnel.
+func (c Config) issuerFiles() error {
+	if c.SPIREAgentSocket != "" {
+		return nil
+	}
+	return errors.Join(plainFile("token-file", c.TokenFile), rootFile("ca-root", c.CARoot, time.Now()))
 }
 
 // addresses finds one that another process has, before a hook is attached; they

@@ -9,7 +9,6 @@ import (
 	"maps"
 	"os"
 	"slices"
-	"strings"
 
 	"github.com/culvert-mesh/culvert/cni/enroll"
 	"github.com/culvert-mesh/culvert/ztunnel/certs"
@@ -96,25 +95,6 @@ func (s *status) unread() string {
 		return cmp.Or(s.objects.Stats().LastError, "the API server has not told all of them yet") + " (-kubeconfig)"
 	}
 	return cmp.Or(s.objects.Stats().LastError, s.cfg.Workloads+" is not read yet") + " (-workloads)"
-}
-
-// remedy names the flag that sets what is wrong between this node and the CA.
-func remedy(reason certs.Reason) string {
-	flag, known := map[certs.Reason]string{
-		certs.RootFile:         "-ca-root",
-		certs.CACertificate:    "-ca-root",
-		certs.CAName:           "-ca-server-name",
-		certs.Unreachable:      "-ca-address",
-		certs.TrustDomain:      "-trust-domain",
-		certs.NodeName:         "-node-name, -token-file",
-		"token_key_unknown":    "-token-file; -jwks of the CA",
-		"token_audience_wrong": "-token-file; -audience of the CA",
-		"account_not_trusted":  "-token-file; -node-accounts of the CA",
-	}[reason]
-	if !known && strings.HasPrefix(string(reason), "token_") { // the file, or what is in it
-		return "-token-file"
-	}
-	return flag
 }
 
 // dumps are the top-level keys of /config_dump, by the names that ztunnel's

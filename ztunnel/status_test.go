@@ -50,7 +50,7 @@ func newStatus(t *testing.T) *status {
 	var err error
 	s.pods, err = pods.New(pods.Config{
 		Node: "node-1", Dir: filepath.Join(t.TempDir(), "sandboxes"), Registry: s.registry, Log: log,
-		Certs: certs.New(certs.Config{TrustDomain: td, Node: "node-1", Issuer: refuser{}, Log: log, Remedy: remedy}),
+		Certs: certs.New(certs.Config{TrustDomain: td, Node: "node-1", Issuer: refuser{}, Log: log, Remedy: (Config{}).remedy}),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -152,13 +152,21 @@ func TestEveryReasonOfAFlagNamesIt(t *testing.T) {
 		"account_not_trusted": "-node-accounts", certs.RootFile: "-ca-root", certs.CACertificate: "-ca-root", certs.CAName: "-ca-server-name",
 		certs.Unreachable: "-ca-address", certs.TrustDomain: "-trust-domain", certs.NodeName: "-node-name",
 	} {
-		if got := remedy(reason); !strings.Contains(got, flag) {
+		if got := (Config{}).remedy(reason); !strings.Contains(got, flag) {
 			t.Errorf("%s: %q, want %s", reason, got, flag)
 		}
 	}
 	for _, reason := range []certs.Reason{certs.Signs, certs.NotAsked, certs.Failed, "ca_not_ready"} {
-		if got := remedy(reason); got != "" {
+		if got := (Config{}).remedy(reason); got != "" {
 			t.Errorf("%s: %q, want nothing", reason, got)
+		}
+	}
+	spire := Config{SPIREAgentSocket: "/run/agent.sock"}
+	for reason, flag := range map[certs.Reason]string{
+		certs.Unreachable: "-spire-admin-socket", certs.TrustDomain: "-trust-domain", certs.NotDelegate: "authorized_delegates", certs.NoEntry: "",
+	} {
+		if got := spire.remedy(reason); !strings.Contains(got, flag) || (got == "") != (flag == "") {
+			t.Errorf("SPIRE: %s: %q, want %s", reason, got, flag)
 		}
 	}
 }

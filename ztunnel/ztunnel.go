@@ -79,19 +79,15 @@ func Run(ctx context.Context, cfg Config) error {
 
 	// With which certificate?
 	var store *certs.Store
-	ca, err := certs.NewClient(certs.ClientConfig{
-		Address: cfg.CAAddress, RootFile: cfg.CARoot, ServerName: cfg.CAServerName, TokenFile: cfg.TokenFile, ClockSkew: cfg.ClockSkew,
-		Endpoints: replicas(cfg.CAAddress, registry),
-		Vouch:     func(file []*x509.Certificate) ([]*x509.Certificate, uint64) { return store.VouchForCA(file) },
-	})
+	issuer, err := cfg.issuer(td, registry, func(file []*x509.Certificate) ([]*x509.Certificate, uint64) { return store.VouchForCA(file) })
 	if err != nil {
 		return err
 	}
-	defer ca.Close()
+	defer issuer.Close()
 	var members *pods.Pods // before the store runs
 	store = certs.New(certs.Config{
-		TrustDomain: td, Node: cfg.NodeName, Issuer: ca, TTL: cfg.TTL, Log: cfg.Log, Remedy: remedy,
-		ClockSkew: cfg.ClockSkew, RootFile: cfg.RootFile, BundleFile: filepath.Join(lock.Held(), bundleFile),
+		TrustDomain: td, Node: cfg.NodeName, Issuer: issuer, TTL: cfg.TTL, Log: cfg.Log, Remedy: cfg.remedy,
+		ClockSkew: cfg.ClockSkew, RootFile: cfg.RootFile, BundleFile: filepath.Join(lock.Held(), cfg.bundleFile()),
 		OnRotate: func(id spiffeid.ID) { members.Retire(id) },
 		OnBundle: func() { members.Reprove() },
 	})

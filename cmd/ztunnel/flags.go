@@ -17,7 +17,8 @@ import (
 )
 
 const usage = `Usage: ztunnel -node-name NAME {-kubeconfig FILE | -workloads DIR -mesh-cidrs CIDRS}
-               -ca-address HOST:PORT -ca-root FILE -token-file FILE [flags]
+               {-ca-address HOST:PORT -ca-root FILE -token-file FILE |
+                -spire-agent-socket PATH -spire-admin-socket PATH} [flags]
        ztunnel uninstall [flags]
        ztunnel renew {-identities LIST | -all} [flags]
 
@@ -42,10 +43,12 @@ func define(flags *flag.FlagSet, cfg *ztunnel.Config) {
 	program.Var(flags, &cfg.Kubeconfig, "kubeconfig", "", "`file` that leads to the Kubernetes API server to watch, or in-cluster: by the pod's own ServiceAccount", kubeconfig)
 	program.Switch(flags, &cfg.Untaint, "untaint", "take the taint "+source.NotReadyTaint+" off this node's Node once the pod of -own-pod is ready; needs -kubeconfig, and the right to patch Nodes")
 	program.Switch(flags, &cfg.NoIstioLabels, "ignore-istio-labels", "do not enroll by istio.io/dataplane-mode")
-	program.Var(flags, &cfg.CAAddress, "ca-address", "", "`host:port` of culvert-identity; required", program.Dial)
-	program.Var(flags, &cfg.CARoot, "ca-root", "", "PEM `file` with the root of the CA's own certificate; required", program.Path)
+	program.Var(flags, &cfg.CAAddress, "ca-address", "", "`host:port` of culvert-identity; required without -spire-agent-socket", program.Dial)
+	program.Var(flags, &cfg.CARoot, "ca-root", "", "PEM `file` with the root of the CA's own certificate; required with -ca-address", program.Path)
 	program.Var(flags, &cfg.CAServerName, "ca-server-name", "", "DNS `name` in the CA's certificate (default the host of -ca-address)", program.ServerName)
-	program.Var(flags, &cfg.TokenFile, "token-file", "", "`file` with the bearer token for the CA, read again for each call; required", program.Path)
+	program.Var(flags, &cfg.TokenFile, "token-file", "", "`file` with the bearer token for the CA, read again for each call; required with -ca-address", program.Path)
+	program.Var(flags, &cfg.SPIREAgentSocket, "spire-agent-socket", "", "`path` of the socket of the Workload API of SPIRE's agent, which gives certificates in place of a CA (default none)", program.Path)
+	program.Var(flags, &cfg.SPIREAdminSocket, "spire-admin-socket", "", "`path` of the socket of the Delegated Identity API of SPIRE's agent; required with -spire-agent-socket", program.Path)
 	program.Var(flags, &cfg.TTL, "ttl", "", "`lifetime` to ask for certificates, 25s to 24h: the CA gives no more than that (default what the CA gives)", program.Duration(identity.MinTTL, identity.MaxTTL))
 	program.Var(flags, &cfg.RootFile, "root-file", "", "PEM `file` of the mesh's roots, read again when it changes: they vouch for peers as long as the CA has not said which do (default none)", program.Path)
 	program.Var(flags, &cfg.ClockSkew, "clock-skew", "0s", "how far a clock of the mesh may be off, a `time` of 0s to 15m, the same for all nodes and the CA: a certificate is taken for that much longer", program.Duration(0, identity.MaxClockSkew))

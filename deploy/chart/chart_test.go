@@ -334,6 +334,33 @@ func TestACAOfOnesOwnIsGivenInOneWay(t *testing.T) {
 	}
 }
 
+func TestSPIREsAgentTakesTheCAsPlace(t *testing.T) {
+	agent, admin := "--set=ztunnel.spire.agentSocket=/run/spire/agent/agent.sock", "--set=ztunnel.spire.adminSocket=/run/spire/admin/admin.sock"
+	rendered, err := template(t, "--show-only=templates/ztunnel.yaml", agent, admin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, part := range []string{"- -spire-agent-socket=/run/spire/agent/agent.sock\n", "- -spire-admin-socket=/run/spire/admin/admin.sock\n",
+		"mountPath: /run/spire/agent\n", "path: /run/spire/admin\n"} {
+		if !strings.Contains(rendered, part) {
+			t.Errorf("rendered without %q:\n%s", part, rendered)
+		}
+	}
+	for _, ofCA := range []string{"-ca-address", "-ca-root", "-token-file", "-root-file", "culvert-root"} {
+		if strings.Contains(rendered, ofCA) {
+			t.Errorf("rendered with %s", ofCA)
+		}
+	}
+	for want, flags := range map[string][]string{
+		"belong together":  {agent},
+		"in one directory": {agent, "--set=ztunnel.spire.adminSocket=/run/spire/agent/admin.sock"},
+	} {
+		if _, err := template(t, flags...); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v: %v, want %q", flags, err, want)
+		}
+	}
+}
+
 func TestAWrongValueIsRefusedByItsPath(t *testing.T) {
 	for value, names := range map[string]string{
 		"platform=gek":                       "/platform",

@@ -43,6 +43,9 @@ const imports = `
 	ztunnel/hbone/aead, ztunnel/socket, ztunnel/buffer, rate < ztunnel/hbone/record < ztunnel/hbone;
 	identity, ztunnel/hbone/h2, ztunnel/quota < ztunnel/hbone;
 	identity, identity/identityv1, rate, regular < ztunnel/certs;
+	# SPIRE's agent in the CA's place.
+	NONE < ztunnel/spire/delegatedv1;
+	identity, ztunnel/certs, ztunnel/spire/delegatedv1 < ztunnel/spire;
 	ztunnel/netns, ztunnel/mountinfo, flock < ztunnel/redirect;
 	ztunnel/workload, ztunnel/policy, ztunnel/networkpolicy, ztunnel/hbone, ztunnel/socket, ztunnel/metrics, ztunnel/quota, rate < ztunnel/proxy;
 

@@ -11,6 +11,7 @@ package certs
 
 import (
 	"context"
+	"crypto"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -33,7 +34,7 @@ var ErrExpired = errors.New("SVID has expired")
 // Issuer signs for the node. The CSR is PEM; its key is new each time.
 //
 // It may have more methods: a checker's (standing.go), a batcher's (wave.go), a
-// follower's (follow.go).
+// follower's (follow.go), a streamer's (stream.go).
 type Issuer interface {
 	Issue(ctx context.Context, id spiffeid.ID, csr []byte, ttl time.Duration) (Issued, error)
 }
@@ -43,6 +44,7 @@ type Issuer interface {
 type Issued struct {
 	Chain, Roots []*x509.Certificate
 	RenewAfter   time.Duration // the issuer's wish, from now on; 0: it has none
+	Key          crypto.Signer // that the leaf certifies, if the issuer made it; nil: the CSR's
 }
 
 // Config says whose SVIDs a Store holds.

@@ -5,11 +5,14 @@ package certs
 import (
 	"crypto"
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"io"
 	"net/url"
 	"sync"
@@ -24,18 +27,33 @@ var errForgotten = errors.New("the key was forgotten with the last pod of its Se
 // privateKey signs until it is forgotten. A tls.Config keeps it for as long as
 // somebody keeps the Config; the key inside goes when we say so.
 type privateKey struct {
-	public *ecdsa.PublicKey
+	public publicKey
 
 	mu  sync.RWMutex // guards key: forget waits for signatures under way
-	key *ecdsa.PrivateKey
+	key crypto.Signer
 }
+
+// publicKey is what all of Go's public keys are.
+type publicKey interface{ Equal(crypto.PublicKey) bool }
 
 func newPrivateKey() (*privateKey, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, err
 	}
-	return &privateKey{public: &key.PublicKey, key: key}, nil
+	return givenKey(key)
+}
+
+// givenKey is one that an issuer made.
+func givenKey(key crypto.Signer) (*privateKey, error) {
+	if key == nil {
+		return nil, errors.New("the issuer gave no key")
+	}
+	public, ok := key.Public().(publicKey)
+	if !ok {
+		return nil, fmt.Errorf("the issuer gave a key of the unknown kind %T", key)
+	}
+	return &privateKey{public: public, key: key}, nil
 }
 
 // Public and Sign make a privateKey a crypto.Signer.
@@ -51,8 +69,8 @@ func (k *privateKey) Sign(random io.Reader, digest []byte, opts crypto.SignerOpt
 	return k.key.Sign(random, digest, opts)
 }
 
-// forget overwrites the key. What crypto/ecdsa derived from it goes with the
-// next garbage collection, as nothing refers to it any more.
+// forget overwrites the key. What Go derived from it goes with the next garbage
+// collection, as nothing refers to it any more.
 func (k *privateKey) forget() {
 	if k == nil {
 		return
@@ -62,8 +80,18 @@ func (k *privateKey) forget() {
 	if k.key == nil {
 		return
 	}
-	//lint:ignore SA1019 no other API reaches the scalar's memory
-	clear(k.key.D.Bits())
+	switch key := k.key.(type) {
+	case *ecdsa.PrivateKey:
+		//lint:ignore SA1019 no other API reaches the scalar's memory
+		clear(key.D.Bits())
+	case *rsa.PrivateKey:
+		clear(key.D.Bits())
+		for _, prime := range key.Primes {
+			clear(prime.Bits())
+		}
+	case ed25519.PrivateKey:
+		clear(key)
+	}
 	k.key = nil
 }
 

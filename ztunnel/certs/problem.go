@@ -32,6 +32,8 @@ const (
 	NodeName      Reason = "node_name"      // the token is another node's
 	Refused       Reason = "refused"        // by a CA that does not say why in a word
 	Failed        Reason = "failed"         // the answer is no answer to the question
+	NotDelegate   Reason = "not_delegate"   // SPIRE's agent does not let this node have its pods' identities
+	NoEntry       Reason = "no_entry"       // SPIRE has no registration entry for the identity
 )
 
 // Those of the CA's own that are treated in a way of their own.

@@ -70,6 +70,9 @@ func (s *Store) demand(id spiffeid.ID, now time.Time) demand {
 	if e == nil {
 		return demand{err: fmt.Errorf("no pod of it is enrolled here")}
 	}
+	if _, ok := s.cfg.Issuer.(streamer); ok {
+		return demand{held: true, err: errStreams}
+	}
 	if since := now.Sub(e.attempted); e.wave == nil && since < renewPause {
 		return demand{held: true, err: fmt.Errorf("it was asked for %v ago: try again in %v", since.Round(time.Millisecond), (renewPause - since).Round(time.Millisecond))}
 	}

@@ -35,6 +35,9 @@ func (s *Store) Run(ctx context.Context) error {
 	if ca, ok := s.cfg.Issuer.(follower); ok {
 		attempts.Go(func() { s.follow(ctx, ca) })
 	}
+	if by, ok := s.cfg.Issuer.(streamer); ok {
+		attempts.Go(func() { by.Stream(ctx, s.replaced) })
+	}
 	if s.cfg.RootFile != "" {
 		attempts.Go(func() { s.pollRoots(ctx) })
 	}

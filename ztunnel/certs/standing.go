@@ -100,7 +100,7 @@ func (s *Store) hear(err error) {
 		return
 	}
 	var known *Problem
-	if errors.As(err, &known) && known.Reason == notPlaced {
+	if errors.As(err, &known) && (known.Reason == notPlaced || known.Reason == NoEntry) {
 		return
 	}
 	if (err == nil) != (s.Standing().Reason == Signs) {

@@ -55,6 +55,7 @@ type entry struct {
 	err       error // of the last attempt
 	wave      *wave // of the attempt under way, or nil
 	alone     bool  // the next attempt is for it alone: the CA wants to take its time
+	replaced  bool  // a streamer has another SVID, and the attempt under way may not have seen it
 	disowned  bool  // no root of the bundle vouches for current
 }
 
@@ -89,6 +90,7 @@ func (s *Store) Hold(id spiffeid.ID) (release func()) {
 
 func (s *Store) release(e *entry) {
 	if s.drop(e) {
+		s.unsubscribe(e.id)
 		s.cfg.Log.Info("identity forgotten", logIdentity, e.id.String())
 	}
 }

@@ -4,6 +4,7 @@ package certs
 
 import (
 	"context"
+	"crypto/ecdsa"
 	"crypto/x509"
 	"errors"
 	"slices"
@@ -274,7 +275,7 @@ func TestLastReleaseForgetsTheKey(t *testing.T) {
 		r.Store.mu.Lock()
 		key := r.entries[web].current.key
 		//lint:ignore SA1019 no other API reaches the scalar's memory
-		words := key.key.D.Bits()
+		words := key.key.(*ecdsa.PrivateKey).D.Bits()
 		r.Store.mu.Unlock()
 
 		first()

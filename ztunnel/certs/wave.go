@@ -111,10 +111,13 @@ func (s *Store) ask(ctx context.Context, w *wave) []outcome {
 	return outcomes
 }
 
-// prepare makes the key and the request of one identity.
+// prepare makes the key and the request of one identity. Issuers that make keys get none.
 func (o *outcome) prepare(cfg Config) (csr []byte, err error) {
 	if err := cfg.checkID(o.e.id); err != nil {
 		return nil, err
+	}
+	if _, ok := cfg.Issuer.(streamer); ok {
+		return nil, nil
 	}
 	if o.key, err = newPrivateKey(); err != nil {
 		return nil, fmt.Errorf("make key for %v: %v", o.e.id, err)
@@ -128,6 +131,9 @@ func (o *outcome) prepare(cfg Config) (csr []byte, err error) {
 
 // judge makes an SVID of a result, or forgets the key.
 func (o *outcome) judge(s *Store, r Result) {
+	if r.Err == nil && o.key == nil {
+		o.key, r.Err = givenKey(r.Issued.Key)
+	}
 	if r.Err == nil {
 		o.issued = r.Issued
 		o.fresh, r.Err = newSVID(o.e.id, o.key, r.Issued, s.with(r.Issued.Roots), s.cfg.ClockSkew, time.Now())
@@ -171,12 +177,17 @@ func (s *Store) attempt(ctx context.Context, w *wave) {
 	s.mu.Lock()
 	s.inFlight--
 	var told []report
+	var gone []spiffeid.ID
 	changed := false
 	for i := range outcomes {
 		o := &outcomes[i]
 		o.e.wave = nil
 		if s.entries[o.e.id] != o.e || gaveUp {
 			o.key.forget() // its last pod went while we asked
+			gone = append(gone, o.e.id)
+			continue
+		}
+		if s.unchanged(o, now) {
 			continue
 		}
 		rotated := s.settle(o, now)
@@ -185,6 +196,9 @@ func (s *Store) attempt(ctx context.Context, w *wave) {
 	}
 	s.mu.Unlock()
 
+	for _, id := range gone {
+		s.unsubscribe(id)
+	}
 	if changed {
 		s.newBundle()
 	}
@@ -222,6 +236,7 @@ func (s *Store) settle(o *outcome, now time.Time) (rotated bool) {
 		s.countFailure(o.err)
 		e.fail(o.err, now)
 	}
+	e.askReplaced(now)
 	close(e.changed)
 	e.changed = make(chan struct{})
 	return rotated

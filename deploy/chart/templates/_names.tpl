@@ -89,3 +89,18 @@ object.spec.?podCIDRs.orValue([]) == oldObject.spec.?podCIDRs.orValue([])
 culvert-own-ca
 {{- end -}}
 {{- end }}
+
+{{- /* "true" if certificates come from SPIRE, or "". */ -}}
+{{- define "culvert.spire" -}}
+{{- $spire := .Values.ztunnel.spire -}}
+{{- $sockets := compact (list $spire.agentSocket $spire.adminSocket) -}}
+{{- if eq (len $sockets) 1 -}}
+{{- fail "ztunnel.spire: agentSocket and adminSocket belong together: set both of them" -}}
+{{- end -}}
+{{- if and $sockets (eq (dir $spire.agentSocket) (dir $spire.adminSocket)) -}}
+{{- fail "ztunnel.spire: agentSocket and adminSocket are in one directory: pods that get the one to see would see the other" -}}
+{{- end -}}
+{{- if $sockets -}}
+true
+{{- end -}}
+{{- end }}
