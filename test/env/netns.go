@@ -74,6 +74,9 @@ func makeNetns(path string) error {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			return fmt.Errorf("unshare(CLONE_NEWNET): %w", err)
 		}
+		if err := forgetTheMachine(); err != nil {
+			return err
+		}
 		if err := loopbackUp(); err != nil {
 			return err
 		}
@@ -107,6 +110,18 @@ func onThread(f func() error) error {
 		done <- err
 	}()
 	return <-done
+}
+
+// forgetTheMachine sets the sysctls that a new netns takes over from the machine's own
+// (net.core.devconf_inherit_init_net) to what the kernel begins with: a test does not depend
+// on whether the machine forwards. Where sysctls are read-only, they stay.
+func forgetTheMachine() error {
+	for _, name := range []string{"ip_forward", "conf/all/rp_filter", "conf/default/rp_filter", "conf/lo/rp_filter"} {
+		if err := os.WriteFile("/proc/sys/net/ipv4/"+name, []byte("0"), 0); err != nil && !errors.Is(err, unix.EROFS) {
+			return fmt.Errorf("sysctl of a netns: %w", err)
+		}
+	}
+	return nil
 }
 
 func loopbackUp() error {

@@ -52,3 +52,21 @@ func TestAStopwatchLeavesOutWaitingForAProcessor(t *testing.T) {
 		t.Errorf("%v of %v", took, all)
 	}
 }
+
+func TestTheBestOfThreeIsTakenUnlessOneIsGoodEnough(t *testing.T) {
+	for _, row := range []struct {
+		found []time.Duration
+		want  time.Duration
+		times int
+	}{
+		{[]time.Duration{1, 0}, 1, 1},
+		{[]time.Duration{5, 2, 0}, 2, 2},
+		{[]time.Duration{5, 4, 6, 0}, 4, 3},
+	} {
+		times := 0
+		got := Best(2, func() time.Duration { times++; return row.found[times-1] })
+		if got != row.want || times != row.times {
+			t.Errorf("of %v: %d, measured %d times; want %d of %d", row.found, got, times, row.want, row.times)
+		}
+	}
+}
