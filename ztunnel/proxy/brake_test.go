@@ -259,12 +259,19 @@ func TestOnlyWhatIsBrokenOffAtOnceIsBraked(t *testing.T) {
 		{"a byte that is broken off", func() *net.TCPConn { return talk("?") }, abort, Reset, true},
 		{"silence that is broken off", silent, abort, Reset, true},
 	} {
-		s.db.brake.mu.Lock()
-		s.db.brake.dead, s.db.brake.peers = nil, nil
-		s.db.brake.mu.Unlock()
-		tt.close(tt.conn())
-		if s.db.record(tt.word); braked() != tt.want {
-			t.Errorf("%s: braked %v, want %v", tt.story, !tt.want, tt.want)
+		got := !tt.want
+		for try := 0; try < 10 && got != tt.want; try++ { // a machine that stands still for hastyFor breaks nothing off at once
+			s.db.brake.mu.Lock()
+			s.db.brake.dead, s.db.brake.peers = nil, nil
+			s.db.brake.mu.Unlock()
+			tt.close(tt.conn())
+			s.db.record(tt.word)
+			if got = braked(); !tt.want {
+				break
+			}
+		}
+		if got != tt.want {
+			t.Errorf("%s: braked %v, want %v", tt.story, got, tt.want)
 		}
 	}
 }

@@ -14,9 +14,10 @@ import (
 	"syscall"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/culvert-mesh/culvert/ztunnel/hbone"
 	"github.com/culvert-mesh/culvert/ztunnel/policy"
-	"github.com/culvert-mesh/culvert/ztunnel/socket"
 	"github.com/culvert-mesh/culvert/ztunnel/workload"
 )
 
@@ -44,12 +45,22 @@ func (d *deaths) want(t *testing.T, want ...netip.AddrPort) {
 	}
 }
 
-// closedPort is a port of addr that nobody listens on.
+// closedPort returns a port where nobody listens, nor will: it is taken until the test ends.
 func closedPort(t *testing.T, addr netip.Addr) uint16 {
 	t.Helper()
-	ln := listen(t, addr)
-	defer ln.Close()
-	return socket.AddrPort(ln.Addr()).Port()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: addr.As4()}); err != nil {
+		t.Fatal(err)
+	}
+	at, err := unix.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return uint16(at.(*unix.SockaddrInet4).Port)
 }
 
 func TestADestinationWithoutAListenerIsToldBeforeTheAppIsReset(t *testing.T) {

@@ -37,14 +37,12 @@ func TestIdleConnectionsAreSmall(t *testing.T) {
 	for range more {
 		talk()
 	}
-	heap, stacks := inUse().since(before, more)
-	t.Logf("%d B of heap and %d B of stacks for each", heap, stacks)
-	if testing.Short() {
-		return // `make race` is short: the detector needs memory of its own
-	}
-	if heap > 8500 || stacks > 14<<10 {
-		t.Errorf("an idle connection takes %d B of heap and %d B of stacks at both ends", heap, stacks)
-	}
+	var heap, stacks int64
+	defer func() { t.Logf("%d B of heap and %d B of stacks for each", heap, stacks) }()
+	eventually(t, "an idle connection takes little at both ends", func() bool {
+		heap, stacks = inUse().since(before, more)                 // of the last ones, some may yet have a buffer
+		return testing.Short() || heap <= 9000 && stacks <= 14<<10 // the race detector needs memory of its own
+	})
 }
 
 type memory struct{ heap, stacks uint64 }
@@ -60,6 +58,6 @@ func inUse() memory {
 	return memory{m.HeapAlloc, m.StackInuse}
 }
 
-func (m memory) since(before memory, n uint64) (heap, stacks uint64) {
-	return (m.heap - before.heap) / n, (m.stacks - before.stacks) / n
+func (m memory) since(before memory, n int64) (heap, stacks int64) {
+	return int64(m.heap-before.heap) / n, int64(m.stacks-before.stacks) / n
 }

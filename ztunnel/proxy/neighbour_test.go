@@ -11,7 +11,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/culvert-mesh/culvert/ztunnel/hbone"
 	"github.com/culvert-mesh/culvert/ztunnel/policy"
@@ -210,7 +209,7 @@ func TestConnectionsBesideATunnelEndForTheirReasons(t *testing.T) {
 }
 
 func TestConnectionsBesideATunnelEndWithTheirCertificates(t *testing.T) {
-	s := tellNear(t, echo(t, dbAddr), func(s *story) { s.until = time.Now().Add(4 * time.Second) })
+	s := tellNear(t, echo(t, dbAddr), func(s *story) { s.until = fiveSecondsOn() })
 	conn := s.talk()
 	expectReset(t, conn)
 	s.web.record(Expired)

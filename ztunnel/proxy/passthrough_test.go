@@ -291,7 +291,7 @@ func TestNoConnectionSlipsThroughAChangeOfPolicy(t *testing.T) {
 
 func TestADrainLetsConnectionsEndBeforeItForcesThem(t *testing.T) {
 	b, to, stop := dbBench(t, toEcho(t))
-	b.Drain = 3 * time.Second // the polite one ends within it
+	b.Drain = 6 * time.Second // the polite one ends within it
 	polite, stubborn := connect(t, legacyAddr, to), connect(t, legacyAddr, to)
 	for _, c := range []*net.TCPConn{polite, stubborn} {
 		send(t, c, "hello")

@@ -19,6 +19,7 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
+	"github.com/culvert-mesh/culvert/test/env"
 	"github.com/culvert-mesh/culvert/ztunnel/certs/certstest"
 	"github.com/culvert-mesh/culvert/ztunnel/hbone"
 	"github.com/culvert-mesh/culvert/ztunnel/policy"
@@ -31,9 +32,9 @@ func sa(name string) spiffeid.ID {
 }
 
 // credential proves id and accepts the peers that expect allows.
-func (s *story) credential(id spiffeid.ID, until time.Time, expect func(spiffeid.ID) error) hbone.Credential {
+func (s *story) credential(id spiffeid.ID, expect func(spiffeid.ID) error) hbone.Credential {
 	config := certstest.Mutual(s.ca, s.ca.Leaf(id), expect)
-	return hbone.Credential{Config: config, Until: func(tls.ConnectionState) time.Time { return until }}
+	return hbone.Credential{Config: config, Until: func(tls.ConnectionState) time.Time { return s.until() }}
 }
 
 // story is an app in pod web that dials pod db, each behind its own proxies.
@@ -46,7 +47,7 @@ type story struct {
 	app      netip.AddrPort                 // of db
 	from     netip.Addr                     // of web's tunnels
 	dbID     spiffeid.ID                    // that db's listener proves
-	until    time.Time                      // end of all certificates; zero: none
+	until    func() time.Time               // end of all certificates; zero: none
 	tunnels  atomic.Pointer[netip.AddrPort] // where web's lead: db's listener
 	ln       *hbone.Listener
 	dials    atomic.Int32
@@ -61,7 +62,7 @@ func tell(t *testing.T, appPort uint16, changes ...plot) *story {
 	t.Helper()
 	s := &story{
 		t: t, registry: registryOf(meshOf(appPort, 1)), ca: certstest.NewCA(),
-		app: netip.AddrPortFrom(dbAddr, appPort), from: webAddr, dbID: sa("db"),
+		app: netip.AddrPortFrom(dbAddr, appPort), from: webAddr, dbID: sa("db"), until: func() time.Time { return time.Time{} },
 	}
 	s.web, s.db = newBench(t, s.registry, "web"), newBench(t, s.registry, "db")
 	s.web.OriginalDst = func(*net.TCPConn) (netip.AddrPort, error) { return dbVIP, nil }
@@ -85,7 +86,7 @@ func (s *story) startPool() *hbone.Pool {
 		if s.noSVID.Load() {
 			return hbone.Credential{}, errors.New("no SVID yet")
 		}
-		return s.credential(sa("web"), s.until, func(peer spiffeid.ID) error {
+		return s.credential(sa("web"), func(peer spiffeid.ID) error {
 			if peer != key.Dst {
 				return fmt.Errorf("peer is %v, want %v", peer, key.Dst)
 			}
@@ -114,7 +115,7 @@ func (s *story) leadTunnelsTo(at netip.AddrPort) { s.tunnels.Store(&at) }
 func (s *story) startDB() {
 	ln := listen(s.t, dbAddr)
 	s.leadTunnelsTo(socket.AddrPort(ln.Addr()))
-	server := s.credential(s.dbID, s.until, func(spiffeid.ID) error { return nil })
+	server := s.credential(s.dbID, func(spiffeid.ID) error { return nil })
 	s.ln = hbone.NewListener(ln, hbone.ListenerConfig{
 		Credential: func(context.Context) (hbone.Credential, error) { return server, nil },
 		Refused:    Inbound{s.db.Pod}.Refused,
@@ -327,9 +328,7 @@ func TestWithoutACertificateNothingIsDialled(t *testing.T) {
 func TestATunnelThatNobodyTakesIsRefusedAtOnceUnlessThePeerJustJoined(t *testing.T) {
 	s := tell(t, echo(t, dbAddr))
 	listening := *s.tunnels.Load()
-	free := listen(t, dbAddr)
-	s.leadTunnelsTo(socket.AddrPort(free.Addr())) // of nobody, in a moment
-	free.Close()
+	s.leadTunnelsTo(netip.MustParseAddrPort(env.Address(t))) // of nobody
 	expectRefused(t, webAddr, s.to)
 	has(t, s.web.record(Dial), map[string]any{"level": "ERROR", "path": "tunnel"})
 	if got := s.dials.Load(); got != 1 {
@@ -387,10 +386,7 @@ func TestAnInboundPodThatTheRegistryDoesNotKnowAnswers503(t *testing.T) {
 }
 
 func TestAnAppBehindATunnelThatDoesNotListenAnswers503(t *testing.T) {
-	free := listen(t, dbAddr)
-	port := socket.AddrPort(free.Addr()).Port()
-	free.Close()
-	s := tell(t, port)
+	s := tell(t, closedPort(t, dbAddr))
 	expectRefused(t, webAddr, s.to)
 	s.db.record(Dial)
 	if got := s.web.record(Dial)["error"].(string); !strings.Contains(got, "http status: 503 Service Unavailable") {
@@ -419,8 +415,13 @@ func TestATunnelThatNeverBecameOneIsRecorded(t *testing.T) {
 	}
 }
 
+// fiveSecondsOn is an end of all certificates, five seconds after the first handshake.
+func fiveSecondsOn() func() time.Time {
+	return sync.OnceValue(func() time.Time { return time.Now().Add(5 * time.Second) })
+}
+
 func TestStreamsEndWithTheirCertificates(t *testing.T) {
-	s := tell(t, echo(t, dbAddr), func(s *story) { s.until = time.Now().Add(4 * time.Second) })
+	s := tell(t, echo(t, dbAddr), func(s *story) { s.until = fiveSecondsOn() })
 	expectReset(t, s.talk())
 	// Each end has its own clock; who is first tells the other by a reset.
 	words := []string{(<-s.web.records)["result"].(string), (<-s.db.records)["result"].(string)}
@@ -446,7 +447,6 @@ func TestTunnelledBytesAreExactBothWaysAtOnce(t *testing.T) {
 	}
 	s := tell(t, app(t, dbAddr, func(conn *net.TCPConn) { exchange(t, conn, size) }))
 	conn := s.dial()
-	conn.SetDeadline(time.Now().Add(2 * patience))
 	exchange(t, conn, size)
 	has(t, s.web.record(OK), map[string]any{"bytes_sent": float64(size), "bytes_recv": float64(size)})
 	has(t, s.db.record(OK), map[string]any{"bytes_sent": float64(size), "bytes_recv": float64(size)})
@@ -464,6 +464,7 @@ func exchange(t *testing.T, conn *net.TCPConn, size int) {
 			for i := range n {
 				buf[i] = pattern(sent + i)
 			}
+			conn.SetDeadline(time.Now().Add(patience))
 			if _, err := conn.Write(buf[:n]); err != nil {
 				t.Error(err)
 				return
@@ -474,6 +475,7 @@ func exchange(t *testing.T, conn *net.TCPConn, size int) {
 	})
 	buf := make([]byte, 64<<10)
 	for at := 0; ; {
+		conn.SetDeadline(time.Now().Add(patience))
 		n, err := conn.Read(buf)
 		for i := range n {
 			if buf[i] != pattern(at+i) {
