@@ -255,14 +255,20 @@ func TestTheCAIsKnownByTheBundleWhenItsFileIsOld(t *testing.T) {
 		_, err = c.Issue(ctx, web, mustCSR(t, key), time.Hour)
 		return err
 	}
-	known := func(when string, want error, ca *ca.CA) {
+	known := func(when string, want error, ca *ca.CA) (err error) {
 		t.Helper()
-		err := asks(ca)
-		var p *Problem
-		switch {
-		case want == nil && err != nil, want != nil && (!errors.As(err, &p) || p.Reason != CACertificate):
+		refused := false
+		for range 10 { // in two seconds a slow machine may not even reach the CA
+			err = asks(ca)
+			var p *Problem
+			if refused = errors.As(err, &p) && p.Reason == CACertificate; refused || err == nil {
+				break
+			}
+		}
+		if refused != (want != nil) || (err == nil) != (want == nil) {
 			t.Errorf("%s: %v", when, err)
 		}
+		return err
 	}
 	known("by its file", nil, before)
 	known("a CA that nobody knows", errDown, after)
@@ -271,8 +277,8 @@ func TestTheCAIsKnownByTheBundleWhenItsFileIsOld(t *testing.T) {
 	known("the new root, which the file does not name", nil, after)
 	r.say(t, 2, after.Roots())
 	known("the new root alone", nil, after)
-	known("the root that was dropped, which the file names", errDown, before)
-	if err := asks(before); err == nil || !strings.Contains(err.Error(), "dropped") || !strings.Contains(err.Error(), "generation 2") {
+	err := known("the root that was dropped, which the file names", errDown, before)
+	if err == nil || !strings.Contains(err.Error(), "dropped") || !strings.Contains(err.Error(), "generation 2") {
 		t.Errorf("a root that was dropped: %v", err)
 	}
 	if err := r.take(bundleWith(2, rogue.Roots()...)); err == nil {

@@ -117,6 +117,12 @@ func (s *strange) Sign(context.Context, *identityv1.SignRequest) (*identityv1.Si
 	return nil, status.Error(codes.Unimplemented, "unknown method")
 }
 
+func (s *strange) times() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.asked
+}
+
 func TestAConnectionIsAskedOnceWhetherItKnowsMoreThanIstiosProtocol(t *testing.T) {
 	authority := newCA(t, td)
 	s := &strange{pusher: pusher{next: make(chan struct{})}}
@@ -131,18 +137,18 @@ func TestAConnectionIsAskedOnceWhetherItKnowsMoreThanIstiosProtocol(t *testing.T
 		}
 	}
 	connections := 2 // an address that is alone has two places
-	if s.asked < 1 || s.asked > connections {
-		t.Errorf("asked %d times", s.asked)
+	before := s.times()
+	if before < 1 || before > connections {
+		t.Errorf("asked %d times", before)
 	}
 	// Not for ever.
-	before := s.asked
 	for _, r := range c.replicas.open {
 		r.istioUntil.Store(time.Now().Add(-time.Second).UnixNano())
 	}
 	if _, err := issue(t, c); err != nil {
 		t.Fatal(err)
 	}
-	if s.asked != before+1 {
-		t.Errorf("asked %d times more after a while", s.asked-before)
+	if more := s.times() - before; more < 1 || more > connections { // on a slow machine the other is asked, too
+		t.Errorf("asked %d times more after a while", more)
 	}
 }
