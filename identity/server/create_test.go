@@ -276,16 +276,18 @@ func TestCAThatIsFullSaysSo(t *testing.T) {
 }
 
 func TestRequestGivesUpWaitingForACore(t *testing.T) {
-	r := newRig(t, nil)
-	for range r.signing.free {
-		if err := r.signing.enter(t.Context(), false); err != nil {
-			t.Fatal(err)
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, nil)
+		for range r.signing.free {
+			if err := r.signing.enter(t.Context(), false); err != nil {
+				t.Fatal(err)
+			}
 		}
-	}
-	ctx, cancel := context.WithTimeout(withToken(t.Context(), goodToken(t)), 10*time.Millisecond)
-	defer cancel()
-	_, err := r.CreateCertificate(ctx, goodRequest(t))
-	wantStatus(t, err, codes.DeadlineExceeded, "")
+		ctx, cancel := context.WithTimeout(withToken(t.Context(), goodToken(t)), 10*time.Millisecond)
+		defer cancel()
+		_, err := r.CreateCertificate(ctx, goodRequest(t))
+		wantStatus(t, err, codes.DeadlineExceeded, "")
+	})
 }
 
 func TestExpiredCAIsSaidToBeExpired(t *testing.T) {
