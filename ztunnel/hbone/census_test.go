@@ -118,7 +118,7 @@ func (f *fair) wantRefused(g *guest, named string) {
 		if !errors.Is(err, ErrLimit) || !strings.Contains(err.Error(), named) {
 			f.t.Errorf("refused by %v, want %v that names %v", err, ErrLimit, named)
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(patience):
 		f.t.Error("nobody was told of the refusal")
 	}
 }

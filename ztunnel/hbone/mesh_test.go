@@ -248,7 +248,7 @@ func newPipe(t testing.TB) (*link, <-chan *app) {
 	return l, far
 }
 
-const patience = 20 * time.Second
+const patience = 30 * time.Second
 
 func (a *app) do(_ int, err error) {
 	a.t.Helper()

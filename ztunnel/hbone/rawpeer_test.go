@@ -36,7 +36,7 @@ type rawPeer struct {
 func newRawPeer(t testing.TB, conn *tls.Conn) *rawPeer {
 	t.Helper()
 	t.Cleanup(func() { conn.NetConn().Close() })
-	conn.SetDeadline(time.Now().Add(20 * time.Second))
+	conn.SetDeadline(time.Now().Add(time.Minute))
 	p := &rawPeer{t: t, Framer: http2.NewFramer(conn, conn), conn: conn}
 	p.Framer.AllowIllegalWrites = true
 	p.Framer.SetMaxReadFrameSize(h2.FrameLimit)

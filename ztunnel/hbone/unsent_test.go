@@ -24,17 +24,16 @@ func TestKernelHoldsLittleForAnAppThatReadsNoMore(t *testing.T) {
 	go a.Write(make([]byte, 32<<20))
 	(&app{TCPConn: far, t: t}).take(8 << 20)
 
+	const most = socket.UnsentOfApp + 64<<10
 	unsent, held := 0, 0
+	defer func() { t.Logf("the kernel holds %d bytes that it has not sent, the tunnel %d", unsent, held) }()
 	c := l.ln.all()[0]
-	waitUntil(t, func() bool { // nothing gets on any more
+	waitUntil(t, func() bool { // nothing gets on any more, and the kernel holds little
 		before := held + unsent
 		time.Sleep(100 * time.Millisecond)
 		held, unsent = c.heldBytes(), unsentBytes(near)
-		return held > 0 && held+unsent == before
+		return held > 0 && unsent <= most && held+unsent == before
 	})
-	if most := socket.UnsentOfApp + 64<<10; unsent > most {
-		t.Errorf("the kernel holds %d bytes that it has not sent, want %d at most; the tunnel %d", unsent, most, held)
-	}
 	far.Close()
 	l.pool.Close()
 }

@@ -23,7 +23,7 @@ import (
 func TestMain(m *testing.M) { os.Exit(env.CheckLeaks(m)) }
 
 // patience bounds what a test waits for.
-const patience = 20 * time.Second
+const patience = 30 * time.Second
 
 // identity is one self-signed certificate that both sides of all tests use.
 var identity = sync.OnceValues(func() (tls.Certificate, *x509.CertPool) {

@@ -17,6 +17,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/culvert-mesh/culvert/test/env"
 )
 
 // openssl is a running s_client or s_server.
@@ -91,9 +93,7 @@ func withOpenSSL(t *testing.T, client bool, args ...string) (*Conn, *openssl) {
 	cert, key := writeIdentity(t)
 	common := append([]string{"-tls1_3", "-cert", cert, "-key", key, "-CAfile", cert, "-alpn", "h2"}, args...)
 	if client {
-		ln := listen(t)
-		addr := ln.Addr().String()
-		ln.Close() // s_server binds by itself
+		addr := env.Address(t) // s_server binds by itself
 		o := startOpenSSL(t, append([]string{"s_server", "-accept", addr, "-Verify", "1", "-naccept", "1"}, common...)...)
 		conn, _, err := Client(context.Background(), dialWhenUp(t, addr), config())
 		if err != nil {
