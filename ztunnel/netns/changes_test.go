@@ -26,10 +26,10 @@ func follow(t *testing.T, ns *NS) *Changes {
 	return c
 }
 
-// wait waits for a change, for at most ten seconds.
+// wait waits for a change, for at most half a minute.
 func wait(t *testing.T, c *Changes, what string) {
 	t.Helper()
-	late := time.AfterFunc(10*time.Second, func() { c.Close() })
+	late := time.AfterFunc(30*time.Second, func() { c.Close() })
 	defer late.Stop()
 	if err := c.Wait(); err != nil {
 		t.Fatalf("%s: %v", what, err)

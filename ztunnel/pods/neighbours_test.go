@@ -23,7 +23,12 @@ func (w *world) destination(uid string) workload.Destination {
 
 func (w *world) wantNeighbour(uid string, want bool) {
 	w.t.Helper()
-	if m := w.pods.neighbours.find(w.destination(uid)); (m != nil) != want || m != nil && m.PodUID != uid {
+	if want { // the kernel's word on it may have grown old on a slow machine
+		w.eventually(uid+" is a neighbour", func() bool {
+			m := w.pods.neighbours.find(w.destination(uid))
+			return m != nil && m.PodUID == uid
+		})
+	} else if m := w.pods.neighbours.find(w.destination(uid)); m != nil {
 		w.t.Errorf("neighbour at the address of %s: %v", uid, m)
 	}
 }

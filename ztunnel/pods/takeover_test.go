@@ -36,7 +36,7 @@ func (w *world) processIn(uid, dir string) (end func()) {
 		w.t.Fatal(err)
 	}
 	defer cgroup.Close()
-	cmd := exec.Command("sleep", "60")
+	cmd := exec.Command("sleep", "600") // longer than any test
 	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(cgroup.Fd())}
 	if err := env.InNetns(w.sandboxes[uid].Netns, cmd.Start); err != nil {
 		w.t.Fatal(err)

@@ -115,7 +115,10 @@ func (w *world) load() {
 		w.t.Fatal(err)
 	}
 	cfg.Metrics.Pods(n.pods.Enrollment)
-	n.stop = func() { d.Close() }
+	n.stop = func() {
+		n.pods.leaving.Wait() // it logs
+		d.Close()
+	}
 	w.node = n
 	w.replace()
 }

@@ -156,7 +156,7 @@ func checkSteered(t *testing.T, p *testPodNS, c client, af int, sa unix.Sockaddr
 	})
 	defer unix.Close(fd)
 	ln := p.outbound(six)
-	ln.SetDeadline(time.Now().Add(2 * time.Second))
+	ln.SetDeadline(time.Now().Add(patience))
 	conn, err := ln.AcceptTCP()
 	if err != nil {
 		t.Fatal(err)
@@ -317,7 +317,7 @@ func TestUDPPasses(t *testing.T) {
 			if _, err := dir.from.WriteTo([]byte("hello"), dir.to.LocalAddr()); err != nil {
 				t.Fatal(err)
 			}
-			dir.to.SetReadDeadline(time.Now().Add(2 * time.Second))
+			dir.to.SetReadDeadline(time.Now().Add(patience))
 			if n, from, err := dir.to.ReadFrom(buf); err != nil || string(buf[:n]) != "hello" || from.String() != dir.from.LocalAddr().String() {
 				t.Errorf("%v got %q from %v, %v", dir.to.LocalAddr(), buf[:n], from, err)
 			}

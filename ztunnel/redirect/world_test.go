@@ -256,9 +256,12 @@ func (p *testPodNS) serveAll() {
 	}
 }
 
+// patience is how long a test waits for what comes at once on a machine that is not busy.
+const patience = 20 * time.Second
+
 // ask connects from a netns and returns the answering server's line.
 func ask(ns *netns.NS, to netip.AddrPort, prepare func(fd int) error) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	conn, err := ns.Dial(ctx, to, prepare)
 	if err != nil {
@@ -271,7 +274,7 @@ func ask(ns *netns.NS, to netip.AddrPort, prepare func(fd int) error) (string, e
 // one in TIME_WAIT.
 func greeting(conn *net.TCPConn) (string, error) {
 	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(2 * time.Second))
+	conn.SetDeadline(time.Now().Add(patience))
 	text, err := io.ReadAll(conn)
 	return strings.TrimSpace(string(text)), err
 }
