@@ -61,8 +61,16 @@ func begin(t *testing.T, dir string, poll time.Duration) *story {
 
 func (s *story) write(name, text string) {
 	s.t.Helper()
-	if err := os.WriteFile(filepath.Join(s.dir, name), []byte(text), 0o600); err != nil {
-		s.t.Fatal(err)
+	put(s.t, filepath.Join(s.dir, name), text)
+}
+
+// put writes a file at once: on a slow machine, one that is written in its place may be read
+// between its beginning and its end, as in half_test.go.
+func put(t *testing.T, path, text string) {
+	t.Helper()
+	tmp := filepath.Join(filepath.Dir(path), ".put")
+	if err := errors.Join(os.WriteFile(tmp, []byte(text), 0o600), os.Rename(tmp, path)); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -539,9 +547,7 @@ func TestTheLogSaysWhetherAnythingIsInForce(t *testing.T) {
 	broken := filepath.Join(dir, "broken.yaml")
 	write := func(yaml string) {
 		t.Helper()
-		if err := os.WriteFile(broken, []byte(yaml), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		put(t, broken, yaml)
 	}
 	write("kind: [\n")
 	ctx, cancel := context.WithCancel(t.Context())

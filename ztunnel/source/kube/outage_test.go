@@ -133,7 +133,7 @@ func TestTheEndIsNotDelayedByAnAPIServerThatIsAway(t *testing.T) {
 	<-time.After(4 * time.Second) // until the pauses are long
 	watch := env.NewStopwatch()
 	w.stop()
-	if took := watch.Elapsed(); took > time.Second {
+	if took := watch.Elapsed(); took >= endWithin { // when it would be left
 		t.Errorf("it took %v", took)
 	}
 }
@@ -151,7 +151,7 @@ func TestARequestThatDoesNotEndIsLeft(t *testing.T) {
 	asking.Go(func() { <-free })
 	began, watch := time.Now(), env.NewStopwatch()
 	s.end(&asking)
-	if took := time.Since(began); took < endWithin || watch.Elapsed() > 2*endWithin {
+	if took := time.Since(began); took < endWithin || watch.Elapsed() > 5*endWithin {
 		t.Errorf("it took %v", took)
 	}
 }
