@@ -189,7 +189,7 @@ func serve(t *testing.T, in *Installer) (get func(path string) (int, string)) {
 // await waits until wrong has nothing to say.
 func await(t *testing.T, what string, wrong func() string) {
 	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(30 * time.Second)
 	for tick := time.Tick(time.Millisecond); ; <-tick {
 		problem := wrong()
 		if problem == "" {

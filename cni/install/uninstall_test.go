@@ -10,50 +10,53 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
 
 func TestUninstallTakesTheEntriesFirstAndThenTheProgram(t *testing.T) {
-	n := newNode(t)
-	chained := strings.Replace(flannel, `{"type":"portmap"}`, `{"type":"portmap"},`+entryText, 1)
-	put(t, filepath.Join(n.conf, "10-flannel.conflist"), chained)
-	put(t, filepath.Join(n.conf, "20-once-the-first.conflist"), chained)
-	put(t, filepath.Join(n.conf, "30-flannel.conflist.cilium_bak"), chained)
-	put(t, filepath.Join(n.conf, "40-ovn.conf"), fmt.Sprintf(ovn, 4))
-	put(t, filepath.Join(n.conf, "40-ovn-culvert.conflist"), chained)
-	put(t, filepath.Join(n.conf, "50-ovn-culvert.conflist.cilium_bak"), chained)
-	put(t, filepath.Join(n.conf, "60-broken.conflist"), "not ours, so not our concern")
-	put(t, filepath.Join(n.conf, temporary+"1"), "left by a kill")
-	put(t, filepath.Join(n.conf, "README"), "culvert-cni")
-	put(t, filepath.Join(n.bin, "culvert-cni"), "version 1")
-	put(t, filepath.Join(n.bin, "portmap"), "another's")
+	synctest.Test(t, func(t *testing.T) { // as long as files are read, Grace does not pass
+		n := newNode(t)
+		chained := strings.Replace(flannel, `{"type":"portmap"}`, `{"type":"portmap"},`+entryText, 1)
+		put(t, filepath.Join(n.conf, "10-flannel.conflist"), chained)
+		put(t, filepath.Join(n.conf, "20-once-the-first.conflist"), chained)
+		put(t, filepath.Join(n.conf, "30-flannel.conflist.cilium_bak"), chained)
+		put(t, filepath.Join(n.conf, "40-ovn.conf"), fmt.Sprintf(ovn, 4))
+		put(t, filepath.Join(n.conf, "40-ovn-culvert.conflist"), chained)
+		put(t, filepath.Join(n.conf, "50-ovn-culvert.conflist.cilium_bak"), chained)
+		put(t, filepath.Join(n.conf, "60-broken.conflist"), "not ours, so not our concern")
+		put(t, filepath.Join(n.conf, temporary+"1"), "left by a kill")
+		put(t, filepath.Join(n.conf, "README"), "culvert-cni")
+		put(t, filepath.Join(n.bin, "culvert-cni"), "version 1")
+		put(t, filepath.Join(n.bin, "portmap"), "another's")
 
-	done := make(chan error)
-	go func() {
-		done <- Uninstall(context.Background(), Removal{Config: n.config(), CacheDir: n.cache, Grace: 300 * time.Millisecond})
-	}()
-	n.wantChain("the entry goes", "flannel", "portmap")
-	for _, file := range []string{"20-once-the-first.conflist", "30-flannel.conflist.cilium_bak"} {
-		await(t, file, func() string { return cmp.Diff(flannel, contents(t, n.conf)[file]) })
-	}
-	if got := names(contents(t, n.bin)); len(got) != 2 {
-		t.Errorf("the program went before runtimes could read the lists: %q", got)
-	}
-	if err := <-done; err != nil {
-		t.Fatal(err)
-	}
-	want := map[string]string{
-		"10-flannel.conflist": flannel, "20-once-the-first.conflist": flannel, "30-flannel.conflist.cilium_bak": flannel,
-		"40-ovn.conf": fmt.Sprintf(ovn, 4), "60-broken.conflist": "not ours, so not our concern", "README": "culvert-cni",
-	}
-	if diff := cmp.Diff([]map[string]string{want, {"portmap": "another's"}}, []map[string]string{contents(t, n.conf), contents(t, n.bin)}); diff != "" {
-		t.Error(diff)
-	}
-	if err := n.uninstall(); err != nil {
-		t.Errorf("a second time: %v", err)
-	}
+		done := make(chan error)
+		go func() {
+			done <- Uninstall(context.Background(), Removal{Config: n.config(), CacheDir: n.cache, Grace: 300 * time.Millisecond})
+		}()
+		n.wantChain("the entry goes", "flannel", "portmap")
+		for _, file := range []string{"20-once-the-first.conflist", "30-flannel.conflist.cilium_bak"} {
+			await(t, file, func() string { return cmp.Diff(flannel, contents(t, n.conf)[file]) })
+		}
+		if got := names(contents(t, n.bin)); len(got) != 2 {
+			t.Errorf("the program went before runtimes could read the lists: %q", got)
+		}
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		want := map[string]string{
+			"10-flannel.conflist": flannel, "20-once-the-first.conflist": flannel, "30-flannel.conflist.cilium_bak": flannel,
+			"40-ovn.conf": fmt.Sprintf(ovn, 4), "60-broken.conflist": "not ours, so not our concern", "README": "culvert-cni",
+		}
+		if diff := cmp.Diff([]map[string]string{want, {"portmap": "another's"}}, []map[string]string{contents(t, n.conf), contents(t, n.bin)}); diff != "" {
+			t.Error(diff)
+		}
+		if err := n.uninstall(); err != nil {
+			t.Errorf("a second time: %v", err)
+		}
+	})
 }
 
 func TestUninstallFindsTheEntryWhereMultusDelegates(t *testing.T) {
@@ -73,34 +76,35 @@ func TestUninstallFindsTheEntryWhereMultusDelegates(t *testing.T) {
 
 // Multus's daemon writes its config of the first other one, and is late.
 func TestUninstallLooksAgainBeforeTheProgramGoes(t *testing.T) {
-	t.Parallel() // uninstall waits
-	n := newNode(t)
-	chained := strings.Replace(flannel, `{"type":"portmap"}`, `{"type":"portmap"},`+entryText, 1)
-	for _, tc := range []struct {
-		copies int
-		want   string
-	}{
-		{1, ""},
-		{passes, "another program puts the plugin back into a list of " + n.conf + " again and again; the program stays"},
-	} {
-		n.writes("00-copy.conflist", chained)
-		put(t, filepath.Join(n.bin, "culvert-cni"), "version 1")
-		done := make(chan error)
-		go func() {
-			done <- Uninstall(context.Background(), Removal{Config: n.config(), CacheDir: n.cache, Grace: 700 * time.Millisecond})
-		}()
-		for range tc.copies {
-			await(t, "the entry goes", func() string { return cmp.Diff(flannel, contents(t, n.conf)["00-copy.conflist"]) })
+	synctest.Test(t, func(t *testing.T) { // as long as files are read, Grace does not pass
+		n := newNode(t)
+		chained := strings.Replace(flannel, `{"type":"portmap"}`, `{"type":"portmap"},`+entryText, 1)
+		for _, tc := range []struct {
+			copies int
+			want   string
+		}{
+			{1, ""},
+			{passes, "another program puts the plugin back into a list of " + n.conf + " again and again; the program stays"},
+		} {
 			n.writes("00-copy.conflist", chained)
+			put(t, filepath.Join(n.bin, "culvert-cni"), "version 1")
+			done := make(chan error)
+			go func() {
+				done <- Uninstall(context.Background(), Removal{Config: n.config(), CacheDir: n.cache, Grace: 700 * time.Millisecond})
+			}()
+			for range tc.copies {
+				await(t, "the entry goes", func() string { return cmp.Diff(flannel, contents(t, n.conf)["00-copy.conflist"]) })
+				n.writes("00-copy.conflist", chained)
+			}
+			if err := <-done; tc.want == "" && err != nil || tc.want != "" && (err == nil || err.Error() != tc.want) {
+				t.Errorf("%d copies: %v, want %q", tc.copies, err, tc.want)
+			}
+			names := contents(t, n.conf)["00-copy.conflist"] == chained
+			if _, there := contents(t, n.bin)["culvert-cni"]; there != names {
+				t.Errorf("%d copies: a list names the program: %v; it is there: %v", tc.copies, names, there)
+			}
 		}
-		if err := <-done; tc.want == "" && err != nil || tc.want != "" && (err == nil || err.Error() != tc.want) {
-			t.Errorf("%d copies: %v, want %q", tc.copies, err, tc.want)
-		}
-		names := contents(t, n.conf)["00-copy.conflist"] == chained
-		if _, there := contents(t, n.bin)["culvert-cni"]; there != names {
-			t.Errorf("%d copies: a list names the program: %v; it is there: %v", tc.copies, names, there)
-		}
-	}
+	})
 }
 
 func TestTheProgramStaysWhereAListMayNameIt(t *testing.T) {
