@@ -22,7 +22,7 @@ import (
 	"github.com/culvert-mesh/culvert/ztunnel/metrics"
 )
 
-const deadline = 40 * time.Second // of what should take a moment, or three quarters of 25 s
+const deadline = 90 * time.Second // of what should take a moment, or three quarters of 25 s
 
 var program string // culvert-identity
 

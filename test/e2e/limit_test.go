@@ -50,7 +50,7 @@ func (p *path) runShort(node *lab.Node) {
 	if second.OK > room || second.OK+refused != count {
 		p.Errorf("with room for %d on %s, %d of %d were let in, failed %v", room, node.Name, second.OK, count, second.Failed)
 	}
-	if took > 5*time.Second {
+	if took > 10*time.Second {
 		p.Errorf("refusing took %v", took)
 	}
 	again, err := a.ManyCheck(p.ctx, first.ID)

@@ -248,10 +248,10 @@ func (s *story) record(n *lab.Node, fields ...string) lab.Record {
 	return found
 }
 
-// eventually waits until done, for at most ten seconds.
+// eventually waits until done, for at most half a minute.
 func (s *story) eventually(what string, done func() bool) {
 	s.Helper()
-	ctx, cancel := context.WithTimeout(s.ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(s.ctx, 30*time.Second)
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()

@@ -103,7 +103,7 @@ func (n *Node) Records() ([]Record, error) {
 
 // Access waits for an access record that matches, and returns the first one.
 func (n *Node) Access(ctx context.Context, match func(Record) bool) (found Record, err error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, 10*time.Second, errors.New("there is none"))
+	ctx, cancel := context.WithTimeoutCause(ctx, 30*time.Second, errors.New("there is none"))
 	defer cancel()
 	err = until(ctx, func() (bool, error) {
 		records, err := n.Records()

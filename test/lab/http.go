@@ -25,7 +25,7 @@ func (p *Place) httpGet(ctx context.Context, url string) (status int, body strin
 }
 
 func get(ctx context.Context, url string, dial func(ctx context.Context, network, addr string) (net.Conn, error)) (int, string, error) {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: dial}}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
@@ -44,7 +44,7 @@ func get(ctx context.Context, url string, dial func(ctx context.Context, network
 // awaitReady asks url until it answers 200. A process that ends instead is an
 // error that shows its last words.
 func (p *Place) awaitReady(ctx context.Context, proc *Process, url string) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, 20*time.Second, errors.New("timed out"))
+	ctx, cancel := context.WithTimeoutCause(ctx, time.Minute, errors.New("timed out"))
 	defer cancel()
 	last := "no answer"
 	err := until(ctx, func() (bool, error) {

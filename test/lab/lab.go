@@ -167,7 +167,7 @@ func (l *Lab) startDaemons(ctx context.Context) (err error) {
 func (l *Lab) Close() error { return l.close() }
 
 func (l *Lab) remove() error {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	if l.tokens != nil {
 		l.tokens.stop()

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -154,7 +155,7 @@ func left(t *testing.T, run string) []string {
 		matches, err := filepath.Glob(pattern)
 		must(t, err)
 		for _, m := range matches {
-			if strings.Contains(m, run) {
+			if bears(m, run) {
 				found = append(found, m)
 			}
 		}
@@ -163,12 +164,18 @@ func left(t *testing.T, run string) []string {
 		text, err := os.ReadFile(file)
 		must(t, err)
 		for line := range strings.Lines(string(text)) {
-			if strings.Contains(line, run) {
+			if bears(line, run) {
 				found = append(found, line)
 			}
 		}
 	}
 	return found
+}
+
+// bears reports whether a name is of a run whose id begins so: the process 7 of which
+// somebody asks is not 17, nor part of another name.
+func bears(name, run string) bool {
+	return slices.ContainsFunc([]string{"culvert-", "culvert-lab/", "culvert-lab/."}, func(prefix string) bool { return strings.Contains(name, prefix+run) })
 }
 
 const helper = "CULVERT_LAB_TEST_OWNER"

@@ -70,7 +70,7 @@ const (
 // Settle waits until every running ztunnel uses all objects written so far.
 // Enrollment follows from labels later: see Pod.AwaitEnrolled.
 func (l *Lab) Settle(ctx context.Context) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, 10*time.Second, errors.New("timed out"))
+	ctx, cancel := context.WithTimeoutCause(ctx, 30*time.Second, errors.New("timed out"))
 	defer cancel()
 	want, err := l.mark()
 	if err != nil {
@@ -140,7 +140,7 @@ func (p *Pod) AwaitEnrolled(ctx context.Context) error { return p.await(ctx, "en
 func (p *Pod) AwaitOutside(ctx context.Context) error { return p.await(ctx, "outside", "") }
 
 func (p *Pod) await(ctx context.Context, states ...string) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, 10*time.Second, errors.New("timed out"))
+	ctx, cancel := context.WithTimeoutCause(ctx, 30*time.Second, errors.New("timed out"))
 	defer cancel()
 	var last PodState
 	err := until(ctx, func() (bool, error) {

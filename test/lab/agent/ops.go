@@ -197,7 +197,7 @@ func (s *server) reset(_ context.Context, a idArgs) (none struct{}, err error) {
 
 // get answers a probe: a connection of its own, no proxy, no redirects.
 func (s *server) get(ctx context.Context, a Request) (Answer, error) {
-	ctx, cancel := limit(ctx, a.Timeout, time.Second)
+	ctx, cancel := limit(ctx, a.Timeout, 5*time.Second)
 	defer cancel()
 	client := http.Client{
 		Transport: &http.Transport{DisableKeepAlives: true, DialContext: (&net.Dialer{}).DialContext},

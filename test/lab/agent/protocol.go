@@ -168,7 +168,7 @@ func (t Throughput) Gbps() float64 {
 // Request is an HTTP GET, as a kubelet's probe sends it.
 type Request struct {
 	URL     string        `json:"url"`               // required
-	Timeout time.Duration `json:"timeout,omitempty"` // 1 s, as a probe's default
+	Timeout time.Duration `json:"timeout,omitempty"` // 5 s
 }
 
 // Answer is the answer to a Request.
