@@ -27,6 +27,7 @@ import (
 type Config struct {
 	NodeName      string         // required; as spec.nodeName of the node's pods
 	TrustDomain   string         // default cluster.local
+	Cluster       string         // its name in metrics, records and the baggage of tunnels; default Kubernetes
 	RootNamespace string         // holds mesh-wide policy; default istio-system
 	MeshCIDRs     []netip.Prefix // addresses that must resolve; required with Workloads
 	Workloads     string         // directory of Kubernetes YAML; either this or Kubeconfig is required
@@ -91,6 +92,7 @@ func (c Config) withDefaults() Config {
 		}
 	}
 	set(&c.TrustDomain, "cluster.local")
+	set(&c.Cluster, "Kubernetes")
 	set(&c.RootNamespace, "istio-system")
 	set(&c.HostNetns, "/proc/1/ns/net")
 	set(&c.AdminAddress, "127.0.0.1:15000")

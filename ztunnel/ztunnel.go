@@ -94,7 +94,7 @@ func Run(ctx context.Context, cfg Config) error {
 
 	// Whose connections?
 	members, err = pods.New(pods.Config{
-		Node: cfg.NodeName, Host: host.Cookie(), Dir: filepath.Join(lock.Held(), sandboxesDir), Drain: cfg.Drain,
+		Node: cfg.NodeName, Cluster: cfg.Cluster, Host: host.Cookie(), Dir: filepath.Join(lock.Held(), sandboxesDir), Drain: cfg.Drain,
 		SameNodeTunnel: cfg.SameNodeTunnel, StdTLSRecords: cfg.StdTLSRecords,
 		Datapath: datapath, Registry: registry, Policy: policies, NetworkPolicies: networkPolicies, Peers: peers, Budget: budget, Certs: store, Metrics: counts, Log: cfg.Log,
 	})

@@ -36,7 +36,7 @@ func written(more string) string {
 	if more != "" {
 		more = "," + more
 	}
-	return `{"time":"2026-11-29T11:00:00Z","level":"INFO","msg":"connection complete","direction":"inbound","dst.namespace":"shop","dst.workload":"db-1"` + more + "}\n"
+	return `{"time":"2026-11-29T11:00:00Z","level":"info","message":"connection complete","direction":"inbound","dst.namespace":"shop","dst.workload":"db-1"` + more + "}\n"
 }
 
 func tunnel(id, result string) string {

@@ -251,7 +251,7 @@ func TestRequestsWithoutARightWriteFewLines(t *testing.T) {
 		t.Fatal(err)
 	}
 	took := time.Since(began)
-	if lines := strings.Count(string(log), `"level":"WARN"`); lines == 0 || lines > 40+2*int(took.Seconds()) {
+	if lines := strings.Count(string(log), `"level":"warn"`); lines == 0 || lines > 40+2*int(took.Seconds()) {
 		t.Errorf("2,000 refusals wrote %d lines in %v", lines, took)
 	}
 	c.serves(kept)

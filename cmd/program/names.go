@@ -15,6 +15,7 @@ import (
 var (
 	label     = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
 	subdomain = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$`)
+	cluster   = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?$`)
 	dnsName   = regexp.MustCompile(`^(?i)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
 )
 
@@ -24,6 +25,14 @@ func Label(s string) (string, error) {
 		return s, nil
 	}
 	return "", meant(s, label, "want at most 63 lower-case letters, digits and dashes")
+}
+
+// ClusterName takes what may stand in a header and in a label of metrics.
+func ClusterName(s string) (string, error) {
+	if !cluster.MatchString(s) {
+		return "", errors.New("want at most 253 letters, digits, and between them dashes, dots and underscores")
+	}
+	return s, nil
 }
 
 // Subdomain takes a name as Kubernetes' nodes and pods have it.

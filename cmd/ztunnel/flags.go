@@ -37,6 +37,7 @@ Flags:
 func define(flags *flag.FlagSet, cfg *ztunnel.Config) {
 	program.Var(flags, &cfg.NodeName, "node-name", "", "`name` of this node, as spec.nodeName of its pods; required (env NODE_NAME)", program.Subdomain)
 	program.Var(flags, &cfg.TrustDomain, "trust-domain", "cluster.local", "SPIFFE trust `domain`", trustDomain)
+	program.Var(flags, &cfg.Cluster, "cluster", "Kubernetes", "`name` of this cluster in metrics, log and tunnels", program.ClusterName)
 	program.Var(flags, &cfg.RootNamespace, "root-namespace", "istio-system", "`namespace` of mesh-wide policy", program.Label)
 	program.Var(flags, &cfg.MeshCIDRs, "mesh-cidrs", "", "comma-separated `CIDRs` of pods and services, beside those that Nodes and ServiceCIDRs tell: an address in them that is unknown is refused; required with -workloads", program.List(program.Prefix))
 	program.Var(flags, &cfg.Workloads, "workloads", "", "`directory` of Kubernetes YAML to watch; this or -kubeconfig is required", program.Path)
@@ -62,7 +63,7 @@ func define(flags *flag.FlagSet, cfg *ztunnel.Config) {
 	program.Var(flags, &cfg.StandIns, "stand-in-cidrs", "", "comma-separated `CIDRs`, one of a family, of addresses that nobody has: inside a pod they stand for the destinations of its connections (default 240.0.0.0/8,100:0:0:1::/64)", program.List(program.Prefix))
 	program.Var(flags, &cfg.ExcludePorts, "exclude-ports", "", "comma-separated destination `ports` that are never steered (default none)", program.List(program.Port))
 	program.Var(flags, &cfg.OwnPod, "own-pod", "", "`namespace/name` of ztunnel's own pod, which may start while ztunnel is away", program.Namespaced)
-	program.Var(flags, &cfg.AdminAddress, "admin-address", "127.0.0.1:15000", "loopback `address` for GET /config_dump", program.Loopback)
+	program.Var(flags, &cfg.AdminAddress, "admin-address", "127.0.0.1:15000", "loopback `address` for GET /config_dump and /logging", program.Loopback)
 	program.Var(flags, &cfg.MetricsAddress, "metrics-address", ":15020", "`address` for /metrics", program.Listen)
 	program.Var(flags, &cfg.ReadyAddress, "ready-address", ":15021", "`address` for /healthz/ready", program.Listen)
 	program.Var(flags, &cfg.Drain, "drain", "5s", "how long open connections may end by themselves at SIGTERM, a `time` of 1ms to 24h", program.Duration(time.Millisecond, 24*time.Hour))

@@ -39,6 +39,7 @@ var wrong = map[string][][2]string{
 		{"a b", "want at most 253"}, {"-n", "want at most 253"}, {strings.Repeat("n", 254), "want at most 253"}, {"a..b", "want at most 253"}},
 	"trust-domain": {{"spiffe://foo", "did you mean foo?"}, {"spiffe://foo/ns/a/sa/b", "did you mean foo?"}, {"Foo", "lower-case"},
 		{"foo.", "did you mean foo?"}, {"foo:1", "lower-case"}, {"foo/bar", "lower-case"}, {"https://foo", "lower-case"}, {"spiffe://", "lower-case"}},
+	"cluster":        {{"a b", "want at most 253"}, {"a,b", "want at most 253"}, {"a=b", "want at most 253"}, {strings.Repeat("c", 254), "want at most 253"}, {"\u00e4", "want at most 253"}},
 	"root-namespace": {{"Istio", "did you mean istio?"}, {"a.b", "want at most 63"}, {"a/b", "want at most 63"}, {"istio_system", "did you mean istio-system?"}},
 	"mesh-cidrs": {{"10.77.0.1", "did you mean 10.77.0.1/32?"}, {"fd77::1", "did you mean fd77::1/128?"}, {"10.77.0.1/16", "did you mean 10.77.0.0/16 or 10.77.0.1/32?"},
 		{"::ffff:10.77.0.0/112", "did you mean 10.77.0.0/16?"}, {"::ffff:10.77.0.1", "did you mean 10.77.0.1/32?"}, {"::ffff:0.0.0.0/8", "shorter than /96"},

@@ -91,7 +91,7 @@ func TestALogThatNobodyReadsStopsNothing(t *testing.T) {
 		}
 	}()
 	gap := s.line(lines, func(fields map[string]any) bool { return fields["dropped"] != nil })
-	if n, _ := gap["dropped"].(float64); n < 1 || gap["level"] != "WARN" {
+	if n, _ := gap["dropped"].(float64); n < 1 || gap["level"] != "warn" {
 		t.Errorf("the gap is told by %v", gap)
 	}
 	s.reached(client.Place, "tcp6", server, 8080)

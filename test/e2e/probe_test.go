@@ -123,7 +123,7 @@ func TestProbesPassAgainWithinSecondsOfAKubeletsRestart(t *testing.T) {
 	s.must(os.Remove(s.one.Kubelet.Cgroup))
 	s.must(s.one.Ztunnel.Stop(s.ctx))
 	s.must(s.one.StartZtunnel(s.ctx, lab.ZtunnelOptions{}))
-	s.logged(s.one, `"level":"WARN"`, "the kubelet's cgroup is not found", s.one.Kubelet.Cgroup)
+	s.logged(s.one, `"level":"warn"`, "the kubelet's cgroup is not found", s.one.Kubelet.Cgroup)
 	if s.kubeletFound(s.one) {
 		s.Error("the metrics say that there is a kubelet")
 	}

@@ -65,7 +65,7 @@ func TestWhatAnotherHandRemovesIsBackWithinFiveSeconds(t *testing.T) {
 		})
 	}
 	for _, what := range []string{"connect4 was detached", "sockops was detached", "sk_lookup of netns " + strconv.FormatUint(here.Cookie(), 10)} {
-		s.logged(s.one, `"level":"ERROR"`, "removed by another hand", what)
+		s.logged(s.one, `"level":"error"`, "removed by another hand", what)
 	}
 	records, err := s.two.Records()
 	s.must(err)
@@ -101,7 +101,7 @@ func TestUnmountedBPFFSIsMountedAgainOrZtunnelIsNotReady(t *testing.T) {
 		status, _ := ready()
 		return status == http.StatusOK
 	})
-	s.logged(s.one, `"level":"ERROR"`, "bpffs on "+point+" was unmounted", "is restored")
+	s.logged(s.one, `"level":"error"`, "bpffs on "+point+" was unmounted", "is restored")
 
 	s.must(s.one.Ztunnel.Kill())
 	s.overBoth(func(s *story, network string) {
@@ -177,7 +177,7 @@ func TestUnreadableObjectsLeaveTheLastGoodStateInForce(t *testing.T) {
 		{peerAuthentication(s.namespace, "PERMISSIVE"), []string{"PeerAuthentication " + s.namespace + "/default", "is also in"}},
 	} {
 		s.must(os.WriteFile(file, []byte(broken.text), 0o644))
-		s.logged(s.two, append(broken.said, `"level":"ERROR"`, "broken.yaml")...)
+		s.logged(s.two, append(broken.said, `"level":"error"`, "broken.yaml")...)
 		s.overBoth(func(s *story, network string) {
 			s.reached(client.Place, network, server, 8080)
 			s.refused(s.Outside.Place, network, server, 8080)
@@ -193,7 +193,7 @@ func TestUnreadableObjectsLeaveTheLastGoodStateInForce(t *testing.T) {
 
 	dir := filepath.Dir(file)
 	s.must(os.Rename(dir, dir+".away"))
-	s.logged(s.two, `"level":"ERROR"`, "read "+dir)
+	s.logged(s.two, `"level":"error"`, "read "+dir)
 	s.reached(client.Place, "tcp4", server, 8080)
 	s.must(os.Rename(dir+".away", dir))
 	s.must(s.Settle(s.ctx))

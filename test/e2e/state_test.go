@@ -64,7 +64,7 @@ func TestTheStateDirectoryIsRestored(t *testing.T) {
 		s.reached(late.Place, "tcp4", there, 8080)
 		s.must(late.Delete(s.ctx))
 	}
-	s.logged(s.one, `"level":"ERROR"`, "state directory, which is restored", "enroll socket")
+	s.logged(s.one, `"level":"error"`, "state directory, which is restored", "enroll socket")
 	s.must(s.one.Ztunnel.Kill())
 	s.must(s.one.StartZtunnel(s.ctx, lab.ZtunnelOptions{Args: s.flags}))
 	s.eventually("the next ztunnel finds the pod's record", func() bool {

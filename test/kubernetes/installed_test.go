@@ -74,7 +74,7 @@ func (m *installed) tell() {
 		said, _ := m.kubectl("logs", "--namespace=culvert-system", "--selector=app.kubernetes.io/name="+app, "--all-containers", "--prefix", "--tail=1000")
 		var lines []string
 		for line := range strings.Lines(said) {
-			if !strings.Contains(line, `"msg":"connection `) {
+			if !strings.Contains(line, `"message":"connection `) {
 				lines = append(lines, line)
 			}
 		}

@@ -195,7 +195,7 @@ func (m *mesh) records(node string) []record {
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
 		var r record
-		if json.Unmarshal(lines.Bytes(), &r) == nil && strings.HasPrefix(fmt.Sprint(r["msg"]), "connection ") {
+		if json.Unmarshal(lines.Bytes(), &r) == nil && strings.HasPrefix(fmt.Sprint(r["message"]), "connection ") {
 			found = append(found, r)
 		}
 	}

@@ -43,7 +43,7 @@ func readyHandler(cfg Config) http.Handler {
 // readHandler is what any process in ztunnel's network namespace may read.
 func readHandler(cfg Config) http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /{$}", index("/config_dump"))
+	mux.HandleFunc("GET /{$}", index("/config_dump", "/logging"))
 	mux.HandleFunc("GET /config_dump", func(w http.ResponseWriter, _ *http.Request) {
 		dump := make(map[string]any, len(cfg.Dumps))
 		for _, key := range slices.Sorted(maps.Keys(cfg.Dumps)) {
@@ -57,7 +57,24 @@ func readHandler(cfg Config) http.Handler {
 		w.Header().Set("Content-Type", "application/json")
 		w.Write(append(body, '\n'))
 	})
+	mux.HandleFunc("GET /logging", levelHandler(cfg))
+	mux.HandleFunc("POST /logging", levelHandler(cfg)) // as istioctl ztunnel-config log asks
 	return loopback.Only(mux)
+}
+
+// levelHandler answers the log level, and refuses to change it.
+func levelHandler(cfg Config) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if query := r.URL.Query(); query.Get("level") != "" || query.Has("reset") {
+			http.Error(w, "the log level is changed by root alone: curl --unix-socket "+cfg.Socket+" -X POST 'http://ztunnel/logging?level=debug'", http.StatusForbidden)
+			return
+		}
+		writeLevel(w, cfg.Level)
+	}
+}
+
+func writeLevel(w http.ResponseWriter, level *slog.LevelVar) {
+	fmt.Fprintf(w, "level %s\n", strings.ToLower(level.Level().String()))
 }
 
 // changeHandler is for root.
@@ -78,7 +95,7 @@ func changeHandler(cfg Config) http.Handler {
 			}
 			cfg.Level.Set(level)
 		}
-		fmt.Fprintf(w, "level %s\n", strings.ToLower(cfg.Level.Level().String()))
+		writeLevel(w, cfg.Level)
 	})
 	mux.HandleFunc("POST /certs/renew", renewHandler(cfg.Renew))
 	mux.HandleFunc("POST /quitquitquit", func(w http.ResponseWriter, _ *http.Request) {

@@ -10,10 +10,12 @@ import (
 	"time"
 )
 
-// JSON formats records as JSON lines, as slog.JSONHandler does.
+// JSON formats records as JSON lines: as slog.JSONHandler does, but with the level in
+// lower case and the text under "message", as those who read logs of Istio's ztunnel
+// ask for them.
 func JSON(level slog.Leveler) func(io.Writer) slog.Handler {
 	opts := &slog.HandlerOptions{Level: level}
-	return func(w io.Writer) slog.Handler { return slog.NewJSONHandler(w, opts) }
+	return func(w io.Writer) slog.Handler { return slog.NewJSONHandler(&renamed{w: w}, opts) }
 }
 
 // Text formats records for people, as slog.TextHandler does.

@@ -19,6 +19,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 )
 
@@ -55,7 +56,11 @@ func TestHandlerIsOneOfSlog(t *testing.T) {
 	go j.Run()
 	if err := slogtest.TestHandler(j.Handler(), func() []map[string]any {
 		closed(t, j)
-		return lines(t, out.Bytes())
+		records := lines(t, out.Bytes())
+		for _, r := range records {
+			r[slog.MessageKey] = r["message"]
+		}
+		return records
 	}); err != nil {
 		t.Error(err)
 	}
@@ -76,7 +81,7 @@ func TestRecordsOfAllLevelsStayInOrder(t *testing.T) {
 	}
 	for n, fields := range got {
 		i := n/3*4 + n%3 + 1
-		if fields["i"] != float64(i) || fields["level"] != levels[i%4].String() || fields["pod"] != "web-1" {
+		if fields["i"] != float64(i) || fields["level"] != strings.ToLower(levels[i%4].String()) || fields["pod"] != "web-1" {
 			t.Fatalf("record %d is %v", n, fields)
 		}
 	}
@@ -152,14 +157,41 @@ func TestAnOutputThatIsNotReadStopsNobody(t *testing.T) {
 			t.Fatalf("record %d is %v (%v)", i, fields, err)
 		}
 	}
-	if fields := next(); fields["level"] != "WARN" || fields["dropped"] != 11.0 || fields["dropped_errors"] != 0.0 {
+	if fields := next(); fields["level"] != "warn" || fields["dropped"] != 11.0 || fields["dropped_errors"] != 0.0 {
 		t.Errorf("after the gap: %v", fields)
 	}
 	log.Info("again")
-	if fields := next(); fields["msg"] != "again" {
+	if fields := next(); fields["message"] != "again" {
 		t.Errorf("after the notice: %v", fields)
 	}
 	closed(t, j)
+}
+
+// The names are those by which logs of Istio's ztunnel are searched. The text of a record
+// is no place to look for them.
+func TestJSONHasTheNamesOfIstiosLogs(t *testing.T) {
+	var out bytes.Buffer
+	log := slog.New(JSON(slog.LevelDebug)(&out))
+	log.Warn(`"level":"INFO","msg":"no"`, "level", "HIGH", "msg", "kept")
+	log.With("scope", "access").WithGroup("g").Error("late", "MSG", 1)
+	log.Log(t.Context(), slog.LevelInfo+1, "between")
+	var texts []string
+	for line := range strings.Lines(out.String()) {
+		_, rest, _ := strings.Cut(line, ",")
+		texts = append(texts, strings.TrimSpace(rest))
+	}
+	if diff := cmp.Diff([]string{
+		`"level":"warn","message":"\"level\":\"INFO\",\"msg\":\"no\"","level":"HIGH","msg":"kept"}`,
+		`"level":"error","message":"late","scope":"access","g":{"MSG":1}}`,
+		`"level":"info+1","message":"between"}`,
+	}, texts); diff != "" {
+		t.Error(diff)
+	}
+	out.Reset()
+	_ = JSON(slog.LevelDebug)(&out).Handle(t.Context(), slog.NewRecord(time.Time{}, slog.LevelInfo, "no time", 0))
+	if got := out.String(); got != `{"level":"info","message":"no time"}`+"\n" {
+		t.Errorf("without a time: %s", got)
+	}
 }
 
 func TestTheBoundIsInBytesToo(t *testing.T) {
@@ -269,7 +301,7 @@ func TestWhatCouldNotBeWrittenIsCounted(t *testing.T) {
 		closed(t, j)
 		_, whole, _ := strings.Cut(out.String(), "\n") // behind the torn record
 		got := lines(t, []byte(whole))
-		if len(got) != 2 || got[0]["msg"] != "again" || got[1]["dropped"] != 2.0 || got[1]["dropped_errors"] != 1.0 {
+		if len(got) != 2 || got[0]["message"] != "again" || got[1]["dropped"] != 2.0 || got[1]["dropped_errors"] != 1.0 {
 			t.Errorf("%q", out.String())
 		}
 	})
@@ -294,7 +326,7 @@ func TestANonBlockingOutputIsTriedAgain(t *testing.T) {
 	log, j := open(out, Options{})
 	log.Info("all of it")
 	closed(t, j)
-	if got := lines(t, out.Bytes()); len(got) != 1 || got[0]["msg"] != "all of it" {
+	if got := lines(t, out.Bytes()); len(got) != 1 || got[0]["message"] != "all of it" {
 		t.Errorf("%q", out.String())
 	}
 	if got := j.Dropped()["info"]; got != 0 {

@@ -54,6 +54,7 @@ func (p *Pods) newCarrier(m *member) *carrier {
 	})
 	c.pod = &proxy.Pod{
 		Self:            func() (workload.Workload, bool) { return p.workload(m.sandbox) },
+		Cluster:         p.Cluster,
 		Registry:        p.Registry,
 		Policy:          p.Policy,
 		NetworkPolicies: p.NetworkPolicies,

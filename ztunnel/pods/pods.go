@@ -34,6 +34,7 @@ const (
 // Config says what Pods needs to know and whom it works with.
 type Config struct {
 	Node           string        // as spec.nodeName of the pods to look after; required
+	Cluster        string        // its name; default Kubernetes
 	Host           netns.Cookie  // of the node's own netns, which is never enrolled; required
 	Dir            string        // root-only directory of sandbox records, made if missing; required
 	Drain          time.Duration // how long open connections may end by themselves when Run's context ends; default 0

@@ -96,7 +96,7 @@ func (c *connection) count() {
 		var flow metrics.Flow
 		c.describe(&flow, c.pod.cluster())
 		c.counted = c.pod.Metrics.Open(&flow, c.metricBytes)
-		c.opened(c.pod.Log)
+		c.opened(c.pod.Log, c.pod.cluster())
 	}
 }
 
@@ -181,5 +181,5 @@ func (c *connection) tell(e *outcome) {
 			return
 		}
 	}
-	c.write(c.pod.Log, e)
+	c.write(c.pod.Log, c.pod.cluster(), e)
 }

@@ -16,6 +16,9 @@ import (
 // Field names of the access record. Those with a dot, direction, the bytes,
 // duration and error are Istio's ztunnel's, whose users search for them.
 const (
+	fieldScope        = "scope"
+	fieldSrcCluster   = "src.cluster"
+	fieldDstCluster   = "dst.cluster"
 	fieldSrcAddr      = "src.addr"
 	fieldSrcWorkload  = "src.workload"
 	fieldSrcNamespace = "src.namespace"
@@ -123,16 +126,19 @@ func (r *record) target() netip.AddrPort {
 // one beside it.
 func (r *record) mutualTLS() bool { return r.path == pathTunnel || r.guarded }
 
+// scopeAccess is the scope of access records, by which those are found among others.
+const scopeAccess = "access"
+
 // opened logs the beginning of a connection, for whoever debugs.
-func (r *record) opened(log *slog.Logger) {
+func (r *record) opened(log *slog.Logger, cluster string) {
 	if log.Enabled(context.Background(), slog.LevelDebug) {
-		log.LogAttrs(context.Background(), slog.LevelDebug, "connection opened", r.names(nil)...)
+		log.LogAttrs(context.Background(), slog.LevelDebug, "connection opened", r.names(nil, cluster)...)
 	}
 }
 
 // write logs the record. As Istio's ztunnel does, it tells apart what was
 // turned away before it was understood.
-func (r *record) write(log *slog.Logger, e *outcome) {
+func (r *record) write(log *slog.Logger, cluster string, e *outcome) {
 	level, message := slog.LevelInfo, "connection complete"
 	switch {
 	case e.err != nil && !r.named:
@@ -144,7 +150,7 @@ func (r *record) write(log *slog.Logger, e *outcome) {
 		return
 	}
 	l := sheets.Get().(*line)
-	l.attrs = r.end(r.names(l.attrs[:0]), e)
+	l.attrs = r.end(r.names(l.attrs[:0], cluster), e)
 	// Not by the logger, which would look for the line of code that logs.
 	entry := slog.NewRecord(time.Now(), level, message, 0)
 	entry.AddAttrs(slog.Attr{Value: slog.GroupValue(l.attrs...)})
@@ -186,8 +192,8 @@ func (r *record) end(attrs []slog.Attr, e *outcome) []slog.Attr {
 	return attrs
 }
 
-// names appends what is known of the two ends.
-func (r *record) names(attrs []slog.Attr) []slog.Attr {
+// names appends what is known of the two ends, whose pods are of that cluster.
+func (r *record) names(attrs []slog.Attr, cluster string) []slog.Attr {
 	src, dst := r.src.known(), r.dst.known()
 	text := func(key, value string) {
 		if value != "" {
@@ -199,10 +205,12 @@ func (r *record) names(attrs []slog.Attr) []slog.Attr {
 			attrs = append(attrs, slog.String(key, value.String()))
 		}
 	}
+	text(fieldScope, scopeAccess)
 	addr(fieldSrcAddr, r.src.addr)
 	text(fieldSrcWorkload, src.Name)
 	text(fieldSrcNamespace, src.Namespace)
 	text(fieldSrcIdentity, r.src.identity)
+	text(fieldSrcCluster, r.src.cluster(cluster))
 	addr(fieldDstAddr, r.dst.addr)
 	addr(fieldDstHBONEAddr, r.hbone)
 	if r.service != nil {
@@ -211,6 +219,7 @@ func (r *record) names(attrs []slog.Attr) []slog.Attr {
 	text(fieldDstWorkload, dst.Name)
 	text(fieldDstNamespace, dst.Namespace)
 	text(fieldDstIdentity, r.dst.identity)
+	text(fieldDstCluster, r.dst.cluster(cluster))
 	text(fieldDirection, string(r.direction))
 	text(fieldPath, r.path)
 	return attrs
@@ -232,7 +241,13 @@ func (e *end) describe(peer *metrics.Peer, cluster string) {
 		Workload: w.Owner, Canonical: w.CanonicalName, Revision: w.CanonicalRevision, Namespace: w.Namespace,
 		Principal: e.identity, App: w.CanonicalName, Version: w.CanonicalRevision, // as Istio's ztunnel
 	}
-	if w.UID != "" {
-		peer.Cluster = cluster
+	peer.Cluster = e.cluster(cluster)
+}
+
+// cluster is where a known pod is.
+func (e *end) cluster(ours string) string {
+	if e.known().UID == "" {
+		return ""
 	}
+	return ours
 }

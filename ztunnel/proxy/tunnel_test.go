@@ -171,6 +171,7 @@ func TestMeshedPodsTalkInATunnelAndBothSidesRecordIt(t *testing.T) {
 
 	has(t, s.web.record(OK), map[string]any{
 		"level": "INFO", "msg": "connection complete", "direction": "outbound", "path": "tunnel",
+		"scope": "access", "src.cluster": "Kubernetes", "dst.cluster": "Kubernetes",
 		"src.addr": conn.LocalAddr().String(), "src.workload": "web-0", "src.namespace": "shop", "src.identity": sa("web").String(),
 		"dst.addr": "127.0.1.2:15008", "dst.hbone_addr": s.app.String(), "dst.service": "db.shop.svc.cluster.local",
 		"dst.workload": "db-0", "dst.namespace": "shop", "dst.identity": sa("db").String(),
