@@ -112,6 +112,7 @@ func (s *status) dumps() map[string]func() any {
 		"policyObjects":   func() any { return s.pods.Policy.All() },
 		"networkPolicies": s.blocking.dump,
 		"policyFeatures":  func() any { return policy.Features },
+		"edges":           func() any { return s.pods.Edges.Rows() },
 		"certificates":    func() any { return s.pods.Certs.Dump() },
 		"workloadState":   func() any { return s.pods.Dump() },
 		"ca":              func() any { return s.pods.Certs.Standing() },

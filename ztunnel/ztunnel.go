@@ -16,6 +16,7 @@ import (
 	"github.com/culvert-mesh/culvert/cni/enroll"
 	"github.com/culvert-mesh/culvert/ztunnel/admin"
 	"github.com/culvert-mesh/culvert/ztunnel/certs"
+	"github.com/culvert-mesh/culvert/ztunnel/edges"
 	"github.com/culvert-mesh/culvert/ztunnel/hbone"
 	"github.com/culvert-mesh/culvert/ztunnel/metrics"
 	"github.com/culvert-mesh/culvert/ztunnel/netns"
@@ -67,7 +68,7 @@ func Run(ctx context.Context, cfg Config) error {
 	registry.Node = cfg.NodeName
 	policies, networkPolicies := policy.NewSet(), networkpolicy.NewSet()
 	peers, budget := proxy.NewPeers(registry), proxy.NewBudget()
-	counts := metrics.New(metrics.Config{Version: version()})
+	counts, talk := metrics.New(metrics.Config{Version: version()}), new(edges.Table)
 	td, err := spiffeid.TrustDomainFromString(cfg.TrustDomain)
 	if err != nil {
 		return err
@@ -96,7 +97,7 @@ func Run(ctx context.Context, cfg Config) error {
 	members, err = pods.New(pods.Config{
 		Node: cfg.NodeName, Cluster: cfg.Cluster, Host: host.Cookie(), Dir: filepath.Join(lock.Held(), sandboxesDir), Drain: cfg.Drain,
 		SameNodeTunnel: cfg.SameNodeTunnel, StdTLSRecords: cfg.StdTLSRecords,
-		Datapath: datapath, Registry: registry, Policy: policies, NetworkPolicies: networkPolicies, Peers: peers, Budget: budget, Certs: store, Metrics: counts, Log: cfg.Log,
+		Datapath: datapath, Registry: registry, Policy: policies, NetworkPolicies: networkPolicies, Peers: peers, Budget: budget, Certs: store, Metrics: counts, Edges: talk, Log: cfg.Log,
 	})
 	if err != nil {
 		return err

@@ -71,6 +71,7 @@ func (p *Pods) newCarrier(m *member) *carrier {
 		Share:           share,
 		Log:             p.Log,
 		Metrics:         p.Metrics,
+		Edges:           p.Edges,
 	}
 	l := m.listeners
 	c.outbound = present(l.Outbound4, l.Outbound6)

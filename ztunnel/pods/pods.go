@@ -16,6 +16,7 @@ import (
 
 	"github.com/culvert-mesh/culvert/cni/enroll"
 	"github.com/culvert-mesh/culvert/ztunnel/certs"
+	"github.com/culvert-mesh/culvert/ztunnel/edges"
 	"github.com/culvert-mesh/culvert/ztunnel/hbone"
 	"github.com/culvert-mesh/culvert/ztunnel/metrics"
 	"github.com/culvert-mesh/culvert/ztunnel/netns"
@@ -49,6 +50,7 @@ type Config struct {
 	Budget          *proxy.Budget      // required; one for the process
 	Certs           *certs.Store       // required; its OnRotate calls Retire, its OnBundle Reprove
 	Metrics         *metrics.Metrics   // required
+	Edges           *edges.Table       // of who talks to whom; default nil: nobody asks
 	Log             *slog.Logger       // required
 }
 

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/culvert-mesh/culvert/ztunnel/edges"
 	"github.com/culvert-mesh/culvert/ztunnel/hbone"
 	"github.com/culvert-mesh/culvert/ztunnel/metrics"
 	"github.com/culvert-mesh/culvert/ztunnel/policy"
@@ -27,6 +28,7 @@ type connection struct {
 	stream  atomic.Pointer[hbone.Stream] // of the way inTunnel, whose engine counts, instead of bytes
 	twin    *connection                  // of the source, which counts for both if the way is besideTunnel
 	counted *metrics.Connection          // nil until both ends are named
+	edge    *edges.Row                   // nil until it counts
 	inMesh  inMesh                       // what NetworkPolicies are asked
 }
 
@@ -96,6 +98,7 @@ func (c *connection) count() {
 		var flow metrics.Flow
 		c.describe(&flow, c.pod.cluster())
 		c.counted = c.pod.Metrics.Open(&flow, c.metricBytes)
+		c.onEdge()
 		c.opened(c.pod.Log, c.pod.cluster())
 	}
 }
@@ -172,9 +175,15 @@ func (c *connection) tell(e *outcome) {
 	if c.counted != nil {
 		c.counted.Close(Words[e.word])
 	}
+	refused := ""
 	if e.word != OK && e.word != Reset { // a reset is what apps do to each other
-		c.pod.Metrics.Refused(string(c.direction), string(e.word))
+		refused = string(e.word)
+		c.pod.Metrics.Refused(string(c.direction), refused)
 	}
+	if c.edge == nil { // its ends are not both known
+		c.onEdge()
+	}
+	c.edge.Close(refused, e.sent, e.received, e.at)
 	if kind, sampled := c.kindOf(e); sampled {
 		var ok bool
 		if e.omitted, ok = c.pod.samples.take(kind, c.pod.Share.logging(), c.pod.Log); !ok {

@@ -160,7 +160,7 @@ func unanswered(err error) bool {
 // it an endpoint. It stays inside, as if the app had dialled the pod's address:
 // what a pod sends to itself is not steered, so that no tunnel could arrive.
 func (o Outbound) itself(c *connection, app *net.TCPConn, self *workload.Workload, d *workload.Destination) (way, error) {
-	c.path, c.dst.addr = pathLocal, d.Target
+	c.path, c.plain, c.dst.addr = pathLocal, ownPod, d.Target
 	c.src.identity, c.dst.identity = self.ID.String(), self.ID.String()
 	if o.isSelf(d.Target) {
 		return nil, errSelfCall
@@ -174,12 +174,12 @@ func (o Outbound) itself(c *connection, app *net.TCPConn, self *workload.Workloa
 
 // plain opens the way to a destination outside the mesh.
 func (o Outbound) plain(c *connection, app *net.TCPConn, self *workload.Workload, d *workload.Destination) (way, error) {
-	c.path, c.dst.addr = pathPassthrough, d.Target
+	c.path, c.plain, c.dst.addr = pathPassthrough, whyPlain(d), d.Target
 	far, err := o.direct(c, app, self, d)
 	if err != nil {
 		return nil, err
 	}
-	o.Metrics.Plaintext(string(outbound), whyPlain(d))
+	o.Metrics.Plaintext(string(outbound), c.plain.String())
 	return inPlain{app, far}, nil
 }
 
@@ -199,16 +199,16 @@ func (o Outbound) direct(c *connection, app *net.TCPConn, self *workload.Workloa
 }
 
 // whyPlain is the reason under which plaintext out of the pod is counted.
-func whyPlain(d *workload.Destination) string {
+func whyPlain(d *workload.Destination) plain {
 	switch {
 	case d.Peer.UID != "":
-		return "not_meshed" // a pod without the label
+		return notMeshed // a pod without the label
 	case d.Node && isNodePort(d.Target.Port()):
-		return "node_port" // of no service that is known
+		return nodePort // of no service that is known
 	case d.Node:
-		return "node" // the kubelet, the API server, what runs in the node's own network
+		return nodeItself // the kubelet, the API server, what runs in the node's own network
 	}
-	return "outside_mesh"
+	return outsideMesh
 }
 
 // isNodePort reports that a port is in the range from which Kubernetes gives

@@ -25,7 +25,7 @@ func (p Passthrough) Serve(ctx context.Context, ln *net.TCPListener) error {
 // open connects a client to the pod's app, or says why it is refused.
 func (p Passthrough) open(c *connection, client *net.TCPConn) (way, error) {
 	dst := socket.AddrPort(client.LocalAddr())
-	c.path, c.dst.addr = pathPassthrough, dst
+	c.path, c.plain, c.dst.addr = pathPassthrough, permissive, dst
 	if p.isSelf(dst) || p.IsInner(client) {
 		return nil, errSelfCall
 	}
@@ -45,6 +45,6 @@ func (p Passthrough) open(c *connection, client *net.TCPConn) (way, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.Metrics.Plaintext(string(inbound), "permissive")
+	p.Metrics.Plaintext(string(inbound), c.plain.String())
 	return inPlain{app, client}, nil
 }

@@ -20,6 +20,7 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
+	"github.com/culvert-mesh/culvert/ztunnel/edges"
 	"github.com/culvert-mesh/culvert/ztunnel/metrics"
 	"github.com/culvert-mesh/culvert/ztunnel/policy"
 	"github.com/culvert-mesh/culvert/ztunnel/socket"
@@ -120,6 +121,7 @@ func newBench(t *testing.T, registry *workload.Registry, name string) *bench {
 		IsOwn:   func(netip.Addr) bool { return false },
 		Log:     log,
 		Metrics: metrics.New(metrics.Config{}),
+		Edges:   new(edges.Table),
 	}
 	b.Peers.follow(time.Now().Add(-time.Hour)) // nobody is a newcomer
 	return b

@@ -24,6 +24,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/culvert-mesh/culvert/ztunnel/edges"
 	"github.com/culvert-mesh/culvert/ztunnel/hbone"
 	"github.com/culvert-mesh/culvert/ztunnel/metrics"
 	"github.com/culvert-mesh/culvert/ztunnel/networkpolicy"
@@ -76,6 +77,7 @@ type Pod struct {
 	Drain   time.Duration    // how long connections may go on once Serve's context is done; default 0
 	Log     *slog.Logger     // gets the access records; required
 	Metrics *metrics.Metrics // required
+	Edges   *edges.Table     // counts who talks to whom; default nil: nobody asks
 
 	live    live
 	samples samples

@@ -97,6 +97,7 @@ type record struct {
 	hbone     netip.AddrPort    // the target inside the tunnel; zero: no tunnel
 	service   *workload.Service // that was asked for; nil: none
 	named     bool              // both ends are known as far as they will be
+	plain     plain             // why there is no mutual TLS
 	guarded   bool              // a tunnel proves both ends, and does not carry
 	dryRun    string            // what policies that are not enforced would have done
 
