@@ -47,6 +47,8 @@ type Config struct {
 	RootFile  string        // PEM of roots that vouch for peers while the CA has not said which do; default none
 	ClockSkew time.Duration // how far a clock of the mesh may be off, at most identity.MaxClockSkew; default 0
 
+	WorkloadAPISocket string // of the Workload API that pods are served; default none
+
 	SameNodeTunnel bool // carry connections between pods of this node in tunnels; default false: from socket to socket
 	StdTLSRecords  bool // leave TLS records to crypto/tls; default false: hbone/record, but in FIPS mode
 

@@ -98,6 +98,7 @@ func (c Config) files() error {
 		isDirectory("kubelet-cgroup", c.KubeletCgroup, false),
 		c.socketPaths(),
 		c.issuerFiles(),
+		c.workloadAPI(),
 	)
 }
 

@@ -157,6 +157,7 @@ func Run(ctx context.Context, cfg Config) error {
 	part(group, "peers", func() error { return peers.Run(lasting) })
 	part(group, "admin", func() error { return admin.Run(lasting) })
 	part(group, "enroll socket", func() error { return enroll.Serve(ctx, plugins, members) })
+	part(group, "Workload API", func() error { return cfg.serveWorkloads(ctx, td, members, store) })
 	part(group, "state directory", func() error { return keeper.Run(ctx) })
 	if reporter != nil {
 		counts.Reports(reporter.Stats)

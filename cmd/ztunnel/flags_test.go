@@ -56,8 +56,9 @@ var wrong = map[string][][2]string{
 	"ca-server-name": {{"ca:15012", "no DNS name"}, {"ca.", "no DNS name"}, {"spiffe://ca", "no DNS name"}, {"*.ca", "no DNS name"}, {"a_b", "no DNS name"}},
 	"token-file":     {{"a\x00b", "NUL"}},
 
-	"spire-agent-socket": {{"a\x00b", "NUL"}},
-	"spire-admin-socket": {{"a\x00b", "NUL"}},
+	"spire-agent-socket":  {{"a\x00b", "NUL"}},
+	"spire-admin-socket":  {{"a\x00b", "NUL"}},
+	"workload-api-socket": {{"a\x00b", "NUL"}},
 	"ttl": {{"5", "5 has no unit: want 25s to 24h, as 5m or 5h"}, {"30", "24h, as 30s or 30m"}, {"0", "0 has no unit: want 25s to 24h"}, {"5s", "want 25s to 24h"}, {"24h1s", "want 25s to 24h"}, {"-1h", "want 25s to 24h"},
 		{"1d", "no duration: want 25s to 24h"}, {"hour", "no duration"}, {"9999999h", "no duration"}, {"0s", "want 25s to 24h"}, {"24.9s", "want 25s to 24h"}},
 	"root-file":      {{"a\x00b", "NUL"}},

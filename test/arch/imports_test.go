@@ -43,6 +43,8 @@ const imports = `
 	ztunnel/hbone/aead, ztunnel/socket, ztunnel/buffer, rate < ztunnel/hbone/record < ztunnel/hbone;
 	identity, ztunnel/hbone/h2, ztunnel/quota < ztunnel/hbone;
 	identity, identity/identityv1, rate, regular < ztunnel/certs;
+	# What pods may have of it themselves.
+	identity, ztunnel/certs < ztunnel/workloadapi;
 	# SPIRE's agent in the CA's place.
 	NONE < ztunnel/spire/delegatedv1;
 	identity, ztunnel/certs, ztunnel/spire/delegatedv1 < ztunnel/spire;

@@ -40,6 +40,10 @@ func (c *common) close() error {
 var shared = new(common)
 
 func TestMain(m *testing.M) {
+	if path := os.Getenv(asWorkload); path != "" {
+		beWorkload(path)
+		return
+	}
 	if err := chooseMode(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)

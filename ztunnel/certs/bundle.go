@@ -66,6 +66,7 @@ func (s *Store) rebuild(now time.Time) (changed bool) {
 		return false // the old one has proofs
 	}
 	s.bundle = next
+	s.announce()
 	for _, e := range s.entries {
 		if e.current == nil {
 			continue

@@ -27,6 +27,7 @@ type Store struct {
 	entries  map[spiffeid.ID]*entry
 	trust    trust
 	bundle   *bundle             // of trust's roots; nil while there are none
+	news     chan struct{}       // closed and replaced with each SVID and bundle
 	above    []*x509.Certificate // the leaf in the last answer: SVIDs share them
 	inFlight int                 // waves
 	standing Standing
@@ -67,6 +68,7 @@ func New(cfg Config) *Store {
 		doubts:   make(chan struct{}, 1),
 		entries:  make(map[spiffeid.ID]*entry),
 		failed:   make(map[Reason]uint64),
+		news:     make(chan struct{}),
 		batch:    batchOf(cfg.Issuer),
 		standing: Standing{Reason: NotAsked, Since: time.Now()},
 	}

@@ -15,6 +15,8 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
 	"github.com/culvert-mesh/culvert/ztunnel/mountinfo"
 	"github.com/culvert-mesh/culvert/ztunnel/netns"
 	"github.com/culvert-mesh/culvert/ztunnel/redirect"
@@ -78,6 +80,24 @@ func (p process) path() string { return filepath.Join(p.dir, "ns/net") }
 func (p process) of(podUID string) bool {
 	return len(podUID) >= 8 && // else it could be part of anything
 		(strings.Contains(p.cgroup, podUID) || strings.Contains(p.cgroup, strings.ReplaceAll(podUID, "-", "_")))
+}
+
+// Caller returns the pod of the mesh whose process a pid is, by its UID, and its identity.
+// Two things must say so: the process is in the netns of the pod's sandbox, and its cgroup
+// has the pod's UID. A pod may name cgroups below its own; a process of somebody else may
+// visit its netns.
+func (p *Pods) Caller(pid int) (podUID string, id spiffeid.ID, err error) {
+	proc, err := readProcess(filepath.Join("/proc", strconv.Itoa(pid)))
+	if err != nil {
+		return "", spiffeid.ID{}, err
+	}
+	for _, pod := range p.all() {
+		m := pod.shown.Load().member
+		if m != nil && m.ns.Inode() == proc.netns && proc.of(m.PodUID) {
+			return m.PodUID, m.id, nil
+		}
+	}
+	return "", spiffeid.ID{}, errors.New("it is no process of a pod that is in the mesh on this node")
 }
 
 // discover finds the sandboxes of pods that should be in the mesh and of which

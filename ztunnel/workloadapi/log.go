@@ -1,0 +1,6 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package workloadapi
+
+// Keys of log records.
+const logPod = "pod"

@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ztunnel
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/culvert-mesh/culvert/ztunnel/certs"
+	"github.com/culvert-mesh/culvert/ztunnel/pods"
+	"github.com/culvert-mesh/culvert/ztunnel/workloadapi"
+)
+
+// serveWorkloads serves the Workload API to pods until ctx ends, if it is asked for.
+func (c Config) serveWorkloads(ctx context.Context, td spiffeid.TrustDomain, members *pods.Pods, store *certs.Store) error {
+	if c.WorkloadAPISocket == "" {
+		return nil
+	}
+	ln, err := workloadapi.Listen(c.WorkloadAPISocket)
+	if err != nil {
+		return fmt.Errorf("%w (-workload-api-socket)", err)
+	}
+	return workloadapi.New(workloadapi.Config{TrustDomain: td, Caller: members.Caller, Export: store.Export, Log: c.Log}).Serve(ctx, ln)
+}
+
+// workloadAPI says why it cannot be served.
+func (c Config) workloadAPI() error {
+	if c.WorkloadAPISocket == "" {
+		return nil
+	}
+	if err := workloadapi.Supported(); err != nil {
+		return fmt.Errorf("%w (-workload-api-socket)", err)
+	}
+	return nil
+}
