@@ -125,7 +125,7 @@ soak: ## have certificates of 25 s replaced under 500 new connections/s (root; S
 .PHONY: lint
 lint: ## gofmt, go.mod, vet, staticcheck, the import table, shell syntax
 	@test -z "$$(gofmt -l . | tee /dev/stderr)" || { echo "lint: run gofmt -w on these files" >&2; exit 1; }
-	@for module in . bench tools tools/helm test/alerts test/kubernetes; do go -C $$module mod tidy -diff || exit 1; done
+	@for module in . bench tools tools/helm test/alerts test/kubernetes test/kubernetes/certmanager; do go -C $$module mod tidy -diff || exit 1; done
 	$(COMPILE) go vet ./...
 	$(COMPILE) GOOS=darwin CGO_ENABLED=0 go build $(FAST) -ldflags='-s -w' -o /dev/null ./cmd/culvert
 	$(COMPILE) go -C bench vet ./...

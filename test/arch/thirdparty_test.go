@@ -36,6 +36,8 @@ var thirdParties = []struct {
 		"etcd is part of the real cluster, and of nothing else"},
 	{"github.com/coredns/coredns", []string{"test/kubernetes/coredns"},
 		"the test cluster resolves names by the real CoreDNS"},
+	{"github.com/cert-manager/cert-manager", []string{"test/kubernetes/certmanager"},
+		"the test cluster's Secrets are kept by the real cert-manager"},
 	{"k8s.io", []string{"test/kubernetes/kubeall"},
 		"Kubernetes' own programs are part of the real cluster, and of nothing else"},
 	{"github.com/spf13/cobra", []string{"cli", "test/kubernetes/kubeall"},

@@ -91,7 +91,12 @@ func build(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return binaries.Build(ctx, module, os.Stdout)
+	dir, err := binaries.Build(ctx, module, os.Stdout)
+	if err != nil {
+		return "", err
+	}
+	_, err = binaries.CertManager(ctx, module, os.Stdout)
+	return dir, err
 }
 
 // moduleDir is this module's directory: the working directory or below it.

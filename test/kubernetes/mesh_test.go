@@ -34,6 +34,12 @@ const policyKinds = "../../deploy/chart/policies"
 // all away; pods that the test made must be gone by then, so make them after it.
 func startMesh(c *running) *mesh {
 	c.t.Helper()
+	return startMeshOf(c, (*mesh).startCA)
+}
+
+// startMeshOf has startCA start the CA on node1 and give its root to both nodes.
+func startMeshOf(c *running, startCA func(*mesh)) *mesh {
+	c.t.Helper()
 	m := &mesh{c}
 	programs := buildMesh(c.t)
 	m.authorize()
@@ -45,7 +51,7 @@ func startMesh(c *running) *mesh {
 	for _, node := range bothNodes { // first: what is left of ztunnel goes with it
 		c.install(node, insideMesh+"/culvert-cni")
 	}
-	m.startCA()
+	startCA(m)
 	for _, node := range bothNodes {
 		m.startZtunnel(node)
 	}

@@ -59,15 +59,21 @@ var flags = []string{"-trimpath", "-buildvcs=false", "-gcflags=all=-dwarf=false"
 // cache directory, or else new ones. module is the directory of this module. It tells out
 // what it builds. Builds that nobody uses any more are removed from the cache.
 func Build(ctx context.Context, module string, out io.Writer) (string, error) {
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		return "", err
-	}
 	key, err := cacheKey(ctx, module)
 	if err != nil {
 		return "", err
 	}
-	dir := filepath.Join(cache, "culvert", "kubernetes", key)
+	return cached("kubernetes", key, func(dir string) error { return build(ctx, module, dir, out) })
+}
+
+// cached returns the directory of that key among those of a kind, which make fills if there
+// is none. Those of the kind that nobody uses any more are removed.
+func cached(kind, key string, make func(dir string) error) (string, error) {
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return "", err
+	}
+	dir := filepath.Join(cache, "culvert", kind, key)
 	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
 		return "", err
 	}
@@ -80,7 +86,7 @@ func Build(ctx context.Context, module string, out io.Writer) (string, error) {
 		return "", fmt.Errorf("lock %s: %w", lock.Name(), err)
 	}
 	if !exists(dir) {
-		if err := build(ctx, module, dir, out); err != nil {
+		if err := make(dir); err != nil {
 			return "", err
 		}
 	}
