@@ -14,6 +14,7 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/culvert-mesh/culvert/cli/custody"
+	"github.com/culvert-mesh/culvert/identity"
 	"github.com/culvert-mesh/culvert/identity/ca"
 )
 
@@ -25,7 +26,7 @@ const (
 
 func (c *command) caInit() *cobra.Command {
 	rootLife, issuerLife := rootTTL, issuerTTL
-	var domain, offline string
+	var domain, offline, kind string
 	var lock custody.Lock
 	cmd := &cobra.Command{
 		Use:   "init",
@@ -42,12 +43,17 @@ It refuses where anything is that may be the trace of a CA.`,
 	cmd.Flags().StringVar(&domain, "trust-domain", "cluster.local", "SPIFFE trust `domain`")
 	cmd.Flags().Var(&rootLife, "root-ttl", "lifetime of the root")
 	cmd.Flags().Var(&issuerLife, "issuer-ttl", "lifetime of the issuer")
+	cmd.Flags().StringVar(&kind, "key-kind", string(identity.P256), "`kind` of both keys: p256, or mldsa65, which all nodes must know")
 	cmd.Flags().StringVar(&offline, "root-offline", "", "new `file` for the root's private key, encrypted")
 	lockFlags(cmd.Flags(), &lock)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		td, err := spiffeid.TrustDomainFromString(domain)
 		if err != nil {
 			return fmt.Errorf("--trust-domain: %v", err)
+		}
+		keys, err := identity.ParseKeyKind(kind)
+		if err != nil {
+			return fmt.Errorf("--key-kind %s: %v", kind, err)
 		}
 		if issuerLife > rootLife {
 			return fmt.Errorf("--issuer-ttl %s is longer than --root-ttl %s: no issuer outlives its root", &issuerLife, &rootLife)
@@ -61,7 +67,7 @@ It refuses where anything is that may be the trace of a CA.`,
 		if err != nil {
 			return err
 		}
-		files, err := ca.Make(ca.Options{TrustDomain: td, RootTTL: time.Duration(rootLife), IssuerTTL: time.Duration(issuerLife)})
+		files, err := ca.Make(ca.Options{TrustDomain: td, RootTTL: time.Duration(rootLife), IssuerTTL: time.Duration(issuerLife), Keys: keys})
 		if err != nil {
 			return err
 		}

@@ -3,13 +3,48 @@
 package identity
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
+	"crypto/mldsa"
+	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
 	"fmt"
+	"slices"
 )
+
+// KeyKind is of which kind keys are made, of authorities and of leaves.
+type KeyKind string
+
+// Kinds of keys.
+const (
+	P256    KeyKind = "p256"    // ECDSA: small and fast, and not for the days of quantum computers
+	MLDSA65 KeyKind = "mldsa65" // FIPS 204: a key and a signature have 5 KiB more than P256's
+)
+
+// KeyKinds are all of them; the first is the default.
+var KeyKinds = []KeyKind{P256, MLDSA65}
+
+// ParseKeyKind reads the name of a kind.
+func ParseKeyKind(s string) (KeyKind, error) {
+	if kind := KeyKind(s); slices.Contains(KeyKinds, kind) {
+		return kind, nil
+	}
+	return "", fmt.Errorf("there is no such kind of keys: want one of %v", KeyKinds)
+}
+
+// New makes a key. Of no kind, it is of the first.
+func (k KeyKind) New() (crypto.Signer, error) {
+	switch k {
+	case P256, "":
+		return ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	case MLDSA65:
+		return mldsa.GenerateKey(mldsa.MLDSA65())
+	}
+	return nil, fmt.Errorf("there is no kind of keys %q", string(k))
+}
 
 // maxRSABits is the largest RSA key whose signatures are checked.
 const maxRSABits = 4096
@@ -31,6 +66,11 @@ func CheckKey(cert *x509.Certificate) error {
 			return fmt.Errorf("its RSA key has %d bits, the limit is %d", n, maxRSABits)
 		}
 		return nil
+	case *mldsa.PublicKey:
+		if key.Parameters() == mldsa.MLDSA65() {
+			return nil
+		}
+		return fmt.Errorf("its key is %v, want ML-DSA-65", key.Parameters())
 	}
-	return fmt.Errorf("its key is %v, want ECDSA, Ed25519 or RSA", cert.PublicKeyAlgorithm)
+	return fmt.Errorf("its key is %v, want ECDSA, Ed25519, ML-DSA-65 or RSA", cert.PublicKeyAlgorithm)
 }

@@ -41,6 +41,8 @@ type Config struct {
 	TokenFile    string        // bearer token shown to the CA, read again for each call; required with CAAddress
 	TTL          time.Duration // lifetime asked for SVIDs; default what the CA gives
 
+	Keys identity.KeyKind // that SVIDs are asked for; default identity.P256
+
 	SPIREAgentSocket string // of SPIRE's Workload API, whose agent takes the CA's place; default none
 	SPIREAdminSocket string // of its Delegated Identity API; required with SPIREAgentSocket
 

@@ -87,7 +87,7 @@ func Run(ctx context.Context, cfg Config) error {
 	defer issuer.Close()
 	var members *pods.Pods // before the store runs
 	store = certs.New(certs.Config{
-		TrustDomain: td, Node: cfg.NodeName, Issuer: issuer, TTL: cfg.TTL, Log: cfg.Log, Remedy: cfg.remedy,
+		TrustDomain: td, Node: cfg.NodeName, Issuer: issuer, TTL: cfg.TTL, Keys: cfg.Keys, Log: cfg.Log, Remedy: cfg.remedy,
 		ClockSkew: cfg.ClockSkew, RootFile: cfg.RootFile, BundleFile: filepath.Join(lock.Held(), cfg.bundleFile()),
 		OnRotate: func(id spiffeid.ID) { members.Retire(id) },
 		OnBundle: func() { members.Reprove() },

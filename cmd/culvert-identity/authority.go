@@ -33,7 +33,7 @@ func (c *config) authority(ctx context.Context) (*authority, error) {
 	}
 	made, err := ca.New(ca.Options{
 		TrustDomain: c.trustDomain, ServerNames: c.dnsNames, ClockSkew: c.clockSkew, LeafTTL: c.ttl, PassphraseFile: c.passphrase,
-		MustExist: c.existing, LeafNames: leafNames,
+		MustExist: c.existing, LeafNames: leafNames, Keys: c.keys,
 	})
 	if err != nil {
 		return nil, err

@@ -46,6 +46,7 @@ type config struct {
 	trustDomain       spiffeid.TrustDomain
 	ttl               time.Duration
 	clockSkew         time.Duration
+	keys              identity.KeyKind // of a CA that is made
 	audience          string
 	issuer            string        // of nodes' tokens; with jwks server.KubernetesIssuer, else what the API server takes
 	tokenLifetime     time.Duration // 24 h
@@ -109,6 +110,7 @@ func define(flags *flag.FlagSet, cfg *config) {
 	program.Var(flags, &cfg.trustDomain, "trust-domain", "cluster.local", "SPIFFE trust `domain`", program.TrustDomain)
 	program.Var(flags, &cfg.ttl, "ttl", "1h", "`lifetime` of certificates, 25s to 24h, unless a node asks for less", program.Duration(ca.MinTTL, ca.MaxTTL))
 	program.Var(flags, &cfg.clockSkew, "clock-skew", "0s", "how far a clock of the mesh may be off, a `time` of 0s to 15m, as ztunnel's flag of that name: certificates are backdated by it", program.Duration(0, identity.MaxClockSkew))
+	program.Var(flags, &cfg.keys, "key-kind", "p256", "`kind` of the keys of a CA that is made, root and issuer: p256, or mldsa65, which all nodes must know", identity.ParseKeyKind)
 	program.Switch(flags, &cfg.dnsSANs, "dns-sans", "name in certificates, beside the SPIFFE ID, the pods that they are for (NAME.NAMESPACE.pod) and the Services that select these, for verifiers that know DNS names only; with -kubeconfig, Services are watched, too")
 	program.Switch(flags, &cfg.ignoreIstioLabels, "ignore-istio-labels", "do not count as in the mesh what only istio.io/dataplane-mode puts there")
 	program.Var(flags, &cfg.taintAfter, "taint-after", "0s", "`time` for which a node's ztunnel is away until the node gets the taint "+source.NotReadyTaint+", 10s to 24h, or 0s for never; needs -kubeconfig, the right to patch Nodes, and ztunnels with -untaint", program.Duration(0, 24*time.Hour))

@@ -61,6 +61,7 @@ var wrong = map[string][][2]string{
 	"trust-domain":       {{"spiffe://foo", "did you mean foo?"}, {"Foo", "lower-case"}, {"foo.", "did you mean foo?"}, {"foo/bar", "lower-case"}},
 	"ttl": {{"5", "5 has no unit: want 25s to 24h, as 5m or 5h"}, {"5s", "want 25s to 24h"}, {"25h", "want 25s to 24h"}, {"-1h", "want 25s to 24h"}, {"0s", "want 25s to 24h"},
 		{"1d", "no duration"}},
+	"key-kind":            {{"P256", "want one of [p256 mldsa65]"}},
 	"clock-skew":          {{"5", "5 has no unit: want 0s to 15m"}, {"-1s", "want 0s to 15m"}, {"15m1s", "want 0s to 15m"}, {"1h", "want 0s to 15m"}},
 	"ignore-istio-labels": {{"yes", "want true or false"}},
 	"taint-after":         {{"60", "has no unit"}, {"-1s", "want 0s to 24h"}, {"1s", "want 0s for never, or 10s to 24h"}, {"1m", "-kubeconfig is required with -taint-after"}},

@@ -51,6 +51,7 @@ func define(flags *flag.FlagSet, cfg *ztunnel.Config) {
 	program.Var(flags, &cfg.SPIREAgentSocket, "spire-agent-socket", "", "`path` of the socket of the Workload API of SPIRE's agent, which gives certificates in place of a CA (default none)", program.Path)
 	program.Var(flags, &cfg.SPIREAdminSocket, "spire-admin-socket", "", "`path` of the socket of the Delegated Identity API of SPIRE's agent; required with -spire-agent-socket", program.Path)
 	program.Var(flags, &cfg.TTL, "ttl", "", "`lifetime` to ask for certificates, 25s to 24h: the CA gives no more than that (default what the CA gives)", program.Duration(identity.MinTTL, identity.MaxTTL))
+	program.Var(flags, &cfg.Keys, "key-kind", "p256", "`kind` of the keys of certificates: p256, or mldsa65, which all nodes and the CA must know", identity.ParseKeyKind)
 	program.Var(flags, &cfg.RootFile, "root-file", "", "PEM `file` of the mesh's roots, read again when it changes: they vouch for peers as long as the CA has not said which do (default none)", program.Path)
 	program.Var(flags, &cfg.ClockSkew, "clock-skew", "0s", "how far a clock of the mesh may be off, a `time` of 0s to 15m, the same for all nodes and the CA: a certificate is taken for that much longer", program.Duration(0, identity.MaxClockSkew))
 	program.Var(flags, &cfg.WorkloadAPISocket, "workload-api-socket", "", "`path` of a socket on which pods of the mesh get their own certificate and its key by SPIFFE's Workload API; its directory is for them to mount; needs Linux 6.5 (default none)", program.Path)

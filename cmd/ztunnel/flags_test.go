@@ -55,6 +55,7 @@ var wrong = map[string][][2]string{
 	"ca-root":        {{"a\x00b", "NUL"}},
 	"ca-server-name": {{"ca:15012", "no DNS name"}, {"ca.", "no DNS name"}, {"spiffe://ca", "no DNS name"}, {"*.ca", "no DNS name"}, {"a_b", "no DNS name"}},
 	"token-file":     {{"a\x00b", "NUL"}},
+	"key-kind":       {{"rsa", "want one of [p256 mldsa65]"}},
 
 	"spire-agent-socket":  {{"a\x00b", "NUL"}},
 	"spire-admin-socket":  {{"a\x00b", "NUL"}},

@@ -49,6 +49,7 @@ type Options struct {
 	IssuerTTL   time.Duration        // lifetime of an issuer created now; 1 year
 	ClockSkew   time.Duration        // how far clocks of the mesh may be off: leaves are backdated by it; at most identity.MaxClockSkew; 0
 	MustExist   bool                 // refuse to make a CA where there is none
+	Keys        identity.KeyKind     // of a root created now, and of its issuers; P256
 	LeafTTL     time.Duration        // that leaves will be asked for; an issuer should live six times as long; unknown
 
 	// PassphraseFile holds what encrypted private keys are opened by, in one line; it

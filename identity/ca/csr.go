@@ -8,6 +8,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
+	"crypto/mldsa"
 	"crypto/rsa"
 	"crypto/x509"
 	"encoding/asn1"
@@ -19,20 +20,21 @@ import (
 	der "golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// maxCSR bounds what is decoded: a CSR for a P-384 key is below 2 KiB.
+// maxCSR bounds what is decoded: a CSR for a P-384 key is below 2 KiB, one for an ML-DSA-65
+// key below 8.
 const maxCSR = 16 << 10
 
 const pemCSR = "CERTIFICATE REQUEST"
 
 // ErrKeyNotAllowed is wrapped by ParseCSR for a key of a kind that is not certified.
-var ErrKeyNotAllowed = errors.New("want ECDSA on P-256 or P-384, or Ed25519")
+var ErrKeyNotAllowed = errors.New("want ECDSA on P-256 or P-384, Ed25519 or ML-DSA-65")
 
 // ErrKeyNotProved is wrapped by ParseCSR if the signature is not the key's.
 var ErrKeyNotProved = errors.New("the sender does not prove that it holds the key")
 
 // ParseCSR returns the public key of a CSR in PEM or DER whose signature
-// proves that its sender holds the private one. Only ECDSA on P-256 or P-384 and
-// Ed25519 are accepted: making an RSA key takes a node a thousand times longer.
+// proves that its sender holds the private one. Only ECDSA on P-256 or P-384, Ed25519 and
+// ML-DSA-65 are accepted: making an RSA key takes a node a thousand times longer.
 func ParseCSR(csr []byte) (crypto.PublicKey, error) {
 	if len(csr) > maxCSR {
 		return nil, fmt.Errorf("CSR is %d bytes long, the limit is %d", len(csr), maxCSR)
@@ -110,6 +112,8 @@ func (r request) proves(key crypto.PublicKey) error {
 		good = ecdsa.VerifyASN1(key, digest.Sum(nil), r.signature)
 	case ed25519.PublicKey: // RFC 8410, 3: without parameters
 		good = r.algorithm.Equal(oidEd25519) && !r.parameters && ed25519.Verify(key, r.signed, r.signature)
+	case *mldsa.PublicKey: // RFC 9881, 2: without parameters
+		good = r.algorithm.Equal(oidMLDSA65) && !r.parameters && mldsa.Verify(key, r.signed, r.signature, nil) == nil
 	}
 	if !good {
 		return errors.New("it is not by that key")
@@ -136,6 +140,8 @@ func allowed(key any) bool {
 		return key.Curve == elliptic.P256() || key.Curve == elliptic.P384()
 	case ed25519.PublicKey:
 		return true
+	case *mldsa.PublicKey:
+		return key.Parameters() == mldsa.MLDSA65()
 	}
 	return false
 }
@@ -147,6 +153,8 @@ func kindOf(key any) string {
 		return "ECDSA on " + key.Curve.Params().Name
 	case *rsa.PublicKey:
 		return fmt.Sprintf("RSA of %d bits", key.N.BitLen())
+	case *mldsa.PublicKey:
+		return key.Parameters().String()
 	}
 	return fmt.Sprintf("a %T", key)
 }

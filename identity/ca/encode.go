@@ -7,6 +7,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
+	"crypto/mldsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
@@ -21,6 +22,7 @@ var (
 	oidECDSAWithSHA256 = asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 2}
 	oidECDSAWithSHA384 = asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 3}
 	oidECDSAWithSHA512 = asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 4}
+	oidMLDSA65         = asn1.ObjectIdentifier{2, 16, 840, 1, 101, 3, 4, 3, 18}
 	oidEd25519         = asn1.ObjectIdentifier{1, 3, 101, 112}
 	oidECPublicKey     = asn1.ObjectIdentifier{1, 2, 840, 10045, 2, 1}
 	oidP256            = asn1.ObjectIdentifier{1, 2, 840, 10045, 3, 1, 7}
@@ -122,7 +124,7 @@ func EncodeKey(key crypto.PublicKey) ([]byte, error) {
 	return b.Bytes()
 }
 
-// addKey adds a SubjectPublicKeyInfo (RFC 5480, 2; RFC 8410, 4).
+// addKey adds a SubjectPublicKeyInfo (RFC 5480, 2; RFC 8410, 4; RFC 9881, 4).
 func addKey(b *cryptobyte.Builder, key crypto.PublicKey) {
 	var algorithm []asn1.ObjectIdentifier
 	var bits []byte
@@ -143,6 +145,11 @@ func addKey(b *cryptobyte.Builder, key crypto.PublicKey) {
 	case ed25519.PublicKey:
 		algorithm, bits = []asn1.ObjectIdentifier{oidEd25519}, key
 		if len(key) != ed25519.PublicKeySize {
+			err = ErrKeyNotAllowed
+		}
+	case *mldsa.PublicKey:
+		algorithm, bits = []asn1.ObjectIdentifier{oidMLDSA65}, key.Bytes()
+		if key.Parameters() != mldsa.MLDSA65() {
 			err = ErrKeyNotAllowed
 		}
 	default:

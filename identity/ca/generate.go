@@ -4,12 +4,12 @@ package ca
 
 import (
 	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
+	"crypto/mldsa"
 	"crypto/x509"
 	"fmt"
 	"time"
+
+	"github.com/culvert-mesh/culvert/identity"
 )
 
 // issuerName is the common name of issuers that Culvert makes. One of another name is
@@ -18,10 +18,10 @@ const issuerName = "culvert issuer"
 
 // generate makes root and issuer.
 //
-// P-256 for both: each handshake verifies the issuer under the root, and a
-// P-384 signature takes Go ten times as long.
+// P-256 for both, unless another kind is asked for: each handshake verifies the issuer under
+// the root, and a P-384 signature takes Go ten times as long.
 func generate(opts Options) (Files, error) {
-	rootKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	rootKey, err := opts.Keys.New()
 	if err != nil {
 		return nil, err
 	}
@@ -38,7 +38,7 @@ func generate(opts Options) (Files, error) {
 	return files, err
 }
 
-func selfSigned(opts Options, key *ecdsa.PrivateKey) (*x509.Certificate, error) {
+func selfSigned(opts Options, key crypto.Signer) (*x509.Certificate, error) {
 	n, err := serial()
 	if err != nil {
 		return nil, err
@@ -49,9 +49,14 @@ func selfSigned(opts Options, key *ecdsa.PrivateKey) (*x509.Certificate, error) 
 	return create(template, template, key.Public(), key)
 }
 
-// generateIssuer makes an issuer under a root, which it does not outlive.
+// generateIssuer makes an issuer under a root, which it does not outlive. Its key is of the
+// kind of the root's.
 func generateIssuer(opts Options, ttl time.Duration, root *x509.Certificate, rootKey crypto.Signer) (Files, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	kind := identity.P256
+	if _, ok := rootKey.(*mldsa.PrivateKey); ok {
+		kind = identity.MLDSA65
+	}
+	key, err := kind.New()
 	if err != nil {
 		return nil, err
 	}

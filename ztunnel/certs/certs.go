@@ -53,6 +53,7 @@ type Config struct {
 	Issuer      Issuer               // required
 	Node        string               // name that the CA must know this node by; any
 	TTL         time.Duration        // lifetime to ask for; what the CA gives
+	Keys        identity.KeyKind     // that are made; identity.P256
 	ClockSkew   time.Duration        // how far a clock of the mesh may be off, at most identity.MaxClockSkew; 0
 	RootFile    string               // PEM of roots to go by while no stream of the CA names any; none
 	BundleFile  string               // keeps the last good bundle over restarts; none

@@ -74,7 +74,7 @@ func (c *Client) try(ctx context.Context) (Answer, error) {
 }
 
 func throwawayCSR() (string, error) {
-	key, err := newPrivateKey()
+	key, err := newPrivateKey(identity.P256)
 	if err != nil {
 		return "", err
 	}

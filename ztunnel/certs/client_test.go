@@ -152,7 +152,7 @@ func soon(t *testing.T) context.Context {
 
 func issue(t *testing.T, c *Client) (Issued, error) {
 	t.Helper()
-	key, err := newPrivateKey()
+	key, err := newPrivateKey("")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -285,7 +285,7 @@ func wantProblem(t *testing.T, c *Client, want Reason) {
 // A leaf of a workload chains to the same root: it must not pass for the CA.
 func TestWorkloadCannotPassForTheCA(t *testing.T) {
 	authority := newCA(t, td)
-	key, err := newPrivateKey()
+	key, err := newPrivateKey("")
 	if err != nil {
 		t.Fatal(err)
 	}

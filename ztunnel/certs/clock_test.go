@@ -96,7 +96,7 @@ func mustCSR(t *testing.T, k *privateKey) []byte {
 
 func TestLeewayIsNoMoreThanTheSkewAtBothEnds(t *testing.T) {
 	authority := newCA(t, td)
-	key, err := newPrivateKey()
+	key, err := newPrivateKey("")
 	if err != nil {
 		t.Fatal(err)
 	}

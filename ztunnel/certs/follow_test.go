@@ -248,7 +248,7 @@ func TestTheCAIsKnownByTheBundleWhenItsFileIsOld(t *testing.T) {
 		c := dial(t, cfg)
 		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 		defer cancel()
-		key, err := newPrivateKey()
+		key, err := newPrivateKey("")
 		if err != nil {
 			t.Fatal(err)
 		}

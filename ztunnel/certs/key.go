@@ -6,7 +6,6 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
-	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
@@ -19,6 +18,8 @@ import (
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/culvert-mesh/culvert/identity"
 )
 
 // errForgotten fails a handshake that began before its identity's last pod went.
@@ -36,8 +37,8 @@ type privateKey struct {
 // publicKey is what all of Go's public keys are.
 type publicKey interface{ Equal(crypto.PublicKey) bool }
 
-func newPrivateKey() (*privateKey, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+func newPrivateKey(kind identity.KeyKind) (*privateKey, error) {
+	key, err := kind.New()
 	if err != nil {
 		return nil, err
 	}

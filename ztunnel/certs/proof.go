@@ -13,7 +13,7 @@ import (
 
 const (
 	maxProofs    = 1024
-	maxPresented = 8 << 10 // bytes of a chain that is remembered; leaf and issuer have one or two thousand
+	maxPresented = 16 << 10 // bytes of a chain that is remembered; leaf and issuer have one or two thousand, of ML-DSA-65 twelve
 )
 
 // proof is a chain that a bundle vouches for.

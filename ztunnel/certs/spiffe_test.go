@@ -35,7 +35,7 @@ func (w *workload) GetX509SVID() (*x509svid.SVID, error) {
 	if w.newest != nil && time.Now().Before(w.newest.Certificates[0].NotAfter) {
 		return w.newest, nil
 	}
-	key, err := newPrivateKey()
+	key, err := newPrivateKey("")
 	if err != nil {
 		return nil, err
 	}

@@ -417,7 +417,7 @@ func TestWrongAnswersAreNotServed(t *testing.T) {
 // signed is a chain for id and some key.
 func signed(t *testing.T, r *rig, id spiffeid.ID) []*x509.Certificate {
 	t.Helper()
-	key, err := newPrivateKey()
+	key, err := newPrivateKey("")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -523,7 +523,7 @@ func TestSlowClockDoesNotStretchTheRenewal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		authority := newCA(t, td)
 		time.Sleep(2 * time.Hour)
-		key, err := newPrivateKey()
+		key, err := newPrivateKey("")
 		if err != nil {
 			t.Fatal(err)
 		}

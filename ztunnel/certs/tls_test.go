@@ -25,6 +25,7 @@ import (
 type ends struct {
 	server, client       tls.ConnectionState
 	serverErr, clientErr error
+	bytes                int // that the client wrote and read
 }
 
 // shake runs over a socket, not over net.Pipe: a side that refuses in the
@@ -43,7 +44,8 @@ func shake(t testing.TB, server, client *tls.Config) ends {
 			_, e.serverErr = conn.Write([]byte{1})
 		}
 	}()
-	conn := tls.Client(b, client)
+	counted := &counting{Conn: b}
+	conn := tls.Client(counted, client)
 	if e.clientErr = conn.Handshake(); e.clientErr == nil {
 		e.client = conn.ConnectionState()
 		// With TLS 1.3 the server's refusal comes after the client's handshake.
@@ -51,7 +53,26 @@ func shake(t testing.TB, server, client *tls.Config) ends {
 	}
 	b.Close()
 	<-done
+	e.bytes = counted.bytes
 	return e
+}
+
+// counting counts what it carries. One goroutine uses it.
+type counting struct {
+	net.Conn
+	bytes int
+}
+
+func (c *counting) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.bytes += n
+	return n, err
+}
+
+func (c *counting) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	c.bytes += n
+	return n, err
 }
 
 func connected(t testing.TB) (accepted, dialed net.Conn) {
@@ -112,7 +133,7 @@ func TestDNSNamesOfAPeerDecideNothing(t *testing.T) {
 	story(t, func(t *testing.T, r *rig) {
 		hold(t, r, web)
 		synctest.Wait()
-		key, err := newPrivateKey()
+		key, err := newPrivateKey("")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -460,13 +481,25 @@ func TestCrossSignedPeerIsProvedForAsLongAsItsLastChain(t *testing.T) {
 }
 
 func BenchmarkHandshake(b *testing.B) {
-	authority := newCA(b, td)
-	store := New(Config{TrustDomain: td, Log: quiet, Issuer: &issuer{ca: authority}})
+	for _, kind := range identity.KeyKinds {
+		b.Run(string(kind), func(b *testing.B) { benchmarkHandshake(b, kind) })
+	}
+}
+
+// benchmarkHandshake shakes hands under a hierarchy of one kind of keys. bytes/op are those
+// of both ways.
+func benchmarkHandshake(b *testing.B, kind identity.KeyKind) {
+	authority, err := ca.Open(b.TempDir(), ca.Options{TrustDomain: td, Keys: kind})
+	if err != nil {
+		b.Fatal(err)
+	}
+	store := New(Config{TrustDomain: td, Log: quiet, Issuer: &issuer{ca: authority}, Keys: kind})
 	ctx := b.Context()
 	done := make(chan error, 1)
 	go func() { done <- store.Run(ctx) }()
 	b.Cleanup(func() { <-done })
 	b.Cleanup(store.Hold(web))
+	bytes := 0
 	for b.Loop() {
 		sc, _, err := store.Server(ctx, web)
 		if err != nil {
@@ -476,8 +509,11 @@ func BenchmarkHandshake(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		if e := shake(b, sc, cc); e.clientErr != nil || e.serverErr != nil {
+		e := shake(b, sc, cc)
+		if e.clientErr != nil || e.serverErr != nil {
 			b.Fatal(e.clientErr, e.serverErr)
 		}
+		bytes += e.bytes
 	}
+	b.ReportMetric(float64(bytes)/float64(b.N), "bytes/op")
 }

@@ -119,7 +119,7 @@ func (o *outcome) prepare(cfg Config) (csr []byte, err error) {
 	if _, ok := cfg.Issuer.(streamer); ok {
 		return nil, nil
 	}
-	if o.key, err = newPrivateKey(); err != nil {
+	if o.key, err = newPrivateKey(cfg.Keys); err != nil {
 		return nil, fmt.Errorf("make key for %v: %v", o.e.id, err)
 	}
 	if csr, err = o.key.csr(o.e.id); err != nil {
