@@ -182,7 +182,9 @@ func stream(t *testing.T, n *node, pairs ...string) (s grpc.ServerStreamingClien
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	if s, err = workload.NewSpiffeWorkloadAPIClient(conn).FetchX509SVID(withHeader(t.Context(), pairs...), &workload.X509SVIDRequest{}); err == nil {
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	t.Cleanup(cancel)
+	if s, err = workload.NewSpiffeWorkloadAPIClient(conn).FetchX509SVID(withHeader(ctx, pairs...), &workload.X509SVIDRequest{}); err == nil {
 		_, err = s.Recv()
 	}
 	return s, conn, err
