@@ -12,6 +12,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/dynamic"
+
+	"github.com/culvert-mesh/culvert/identity/lease"
 )
 
 // holder is who the Lease says that leads.
@@ -27,7 +29,7 @@ func (r *rig) holder() string {
 func (r *rig) leader(replicas ...*replica) (leads *replica, others []*replica) {
 	r.t.Helper()
 	for _, p := range replicas {
-		if p.lease.self == r.holder() {
+		if p.lease.Self == r.holder() {
 			leads = p
 		} else {
 			others = append(others, p)
@@ -64,12 +66,12 @@ func TestWhenTheLeaderIsKilledAnotherLeadsIn17Seconds(t *testing.T) {
 		leads, others := r.leader(a, b)
 		leads.kill()
 		r.apply(layer7)
-		r.after(lasts - renewEvery)
-		if r.says("AuthorizationPolicy", "shop", "web") != "" || r.holder() != leads.lease.self {
+		r.after(lease.Lasts - lease.RenewEvery)
+		if r.says("AuthorizationPolicy", "shop", "web") != "" || r.holder() != leads.lease.Self {
 			t.Error("another leads while the killed one may think that it does")
 		}
-		r.after(2*renewEvery + time.Second)
-		if r.holder() != others[0].lease.self {
+		r.after(2*lease.RenewEvery + time.Second)
+		if r.holder() != others[0].lease.Self {
 			t.Errorf("%q leads", r.holder())
 		}
 		r.want("AuthorizationPolicy", "web", "True UnsupportedValue 1: "+saysLayer7)
@@ -82,8 +84,8 @@ func TestALeaderThatEndsLetsAnotherLeadAtOnce(t *testing.T) {
 		r.after(time.Minute)
 		leads, others := r.leader(a, b)
 		leads.stop()
-		r.after(2 * renewEvery)
-		if r.holder() != others[0].lease.self {
+		r.after(2 * lease.RenewEvery)
+		if r.holder() != others[0].lease.Self {
 			t.Errorf("%q leads", r.holder())
 		}
 	})
@@ -95,13 +97,13 @@ func TestALeaderThatCannotRenewStopsWritingBeforeAnotherLeads(t *testing.T) {
 		p := r.start()
 		r.after(time.Minute)
 		r.server.Refuse("update "+leaseResource, apierrors.NewInternalError(fmt.Errorf("etcd is away")))
-		r.after(leadsFor - renewEvery - time.Second)
+		r.after(lease.LeadsFor - lease.RenewEvery - time.Second)
 		r.apply(layer7)
 		r.after(time.Second)
 		if n := r.writes(); n != 1 {
 			t.Errorf("%d writes of one that still leads", n)
 		}
-		r.after(renewEvery)
+		r.after(lease.RenewEvery)
 		r.apply(whole)
 		r.after(10 * time.Minute)
 		if n := r.writes(); n != 1 || p.log.Count("does not write any more") != 1 {
@@ -122,13 +124,13 @@ func TestALeaderStopsThoughItsRenewalHasNoAnswer(t *testing.T) {
 		l := r.start().lease
 		r.after(time.Second)
 		began, ended := time.Now(), make(chan time.Duration, 1)
-		l = &lease{client: hangs{l.client}, namespace: l.namespace, name: l.name, self: "x"}
-		l.lead(t.Context(), began, func(ctx context.Context) {
+		l = &lease.Lease{Client: hangs{l.Client}, Namespace: l.Namespace, Name: l.Name, Self: "x"}
+		l.Lead(t.Context(), began, func(ctx context.Context) {
 			<-ctx.Done()
 			ended <- time.Since(began)
 		})
-		if d := <-ended; d != leadsFor {
-			t.Errorf("it led for %v, want %v", d, leadsFor)
+		if d := <-ended; d != lease.LeadsFor {
+			t.Errorf("it led for %v, want %v", d, lease.LeadsFor)
 		}
 	})
 }
@@ -149,13 +151,13 @@ func TestALeaderStopsWhenAnotherHoldsTheLease(t *testing.T) {
 		o := r.server.Objects(leaseResource)[0].DeepCopyObject().(*unstructured.Unstructured)
 		_ = unstructured.SetNestedField(o.Object, "somebody", "spec", "holderIdentity")
 		r.server.Set(o)
-		r.after(renewEvery)
+		r.after(lease.RenewEvery)
 		r.apply(layer7)
-		r.after(renewEvery)
+		r.after(lease.RenewEvery)
 		if n := r.writes(); n != 0 || r.holder() != "somebody" {
 			t.Errorf("%d writes, and %q leads", n, r.holder())
 		}
-		r.after(lasts) // nobody renews it
+		r.after(lease.Lasts) // nobody renews it
 		r.want("AuthorizationPolicy", "web", "True UnsupportedValue 1: "+saysLayer7)
 	})
 }
@@ -169,8 +171,8 @@ func TestALeaseOfAnyContentIsTaken(t *testing.T) {
 			r.server.Set(o)
 			r.apply(layer7)
 			p := r.start()
-			r.after(lasts + 2*renewEvery)
-			if r.holder() != p.lease.self || r.writes() != 1 {
+			r.after(lease.Lasts + 2*lease.RenewEvery)
+			if r.holder() != p.lease.Self || r.writes() != 1 {
 				t.Errorf("%s: %q leads; the log:\n%s", spec, r.holder(), p.log.String())
 			}
 		})

@@ -17,6 +17,7 @@ import (
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/rest"
 
+	"github.com/culvert-mesh/culvert/identity/lease"
 	"github.com/culvert-mesh/culvert/ztunnel/source"
 	"github.com/culvert-mesh/culvert/ztunnel/source/kube"
 )
@@ -33,7 +34,7 @@ type Options struct {
 type Reporter struct {
 	Options
 	client dynamic.Interface
-	lease  *lease
+	lease  *lease.Lease
 }
 
 // New returns a Reporter that has asked nothing yet.
@@ -54,9 +55,7 @@ func New(o Options) (*Reporter, error) {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	o.RootNamespace = cmp.Or(o.RootNamespace, source.DefaultRootNamespace)
-	return &Reporter{Options: o, client: client, lease: &lease{
-		client: client.Resource(leases).Namespace(namespace), namespace: namespace, name: name, self: host + "_" + rand.Text(),
-	}}, nil
+	return &Reporter{Options: o, client: client, lease: lease.New(client, namespace, name, host+"_"+rand.Text())}, nil
 }
 
 // Run writes what is to be said, while this replica holds the lease, until ctx ends; then
@@ -65,21 +64,21 @@ func (r *Reporter) Run(ctx context.Context) error {
 	said := ""
 	for ctx.Err() == nil {
 		asked := time.Now()
-		err := r.lease.take(ctx)
+		err := r.lease.Take(ctx)
 		switch {
 		case err == nil:
 			r.Log.Info("this replica writes what ztunnel makes of policies", logLease, r.lease.String())
-			r.lease.lead(ctx, asked, r.lead)
-			r.Log.Info("this replica does not write any more what ztunnel makes of policies", logLease, r.lease.String(), logHolder, r.lease.holder)
-		case !errors.Is(err, errHeld) && err.Error() != said && ctx.Err() == nil:
+			r.lease.Lead(ctx, asked, r.lead)
+			r.Log.Info("this replica does not write any more what ztunnel makes of policies", logLease, r.lease.String(), logHolder, r.lease.Holder())
+		case !errors.Is(err, lease.ErrHeld) && err.Error() != said && ctx.Err() == nil:
 			r.Log.Warn("whether this replica writes what ztunnel makes of policies is not known", logLease, r.lease.String(), logError, err)
 		}
 		if said = ""; err != nil {
 			said = err.Error()
 		}
-		sleep(ctx, renewEvery)
+		sleep(ctx, lease.RenewEvery)
 	}
-	r.lease.release(ctx)
+	r.lease.Release(ctx)
 	return nil
 }
 
@@ -117,5 +116,12 @@ func (t *term) look(kind source.Kind, u *unstructured.Unstructured) (v verdict, 
 func (t *term) note(kind source.Kind, u *unstructured.Unstructured) {
 	if _, shown := t.look(kind, u); !shown {
 		t.due.add(key{kind, source.Name{Namespace: u.GetNamespace(), Name: u.GetName()}})
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
 	}
 }

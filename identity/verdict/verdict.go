@@ -9,7 +9,6 @@
 //	follow.go     the objects of one kind, page by page: none is kept
 //	due.go        the names of those whose condition is not as it should be
 //	write.go      requests: bounded, and none while the API server is away
-//	lease.go      which of the CA's replicas writes
 //
 // One replica writes, the holder of a Lease; the others watch no policy. It judges by the
 // same functions as ztunnel's source, and nobody waits for it: certificates, readiness and

@@ -111,7 +111,7 @@ func (t *term) tell(ctx context.Context, k key, u *unstructured.Unstructured, v 
 		InvolvedObject: corev1.ObjectReference{APIVersion: u.GetAPIVersion(), Kind: string(k.kind), Namespace: k.Namespace, Name: k.Name.Name,
 			UID: u.GetUID(), ResourceVersion: u.GetResourceVersion()},
 		Type: corev1.EventTypeWarning, Reason: v.reason, Message: v.message, Source: corev1.EventSource{Component: component},
-		ReportingController: component, ReportingInstance: t.lease.self,
+		ReportingController: component, ReportingInstance: t.lease.Self,
 		FirstTimestamp: now, LastTimestamp: now, Count: 1,
 	}
 	o, err := runtime.DefaultUnstructuredConverter.ToUnstructured(event)

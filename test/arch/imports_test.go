@@ -82,9 +82,13 @@ const imports = `
 	identity, identity/identityv1, identity/join, regular < identity/process;
 	identity/ca, identity/deny, identity/join, identity/identityv1, rate, regular < identity/server;
 	identity < identity/taint;
+	identity, identity/ca, regular < identity/rekey;
+	identity/rekey < identity/server, identity/ca/cluster, cli/fleet, cli;
 	# What is said of policies is what the source makes of them.
-	rate, ztunnel/source/kube < identity/verdict;
-	identity/server, identity/join, identity/ca/cluster, identity/taint, identity/verdict, ztunnel/source, ztunnel/source/* < cmd/culvert-identity;
+	NONE < identity/lease;
+	identity/lease, rate, ztunnel/source/kube < identity/verdict;
+	identity/lease < identity/ca/cluster;
+	identity/server, identity/join, identity/rekey, identity/ca/cluster, identity/taint, identity/verdict, ztunnel/source, ztunnel/source/* < cmd/culvert-identity;
 
 	# The operator's commands: they read what programs say of themselves, and a CA's files.
 	NONE < cli/kubeapi < cli/fleet, cli/custody;
