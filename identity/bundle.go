@@ -24,3 +24,9 @@ func BundleHash(roots []*x509.Certificate) [sha256.Size]byte {
 	}
 	return [sha256.Size]byte(hash.Sum(nil))
 }
+
+// KeyHash names the key of a certificate: SHA-256 of its SubjectPublicKeyInfo. The
+// certificates of a root that was renewed with its key have one.
+func KeyHash(cert *x509.Certificate) [sha256.Size]byte {
+	return sha256.Sum256(cert.RawSubjectPublicKeyInfo)
+}

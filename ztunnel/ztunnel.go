@@ -4,6 +4,7 @@ package ztunnel
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -91,6 +92,7 @@ func Run(ctx context.Context, cfg Config) error {
 		ClockSkew: cfg.ClockSkew, RootFile: cfg.RootFile, BundleFile: filepath.Join(lock.Held(), cfg.bundleFile()),
 		OnRotate: func(id spiffeid.ID) { members.Retire(id) },
 		OnBundle: func() { members.Reprove() },
+		Tunnels:  func(key [sha256.Size]byte) int { return members.RestOn(key) },
 	})
 
 	// Whose connections?

@@ -340,7 +340,10 @@ type Bundle struct {
 	Sha256 []byte `protobuf:"bytes,2,opt,name=sha256,proto3" json:"sha256,omitempty"`
 	// All roots in DER, 1 to 64 of them. A root that is not among them is trusted
 	// no more.
-	Roots         [][]byte `protobuf:"bytes,3,rep,name=roots,proto3" json:"roots,omitempty"`
+	Roots [][]byte `protobuf:"bytes,3,rep,name=roots,proto3" json:"roots,omitempty"`
+	// SHA-256 of the SubjectPublicKeyInfo of issuers and roots, 16 at most: what they have
+	// signed is renewed at once. A bundle comes again, with its generation, when they change.
+	Tainted       [][]byte `protobuf:"bytes,4,rep,name=tainted,proto3" json:"tainted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -396,12 +399,23 @@ func (x *Bundle) GetRoots() [][]byte {
 	return nil
 }
 
+func (x *Bundle) GetTainted() [][]byte {
+	if x != nil {
+		return x.Tainted
+	}
+	return nil
+}
+
 // The first message of a stream says what the node goes by so far, with generation 0
 // if it has no bundle of a stream yet. Each one after that acknowledges.
+//
+// While the bundle has roots of several keys, the node says what rests on each, and says it
+// again when that changes, with the generation and the hash that it goes by.
 type BundleAck struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Generation    uint64                 `protobuf:"varint,1,opt,name=generation,proto3" json:"generation,omitempty"`
 	Sha256        []byte                 `protobuf:"bytes,2,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	Roots         []*RootUse             `protobuf:"bytes,3,rep,name=roots,proto3" json:"roots,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -450,6 +464,75 @@ func (x *BundleAck) GetSha256() []byte {
 	return nil
 }
 
+func (x *BundleAck) GetRoots() []*RootUse {
+	if x != nil {
+		return x.Roots
+	}
+	return nil
+}
+
+// What of a node nothing but the root of one key vouches for: it ends with that root.
+type RootUse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// SHA-256 of the root's SubjectPublicKeyInfo.
+	Key           []byte `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Certificates  uint32 `protobuf:"varint,2,opt,name=certificates,proto3" json:"certificates,omitempty"` // of the node's own
+	Tunnels       uint32 `protobuf:"varint,3,opt,name=tunnels,proto3" json:"tunnels,omitempty"`           // that are open, by either side's certificate
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RootUse) Reset() {
+	*x = RootUse{}
+	mi := &file_identity_identityv1_service_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RootUse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RootUse) ProtoMessage() {}
+
+func (x *RootUse) ProtoReflect() protoreflect.Message {
+	mi := &file_identity_identityv1_service_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RootUse.ProtoReflect.Descriptor instead.
+func (*RootUse) Descriptor() ([]byte, []int) {
+	return file_identity_identityv1_service_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *RootUse) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *RootUse) GetCertificates() uint32 {
+	if x != nil {
+		return x.Certificates
+	}
+	return 0
+}
+
+func (x *RootUse) GetTunnels() uint32 {
+	if x != nil {
+		return x.Tunnels
+	}
+	return 0
+}
+
 type DenySet struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The version of the set where it is written: the same at all replicas that read one
@@ -467,7 +550,7 @@ type DenySet struct {
 
 func (x *DenySet) Reset() {
 	*x = DenySet{}
-	mi := &file_identity_identityv1_service_proto_msgTypes[7]
+	mi := &file_identity_identityv1_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -479,7 +562,7 @@ func (x *DenySet) String() string {
 func (*DenySet) ProtoMessage() {}
 
 func (x *DenySet) ProtoReflect() protoreflect.Message {
-	mi := &file_identity_identityv1_service_proto_msgTypes[7]
+	mi := &file_identity_identityv1_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -492,7 +575,7 @@ func (x *DenySet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DenySet.ProtoReflect.Descriptor instead.
 func (*DenySet) Descriptor() ([]byte, []int) {
-	return file_identity_identityv1_service_proto_rawDescGZIP(), []int{7}
+	return file_identity_identityv1_service_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *DenySet) GetGeneration() uint64 {
@@ -538,7 +621,7 @@ type DenyEntry struct {
 
 func (x *DenyEntry) Reset() {
 	*x = DenyEntry{}
-	mi := &file_identity_identityv1_service_proto_msgTypes[8]
+	mi := &file_identity_identityv1_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -550,7 +633,7 @@ func (x *DenyEntry) String() string {
 func (*DenyEntry) ProtoMessage() {}
 
 func (x *DenyEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_identity_identityv1_service_proto_msgTypes[8]
+	mi := &file_identity_identityv1_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -563,7 +646,7 @@ func (x *DenyEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DenyEntry.ProtoReflect.Descriptor instead.
 func (*DenyEntry) Descriptor() ([]byte, []int) {
-	return file_identity_identityv1_service_proto_rawDescGZIP(), []int{8}
+	return file_identity_identityv1_service_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *DenyEntry) GetWhat() isDenyEntry_What {
@@ -681,7 +764,7 @@ type DenyAck struct {
 
 func (x *DenyAck) Reset() {
 	*x = DenyAck{}
-	mi := &file_identity_identityv1_service_proto_msgTypes[9]
+	mi := &file_identity_identityv1_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -693,7 +776,7 @@ func (x *DenyAck) String() string {
 func (*DenyAck) ProtoMessage() {}
 
 func (x *DenyAck) ProtoReflect() protoreflect.Message {
-	mi := &file_identity_identityv1_service_proto_msgTypes[9]
+	mi := &file_identity_identityv1_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -706,7 +789,7 @@ func (x *DenyAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DenyAck.ProtoReflect.Descriptor instead.
 func (*DenyAck) Descriptor() ([]byte, []int) {
-	return file_identity_identityv1_service_proto_rawDescGZIP(), []int{9}
+	return file_identity_identityv1_service_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *DenyAck) GetGeneration() uint64 {
@@ -740,18 +823,24 @@ const file_identity_identityv1_service_proto_rawDesc = "" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x126\n" +
 	"\arefusal\x18\x03 \x01(\v2\x1c.culvert.identity.v1.RefusalR\arefusal\x12:\n" +
 	"\vretry_after\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\n" +
-	"retryAfter\"V\n" +
+	"retryAfter\"p\n" +
 	"\x06Bundle\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
 	"generation\x12\x16\n" +
 	"\x06sha256\x18\x02 \x01(\fR\x06sha256\x12\x14\n" +
-	"\x05roots\x18\x03 \x03(\fR\x05roots\"C\n" +
+	"\x05roots\x18\x03 \x03(\fR\x05roots\x12\x18\n" +
+	"\atainted\x18\x04 \x03(\fR\atainted\"w\n" +
 	"\tBundleAck\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
 	"generation\x12\x16\n" +
-	"\x06sha256\x18\x02 \x01(\fR\x06sha256\"w\n" +
+	"\x06sha256\x18\x02 \x01(\fR\x06sha256\x122\n" +
+	"\x05roots\x18\x03 \x03(\v2\x1c.culvert.identity.v1.RootUseR\x05roots\"Y\n" +
+	"\aRootUse\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\fR\x03key\x12\"\n" +
+	"\fcertificates\x18\x02 \x01(\rR\fcertificates\x12\x18\n" +
+	"\atunnels\x18\x03 \x01(\rR\atunnels\"w\n" +
 	"\aDenySet\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
@@ -789,7 +878,7 @@ func file_identity_identityv1_service_proto_rawDescGZIP() []byte {
 	return file_identity_identityv1_service_proto_rawDescData
 }
 
-var file_identity_identityv1_service_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_identity_identityv1_service_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_identity_identityv1_service_proto_goTypes = []any{
 	(*SignRequest)(nil),           // 0: culvert.identity.v1.SignRequest
 	(*SigningRequest)(nil),        // 1: culvert.identity.v1.SigningRequest
@@ -798,34 +887,36 @@ var file_identity_identityv1_service_proto_goTypes = []any{
 	(*Denial)(nil),                // 4: culvert.identity.v1.Denial
 	(*Bundle)(nil),                // 5: culvert.identity.v1.Bundle
 	(*BundleAck)(nil),             // 6: culvert.identity.v1.BundleAck
-	(*DenySet)(nil),               // 7: culvert.identity.v1.DenySet
-	(*DenyEntry)(nil),             // 8: culvert.identity.v1.DenyEntry
-	(*DenyAck)(nil),               // 9: culvert.identity.v1.DenyAck
-	(*durationpb.Duration)(nil),   // 10: google.protobuf.Duration
-	(*Refusal)(nil),               // 11: culvert.identity.v1.Refusal
-	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
+	(*RootUse)(nil),               // 7: culvert.identity.v1.RootUse
+	(*DenySet)(nil),               // 8: culvert.identity.v1.DenySet
+	(*DenyEntry)(nil),             // 9: culvert.identity.v1.DenyEntry
+	(*DenyAck)(nil),               // 10: culvert.identity.v1.DenyAck
+	(*durationpb.Duration)(nil),   // 11: google.protobuf.Duration
+	(*Refusal)(nil),               // 12: culvert.identity.v1.Refusal
+	(*timestamppb.Timestamp)(nil), // 13: google.protobuf.Timestamp
 }
 var file_identity_identityv1_service_proto_depIdxs = []int32{
 	1,  // 0: culvert.identity.v1.SignRequest.requests:type_name -> culvert.identity.v1.SigningRequest
-	10, // 1: culvert.identity.v1.SigningRequest.ttl:type_name -> google.protobuf.Duration
+	11, // 1: culvert.identity.v1.SigningRequest.ttl:type_name -> google.protobuf.Duration
 	3,  // 2: culvert.identity.v1.SignResponse.results:type_name -> culvert.identity.v1.SigningResult
-	10, // 3: culvert.identity.v1.SigningResult.renew_after:type_name -> google.protobuf.Duration
+	11, // 3: culvert.identity.v1.SigningResult.renew_after:type_name -> google.protobuf.Duration
 	4,  // 4: culvert.identity.v1.SigningResult.denial:type_name -> culvert.identity.v1.Denial
-	11, // 5: culvert.identity.v1.Denial.refusal:type_name -> culvert.identity.v1.Refusal
-	10, // 6: culvert.identity.v1.Denial.retry_after:type_name -> google.protobuf.Duration
-	8,  // 7: culvert.identity.v1.DenySet.entries:type_name -> culvert.identity.v1.DenyEntry
-	12, // 8: culvert.identity.v1.DenyEntry.until:type_name -> google.protobuf.Timestamp
-	0,  // 9: culvert.identity.v1.CertificateService.Sign:input_type -> culvert.identity.v1.SignRequest
-	6,  // 10: culvert.identity.v1.CertificateService.StreamBundle:input_type -> culvert.identity.v1.BundleAck
-	9,  // 11: culvert.identity.v1.CertificateService.StreamDeny:input_type -> culvert.identity.v1.DenyAck
-	2,  // 12: culvert.identity.v1.CertificateService.Sign:output_type -> culvert.identity.v1.SignResponse
-	5,  // 13: culvert.identity.v1.CertificateService.StreamBundle:output_type -> culvert.identity.v1.Bundle
-	7,  // 14: culvert.identity.v1.CertificateService.StreamDeny:output_type -> culvert.identity.v1.DenySet
-	12, // [12:15] is the sub-list for method output_type
-	9,  // [9:12] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	12, // 5: culvert.identity.v1.Denial.refusal:type_name -> culvert.identity.v1.Refusal
+	11, // 6: culvert.identity.v1.Denial.retry_after:type_name -> google.protobuf.Duration
+	7,  // 7: culvert.identity.v1.BundleAck.roots:type_name -> culvert.identity.v1.RootUse
+	9,  // 8: culvert.identity.v1.DenySet.entries:type_name -> culvert.identity.v1.DenyEntry
+	13, // 9: culvert.identity.v1.DenyEntry.until:type_name -> google.protobuf.Timestamp
+	0,  // 10: culvert.identity.v1.CertificateService.Sign:input_type -> culvert.identity.v1.SignRequest
+	6,  // 11: culvert.identity.v1.CertificateService.StreamBundle:input_type -> culvert.identity.v1.BundleAck
+	10, // 12: culvert.identity.v1.CertificateService.StreamDeny:input_type -> culvert.identity.v1.DenyAck
+	2,  // 13: culvert.identity.v1.CertificateService.Sign:output_type -> culvert.identity.v1.SignResponse
+	5,  // 14: culvert.identity.v1.CertificateService.StreamBundle:output_type -> culvert.identity.v1.Bundle
+	8,  // 15: culvert.identity.v1.CertificateService.StreamDeny:output_type -> culvert.identity.v1.DenySet
+	13, // [13:16] is the sub-list for method output_type
+	10, // [10:13] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_identity_identityv1_service_proto_init() }
@@ -834,7 +925,7 @@ func file_identity_identityv1_service_proto_init() {
 		return
 	}
 	file_identity_identityv1_node_proto_init()
-	file_identity_identityv1_service_proto_msgTypes[8].OneofWrappers = []any{
+	file_identity_identityv1_service_proto_msgTypes[9].OneofWrappers = []any{
 		(*DenyEntry_Serial)(nil),
 		(*DenyEntry_Spki)(nil),
 		(*DenyEntry_Id)(nil),
@@ -847,7 +938,7 @@ func file_identity_identityv1_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_identity_identityv1_service_proto_rawDesc), len(file_identity_identityv1_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   10,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 )
 
@@ -18,6 +19,9 @@ type bundle struct {
 	set   map[[sha256.Size]byte]bool
 	skew  time.Duration // Config.ClockSkew
 	proofs
+
+	lessMu sync.Mutex                    // guards less
+	less   map[[sha256.Size]byte]*bundle // see without
 }
 
 func newBundle(roots []*x509.Certificate, skew time.Duration) (*bundle, error) {

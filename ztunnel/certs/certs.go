@@ -60,6 +60,7 @@ type Config struct {
 	Log         *slog.Logger         // slog.Default()
 	OnRotate    func(id spiffeid.ID) // called after id got another SVID, with no lock held; none
 	OnBundle    func()               // called after the trust bundle changed, with no lock held; none
+	Tunnels     func(key sum) int    // how many tunnels nothing but the roots of a key vouches for; not known
 	Remedy      func(Reason) string  // where an operator sets what is wrong, said after the sentence; nowhere
 }
 

@@ -29,8 +29,9 @@ var errNoStream = errors.New("the CA has no stream of bundles")
 type follower interface {
 	// Follow hands take each bundle that comes, and tells the CA of those for which
 	// it returns nil. It returns when the stream ends, and says why; errNoStream if
-	// the CA has none. known is what the node goes by so far.
-	Follow(ctx context.Context, known Bundle, take func(Bundle) error) error
+	// the CA has none. known is what the node goes by so far, and rests what rests on
+	// which root, whenever it is asked.
+	Follow(ctx context.Context, known Bundle, take func(Bundle) error, rests func() []Rest) error
 }
 
 // following is how it stands with the stream; Store.mu guards it.
@@ -48,7 +49,7 @@ func (s *Store) follow(ctx context.Context, ca follower) {
 		err := ca.Follow(ctx, s.said(), func(b Bundle) error {
 			heard = true
 			return s.take(b)
-		})
+		}, s.rests)
 		if ctx.Err() != nil {
 			return
 		}
@@ -84,6 +85,7 @@ func (s *Store) take(b Bundle) error {
 		s.following.since = now
 	}
 	changed := s.rebuild(now)
+	tainted := s.renewTainted(b.Tainted, now)
 	said := s.noteLocked(err)
 	s.mu.Unlock()
 	if said {
@@ -91,6 +93,10 @@ func (s *Store) take(b Bundle) error {
 	}
 	if later {
 		s.cfg.Log.Info("trust bundle taken", logGeneration, b.Generation, logBundle, hexOf(b.Hash), logRoots, len(b.Roots))
+	}
+	if tainted > 0 {
+		s.cfg.Log.Warn("certificates of an authority that the CA has tainted are renewed at once", logCount, tainted)
+		s.poke()
 	}
 	switch {
 	case changed:

@@ -192,12 +192,12 @@ func TestACAWithoutStreamsIsToldFromOneThatIsAway(t *testing.T) {
 	cfg := files(t, authority)
 	cfg.Address = addr
 	c := dial(t, cfg)
-	if err := c.Follow(soon(t), Bundle{}, func(Bundle) error { return nil }); !errors.Is(err, errNoStream) {
+	if err := c.Follow(soon(t), Bundle{}, func(Bundle) error { return nil }, nil); !errors.Is(err, errNoStream) {
 		t.Errorf("istiod: %v", err)
 	}
 	cfg.Address = "127.0.0.1:1"
 	var known *Problem
-	if err := dial(t, cfg).Follow(soon(t), Bundle{}, nil); !errors.As(err, &known) || known.Reason != Unreachable {
+	if err := dial(t, cfg).Follow(soon(t), Bundle{}, nil, nil); !errors.As(err, &known) || known.Reason != Unreachable {
 		t.Errorf("nobody: %v", err)
 	}
 }
@@ -208,7 +208,7 @@ type script struct {
 	follow func(ctx context.Context, known Bundle, take func(Bundle) error) error
 }
 
-func (s *script) Follow(ctx context.Context, known Bundle, take func(Bundle) error) error {
+func (s *script) Follow(ctx context.Context, known Bundle, take func(Bundle) error, _ func() []Rest) error {
 	return s.follow(ctx, known, take)
 }
 

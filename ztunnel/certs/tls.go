@@ -4,6 +4,7 @@ package certs
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -16,36 +17,56 @@ import (
 // alpn is the one protocol spoken in a tunnel.
 const alpn = "h2"
 
-// Server is the inbound side of a tunnel to a pod of id: it proves id and
-// admits any workload of the trust domain. The Config is for one handshake or
-// a few: it keeps this SVID while the Store moves on. The second result is when
-// a connection made with it ends to be proved, by the bundle as it is when it is asked:
-// the earliest expiry of the own leaf, the peer's, and what either hangs on, or long
-// ago if one of them does not prove any more.
+// Pair is one side of tunnels, for one handshake or a few: it keeps its SVID while the
+// Store moves on.
+type Pair struct {
+	Config *tls.Config
+	// Until is when a connection made with it ends to be proved, by the bundle as it is when
+	// it is asked: the earliest expiry of the own leaf, the peer's, and what either hangs on,
+	// or long ago if one of them does not prove any more.
+	Until func(tls.ConnectionState) time.Time
+	// Without is Until if the bundle had no root of a key, which is named by identity.KeyHash.
+	Without func(state tls.ConnectionState, root [sha256.Size]byte) time.Time
+}
+
+// Server is ServerPair without what a node asks about roots.
+func (s *Store) Server(ctx context.Context, id spiffeid.ID) (*tls.Config, func(tls.ConnectionState) time.Time, error) {
+	p, err := s.ServerPair(ctx, id)
+	return p.Config, p.Until, err
+}
+
+// Client is ClientPair without what a node asks about roots.
+func (s *Store) Client(ctx context.Context, id, peer spiffeid.ID) (*tls.Config, func(tls.ConnectionState) time.Time, error) {
+	p, err := s.ClientPair(ctx, id, peer)
+	return p.Config, p.Until, err
+}
+
+// ServerPair is the inbound side of a tunnel to a pod of id: it proves id and
+// admits any workload of the trust domain.
 //
 // Without a valid SVID it waits for one, 5 s or until ctx ends.
-func (s *Store) Server(ctx context.Context, id spiffeid.ID) (*tls.Config, func(tls.ConnectionState) time.Time, error) {
+func (s *Store) ServerPair(ctx context.Context, id spiffeid.ID) (Pair, error) {
 	own, err := s.acquire(ctx, id)
 	if err != nil {
-		return nil, nil, err
+		return Pair{}, err
 	}
 	p := &pair{store: s, own: own, usage: x509.ExtKeyUsageClientAuth, match: matchDomain(s.cfg.TrustDomain)}
 	config := p.config()
 	config.Certificates = []tls.Certificate{own.certificate()}
 	// Any, not Verify: the verification is VerifyConnection's.
 	config.ClientAuth = tls.RequireAnyClientCert
-	return config, p.until, nil
+	return Pair{config, p.until, p.without}, nil
 }
 
-// Client is the outbound side of a tunnel from a pod of id: it proves id and
-// admits exactly peer. See Server.
-func (s *Store) Client(ctx context.Context, id, peer spiffeid.ID) (*tls.Config, func(tls.ConnectionState) time.Time, error) {
+// ClientPair is the outbound side of a tunnel from a pod of id: it proves id and
+// admits exactly peer. See ServerPair.
+func (s *Store) ClientPair(ctx context.Context, id, peer spiffeid.ID) (Pair, error) {
 	if err := s.cfg.checkID(peer); err != nil {
-		return nil, nil, fmt.Errorf("expect peer %v", err)
+		return Pair{}, fmt.Errorf("expect peer %v", err)
 	}
 	own, err := s.acquire(ctx, id)
 	if err != nil {
-		return nil, nil, err
+		return Pair{}, err
 	}
 	p := &pair{store: s, own: own, usage: x509.ExtKeyUsageServerAuth, match: matchPeer(peer)}
 	config := p.config()
@@ -55,7 +76,7 @@ func (s *Store) Client(ctx context.Context, id, peer spiffeid.ID) (*tls.Config, 
 		shown := own.certificate()
 		return &shown, nil
 	}
-	return config, p.until, nil
+	return Pair{config, p.until, p.without}, nil
 }
 
 // pair is one SVID and whom it is shown to.

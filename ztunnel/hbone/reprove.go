@@ -3,6 +3,7 @@
 package hbone
 
 import (
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
@@ -19,17 +20,23 @@ import (
 // One younger tunnel is not enough: roots may change from A to A and B, and back to A.
 // Then the youngest tunnel rests on B, and the one before it on A.
 type grounds struct {
-	own     func() time.Time
+	own     asked
 	younger []*ground // oldest first
 }
 
-type ground struct{ until func() time.Time }
+type ground struct{ until asked }
+
+// asked is until when the certificates of a handshake hold, by the roots that are trusted
+// then but for one: noRoot: all of them count.
+type asked func(but [sha256.Size]byte) time.Time
+
+var noRoot [sha256.Size]byte
 
 // maxYounger bounds the younger tunnels that one tunnel remembers.
 const maxYounger = 3
 
 // add takes another younger tunnel. The slice is replaced, since reprove reads it.
-func (g *grounds) add(until func() time.Time) {
+func (g *grounds) add(until asked) {
 	kept := g.younger[max(0, len(g.younger)+1-maxYounger):]
 	g.younger = append(slices.Clone(kept), &ground{until})
 }
@@ -46,17 +53,21 @@ func (g *grounds) drop(gone []*ground) {
 }
 
 // asksAgain keeps of a handshake what it takes to ask about it again.
-func asksAgain(cred Credential, state tls.ConnectionState) func() time.Time {
+func asksAgain(cred Credential, state tls.ConnectionState) asked {
 	if cred.Until == nil {
 		return nil
 	}
-	until, chain := cred.Until, chainOf(state)
-	return func() time.Time {
+	until, without, chain := cred.Until, cred.Without, chainOf(state)
+	return func(but [sha256.Size]byte) time.Time {
 		certs, err := chain.parse()
 		if err != nil {
 			return longAgo
 		}
-		return until(tls.ConnectionState{PeerCertificates: certs})
+		again := tls.ConnectionState{PeerCertificates: certs}
+		if but == noRoot || without == nil {
+			return until(again)
+		}
+		return without(again, but)
 	}
 }
 
@@ -118,12 +129,12 @@ func (c *conn) reprove() {
 	if own == nil {
 		return
 	}
-	until := own() // not under mu: it may verify a chain
+	until := own(noRoot) // not under mu: it may verify a chain
 	holds := time.Now().Before(until)
 	latest := until
 	var gone []*ground
 	for _, y := range younger {
-		other := y.until()
+		other := y.until(noRoot)
 		if !time.Now().Before(other) {
 			gone = append(gone, y)
 		}
@@ -150,14 +161,46 @@ func (c *conn) reprove() {
 	}
 }
 
+// RestOn is how many tunnels would end if a root were trusted no more, which is named by the
+// SHA-256 of its key.
+func (p *Pool) RestOn(root [sha256.Size]byte) int { return restOn(p.all(), root) }
+
+// RestOn is Pool.RestOn for the tunnels that arrived.
+func (l *Listener) RestOn(root [sha256.Size]byte) int { return restOn(l.all(), root) }
+
+func restOn(all []*conn, root [sha256.Size]byte) (n int) {
+	for _, c := range all {
+		if c.restsOn(root) {
+			n++
+		}
+	}
+	return n
+}
+
+func (c *conn) restsOn(root [sha256.Size]byte) bool {
+	c.mu.Lock()
+	own, younger, over := c.grounds.own, c.grounds.younger, c.err != nil
+	c.mu.Unlock()
+	if own == nil || over {
+		return false
+	}
+	latest := own(root) // not under mu: it may verify a chain
+	for _, y := range younger {
+		if until := y.until(root); until.After(latest) {
+			latest = until
+		}
+	}
+	return !time.Now().Before(latest)
+}
+
 // holdsUntil is when the tunnel's own certificates end by the roots that are trusted now,
 // and how to ask that again.
-func (c *conn) holdsUntil() (until time.Time, again func() time.Time) {
+func (c *conn) holdsUntil() (until time.Time, again asked) {
 	c.mu.Lock()
 	until, again = c.until, c.grounds.own
 	c.mu.Unlock()
 	if again != nil {
-		until = again()
+		until = again(noRoot)
 	}
 	return until, again
 }

@@ -154,12 +154,12 @@ func TestAYoungerTunnelWhoseRootWasDroppedExtendsNothing(t *testing.T) {
 		older := b.pool.all()[0]
 		before := older.deadline
 		younger := &conn{until: before.Add(time.Hour)}
-		younger.grounds.own = func() time.Time { return time.Unix(1, 0) }
+		younger.grounds.own = func([32]byte) time.Time { return time.Unix(1, 0) }
 		older.extend(younger)
 		if !older.deadline.Equal(before) || len(older.grounds.younger) > 0 {
 			t.Errorf("the older one ends at %v, not at %v, and rests on %d younger", older.deadline, before, len(older.grounds.younger))
 		}
-		younger.grounds.own = func() time.Time { return younger.until }
+		younger.grounds.own = func([32]byte) time.Time { return younger.until }
 		for range 2 * maxYounger {
 			older.extend(younger)
 		}
@@ -210,7 +210,7 @@ func TestATunnelThatRestsOnYoungerOnesGetsNoNewStreams(t *testing.T) {
 // youngerOne is a tunnel that holds for an hour, or until its root is dropped.
 func youngerOne(root *atomic.Bool) *conn {
 	c, until := &conn{}, time.Now().Add(time.Hour)
-	c.grounds.own = func() time.Time {
+	c.grounds.own = func([32]byte) time.Time {
 		if !root.Load() {
 			return longAgo
 		}
@@ -261,5 +261,52 @@ func TestATunnelInItsHandshakeIsReprovedToo(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// A root may go when no tunnel rests on it: neither by its own certificates, nor by those of
+// a younger one.
+func TestATunnelRestsOnARootUntilAYoungerOneStandsInForIt(t *testing.T) {
+	inBubble(t, time.Hour, func(t *testing.T, b *bubble) {
+		former, other := [32]byte{1}, [32]byte{2}
+		b.restingOn(former)
+		near, far := b.open()
+		wantRests := func(when string, root [32]byte, want int) {
+			t.Helper()
+			if pool, ln := b.pool.RestOn(root), b.ln.RestOn(root); pool != want || ln != want {
+				t.Errorf("%s: %d and %d tunnels rest on it, want %d", when, pool, ln, want)
+			}
+		}
+		wantRests("made under it", former, 1)
+		wantRests("another root", other, 0)
+		b.restingOn(other)
+		b.pool.Retire(Rotated)
+		b.ln.Retire(Rotated)
+		later, laterFar := b.open()
+		pass(time.Second)
+		wantRests("behind a younger one", former, 0)
+		if b.pool.RestOn(other) == 0 || b.ln.RestOn(other) == 0 {
+			t.Error("nothing rests on the root of the younger one")
+		}
+		wantOpen(t, near, far, later, laterFar)
+	})
+}
+
+// restingOn has credentials that are made from now on rest on one root.
+func (b *bubble) restingOn(root [32]byte) {
+	on := func(c Credential) Credential {
+		c.Without = func(state tls.ConnectionState, but [32]byte) time.Time {
+			if but == root {
+				return longAgo
+			}
+			return c.Until(state)
+		}
+		return c
+	}
+	b.ln.cfg.Credential = func(context.Context) (Credential, error) {
+		return on(b.ca.credential(serverID, clientID, b.ttl)), nil
+	}
+	b.pool.cfg.Credential = func(context.Context, Key) (Credential, error) {
+		return on(b.ca.credential(clientID, serverID, b.ttl)), nil
 	}
 }

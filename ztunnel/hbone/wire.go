@@ -4,6 +4,7 @@ package hbone
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -30,6 +31,9 @@ type Credential struct {
 	// called: in the past if they do not hold. Of the state it needs the peer's
 	// certificates. Nil: never.
 	Until func(tls.ConnectionState) time.Time
+	// Without is Until if one root less were trusted, which is named by the SHA-256 of its
+	// key. Nil: it is not known.
+	Without func(state tls.ConnectionState, root [sha256.Size]byte) time.Time
 }
 
 // Records says who makes the TLS records of a tunnel.
@@ -67,7 +71,7 @@ type proof struct {
 	peer          spiffeid.ID
 	local, remote netip.AddrPort
 	until         time.Time
-	again         func() time.Time // until, as it is when it is called; nil: never
+	again         asked // until, as it is when it is called; nil: never
 	rtt           roundTrip
 	cipher        uint16
 	group         tls.CurveID

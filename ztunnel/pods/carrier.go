@@ -4,12 +4,14 @@ package pods
 
 import (
 	"context"
+	"crypto/sha256"
 	"net"
 	"net/netip"
 	"slices"
 	"sync"
 	"time"
 
+	"github.com/culvert-mesh/culvert/ztunnel/certs"
 	"github.com/culvert-mesh/culvert/ztunnel/hbone"
 	"github.com/culvert-mesh/culvert/ztunnel/metrics"
 	"github.com/culvert-mesh/culvert/ztunnel/proxy"
@@ -48,8 +50,7 @@ func (p *Pods) newCarrier(m *member) *carrier {
 		Records: records,
 		Dial:    direct,
 		Credential: func(ctx context.Context, key hbone.Key) (hbone.Credential, error) {
-			config, until, err := p.Certs.Client(ctx, m.id, key.Dst)
-			return hbone.Credential{Config: config, Until: until}, err
+			return credential(p.Certs.ClientPair(ctx, m.id, key.Dst))
 		},
 	})
 	c.pod = &proxy.Pod{
@@ -86,8 +87,7 @@ func (p *Pods) newCarrier(m *member) *carrier {
 			Records: records,
 			Refused: proxy.Inbound{Pod: c.pod}.Refused,
 			Credential: func(ctx context.Context) (hbone.Credential, error) {
-				config, until, err := p.Certs.Server(ctx, m.id)
-				return hbone.Credential{Config: config, Until: until}, err
+				return credential(p.Certs.ServerPair(ctx, m.id))
 			},
 		}))
 	}
@@ -231,6 +231,20 @@ func (c *carrier) reprove() {
 	for _, ln := range c.tunnels {
 		ln.Reprove()
 	}
+}
+
+// restOn is how many tunnels would end with a root; see hbone.Pool.RestOn.
+func (c *carrier) restOn(root [sha256.Size]byte) int {
+	n := c.pool.RestOn(root)
+	for _, ln := range c.tunnels {
+		n += ln.RestOn(root)
+	}
+	return n
+}
+
+// credential is how the certificates of a pair of workloads make a tunnel.
+func credential(pair certs.Pair, err error) (hbone.Credential, error) {
+	return hbone.Credential{Config: pair.Config, Until: pair.Until, Without: pair.Without}, err
 }
 
 // retire replaces every tunnel by one with the present certificate.

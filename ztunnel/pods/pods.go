@@ -5,6 +5,7 @@ package pods
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"log/slog"
 	"maps"
 	"slices"
@@ -213,6 +214,15 @@ func (p *Pods) Reprove() {
 	for m := range p.served() {
 		m.carrier.reprove()
 	}
+}
+
+// RestOn is how many tunnels would end if a root were trusted no more, which is named by the
+// SHA-256 of its key.
+func (p *Pods) RestOn(root [sha256.Size]byte) (n int) {
+	for m := range p.served() {
+		n += m.carrier.restOn(root)
+	}
+	return n
 }
 
 // Retire replaces the tunnels that were made with id's former certificate.

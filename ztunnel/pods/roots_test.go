@@ -66,7 +66,7 @@ func (p public) Public() crypto.PublicKey { return p.key }
 
 func (p public) Sign(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) { panic("not ours") }
 
-func (t *turning) Follow(ctx context.Context, _ certs.Bundle, take func(certs.Bundle) error) error {
+func (t *turning) Follow(ctx context.Context, _ certs.Bundle, take func(certs.Bundle) error, _ func() []certs.Rest) error {
 	for {
 		t.mu.Lock()
 		b, news := t.bundle, t.news
