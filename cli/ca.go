@@ -18,7 +18,7 @@ import (
 )
 
 func (c *command) authority() *cobra.Command {
-	return noun("ca", "Look after the mesh's certificate authority", c.caShow(), c.caVerify(), c.caInit(), c.caRenewIssuer(), c.caRenewRoot(), c.caExport(), c.caBackup(), c.caRestore(), c.caRecover(), c.outageBudget())
+	return noun("ca", "Look after the mesh's certificate authority", c.caShow(), c.caVerify(), c.caInit(), c.caRenewIssuer(), c.caRenewRoot(), c.caRotateRoot(), c.caTaint(), c.caExport(), c.caBackup(), c.caRestore(), c.caRecover(), c.outageBudget())
 }
 
 // Roles of a CA's certificates.

@@ -93,6 +93,11 @@ func (d Directory) Replace(ctx context.Context, read, next ca.Files) error {
 			return fmt.Errorf("%s: %s was changed by another hand meanwhile", d, name)
 		}
 	}
+	for name := range next {
+		if _, had := read[name]; !had && now[name] != nil {
+			return fmt.Errorf("%s: %s was written by another hand meanwhile", d, name)
+		}
+	}
 	store := ca.Directory{Path: string(d)}
 	switch was, err := store.Read(ctx); {
 	case err == nil:

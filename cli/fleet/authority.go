@@ -8,6 +8,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"time"
+
+	"github.com/culvert-mesh/culvert/identity/rekey"
 )
 
 // CA is what one replica of the CA says.
@@ -36,8 +38,9 @@ type State struct {
 	Store       struct {
 		Where string `json:"where"`
 	} `json:"store"`
-	Bundle    Bundle  `json:"bundle"`
-	Nodes     []Visit `json:"nodes"` // that asked lately
+	Bundle    Bundle        `json:"bundle"`
+	Rekey     *rekey.Status `json:"rekey"` // nil: an older CA
+	Nodes     []Visit       `json:"nodes"` // that asked lately
 	Readiness []struct {
 		Name    string `json:"name"`
 		Ready   bool   `json:"ready"`

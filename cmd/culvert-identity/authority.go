@@ -22,6 +22,7 @@ type authority struct {
 	ca        *ca.CA
 	keeper    *ca.Keeper
 	publisher *cluster.Publisher // nil: nobody finds its roots in a cluster
+	place     func() ca.Store    // where it is kept, for one goroutine more
 }
 
 // authority returns the CA. That of a directory is open; that of a Secret is opened by
@@ -51,10 +52,11 @@ func (c *config) authority(ctx context.Context) (*authority, error) {
 			return nil, err
 		}
 	}
-	o := ca.KeeperOptions{CA: made, Store: ca.Directory{Path: c.dir, Log: c.log}, Log: c.log}
+	a.place = func() ca.Store { return ca.Directory{Path: c.dir, Log: c.log} }
 	if c.secret != "" {
-		o.Store = a.publisher.Store()
+		a.place = a.publisher.Store
 	}
+	o := ca.KeeperOptions{CA: made, Store: a.place(), Log: c.log}
 	if a.publisher != nil {
 		o.Tell = a.publisher.Tell
 	}

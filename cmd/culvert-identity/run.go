@@ -8,9 +8,11 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/culvert-mesh/culvert/identity/rekey"
 	"github.com/culvert-mesh/culvert/identity/server"
 	"github.com/culvert-mesh/culvert/loopback"
 	"github.com/culvert-mesh/culvert/ztunnel/source"
@@ -61,7 +63,13 @@ func run(ctx context.Context, cfg config) error {
 	if err != nil {
 		return err
 	}
-	service, err := server.New(config)
+	var service *server.Server
+	rekeyer, err := cfg.rekeyer(signer, func(since time.Time) rekey.Report { return service.Heard(since) })
+	if err != nil {
+		return err
+	}
+	config.Rekey = rekeyer.Status
+	service, err = server.New(config)
 	if err != nil {
 		return err
 	}
@@ -94,6 +102,7 @@ func run(ctx context.Context, cfg config) error {
 		})
 	})
 	group.Go(func() error { return signer.run(ctx) })
+	group.Go(func() error { return rekeyer.Run(ctx) })
 	if tainter != nil {
 		group.Go(func() error { return tainter.Run(ctx) })
 	}

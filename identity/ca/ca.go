@@ -74,6 +74,7 @@ type CA struct {
 	inForce atomic.Pointer[authority] // nil until the first Take
 	bundle  atomic.Pointer[bundle]    // nil until the first Take
 	news    news
+	tainted atomic.Pointer[[]Key] // nil: none
 }
 
 // New returns a CA that has no issuer yet: until Load, or Take, it signs nothing.

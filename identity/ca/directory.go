@@ -134,7 +134,7 @@ func (d Directory) stored() (Files, error) {
 	if err := d.guarded(); err != nil {
 		return nil, err
 	}
-	return d.readAll(append(found, BundleFile))
+	return d.readAll(append(found, BundleFile, RekeyFile))
 }
 
 // survey says why what is there is no CA, and no place for a new one either.

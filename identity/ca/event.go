@@ -23,6 +23,8 @@ const (
 	RootDropped            Reason = "RootDropped"            // and one less
 	StoreLost              Reason = "StoreLost"              // the CA was deleted; this process signs on
 	StoreRestored          Reason = "StoreRestored"          // this process put it back
+	RekeyStepped           Reason = "RekeyStepped"           // the re-key of the root is in another state; see identity/rekey
+	RekeyLags              Reason = "RekeyLags"              // it has waited for long, for what the message names
 )
 
 var reasons = []Reason{

@@ -206,7 +206,7 @@ func (k *Keeper) take(ctx context.Context, files Files) error {
 	if err != nil {
 		return k.refuse(now, err)
 	}
-	if !ch.any() && k.last != nil && !now.Same(k.last) {
+	if !ch.any() && k.last != nil && !now.sameAuthority(k.last) {
 		k.happened(Event{Reason: IssuerUpdateSkipped, Message: "the files changed, and are the same CA as before: " + describe(k.ca.Issuer())})
 	}
 	k.last, k.refused = now, ""
@@ -312,6 +312,9 @@ func (k *Keeper) tellChange(ch change) {
 		k.happened(Event{Reason: RootDropped, Message: "nodes are no longer to trust a root: " + describe(root)}, logGeneration, generation)
 	}
 }
+
+// Happened counts, logs and tells what happened to the CA by another hand of this process.
+func (k *Keeper) Happened(e Event) { k.happened(e) }
 
 // happened counts, logs and tells.
 func (k *Keeper) happened(e Event, more ...any) {

@@ -43,9 +43,7 @@ func (m *Memory) Replace(_ context.Context, was, next Files) error {
 	if m.files == nil || !m.files.replaceable(was, next) {
 		return ErrChanged
 	}
-	files := maps.Clone(m.files)
-	maps.Copy(files, next)
-	m.setLocked(files)
+	m.setLocked(m.files.with(next))
 	return nil
 }
 

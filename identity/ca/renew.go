@@ -74,7 +74,7 @@ func (f Files) signer(opts Options) (signer, RenewalState) {
 	if s.key != nil {
 		s.root = latestOf(roots, s.key)
 	}
-	if s.root == nil {
+	if s.root == nil || s.issuer.CheckSignatureFrom(s.root) != nil { // of another root, while the root is re-keyed
 		return s, RenewalOffline
 	}
 	for _, root := range roots {
@@ -202,11 +202,11 @@ func (k *Keeper) revive(ctx context.Context) bool {
 	return err == nil || errors.Is(err, ErrChanged)
 }
 
-// fingerprint tells one content from another, but for the Record.
+// fingerprint tells one content from another, but for the Record and how far a re-key is.
 func fingerprint(files Files) string {
 	all := sha256.New()
 	for _, name := range files.names() {
-		if name != BundleFile {
+		if name != BundleFile && name != RekeyFile {
 			fmt.Fprintf(all, "%s %d\n%s", name, len(files[name]), files[name])
 		}
 	}

@@ -5,6 +5,7 @@ package ca
 import (
 	"crypto"
 	"crypto/x509"
+	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"io/fs"
@@ -24,6 +25,7 @@ import (
 //	each file is complete on disk under its staged name
 //	the directory is on disk
 //	each staged file gets its own name
+//	files that are to go are removed
 //	the directory is on disk
 //
 // Until the first has its name nothing has happened. From then on, what is there with
@@ -35,7 +37,7 @@ func stagedName(name string) string { return "." + name + ".new" }
 
 // staged is the name that a staged file is to get, or "".
 func staged(name string) string {
-	for _, own := range append(slices.Clone(fileNames), BundleFile) {
+	for _, own := range append(slices.Clone(fileNames), BundleFile, RekeyFile) {
 		if stagedName(own) == name {
 			return own
 		}
@@ -60,22 +62,32 @@ func (d Directory) write(files Files) error {
 }
 
 func (d Directory) steps(files Files) (stage, commit []step) {
+	var removals []step
 	for _, name := range slices.Sorted(maps.Keys(files)) {
 		staged, own := filepath.Join(d.Path, stagedName(name)), filepath.Join(d.Path, name)
+		if files[name] == nil {
+			removals = append(removals, func() error { return removed(own) })
+			continue
+		}
 		stage = append(stage, func() error { return writeSynced(staged, own, files[name]) })
 		commit = append(commit, func() error { return os.Rename(staged, own) })
 	}
 	sync := func() error { return syncDir(d.Path) }
-	return append(stage, sync), append(commit, sync)
+	return append(stage, sync), append(append(commit, removals...), sync)
+}
+
+func removed(path string) error {
+	if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // unstage removes staged files.
 func (d Directory) unstage(files Files) error {
 	var problems []error
 	for name := range files {
-		if err := os.Remove(filepath.Join(d.Path, stagedName(name))); !errors.Is(err, fs.ErrNotExist) {
-			problems = append(problems, err)
-		}
+		problems = append(problems, removed(filepath.Join(d.Path, stagedName(name))))
 	}
 	return errors.Join(problems...)
 }
@@ -132,8 +144,12 @@ func (d Directory) rename(half Files) error {
 }
 
 // whole reports whether files are all of a CA as Culvert writes it, of one issuer.
-// When they hold, and for whom, is not asked.
+// When they hold, and for whom, is not asked. How far a re-key is must be readable: half of
+// it says nothing.
 func whole(files Files) bool {
+	if text, there := files[RekeyFile]; there && !json.Valid(text) {
+		return false
+	}
 	roots, err := certificatesOf(files[RootFile])
 	if err != nil || len(roots) == 0 {
 		return false

@@ -42,7 +42,7 @@ func TestAChildIsKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	files := Files{}
-	for _, name := range fileNames {
+	for _, name := range append(slices.Clone(fileNames), RekeyFile) {
 		if text, err := os.ReadFile(filepath.Join(os.Getenv("CA_FROM"), name)); err == nil {
 			files[name] = text
 		}
@@ -278,5 +278,58 @@ func TestARenewedFileHasTheModeAndTheOwnerOfTheOneBefore(t *testing.T) {
 	w, g := want.Sys().(*syscall.Stat_t), got.Sys().(*syscall.Stat_t)
 	if got.Mode() != want.Mode() || g.Uid != w.Uid || g.Gid != w.Gid || os.SameFile(got, want) {
 		t.Errorf("mode %v owner %d:%d, want %v %d:%d", got.Mode(), g.Uid, g.Gid, want.Mode(), w.Uid, w.Gid)
+	}
+}
+
+// A state is stored whole or not at all, and a file that goes does so after the others came.
+func TestAStateThatAKilledProcessStoredIsWholeOrNothing(t *testing.T) {
+	state := Files{RekeyFile: []byte(`{"state": "distribute"}`)}
+	all, staged := stepsOf(state)
+	for n := range all + 1 {
+		for _, half := range []bool{false, true} {
+			if half && (n == 0 || n >= staged) {
+				continue
+			}
+			dir := t.TempDir()
+			d := Directory{Path: dir}
+			if err := d.write(made(t)); err != nil {
+				t.Fatal(err)
+			}
+			killed(t, dir, state, n)
+			if half {
+				halve(t, dir)
+			}
+			files, err := d.Read(t.Context())
+			if err != nil {
+				t.Fatalf("after %d steps: %v", n, err)
+			}
+			text, there := files[RekeyFile]
+			if want := n > 0 && !half; there != want || there && string(text) != string(state[RekeyFile]) {
+				t.Errorf("after %d steps (half %v): %q", n, half, text)
+			}
+			if leftovers, _ := filepath.Glob(filepath.Join(dir, ".*.new")); leftovers != nil {
+				t.Errorf("%v is left", leftovers)
+			}
+		}
+	}
+}
+
+func TestAFileOfNilIsRemovedAfterTheOthersCame(t *testing.T) {
+	dir := t.TempDir()
+	d := Directory{Path: dir}
+	files := made(t)
+	if err := d.write(files); err != nil {
+		t.Fatal(err)
+	}
+	was, err := d.Read(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Replace(t.Context(), was, Files{RootKeyFile: nil, IssuerFile: files[IssuerFile]}); err != nil {
+		t.Fatal(err)
+	}
+	now, err := d.Read(t.Context())
+	if _, there := now[RootKeyFile]; err != nil || there || now[IssuerFile] == nil {
+		t.Errorf("%v, %v", now.names(), err)
 	}
 }

@@ -19,6 +19,7 @@ const (
 	IssuerFile    = "issuer.pem"
 	IssuerKeyFile = "issuer.key"
 	BundleFile    = "bundle.json" // a Record, beside whatever layout the CA has
+	RekeyFile     = "rekey.json"  // how far a re-key of the root is, with the keys that it needs; see identity/rekey
 )
 
 // HadConfigMap annotates the ConfigMap of the roots: it names the one, as namespace/name,
@@ -44,6 +45,20 @@ func (f Files) replaceable(was, next Files) bool {
 		return bytes.Equal(f[BundleFile], was[BundleFile])
 	}
 	return f.Same(was)
+}
+
+// with returns the files with those of next in their place; what is nil there is removed.
+func (f Files) with(next Files) Files {
+	all := maps.Clone(f)
+	maps.Copy(all, next)
+	maps.DeleteFunc(all, func(_ string, content []byte) bool { return content == nil })
+	return all
+}
+
+// sameAuthority reports whether both have the same certificates and keys, however far a
+// re-key is.
+func (f Files) sameAuthority(other Files) bool {
+	return f.with(Files{RekeyFile: nil}).Same(other.with(Files{RekeyFile: nil}))
 }
 
 // Roots are the certificates that the files would have verifiers trust, or none if they
@@ -86,7 +101,8 @@ type Store interface {
 	// Replace stores the files in next, all or none, if the store holds what Read
 	// returned as was: a Record if the Record is the same, other files if all but the
 	// Record are. If not, it changes nothing and wraps ErrChanged. It wraps ErrReadOnly
-	// if the CA is not Culvert's to write.
+	// if the CA is not Culvert's to write. A file of nil is removed, after all others are
+	// stored: a process that is killed in between may leave it.
 	Replace(ctx context.Context, was, next Files) error
 	// Watch calls changed whenever the CA may be another, until ctx ends. It may miss
 	// changes: whoever needs them all reads now and then.

@@ -69,7 +69,7 @@ func (c *CA) put(ctx context.Context, store Store, files Files) (change, error) 
 		return change{}, err
 	}
 	now, old := c.inForce.Load(), c.bundle.Load()
-	if now != nil {
+	if now != nil && !follows(files, next.roots, old) {
 		if err := now.accepts(next, files, old.roots); err != nil {
 			return change{}, err
 		}
@@ -93,6 +93,13 @@ func (c *CA) put(ctx context.Context, store Store, files Files) (change, error) 
 		c.news.tell()
 	}
 	return ch, err
+}
+
+// follows reports whether another replica has these roots in force already, as a younger
+// bundle. Then they have been judged, step by step, while this one did not look.
+func follows(files Files, roots []*x509.Certificate, old *bundle) bool {
+	kept, _ := ParseRecord(files[BundleFile])
+	return kept.Is(roots) && kept.Generation > old.record.Generation
 }
 
 // accepts says why next cannot follow while verifiers trust the roots in bundle, and

@@ -60,6 +60,7 @@ func (s *Server) record(d *decision, err error) {
 		s.refusals.write("certificate denied", d, err, attrs...)
 		return
 	}
+	s.leaves.note(d.caller.Node, d.issued.NotAfter)
 	s.cfg.Log.Info("certificate issued", append(attrs, logSerial, d.issued.Serial.Text(16),
 		logDNSNames, d.dnsNames, logNotBefore, d.issued.NotBefore, logNotAfter, d.issued.NotAfter, logIssuer, hex.EncodeToString(d.issued.Above[0].SubjectKeyId),
 		slog.Duration(logTook, took))...)

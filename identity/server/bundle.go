@@ -4,7 +4,9 @@ package server
 
 import (
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/hex"
+	"slices"
 	"sync"
 	"time"
 
@@ -14,6 +16,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/culvert-mesh/culvert/identity"
+	"github.com/culvert-mesh/culvert/identity/ca"
 	"github.com/culvert-mesh/culvert/identity/identityv1"
 )
 
@@ -23,6 +26,9 @@ type Ack struct {
 	SHA256     string    `json:"sha256"`     // of the set, in hexadecimal; see identity.BundleHash
 	Time       time.Time `json:"time"`       // when it said so
 	Connected  bool      `json:"connected"`  // its stream is open: it hears of the next bundle at once
+	// Rests is how many of its certificates and tunnels nothing but the roots of one key vouches
+	// for, by identity.KeyHash in hexadecimal. A node says so while there are several keys.
+	Rests map[string]int `json:"rests,omitempty"`
 }
 
 // StreamBundle sends the CA's bundle to a node, and again whenever it changes.
@@ -34,9 +40,31 @@ func (s *Server) StreamBundle(stream grpc.BidiStreamingServer[identityv1.BundleA
 		if n := len(ack.GetSha256()); n != 0 && n != sha256.Size {
 			return status.Errorf(codes.InvalidArgument, "sha256: there are %d bytes, want %d or none", n, sha256.Size)
 		}
-		s.acks.put(c.Node, Ack{Generation: ack.GetGeneration(), SHA256: hex.EncodeToString(ack.GetSha256()), Time: time.Now().UTC()})
+		rests, err := restsOf(ack.GetRoots())
+		if err != nil {
+			return err
+		}
+		s.acks.put(c.Node, Ack{Generation: ack.GetGeneration(), SHA256: hex.EncodeToString(ack.GetSha256()), Time: time.Now().UTC(), Rests: rests})
 		return nil
 	})
+}
+
+// restsOf is what a node says of its roots, nil if it says nothing.
+func restsOf(roots []*identityv1.RootUse) (map[string]int, error) {
+	if len(roots) > identityv1.MaxRoots {
+		return nil, status.Errorf(codes.InvalidArgument, "roots: there are %d, the limit is %d", len(roots), identityv1.MaxRoots)
+	}
+	var rests map[string]int
+	for _, r := range roots {
+		if len(r.GetKey()) != sha256.Size {
+			return nil, status.Errorf(codes.InvalidArgument, "roots: a key has %d bytes, want %d", len(r.GetKey()), sha256.Size)
+		}
+		if rests == nil {
+			rests = make(map[string]int)
+		}
+		rests[hex.EncodeToString(r.GetKey())] = int(r.GetCertificates()) + int(r.GetTunnels())
+	}
+	return rests, nil
 }
 
 // bundle is the news of StreamBundle.
@@ -46,12 +74,32 @@ func (s *Server) bundle() ([]*identityv1.Bundle, uint64, <-chan struct{}) {
 	if generation == 0 {
 		return nil, 0, changed
 	}
-	hash := identity.BundleHash(roots)
-	message := &identityv1.Bundle{Generation: generation, Sha256: hash[:]}
-	for _, root := range roots {
-		message.Roots = append(message.Roots, root.Raw)
+	return []*identityv1.Bundle{s.bundleSent.of(generation, roots, s.cfg.CA.Tainted())}, generation, changed
+}
+
+// bundleMessage is the message of the youngest bundle that was asked for: as long as nothing
+// changes it is one, by which streams know that they have sent it.
+type bundleMessage struct {
+	mu      sync.Mutex // guards what follows
+	tainted []ca.Key
+	is      *identityv1.Bundle
+}
+
+func (m *bundleMessage) of(generation uint64, roots []*x509.Certificate, tainted []ca.Key) *identityv1.Bundle {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.is.GetGeneration() == generation && slices.Equal(m.tainted, tainted) {
+		return m.is
 	}
-	return []*identityv1.Bundle{message}, generation, changed
+	hash := identity.BundleHash(roots)
+	m.tainted, m.is = tainted, &identityv1.Bundle{Generation: generation, Sha256: hash[:]}
+	for _, root := range roots {
+		m.is.Roots = append(m.is.Roots, root.Raw)
+	}
+	for _, key := range tainted {
+		m.is.Tainted = append(m.is.Tainted, key[:])
+	}
+	return m.is
 }
 
 // Acks returns, by node, which bundle each goes by. A node that has had no stream to

@@ -9,6 +9,8 @@ import (
 	"maps"
 	"slices"
 	"time"
+
+	"github.com/culvert-mesh/culvert/identity/rekey"
 )
 
 // What GET /config_dump of the CA shows, in JSON. All times are in UTC, all
@@ -20,6 +22,7 @@ type (
 		Chain       []dumpedCert   `json:"chain"`             // what signs leaves: the issuer first, without the root
 		Serving     *dumpedCert    `json:"serving,omitempty"` // by which nodes know this replica; none: it cannot prove itself
 		Bundle      dumpedBundle   `json:"bundle"`            // what nodes trust
+		Rekey       *rekey.Status  `json:"rekey,omitempty"`   // of the root, as this replica sees it
 		Nodes       []dumpedNode   `json:"nodes"`             // that proved themselves within a day, by name
 		Readiness   []dumpedTarget `json:"readiness"`         // as /readyz
 		Issuance    dumpedIssuance `json:"issuance"`
@@ -93,6 +96,9 @@ func (s *Server) dump() dump {
 	}
 	if s.cfg.Events != nil {
 		d.Store.Events = s.cfg.Events()
+	}
+	if s.cfg.Rekey != nil {
+		d.Rekey = new(s.cfg.Rekey())
 	}
 	if serving, err := s.certificate(nil); err == nil {
 		d.Serving = new(dumpCert(serving.Leaf))

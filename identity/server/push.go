@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -33,7 +34,8 @@ var ackRate = rate.Limit{PerSecond: 1, Burst: 10}
 
 // news is what a stream sends: the latest, in one message or more, its generation (0:
 // there is none yet), and a channel that is closed when there is a later one. The channel
-// is made before the messages are read.
+// is made before the messages are read. What is new is in other messages, though its
+// generation may be that of before.
 type news[M any] func() (messages []*M, generation uint64, changed <-chan struct{})
 
 // push sends a node what there is and all that follows, and hands acked what the node
@@ -56,18 +58,19 @@ func push[A, M any](s *Server, of *streams, stream grpc.BidiStreamingServer[A, M
 	go func() { left <- receive(ctx, stream, said) }()
 
 	var sent uint64
+	var last []*M
 	greeted := false
 	again := time.NewTimer(jittered(proveAgain))
 	defer again.Stop()
 	for {
 		messages, generation, changed := latest()
-		if generation != sent {
+		if !slices.Equal(messages, last) {
 			for _, message := range messages {
 				if err := stream.Send(message); err != nil {
 					return err
 				}
 			}
-			sent = generation
+			sent, last = generation, messages
 		}
 		select {
 		case <-changed:

@@ -29,6 +29,7 @@ import (
 	"github.com/culvert-mesh/culvert/identity/deny"
 	"github.com/culvert-mesh/culvert/identity/identityv1"
 	"github.com/culvert-mesh/culvert/identity/join"
+	"github.com/culvert-mesh/culvert/identity/rekey"
 )
 
 const (
@@ -58,6 +59,7 @@ type Config struct {
 	Store        string                    // where the CA is kept, as "directory /var/lib/ca"; not said
 	Trouble      func() ca.Trouble         // with what is kept there now; none
 	Renewal      func() ca.Renewal         // how the issuer will be renewed; not said
+	Rekey        func() rekey.Status       // how far a re-key of the root is; not said
 	Events       func() map[string]uint64  // how often what happened to the CA where it is kept; no events
 	Log          *slog.Logger              // slog.Default()
 }
@@ -133,7 +135,9 @@ type Server struct {
 	bundles     *streams // of StreamBundle
 	denials     *streams // of StreamDeny
 	denySent    denyParts
+	bundleSent  bundleMessage
 	acks        *acks
+	leaves      *leaves
 }
 
 // New returns a Server that does not serve yet.
@@ -156,9 +160,13 @@ func New(cfg Config) (*Server, error) {
 		bundles:     newStreams(),
 		denials:     newStreams(),
 		acks:        &acks{byNode: make(map[string]Ack)},
+		leaves:      newLeaves(),
 	}
 	s.metrics = newMetrics(s.refusals.total, &authority{ca: cfg.CA, serving: s.certificate, events: cfg.Events, trouble: cfg.Trouble, renewal: cfg.Renewal, targets: s.targets})
 	s.metrics.registry.MustRegister(followers{s})
+	if cfg.Rekey != nil {
+		s.metrics.registry.MustRegister(rekeying(cfg.Rekey))
+	}
 	s.metrics.registry.MustRegister(written(cfg))
 	if asked, ok := cfg.Attestor.(prometheus.Collector); ok {
 		s.metrics.registry.MustRegister(asked)

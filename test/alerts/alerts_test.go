@@ -74,6 +74,7 @@ func TestEveryAlertFiresWhenItShould(t *testing.T) {
 			"a token is refused":              aTokenIsRefused,
 			"an issuer that is none":          anIssuerIsRefused,
 			"a node keeps an old bundle":      aNodeLagsBehind,
+			"a re-key that waits":             aRekeyWaits,
 			"keys of tokens are gone":         keysAreGone,
 			"two CAs behind one name":         replicasDiffer,
 			"a clock that is off":             aClockIsOff,
@@ -262,6 +263,19 @@ func aNodeLagsBehind(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.wants(20*time.Minute, "CulvertBundleLags/warning")
+}
+
+// An operator has paused a re-key of the root, and forgot it.
+func aRekeyWaits(t *testing.T) {
+	a, _, p, _ := well(t)
+	if err := os.WriteFile(a.ca+"/rekey.json", []byte(`{"state": "prepare", "paused": true}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it waits", func() bool {
+		text, err := a.target().scrape()
+		return err == nil && strings.Contains(string(text), "\nculvert_identity_rekey_waits{kind=\"operator\"} 1\n")
+	})
+	p.wants(time.Hour, "CulvertRekeyLags/warning")
 }
 
 func keysAreGone(t *testing.T) {

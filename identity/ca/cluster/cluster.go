@@ -10,6 +10,7 @@
 //	roots.go    what the text in which nodes find roots should be
 //	publish.go  keeps the roots in such a text
 //	report.go   Kubernetes Events
+//	board.go    what replicas tell each other while the root is re-keyed
 //	cluster.go  what a replica does from start to end, and what it waits for
 //
 // A root is published only after the Secret that holds its CA was stored. So a root
@@ -91,8 +92,10 @@ func New(o Options) (*Publisher, error) {
 	return p, nil
 }
 
-// Store is the Secret, as the one place of the CA.
-func (p *Publisher) Store() ca.Store { return p.secret }
+// Store is the Secret, as the one place of the CA. Each is for one goroutine at a time.
+func (p *Publisher) Store() ca.Store {
+	return &secret{object: p.secret.object, traces: p.secret.traces}
+}
 
 // Waiting is why nodes may not find the roots yet, or nil. What has been well once is
 // not asked for again: a replica serves on while the API server is away.

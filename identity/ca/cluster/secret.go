@@ -109,7 +109,11 @@ func setData(u *unstructured.Unstructured, files ca.Files) {
 		data = map[string]any{}
 	}
 	for name, content := range files {
-		if name != ca.BundleFile {
+		switch {
+		case name == ca.BundleFile:
+		case content == nil:
+			delete(data, name)
+		default:
 			data[name] = base64.StdEncoding.EncodeToString(content)
 		}
 	}

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"context"
+	"crypto/x509"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/culvert-mesh/culvert/cli/custody"
+	"github.com/culvert-mesh/culvert/cli/fleet"
+	"github.com/culvert-mesh/culvert/identity/rekey"
+)
+
+// rekeyShown is how far a re-key is, for programs.
+type rekeyShown struct {
+	Where       string       `json:"where"`
+	State       rekey.State  `json:"state"`
+	Since       time.Time    `json:"since,omitzero"`
+	Paused      bool         `json:"paused"`
+	Back        bool         `json:"rolledBack"`
+	Compromised bool         `json:"compromised"`
+	Former      []string     `json:"former,omitempty"` // SHA-256 of roots
+	Next        []string     `json:"next,omitempty"`
+	Waits       []rekey.Wait `json:"waits"`
+	Problem     string       `json:"problem,omitempty"` // why nobody steps, or says for whom is waited
+	Last        *rekey.Ended `json:"last,omitempty"`
+}
+
+// rekeyNow is what the first replica says that answers; nil if none does.
+func (c *command) rekeyNow(ctx context.Context) *rekey.Status {
+	source, err := c.from.fleet()
+	if err != nil {
+		return nil
+	}
+	cas, err := fleet.CAs(ctx, source)
+	if err != nil {
+		return nil
+	}
+	for _, ca := range cas {
+		if ca.State != nil && ca.State.Rekey != nil {
+			return ca.State.Rekey
+		}
+	}
+	return nil
+}
+
+// shownRekey is a plan with what a replica says of it.
+func shownRekey(keep custody.Keep, plan rekey.Plan, said *rekey.Status) rekeyShown {
+	shown := rekeyShown{
+		Where: keep.String(), State: plan.State, Since: plan.Since, Paused: plan.Paused, Back: plan.Back, Compromised: plan.Compromised,
+		Former: fingerprints(plan.Former.Roots()), Next: fingerprints(plan.Next.Roots()), Waits: []rekey.Wait{},
+	}
+	if plan.Last.Result != "" {
+		shown.Last = &plan.Last
+	}
+	switch {
+	case plan.State == rekey.Stable:
+	case said == nil:
+		shown.Problem = "no replica of the CA says for whom it waits: it does not answer, or is older"
+	case said.State != plan.State:
+		shown.Problem = "the CA has not looked yet"
+	default:
+		shown.Waits, shown.Problem = nonNil(said.Waits), said.Problem
+	}
+	return shown
+}
+
+func fingerprints(certs []*x509.Certificate) (all []string) {
+	for _, cert := range certs {
+		all = append(all, fingerprint(cert))
+	}
+	return all
+}
+
+func (c *command) showRekey(keep custody.Keep, plan rekey.Plan, said *rekey.Status, format string) error {
+	shown := shownRekey(keep, plan, said)
+	if format == "json" {
+		return printJSON(c.Stdout, shown)
+	}
+	for _, line := range shown.lines() {
+		fmt.Fprintln(c.Stdout, printable(line))
+	}
+	return nil
+}
+
+// lines is the same for people.
+func (s rekeyShown) lines() []string {
+	state := fmt.Sprintf("%s: %s", s.Where, s.State)
+	if s.State == rekey.Stable {
+		if s.Last == nil {
+			return []string{state + ": no re-key of the root is under way"}
+		}
+		return []string{fmt.Sprintf("%s: no re-key of the root is under way; the last one ended on %s: %s", state, stamp(s.Last.At), s.Last.Result)}
+	}
+	state += " since " + stamp(s.Since)
+	for _, mark := range []struct {
+		is   bool
+		text string
+	}{{s.Paused, "paused"}, {s.Back, "rolled back"}, {s.Compromised, "compromised: it waits for nobody for long"}} {
+		if mark.is {
+			state += ", " + mark.text
+		}
+	}
+	lines := []string{state}
+	if s.Problem != "" {
+		lines = append(lines, "  "+s.Problem)
+	}
+	for _, w := range s.Waits {
+		lines = append(lines, "  waits for "+w.String())
+	}
+	return lines
+}
+
+// followEvery is how often --wait looks.
+const followEvery = time.Second
+
+// followRekey says what happens until nothing is under way.
+func (c *command) followRekey(cmd *cobra.Command, keep custody.Keep, format string) error {
+	said := map[string]bool{} // lines of the state that it is in
+	var state rekey.State
+	for {
+		files, err := keep.Read(cmd.Context())
+		if err != nil {
+			return fmt.Errorf("%s: %w", keep, err)
+		}
+		plan, err := rekey.Of(files)
+		if err != nil {
+			return fmt.Errorf("%s: %w", keep, err)
+		}
+		if plan.State == rekey.Stable {
+			return c.showRekey(keep, plan, nil, format)
+		}
+		if plan.State != state {
+			state, said = plan.State, map[string]bool{}
+		}
+		if format == "table" {
+			for _, line := range shownRekey(keep, plan, c.rekeyNow(cmd.Context())).lines() {
+				if !said[line] {
+					said[line] = true
+					fmt.Fprintln(c.Stdout, printable(line))
+				}
+			}
+		}
+		select {
+		case <-cmd.Context().Done():
+			return cmd.Context().Err()
+		case <-time.After(followEvery):
+		}
+	}
+}

@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rekey
+
+import (
+	"bytes"
+	"crypto/x509"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/culvert-mesh/culvert/identity/ca"
+)
+
+// Wanted returns what is to be stored so that the CA is as the plan's state wants it; nil if
+// it is so. What is nil in it is to be removed.
+func Wanted(p Plan, files ca.Files) ca.Files {
+	next := ca.Files{}
+	switch p.State {
+	case Distribute:
+		wantRoots(next, files, p.Next.Roots(), nil)
+	case Activate, Drain:
+		wantRoots(next, files, p.Next.Roots(), nil)
+		wantIssuer(next, files, p.Next)
+	case Drop:
+		wantIssuer(next, files, p.Next)
+		wantRoots(next, files, p.Next.Roots(), p.Former.Roots())
+	case Withdraw:
+		wantRoots(next, files, nil, p.Next.Roots())
+	}
+	if len(next) == 0 {
+		return nil
+	}
+	return next
+}
+
+// wantRoots adds roots, and takes those out that have name and key of another. All others
+// stay: they are somebody's.
+func wantRoots(next, files ca.Files, add, drop []*x509.Certificate) {
+	roots := files.Roots()
+	var missing []*x509.Certificate
+	for _, root := range add {
+		if len(authorities(roots, []*x509.Certificate{root})) == 0 {
+			missing = append(missing, root)
+		}
+	}
+	gone := authorities(roots, drop)
+	if len(missing)+len(gone) > 0 {
+		next[ca.RootFile] = ca.EncodeCerts(append(without(roots, gone), missing...))
+	}
+}
+
+// wantIssuer has the kit sign. An issuer that was renewed under the kit's root is as good.
+func wantIssuer(next, files ca.Files, kit Kit) {
+	if !kit.signs(files) {
+		next[ca.IssuerFile], next[ca.IssuerKeyFile] = []byte(kit.Issuer), []byte(kit.IssuerKey)
+	}
+	switch key, there := files[ca.RootKeyFile]; {
+	case kit.RootKey == "" && there:
+		next[ca.RootKeyFile] = nil
+	case kit.RootKey != "" && !bytes.Equal(key, []byte(kit.RootKey)):
+		next[ca.RootKeyFile] = []byte(kit.RootKey)
+	}
+}
+
+// Next decides what follows from a plan whose files are as Wanted, and what it waits for. It
+// returns the same plan if it waits. accepts says why the CA would refuse files, or nil.
+func Next(p Plan, files ca.Files, v View, accepts func(ca.Files) error) (Plan, []Wait) {
+	if p.Paused {
+		return p, []Wait{{forOperator, "", "it is paused: culvert ca rotate-root --resume"}}
+	}
+	set, skip := setOf(files), p.skips(v.Now)
+	switch p.State {
+	case Prepare:
+		if err := accepts(p.Next.files(files.Roots())); err != nil {
+			return p, []Wait{{forOperator, "", fmt.Sprintf("the next CA is refused; abort: %v", err)}}
+		}
+		return p.to(Distribute, v.Now), nil
+
+	case Distribute: // gate 1
+		next, waits := p.everywhere(v, v.replicas(p.Step, gives(set)))
+		waits = slices.Concat(waits, v.acked(set, next.Everywhere), v.processes(next.Everywhere))
+		if next.Everywhere.IsZero() && !skip || len(waits) > 0 && !skip {
+			return next, waits
+		}
+		former, err := KitOf(files) // with an issuer that was renewed meanwhile
+		if err != nil {
+			return p, []Wait{{forOperator, "", fmt.Sprintf("the CA in force cannot be read: %v", err)}}
+		}
+		next.Former = former
+		return next.to(Activate, v.Now), nil
+
+	case Activate:
+		waits := v.replicas(p.Step, signsBy(issuerOf(files)))
+		if len(waits) > 0 && !skip {
+			return p, waits
+		}
+		return p.to(Drain, v.Now), nil
+
+	case Drain: // gate 2
+		waits := slices.Concat(v.replicas(p.Step, signsBy(issuerOf(files))), v.replicas(p.Step, gives(set)))
+		if len(waits) == 0 && !v.ended(p.Since) {
+			waits = slices.Concat(v.rests(p.Former, set), v.processes(p.Since))
+		}
+		if len(waits) > 0 && !skip {
+			return p, waits
+		}
+		return p.to(Drop, v.Now), nil
+
+	case Drop, Withdraw:
+		next, waits := p.everywhere(v, v.replicas(p.Step, gives(set)))
+		waits = slices.Concat(waits, v.acked(set, next.Everywhere))
+		if next.Everywhere.IsZero() || len(waits) > 0 {
+			return next, waits
+		}
+		return next.end(v.Now), nil
+	}
+	return p, nil
+}
+
+// everywhere notes since when all replicas do what the state wants, and for whom is waited.
+func (p Plan) everywhere(v View, waits []Wait) (Plan, []Wait) {
+	switch {
+	case len(waits) > 0:
+		p.Everywhere = time.Time{}
+	case p.Everywhere.IsZero():
+		p.Everywhere = v.Now.UTC()
+	}
+	return p, waits
+}
+
+// skips reports whether the state has been waited in for long enough, for a root whose key
+// may be in other hands.
+func (p Plan) skips(now time.Time) bool {
+	return p.Compromised && now.Sub(p.Since) >= time.Duration(p.SkipAfter)
+}
+
+func issuerOf(files ca.Files) string {
+	issuer := ca.IssuerOf(files)
+	if issuer == nil {
+		return ""
+	}
+	return ca.Fingerprint(issuer)
+}
