@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/culvert-mesh/culvert/identity/ca"
+	"github.com/culvert-mesh/culvert/identity/rekey"
+	"github.com/culvert-mesh/culvert/test/lab"
+	"github.com/culvert-mesh/culvert/test/lab/agent"
+)
+
+// T-ROOT, for two cores: three nodes, ten identities, 250 streams that stay open and some
+// hundred new connections a second, while the root is replaced by one of another key and the
+// CA is killed at every transition. Nobody notices. N-1, A000-17, A002-16.
+func TestARootIsRekeyedUnderLoadWhileTheCAIsKilledAtEveryTransition(t *testing.T) {
+	t.Parallel()
+	s := tellAlone(t, lab.Options{TTL: 25 * time.Second, Nodes: 3}, "mesh")
+	dir := filepath.Dir(s.Identity.Root)
+	load := s.rekeyLoad(5, 50)
+	former := s.authorityOf(dir)
+	began := time.Now()
+	if text, err := s.culvert(s.one, "ca", "rotate-root", "--ca-dir", dir); err != nil {
+		t.Fatalf("%v\n%s", err, text)
+	}
+	var passed []rekey.State
+	for range every(t, 20*time.Millisecond, 90*time.Second) {
+		state := s.planOf(dir).State
+		if n := len(passed); n > 0 && passed[n-1] == state {
+			continue
+		}
+		passed = append(passed, state)
+		t.Logf("%v: %s", time.Since(began).Round(time.Millisecond), state)
+		if state == rekey.Stable {
+			break
+		}
+		s.must(s.Identity.Kill())
+		s.must(s.Identity.Start(s.ctx))
+	}
+	if passed[len(passed)-1] != rekey.Stable || len(passed) < 5 {
+		t.Fatalf("it went through %v; the nodes: %v", passed, s.planOf(dir).State)
+	}
+	next := s.authorityOf(dir)
+	if next == former || len(s.filesOf(dir).Roots()) != 1 {
+		t.Errorf("the root is %s, after %s", next, former)
+	}
+	for _, n := range s.Nodes {
+		if f := s.following(n); f.Roots != 1 || f.Heard != 0 {
+			t.Errorf("%s: %+v", n.Name, f)
+		}
+	}
+	load.wantNoHarm()
+}
+
+func (s *story) filesOf(dir string) ca.Files {
+	s.Helper()
+	files, err := ca.Directory{Path: dir}.Read(s.ctx)
+	s.must(err)
+	return files
+}
+
+func (s *story) planOf(dir string) rekey.Plan {
+	s.Helper()
+	plan, err := rekey.Of(s.filesOf(dir))
+	s.must(err)
+	return plan
+}
+
+// authorityOf is the SHA-256 of the root that signs.
+func (s *story) authorityOf(dir string) string {
+	s.Helper()
+	anchors, err := ca.Anchors(s.filesOf(dir))
+	s.must(err)
+	return ca.Fingerprint(anchors[0])
+}
+
+// load is connections between pairs of pods on all nodes.
+type load struct {
+	*story
+	pairs  []*pair
+	stop   context.CancelFunc
+	dials  sync.WaitGroup
+	opened atomic.Int64
+	failed atomic.Int64
+	why    sync.Map // errno -> true
+}
+
+type pair struct {
+	client *agent.Client
+	many   agent.Many
+	held   agent.Crowd
+}
+
+// rekeyLoad begins: each of the pairs holds streams open, and makes new connections all the time.
+func (s *story) rekeyLoad(pairs, held int) *load {
+	s.Helper()
+	l := &load{story: s}
+	for i := range pairs {
+		client := s.pod(s.Nodes[i%len(s.Nodes)], fmt.Sprintf("client-%d", i), nil)
+		server := s.pod(s.Nodes[(i+1)%len(s.Nodes)], fmt.Sprintf("server-%d", i), nil)
+		s.serve(server.Place, agent.Echo, 8080)
+		a, err := client.Agent()
+		s.must(err)
+		p := &pair{client: a, many: agent.Many{Network: "tcp4", To: server.At("tcp4", 8080), Count: held, Timeout: 10 * time.Second}}
+		p.held, err = a.Many(s.ctx, p.many)
+		s.must(err)
+		if p.held.OK != held {
+			s.Fatalf("%d of %d streams: %v", p.held.OK, held, p.held.Failed)
+		}
+		l.pairs = append(l.pairs, p)
+	}
+	ctx, stop := context.WithCancel(s.ctx)
+	l.stop = stop
+	s.Cleanup(func() { stop(); l.dials.Wait() })
+	for _, p := range l.pairs {
+		l.dials.Go(func() { l.dial(ctx, p) })
+	}
+	return l
+}
+
+// dial makes some new connections, again and again.
+func (l *load) dial(ctx context.Context, p *pair) {
+	some := p.many
+	some.Count, some.Parallel = 5, 5
+	for range every(l.T, 200*time.Millisecond, 5*time.Minute) {
+		if ctx.Err() != nil {
+			return
+		}
+		crowd, err := p.client.Many(l.ctx, some)
+		if err == nil {
+			err = p.client.ManyClose(l.ctx, crowd.ID)
+		}
+		if err != nil {
+			l.failed.Add(1)
+			l.why.Store(err.Error(), true)
+			continue
+		}
+		l.opened.Add(int64(crowd.OK))
+		l.failed.Add(int64(some.Count - crowd.OK))
+		for errno := range crowd.Failed {
+			l.why.Store(errno, true)
+		}
+	}
+}
+
+// wantNoHarm ends the load: nothing has failed, and what was open still carries bytes.
+func (l *load) wantNoHarm() {
+	l.Helper()
+	l.stop()
+	l.dials.Wait()
+	held := 0
+	for _, p := range l.pairs {
+		again, err := p.client.ManyCheck(l.ctx, p.held.ID)
+		l.must(err)
+		held += again.OK
+		if again.OK != p.held.OK {
+			l.Errorf("%d of %d streams live on: %v", again.OK, p.held.OK, again.Failed)
+		}
+	}
+	var why []string
+	l.why.Range(func(errno, _ any) bool { why = append(why, fmt.Sprint(errno)); return true })
+	l.Logf("%d streams held, %d new connections, %d failed %v", held, l.opened.Load(), l.failed.Load(), why)
+	if l.failed.Load() > 0 || l.opened.Load() == 0 {
+		l.Errorf("%d connections failed: %v", l.failed.Load(), why)
+	}
+	for _, n := range l.Nodes {
+		records, err := n.Records()
+		l.must(err)
+		bad := slices.DeleteFunc(records, func(r lab.Record) bool { return r.Get("result") == "ok" })
+		if len(bad) > 0 {
+			l.Errorf("%s: %d access records of a connection that did not go well, as %v", n.Name, len(bad), bad[0])
+		}
+	}
+}
