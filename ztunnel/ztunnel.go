@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"reflect"
 	"runtime/debug"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -18,6 +19,7 @@ import (
 	"github.com/culvert-mesh/culvert/ztunnel/admin"
 	"github.com/culvert-mesh/culvert/ztunnel/certs"
 	"github.com/culvert-mesh/culvert/ztunnel/edges"
+	"github.com/culvert-mesh/culvert/ztunnel/events"
 	"github.com/culvert-mesh/culvert/ztunnel/hbone"
 	"github.com/culvert-mesh/culvert/ztunnel/metrics"
 	"github.com/culvert-mesh/culvert/ztunnel/netns"
@@ -70,6 +72,7 @@ func Run(ctx context.Context, cfg Config) error {
 	policies, networkPolicies := policy.NewSet(), networkpolicy.NewSet()
 	peers, budget := proxy.NewPeers(registry), proxy.NewBudget()
 	counts, talk := metrics.New(metrics.Config{Version: version()}), new(edges.Table)
+	happened := new(events.Stream)
 	td, err := spiffeid.TrustDomainFromString(cfg.TrustDomain)
 	if err != nil {
 		return err
@@ -99,7 +102,7 @@ func Run(ctx context.Context, cfg Config) error {
 	members, err = pods.New(pods.Config{
 		Node: cfg.NodeName, Cluster: cfg.Cluster, Host: host.Cookie(), Dir: filepath.Join(lock.Held(), sandboxesDir), Drain: cfg.Drain,
 		SameNodeTunnel: cfg.SameNodeTunnel, StdTLSRecords: cfg.StdTLSRecords,
-		Datapath: datapath, Registry: registry, Policy: policies, NetworkPolicies: networkPolicies, Peers: peers, Budget: budget, Certs: store, Metrics: counts, Edges: talk, Log: cfg.Log,
+		Datapath: datapath, Registry: registry, Policy: policies, NetworkPolicies: networkPolicies, Peers: peers, Budget: budget, Certs: store, Metrics: counts, Edges: talk, Events: happened, Log: cfg.Log,
 	})
 	if err != nil {
 		return err
@@ -110,6 +113,7 @@ func Run(ctx context.Context, cfg Config) error {
 		lock: func() error { return lock.Keep(func(string) error { return nil }) },
 		wrong: func(what string) {
 			counts.Repaired(what)
+			happened.Tell(&events.Event{Kind: events.Repaired, What: what})
 			cfg.Log.Error("another hand removed or replaced a part of the state directory, which is restored (-state-dir)", logWhat, what)
 		},
 	}
@@ -124,7 +128,7 @@ func Run(ctx context.Context, cfg Config) error {
 	admin, err := admin.Open(admin.Config{
 		MetricsAddress: cfg.MetricsAddress, ReadyAddress: cfg.ReadyAddress, AdminAddress: cfg.AdminAddress,
 		Socket: cfg.adminSocket(), Metrics: counts.Handler(), Pending: status.pending, Dumps: status.dumps(),
-		Renew: renewer(store, td), Quit: quit, Level: cfg.Level,
+		Renew: renewer(store, td), Quit: quit, Level: cfg.Level, Events: happened,
 	})
 	if err != nil {
 		return err
@@ -139,7 +143,11 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 
 	sink := func(s source.Snapshot) {
+		before := policies.All()
 		policies.Replace(s.Policies) // first: see source.Snapshot
+		if happened.Heard() && !reflect.DeepEqual(before, s.Policies) {
+			happened.Tell(&events.Event{Kind: events.PolicyChanged})
+		}
 		networkPolicies.Replace(s.NetworkPolicies, s.Mesh.Namespaces)
 		registry.Replace(status.stricter(s.Mesh))
 		if err := datapath.SetNobody(registry.Nobody()); err != nil {

@@ -33,7 +33,7 @@ const imports = `
 	# What a machine's own processes may read of ztunnel, and of the CA.
 	NONE < loopback < ztunnel/admin, identity/server, cmd/culvert-identity;
 
-	NONE < ztunnel/netns, ztunnel/metrics, ztunnel/edges, ztunnel/socket, ztunnel/buffer, ztunnel/quota, ztunnel/hbone/aead, ztunnel/hbone/h2;
+	NONE < ztunnel/netns, ztunnel/metrics, ztunnel/edges, ztunnel/events, ztunnel/socket, ztunnel/buffer, ztunnel/quota, ztunnel/hbone/aead, ztunnel/hbone/h2;
 	NONE < test/arch, test/skips;
 	NONE < ztunnel/mountinfo < test/env;
 
@@ -49,7 +49,7 @@ const imports = `
 	NONE < ztunnel/spire/delegatedv1;
 	identity, ztunnel/certs, ztunnel/spire/delegatedv1 < ztunnel/spire;
 	ztunnel/netns, ztunnel/mountinfo, flock < ztunnel/redirect;
-	ztunnel/workload, ztunnel/policy, ztunnel/networkpolicy, ztunnel/hbone, ztunnel/socket, ztunnel/metrics, ztunnel/edges, ztunnel/quota, rate < ztunnel/proxy;
+	ztunnel/workload, ztunnel/policy, ztunnel/networkpolicy, ztunnel/hbone, ztunnel/socket, ztunnel/metrics, ztunnel/edges, ztunnel/events, ztunnel/quota, rate < ztunnel/proxy;
 
 	ztunnel/redirect, ztunnel/netns, ztunnel/certs, ztunnel/proxy, ztunnel/hbone, ztunnel/workload < ztunnel/pods;
 	ztunnel/policy, ztunnel/networkpolicy, ztunnel/metrics, cni/enroll < ztunnel/pods;

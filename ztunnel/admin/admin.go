@@ -32,6 +32,7 @@ type Config struct {
 	Metrics http.Handler          // serves /metrics; required
 	Pending func() []string       // what readiness waits for, a line each; required
 	Dumps   map[string]func() any // top-level keys of /config_dump; default none
+	Events  http.Handler          // serves /events; default none
 	Renew   Renew                 // asked for by /certs/renew; required
 	Quit    func()                // asked for by /quitquitquit; required
 	Level   *slog.LevelVar        // set by /logging; required

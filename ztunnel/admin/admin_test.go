@@ -54,8 +54,9 @@ func start(t *testing.T) *running {
 			}
 			return map[string]any{"asked": ids}, nil
 		},
-		Quit:  func() { r.quit.Store(true) },
-		Level: r.level,
+		Events: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "{}\n") }),
+		Quit:   func() { r.quit.Store(true) },
+		Level:  r.level,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -133,6 +134,18 @@ func TestTheConfigurationDumpHasAKeyPerDump(t *testing.T) {
 	}
 	if len(dump) != 2 || dump["version"] != "v1" || dump["workloads"].([]any)[0] != "shop/web" {
 		t.Errorf("got %v", dump)
+	}
+}
+
+func TestEventsAreReadOnLoopbackAlone(t *testing.T) {
+	r := start(t)
+	for endpoint, want := range map[string]int{"admin": 200, "metrics": 404, "readiness": 404} {
+		if code, _ := r.ask(endpoint, "GET", "/events"); code != want {
+			t.Errorf("%s: status %d, want %d", endpoint, code, want)
+		}
+	}
+	if code, _ := r.ask("admin", "GET", "/events", "evil.example"); code != 421 {
+		t.Errorf("by another host's name: status %d", code)
 	}
 }
 

@@ -43,7 +43,7 @@ func readyHandler(cfg Config) http.Handler {
 // readHandler is what any process in ztunnel's network namespace may read.
 func readHandler(cfg Config) http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /{$}", index("/config_dump", "/logging"))
+	mux.HandleFunc("GET /{$}", index("/config_dump", "/events", "/logging"))
 	mux.HandleFunc("GET /config_dump", func(w http.ResponseWriter, _ *http.Request) {
 		dump := make(map[string]any, len(cfg.Dumps))
 		for _, key := range slices.Sorted(maps.Keys(cfg.Dumps)) {
@@ -57,6 +57,9 @@ func readHandler(cfg Config) http.Handler {
 		w.Header().Set("Content-Type", "application/json")
 		w.Write(append(body, '\n'))
 	})
+	if cfg.Events != nil {
+		mux.Handle("GET /events", cfg.Events)
+	}
 	mux.HandleFunc("GET /logging", levelHandler(cfg))
 	mux.HandleFunc("POST /logging", levelHandler(cfg)) // as istioctl ztunnel-config log asks
 	return loopback.Only(mux)

@@ -225,7 +225,7 @@ func (p *Pods) refresh(m *member) error {
 	}
 	p.sayCrowded(m, excess)
 	if wrong != "" {
-		p.Metrics.Repaired(kindOf(wrong))
+		p.repaired(kindOf(wrong), m.sandbox.String())
 		p.Log.Error("steering was removed by another hand and is restored", logPod, m.sandbox.String(), logWhat, wrong)
 	}
 	return nil

@@ -73,6 +73,7 @@ func (p *Pods) newCarrier(m *member) *carrier {
 		Log:             p.Log,
 		Metrics:         p.Metrics,
 		Edges:           p.Edges,
+		Events:          p.Events,
 	}
 	l := m.listeners
 	c.outbound = present(l.Outbound4, l.Outbound6)

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/culvert-mesh/culvert/ztunnel/events"
 	"github.com/culvert-mesh/culvert/ztunnel/workload"
 )
 
@@ -87,6 +88,7 @@ func (p *Pods) join(ctx context.Context, pod *pod, w workload.Workload) error {
 	pod.member, pod.failed, pod.unconfirmed = m, "", ""
 	p.Metrics.PodStarted()
 	p.Log.Info("pod enrolled", logPod, pod.String(), logIdentity, w.ID.String(), logTook, time.Since(start).String())
+	p.Events.Tell(&events.Event{Kind: events.Enrolled, Pod: pod.String(), Identity: w.ID.String()})
 	return nil
 }
 
@@ -112,6 +114,7 @@ func (p *Pods) leave(pod *pod) {
 		}
 	})
 	p.Log.Info("pod unenrolled", logPod, pod.String())
+	p.Events.Tell(&events.Event{Kind: events.Unenrolled, Pod: pod.String(), Identity: m.id.String()})
 }
 
 // cut ends every connection of pod and lets go of its netns, and leaves it

@@ -18,6 +18,7 @@ import (
 	"github.com/culvert-mesh/culvert/cni/enroll"
 	"github.com/culvert-mesh/culvert/ztunnel/certs"
 	"github.com/culvert-mesh/culvert/ztunnel/edges"
+	"github.com/culvert-mesh/culvert/ztunnel/events"
 	"github.com/culvert-mesh/culvert/ztunnel/hbone"
 	"github.com/culvert-mesh/culvert/ztunnel/metrics"
 	"github.com/culvert-mesh/culvert/ztunnel/netns"
@@ -52,6 +53,7 @@ type Config struct {
 	Certs           *certs.Store       // required; its OnRotate calls Retire, its OnBundle Reprove
 	Metrics         *metrics.Metrics   // required
 	Edges           *edges.Table       // of who talks to whom; default nil: nobody asks
+	Events          *events.Stream     // of connections, enrolment and repairs; default nil: nobody listens
 	Log             *slog.Logger       // required
 }
 

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"strings"
 	"sync"
+
+	"github.com/culvert-mesh/culvert/ztunnel/events"
 )
 
 // verify finds out which sandboxes are gone, and asks the kernel about the others.
@@ -36,11 +38,17 @@ func (p *Pods) repair(ctx context.Context) error {
 	return err
 }
 
+// repaired counts what another hand removed, of one pod or of all, and tells of it.
+func (p *Pods) repaired(what, pod string) {
+	p.Metrics.Repaired(what)
+	p.Events.Tell(&events.Event{Kind: events.Repaired, What: what, Pod: pod})
+}
+
 // restore is repair of what lies outside the netns of pods.
 func (p *Pods) restore(ctx context.Context) error {
 	repaired, err := p.Datapath.Verify(ctx)
 	for _, what := range repaired {
-		p.Metrics.Repaired(kindOf(what))
+		p.repaired(kindOf(what), "")
 		p.Log.Error("steering was removed by another hand and is restored", logWhat, what)
 	}
 	return err

@@ -110,6 +110,7 @@ func (c *connection) run(open func() (way, error)) {
 	w, err := open()
 	if err == nil {
 		c.count()
+		c.tellOpen()
 		began := time.Now()
 		err = w.carry(c)
 		c.brake(err, began)
@@ -184,6 +185,7 @@ func (c *connection) tell(e *outcome) {
 		c.onEdge()
 	}
 	c.edge.Close(refused, e.sent, e.received, e.at)
+	c.tellEnd(e)
 	if kind, sampled := c.kindOf(e); sampled {
 		var ok bool
 		if e.omitted, ok = c.pod.samples.take(kind, c.pod.Share.logging(), c.pod.Log); !ok {

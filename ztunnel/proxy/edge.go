@@ -37,10 +37,15 @@ func (c *connection) onEdge() {
 	if c.service != nil {
 		e.ServiceNamespace, e.Service = c.service.Namespace, c.service.Name
 	}
-	if c.mutualTLS() && e.Source.Identity != "" && e.Destination.Identity != "" {
+	if c.isSecured() {
 		e.Secured = edges.MutualTLS
 	}
 	c.edge = c.pod.Edges.Open(&e, c.start)
+}
+
+// isSecured reports whether both ends have proved themselves to us.
+func (c *connection) isSecured() bool {
+	return c.mutualTLS() && c.src.identity != "" && c.dst.identity != ""
 }
 
 // named is the end by names that do not differ between the pods of a workload.

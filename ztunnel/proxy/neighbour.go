@@ -157,6 +157,7 @@ func (n *Neighbour) open(from *connection, app *net.TCPConn, guard *hbone.Guard,
 		return nil, &hbone.StatusError{Code: status}
 	}
 	c.count()
+	c.tellOpen()
 	w.server = server
 	return w, nil
 }

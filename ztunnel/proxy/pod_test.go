@@ -21,6 +21,7 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/culvert-mesh/culvert/ztunnel/edges"
+	"github.com/culvert-mesh/culvert/ztunnel/events"
 	"github.com/culvert-mesh/culvert/ztunnel/metrics"
 	"github.com/culvert-mesh/culvert/ztunnel/policy"
 	"github.com/culvert-mesh/culvert/ztunnel/socket"
@@ -122,6 +123,7 @@ func newBench(t *testing.T, registry *workload.Registry, name string) *bench {
 		Log:     log,
 		Metrics: metrics.New(metrics.Config{}),
 		Edges:   new(edges.Table),
+		Events:  new(events.Stream),
 	}
 	b.Peers.follow(time.Now().Add(-time.Hour)) // nobody is a newcomer
 	return b

@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"github.com/culvert-mesh/culvert/ztunnel/edges"
+	"github.com/culvert-mesh/culvert/ztunnel/events"
 	"github.com/culvert-mesh/culvert/ztunnel/hbone"
 	"github.com/culvert-mesh/culvert/ztunnel/metrics"
 	"github.com/culvert-mesh/culvert/ztunnel/networkpolicy"
@@ -78,6 +79,7 @@ type Pod struct {
 	Log     *slog.Logger     // gets the access records; required
 	Metrics *metrics.Metrics // required
 	Edges   *edges.Table     // counts who talks to whom; default nil: nobody asks
+	Events  *events.Stream   // tells of connections; default nil: nobody listens
 
 	live    live
 	samples samples
