@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/culvert-mesh/culvert/test/lab"
+	"github.com/culvert-mesh/culvert/test/lab/agent"
+)
+
+// ask sends one HTTP request from a place, and returns the status line of the answer, or
+// nothing if there is none.
+func (s *story) ask(from *lab.Place, network string, to netip.AddrPort, request string) string {
+	s.Helper()
+	conn, err := from.Dial(s.ctx, network, to)
+	if err != nil {
+		return ""
+	}
+	defer conn.Close()
+	if conn.Send(s.ctx, fmt.Appendf(nil, "%s HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n", request)) != nil {
+		return ""
+	}
+	answer, _ := conn.Receive(s.ctx, 4096) // a reset, an end: no answer
+	status, _, _ := strings.Cut(string(answer), "\r\n")
+	return status
+}
+
+// A pod may name any address and port: its own, a neighbour's, the nodes'. Those of the
+// nodes it reaches by its own ztunnel.
+func TestNoPodReachesWhatTellsOfOthers(t *testing.T) {
+	s := tell(t, "mesh")
+	client, server := s.pod(s.one, "client", nil), s.pod(s.two, "server", nil)
+	s.serve(server.Place, agent.Echo, 8080)
+	s.must(client.AwaitEnrolled(s.ctx))
+	s.must(server.AwaitEnrolled(s.ctx))
+	requests := []string{"GET /config_dump", "GET /events", "GET /logging", "POST /logging?level=debug", "POST /quitquitquit", "POST /certs/renew?all", "GET /debug/pprof/heap"}
+	if status, _, err := s.one.HTTPGet(s.ctx, "http://127.0.0.1:15000/logging"); err != nil || status != 200 {
+		t.Fatalf("from the node itself: %d, %v", status, err)
+	}
+	s.overBoth(func(s *story, network string) {
+		s.reached(client.Place, network, server, 8080) // the pod's connections are carried
+		loopback := netip.MustParseAddr("127.0.0.1")
+		if network == "tcp6" {
+			loopback = netip.IPv6Loopback()
+		}
+		for _, addr := range []netip.Addr{loopback, client.At(network, 1).Addr(), server.At(network, 1).Addr(), s.one.Addr(network), s.two.Addr(network)} {
+			for _, request := range requests {
+				if got := s.ask(client.Place, network, netip.AddrPortFrom(addr, 15000), request); got != "" {
+					s.Errorf("%s at %v port 15000: %s", request, addr, got)
+				}
+			}
+		}
+		// These are for scrapes and probes from everywhere, and tell nothing else.
+		for port, open := range map[uint16]string{15020: "GET /metrics", 15021: "GET /healthz/ready"} {
+			at := netip.AddrPortFrom(s.one.Addr(network), port)
+			if got := s.ask(client.Place, network, at, open); got != "HTTP/1.1 200 OK" {
+				s.Errorf("%s at %v: %q", open, at, got)
+			}
+			for _, request := range requests {
+				if got := s.ask(client.Place, network, at, request); got != "HTTP/1.1 404 Not Found" && got != "HTTP/1.1 405 Method Not Allowed" {
+					s.Errorf("%s at %v: %q", request, at, got)
+				}
+			}
+		}
+	})
+}
