@@ -27,6 +27,7 @@ type conn struct {
 	local, remote netip.AddrPort
 	cipher        uint16
 	group         tls.CurveID
+	serial        string // of the certificate by which the peer proved itself
 	idleTimeout   time.Duration
 	streamLimit   int // of streams opened by the client
 	hooks         *hooks
@@ -119,7 +120,7 @@ type hooks struct {
 func newConn(client bool, w wire, proof proof, h *hooks) *conn {
 	c := &conn{
 		client: client, wire: w, hooks: h,
-		rtt: proof.rtt, peer: proof.peer, local: proof.local, remote: proof.remote, until: proof.until, cipher: proof.cipher, group: proof.group,
+		rtt: proof.rtt, peer: proof.peer, local: proof.local, remote: proof.remote, until: proof.until, cipher: proof.cipher, group: proof.group, serial: proof.serial,
 		nextID: 1,
 	}
 	limit := h2.ServerHeaderLimit

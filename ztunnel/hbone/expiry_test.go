@@ -20,7 +20,13 @@ import (
 // Law 6: without new certificates everything ends with the old ones.
 func TestStreamsEndWithTheCertificatesThatNobodyRenewed(t *testing.T) {
 	inBubble(t, time.Hour, func(t *testing.T, b *bubble) {
+		end := time.Now().Add(time.Hour)
 		near, far := b.open()
+		for _, told := range append(b.pool.Tunnels(), b.ln.Tunnels()...) {
+			if told.Until.Sub(end).Abs() > time.Second || told.PeerSerial == "" {
+				t.Errorf("it says that its certificates hold until %v, not %v: %+v", told.Until, end, told)
+			}
+		}
 		b.setDown(true) // no younger tunnel can be made
 		pass(time.Hour - 2*time.Second)
 		wantOpen(t, near, far)

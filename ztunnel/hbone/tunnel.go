@@ -5,6 +5,9 @@ package hbone
 import (
 	"crypto/tls"
 	"net/netip"
+	"time"
+
+	"github.com/culvert-mesh/culvert/ztunnel/socket"
 )
 
 // Tunnel is what a configuration dump says of one. Cipher and Records are there
@@ -18,6 +21,10 @@ type Tunnel struct {
 	Group     string         `json:"group"`   // of the key exchange, as X25519MLKEM768
 	Records   string         `json:"records"` // own or std, as Records
 	Streams   int            `json:"streams"`
+	// PeerSerial is of the certificate by which the peer proved itself, in hexadecimal.
+	PeerSerial string     `json:"peerSerial"`
+	Until      time.Time  `json:"until,omitzero"` // when the first certificate of both sides ends
+	TCP        socket.TCP `json:"tcp,omitzero"`   // of its socket
 }
 
 // Tunnels are those of the Pool now.
@@ -29,17 +36,30 @@ func (l *Listener) Tunnels() []Tunnel { return tunnelsOf(l.all()) }
 func tunnelsOf(list []*conn) []Tunnel {
 	told := make([]Tunnel, 0, len(list))
 	for _, c := range list {
-		t := Tunnel{
-			Direction: "inbound", Peer: c.peer.String(), Address: c.remote,
-			Cipher: tls.CipherSuiteName(c.cipher), Group: c.group.String(), Records: "own", Streams: c.count(),
-		}
-		if c.client {
-			t.Direction = "outbound"
-		}
-		if _, std := c.wire.(*tlsWire); std {
-			t.Records = "std"
-		}
-		told = append(told, t)
+		told = append(told, c.told())
 	}
 	return told
+}
+
+// Tunnel is the one that carries the stream.
+func (s *Stream) Tunnel() Tunnel { return s.c.told() }
+
+func (c *conn) told() Tunnel {
+	t := Tunnel{
+		Direction: "inbound", Peer: c.peer.String(), Address: c.remote,
+		Cipher: tls.CipherSuiteName(c.cipher), Group: c.group.String(), Records: "own", PeerSerial: c.serial,
+	}
+	if c.client {
+		t.Direction = "outbound"
+	}
+	if _, std := c.wire.(*tlsWire); std {
+		t.Records = "std"
+	}
+	if c.rtt.socket != nil {
+		t.TCP = socket.Measure(c.rtt.socket)
+	}
+	c.mu.Lock()
+	defer c.unlock()
+	t.Streams, t.Until = len(c.streams), c.until
+	return t
 }

@@ -75,6 +75,7 @@ type proof struct {
 	rtt           roundTrip
 	cipher        uint16
 	group         tls.CurveID
+	serial        string // of the peer's certificate, in hexadecimal
 }
 
 // secure shakes hands on a socket. If that fails, the caller closes the socket.
@@ -135,7 +136,7 @@ func prove(state tls.ConnectionState, socket net.Conn, cred Credential) (proof, 
 	if err != nil {
 		return proof{}, err
 	}
-	p := proof{peer: peer, rtt: tune(socket), cipher: state.CipherSuite, group: state.CurveID}
+	p := proof{peer: peer, rtt: tune(socket), cipher: state.CipherSuite, group: state.CurveID, serial: state.PeerCertificates[0].SerialNumber.Text(16)}
 	p.local, p.remote = addresses(socket)
 	if cred.Until != nil {
 		p.until = cred.Until(state)

@@ -48,6 +48,7 @@ type State struct {
 type Connections struct {
 	Inbound  []proxy.Connection `json:"inbound"`
 	Outbound []proxy.Connection `json:"outbound"`
+	Omitted  int                `json:"omitted,omitempty"` // younger ones, which are not shown
 }
 
 // Names are those of the pod, as Istio's ztunnel has them in its dump.
@@ -92,7 +93,8 @@ func (p *Pods) state(pod *pod, s sandbox) State {
 		if account, err := identity.Parse(m.id); err == nil {
 			state.Info.ServiceAccount = account.Name
 		}
-		state.Connections.Inbound, state.Connections.Outbound = m.carrier.pod.Connections()
+		c := &state.Connections
+		c.Inbound, c.Outbound, c.Omitted = m.carrier.pod.Connections()
 		state.Forwards = m.forwarding.devices()
 		state.Addresses, state.Tunnels = m.addresses.state(), m.carrier.told()
 		certificate := p.Certs.Certificate(m.id)

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"sync/atomic"
 	"time"
@@ -26,6 +27,7 @@ type connection struct {
 	payer   peer // that they are taken for, if the connection arrives
 	bytes   tally
 	stream  atomic.Pointer[hbone.Stream] // of the way inTunnel, whose engine counts, instead of bytes
+	far     atomic.Pointer[net.TCPConn]  // of the way inPlain: to the other end
 	twin    *connection                  // of the source, which counts for both if the way is besideTunnel
 	counted *metrics.Connection          // nil until both ends are named
 	edge    *edges.Row                   // nil until it counts

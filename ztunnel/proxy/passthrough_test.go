@@ -50,7 +50,7 @@ func TestPlaintextIsCarriedWherePolicyAllowsItAndLabelledSo(t *testing.T) {
 	if d := <-b.dialled; d[0] != socket.AddrPort(client.LocalAddr()) || d[1] != to {
 		t.Errorf("inner leg from %v to %v; want the client's address and the original destination", d[0], d[1])
 	}
-	if got := allConnections(b); len(got) != 1 || got[0].Path != "passthrough" || got[0].Dst != to.String() || got[0].Protocol != "TCP" {
+	if got := allConnections(b); len(got) != 1 || got[0].Path != "passthrough" || got[0].Dst != to.String() || got[0].Protocol != "TCP" || got[0].Plaintext != "permissive" || got[0].TCP.RTT == 0 {
 		t.Errorf("open connections %+v", got)
 	}
 	eventually(t, "byte counters move while the connection is open", func() bool {

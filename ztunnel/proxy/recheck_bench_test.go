@@ -15,7 +15,7 @@ import (
 )
 
 // crowded is a pod with 10,000 open connections.
-func crowded(b *testing.B) *Pod {
+func crowded(b testing.TB) *Pod {
 	b.Helper()
 	registry := registryOf(meshOf(1, 1))
 	p := &Pod{Registry: registry, Policy: policy.NewSet(), Self: func() (workload.Workload, bool) { return registry.ByUID("uid-db") }}
@@ -25,7 +25,7 @@ func crowded(b *testing.B) *Pod {
 	return p
 }
 
-func admit(b *testing.B, p *Pod, port uint16) *connection {
+func admit(b testing.TB, p *Pod, port uint16) *connection {
 	c := p.begin(context.Background(), inbound, netip.AddrPortFrom(legacyAddr, port))
 	if err := p.admitTo(p.whoWeAre(), c, sa("web"), netip.AddrPortFrom(dbAddr, 80)); err != nil {
 		b.Fatal(err)

@@ -4,9 +4,13 @@ package proxy
 
 import (
 	"cmp"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
+
+	"github.com/culvert-mesh/culvert/ztunnel/hbone"
+	"github.com/culvert-mesh/culvert/ztunnel/socket"
 )
 
 // Connection is an open connection in the configuration dump. Src, OriginalDst, ActualDst
@@ -25,29 +29,55 @@ type Connection struct {
 	Since       string `json:"since"`
 	BytesSent   uint64 `json:"bytesSent"`
 	BytesRecv   uint64 `json:"bytesRecv"`
+	Age         string `json:"age"`                 // as 1m30s
+	Service     string `json:"service,omitempty"`   // NAMESPACE/NAME that was asked for
+	Plaintext   string `json:"plaintext,omitempty"` // why it is
+	// Tunnel carries it. Of a connection beside its tunnel, see the tunnels of the pod.
+	Tunnel *hbone.Tunnel `json:"tunnel,omitempty"`
+	TCP    socket.TCP    `json:"tcp,omitzero"` // of the socket to the other end, if no tunnel carries it
 }
 
-// Connections returns the connections that are open, the oldest first.
-func (p *Pod) Connections() (in, out []Connection) {
-	p.live.mu.Lock()
-	defer p.live.mu.Unlock()
-	return p.live.shown(inbound), p.live.shown(outbound)
+// most is how many connections of a pod and a direction are shown, the oldest.
+const most = 1000
+
+// Connections returns the connections that are open, the oldest first, and how many more
+// there are. It asks the kernel about each, with no lock held.
+func (p *Pod) Connections() (in, out []Connection, omitted int) {
+	in, without := p.shown(inbound)
+	out, more := p.shown(outbound)
+	return in, out, without + more
 }
 
-// shown is those of a direction; mu is held.
-func (l *live) shown(d direction) []Connection {
-	list := make([]*connection, 0, len(l.conns[d]))
-	for c := range l.conns[d] {
-		list = append(list, c)
-	}
-	slices.SortFunc(list, func(a, b *connection) int {
+func (p *Pod) shown(d direction) (conns []Connection, omitted int) {
+	list := slices.SortedFunc(maps.Keys(p.live.all(d)), func(a, b *connection) int {
 		return cmp.Or(a.start.Compare(b.start), a.src.addr.Compare(b.src.addr))
 	})
-	conns := make([]Connection, len(list))
+	omitted = max(0, len(list)-most)
+	list = list[:len(list)-omitted]
+	conns = make([]Connection, len(list))
+	p.live.mu.Lock()
 	for i, c := range list {
 		conns[i] = c.shown()
 	}
-	return conns
+	p.live.mu.Unlock()
+	for i, c := range list {
+		c.measure(&conns[i])
+	}
+	return conns, omitted
+}
+
+// measure adds what tunnel and kernel say.
+func (c *connection) measure(shown *Connection) {
+	if s := c.stream.Load(); s != nil {
+		tunnel := s.Tunnel()
+		shown.Tunnel = &tunnel
+		return
+	}
+	if far := c.far.Load(); far != nil {
+		if raw, err := far.SyscallConn(); err == nil {
+			shown.TCP = socket.Measure(raw)
+		}
+	}
 }
 
 // shown is c as the configuration dump has it; live.mu is held.
@@ -58,6 +88,10 @@ func (c *connection) shown() Connection {
 		Direction: string(c.direction), Path: c.path,
 		SrcIdentity: c.src.identity, Dst: c.target().String(), DstIdentity: c.dst.identity,
 		Since: c.start.UTC().Format(time.RFC3339), BytesSent: sent, BytesRecv: received,
+		Age: time.Since(c.start).Round(time.Millisecond).String(), Plaintext: c.plain.String(),
+	}
+	if c.service != nil {
+		shown.Service = c.service.Namespace + "/" + c.service.Name
 	}
 	if c.direction == inbound {
 		shown.OriginalDst, shown.ActualDst = c.dst.addr, c.target()

@@ -162,6 +162,10 @@ func TestMeshedPodsTalkInATunnelAndBothSidesRecordIt(t *testing.T) {
 		t.Errorf("open connection of the destination %+v", c)
 	}
 	for _, b := range []*bench{s.web, s.db} {
+		if c := connectionsOf(b, 1)[0]; c.Tunnel == nil || c.Tunnel.Cipher == "" || c.Tunnel.Group == "" || c.Tunnel.PeerSerial == "" ||
+			c.Tunnel.TCP.RTT == 0 || c.Service != "shop/db" || c.Age == "" {
+			t.Errorf("open connection %+v in tunnel %+v", c, c.Tunnel)
+		}
 		eventually(t, "byte counters move while the connection is open", func() bool {
 			return b.metric("istio_tcp_received_bytes_total") == "5" && b.metric("istio_tcp_sent_bytes_total") == "5"
 		})
@@ -207,7 +211,7 @@ func TestMeshedPodsTalkInATunnelAndBothSidesRecordIt(t *testing.T) {
 
 // allConnections are the open ones, outbound first.
 func allConnections(b *bench) []Connection {
-	in, out := b.Connections()
+	in, out, _ := b.Connections()
 	return append(out, in...)
 }
 

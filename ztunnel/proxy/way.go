@@ -40,5 +40,6 @@ func (w inTunnel) carry(c *connection) error {
 type inPlain struct{ app, far *net.TCPConn }
 
 func (w inPlain) carry(c *connection) error {
+	c.far.Store(w.far)
 	return fail(Reset, relay(c.ctx, w.app, w.far, &c.bytes, c.pod.Share))
 }
