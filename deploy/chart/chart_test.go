@@ -361,6 +361,21 @@ func TestSPIREsAgentTakesTheCAsPlace(t *testing.T) {
 	}
 }
 
+func TestPodsMayMountTheWorkloadAPI(t *testing.T) {
+	rendered, err := template(t, "--show-only=templates/ztunnel.yaml", "--set=ztunnel.workloadAPISocket=/run/culvert-api/agent.sock")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, part := range []string{"- -workload-api-socket=/run/culvert-api/agent.sock\n", "- name: workload-api\n              mountPath: /run/culvert-api\n", "path: /run/culvert-api\n"} {
+		if !strings.Contains(rendered, part) {
+			t.Errorf("rendered without %q:\n%s", part, rendered)
+		}
+	}
+	if _, err := template(t, "--set=ztunnel.workloadAPISocket=/agent.sock"); err == nil || !strings.Contains(err.Error(), "/ztunnel/workloadAPISocket") {
+		t.Errorf("a socket in the root: %v", err)
+	}
+}
+
 func TestAWrongValueIsRefusedByItsPath(t *testing.T) {
 	for value, names := range map[string]string{
 		"platform=gek":                       "/platform",
