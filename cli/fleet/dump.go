@@ -34,7 +34,8 @@ type Dump struct {
 	Config       Config              `json:"config"`
 	Policies     policy.Objects      `json:"policyObjects"`
 	Workloads    []workload.Workload `json:"workloads"`
-	Pods         map[string]Pod      `json:"workloadState"`   // by UID
+	Pods         map[string]Pod      `json:"workloadState"` // by UID
+	Edges        []Edge              `json:"edges"`
 	Following    *Following          `json:"bundle"`          // nil: an older ztunnel
 	Network      *Network            `json:"networkPolicies"` // nil: an older ztunnel, which does not judge them
 }
@@ -172,6 +173,7 @@ type Pod struct {
 		Namespace string `json:"namespace"`
 		Name      string `json:"name"`
 	} `json:"sandbox"`
+	Connections Connections `json:"connections"`
 }
 
 // Following is how a node knows the roots of its trust domain.

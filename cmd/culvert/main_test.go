@@ -87,6 +87,25 @@ func paper(t *testing.T, e *testscript.Env) error {
 		},
 		More: map[string]any{"bundle": map[string]any{"generation": 7, "sha256": setOf(root), "roots": 1, "heard": 0, "connected": true, "since": now.Add(-time.Hour)}},
 	}
+	end := func(namespace, name, id string) map[string]any {
+		return map[string]any{"namespace": namespace, "workload": name, "identity": id}
+	}
+	one.More["edges"] = []any{
+		map[string]any{"direction": "outbound", "source": end("shop", "web", web), "destination": end("shop", "db", db), "service": "shop/db", "port": 5432, "secured": true,
+			"opened": 5, "open": 1, "refused": map[string]int{"denied": 2}, "bytesSent": 1000, "bytesRecv": 2000, "last": now.Add(-time.Minute)},
+		map[string]any{"direction": "inbound", "source": end("shop", "web", web), "destination": end("shop", "db", db), "service": "shop/db", "port": 5432, "secured": true,
+			"opened": 3, "last": now},
+		map[string]any{"direction": "inbound", "source": end("", "", ""), "destination": end("shop", "db", ""), "port": 5432, "reason": "permissive", "opened": 1, "last": now},
+		map[string]any{"direction": "others", "source": end("", "", ""), "destination": end("", "", ""), "opened": 9, "last": now},
+	}
+	one.Pods["uid-web-1"].(map[string]any)["connections"] = map[string]any{
+		"inbound": []any{map[string]any{"direction": "inbound", "path": "passthrough", "protocol": "TCP", "src": "192.0.2.1:555", "originalDst": "10.0.0.7:80", "actualDst": "10.0.0.7:80",
+			"plaintext": "permissive", "bytesSent": 5, "bytesRecv": 7, "age": "3s", "tcp": map[string]any{"rttMicroseconds": 900}}},
+		"outbound": []any{map[string]any{"direction": "outbound", "path": "tunnel", "protocol": "HBONE", "src": "10.0.0.7:4711", "originalDst": "10.96.0.10:5432", "actualDst": "10.0.0.8:15008",
+			"srcIdentity": web, "dstIdentity": db, "bytesSent": 100, "bytesRecv": 200, "age": "1m30s",
+			"tunnel": map[string]any{"cipher": "TLS_AES_128_GCM_SHA256", "group": "X25519MLKEM768", "peerSerial": "2a", "until": now.Add(time.Hour), "tcp": map[string]any{"rttMicroseconds": 120, "retransmitted": 1}}}},
+	}
+	one.Pods["uid-web-2"].(map[string]any)["connections"] = []any{} // as an older one lists them
 	two := clitest.Ztunnel{
 		Node: "node2",
 		Held: []clitest.Held{
