@@ -258,23 +258,34 @@ func TestASlowCAIsNotAskedTwiceForEverything(t *testing.T) {
 // Looking for another replica to ask, where there is none, takes nothing from those who
 // find one.
 func TestOnlyAReplicaThatIsAskedCountsAsAHedge(t *testing.T) {
+	beside, counted := 0, 0
+	for range 5 { // on a machine that stands still, the first may answer before the second hears of it
+		if beside, counted = hedgesOfOneQuestion(t); beside >= max(1, counted) {
+			return
+		}
+	}
+	t.Errorf("%d replicas were asked beside the first, and %d counted", beside, counted)
+}
+
+// hedgesOfOneQuestion returns how many replicas were asked beside the first, which are slow,
+// and how many were counted.
+func hedgesOfOneQuestion(t *testing.T) (beside, counted int) {
+	t.Helper()
 	p := newTwoReplicas(t, newCA(t, td))
 	before := p.requests()
 	p.slow(5 * hedgeAfter)
 	if _, err := issue(t, p.client); err != nil {
 		t.Fatal(err)
 	}
-	spent := int(hedges.Burst)
+	counted = int(hedges.Burst)
 	for p.client.replicas.hedged.Spend(hedges) {
-		spent--
+		counted--
 	}
-	beside := func() int { return p.requests() - before - 1 } // once each has been thought about
-	for deadline := time.Now().Add(30 * time.Second); beside() < max(1, spent) && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(10 * time.Second); beside < max(1, counted) && time.Now().Before(deadline); {
 		time.Sleep(10 * time.Millisecond)
+		beside = p.requests() - before - 1 // once each has been thought about
 	}
-	if n := beside(); n < 1 || n < spent {
-		t.Errorf("%d replicas were asked beside the first, and %d counted", n, spent)
-	}
+	return beside, counted
 }
 
 func TestARequestThatWasUnderWayIsPutToTheOtherReplica(t *testing.T) {
