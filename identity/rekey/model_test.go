@@ -4,6 +4,7 @@ package rekey
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -342,6 +343,9 @@ func TestNoSequenceOfStepsGivesACertificateThatANodeDoesNotTrust(t *testing.T) {
 	a := replicaState{onlyA, signsA}
 	first := world{stored: stored{progressOf(plan), onlyA, signsA}, replicas: [2]replicaState{a, a}, told: report{replicaState: a},
 		holder: holderState{leaf: signsA}, verifier: verifierState{trusts: onlyA}}
+	if testing.Short() {
+		first.asked = 1 // no operator turns back
+	}
 	from, how := map[world]world{}, map[world]string{first: "the start"}
 	ends := map[stored]bool{}
 	for queue := []world{first}; len(queue) > 0; queue = queue[1:] {
@@ -364,7 +368,11 @@ func TestNoSequenceOfStepsGivesACertificateThatANodeDoesNotTrust(t *testing.T) {
 		}
 	}
 	t.Logf("%d states, %d questions", len(how), len(m.follows))
-	if len(ends) != 2 || !ends[stored{roots: onlyA, issuer: signsA}] || !ends[stored{roots: onlyB, issuer: signsB}] {
+	want := map[stored]bool{{roots: onlyB, issuer: signsB}: true}
+	if !testing.Short() {
+		want[stored{roots: onlyA, issuer: signsA}] = true
+	}
+	if !maps.Equal(ends, want) {
 		t.Errorf("ended with %v", ends)
 	}
 }

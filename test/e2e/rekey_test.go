@@ -20,8 +20,9 @@ import (
 
 // T-ROOT, for two cores: three nodes, ten identities, 250 streams that stay open and some
 // hundred new connections a second, while the root is replaced by one of another key and the
-// CA is killed at every transition. Nobody notices. N-1, A000-17, A002-16.
-func TestARootIsRekeyedUnderLoadWhileTheCAIsKilledAtEveryTransition(t *testing.T) {
+// CA is killed in each state in which it is seen. Nobody notices. identity/rekey/rekeytest
+// kills it at every write. N-1, A000-17, A002-16.
+func TestARootIsRekeyedUnderLoadWhileTheCAIsKilled(t *testing.T) {
 	t.Parallel()
 	s := tellAlone(t, lab.Options{TTL: 25 * time.Second, Nodes: 3}, "mesh")
 	dir := filepath.Dir(s.Identity.Root)
@@ -45,8 +46,8 @@ func TestARootIsRekeyedUnderLoadWhileTheCAIsKilledAtEveryTransition(t *testing.T
 		s.must(s.Identity.Kill())
 		s.must(s.Identity.Start(s.ctx))
 	}
-	if passed[len(passed)-1] != rekey.Stable || len(passed) < 5 {
-		t.Fatalf("it went through %v; the nodes: %v", passed, s.planOf(dir).State)
+	if passed[len(passed)-1] != rekey.Stable || !slices.Contains(passed, rekey.Drain) {
+		t.Fatalf("it was seen in %v", passed)
 	}
 	next := s.authorityOf(dir)
 	if next == former || len(s.filesOf(dir).Roots()) != 1 {
