@@ -3,12 +3,16 @@
 package certs
 
 import (
+	"context"
 	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"google.golang.org/grpc"
+
 	"github.com/culvert-mesh/culvert/identity"
+	"github.com/culvert-mesh/culvert/identity/identityv1"
 )
 
 // The CA drops a root when no node says any more that something rests on it.
@@ -42,3 +46,38 @@ func TestANodeCountsWhatRestsOnEachRoot(t *testing.T) {
 		want("it was dropped")
 	})
 }
+
+// The CA counts what a node says after something that the CA did, so it is said again.
+func TestANodeRepeatsWhatRestsOnItsRoots(t *testing.T) {
+	for name, tc := range map[string]struct {
+		rests       []Rest
+		least, most int
+	}{
+		"several roots": {[]Rest{{Key: sum{1}}, {Key: sum{2}}}, 8, 13},
+		"one root":      {nil, 1, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := &sent{}
+				s := &sayer{stream: f, rests: func() []Rest { return tc.rests }}
+				if err := s.ack(Bundle{Generation: 1}); err != nil {
+					t.Fatal(err)
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				defer cancel()
+				s.run(ctx)
+				if f.n < tc.least || f.n > tc.most {
+					t.Errorf("said %d times in a minute, want %d to %d", f.n, tc.least, tc.most)
+				}
+			})
+		})
+	}
+}
+
+// sent counts what is sent on a stream.
+type sent struct {
+	grpc.BidiStreamingClient[identityv1.BundleAck, identityv1.Bundle]
+	n int
+}
+
+func (s *sent) Send(*identityv1.BundleAck) error { s.n++; return nil }
