@@ -28,7 +28,8 @@
 //	                            node has said that it goes by them
 //	activate    A, B    B       every replica signs by B                  drain
 //	drain       A, B    B       nothing rests on A: no certificate, no    drop
-//	                            tunnel; or all that A signed has ended
+//	                            tunnel; of a node that does not say: all
+//	                            that A signed has ended
 //	drop        B       B       every node has said that it goes by B     stable
 //	withdraw    A       A       after an abort: as drop, for A            stable
 //

@@ -164,34 +164,36 @@ func (v View) processes(since time.Time) []Wait {
 	return []Wait{{forTime, "", fmt.Sprintf("processes outside Kubernetes hear of roots when they renew: until %s", v.end(since).UTC().Format(time.RFC3339))}}
 }
 
-// rests are the nodes that have something which nothing but the kit's root vouches for, or
-// do not say.
-func (v View) rests(on Kit, set string) (waits []Wait) {
+// rests are the nodes that have something which nothing but the kit's root vouches for. Those
+// that do not say are among them until all has ended by our clock, which may have jumped.
+func (v View) rests(on Kit, set string, ended bool) (waits []Wait) {
 	known := v.known()
 	for _, name := range slices.Sorted(maps.Keys(known)) {
-		if why := resting(known[name], on, set); why != "" {
+		if why, said := resting(known[name], on, set); why != "" && (said || !ended) {
 			waits = append(waits, Wait{forNode, name, why})
 		}
 	}
 	return waits
 }
 
-func resting(by []told, on Kit, set string) string {
-	connected := false
+// resting is why a node is waited for, and whether it says so itself.
+func resting(by []told, on Kit, set string) (why string, said bool) {
+	connected, silent := false, false
 	for _, t := range by {
 		if !t.fresh || !t.Connected {
 			continue
 		}
 		connected = true
-		if t.Set != set || t.Rests == nil {
-			return "it does not say what rests on the former root"
-		}
 		if n := t.Rests[on.key()]; n > 0 {
-			return fmt.Sprintf("%d certificates and tunnels rest on the former root", n)
+			return fmt.Sprintf("%d certificates and tunnels rest on the former root", n), true
 		}
+		silent = silent || t.Set != set || t.Rests == nil
 	}
-	if !connected {
-		return "it has no stream to the CA"
+	switch {
+	case !connected:
+		return "it has no stream to the CA", false
+	case silent:
+		return "it does not say what rests on the former root", false
 	}
-	return ""
+	return "", false
 }

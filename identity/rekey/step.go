@@ -99,8 +99,8 @@ func Next(p Plan, files ca.Files, v View, accepts func(ca.Files) error) (Plan, [
 
 	case Drain: // gate 2
 		waits := slices.Concat(v.replicas(p.Step, signsBy(issuerOf(files))), v.replicas(p.Step, gives(set)))
-		if len(waits) == 0 && !v.ended(p.Since) {
-			waits = slices.Concat(v.rests(p.Former, set), v.processes(p.Since))
+		if len(waits) == 0 {
+			waits = slices.Concat(v.rests(p.Former, set, v.ended(p.Since)), v.processes(p.Since))
 		}
 		if len(waits) > 0 && !skip {
 			return p, waits
