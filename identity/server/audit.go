@@ -26,7 +26,8 @@ type decision struct {
 	dnsNames   []string // of these pods, as the CA knows them
 	spki       string   // SHA-256 of the CSR's key
 	account    string   // UID of the ServiceAccount; not known
-	lifetimeBy string   // who set it
+	wanted     time.Duration
+	lifetimeBy string // who set it
 	issued     *ca.Issued
 	started    time.Time
 }
@@ -48,12 +49,13 @@ func (d *decision) asker() []any {
 	}
 }
 
-// record writes a decision down: one line, allowed or denied; but not each that is
-// denied to strangers. There is no other way to the log for a decision, and none is
-// answered before.
+// record writes a decision down: one line of the log, and one of the ledger, allowed or
+// denied; but not each that is denied to strangers. There is no other way to either for a
+// decision, and none is answered before.
 func (s *Server) record(d *decision, err error) {
 	took := time.Since(d.started)
 	s.metrics.answered(d, err)
+	s.accountant.write(d, err, took)
 	s.visits.note(d, err)
 	attrs := append(d.asker(), logIdentity, d.id, logUIDOf, d.account, logPods, d.pods, logLifetime, d.lifetimeBy, logKeySHA256, d.spki)
 	if err != nil {

@@ -248,7 +248,7 @@ func (s *Server) lifetime(sa identity.ServiceAccount, wanted time.Duration, d *d
 	if wanted > 0 && wanted < given {
 		given, by = max(wanted, ca.MinTTL), "request"
 	}
-	d.lifetimeBy = by
+	d.wanted, d.lifetimeBy = wanted, by
 	return given, nil
 }
 

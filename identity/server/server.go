@@ -29,6 +29,7 @@ import (
 	"github.com/culvert-mesh/culvert/identity/deny"
 	"github.com/culvert-mesh/culvert/identity/identityv1"
 	"github.com/culvert-mesh/culvert/identity/join"
+	"github.com/culvert-mesh/culvert/identity/ledger"
 	"github.com/culvert-mesh/culvert/identity/rekey"
 )
 
@@ -55,6 +56,7 @@ type Config struct {
 	IDRate       float64                   // certificates per second of one identity for one node, in the long run; 0.2
 	IDBurst      int                       // and at once; 30
 	Denied       *deny.Set                 // what gets no certificate; nothing
+	Ledger       *ledger.Ledger            // keeps each decision; nobody does. Its Run must end after Serve
 	Waiting      func() error              // why nodes cannot be served yet, beside what the Server knows; nothing
 	Store        string                    // where the CA is kept, as "directory /var/lib/ca"; not said
 	Trouble      func() ca.Trouble         // with what is kept there now; none
@@ -131,6 +133,7 @@ type Server struct {
 	tokenPlaces chan struct{} // those that look a stranger's token up
 	metrics     *metrics
 	refusals    *refusals
+	accountant  *accountant
 	visits      *visits
 	bundles     *streams // of StreamBundle
 	denials     *streams // of StreamDeny
@@ -156,6 +159,7 @@ func New(cfg Config) (*Server, error) {
 		storePlaces: make(chan struct{}, storeAtOnce),
 		tokenPlaces: make(chan struct{}, storeAtOnce),
 		refusals:    newRefusals(cfg.Log),
+		accountant:  newAccountant(cfg.Ledger),
 		visits:      newVisits(),
 		bundles:     newStreams(),
 		denials:     newStreams(),
@@ -167,7 +171,7 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Rekey != nil {
 		s.metrics.registry.MustRegister(rekeying(cfg.Rekey))
 	}
-	s.metrics.registry.MustRegister(written(cfg))
+	s.metrics.registry.MustRegister(written(cfg), s.accountant.collector())
 	if asked, ok := cfg.Attestor.(prometheus.Collector); ok {
 		s.metrics.registry.MustRegister(asked)
 	}

@@ -76,11 +76,13 @@ const imports = `
 	# The CA obeys the deny set, and operators write it.
 	identity, regular < identity/deny;
 	identity, regular < identity/join;
+	# The CA keeps the ledger, and operators verify it.
+	flock < identity/ledger;
 	# Replicas share what they know of join tokens in a Secret.
 	identity/join < identity/ca/cluster;
 	# A process outside Kubernetes, as ztunnel, asks the CA; it holds no pod's identity.
 	identity, identity/identityv1, identity/join, regular < identity/process;
-	identity/ca, identity/deny, identity/join, identity/identityv1, rate, regular < identity/server;
+	identity/ca, identity/deny, identity/join, identity/ledger, identity/identityv1, rate, regular < identity/server;
 	identity < identity/taint;
 	identity, identity/ca, regular < identity/rekey;
 	identity/rekey < identity/server, identity/ca/cluster, cli/fleet, cli;
@@ -100,7 +102,7 @@ const imports = `
 	# What policies would say, and what they said.
 	identity, ztunnel/policy < cli/explain, cli/records < cli;
 	ztunnel/networkpolicy < cli/explain < cli;
-	identity, identity/deny, identity/join, identity/process, ztunnel/policy, cli/kubeapi, cli/fleet, cli/custody, cli/check < cli < cmd/culvert;
+	identity, identity/deny, identity/join, identity/ledger, identity/process, ztunnel/policy, cli/kubeapi, cli/fleet, cli/custody, cli/check < cli < cmd/culvert;
 
 	identity, identity/*, cni, cni/*, ztunnel, ztunnel/*, cli, test/env < test/lab, test/lab/*;
 	test/lab/agent < test/lab/app;
