@@ -16,6 +16,7 @@ import (
 	"github.com/culvert-mesh/culvert/cmd/program"
 	"github.com/culvert-mesh/culvert/identity"
 	"github.com/culvert-mesh/culvert/identity/ca"
+	"github.com/culvert-mesh/culvert/identity/ledger"
 	"github.com/culvert-mesh/culvert/identity/server"
 	"github.com/culvert-mesh/culvert/ztunnel/source"
 	"github.com/culvert-mesh/culvert/ztunnel/source/kube"
@@ -40,6 +41,10 @@ type config struct {
 	deny         string                    // file of the deny set; this, denyConfigMap, or nothing is denied
 
 	denyConfigMap string // namespace/name, with kubeconfig
+
+	ledger     string        // directory; without, none is kept
+	ledgerAge  time.Duration // 2160h
+	ledgerSize int64         // bytes; 1 GiB
 
 	listen, metrics   string
 	admin             string // a loopback address
@@ -103,6 +108,9 @@ func define(flags *flag.FlagSet, cfg *config) {
 	program.Var(flags, &cfg.audience, "audience", server.Audience, "`audience` that a node's token must be made for", program.Word)
 	program.Var(flags, &cfg.deny, "deny", "", "`file` of what gets no certificate: a YAML list of entries {id, node, serial, spki or issuer; until; reason}, watched (default nothing)", program.Path)
 	program.Var(flags, &cfg.denyConfigMap, "deny-configmap", "", "`namespace/name` of a ConfigMap whose deny.yaml stands for -deny; needs -kubeconfig", program.Namespaced)
+	program.Var(flags, &cfg.ledger, "ledger", "", "`directory` of the ledger: a line for each certificate and each refusal of a caller that proved who it is, in a chain that shows what was changed; replicas of other hosts may share it (default: none is kept)", program.Path)
+	program.Var(flags, &cfg.ledgerAge, "ledger-age", "2160h", "`time` after which files of the ledger are removed, 1h to 87600h", program.Duration(time.Hour, 87600*time.Hour))
+	program.Var(flags, &cfg.ledgerSize, "ledger-size", "1Gi", "`bytes` that the ledger may take, 1Mi to 1Ti: beyond, its oldest files are removed", program.Size(ledger.MinBytes, 1<<40))
 	program.Var(flags, &cfg.oidcIssuer, "oidc-issuer", "", "`URL` of the issuer of nodes' tokens, whose published keys are taken instead of those of -jwks", oidcIssuer)
 	program.Var(flags, &cfg.oidcCA, "oidc-ca", "", "`file` of the roots in PEM that vouch for the server of -oidc-issuer (default those of the system)", program.Path)
 	program.Var(flags, &cfg.issuer, "issuer", "", "`issuer` (iss) that a node's token must name (default "+server.KubernetesIssuer+" with -jwks, else any that the API server takes)", program.Word)
@@ -162,6 +170,7 @@ func (c *config) validate() error {
 	require(c.oidcIssuer == "" || c.jwks == "", "keys come from a file (-jwks) or from their issuer (-oidc-issuer), not from both")
 	require(c.oidcIssuer == "" || c.issuer == "", "-oidc-issuer says who the issuer is: -issuer is for -jwks and the API server")
 	require(c.oidcCA == "" || c.oidcIssuer != "", "-oidc-issuer is required with -oidc-ca")
+	require(c.ledger == "" || c.ledger != c.dir, "the ledger (-ledger) and the CA (-dir) cannot share a directory")
 	require(c.taintAfter == 0 || c.kubeconfig != "", "-kubeconfig is required with -taint-after")
 	require(c.taintAfter == 0 || c.taintAfter >= leastTaintAfter, fmt.Sprintf("-taint-after %v: want 0s for never, or %v to 24h", c.taintAfter, leastTaintAfter))
 	require(c.policyStatus == "" || c.kubeconfig != "", "-kubeconfig is required with -policy-status")

@@ -5,5 +5,6 @@ package main
 // Keys of log records.
 const (
 	logAddress     = "address"
+	logError       = "error"
 	logTrustDomain = "trust_domain"
 )

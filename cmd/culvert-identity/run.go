@@ -37,6 +37,11 @@ func run(ctx context.Context, cfg config) error {
 	if err != nil {
 		return err
 	}
+	decisions, err := cfg.openLedger(signer.ca)
+	if err != nil {
+		return err
+	}
+	defer keepLedger(decisions, cfg.log)() // ends when no request is answered any more
 	config := server.Config{
 		CA:           signer.ca,
 		Attestor:     attestor,
@@ -53,6 +58,7 @@ func run(ctx context.Context, cfg config) error {
 		Events:       signer.events,
 		ClockSkew:    cfg.clockSkew,
 		Denied:       denied,
+		Ledger:       decisions,
 		Log:          cfg.log,
 	}
 	tainter, err := cfg.tainter()

@@ -65,6 +65,41 @@ func Duration(least, most time.Duration) func(string) (time.Duration, error) {
 	}
 }
 
+// Size takes a number of bytes as Kubernetes writes it, from least to most.
+func Size(least, most int64) func(string) (int64, error) {
+	return func(s string) (int64, error) {
+		wrong := fmt.Errorf("want %s to %s", bytes(least), bytes(most))
+		for i, unit := range binary {
+			digits, found := strings.CutSuffix(s, unit)
+			if !found {
+				continue
+			}
+			n, err := strconv.ParseUint(digits, 10, 32)
+			if size := int64(n) << (10 * (len(binary) - i)); err == nil && n > 0 && size >= least && size <= most {
+				return size, nil
+			}
+			return 0, wrong
+		}
+		if _, err := strconv.ParseUint(s, 10, 64); err == nil {
+			return 0, fmt.Errorf("%s has no unit: %w", s, wrong)
+		}
+		return 0, wrong
+	}
+}
+
+// binary are the units of sizes, the largest first.
+var binary = []string{"Ti", "Gi", "Mi", "Ki"}
+
+// bytes is a size in its largest unit.
+func bytes(n int64) string {
+	for i, unit := range binary {
+		if size := int64(1) << (10 * (len(binary) - i)); n >= size && n%size == 0 {
+			return strconv.FormatInt(n/size, 10) + unit
+		}
+	}
+	return strconv.FormatInt(n, 10)
+}
+
 // withUnit says what a number could be from least to most.
 func withUnit(number string, least, most time.Duration) string {
 	var fit []string

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -78,6 +79,7 @@ func TestEveryAlertFiresWhenItShould(t *testing.T) {
 			"keys of tokens are gone":         keysAreGone,
 			"two CAs behind one name":         replicasDiffer,
 			"a clock that is off":             aClockIsOff,
+			"a ledger that is taken away":     theLedgerIsTakenAway,
 		} {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
@@ -297,6 +299,20 @@ func aClockIsOff(t *testing.T) {
 	_, _, p, _ := well(t)
 	p.ahead = -time.Minute
 	p.wants(10*time.Minute, "CulvertClockSkew/warning")
+}
+
+// The directory of the ledger goes, with a line in it, and something else takes its place.
+func theLedgerIsTakenAway(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "ledger")
+	_, _, p, _ := well(t, "-ledger", dir)
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(dir, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p.pace = 100 * time.Millisecond // it looks twice a second
+	p.wants(20*time.Minute, "CulvertLedgerFails/critical", "CulvertLedgerIncomplete/warning")
 }
 
 // Who is woken by an alert finds out what it means, and what to do.
