@@ -63,7 +63,7 @@ type Config struct {
 	ExcludePorts  []uint16       // destination ports never steered; default none
 
 	StateDir       string        // root-only directory: sockets, snapshot, sandboxes; required
-	OwnPod         string        // namespace/name of ztunnel's own pod, which may start without it; default none
+	OwnPod         string        // namespace/name of ztunnel's own pod, which may start without it, and bears a policy.Claim; default none
 	AdminAddress   string        // default 127.0.0.1:15000
 	MetricsAddress string        // default :15020
 	ReadyAddress   string        // default :15021

@@ -74,12 +74,9 @@ func (s *status) reporter() (*report.Reporter, error) {
 	if !ok {
 		return nil, nil
 	}
-	untaint := ""
-	if s.cfg.Untaint {
-		untaint = s.cfg.OwnPod
-	}
 	return report.New(report.Config{
-		Kubeconfig: s.cfg.Kubeconfig, Node: s.cfg.NodeName, Shown: watched.Own, Pending: s.pending, Untaint: untaint, Log: s.cfg.Log,
+		Kubeconfig: s.cfg.Kubeconfig, Node: s.cfg.NodeName, Shown: watched.Own, Pending: s.pending,
+		OwnPod: s.cfg.OwnPod, Untaint: s.cfg.Untaint, Log: s.cfg.Log,
 		Conditions: func() []pods.Condition {
 			if !s.pods.Loaded() {
 				return nil

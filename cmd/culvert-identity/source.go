@@ -104,7 +104,7 @@ func (c *config) verdicts() (*verdict.Reporter, error) {
 	if err != nil {
 		return nil, refused("kubeconfig", err)
 	}
-	return verdict.New(verdict.Options{API: api, Lease: c.policyStatus, RootNamespace: c.rootNamespace, Log: c.log})
+	return verdict.New(verdict.Options{API: api, Lease: c.policyStatus, RootNamespace: c.rootNamespace, Accounts: c.nodeAccounts, Log: c.log})
 }
 
 func (c *config) expected() server.Expected {

@@ -45,7 +45,7 @@ func (v verdict) shows(u *unstructured.Unstructured, byIstiod bool) bool {
 	}
 	c := list[i].(map[string]any)
 	current := fmt.Sprint(c["observedGeneration"]) == strconv.FormatInt(u.GetGeneration(), 10) // istiod writes a string
-	same := c["status"] == string(v.status()) && c["reason"] == v.reason && c["message"] == v.message
+	same := c["status"] == string(v.status()) && c["reason"] == v.reason && c["message"] == v.text()
 	return current && (same || byIstiod)
 }
 
@@ -72,7 +72,7 @@ func (v verdict) patch(u *unstructured.Unstructured, now time.Time) ([]byte, err
 		return nil, err
 	}
 	next := map[string]any{
-		"type": conditionType, "status": string(v.status()), "reason": v.reason, "message": v.message,
+		"type": conditionType, "status": string(v.status()), "reason": v.reason, "message": v.text(),
 		"observedGeneration": u.GetGeneration(), "lastTransitionTime": metav1.NewTime(now).UTC().Format(time.RFC3339),
 	}
 	list = append([]any{}, list...)

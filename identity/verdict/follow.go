@@ -29,16 +29,17 @@ const pageSize = 500
 type followed struct {
 	kind     source.Kind
 	versions []dynamic.NamespaceableResourceInterface // of the API, the best first
-	served   atomic.Int32                             // which of them
+	served   *atomic.Int32                            // which of them
 	fresh    bool                                     // all were listed, and not watched since; only the reflector's
 	note     func(*unstructured.Unstructured)
 }
 
-// start follows until ctx ends. Nobody waits for the end: a reflector that waits before it
-// asks again does not hear of it.
-func (f *followed) start(ctx context.Context) {
+// start lists all objects and follows them until ctx ends. Nobody waits for the end: a
+// reflector that waits before it asks again does not hear of it. So the next start has a
+// followed of its own.
+func (f followed) start(ctx context.Context) {
 	quiet := klog.New(nil)
-	r := cache.NewReflectorWithOptions(f, &unstructured.Unstructured{}, f, cache.ReflectorOptions{
+	r := cache.NewReflectorWithOptions(&f, &unstructured.Unstructured{}, &f, cache.ReflectorOptions{
 		Logger: &quiet, Name: string(f.kind),
 		Backoff: &wait.Backoff{Duration: 200 * time.Millisecond, Factor: 2, Jitter: 1, Steps: 7, Cap: 10 * time.Second},
 	})

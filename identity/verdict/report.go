@@ -11,12 +11,15 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/rest"
 
+	"github.com/culvert-mesh/culvert/identity"
 	"github.com/culvert-mesh/culvert/identity/lease"
 	"github.com/culvert-mesh/culvert/ztunnel/source"
 	"github.com/culvert-mesh/culvert/ztunnel/source/kube"
@@ -24,10 +27,11 @@ import (
 
 // Options says who tells whom.
 type Options struct {
-	API           *rest.Config // required
-	Lease         string       // namespace/name of what one replica holds, and writes; required
-	RootNamespace string       // where mesh-wide policies stand; source.DefaultRootNamespace
-	Log           *slog.Logger // discards
+	API           *rest.Config              // required
+	Lease         string                    // namespace/name of what one replica holds, and writes; required
+	RootNamespace string                    // where mesh-wide policies stand; source.DefaultRootNamespace
+	Accounts      []identity.ServiceAccount // of ztunnel's pods, whose nodes a status names; none
+	Log           *slog.Logger              // discards
 }
 
 // Reporter is one replica's part.
@@ -85,30 +89,69 @@ func (r *Reporter) Run(ctx context.Context) error {
 // term is one leadership, and what is known in it.
 type term struct {
 	*Reporter
-	due   *due
-	kinds map[source.Kind]*followed
-	said  time.Time // when the log last had a refusal
+	due      *due
+	kinds    map[source.Kind]*followed
+	laggards atomic.Pointer[laggards]
+	said     time.Time // when the log last had a refusal
 }
 
-// lead follows all policies and writes, until ctx ends.
+// lead follows all policies and writes, until ctx ends. It begins when it knows which nodes
+// a status has to name, so that a new leader takes no name off.
 func (r *Reporter) lead(ctx context.Context) {
 	t := &term{Reporter: r, due: newDue(), kinds: map[source.Kind]*followed{}}
 	for kind, versions := range kube.PolicyResources() {
-		f := &followed{kind: kind, note: func(u *unstructured.Unstructured) { t.note(kind, u) }}
+		f := &followed{kind: kind, served: new(atomic.Int32), note: func(u *unstructured.Unstructured) { t.note(kind, u) }}
 		for _, version := range versions {
 			f.versions = append(f.versions, r.client.Resource(version))
 		}
 		t.kinds[kind] = f
+	}
+	var writing sync.WaitGroup
+	defer writing.Wait()
+	t.watchNodes(ctx, func() { writing.Go(func() { t.write(ctx) }) })
+}
+
+// watchNodes asks about ztunnels until ctx ends, and calls begin after the first answer.
+// Where nodes have changed, all policies are looked at again.
+func (t *term) watchNodes(ctx context.Context, begin func()) {
+	end := func() {}
+	defer func() { end() }()
+	begun, failed := false, false
+	for pause := firstPause; ctx.Err() == nil; sleep(ctx, pause) {
+		next, err := t.findLaggards(ctx)
+		if err != nil {
+			if !failed && ctx.Err() == nil {
+				t.Log.Warn("which nodes a policy's status has to name is not known; it is asked again", logError, err)
+			}
+			failed, pause = true, min(2*pause, mostPause)
+			continue
+		}
+		failed, pause = false, lookAtNodes
+		if before := t.laggards.Swap(&next); before != nil && before.equal(next) {
+			continue
+		}
+		end()
+		if end = t.follow(ctx); !begun {
+			begun = true
+			begin()
+		}
+	}
+}
+
+// follow looks at all policies, and at each that changes, until end is called.
+func (t *term) follow(ctx context.Context) (end func()) {
+	ctx, end = context.WithCancel(ctx)
+	for _, f := range t.kinds {
 		f.start(ctx)
 	}
-	t.write(ctx)
+	return end
 }
 
 // look says what is to be said of an object, and whether its status does not have to be
 // written for that.
 func (t *term) look(kind source.Kind, u *unstructured.Unstructured) (v verdict, shown bool) {
 	byIstiod := writtenByIstiod(u)
-	v = judge(kind, u, t.RootNamespace)
+	v = judge(kind, u, t.RootNamespace).notOn(*t.laggards.Load())
 	return v, v.shows(u, byIstiod)
 }
 

@@ -23,6 +23,7 @@ import (
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/yaml"
 
+	"github.com/culvert-mesh/culvert/identity"
 	"github.com/culvert-mesh/culvert/test/env"
 	"github.com/culvert-mesh/culvert/ztunnel/source/kube/kubetest"
 )
@@ -42,7 +43,8 @@ const (
 type rig struct {
 	t           *testing.T
 	server      *kubetest.Server
-	beforePatch atomic.Pointer[func()] // runs once
+	accounts    []identity.ServiceAccount // of ztunnels
+	beforePatch atomic.Pointer[func()]    // runs once
 }
 
 func inBubble(t *testing.T, story func(t *testing.T, r *rig)) {
@@ -72,7 +74,7 @@ func (r *rig) start() *replica {
 	var err error
 	p.Reporter, err = New(Options{
 		API: &rest.Config{Host: "http://api", QPS: -1, Transport: &inProcess{r, &p.cut}}, Lease: "culvert-system/policies",
-		Log: slog.New(slog.NewTextHandler(&p.log, nil)),
+		Accounts: r.accounts, Log: slog.New(slog.NewTextHandler(&p.log, nil)),
 	})
 	if err != nil {
 		r.t.Fatal(err)

@@ -7,6 +7,7 @@
 //	verdict.go    what is to be said of one object
 //	condition.go  where it stands in the object's status, and whose it is
 //	follow.go     the objects of one kind, page by page: none is kept
+//	nodes.go      on which nodes ztunnel does not do what a policy needs
 //	due.go        the names of those whose condition is not as it should be
 //	write.go      requests: bounded, and none while the API server is away
 //
@@ -28,12 +29,13 @@ import (
 	"github.com/culvert-mesh/culvert/ztunnel/source/kube"
 )
 
-// Reasons, which are Istio's but for the dry run.
+// Reasons, which are Istio's but for the last two.
 const (
-	reasonAccepted    = "Accepted"         // understood whole
-	reasonUnsupported = "UnsupportedValue" // a part of it is not for layer 4, or means nothing
-	reasonInvalid     = "Invalid"          // not understood
-	reasonDryRun      = "DryRun"
+	reasonAccepted      = "Accepted"         // understood whole
+	reasonUnsupported   = "UnsupportedValue" // a part of it is not for layer 4, or means nothing
+	reasonInvalid       = "Invalid"          // not understood
+	reasonDryRun        = "DryRun"
+	reasonNotOnAllNodes = "NotOnAllNodes" // understood whole, but not by all nodes
 )
 
 // maxMessage bounds what is said of an object, in bytes: an Event takes 1024.
@@ -45,6 +47,9 @@ type verdict struct {
 	reason  string
 	message string
 	warn    bool // its owner did not mean that
+
+	needs string // the feature of policy.Claim that a node needs for it; empty: none
+	nodes string // what the message says of nodes without it
 }
 
 // judge says what ztunnel makes of an object. It takes the managed fields off.
@@ -60,8 +65,11 @@ func judge(kind source.Kind, u *unstructured.Unstructured, rootNamespace string)
 	case *source.AuthorizationPolicy:
 		compiled, inFields := p.Policy()
 		v = ofAuthorizationPolicy(compiled, cmp.Or(err, inFields))
+		if v.needs = policy.FeatureAuthorization; compiled.DryRun {
+			v.needs = policy.FeatureDryRun
+		}
 	}
-	v.message = short(v.message)
+	v.message = short(v.message, maxMessage)
 	return v
 }
 
@@ -70,35 +78,35 @@ func ofPeerAuthentication(p *source.PeerAuthentication, err error, rootNamespace
 	case err != nil:
 		return notUnderstood("STRICT", err)
 	case p.Namespace == rootNamespace && p.Spec.Selector != nil && len(p.Spec.Selector.MatchLabels) > 0:
-		return verdict{false, reasonUnsupported, "not in force: spec.selector: an object of the root namespace that has one is ignored", true}
+		return verdict{reason: reasonUnsupported, message: "not in force: spec.selector: an object of the root namespace that has one is ignored", warn: true}
 	}
-	return verdict{true, reasonAccepted, "every field is understood", false}
+	return verdict{inForce: true, reason: reasonAccepted, message: "every field is understood"}
 }
 
 func ofAuthorizationPolicy(p policy.AuthorizationPolicy, err error) verdict {
 	warnings := strings.Join(p.Warnings, "; ")
 	switch {
 	case err != nil && p.DryRun:
-		return verdict{false, reasonInvalid, "not enforced: dry run; it is not understood: " + oneLine(err), true}
+		return verdict{reason: reasonInvalid, message: "not enforced: dry run; it is not understood: " + oneLine(err), warn: true}
 	case err != nil:
 		return notUnderstood("that nobody may connect", err)
 	case p.TargetRefs:
-		return verdict{false, reasonUnsupported, "not in force: " + warnings, false}
+		return verdict{reason: reasonUnsupported, message: "not in force: " + warnings}
 	case p.Action == policy.Custom || p.Action == policy.Audit:
-		return verdict{false, reasonUnsupported, "not in force: " + warnings, true}
+		return verdict{reason: reasonUnsupported, message: "not in force: " + warnings, warn: true}
 	case p.DryRun && warnings == "":
-		return verdict{false, reasonDryRun, "not enforced: dry run", false}
+		return verdict{reason: reasonDryRun, message: "not enforced: dry run"}
 	case p.DryRun:
-		return verdict{false, reasonDryRun, "not enforced: dry run; it would be narrower than it is written: " + warnings, true}
+		return verdict{reason: reasonDryRun, message: "not enforced: dry run; it would be narrower than it is written: " + warnings, warn: true}
 	case warnings != "":
-		return verdict{true, reasonUnsupported, "in force, narrower than it is written: " + warnings, true}
+		return verdict{inForce: true, reason: reasonUnsupported, message: "in force, narrower than it is written: " + warnings, warn: true}
 	}
-	return verdict{true, reasonAccepted, "every field is understood", false}
+	return verdict{inForce: true, reason: reasonAccepted, message: "every field is understood"}
 }
 
 func notUnderstood(strictest string, err error) verdict {
-	return verdict{false, reasonInvalid, fmt.Sprintf("not understood, so that it keeps its former meaning, or if it has none means %s for all that it may select: %s",
-		strictest, oneLine(err)), true}
+	return verdict{reason: reasonInvalid, warn: true, message: fmt.Sprintf("not understood, so that it keeps its former meaning, or if it has none means %s for all that it may select: %s",
+		strictest, oneLine(err))}
 }
 
 func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
@@ -111,11 +119,15 @@ func (v verdict) status() metav1.ConditionStatus {
 	return metav1.ConditionFalse
 }
 
-// short returns one line of at most maxMessage bytes.
-func short(text string) string {
+// text is the message of a condition. An Event's is v.message: another node is no news of
+// the object.
+func (v verdict) text() string { return short(v.message, maxMessage-len(v.nodes)) + v.nodes }
+
+// short returns one line of at most n bytes.
+func short(text string, n int) string {
 	text = strings.Join(strings.Fields(strings.ToValidUTF8(text, "�")), " ")
-	if len(text) <= maxMessage {
+	if len(text) <= n {
 		return text
 	}
-	return strings.ToValidUTF8(text[:maxMessage-len("…")], "") + "…"
+	return strings.ToValidUTF8(text[:n-len("…")], "") + "…"
 }

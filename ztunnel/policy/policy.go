@@ -23,10 +23,6 @@ import (
 	"github.com/culvert-mesh/culvert/ztunnel/workload"
 )
 
-// Features are what this version does with policies, for whoever has to know of each
-// node. One that does not say so cannot.
-var Features = []string{"AuthorizationPolicy", "dry-run", "NetworkPolicy"}
-
 // Denied is a refusal, and says by whom.
 type Denied struct {
 	Policy string // kind namespace/name; empty if no object but a law of the mesh decides

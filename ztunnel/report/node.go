@@ -38,7 +38,7 @@ func (r *Reporter) lookAtNode(ctx context.Context, now time.Time, shown kube.Own
 	waits := strings.Join(r.Pending(), "; ")
 	if waits == "" {
 		n.unready = time.Time{}
-		if r.ownReady(shown) {
+		if r.Untaint && r.ownReady(shown) {
 			r.untaint(ctx, now, shown.Taints)
 		}
 	} else if n.unready.IsZero() {
@@ -62,7 +62,7 @@ func (r *Reporter) lookAtNode(ctx context.Context, now time.Time, shown kube.Own
 // ownReady reports whether ztunnel's own pod is Ready. Without the plugin in place, pods
 // would start before they are enrolled.
 func (r *Reporter) ownReady(shown kube.Own) bool {
-	return slices.ContainsFunc(shown.Pods, func(p kube.OwnPod) bool { return p.Ready && p.Namespace+"/"+p.Name == r.Untaint })
+	return slices.ContainsFunc(shown.Pods, func(p kube.OwnPod) bool { return p.Ready && p.Namespace+"/"+p.Name == r.OwnPod })
 }
 
 // untaint takes the first taint of ours off the Node; the watch tells of others.

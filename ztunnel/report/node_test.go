@@ -103,7 +103,7 @@ func TestATaintIsNotTakenFromAPlaceWhereAnotherIsByNow(t *testing.T) {
 
 func TestTheTaintStaysIfNobodyWantsItGone(t *testing.T) {
 	r := newRig(t)
-	r.Untaint = ""
+	r.Untaint = false
 	r.own(true)
 	r.taint(source.NotReadyTaint)
 	r.after(30 * time.Second)

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/culvert-mesh/culvert/rate"
 	"github.com/culvert-mesh/culvert/ztunnel/pods"
 	"github.com/culvert-mesh/culvert/ztunnel/source/kube"
 )
@@ -27,9 +28,12 @@ type Config struct {
 	Conditions func() []pods.Condition
 	Shown      func() kube.Own // what the API server shows of the node and its pods; required
 	Pending    func() []string // what the node's readiness waits for; required
-	// Untaint is ztunnel's own pod, namespace/name: when it is Ready, with the CNI plugin's
-	// installer in it, and nothing is pending, source.NotReadyTaint is taken off the Node. "": never
-	Untaint string
+	// OwnPod is ztunnel's own, namespace/name, which says what this version does with
+	// policies; "": nobody does
+	OwnPod string
+	// Untaint: when OwnPod is Ready, with the CNI plugin's installer in it, and nothing is
+	// pending, source.NotReadyTaint is taken off the Node; default false
+	Untaint bool
 	Log     *slog.Logger // discards
 }
 
@@ -40,6 +44,9 @@ type Reporter struct {
 	writer  *writer
 	pods    map[string]*pod // by the objects' UIDs
 	node    node
+
+	claimed time.Time // when OwnPod was written to last
+	claims  rate.Left
 }
 
 // New returns a Reporter. An error says what is wrong with the kubeconfig; the API
@@ -78,6 +85,7 @@ func (r *Reporter) Stats() (events, statuses map[string]uint64) { return r.write
 func (r *Reporter) look(ctx context.Context, now time.Time) {
 	shown := r.Shown()
 	r.lookAtNode(ctx, now, shown)
+	r.claim(ctx, now, shown.Pods)
 	conditions := r.Conditions()
 	if conditions == nil {
 		return

@@ -17,6 +17,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/culvert-mesh/culvert/rate"
 	"github.com/culvert-mesh/culvert/test/env"
 	"github.com/culvert-mesh/culvert/ztunnel/pods"
 	"github.com/culvert-mesh/culvert/ztunnel/source/kube"
@@ -46,7 +47,7 @@ func newRig(t *testing.T) *rig {
 	if err := os.WriteFile(path, kubetest.Kubeconfig(r.address), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	reporter, err := New(Config{Kubeconfig: path, Node: "node-1", Shown: r.shown, Untaint: "culvert-system/ztunnel-x", Log: slog.New(slog.NewTextHandler(&r.log, nil)),
+	reporter, err := New(Config{Kubeconfig: path, Node: "node-1", Shown: r.shown, OwnPod: "culvert-system/ztunnel-x", Untaint: true, Log: slog.New(slog.NewTextHandler(&r.log, nil)),
 		Pending: func() []string { return r.pending },
 		Conditions: func() []pods.Condition {
 			out := []pods.Condition{}
@@ -69,7 +70,7 @@ func newRig(t *testing.T) *rig {
 func (r *rig) restart() {
 	w := r.writer
 	r.writer = &writer{client: w.client, node: w.node, log: w.log, alike: map[string]int32{}, refused: map[string]time.Time{}}
-	r.pods, r.node, r.started = map[string]*pod{}, node{}, r.now
+	r.pods, r.node, r.started, r.claimed, r.claims = map[string]*pod{}, node{}, r.now, time.Time{}, rate.Left{}
 }
 
 func (r *rig) listen() {
@@ -84,7 +85,7 @@ func (r *rig) listen() {
 func (r *rig) shown() (own kube.Own) {
 	for _, o := range r.server.Objects("pods") {
 		own.Pods = append(own.Pods, kube.OwnPod{Namespace: o.GetNamespace(), Name: o.GetName(), ObjectUID: string(o.GetUID()), UID: string(o.GetUID()),
-			Wrong: r.wrong, Created: o.GetCreationTimestamp().Time, Status: o.GetAnnotations()["culvert.dev/status"],
+			Wrong: r.wrong, Created: o.GetCreationTimestamp().Time, Status: o.GetAnnotations()["culvert.dev/status"], Features: o.GetAnnotations()["culvert.dev/policy-features"],
 			Deleting: o.GetDeletionTimestamp() != nil, Ended: o.(*corev1.Pod).Status.Phase == corev1.PodSucceeded,
 			Ready: len(o.(*corev1.Pod).Status.Conditions) > 0})
 	}

@@ -81,16 +81,21 @@ func newWriter(kubeconfig, node string, log *slog.Logger) (*writer, error) {
 	return &writer{client: client, node: node, log: log, alike: map[string]int32{}, refused: map[string]time.Time{}}, nil
 }
 
-// status writes the annotation of a pod, and reports whether it did; only while may says
+// status writes how a pod is.
+func (w *writer) status(ctx context.Context, now time.Time, p kube.OwnPod, text string) bool {
+	return w.annotate(ctx, now, p, source.StatusAnnotation, text)
+}
+
+// annotate writes an annotation of a pod, and reports whether it did; only while may says
 // yes. Nobody else's change is lost, and a pod of the same name that came later is not
 // meant.
-func (w *writer) status(ctx context.Context, now time.Time, p kube.OwnPod, text string) bool {
+func (w *writer) annotate(ctx context.Context, now time.Time, p kube.OwnPod, key, text string) bool {
 	if !w.left.Spend(writes) {
 		return false
 	}
-	annotations := map[string]any{source.StatusAnnotation: text}
+	annotations := map[string]any{key: text}
 	if text == "" {
-		annotations[source.StatusAnnotation] = nil
+		annotations[key] = nil
 	}
 	body, err := json.Marshal(map[string]any{"metadata": map[string]any{"uid": p.ObjectUID, "annotations": annotations}})
 	if err == nil {

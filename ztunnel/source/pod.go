@@ -30,16 +30,19 @@ const (
 	// StatusAnnotation tells people how a pod is. It is written by its node's ztunnel, but
 	// whoever may write to pods could have: it decides nothing.
 	StatusAnnotation = "culvert.dev/status"
-	mirrorPod        = corev1.MirrorPodAnnotationKey
-	staticUID        = "kubernetes.io/config.hash" // annotation of a mirror pod: the UID by which the kubelet knows it
-	defaultSA        = "default"
-	latestVersion    = "latest"
+	// FeaturesAnnotation is a policy.Claim that a ztunnel makes on its own pod. Whoever may
+	// write to that pod could have: it decides only what the status of policies says.
+	FeaturesAnnotation = "culvert.dev/policy-features"
+	mirrorPod          = corev1.MirrorPodAnnotationKey
+	staticUID          = "kubernetes.io/config.hash" // annotation of a mirror pod: the UID by which the kubelet knows it
+	defaultSA          = "default"
+	latestVersion      = "latest"
 )
 
 // UsesAnnotation reports whether that annotation of a pod means something here.
 func UsesAnnotation(key string) bool {
 	switch key {
-	case mayForward, istioSidecar, mirrorPod, staticUID, StatusAnnotation:
+	case mayForward, istioSidecar, mirrorPod, staticUID, StatusAnnotation, FeaturesAnnotation:
 		return true
 	}
 	return false

@@ -117,7 +117,9 @@ func plain(labels map[string]string) map[string]string {
 
 func used(annotations map[string]string) map[string]string {
 	out := maps.Clone(annotations)
-	maps.DeleteFunc(out, func(key, _ string) bool { return key == source.StatusAnnotation || !source.UsesAnnotation(key) })
+	maps.DeleteFunc(out, func(key, _ string) bool {
+		return key == source.StatusAnnotation || key == source.FeaturesAnnotation || !source.UsesAnnotation(key)
+	})
 	return out
 }
 

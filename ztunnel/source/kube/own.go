@@ -30,6 +30,7 @@ type OwnPod struct {
 	Ended           bool   // all its containers ended for good
 	Ready           bool   // all its containers are ready, says the kubelet
 	Status          string // what annotation culvert.dev/status says, whoever wrote that
+	Features        string // likewise source.FeaturesAnnotation
 	Wrong           string // what is not understood of its object or its Namespace's, as a label that means nothing
 
 	labelled bool // its own label decides, and not its Namespace's
@@ -86,7 +87,7 @@ func ownPod(o *corev1.Pod) OwnPod {
 		Namespace: o.Namespace, Name: o.Name, ObjectUID: string(o.UID), UID: uid,
 		Created: o.CreationTimestamp.Time, Deleting: o.DeletionTimestamp != nil,
 		Ended: o.Status.Phase == corev1.PodSucceeded || o.Status.Phase == corev1.PodFailed, Ready: ready,
-		Status: o.Annotations[source.StatusAnnotation], labelled: labelled,
+		Status: o.Annotations[source.StatusAnnotation], Features: o.Annotations[source.FeaturesAnnotation], labelled: labelled,
 	}
 }
 
