@@ -4,10 +4,14 @@ package ztunnel
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"log/slog"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/culvert-mesh/culvert/ztunnel/networkpolicy"
 	"github.com/culvert-mesh/culvert/ztunnel/workload"
@@ -52,4 +56,31 @@ func TestPoliciesThatBlockTunnelsAreSaidOnce(t *testing.T) {
 			t.Errorf("the dump %s, %v, lacks %s", dump, err, want)
 		}
 	}
+}
+
+// Snapshots do not wait for the search, and none is missed: it follows within a second, and
+// takes a twentieth of a processor at most.
+func TestPoliciesThatBlockTunnelsAreLookedForAfterEachSnapshot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &blocking{policies: networkpolicy.NewSet(), registry: workload.NewRegistry(nil), node: "node-1", log: slog.New(slog.DiscardHandler)}
+		ctx, stop := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		running.Go(func() { _ = b.Run(ctx) })
+		defer running.Wait()
+		defer stop()
+		db := workload.Workload{UID: "db", Namespace: "shop", Name: "db", Node: "node-1", Meshed: true}
+		blocks := networkpolicy.Policy{Namespace: "shop", Name: "db", Ingress: networkpolicy.Side{Isolates: true,
+			Rules: []networkpolicy.Rule{{Ports: []networkpolicy.Port{{First: 80, Last: 80}}}}}}
+		for _, policies := range [][]networkpolicy.Policy{{blocks}, nil, {blocks}} {
+			for range 3 { // the last one counts
+				b.policies.Replace(policies, nil)
+				b.registry.Replace(workload.Mesh{Workloads: workload.Pack(db)})
+			}
+			time.Sleep(findEvery + time.Millisecond)
+			synctest.Wait()
+			if got := len(b.all()); got != len(policies) {
+				t.Fatalf("%d policies block tunnels, want %d", got, len(policies))
+			}
+		}
+	})
 }

@@ -155,7 +155,6 @@ func Run(ctx context.Context, cfg Config) error {
 		}
 		counts.SourceApplied(s.Version)
 		members.Recheck()
-		status.blocking.find()
 		status.snapshot()
 	}
 	// The parts that connections need while they drain outlive ctx.
@@ -168,6 +167,7 @@ func Run(ctx context.Context, cfg Config) error {
 	part(group, "admin", func() error { return admin.Run(lasting) })
 	part(group, "enroll socket", func() error { return enroll.Serve(ctx, plugins, members) })
 	part(group, "Workload API", func() error { return cfg.serveWorkloads(ctx, td, members, store) })
+	part(group, "blocking NetworkPolicies", func() error { return status.blocking.Run(ctx) })
 	part(group, "state directory", func() error { return keeper.Run(ctx) })
 	if reporter != nil {
 		counts.Reports(reporter.Stats)

@@ -3,7 +3,6 @@
 package networkpolicy
 
 import (
-	"encoding/json"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -31,35 +30,44 @@ type Concern struct {
 	policies []*Policy // that select them
 	mode     Mode
 	sides    [2]isolation // by Direction
-	blocking func() []string
+	lacking  func() []lack
 }
 
 // isolation is one direction of a Concern.
 type isolation struct {
 	rules  []Rule
+	index  *index         // of rules
 	denied *policy.Denied // for what no rule admits; nil: not isolated
+	hangsOn
 }
 
 // newConcern returns nil if no policy isolates in any direction.
 func newConcern(policies []*Policy, mode Mode) *Concern {
-	c := &Concern{policies: policies, mode: mode}
-	c.blocking = sync.OnceValue(c.findBlocking)
-	for _, d := range []Direction{Ingress, Egress} {
-		var names []string
-		for _, p := range policies {
-			if side := p.Side(d); side.Isolates {
-				names = append(names, p.Namespace+"/"+p.Name)
-				c.sides[d].rules = append(c.sides[d].rules, side.Rules...)
-			}
-		}
-		if len(names) > 0 {
-			c.sides[d].denied = &policy.Denied{Policy: "NetworkPolicy " + few(names), Reason: "no " + d.String() + " rule admits it"}
-		}
-	}
+	c := &Concern{policies: policies, mode: mode, sides: [2]isolation{newIsolation(policies, Ingress), newIsolation(policies, Egress)}}
+	c.lacking = sync.OnceValue(c.findLacking)
 	if c.sides[Ingress].denied == nil && c.sides[Egress].denied == nil {
 		return nil
 	}
 	return c
+}
+
+func newIsolation(policies []*Policy, d Direction) (i isolation) {
+	var names []string
+	for _, p := range policies {
+		if side := p.Side(d); side.Isolates {
+			names = append(names, p.Namespace+"/"+p.Name)
+			i.rules = append(i.rules, side.Rules...)
+		}
+	}
+	if len(names) == 0 {
+		return isolation{}
+	}
+	for k := range i.rules {
+		i.hangsOn.add(&i.rules[k])
+	}
+	i.index = newIndex(policies[0].Namespace, i.rules)
+	i.denied = &policy.Denied{Policy: "NetworkPolicy " + few(names), Reason: "no " + d.String() + " rule admits it"}
+	return i
 }
 
 // Side returns what the policy says of a direction.
@@ -89,27 +97,36 @@ type Question struct {
 	Port uint16             // of the pod that is connected to
 }
 
+// connectedTo is the pod whose port q.Port is; nil: nobody knows which.
+func (q *Question) connectedTo() *workload.Workload {
+	if q.Direction == Egress {
+		return q.Peer
+	}
+	return q.Self
+}
+
 // Ask returns why the policies of q.Self do not admit a connection, nil if they do, and
 // the mode of its namespace, which says what becomes of that. It allocates nothing.
 func (s *Set) Ask(q *Question) (*policy.Denied, Mode) {
+	denied, mode, _ := s.Judge(q)
+	return denied, mode
+}
+
+// Judge is Ask, and says by which grounds.
+func (s *Set) Judge(q *Question) (*policy.Denied, Mode, Grounds) {
 	w := s.world.Load()
 	c := w.concern(q.Self)
 	if c == nil {
-		return nil, Off
+		return nil, Off, Grounds{}
 	}
-	return c.ask(w, q), c.mode
+	return c.ask(w, q), c.mode, w.grounds(c, q)
 }
 
 // ask returns nil if a rule admits q, or if the pod is not isolated.
 func (c *Concern) ask(w *world, q *Question) *policy.Denied {
 	side := &c.sides[q.Direction]
-	if side.denied == nil {
+	if side.denied == nil || side.index.admits(w, q) {
 		return nil
-	}
-	for i := range side.rules {
-		if r := &side.rules[i]; r.hasPort(q) && r.hasPeer(w, q) {
-			return nil
-		}
 	}
 	return side.denied
 }
@@ -128,28 +145,8 @@ func (p *Port) Has(q *Question) bool {
 	if p.Name == "" {
 		return p.First <= q.Port && q.Port <= p.Last
 	}
-	connectedTo := q.Self
-	if q.Direction == Egress {
-		connectedTo = q.Peer
-	}
-	if connectedTo == nil {
-		return false
-	}
-	for _, named := range connectedTo.Ports {
-		if named.Name == p.Name && named.Port == q.Port {
-			return true
-		}
-	}
-	return false
-}
-
-func (r *Rule) hasPeer(w *world, q *Question) bool {
-	for i := range r.Peers {
-		if r.Peers[i].has(w, q) {
-			return true
-		}
-	}
-	return len(r.Peers) == 0
+	of := q.connectedTo()
+	return of != nil && slices.Contains(of.Ports, workload.NamedPort{Name: p.Name, Port: q.Port})
 }
 
 func (p *Peer) has(w *world, q *Question) bool {
@@ -169,64 +166,3 @@ func (p *Peer) has(w *world, q *Question) bool {
 
 // Enforces reports whether what the policies do not admit is refused.
 func (c *Concern) Enforces() bool { return c != nil && c.mode == Enforce }
-
-// Selects reports whether a verdict may change with the labels of somebody else: a rule
-// names pods.
-func (c *Concern) Selects(d Direction) bool {
-	return c != nil && slices.ContainsFunc(c.sides[d].rules, func(r Rule) bool {
-		return slices.ContainsFunc(r.Peers, func(p Peer) bool { return p.Block == nil })
-	})
-}
-
-// Blocking names the policies for which the pod network, which sees of the mesh only
-// tunnels, drops what they admit: a rule for some TCP port, and none for the same peers
-// with port 15008. It is the same for as long as c is.
-func (c *Concern) Blocking() []string {
-	if c == nil {
-		return nil
-	}
-	return c.blocking()
-}
-
-func (c *Concern) findBlocking() (names []string) {
-	tunnels := [2]peerSet{c.sides[Ingress].tunnels(), c.sides[Egress].tunnels()}
-	for _, p := range c.policies {
-		if tunnels[Ingress].lacks(&p.Ingress) || tunnels[Egress].lacks(&p.Egress) {
-			names = append(names, p.Namespace+"/"+p.Name)
-		}
-	}
-	return names
-}
-
-// peerSet is those to whom rules admit tunnels, as they are written.
-type peerSet struct {
-	all   bool
-	texts map[string]bool
-}
-
-func (i *isolation) tunnels() peerSet {
-	s := peerSet{texts: map[string]bool{}}
-	for _, r := range i.rules {
-		if !r.hasPort(&Question{Self: &workload.Workload{}, Port: workload.HBONEPort}) {
-			continue
-		}
-		s.all = s.all || len(r.Peers) == 0
-		for _, p := range r.Peers {
-			s.texts[p.text()] = true
-		}
-	}
-	return s
-}
-
-// lacks reports whether a rule admits somebody, but no rule their tunnels.
-func (s peerSet) lacks(side *Side) bool {
-	return side.Isolates && !s.all && slices.ContainsFunc(side.Rules, func(r Rule) bool {
-		return len(r.Peers) == 0 || slices.ContainsFunc(r.Peers, func(p Peer) bool { return !s.texts[p.text()] })
-	})
-}
-
-// text is the same of two peers that are written alike.
-func (p *Peer) text() string {
-	text, _ := json.Marshal(p) // of what was read from text
-	return string(text)
-}

@@ -24,6 +24,9 @@ type Policy struct {
 	Pods      Selector // of its namespace
 	Ingress   Side     `json:",omitzero"`
 	Egress    Side     `json:",omitzero"`
+	// Enforced: its namespace will say that it enforces, and has done so before the rest of
+	// what it says may be believed.
+	Enforced bool `json:",omitzero"`
 	// Warnings say what could not be judged; each begins with its field.
 	Warnings []string `json:",omitzero"`
 }

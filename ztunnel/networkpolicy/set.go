@@ -18,7 +18,7 @@ type Set struct{ world atomic.Pointer[world] }
 // NewSet returns a set without policies.
 func NewSet() *Set {
 	s := &Set{}
-	s.world.Store(&world{})
+	s.world.Store(newWorld(nil, nil))
 	return s
 }
 
@@ -27,6 +27,11 @@ type world struct {
 	policies   []Policy
 	namespaces map[string]workload.Namespace // all; nobody writes to it
 	ruled      map[string]*ruled             // those that have policies
+	spaces     spaces
+}
+
+func newWorld(policies []Policy, namespaces map[string]workload.Namespace) *world {
+	return &world{policies: policies, namespaces: namespaces, ruled: map[string]*ruled{}, spaces: spaces{known: map[string]*space{}}}
 }
 
 // ruled is a namespace with policies. It outlives snapshots that do not change them.
@@ -47,7 +52,8 @@ const maxConcerns = 1024
 // either any more. It is for one goroutine at a time.
 func (s *Set) Replace(policies []Policy, namespaces map[string]workload.Namespace) {
 	old := s.world.Load()
-	next := &world{policies: policies, namespaces: namespaces, ruled: map[string]*ruled{}}
+	next := newWorld(policies, namespaces)
+	next.keep(&old.spaces)
 	same := len(policies) == len(old.policies) && (len(policies) == 0 || &policies[0] == &old.policies[0])
 	by := map[string][]*Policy{}
 	if !same {
@@ -61,6 +67,9 @@ func (s *Set) Replace(policies []Policy, namespaces map[string]workload.Namespac
 	}
 	for name, of := range by {
 		mode, _ := ModeOf(namespaces[name].Labels)
+		if of[0].Enforced {
+			mode = Enforce
+		}
 		next.ruled[name] = old.ruled[name].become(of, mode)
 	}
 	s.world.Store(next)

@@ -120,95 +120,75 @@ func TestAConcernOfManyLabelsIsForgotten(t *testing.T) {
 }
 
 func TestADecisionAllocatesNothing(t *testing.T) {
-	s := NewSet()
-	var policies []Policy
-	for i := range 100 {
-		policies = append(policies, admitting("shop", fmt.Sprint("p", i), fmt.Sprint("web", i), "db", 80))
-	}
-	s.Replace(policies, inMode(map[string]Mode{"shop": Enforce}))
-	last, nobody := asks(pod("shop", "db"), pod("shop", "web99"), 80), asks(pod("shop", "db"), nil, 80)
-	if denied, _ := s.Ask(last); denied != nil {
-		t.Fatal(denied)
-	}
-	if n := testing.AllocsPerRun(100, func() { s.Ask(last); s.Ask(nobody) }); n > 0 {
-		t.Errorf("%v allocations", n)
-	}
-}
-
-// The pod network sees port 15008 alone: what a policy admits at another port does not
-// arrive there unless some policy admits tunnels of the same peers.
-func TestPoliciesThatBlockTunnelsAreNamed(t *testing.T) {
-	web := admitting("shop", "web", "web", "db", 80)
-	tunnels := admitting("shop", "tunnels", "web", "db", workload.HBONEPort)
-	others := admitting("shop", "others", "job", "db", workload.HBONEPort)
-	everybody := Policy{Namespace: "shop", Name: "everybody", Ingress: Side{Isolates: true, Rules: []Rule{{Ports: []Port{{First: 15000, Last: 16000}}}}}}
-	open := Policy{Namespace: "shop", Name: "open", Ingress: Side{Isolates: true, Rules: []Rule{{}}}}
-	closed := Policy{Namespace: "shop", Name: "closed", Ingress: Side{Isolates: true}}
-	out := Policy{Namespace: "shop", Name: "out", Egress: Side{Isolates: true, Rules: []Rule{{Ports: []Port{{First: 53, Last: 53}}}}}}
-	for _, row := range []struct {
-		policies []Policy
-		want     []string
-	}{
-		{nil, nil},
-		{[]Policy{web}, []string{"shop/web"}},
-		{[]Policy{web, tunnels}, nil},
-		{[]Policy{web, others}, []string{"shop/web"}},
-		{[]Policy{web, everybody}, nil},
-		{[]Policy{open}, nil},
-		{[]Policy{web, open}, nil},
-		{[]Policy{closed}, nil}, // as it says
-		{[]Policy{out, tunnels}, []string{"shop/out"}},
-	} {
-		s := NewSet()
-		s.Replace(row.policies, nil)
-		if got := s.Concern(pod("shop", "db")).Blocking(); !slices.Equal(got, row.want) {
-			t.Errorf("%v: %v block tunnels, want %v", row.policies, got, row.want)
+	for name, peer := range manyPeers {
+		s := manyPolicies(100, peer)
+		last, nobody := asks(pod("shop", "db"), manyPod(99), 80), asks(pod("shop", "db"), nil, 80)
+		last.Addr, nobody.Addr = manyAddr(99), netip.MustParseAddr("192.0.2.1")
+		if denied, _ := s.Ask(last); denied != nil {
+			t.Fatalf("%s: %v", name, denied)
+		}
+		if n := testing.AllocsPerRun(100, func() { s.Ask(last); s.Ask(nobody) }); n > 0 {
+			t.Errorf("%s: %v allocations", name, n)
 		}
 	}
 }
 
-// Pods of Jobs have labels of their own. What policies say of them stands in memory once,
-// and who of thousands of policies blocks tunnels is found once, not at each snapshot.
-func TestPodsOfWhichPoliciesSayTheSameShareAConcern(t *testing.T) {
-	const n = 2000
-	var policies []Policy
-	for i := range n {
-		p := admitting("shop", fmt.Sprintf("p%04d", i), fmt.Sprint("web", i), "db", 80)
-		p.Pods = nil
-		policies = append(policies, p)
-	}
-	s := NewSet()
-	s.Replace(policies, nil)
-	one, other := s.Concern(pod("shop", "job-1")), s.Concern(pod("shop", "job-2"))
-	if one != other {
-		t.Error("the same policies are held twice")
-	}
-	if names := one.Blocking(); len(names) != n || testing.AllocsPerRun(100, func() { one.Blocking() }) > 0 {
-		t.Errorf("%d policies block tunnels, or are looked for twice", len(names))
-	}
-	policies = slices.Clone(policies)
-	policies[0].Pods = app("job-1")
-	s.Replace(policies, nil)
-	if one, other := s.Concern(pod("shop", "job-1")), s.Concern(pod("shop", "job-2")); one == other || len(other.policies) != n-1 {
-		t.Error("policies that select one of two concern both")
-	}
+// manyPeers are ways in which each of many policies names a peer of its own.
+var manyPeers = map[string]func(i int) Peer{
+	"labels": func(i int) Peer { s := app(fmt.Sprint("web", i)); return Peer{Pods: &s} },
+	"namespaces": func(i int) Peer {
+		return Peer{Namespaces: &Selector{{Key: NameLabel, Operator: In, Values: []string{fmt.Sprint("team", i)}}}}
+	},
+	"labels of namespaces": func(i int) Peer {
+		return Peer{Namespaces: &Selector{{Key: "team", Operator: In, Values: []string{fmt.Sprint("team", i)}}}}
+	},
+	"blocks": func(i int) Peer { return Peer{Block: &Block{CIDR: netip.PrefixFrom(manyAddr(i), 32)}} },
 }
 
-// BenchmarkAsk asks a pod that 1 or 100 policies select; the last one admits.
+func manyAddr(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 9, byte(i >> 8), byte(i)}) }
+
+// manyPod is the peer of policy i, with labels as a Deployment's pods have.
+func manyPod(i int) *workload.Workload {
+	return &workload.Workload{Namespace: fmt.Sprint("team", i), Name: "p", Labels: workload.NewLabels(map[string]string{
+		"app": fmt.Sprint("web", i), "app.kubernetes.io/instance": "web", "pod-template-hash": "5d8f7c6b9", "topology": "a",
+	})}
+}
+
+// manyPolicies is n policies that select db, of namespace shop.
+func manyPolicies(n int, peer func(i int) Peer) *Set {
+	var policies []Policy
+	namespaces := inMode(map[string]Mode{"shop": Enforce})
+	for i := range n {
+		p := peer(i)
+		if p.Pods != nil {
+			p.Namespaces = &Selector{}
+		}
+		policies = append(policies, Policy{Namespace: "shop", Name: fmt.Sprint("p", i), Pods: app("db"), Ingress: Side{Isolates: true,
+			Rules: []Rule{{Peers: []Peer{p}, Ports: []Port{{First: 80, Last: 80}}}}}})
+		namespaces[fmt.Sprint("team", i)] = workload.Namespace{Labels: map[string]string{"team": fmt.Sprint("team", i), "env": "prod"}}
+	}
+	s := NewSet()
+	s.Replace(policies, namespaces)
+	return s
+}
+
+// BenchmarkAsk asks a pod that 1, 100 or 1,000 policies select, each for a peer of its own; the
+// last one admits.
 func BenchmarkAsk(b *testing.B) {
-	for _, n := range []int{1, 100} {
-		b.Run(fmt.Sprint("policies=", n), func(b *testing.B) {
-			s := NewSet()
-			var policies []Policy
-			for i := range n {
-				policies = append(policies, admitting("shop", fmt.Sprint("p", i), fmt.Sprint("web", i), "db", 80))
-			}
-			s.Replace(policies, inMode(map[string]Mode{"shop": Enforce}))
-			q := asks(pod("shop", "db"), pod("shop", fmt.Sprint("web", n-1)), 80)
-			b.ReportAllocs()
-			for b.Loop() {
-				s.Ask(q)
-			}
-		})
+	for name, peer := range manyPeers {
+		for _, n := range []int{1, 100, 1000} {
+			b.Run(fmt.Sprintf("%s/policies=%d", name, n), func(b *testing.B) {
+				s := manyPolicies(n, peer)
+				q := asks(pod("shop", "db"), manyPod(n-1), 80)
+				q.Addr = manyAddr(n - 1)
+				if denied, _ := s.Ask(q); denied != nil {
+					b.Fatal(denied)
+				}
+				b.ReportAllocs()
+				for b.Loop() {
+					s.Ask(q)
+				}
+			})
+		}
 	}
 }

@@ -4,6 +4,7 @@ package policy
 
 import (
 	"cmp"
+	"iter"
 	"maps"
 	"net/netip"
 	"slices"
@@ -99,3 +100,27 @@ func (b block) holds(a netip.Addr) bool { return netip.Prefix(b).Contains(a) }
 func (b block) around(o block) bool     { return b.holds(o.first()) }
 func (b block) first() netip.Addr       { return netip.Prefix(b).Addr() }
 func (b block) bits() int               { return netip.Prefix(b).Bits() }
+
+// CIDRs finds which of many CIDRs hold an address. The zero one has none.
+type CIDRs[T any] struct{ nest *blocks[T] }
+
+// NewCIDRs arranges CIDRs, each with its T. They are masked; those that are not valid hold
+// nothing.
+func NewCIDRs[T any](all map[netip.Prefix]T) CIDRs[T] {
+	each := make(map[block]T, len(all))
+	for p, t := range all {
+		if p.IsValid() {
+			each[block(p)] = t
+		}
+	}
+	return CIDRs[T]{newNest(each)}
+}
+
+// Holding yields the T of each CIDR that holds addr, the narrowest first. It allocates
+// nothing.
+func (c CIDRs[T]) Holding(addr netip.Addr) iter.Seq[T] {
+	return func(yield func(T) bool) {
+		for i := c.nest.innermost(addr); i >= 0 && yield(c.nest.each[i]); i = c.nest.outer[i] {
+		}
+	}
+}

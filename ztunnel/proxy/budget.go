@@ -20,6 +20,7 @@ import (
 type Budget struct {
 	descriptors resource
 	dials       resource
+	waits       resource
 	records     recordLimit
 	room        *quota.Resource // bytes in the kernel, for relays in bulk
 
@@ -32,6 +33,7 @@ type Budget struct {
 type Share struct {
 	Descriptors *Part
 	dials       *Part
+	waits       *Part
 	records     *recordLimit // one for all pods
 	room        *quota.Part
 }
@@ -40,6 +42,9 @@ const (
 	// dialsMost bounds what waits for destinations that do not answer: each dial
 	// is a goroutine, two descriptors and up to ten seconds.
 	dialsMost = 16 << 10
+	// waitsMost bounds what waits for the registry to learn of its source: each is asked
+	// about at each snapshot, for up to sourceWithin.
+	waitsMost = 1 << 10
 	// leastPart is what a pod gets while there is any left.
 	leastPart = 16
 	// measureEvery is how old the count of other descriptors may be.
@@ -50,6 +55,7 @@ const (
 func NewBudget() *Budget {
 	b := &Budget{
 		dials:       resource{name: "dials under way", Resource: quota.New(dialsMost, leastPart)},
+		waits:       resource{name: "connections that wait for their source to be known", Resource: quota.New(waitsMost, leastPart)},
 		descriptors: resource{name: "descriptors", Resource: quota.New(0, leastPart)},
 		room:        quota.New(roomOfAll, 0),
 		start:       time.Now(),
@@ -61,14 +67,14 @@ func NewBudget() *Budget {
 
 // Share returns a part of everything for a pod that goes by name in errors.
 func (b *Budget) Share(name string) *Share {
-	return &Share{Descriptors: b.descriptors.part(name), dials: b.dials.part(name), records: &b.records, room: b.room.Part()}
+	return &Share{Descriptors: b.descriptors.part(name), dials: b.dials.part(name), waits: b.waits.part(name), records: &b.records, room: b.room.Part()}
 }
 
 // Stats returns how much there is of each resource, and how much of it is used.
 func (b *Budget) Stats() (size, used map[string]float64) {
 	b.remeasure()
 	size, used = map[string]float64{}, map[string]float64{}
-	for name, r := range map[string]*quota.Resource{"descriptors": b.descriptors.Resource, "dials": b.dials.Resource, "unsent": b.room} {
+	for name, r := range map[string]*quota.Resource{"descriptors": b.descriptors.Resource, "dials": b.dials.Resource, "waits": b.waits.Resource, "unsent": b.room} {
 		size[name], used[name] = float64(r.Size()), float64(r.Used())
 	}
 	return size, used
@@ -171,6 +177,13 @@ func (s *Share) dialing() *Part {
 		return nil
 	}
 	return s.dials
+}
+
+func (s *Share) waiting() *Part {
+	if s == nil {
+		return nil
+	}
+	return s.waits
 }
 
 func (s *Share) lending() *quota.Part {

@@ -83,6 +83,9 @@ func (p *Pod) admitted(c *connection, peer spiffeid.ID, target netip.AddrPort, h
 		return nil, http.StatusUnauthorized, err
 	}
 	if err := p.admitNetwork(c); err != nil {
+		if wordOf(err) == Limit {
+			return nil, http.StatusTooManyRequests, err
+		}
 		return nil, http.StatusUnauthorized, err
 	}
 	app, err = p.braked(c, target)

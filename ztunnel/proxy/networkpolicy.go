@@ -3,6 +3,7 @@
 package proxy
 
 import (
+	"cmp"
 	"errors"
 	"net/netip"
 	"strings"
@@ -22,7 +23,7 @@ import (
 type inMesh struct {
 	question networkpolicy.Question // with both ends as they were when it was first asked
 	id       spiffeid.ID            // of a peer that was not known then
-	judged   atomic.Pointer[networkpolicy.Concern]
+	judged   atomic.Pointer[networkpolicy.Grounds]
 }
 
 // sourceWithin is how long a connection waits for the registry to learn of the pod that it
@@ -43,30 +44,36 @@ func (c *connection) leaves(self *workload.Workload, d *workload.Destination) {
 // askNetwork asks the NetworkPolicies in force, of both ends as they are now: their labels
 // may have changed. A peer that is gone is what it was.
 func (p *Pod) askNetwork(c *connection) (*policy.Denied, networkpolicy.Mode) {
-	q := c.inMesh.question
-	if p.NetworkPolicies == nil || q.Self == nil {
+	if p.NetworkPolicies == nil || c.inMesh.question.Self == nil {
 		return nil, networkpolicy.Off
 	}
+	q := p.ends(c, p.peerNow)
+	no, mode, grounds := p.NetworkPolicies.Judge(&q)
+	// If policies or labels change in between, Recheck finds others.
+	c.inMesh.judged.Store(&grounds)
+	return no, mode
+}
+
+// ends is what NetworkPolicies are asked of c, with both ends as they are now.
+func (p *Pod) ends(c *connection, byUID func(string) *workload.Workload) networkpolicy.Question {
+	q := c.inMesh.question
 	if now := p.whoWeAre(); now != nil {
 		q.Self = now
 	}
-	concern := p.NetworkPolicies.Concern(q.Self)
-	// Before the answer: if policies change in between, Recheck finds another one here.
-	c.inMesh.judged.Store(concern)
-	if concern == nil {
-		return nil, networkpolicy.Off
-	}
-	var peer workload.Workload
-	known := false
 	if q.Peer != nil {
-		peer, known = p.Registry.ByUID(q.Peer.UID)
-	} else if peer, known = p.Registry.ByAddr(q.Addr); known {
-		known = peer.ID == c.inMesh.id
-	}
-	if known {
+		q.Peer = cmp.Or(byUID(q.Peer.UID), q.Peer)
+	} else if peer, known := p.Registry.ByAddr(q.Addr); known && peer.ID == c.inMesh.id {
 		q.Peer = &peer
 	}
-	return p.NetworkPolicies.Ask(&q)
+	return q
+}
+
+// peerNow returns nil if the pod is gone.
+func (p *Pod) peerNow(uid string) *workload.Workload {
+	if w, known := p.Registry.ByUID(uid); known {
+		return &w
+	}
+	return nil
 }
 
 // admitNetwork returns an error if the NetworkPolicies of the pod refuse c and are enforced.
@@ -74,7 +81,10 @@ func (p *Pod) askNetwork(c *connection) (*policy.Denied, networkpolicy.Mode) {
 func (p *Pod) admitNetwork(c *connection) error {
 	no, mode := p.askNetwork(c)
 	if no != nil && mode == networkpolicy.Enforce && c.inMesh.question.Peer == nil {
-		no, mode = p.awaitSource(c)
+		var err error
+		if no, mode, err = p.awaitSource(c); err != nil {
+			return err
+		}
 	}
 	if no == nil {
 		return nil
@@ -87,50 +97,70 @@ func (p *Pod) admitNetwork(c *connection) error {
 	return nil
 }
 
-// awaitSource asks again with each snapshot, for a while.
-func (p *Pod) awaitSource(c *connection) (no *policy.Denied, mode networkpolicy.Mode) {
+// awaitSource asks again with each snapshot, for a while. Who waits is bounded, for each of
+// them holds memory and asks: an error says that the pod's share, or the peer's, is used up.
+func (p *Pod) awaitSource(c *connection) (no *policy.Denied, mode networkpolicy.Mode, err error) {
+	if err := c.take(p.Share.waiting()); err != nil {
+		return nil, networkpolicy.Off, err
+	}
+	defer c.give(p.Share.waiting())
 	deadline := time.NewTimer(sourceWithin)
 	defer deadline.Stop()
 	for {
 		changed := p.Registry.Changed()
 		if no, mode = p.askNetwork(c); no == nil || mode != networkpolicy.Enforce {
-			return no, mode
+			return no, mode, nil
 		}
 		if w, known := p.Registry.ByAddr(c.src.addr.Addr()); known && w.ID == c.inMesh.id {
-			return p.askNetwork(c)
+			no, mode = p.askNetwork(c)
+			return no, mode, nil
 		}
 		select {
 		case <-changed:
 		case <-deadline.C:
-			return no, mode
+			return no, mode, nil
 		case <-c.ctx.Done():
-			return no, mode
+			return no, mode, nil
 		}
 	}
 }
 
 // recheckNetwork asks about the open connections that NetworkPolicies may judge otherwise
-// than before: other policies concern the pod, or some that select by labels, which
-// somebody may have got or lost.
+// than before: other policies concern the pod, or what these ask for of the other end has
+// changed. Others cost a comparison.
 func (p *Pod) recheckNetwork() {
 	self := p.whoWeAre()
 	if p.NetworkPolicies == nil || self == nil {
 		return
 	}
-	concern := p.NetworkPolicies.Concern(self)
-	if !concern.Enforces() {
+	if !p.NetworkPolicies.Concern(self).Enforces() {
 		return // nothing is refused, and another mode makes another Concern
 	}
-	for d, of := range map[direction]networkpolicy.Direction{inbound: networkpolicy.Ingress, outbound: networkpolicy.Egress} {
-		selects := concern.Selects(of)
-		for c := range p.live.all(d) {
-			if c.inMesh.question.Self == nil || !selects && c.inMesh.judged.Load() == concern {
-				continue
-			}
-			if no, mode := p.askNetwork(c); no != nil && mode == networkpolicy.Enforce {
-				c.end(no)
-			}
+	byUID := p.peersNow()
+	for c := range p.live.all(inbound, outbound) {
+		if c.inMesh.question.Self == nil {
+			continue
 		}
+		q := p.ends(c, byUID)
+		if judged := c.inMesh.judged.Load(); judged != nil && *judged == p.NetworkPolicies.Grounds(&q) {
+			continue
+		}
+		if no, mode := p.askNetwork(c); no != nil && mode == networkpolicy.Enforce {
+			c.end(no)
+		}
+	}
+}
+
+// peersNow is peerNow, which is asked once for each peer, however many connections that has.
+func (p *Pod) peersNow() func(uid string) *workload.Workload {
+	asked := map[string]*workload.Workload{}
+	return func(uid string) *workload.Workload {
+		w, known := asked[uid]
+		if !known {
+			w = p.peerNow(uid)
+			asked[uid] = w
+		}
+		return w
 	}
 }
 
