@@ -17,6 +17,7 @@ type Concern struct {
 	deny, allow *index
 	// notAllowed is for whatever no ALLOW policy lets in; nil: there is none.
 	notAllowed *Denied
+	told       told
 }
 
 // said is what policies say of a workload.

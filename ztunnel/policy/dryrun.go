@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 )
 
@@ -40,28 +41,81 @@ const mostDryRuns = 8
 // DryRun asks each policy of the workload that is not enforced what would have become of
 // a connection if this policy were enforced beside those that are. err is what
 // AllowInbound answered. It counts the answers, and returns them for the access record,
-// those first that differ from err.
+// those first that differ from err. Connections of which the same is said share the text.
 func (c *Concern) DryRun(r *Request, err error) string {
 	if len(c.dryRuns) == 0 {
 		return ""
 	}
 	q := ask(r)
 	is := verdictOf(err != nil)
-	var differ, agree []string
-	for _, d := range c.dryRuns {
+	var differ, agree mentions
+	for i, d := range c.dryRuns {
 		would := verdictOf(c.wouldRefuse(d, &q, r, err))
 		d.counts[is][would].Add(1)
 		if would != is {
-			differ = append(differ, d.texts[would])
+			differ.add(i, would)
 		} else {
-			agree = append(agree, d.texts[would])
+			agree.add(i, would)
 		}
 	}
-	told := append(differ, agree...)
-	if n := len(told) - mostDryRuns; n > 0 {
-		told = append(told[:mostDryRuns], fmt.Sprintf("and %d more", n))
+	for _, m := range agree.first[:min(agree.n, mostDryRuns)] {
+		differ.addMention(m)
 	}
-	return strings.Join(told, "; ")
+	differ.n = len(c.dryRuns)
+	return c.told.text(differ, c.dryRuns)
+}
+
+// mention is a policy by its place, with what it would do.
+type mention struct{ place, would int32 }
+
+// mentions are the first of n.
+type mentions struct {
+	n     int
+	first [mostDryRuns]mention
+}
+
+func (m *mentions) add(place, would int) { m.addMention(mention{int32(place), int32(would)}) }
+
+func (m *mentions) addMention(one mention) {
+	if m.n < mostDryRuns {
+		m.first[m.n] = one
+	}
+	m.n++
+}
+
+// maxTold bounds the texts that are kept for one Concern; others are made each time.
+const maxTold = 256
+
+// told is what connections were told of the same policies.
+type told struct {
+	mu    sync.RWMutex
+	texts map[mentions]string
+}
+
+func (t *told) text(m mentions, of []*dryRun) string {
+	t.mu.RLock()
+	text, known := t.texts[m]
+	t.mu.RUnlock()
+	if known {
+		return text
+	}
+	var parts []string
+	for _, one := range m.first[:min(m.n, mostDryRuns)] {
+		parts = append(parts, of[one.place].texts[one.would])
+	}
+	if more := m.n - mostDryRuns; more > 0 {
+		parts = append(parts, fmt.Sprintf("and %d more", more))
+	}
+	text = strings.Join(parts, "; ")
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.texts == nil {
+		t.texts = map[mentions]string{}
+	}
+	if len(t.texts) < maxTold {
+		t.texts[m] = text
+	}
+	return text
 }
 
 func verdictOf(refused bool) int {

@@ -121,3 +121,30 @@ func TestWithoutADryRunNothingIsAllocated(t *testing.T) {
 		t.Errorf("%v allocations", n)
 	}
 }
+
+// Each connection keeps its text until its record is written. Thousands that are told the
+// same share one.
+func TestWhatDryRunsSayStandsInMemoryOnce(t *testing.T) {
+	var policies []AuthorizationPolicy
+	for i := range 2 * maxTold {
+		policies = append(policies, acting(Deny, "shop", fmt.Sprintf("d%02d", i), onPort(uint16(i))).dry())
+	}
+	s := NewSet()
+	s.Replace(Objects{RootNamespace: root, AuthorizationPolicies: policies})
+	c := s.Concern(web)
+	for port := range uint16(2) {
+		r := Request{Peer: client, Dst: web, Port: port}
+		if n := testing.AllocsPerRun(100, func() { c.DryRun(&r, c.AllowInbound(&r)) }); n > 0 {
+			t.Errorf("port %d: %v allocations", port, n)
+		}
+		if got := c.DryRun(&r, nil); !strings.HasPrefix(got, fmt.Sprintf("AuthorizationPolicy shop/d%02d: would deny; ", port)) {
+			t.Errorf("port %d: %s", port, got)
+		}
+	}
+	for port := range 2 * maxTold { // of each something else is said
+		c.DryRun(&Request{Peer: client, Dst: web, Port: uint16(port)}, nil)
+	}
+	if n := len(c.told.texts); n > maxTold {
+		t.Errorf("%d texts are kept, want at most %d", n, maxTold)
+	}
+}
