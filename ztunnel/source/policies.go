@@ -55,8 +55,9 @@ func setPolicy[P any](b *Builder, in policies[P], name Name, p P) {
 
 // networkPolicies are those in force.
 type networkPolicies struct {
-	byName policies[networkpolicy.Policy]
-	sorted []networkpolicy.Policy // nil: not since the last change
+	byName   policies[networkpolicy.Policy]
+	enforced map[string]bool        // namespaces, by Builder.Enforce
+	sorted   []networkpolicy.Policy // nil: not since the last change
 }
 
 func (n *networkPolicies) put(name Name, p networkpolicy.Policy) { n.byName[name], n.sorted = p, nil }
@@ -69,8 +70,20 @@ func (n *networkPolicies) delete(name Name) {
 func (n *networkPolicies) all() []networkpolicy.Policy {
 	if n.sorted == nil {
 		n.sorted = n.byName.sorted()
+		for i := range n.sorted {
+			n.sorted[i].Enforced = n.enforced[n.sorted[i].Namespace]
+		}
 	}
 	return n.sorted
+}
+
+// Enforce has the NetworkPolicies of these namespaces, and of no others, be enforced
+// whatever the labels in force say: of a Namespace whose labels wait, that part narrows.
+func (b *Builder) Enforce(namespaces map[string]bool) {
+	if !maps.Equal(b.network.enforced, namespaces) {
+		b.network.enforced, b.network.sorted = namespaces, nil
+		b.decisions++
+	}
 }
 
 func (b *Builder) setNetworkPolicy(name Name, o *NetworkPolicy) error {

@@ -4,6 +4,7 @@ package file
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -11,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/culvert-mesh/culvert/ztunnel/networkpolicy"
 	"github.com/culvert-mesh/culvert/ztunnel/source"
 )
 
@@ -26,9 +28,10 @@ import (
 // that may be any object; but a pod is whose address another one has.
 type force struct {
 	builder *source.Builder
-	entries map[key]entry  // object nil: a policy that was never understood, the strictest it may be
-	uids    map[string]key // of the pods among them
-	shown   map[key]sum    // of the text whose status a pod shows, while the rest of it waits
+	entries map[key]entry   // object nil: a policy that was never understood, the strictest it may be
+	uids    map[string]key  // of the pods among them
+	shown   map[key]sum     // of the text whose status a pod shows, while the rest of it waits
+	early   map[string]bool // namespaces that enforce NetworkPolicies, while the rest of them waits
 }
 
 // order is that of source.Build, so that each pod is decided once.
@@ -48,6 +51,7 @@ type seen struct {
 	changed bool
 	held    int
 	wait    time.Duration // until what is held may be in force; 0: nothing is
+	early   map[string]bool
 }
 
 func (v *seen) fail(e entry, format string, args ...any) {
@@ -107,6 +111,10 @@ func (s *Source) settle(v *seen) {
 				s.settleOne(v, k)
 			}
 		}
+	}
+	if !maps.Equal(s.force.early, v.early) {
+		s.force.early, v.changed = v.early, true
+		s.force.builder.Enforce(v.early)
 	}
 }
 
@@ -221,7 +229,20 @@ func (s *Source) settleOne(v *seen, k key) {
 		return
 	}
 	v.hold(wait)
+	v.enforce(next)
 	s.showStatus(v, old, next)
+}
+
+// enforce notes a namespace that waits, and will enforce NetworkPolicies: that holds at once.
+func (v *seen) enforce(next entry) {
+	if ns, is := next.object.(*corev1.Namespace); is {
+		if mode, _ := networkpolicy.ModeOf(ns.Labels); mode == networkpolicy.Enforce {
+			if v.early == nil {
+				v.early = map[string]bool{}
+			}
+			v.early[ns.Name] = true
+		}
+	}
 }
 
 // restsIn returns how long until the files that an object stood and stands in have been

@@ -28,18 +28,18 @@ func TestANetworkPolicyIsReadStrictly(t *testing.T) {
 		{"{podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 10.0.0.1}}]}]}", `spec.ingress[0].from[0].ipBlock.cidr: "10.0.0.1": not a CIDR`},
 		{"{podSelector: {}, policyTypes: [ingress]}", `spec.policyTypes[0]: "ingress": not Ingress or Egress`},
 	} {
-		got := decode("x.yaml", []byte(networkPolicyText("p", c.spec)))
+		got := decode("x.yaml", []byte(networkPolicyText("p", c.spec)), nil)
 		text := fmt.Sprint(got.errs.list)
 		if c.want == "" && len(got.errs.list) > 0 || !strings.Contains(text, c.want) || len(got.entries) != 1 || got.entries[0].broken != (c.want != "") {
 			t.Errorf("%s: %s, want %q", c.spec, text, c.want)
 		}
 	}
 	other := strings.Replace(networkPolicyText("p", "{}"), "networking.k8s.io", "projectcalico.org", 1)
-	if got := decode("x.yaml", []byte(other)); len(got.entries) > 0 || !strings.Contains(fmt.Sprint(got.remarks.list), "not enforced by the mesh") {
+	if got := decode("x.yaml", []byte(other), nil); len(got.entries) > 0 || !strings.Contains(fmt.Sprint(got.remarks.list), "not enforced by the mesh") {
 		t.Errorf("Calico's kind of that name: %v, %v", got.entries, got.remarks.list)
 	}
 	for _, wrong := range []string{strings.Replace(networkPolicyText("p", "{}"), "v1", "v1beta1", 1), strings.Replace(networkPolicyText("p", "{}"), "networking.", "", 1)} {
-		if got := decode("x.yaml", []byte(wrong)); !got.blind {
+		if got := decode("x.yaml", []byte(wrong), nil); !got.blind {
 			t.Errorf("%s: read as if it were another kind", wrong)
 		}
 	}
@@ -122,6 +122,46 @@ func TestANamespaceEnforcesUntilItSaysSomethingElseForASecond(t *testing.T) {
 		r.confirm()
 		if mode() != networkpolicy.Enforce || !strings.Contains(fmt.Sprint(r.errs), `metadata.labels[culvert.dev/network-policy]: "enforced": not enforce, warn or off`) {
 			r.Errorf("a typing error ends enforcement, or is not said: %v, %v", mode(), r.errs)
+		}
+	})
+}
+
+// A namespace that is new may let pods out of the mesh, so that it waits for a second. That
+// it enforces does not: pods with a label of their own would be open meanwhile.
+func TestANamespaceThatIsNewEnforcesAtOnce(t *testing.T) {
+	namespace := func(labels string) string {
+		return "{apiVersion: v1, kind: Namespace, metadata: {name: shop, labels: {" + labels + "}}}\n"
+	}
+	look(t, func(r *reader) {
+		mode := func() networkpolicy.Mode {
+			s := networkpolicy.NewSet()
+			s.Replace(r.last.NetworkPolicies, r.last.Mesh.Namespaces)
+			return s.Modes()["shop"]
+		}
+		r.write("policy.yaml", networkPolicyText("p", "{podSelector: {}}"))
+		r.confirm()
+		if mode() != networkpolicy.Warn {
+			t.Fatalf("a namespace that is not there: %v", mode())
+		}
+		r.write("shop.yaml", namespace("culvert.dev/network-policy: enforce, a: b"))
+		if r.look() == 0 || mode() != networkpolicy.Enforce || r.last.Mesh.Namespaces["shop"].Labels["a"] != "" {
+			t.Errorf("at once it is in mode %v, and known by %v", mode(), r.last.Mesh.Namespaces["shop"])
+		}
+		r.write("shop.yaml", namespace("a: b")) // the other half
+		if r.look(); mode() != networkpolicy.Warn {
+			t.Errorf("a text that is gone holds on: %v", mode())
+		}
+		r.write("shop.yaml", namespace("culvert.dev/network-policy: enforce, a: b"))
+		r.confirm()
+		if mode() != networkpolicy.Enforce || r.last.NetworkPolicies[0].Enforced {
+			t.Errorf("after a second it is in mode %v, by %v", mode(), r.last.NetworkPolicies[0])
+		}
+		// What else it says may wait; what narrows does not.
+		r.write("shop.yaml", namespace("culvert.dev/network-policy: warn, a: b"))
+		r.confirm()
+		r.write("shop.yaml", namespace("culvert.dev/network-policy: enforce, a: c"))
+		if r.look() == 0 || mode() != networkpolicy.Enforce || r.last.Mesh.Namespaces["shop"].Labels["a"] != "b" {
+			t.Errorf("beside another label: %v, %v", mode(), r.last.Mesh.Namespaces["shop"])
 		}
 	})
 }
