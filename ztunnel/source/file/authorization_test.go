@@ -25,7 +25,7 @@ func TestAnAuthorizationPolicysFieldsAreErrorsOrWarnings(t *testing.T) {
 		{`{action: CUSTOM, rules: [{}]}`, "", `spec.action: CUSTOM`},
 		{`{action: REFUSE}`, `spec.action: "REFUSE"`, ""},
 	} {
-		c := decode("x.yaml", []byte(head+tc.spec+"\n"))
+		c := decode("x.yaml", []byte(head+tc.spec+"\n"), nil)
 		has := func(want string, got []string) bool {
 			if want == "" {
 				return len(got) == 0
@@ -53,7 +53,7 @@ func TestAFieldWithoutValuesIsAnError(t *testing.T) {
 	for _, f := range reflect.VisibleFields(reflect.TypeFor[source.Peer]()) {
 		field, _, _ := strings.Cut(f.Tag.Get("json"), ",")
 		for _, value := range []string{"[]", "null", ""} {
-			c := decode("x.yaml", []byte(head+field+": "+value+"}}]}]}\n"))
+			c := decode("x.yaml", []byte(head+field+": "+value+"}}]}]}\n"), nil)
 			said := append(slices.Clone(c.errs.list), c.remarks.list...) // what is of layer 7 is a warning
 			if len(said) == 0 || !strings.Contains(said[0].Error(), "spec.rules[0].from[0].source."+field+": ") {
 				t.Errorf("%s: %q: %v", field, value, said)

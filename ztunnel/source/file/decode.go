@@ -8,8 +8,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"regexp"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -74,6 +76,14 @@ type contents struct {
 	makers  []maker  // those of them that make pods
 	remarks faults   // what must be said, though it is no error
 	errs    faults   // each names file, document and, where there is one, field
+
+	sound map[sum]decoded // documents of which nothing has to be said, by the sum of their text
+}
+
+// decoded is what a document gave. It stands for any document of the same text.
+type decoded struct {
+	entries []entry
+	marks   []byte
 }
 
 // maxFaults is how many mistakes of one file are told, and looked for closely.
@@ -110,8 +120,10 @@ func (f *faults) all(name string) []error {
 	return append(f.list[:len(f.list):len(f.list)], fmt.Errorf("%s: and %d more", name, f.more))
 }
 
-// decode reads a whole file.
-func decode(name string, data []byte) contents {
+// decode reads a whole file. Documents that were sound when it was read before are taken
+// from there, wherever they stand now; what of them is ignored, and who makes pods, is not
+// told again.
+func decode(name string, data []byte, before map[sum]decoded) contents {
 	data = bytes.TrimPrefix(data, []byte("\ufeff")) // it would hide the first marker
 	docs, err := split(name, data)
 	if err != nil {
@@ -123,9 +135,10 @@ func decode(name string, data []byte) contents {
 	parts := make([]contents, min(runtime.GOMAXPROCS(0), max(1, len(docs)/16)))
 	var wait sync.WaitGroup
 	for i := range parts {
+		parts[i].sound = map[sum]decoded{}
 		wait.Go(func() {
 			for n := len(docs) * i / len(parts); n < len(docs)*(i+1)/len(parts); n++ {
-				parts[i].document(place{file: name, document: n + 1}, docs[n], data)
+				parts[i].read(place{file: name, document: n + 1}, docs[n], data, before)
 			}
 		})
 	}
@@ -149,6 +162,7 @@ func together(parts []contents) contents {
 		all.marks = append(all.marks, c.marks...)
 		all.errs.join(c.errs)
 		all.remarks.join(c.remarks)
+		maps.Copy(all.sound, c.sound)
 	}
 	all.mark = sha256.Sum256(all.marks)
 	all.marks = nil
@@ -163,6 +177,31 @@ func (c *contents) unreadable(err error) {
 }
 
 func (c *contents) note(mark sum) { c.marks = append(c.marks, mark[:]...) }
+
+// read adds what a document gives.
+func (c *contents) read(at place, doc document, file []byte, before map[sum]decoded) {
+	text := sha256.Sum256(doc.text)
+	if d, known := before[text]; known {
+		for _, e := range d.entries {
+			e.place.document = at.document
+			c.entries = append(c.entries, e)
+		}
+		c.marks, c.sound[text] = append(c.marks, d.marks...), d
+		return
+	}
+	entries, marks, said, blind := len(c.entries), len(c.marks), c.said(), c.blind
+	c.blind = false
+	c.document(at, doc, file)
+	if c.said() == said && !c.blind {
+		c.sound[text] = decoded{slices.Clone(c.entries[entries:]), slices.Clone(c.marks[marks:])}
+	}
+	c.blind = c.blind || blind
+}
+
+// said is how much there is to say of a file so far. Most of it names lines and documents.
+func (c *contents) said() int {
+	return len(c.errs.list) + c.errs.more + len(c.remarks.list) + c.remarks.more
+}
 
 func (c *contents) document(at place, doc document, file []byte) {
 	text, wrong := doc.text, []fault(nil)

@@ -23,7 +23,7 @@ func names(c contents) []string {
 
 func decodeGood(t *testing.T, name, text string) contents {
 	t.Helper()
-	c := decode(name, []byte(text))
+	c := decode(name, []byte(text), nil)
 	if err := errors.Join(c.errs.list...); err != nil {
 		t.Fatal(err)
 	}
@@ -283,7 +283,7 @@ func TestMistakesAreNamedByFileDocumentAndField(t *testing.T) {
 		{peer("{portLevelMtls: {80: {mode: STRICT}}}"), "PeerAuthentication shop/p: spec.portLevelMtls: needs spec.selector.matchLabels"},
 		{"{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: p, namespace: shop}, spec: {action: REFUSE}}", `AuthorizationPolicy shop/p: spec.action: "REFUSE"`},
 	} {
-		got := decode("x.yaml", []byte(c.text))
+		got := decode("x.yaml", []byte(c.text), nil)
 		err := report(got.errs.list)
 		if !strings.Contains(err.Error(), c.want) || !strings.HasPrefix(err.Error(), "x.yaml: ") {
 			t.Errorf("%q:\n got %v\nwant %s", c.text, err, c.want)
@@ -295,7 +295,7 @@ func TestMistakesAreNamedByFileDocumentAndField(t *testing.T) {
 }
 
 func TestAllMistakesOfAFileAreReported(t *testing.T) {
-	c := decode("x.yaml", []byte(onePod+"---\n{kind: Pod}\n---\n{apiVersion: v1, kind: Pod, metadata: {name: A}}\n"))
+	c := decode("x.yaml", []byte(onePod+"---\n{kind: Pod}\n---\n{apiVersion: v1, kind: Pod, metadata: {name: A}}\n"), nil)
 	want := []string{
 		"x.yaml: document 2: Pod: apiVersion: required",
 		`x.yaml: document 3: Pod default/A: metadata.name: "A": `,

@@ -29,7 +29,7 @@ func FuzzYAML(f *testing.F) {
 	f.Add("a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n---\n--- |\n ---\n")
 	f.Fuzz(func(t *testing.T, text string) {
 		for _, name := range []string{"x.yaml", "x.json"} {
-			c := decode(name, []byte(text))
+			c := decode(name, []byte(text), nil)
 			for _, err := range c.errs.all(name) {
 				if !strings.HasPrefix(err.Error(), name+": ") {
 					t.Errorf("error without file: %v", err)
@@ -97,7 +97,7 @@ func FuzzWhatIsWrittenLetsNobodyOut(f *testing.F) {
 			if len(src.force.entries) > 0 {
 				src.files["shop.yaml"] = standing{since: v.now}
 			}
-			v.claim(decode("shop.yaml", []byte(text)))
+			v.claim(decode("shop.yaml", []byte(text), nil))
 			src.settle(v)
 		}
 		snap := src.force.builder.Snapshot()

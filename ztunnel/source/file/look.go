@@ -154,7 +154,7 @@ func (s *Source) parse(f listed) (parsed, error) {
 	if old, ok := s.parsed[f.name]; ok && old.sum == sum {
 		return old, nil
 	}
-	p := parsed{sum: sum, contents: decode(f.name, data)}
+	p := parsed{sum: sum, contents: decode(f.name, data, s.parsed[f.name].contents.sound)}
 	if errors.Is(errors.Join(p.contents.errs.list...), errEmpty) {
 		return parsed{}, errEmpty
 	}

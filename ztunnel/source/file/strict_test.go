@@ -60,7 +60,7 @@ func TestKeysThatCollideOrAreNoTextAreRefused(t *testing.T) {
 		{"{apiVersion: v1, kind: Service, metadata: {name: web}, spec: {selector: {app: }}}", "spec.selector.app: has no value"},
 		{`{apiVersion: v1, kind: Namespace, metadata: {name: a, labels: {<<: 7}}}`, "metadata.labels: <<: not a map"},
 	} {
-		got := decode("x.yaml", []byte(c.text))
+		got := decode("x.yaml", []byte(c.text), nil)
 		if err := report(got.errs.list); !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%q:\n got %v\nwant %s", c.text, err, c.want)
 		}
@@ -75,7 +75,7 @@ func TestKeysThatCollideOrAreNoTextAreRefused(t *testing.T) {
 		`{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "a", "name": "b"}}`,
 		`{"apiVersion": "security.istio.io/v1", "kind": "PeerAuthentication", "metadata": {"name": "a"}, "spec": {"mtls": {"mode": "STRICT"}, "mtls": null}}`,
 	} {
-		if got := decode("x.json", []byte(text)); !strings.Contains(report(got.errs.list).Error(), "duplicate field") {
+		if got := decode("x.json", []byte(text), nil); !strings.Contains(report(got.errs.list).Error(), "duplicate field") {
 			t.Errorf("%s: %+v", text, got)
 		}
 	}
@@ -105,7 +105,7 @@ func TestAliasesThatRepeatEachOtherEnd(t *testing.T) {
 		merges += fmt.Sprintf("a%d: &a%d {<<: [*a%d, *a%d]}\n", i+1, i+1, i, i)
 	}
 	for _, text := range []string{bomb, merges, "a: &a [*a]\n", "a: &a {<<: *a}\n", strings.Repeat("[", 5000) + strings.Repeat("]", 5000)} {
-		if c := decode("x.yaml", []byte(text)); len(c.errs.list) != 1 || !c.blind || !strings.Contains(c.errs.list[0].Error(), errExpands.Error()) {
+		if c := decode("x.yaml", []byte(text), nil); len(c.errs.list) != 1 || !c.blind || !strings.Contains(c.errs.list[0].Error(), errExpands.Error()) {
 			t.Errorf("%.40q: %v", text, c.errs.list)
 		}
 	}
@@ -151,7 +151,7 @@ func TestEnvelopesAreReadStrictly(t *testing.T) {
 		{"{apiVersion: v1, Kind: Namespace, metadata: {name: a}}", "kind: required"},
 		{"{apiversion: v1, kind: Namespace, metadata: {name: a}}", "apiVersion: required"},
 	} {
-		got := decode("x.yaml", []byte(c.text))
+		got := decode("x.yaml", []byte(c.text), nil)
 		if err := report(got.errs.list); !strings.Contains(err.Error(), c.want) || !got.blind {
 			t.Errorf("%q:\n got %v, blind %v\nwant %s", c.text, err, got.blind, c.want)
 		}
@@ -183,7 +183,7 @@ func TestWhatDecidesNothingMayBeUnknown(t *testing.T) {
 		"{apiVersion: v1, kind: Service, metadata: {name: web}, spec: {ports: [{port: 80, port: 81}]}}",
 		"{apiVersion: security.istio.oi/v1, kind: PeerAuthentication, metadata: {name: web}}",
 	} {
-		if got := decode("x.yaml", []byte(text)); len(got.errs.list) != 1 {
+		if got := decode("x.yaml", []byte(text), nil); len(got.errs.list) != 1 {
 			t.Errorf("%s: %v", text, got.errs.list)
 		}
 	}
@@ -240,7 +240,7 @@ func TestReadingIsLinear(t *testing.T) {
 		took := func(n int) time.Duration {
 			text := []byte(strings.Repeat(part, n))
 			before := cpu(t)
-			decode("x.yaml", text)
+			decode("x.yaml", text, nil)
 			return cpu(t) - before
 		}
 		took(200)
@@ -256,7 +256,7 @@ func TestMistakesOfAFileAreCounted(t *testing.T) {
 		"pods with a mistake":         "---\n" + strings.Replace(onePod, "8080", "x", 1),
 		"keys that are twice":         "---\n{a: 1, a: 2, kind: Pod, apiVersion: v1, metadata: {name: a, uid: b}, spec: {containers: [{name: c}]}}\n",
 	} {
-		c := decode("x.yaml", []byte(strings.Repeat(part, 100)))
+		c := decode("x.yaml", []byte(strings.Repeat(part, 100)), nil)
 		all := c.errs.all("x.yaml")
 		if len(all) != maxFaults+1 || !strings.HasPrefix(all[maxFaults].Error(), "x.yaml: and ") {
 			t.Errorf("%s: %d errors, the last is %v", name, len(all), all[len(all)-1])
@@ -306,7 +306,7 @@ func BenchmarkDecode(b *testing.B) {
 	data := podsYAML(10 << 20)
 	b.SetBytes(int64(len(data)))
 	for b.Loop() {
-		if c := decode("x.yaml", data); len(c.errs.list) > 0 {
+		if c := decode("x.yaml", data, nil); len(c.errs.list) > 0 {
 			b.Fatal(c.errs.list)
 		}
 	}

@@ -68,7 +68,7 @@ func Read(dir string) (all Text, err error) {
 
 // Add adds what data holds, which is JSON if the name ends so, else YAML.
 func (t *Text) Add(name string, data []byte) {
-	c := decode(name, data)
+	c := decode(name, data, nil)
 	for _, e := range c.entries {
 		o := e.object
 		if o == nil {
