@@ -129,7 +129,7 @@ func (c *command) endings(ctx context.Context, within time.Duration) ([]ending, 
 	for _, tier := range []string{tierRoot, tierIssuer} {
 		all := m.found(tier)
 		for _, f := range all {
-			add(ending{Tier: tier, Name: name(f.cert), Where: f.where(), cert: f.cert, renewed: tier == tierRoot && f.renewed(all)})
+			add(ending{Tier: tier, Name: name(f.cert), Where: f.where(), cert: f.cert, renewed: tier == tierRoot && f.renewed(all, now)})
 		}
 	}
 	for _, ca := range m.cas {

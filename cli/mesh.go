@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/culvert-mesh/culvert/cli/custody"
 	"github.com/culvert-mesh/culvert/cli/fleet"
@@ -63,11 +64,11 @@ func (f found) where() string {
 	return strings.Join(f.places[:most], ", ") + ", …"
 }
 
-// renewed reports whether a root is nowhere without its next certificate.
-func (f found) renewed(all []found) bool {
+// renewed reports whether a root is nowhere without its next certificate, which holds.
+func (f found) renewed(all []found, now time.Time) bool {
 	return slices.ContainsFunc(all, func(next found) bool {
 		lacks := func(place string) bool { return !slices.Contains(next.places, place) }
-		return ca.Renewed(f.cert, []*x509.Certificate{next.cert}) != nil && !slices.ContainsFunc(f.places, lacks)
+		return ca.Renewed(f.cert, []*x509.Certificate{next.cert}) != nil && !now.Before(next.cert.NotBefore) && !slices.ContainsFunc(f.places, lacks)
 	})
 }
 

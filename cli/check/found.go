@@ -59,9 +59,9 @@ func (w *World) roots() []*x509.Certificate {
 
 // standing are the roots that somebody goes by whose next certificate he has not.
 func (w *World) standing() []*x509.Certificate {
-	all := ca.Unrenewed(w.Roots)
+	all := ca.Unrenewed(w.Roots, w.Now)
 	for _, n := range w.answered() {
-		all = append(all, missing(ca.Unrenewed(trusted(n)), all)...)
+		all = append(all, missing(ca.Unrenewed(trusted(n), w.Now), all)...)
 	}
 	return all
 }

@@ -146,10 +146,13 @@ func Renewed(root *x509.Certificate, roots []*x509.Certificate) (by *x509.Certif
 	return by
 }
 
-// Unrenewed returns the roots that were not renewed: each stands for those before it.
-func Unrenewed(roots []*x509.Certificate) (all []*x509.Certificate) {
+// Unrenewed returns the roots that were not renewed by one that holds now: each stands for
+// those before it.
+func Unrenewed(roots []*x509.Certificate, now time.Time) (all []*x509.Certificate) {
+	ahead := func(root *x509.Certificate) bool { return now.Before(root.NotBefore) }
+	holding := slices.DeleteFunc(slices.Clone(roots), ahead)
 	for _, root := range roots {
-		if Renewed(root, roots) == nil {
+		if Renewed(root, holding) == nil {
 			all = append(all, root)
 		}
 	}

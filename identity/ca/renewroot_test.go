@@ -189,7 +189,7 @@ func TestARenewedRootIsTakenWhileTheCARunsAndTheFormerStaysUntilItExpires(t *tes
 				t.Errorf("under the root until %v: %v", root.NotAfter, err)
 			}
 		}
-		if len(Unrenewed(roots)) != 1 || Renewed(former, roots) == nil || Renewed(roots[0], roots) != nil {
+		if len(Unrenewed(roots, time.Now())) != 1 || Renewed(former, roots) == nil || Renewed(roots[0], roots) != nil {
 			t.Error("which of the two was renewed is not told")
 		}
 		for time.Now().Before(former.NotAfter) {
@@ -213,7 +213,7 @@ func TestARootOfAnotherNameIsNoRenewal(t *testing.T) {
 	key := newKey(t, elliptic.P256())
 	one := newParty(t, nil, key, authorityFor("one", time.Hour, 1)).Certificate
 	other := newParty(t, nil, key, authorityFor("other", 2*time.Hour, 1)).Certificate
-	if all := []*x509.Certificate{one, other}; Renewed(one, all) != nil || len(Unrenewed(all)) != 2 {
+	if all := []*x509.Certificate{one, other}; Renewed(one, all) != nil || len(Unrenewed(all, time.Now())) != 2 {
 		t.Error("a root is taken for the renewal of another")
 	}
 }
@@ -339,4 +339,20 @@ func TestARenewalOfTheRootThatWasKilledIsTheOldBundleOrTheNew(t *testing.T) {
 		}
 		sign(t, c, plainCSR(t), time.Hour)
 	})
+}
+
+// Until the next certificate holds, peers go by the former: its end is what counts.
+func TestARootIsNotRenewedByACertificateThatDoesNotHoldYet(t *testing.T) {
+	now := time.Now()
+	of := func(from, until time.Duration) *x509.Certificate {
+		return &x509.Certificate{RawSubject: []byte("a"), RawSubjectPublicKeyInfo: []byte("k"), NotBefore: now.Add(from), NotAfter: now.Add(until)}
+	}
+	former, next := of(-time.Hour, time.Hour), of(time.Minute, 24*time.Hour)
+	both := []*x509.Certificate{former, next}
+	if all := Unrenewed(both, now); len(all) != 2 {
+		t.Errorf("%d of two stand while the next holds from %v", len(all), next.NotBefore)
+	}
+	if all := Unrenewed(both, next.NotBefore); len(all) != 1 || all[0] != next {
+		t.Error("not renewed by one that holds")
+	}
 }

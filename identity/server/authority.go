@@ -71,7 +71,7 @@ func (a *authority) Collect(out chan<- prometheus.Metric) {
 		gauge(lifetimeDesc, cert.NotAfter.Sub(cert.NotBefore).Seconds(), what, name)
 	}
 	generation, roots := a.ca.Bundle()
-	for _, cert := range distinct(ca.Unrenewed(roots)) {
+	for _, cert := range distinct(ca.Unrenewed(roots, time.Now())) {
 		certificate(isRoot, cert, fingerprint(cert)[:nameLength])
 	}
 	for i, cert := range distinct(a.ca.Chain()) {
