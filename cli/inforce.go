@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/culvert-mesh/culvert/cli/explain"
 	"github.com/culvert-mesh/culvert/cli/fleet"
@@ -29,7 +30,27 @@ type inForce struct {
 	node      bool
 	policies  policy.Objects
 	workloads []workload.Workload
-	network   *explain.Network // nil: a node that does not say which it holds
+	network   *network // nil: a node that does not say which it holds
+}
+
+// network is the NetworkPolicies that somebody goes by.
+type network struct{ explain.Network }
+
+// set is what asks them; nil if they, or the labels of namespaces, are not known.
+func (n *network) set() *networkpolicy.Set {
+	if n == nil || n.Namespaces == nil {
+		return nil
+	}
+	s := networkpolicy.NewSet()
+	s.Replace(n.Policies, n.Namespaces)
+	return s
+}
+
+func (n *network) explained() *explain.Network {
+	if n == nil {
+		return nil
+	}
+	return &n.Network
 }
 
 // objects says where policies and pods are read.
@@ -38,7 +59,7 @@ type objects struct {
 	api           bool
 	network       bool // NetworkPolicies are asked, too
 	rootNamespace string
-	trustDomain   string
+	trustDomain   trustDomainFlag
 }
 
 func (o *objects) define(cmd *cobra.Command, shorthand string) {
@@ -46,7 +67,7 @@ func (o *objects) define(cmd *cobra.Command, shorthand string) {
 	flags.StringVarP(&o.dir, "objects", shorthand, "", "`directory` or file of the objects as YAML, or - for standard input, instead of what nodes hold")
 	flags.BoolVar(&o.api, "api-server", false, "go by the objects of the API server, instead of what nodes hold")
 	flags.StringVar(&o.rootNamespace, "root-namespace", source.DefaultRootNamespace, "with --objects or --api-server: `namespace` of mesh-wide policies")
-	flags.StringVar(&o.trustDomain, "trust-domain", "cluster.local", "with --objects or --api-server: `name` of the mesh's trust domain")
+	o.trustDomain.define(cmd, "with --objects or --api-server: ")
 }
 
 // inForce asks every node, or reads the directory. The first is of a node that answered.
@@ -83,23 +104,28 @@ func (c *command) inForce(cmd *cobra.Command, o *objects) ([]inForce, error) {
 	return all, nil
 }
 
-// heldNetwork is without the labels of namespaces, which no dump has.
-func heldNetwork(d fleet.Dump) *explain.Network {
+// heldNetwork has no labels of namespaces if the node's version does not say them.
+func heldNetwork(d fleet.Dump) *network {
 	if d.Network == nil {
 		return nil
 	}
-	return &explain.Network{Policies: d.Network.Policies, Modes: d.Network.Modes}
+	n := &network{explain.Network{Policies: d.Network.Policies, Modes: d.Network.Modes}}
+	if d.Network.Namespaces == nil {
+		return n
+	}
+	n.Namespaces = map[string]workload.Namespace{}
+	for name, labels := range d.Network.Namespaces {
+		n.Namespaces[name] = workload.Namespace{Labels: labels}
+	}
+	return n
 }
 
 // readInForce refuses objects of which anything is wrong: without a policy the answer is
 // another. Of an API server it does so for policies; another object may be of a newer one.
 func (c *command) readInForce(ctx context.Context, o *objects) (inForce, error) {
 	f := inForce{by: o.dir}
-	domain, err := spiffeid.TrustDomainFromString(o.trustDomain)
-	if err != nil {
-		return f, fmt.Errorf("--trust-domain %q: %v", o.trustDomain, err)
-	}
 	var text file.Text
+	var err error
 	if o.api {
 		f.by = "the API server"
 		if err = c.readCluster(ctx, &text); err == nil && o.network {
@@ -115,6 +141,10 @@ func (c *command) readInForce(ctx context.Context, o *objects) (inForce, error) 
 	if err != nil {
 		return f, err
 	}
+	domain, err := c.trustDomain(ctx, o.trustDomain, o.api)
+	if err != nil {
+		return f, err
+	}
 	builder := source.NewBuilder(source.Options{TrustDomain: domain, RootNamespace: o.rootNamespace})
 	for _, object := range text.Objects {
 		if err := builder.Set(object.Object); err != nil {
@@ -123,10 +153,24 @@ func (c *command) readInForce(ctx context.Context, o *objects) (inForce, error) 
 	}
 	snapshot := builder.Snapshot()
 	f.policies, f.workloads = snapshot.Policies, snapshot.Mesh.Workloads.Unpack()
-	network := networkpolicy.NewSet()
-	network.Replace(snapshot.NetworkPolicies, snapshot.Mesh.Namespaces)
-	f.network = &explain.Network{Policies: snapshot.NetworkPolicies, Modes: network.Modes(), Namespaces: snapshot.Mesh.Namespaces}
+	set := networkpolicy.NewSet()
+	set.Replace(snapshot.NetworkPolicies, snapshot.Mesh.Namespaces)
+	f.network = &network{explain.Network{Policies: snapshot.NetworkPolicies, Modes: set.Modes(), Namespaces: snapshot.Mesh.Namespaces, Strange: strangeModes(text)}}
 	return f, nil
+}
+
+// strangeModes are the namespaces whose mode means nothing: nodes go on in the one that they
+// had, which nobody can tell by the objects.
+func strangeModes(text file.Text) map[string]string {
+	out := map[string]string{}
+	for _, o := range text.Objects {
+		if ns, is := o.Object.(*corev1.Namespace); is {
+			if _, strange := networkpolicy.ModeOf(ns.Labels); strange {
+				out[ns.Name] = ns.Labels[networkpolicy.ModeLabel]
+			}
+		}
+	}
+	return out
 }
 
 func notOfPolicy(err error) bool {
@@ -191,31 +235,29 @@ func (f inForce) like(name string) string {
 	return "there is " + strings.Join(names[:min(len(names), 3)], ", ")
 }
 
-// source is who --from names: a pod, a SPIFFE ID or an address. It also says who that is.
-func (f inForce) source(text string) (*explain.Source, string, error) {
+// sources is who --from names: a pod, by each address that leads to dst, a SPIFFE ID or an
+// address. It also says who that is.
+func (f inForce) sources(text string, dst *workload.Workload) ([]explain.Source, string, error) {
 	if strings.HasPrefix(text, "spiffe://") {
 		id, err := spiffeid.FromString(text)
 		if err != nil {
 			return nil, "", fmt.Errorf("--from %q: %v", text, err)
 		}
-		return &explain.Source{ID: id}, text, nil
+		return []explain.Source{{ID: id}}, text, nil
 	}
 	if addr, err := netip.ParseAddr(text); err == nil {
 		addr = addr.Unmap()
 		if w, is := f.at(addr); is {
-			return sender(w, addr)
+			w.Addrs = []netip.Addr{addr}
+			return senders(w, dst)
 		}
-		return &explain.Source{Addr: addr}, fmt.Sprintf("%v, plaintext", addr), nil
+		return []explain.Source{{Addr: addr}}, fmt.Sprintf("%v, plaintext", addr), nil
 	}
 	w, err := f.pod(text)
 	if err != nil {
 		return nil, "", fmt.Errorf("--from: %w", err)
 	}
-	var addr netip.Addr
-	if len(w.Addrs) > 0 {
-		addr = w.Addrs[0]
-	}
-	return sender(w, addr)
+	return senders(w, dst)
 }
 
 // at is the pod that has an address to itself.
@@ -229,14 +271,20 @@ func (f inForce) at(addr netip.Addr) (workload.Workload, bool) {
 	return f.workloads[i], true
 }
 
-func sender(w workload.Workload, addr netip.Addr) (*explain.Source, string, error) {
+func senders(w workload.Workload, dst *workload.Workload) ([]explain.Source, string, error) {
 	if w.Undecided {
 		return nil, "", fmt.Errorf("--from %v: no label says whether it is in the mesh, or one means nothing", w)
 	}
-	s := &explain.Source{Addr: addr}
 	as := "plaintext"
 	if w.Meshed {
-		s.ID, s.Pod, as = w.ID, &w, w.ID.String()
+		as = w.ID.String()
 	}
-	return s, fmt.Sprintf("%v, %s, %s", w, cmp.Or(addr.String(), "no address"), as), nil
+	all := explain.Sources(&w, dst)
+	var at []string
+	for _, s := range all {
+		if s.Addr.IsValid() {
+			at = append(at, s.Addr.String())
+		}
+	}
+	return all, fmt.Sprintf("%v, %s, %s", w, cmp.Or(strings.Join(at, " or "), "no address"), as), nil
 }

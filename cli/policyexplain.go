@@ -99,14 +99,13 @@ func explainedOf(held []inForce, pod string, port uint16, from string) (explaine
 		by += ", as its own node " + w.Node + " did not answer or was not asked,"
 	}
 	e := explained{Pod: w.String(), Port: port, HeldBy: by}
-	connection := explain.Connection{Dst: w, Port: port}
+	var sources []explain.Source
 	if from != "" {
-		if connection.From, e.From, err = f.source(from); err != nil {
+		if sources, e.From, err = f.sources(from, &w); err != nil {
 			return explained{}, err
 		}
 	}
-	e.Answer = explain.Explain(f.policies, connection)
-	e.AskNetwork(f.network, connection)
+	e.Answer = explain.ExplainFrom(f.policies, f.network.explained(), explain.Connection{Dst: w, Port: port}, sources)
 	return e, nil
 }
 

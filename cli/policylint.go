@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 
 	"github.com/spf13/cobra"
-	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/util/validation"
 
@@ -31,7 +30,7 @@ type linted struct {
 
 func (c *command) policyLint() *cobra.Command {
 	w := lint.World{}
-	var trustDomain string
+	var trustDomain trustDomainFlag
 	var strict bool
 	cmd := &cobra.Command{
 		Use:   "lint [DIR|FILE|-]",
@@ -56,22 +55,23 @@ could not be read.`,
 	out := formats(cmd, "table", "json")
 	flags := cmd.Flags()
 	flags.BoolVar(&strict, "strict", false, "exit with 1 if there is a warning")
-	flags.StringVar(&trustDomain, "trust-domain", "cluster.local", "the mesh's trust `domain`")
+	trustDomain.define(cmd, "")
 	flags.StringVar(&w.RootNamespace, "root-namespace", source.DefaultRootNamespace, "`namespace` of mesh-wide policies")
 	flags.BoolVar(&w.Upgrade, "upgrade", false, "also say whom policies let in that earlier versions of Culvert took for a refusal of everybody")
 	cmd.RunE = func(cmd *cobra.Command, args []string) (err error) {
-		if w.TrustDomain, err = spiffeid.TrustDomainFromString(trustDomain); err != nil {
-			return fmt.Errorf("--trust-domain %q: %v", trustDomain, err)
-		}
+		w.Live = len(args) == 0
 		if wrong := validation.IsDNS1123Label(w.RootNamespace); len(wrong) > 0 {
 			return fmt.Errorf("--root-namespace %q: %s", w.RootNamespace, wrong[0])
 		}
-		if w.Live = len(args) == 0; w.Live {
+		if w.Live {
 			err = c.readCluster(cmd.Context(), &w.Text)
 		} else {
 			err = c.readObjects(args[0], &w.Text)
 		}
 		if err != nil {
+			return err
+		}
+		if w.TrustDomain, err = c.trustDomain(cmd.Context(), trustDomain, w.Live); err != nil {
 			return err
 		}
 		found := linted{Findings: nonNil(lint.Run(w)), Policies: policiesIn(w.Text)}

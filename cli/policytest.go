@@ -27,8 +27,10 @@ func (c *command) policyTest() *cobra.Command {
 		Long: `test asks about each connection of ztunnel's access records (JSON lines, of the arriving
 side) twice: the policies that are in force, and these with the objects of -f in the place of
 those of their names, and without those of --delete. It shows whose connections would be newly
-refused or newly allowed. Records that cannot be judged are counted, and it says why.
-NetworkPolicies are not asked.
+refused or newly allowed. Records that cannot be judged are counted, and it says why. What
+the NetworkPolicies in force refuse, no change of these policies lets in.
+
+Every node that answers is asked; of a connection the policies of its pod's node decide.
 
 The exit code is 1 if something is newly refused or newly allowed; --fail-on narrows that. It
 is 2 if no record could be judged.`,
@@ -56,14 +58,21 @@ is 2 if no record could be judged.`,
 		if err != nil {
 			return err
 		}
-		q := records.Question{Pods: held[0].workloads, Before: held[0].policies}
-		created := time.Time{} // as in a directory
+		tried := trial{deleted: deleted}
 		if !flags.Changed("objects") {
-			created = c.Now()
+			tried.created = c.Now() // else as in a directory
 		}
-		if q.After, err = c.changed(q.Before, change, deleted, created); err != nil {
+		if tried.objects, err = c.readTrial(change); err != nil {
 			return err
 		}
+		views, err := viewsOf(held, tried.in)
+		if err != nil {
+			return err
+		}
+		if err := tried.unused(); err != nil {
+			return err
+		}
+		q := records.Question{Views: views}
 		found, err := c.compare(q, from)
 		if err != nil {
 			return err
@@ -121,47 +130,96 @@ func (c *command) compare(q records.Question, from string) (*records.Comparison,
 	return found, nil
 }
 
-// changed returns policies with those of a file in the place of those of their names. One
-// of an API server keeps the age that precedence goes by.
-func (c *command) changed(in policy.Objects, from string, deleted []string, created time.Time) (policy.Objects, error) {
-	out := policy.Objects{RootNamespace: in.RootNamespace, PeerAuthentications: slices.Clone(in.PeerAuthentications), AuthorizationPolicies: slices.Clone(in.AuthorizationPolicies)}
-	for _, text := range deleted {
-		if !take(&out, text) {
-			return out, fmt.Errorf("--delete %s: no such policy is in force; want KIND/NAMESPACE/NAME", text)
-		}
-	}
+// trial is a change of policies.
+type trial struct {
+	objects []source.Object // PeerAuthentications and AuthorizationPolicies
+	deleted []string
+	created time.Time // of one that is new
+
+	used map[string]bool // of deleted
+}
+
+// readTrial reads the policies of a file, a directory or standard input.
+func (c *command) readTrial(from string) (all []source.Object, err error) {
 	if from == "" {
-		return out, nil
+		return nil, nil
 	}
 	var text file.Text
 	if err := c.readObjects(from, &text); err != nil {
-		return out, fmt.Errorf("-f: %v", err)
+		return nil, fmt.Errorf("-f: %v", err)
 	}
 	if err := understood(text); err != nil {
-		return out, err
+		return nil, err
 	}
 	if len(text.Objects) == 0 {
-		return out, fmt.Errorf("-f %s: no policy is in it", from)
+		return nil, fmt.Errorf("-f %s: no policy is in it", from)
 	}
 	for _, o := range text.Objects {
-		switch o := o.Object.(type) {
+		switch o.Object.(type) {
+		case *source.PeerAuthentication, *source.AuthorizationPolicy:
+			all = append(all, o.Object)
+		default:
+			return nil, fmt.Errorf("-f %s: %s %s: only a PeerAuthentication or an AuthorizationPolicy can be tried", from, source.KindOf(o.Object), o.GetName())
+		}
+	}
+	return all, nil
+}
+
+// in returns policies with the trial's in the place of those of their names. One of an API
+// server keeps the age that precedence goes by.
+func (t *trial) in(before policy.Objects) (policy.Objects, error) {
+	out := policy.Objects{RootNamespace: before.RootNamespace, PeerAuthentications: slices.Clone(before.PeerAuthentications),
+		AuthorizationPolicies: slices.Clone(before.AuthorizationPolicies)}
+	for _, text := range t.deleted {
+		if take(&out, text) {
+			if t.used == nil {
+				t.used = map[string]bool{}
+			}
+			t.used[text] = true
+		}
+	}
+	for _, o := range t.objects {
+		switch o := o.(type) {
 		case *source.PeerAuthentication:
 			p, err := o.Policy()
 			if err != nil {
 				return out, err
 			}
-			out.PeerAuthentications = place(out.PeerAuthentications, p, peerObject, created)
+			out.PeerAuthentications = place(out.PeerAuthentications, p, peerObject, t.created)
 		case *source.AuthorizationPolicy:
 			p, err := o.Policy()
 			if err != nil {
 				return out, err
 			}
-			out.AuthorizationPolicies = place(out.AuthorizationPolicies, p, authzObject, created)
-		default:
-			return out, fmt.Errorf("-f %s: %s %s: only a PeerAuthentication or an AuthorizationPolicy can be tried", from, source.KindOf(o), o.GetName())
+			out.AuthorizationPolicies = place(out.AuthorizationPolicies, p, authzObject, t.created)
 		}
 	}
 	return out, nil
+}
+
+// unused refuses what nobody has who was asked.
+func (t *trial) unused() error {
+	for _, text := range t.deleted {
+		if !t.used[text] {
+			return fmt.Errorf("--delete %s: no such policy is in force; want KIND/NAMESPACE/NAME", text)
+		}
+	}
+	return nil
+}
+
+// viewsOf asks each that answered what it would go by after a change.
+func viewsOf(held []inForce, change func(policy.Objects) (policy.Objects, error)) (views []records.View, err error) {
+	for _, f := range held {
+		v := records.View{Pods: f.workloads, Before: f.policies, Network: f.network.set()}
+		if f.node {
+			v.Node = f.by
+		}
+		if v.After, err = change(f.policies); err != nil {
+			return nil, err
+		}
+		views = append(views, v)
+	}
+	return views, nil
 }
 
 func peerObject(p *policy.PeerAuthentication) *policy.Object   { return &p.Object }

@@ -36,7 +36,8 @@ in plaintext to pods of a namespace and would be refused by a PeerAuthentication
 it that says STRICT. Objects with a selector keep what they say. The root namespace is for all.
 
 The kubelet's probes have no records, and pass under STRICT; without -kubelet-cgroup they
-have records, and do not pass. NetworkPolicies are not asked.
+have records, and do not pass. NetworkPolicies concern connections inside the mesh alone, and
+those pass.
 
 The exit code is 1 if somebody would be shut out, and 2 if no record could be judged.`,
 		Example: "  culvert preflight strict --ns shop --from records.jsonl",
@@ -56,8 +57,12 @@ The exit code is 1 if somebody would be shut out, and 2 if no record could be ju
 		if err != nil {
 			return err
 		}
-		q := records.Question{Pods: held[0].workloads, Before: held[0].policies, After: strictIn(held[0].policies, namespace)}
-		if namespace != q.Before.RootNamespace {
+		views, err := viewsOf(held, func(in policy.Objects) (policy.Objects, error) { return strictIn(in, namespace), nil })
+		if err != nil {
+			return err
+		}
+		q := records.Question{Views: views}
+		if namespace != held[0].policies.RootNamespace {
 			q.Namespace = namespace
 		}
 		found, err := c.compare(q, from)

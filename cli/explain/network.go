@@ -17,6 +17,7 @@ type Network struct {
 	Policies   []networkpolicy.Policy
 	Modes      map[string]networkpolicy.Mode // of the namespaces that have policies
 	Namespaces map[string]workload.Namespace // nil: their labels are not known
+	Strange    map[string]string             // by namespace: the value that says its mode, and means nothing
 }
 
 // Isolation is what a NetworkPolicy that isolates one end says of the connection.
@@ -79,6 +80,11 @@ func (a *Answer) isolated(n *Network, q networkpolicy.Question, mayBePlaintext b
 		return
 	}
 	by, why := "NetworkPolicy "+listed(names, ", "), fmt.Sprintf("no %v rule admits it", q.Direction)
+	if value, strange := n.Strange[q.Self.Namespace]; strange {
+		a.hangsOn(fmt.Sprintf("what nodes do in namespace %s, whose mode %q means nothing: they go on in the one that they had, and warn after a restart; %s does not admit it",
+			q.Self.Namespace, value, by))
+		return
+	}
 	switch {
 	case mode == networkpolicy.Warn && admits == No:
 		a.Why += fmt.Sprintf("; %s would refuse it (%s), and only warns", by, why)

@@ -53,7 +53,7 @@ func TestNetworkPoliciesAreThoseOfTheSet(t *testing.T) {
 		}
 		set := networkpolicy.NewSet()
 		set.Replace(policies, namespaces)
-		n := &Network{policies, set.Modes(), namespaces}
+		n := &Network{Policies: policies, Modes: set.Modes(), Namespaces: namespaces}
 		c := Connection{Dst: db, Port: uint16(some(d, 1, 80, 443)[0]), From: &Source{ID: pay.ID, Addr: pay.Addrs[0], Pod: &pay}}
 		c.Dst.Ports = []workload.NamedPort{{Name: "web", Port: 443}}
 		ask := func(n *Network, c Connection) Answer {
@@ -75,7 +75,7 @@ func TestNetworkPoliciesAreThoseOfTheSet(t *testing.T) {
 		}
 		id, port, nobody := c, c, c
 		id.From, port.Port, nobody.From = &Source{ID: pay.ID}, 0, nil
-		for _, a := range []Answer{ask(n, id), ask(n, port), ask(n, nobody), ask(&Network{policies, set.Modes(), nil}, c)} {
+		for _, a := range []Answer{ask(n, id), ask(n, port), ask(n, nobody), ask(&Network{Policies: policies, Modes: set.Modes()}, c)} {
 			if seen[a.Allowed]++; a.Allowed != Open && a.Allowed != want {
 				t.Fatalf("seed %d: in parts %+v, as a whole %+v", seed, a, full)
 			}

@@ -61,6 +61,8 @@ func (d *Dump) UnmarshalJSON(data []byte) error {
 type Network struct {
 	Policies []networkpolicy.Policy        `json:"policies"`
 	Modes    map[string]networkpolicy.Mode `json:"modes"` // of the namespaces that have some
+	// Namespaces are the labels of all; nil: an older ztunnel does not say them.
+	Namespaces map[string]map[string]string `json:"namespaces"`
 }
 
 // Said is how the node itself calls the state of an identity's certificate, as valid or

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/culvert-mesh/culvert/ztunnel/networkpolicy"
 	"github.com/culvert-mesh/culvert/ztunnel/policy"
 	"github.com/culvert-mesh/culvert/ztunnel/workload"
 )
@@ -61,43 +62,115 @@ const maxEdges = 10000
 
 // Question is which pods' connections are asked about, and by what.
 type Question struct {
+	Namespace string // of the pods that are asked about; empty: all
+	Views     []View // one at least
+}
+
+// View is what one node holds, or what a directory does. Of a pod, its own node's view
+// decides, as it does in the mesh; the first that has the pod if there is none.
+type View struct {
+	Node          string              // empty: it is not a node's
 	Pods          []workload.Workload // that there are
-	Namespace     string              // of the pods that are asked about; empty: all
 	Before, After policy.Objects
+	Network       *networkpolicy.Set // in force before and after; nil: they are not known
+}
+
+// judge is a View that is asked.
+type judge struct {
+	was, is *policy.Set
+	network *networkpolicy.Set
+	pods    map[name]workload.Workload
+}
+
+func (v *View) judge() *judge {
+	j := &judge{was: policy.NewSet(), is: policy.NewSet(), network: v.Network, pods: map[name]workload.Workload{}}
+	j.was.Replace(v.Before)
+	j.is.Replace(v.After)
+	for _, w := range v.Pods {
+		if !w.Terminated {
+			j.pods[name{w.Namespace, w.Name}] = w
+		}
+	}
+	return j
+}
+
+// decides returns, for each pod, who judges its connections.
+func (q Question) decides() map[name]*judge {
+	by, own := map[name]*judge{}, map[name]bool{}
+	for i := range q.Views {
+		v := &q.Views[i]
+		j := v.judge()
+		for pod, w := range j.pods {
+			if is := v.Node != "" && w.Node == v.Node; by[pod] == nil || is && !own[pod] {
+				by[pod], own[pod] = j, is
+			}
+		}
+	}
+	return by
 }
 
 // Compare reads records and asks the policies before and after about each.
 func (q Question) Compare(in io.Reader) (*Comparison, error) {
 	c := &Comparison{NotJudged: map[string]uint64{}}
-	byName := map[name]workload.Workload{}
-	for _, w := range q.Pods {
-		if !w.Terminated {
-			byName[name{w.Namespace, w.Name}] = w
-		}
-	}
-	was, is := policy.NewSet(), policy.NewSet()
-	was.Replace(q.Before)
-	is.Replace(q.After)
+	by := q.decides()
 	skip := func(why string, n uint64) { c.NotJudged[why] += n }
 	err := read(in, func(r *record) {
-		w, there := byName[r.pod]
+		j := by[r.pod]
 		switch {
 		case q.Namespace != "" && r.pod.namespace != q.Namespace:
-		case !there:
+		case j == nil:
 			skip(gone, 1)
-		case !w.Meshed:
+		case !j.pods[r.pod].Meshed:
 			skip(outside, 1)
 		case r.id.IsZero() && !r.plaintext:
 			skip(early, 1)
 		default:
-			request := policy.Request{Src: r.src, Peer: r.id, Dst: w, Addr: r.target.Addr().Unmap(), Port: r.target.Port()}
-			c.judged(r, w, was.AllowInbound(request), is.AllowInbound(request))
+			c.ask(j, r, skip)
 		}
 	}, skip)
 	for _, e := range []*Edges{&c.Refused, &c.Allowed, &c.Unchanged} {
 		e.sort()
 	}
 	return c, err
+}
+
+// ask asks the policies, and NetworkPolicies about what they let in.
+func (c *Comparison) ask(j *judge, r *record, skip func(why string, n uint64)) {
+	w := j.pods[r.pod]
+	request := policy.Request{Src: r.src, Peer: r.id, Dst: w, Addr: r.target.Addr().Unmap(), Port: r.target.Port()}
+	was, is := j.was.AllowInbound(request), j.is.AllowInbound(request)
+	if was == nil || is == nil {
+		no, known := j.askNetwork(r, &w)
+		if !known {
+			skip(stranger, 1)
+			return
+		}
+		if no != nil {
+			was, is = cmp.Or(was, error(no)), cmp.Or(is, error(no))
+		}
+	}
+	c.judged(r, w, was, is)
+}
+
+// askNetwork asks the NetworkPolicies of both ends, as far as they are enforced. known is
+// false if they refuse a source of which the pod is not known: they might know it.
+func (j *judge) askNetwork(r *record, w *workload.Workload) (no *policy.Denied, known bool) {
+	if j.network == nil || r.plaintext {
+		return nil, true
+	}
+	in := networkpolicy.Question{Direction: networkpolicy.Ingress, Self: w, Addr: r.src, Port: r.target.Port()}
+	if source, is := j.pods[r.source]; is && source.Meshed && source.ID == r.id {
+		in.Peer = &source
+		out := networkpolicy.Question{Direction: networkpolicy.Egress, Self: in.Peer, Peer: w, Addr: r.target.Addr().Unmap(), Port: r.target.Port()}
+		if no, mode := j.network.Ask(&out); no != nil && mode == networkpolicy.Enforce {
+			return no, true
+		}
+	}
+	no, mode := j.network.Ask(&in)
+	if no == nil || mode != networkpolicy.Enforce {
+		return nil, true
+	}
+	return no, in.Peer != nil
 }
 
 func (c *Comparison) judged(r *record, w workload.Workload, was, is error) {

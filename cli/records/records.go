@@ -30,6 +30,7 @@ type record struct {
 	id        spiffeid.ID // zero: none was proven
 	src       netip.Addr
 	from      string // the source's pod, for people
+	source    name   // the same
 
 	pod    name // the destination
 	target netip.AddrPort
@@ -73,6 +74,7 @@ const (
 	early         = "records of connections that ended before policies were asked: no identity was proven"
 	gone          = "records of pods that are not there any more"
 	outside       = "records of pods that are not in the mesh"
+	stranger      = "records whose source is a pod that is not there any more, where NetworkPolicies ask which it is"
 )
 
 const (
@@ -148,7 +150,7 @@ func (l *line) record() (r *record, err error) {
 	}
 	r.src = src.Addr().Unmap()
 	if l.SrcWorkload != "" {
-		r.from = l.SrcNamespace + "/" + l.SrcWorkload
+		r.from, r.source = l.SrcNamespace+"/"+l.SrcWorkload, name{l.SrcNamespace, l.SrcWorkload}
 	}
 	r.target, err = netip.ParseAddrPort(cmp.Or(l.HBONEAddr, l.DstAddr))
 	return r, err

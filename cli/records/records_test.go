@@ -49,7 +49,7 @@ func plaintext(src, result string) string {
 
 func compared(t *testing.T, in io.Reader, before, after policy.Objects) *Comparison {
 	t.Helper()
-	c, err := Question{Pods: pods, Before: before, After: after}.Compare(in)
+	c, err := Question{Views: []View{{Pods: pods, Before: before, After: after}}}.Compare(in)
 	if err != nil {
 		t.Fatal(err)
 	}

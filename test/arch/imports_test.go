@@ -101,7 +101,7 @@ const imports = `
 	ztunnel/source, ztunnel/source/file < cli/lint < cli;
 	# What policies would say, and what they said.
 	identity, ztunnel/policy < cli/explain, cli/records < cli;
-	ztunnel/networkpolicy < cli/explain < cli;
+	ztunnel/networkpolicy < cli/explain, cli/records < cli;
 	identity, identity/deny, identity/join, identity/ledger, identity/process, ztunnel/policy, cli/kubeapi, cli/fleet, cli/custody, cli/check < cli < cmd/culvert;
 
 	identity, identity/*, cni, cni/*, ztunnel, ztunnel/*, cli, test/env < test/lab, test/lab/*;
