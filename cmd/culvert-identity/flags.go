@@ -41,6 +41,8 @@ type config struct {
 	deny         string                    // file of the deny set; this, denyConfigMap, or nothing is denied
 
 	denyConfigMap string // namespace/name, with kubeconfig
+	crl           string // file of revocation lists; this, crlConfigMap, or nothing is revoked
+	crlConfigMap  string // namespace/name, with kubeconfig
 
 	ledger     string        // directory; without, none is kept
 	ledgerAge  time.Duration // 2160h
@@ -111,6 +113,8 @@ func define(flags *flag.FlagSet, cfg *config) {
 	program.Var(flags, &cfg.ledger, "ledger", "", "`directory` of the ledger: a line for each certificate and each refusal of a caller that proved who it is, in a chain that shows what was changed; replicas of other hosts may share it (default: none is kept)", program.Path)
 	program.Var(flags, &cfg.ledgerAge, "ledger-age", "2160h", "`time` after which files of the ledger are removed, 1h to 87600h", program.Duration(time.Hour, 87600*time.Hour))
 	program.Var(flags, &cfg.ledgerSize, "ledger-size", "1Gi", "`bytes` that the ledger may take, 1Mi to 1Ti: beyond, its oldest files are removed", program.Size(ledger.MinBytes, 1<<40))
+	program.Var(flags, &cfg.crl, "crl", "", "`file` of certificate revocation lists in PEM by issuers and roots of this CA, whose serial numbers are denied as by -deny, watched (default nothing)", program.Path)
+	program.Var(flags, &cfg.crlConfigMap, "crl-configmap", "", "`namespace/name` of a ConfigMap whose ca-crl.pem stands for -crl, as Istio's istio-ca-crl; needs -kubeconfig", program.Namespaced)
 	program.Var(flags, &cfg.oidcIssuer, "oidc-issuer", "", "`URL` of the issuer of nodes' tokens, whose published keys are taken instead of those of -jwks", oidcIssuer)
 	program.Var(flags, &cfg.oidcCA, "oidc-ca", "", "`file` of the roots in PEM that vouch for the server of -oidc-issuer (default those of the system)", program.Path)
 	program.Var(flags, &cfg.issuer, "issuer", "", "`issuer` (iss) that a node's token must name (default "+server.KubernetesIssuer+" with -jwks, else any that the API server takes)", program.Word)
@@ -166,6 +170,8 @@ func (c *config) validate() error {
 	require(c.joinSecret == "" || c.joinTokens == "", "join tokens are in a directory (-join-tokens) or in a Secret (-join-secret), not in both")
 	require(c.denyConfigMap == "" || c.kubeconfig != "", "-kubeconfig is required with -deny-configmap")
 	require(c.denyConfigMap == "" || c.deny == "", "the deny set is a file (-deny) or in a ConfigMap (-deny-configmap), not both")
+	require(c.crlConfigMap == "" || c.kubeconfig != "", "-kubeconfig is required with -crl-configmap")
+	require(c.crlConfigMap == "" || c.crl == "", "revocation lists are in a file (-crl) or in a ConfigMap (-crl-configmap), not both")
 	require(c.workloads == "" || c.jwks != "" || c.oidcIssuer != "", "-jwks or -oidc-issuer is required with -workloads")
 	require(c.oidcIssuer == "" || c.jwks == "", "keys come from a file (-jwks) or from their issuer (-oidc-issuer), not from both")
 	require(c.oidcIssuer == "" || c.issuer == "", "-oidc-issuer says who the issuer is: -issuer is for -jwks and the API server")

@@ -44,6 +44,8 @@ var wrong = map[string][][2]string{
 	"join-secret":          {{"culvert-join", "want namespace/name"}, {"a/b", "-kubeconfig is required with -join-secret"}},
 	"deny":                 {{"a\x00b", "NUL"}},
 	"deny-configmap":       {{"culvert-deny", "want namespace/name"}, {"a/b", "-kubeconfig is required with -deny-configmap"}},
+	"crl":                  {{"a\x00b", "NUL"}},
+	"crl-configmap":        {{"istio-ca-crl", "want namespace/name"}, {"a/b", "-kubeconfig is required with -crl-configmap"}},
 	"listen":               {{"15012", "did you mean :15012?"}, {"localhost", "as :15020"}, {"127.0.0.1:15014", "-listen 127.0.0.1:15014 and -metrics-address :15014 cannot both"}, {":0", "not a port"}, {":70000", "not a port"}, {"https://:15012", "did you mean :15012?"}, {"a b:1", "neither an address"}},
 	"metrics-address":      {{"15014", "did you mean :15014?"}, {":15012", "-listen :15012 and"}, {":0", "not a port"}, {":70000", "not a port"}, {"fd77::1", "has no port"}},
 	"admin-address": {{":15013", "want a loopback address"}, {"0.0.0.0:15013", "want a loopback address"}, {"localhost:15013", "want a loopback address"}, {"15013", "did you mean 127.0.0.1:15013?"},

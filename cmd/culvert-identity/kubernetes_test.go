@@ -268,13 +268,14 @@ func TestADenySetThatWasDeletedIsNotEmptyAtTheNextStart(t *testing.T) {
 	run := func(what string, is func(set *deny.Set) bool) {
 		t.Helper()
 		cfg := &config{log: slog.New(slog.DiscardHandler), kubeconfig: kubeconfig, denyConfigMap: "culvert-system/culvert-deny", configMap: "culvert-system/culvert-root"}
-		set, follow, err := cfg.denySet()
+		denied, err := cfg.denials(nil)
 		if err != nil {
 			t.Fatal(err)
 		}
+		set := denied.set
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
-		go func() { done <- follow(ctx) }()
+		go func() { done <- denied.run(ctx) }()
 		defer func() { cancel(); <-done }()
 		again := time.NewTicker(50 * time.Millisecond)
 		defer again.Stop()

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -28,7 +29,8 @@ func run(ctx context.Context, cfg config) error {
 	workloads, sourceErr := cfg.source(placement, known, names)
 	attestor, attestErr := cfg.attestor(placement)
 	joins, joinErr := cfg.joins()
-	denied, follow, denyErr := cfg.denySet()
+	var signer *authority
+	denied, denyErr := cfg.denials(func() []*x509.Certificate { return issuedBy(signer.ca) })
 	if err := errors.Join(isDirectory("dir", cfg.dir, false), sourceErr, attestErr, joinErr, denyErr); err != nil {
 		return err
 	}
@@ -57,7 +59,7 @@ func run(ctx context.Context, cfg config) error {
 		Renewal:      signer.keeper.Renewal,
 		Events:       signer.events,
 		ClockSkew:    cfg.clockSkew,
-		Denied:       denied,
+		Denied:       denied.set,
 		Ledger:       decisions,
 		Log:          cfg.log,
 	}
@@ -97,7 +99,7 @@ func run(ctx context.Context, cfg config) error {
 	cfg.log.Info("certificate authority started", logTrustDomain, cfg.trustDomain.String(), logAddress, nodes.Addr().String())
 
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return follow(ctx) })
+	group.Go(func() error { return denied.run(ctx) })
 	group.Go(func() error {
 		registry := workload.NewRegistry(nil) // of before: a Namespace that vanished takes no pod out of the mesh
 		return workloads.Run(ctx, func(s source.Snapshot) {

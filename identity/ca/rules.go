@@ -113,7 +113,7 @@ var rules = map[string]rule{
 	csrForCert: {Error, "nobody has signed it",
 		"have it signed: openssl x509 -req -in FILE -CA ROOTS -CAkey ROOT_KEY -CAcreateserial -days 365 -extfile CONFIG -extensions v3_ca -out ISSUER"},
 	crlForCert: {Error, "it says what is revoked, and certifies nothing",
-		"put the certificate in its place; Culvert reads no CRL"},
+		"put the certificate in its place; a CRL is for -crl or -crl-configmap"},
 	otherForCert: {Error, "it is not read: what is in it besides a certificate is unknown",
 		"openssl x509 -in FILE -out FILE.pem && mv FILE.pem FILE"},
 	certUnreadable: {Error, "no verifier written in Go reads it",

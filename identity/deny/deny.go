@@ -3,9 +3,10 @@
 // Package deny is the deny set: what gets no certificate any more, and whose
 // certificates nobody takes, before they expire.
 //
-//	entry.go  what can be denied, and how that is written in YAML
-//	deny.go   the set in force
-//	file.go   follows a file
+//	entry.go    what can be denied, and how that is written in YAML
+//	deny.go     the set in force
+//	file.go     follows a file
+//	subject.go  what of certificates can be denied
 //
 // The set is one YAML list, a file or the key deny.yaml of a ConfigMap:
 //
@@ -25,16 +26,6 @@ import (
 	"sync"
 	"time"
 )
-
-// Subject is what asks for a certificate. What is empty is not known, and matches
-// nothing.
-type Subject struct {
-	ID     string // SPIFFE ID
-	Node   string
-	SPKI   string // SHA-256 of its SubjectPublicKeyInfo, in lower-case hexadecimal digits
-	Issuer string // subject key identifier of what would sign, likewise
-	Serial string // of the certificate by which it asks, likewise, without leading zeros
-}
 
 // Set is the one in force. It is safe for concurrent use.
 type Set struct {
@@ -60,20 +51,32 @@ func NewSet() *Set { return &Set{changed: make(chan struct{})} }
 // Parse returned are good. version is the source's own number for them, so that all who
 // follow one source count alike; 0: it has none. The generation never decreases.
 func (s *Set) Replace(version uint64, entries []Entry) (added, removed []Entry) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.trouble = ""
+	if s.known && version <= s.generation && len(missing(entries, s.entries))+len(missing(s.entries, entries)) == 0 {
+		return nil, nil
+	}
+	return s.put(max(s.generation+1, version), entries)
+}
+
+// Copy puts another program's set in force as that numbers it, and says what came and
+// what went. For Entries that New returned or Parse.
+func (s *Set) Copy(generation uint64, entries []Entry) (added, removed []Entry) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.trouble = ""
+	return s.put(generation, entries)
+}
+
+// put needs mu held.
+func (s *Set) put(generation uint64, entries []Entry) (added, removed []Entry) {
 	by := make(map[key][]Entry, len(entries))
 	for _, e := range entries {
 		by[e.key()] = append(by[e.key()], e)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	added, removed = missing(entries, s.entries), missing(s.entries, entries)
-	s.trouble = ""
-	same := s.known && len(added)+len(removed) == 0
-	if same && version <= s.generation {
-		return nil, nil
-	}
-	s.generation = max(s.generation+1, version)
-	s.known, s.entries, s.by = true, entries, by
+	s.generation, s.known, s.entries, s.by = generation, true, entries, by
 	close(s.changed)
 	s.changed = make(chan struct{})
 	return added, removed
@@ -99,6 +102,13 @@ func (s *Set) Entries() (generation uint64, entries []Entry, changed <-chan stru
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.generation, s.entries, s.changed
+}
+
+// Empty reports whether nothing is in force, entries that have ended aside.
+func (s *Set) Empty() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.entries) == 0
 }
 
 // Unknown is why nothing is known yet, nil if it is.

@@ -48,6 +48,27 @@ type Entry struct {
 	Reason string    // a sentence for people, of at most MaxReason bytes; none
 }
 
+// New returns an entry whose value is as Subject has it, whatever form it is given in: hexadecimal
+// digits in either case, with colons or without. An error names what is wrong with it.
+func New(kind Kind, value string, until time.Time, reason string) (Entry, error) {
+	w := written{Reason: reason}
+	field, known := w.fields()[kind]
+	if !known {
+		return Entry{}, fmt.Errorf("%q is nothing that can be denied", kind)
+	}
+	if *field = value; value == "" {
+		return Entry{}, fmt.Errorf("%s: empty", kind)
+	}
+	e, err := w.entry()
+	if !until.IsZero() {
+		e.Until = until.UTC()
+	}
+	return e, err
+}
+
+// Is reports whether both deny the same, for whatever time and reason.
+func (e Entry) Is(other Entry) bool { return e.key() == other.key() }
+
 // InForce reports whether the entry has not ended.
 func (e Entry) InForce(now time.Time) bool { return e.Until.IsZero() || now.Before(e.Until) }
 

@@ -31,6 +31,12 @@ func (s *Set) Take(text []byte, version uint64, from string, log *slog.Logger) e
 	if err != nil {
 		return s.Keep(fmt.Errorf("%s: %w", from, err), log)
 	}
+	s.replace(entries, version, from, log)
+	return nil
+}
+
+// replace is Replace, logged.
+func (s *Set) replace(entries []Entry, version uint64, from string, log *slog.Logger) {
 	added, removed := s.Replace(version, entries)
 	for _, e := range added {
 		log.Warn("denied", logEntry, e.String(), logSource, from)
@@ -38,7 +44,6 @@ func (s *Set) Take(text []byte, version uint64, from string, log *slog.Logger) e
 	for _, e := range removed {
 		log.Warn("denied no more", logEntry, e.String(), logSource, from)
 	}
-	return nil
 }
 
 // Keep says why there is no other set than the one in force, if that is new. It returns
@@ -62,24 +67,29 @@ func (s *Set) ReadFile(path string, log *slog.Logger) error {
 // FollowFile takes the set of a file whenever that has changed, until ctx ends. A file
 // that is gone, or wrong, changes nothing.
 func (s *Set) FollowFile(ctx context.Context, path string, log *slog.Logger) error {
+	return s.follow(ctx, path, log, func(text []byte) error { return s.Take(text, modified(path), path, log) })
+}
+
+// follow takes a file at once and whenever it may have changed.
+func (s *Set) follow(ctx context.Context, path string, log *slog.Logger, take func(text []byte) error) error {
 	events, end := watch(path, log)
 	defer end()
 	poll := time.NewTicker(lookEvery)
 	defer poll.Stop()
 	for {
+		s.look(ctx, path, log, take)
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-events:
 		case <-poll.C:
 		}
-		s.look(ctx, path, log)
 	}
 }
 
 // look takes the file if it was the same twice. If not, there will be another event, or
 // a poll.
-func (s *Set) look(ctx context.Context, path string, log *slog.Logger) {
+func (s *Set) look(ctx context.Context, path string, log *slog.Logger, take func(text []byte) error) {
 	before, err := regular.ReadFile(path, MaxText)
 	if err != nil {
 		_ = s.Keep(err, log) // it is said
@@ -91,7 +101,7 @@ func (s *Set) look(ctx context.Context, path string, log *slog.Logger) {
 	case <-time.After(settle):
 	}
 	if text, err := regular.ReadFile(path, MaxText); err == nil && bytes.Equal(text, before) {
-		_ = s.Take(text, modified(path), path, log) // likewise
+		_ = take(text) // likewise
 	}
 }
 
