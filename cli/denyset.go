@@ -121,7 +121,10 @@ func (f *denyFile) never(context.Context) error {
 }
 
 func (f *denyFile) replace(_ context.Context, next []byte) error {
-	return custody.ReplaceFile(f.path, f.text, next)
+	if err := custody.ReplaceFile(f.path, f.text, next); !errors.Is(err, custody.ErrChanged) {
+		return err
+	}
+	return fmt.Errorf("%s: %w", f.path, errDenyChanged)
 }
 
 func (f *denyFile) written() string {

@@ -65,11 +65,20 @@ func (s *sources) secret(ctx context.Context, cluster *fleet.Cluster) string {
 // argument is the name of an object of the namespace that a replica of the CA has as a flag,
 // or, if none has it, the given one.
 func (s *sources) argument(ctx context.Context, cluster *fleet.Cluster, flag, otherwise string) string {
+	return s.flagOf(ctx, cluster, flag+"="+s.namespace+"/", otherwise)
+}
+
+// value is what a replica of the CA has as a flag, or, if none has it, the given one.
+func (s *sources) value(ctx context.Context, cluster *fleet.Cluster, flag, otherwise string) string {
+	return s.flagOf(ctx, cluster, flag+"=", otherwise)
+}
+
+func (s *sources) flagOf(ctx context.Context, cluster *fleet.Cluster, prefix, otherwise string) string {
 	pods, _ := cluster.API.Pods(ctx, s.namespace, "app.kubernetes.io/name=culvert-identity") // who may not list them gives the flag
 	for _, pod := range pods {
 		for _, container := range pod.Spec.Containers {
 			for _, arg := range container.Args {
-				if name, ok := strings.CutPrefix(arg, flag+"="+s.namespace+"/"); ok {
+				if name, ok := strings.CutPrefix(arg, prefix); ok {
 					return name
 				}
 			}

@@ -14,6 +14,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/culvert-mesh/culvert/identity/ca"
 )
 
@@ -167,18 +169,31 @@ func stage(own string, content []byte, mode os.FileMode) (path string, err error
 }
 
 // ReplaceFile puts what is complete on disk in the place of a file that everybody may
-// read, and keeps its mode and owner. It does so only if the file holds what was read.
+// read, and keeps its mode and owner. It does so only if the file holds what was read, and
+// one process at a time: ErrChanged for all others.
 func ReplaceFile(path string, read, next []byte) error {
 	staged, err := stage(path, next, 0o644)
 	if err != nil {
 		return err
 	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err == nil {
+		defer dir.Close() // which unlocks it
+		err = unix.Flock(int(dir.Fd()), unix.LOCK_EX)
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("lock the directory of %s: %v", path, err), os.Remove(staged))
+	}
 	now, err := ReadFile(path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) || !bytes.Equal(now, read) {
-		return errors.Join(fmt.Errorf("%s was changed by another hand meanwhile", path), os.Remove(staged))
+		return errors.Join(fmt.Errorf("%s: %w", path, ErrChanged), os.Remove(staged))
 	}
 	return os.Rename(staged, path)
 }
+
+// ErrChanged is wrapped when a file is not replaced because it does not hold any more what
+// was read.
+var ErrChanged = errors.New("it was changed by another hand meanwhile")
 
 // WriteNew writes a file that only its owner may read, and refuses to write over one.
 func WriteNew(path string, content []byte) error {
