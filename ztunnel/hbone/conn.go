@@ -133,7 +133,7 @@ func newConn(client bool, w wire, proof proof, h *hooks) *conn {
 	c.writer.pace = startPace(&c.rtt)
 	c.room.peerStreams = h2.WindowLimit
 	c.receiving.window, c.receiving.limit = h2.DefaultWindow, tunnelWindow
-	c.grounds.own = proof.again
+	c.grounds.own, c.grounds.denied = proof.again, proof.denied
 	c.clock.deadline = proof.until
 	c.quiet.Store(true)
 	c.ended.Add(1)

@@ -122,7 +122,7 @@ func (p *Pool) forget(key Key, t *tunnels) {
 func (p *Pool) tunnel(key Key) (*conn, error) {
 	cred, err := p.cfg.Credential(p.ctx, key)
 	if err != nil {
-		return nil, fmt.Errorf("%w: credential for %v: %w", ErrIdentity, key.Dst, err)
+		return nil, fmt.Errorf("%w: credential for %v: %w", causeOf(err, ErrIdentity), key.Dst, err)
 	}
 	ctx, cancel := context.WithTimeout(p.ctx, p.cfg.DialTimeout)
 	socket, err := p.connect(ctx, key)

@@ -21,7 +21,7 @@ const (
 	ErrTLS      Cause = "tls"      // the peer could not prove to be whom we expect, or refused us
 	ErrIdentity Cause = "identity" // no certificate of our own to prove who we are
 	ErrExpired  Cause = "expired"  // the certificates that authenticated the tunnel ran out
-	ErrDenied   Cause = "denied"   // the peer's policy (status 401), or Retire(Denied)
+	ErrDenied   Cause = "denied"   // the peer's policy (status 401), Retire(Denied), or a Credential's denial
 	ErrLimit    Cause = "limit"    // more than this process or the peer is willing to hold
 	ErrReset    Cause = "reset"    // one of the two apps, the peer or the network broke it off, or the last bytes may not have arrived, at the peer or at our app
 	ErrDrained  Cause = "drained"  // this end is shutting down

@@ -88,7 +88,7 @@ func (l *Listener) shake(ctx context.Context, socket net.Conn, v *visitor) (*con
 	l.mu.Unlock()
 	cred, err := l.cfg.Credential(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrIdentity, err)
+		return nil, fmt.Errorf("%w: %w", causeOf(err, ErrIdentity), err)
 	}
 	w, proof, err := v.secure(ctx, socket, false, l.cfg.Records, cred)
 	if err != nil {

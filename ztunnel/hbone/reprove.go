@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"net/netip"
 	"slices"
 	"time"
 	"unique"
@@ -19,9 +20,13 @@ import (
 //
 // One younger tunnel is not enough: roots may change from A to A and B, and back to A.
 // Then the youngest tunnel rests on B, and the one before it on A.
+//
+// A denial of the own certificates counts whatever younger tunnels prove: who is denied by
+// a key or a serial number may be whoever made the older tunnel, and not the younger.
 type grounds struct {
 	own     asked
-	younger []*ground // oldest first
+	denied  func() error // why the tunnel may not go on; nil: nobody denies it
+	younger []*ground    // oldest first
 }
 
 type ground struct{ until asked }
@@ -71,6 +76,18 @@ func asksAgain(cred Credential, state tls.ConnectionState) asked {
 	}
 }
 
+// deniedAgain keeps of a handshake what it takes to ask again whether an end is denied.
+func deniedAgain(cred Credential, state tls.ConnectionState, remote netip.AddrPort) func() error {
+	denied, chain := cred.Denied, chainOf(state)
+	return func() error {
+		certs, err := chain.parse()
+		if err != nil {
+			return err
+		}
+		return denied(tls.ConnectionState{PeerCertificates: certs}, remote)
+	}
+}
+
 // longAgo ends a tunnel at once: the zero time would say "never".
 var longAgo = time.Unix(1, 0)
 
@@ -97,9 +114,9 @@ func (c chain) parse() ([]*x509.Certificate, error) {
 	return certs, nil
 }
 
-// Reprove asks all tunnels whether their certificates still hold, for instance because
-// the roots have changed. One that does not hold ends with ErrDenied; the others are
-// left as they are, but for the time at which they end.
+// Reprove asks all tunnels whether their certificates still hold and nobody denies an
+// end, for instance because the roots or the deny set have changed. One that does not hold
+// ends with ErrDenied; the others are left as they are, but for the time at which they end.
 func (p *Pool) Reprove() {
 	p.mu.Lock()
 	p.provings++
@@ -121,11 +138,17 @@ func (l *Listener) Reprove() {
 
 var errUnproven = fmt.Errorf("%w: no root that is trusted vouches for the certificates of the tunnel any more", ErrDenied)
 
-// reprove ends a tunnel whose certificates do not hold any more.
+// reprove ends a tunnel that is denied, or whose certificates do not hold any more.
 func (c *conn) reprove() {
 	c.mu.Lock()
-	own, younger := c.grounds.own, c.grounds.younger
+	own, denied, younger := c.grounds.own, c.grounds.denied, c.grounds.younger
 	c.mu.Unlock()
+	if denied != nil {
+		if err := denied(); err != nil { // not under mu either
+			c.abort(fmt.Errorf("%w: %w", ErrDenied, err))
+			return
+		}
+	}
 	if own == nil {
 		return
 	}

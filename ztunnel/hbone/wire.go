@@ -34,6 +34,25 @@ type Credential struct {
 	// Without is Until if one root less were trusted, which is named by the SHA-256 of its
 	// key. Nil: it is not known.
 	Without func(state tls.ConnectionState, root [sha256.Size]byte) time.Time
+	// Denied says why a connection may not be, or not go on, although its certificates
+	// hold: somebody denied one of its ends. It is asked after the handshake and by Reprove,
+	// for remote, the peer's address, and needs what Until needs. Nil: nobody is denied.
+	Denied func(state tls.ConnectionState, remote netip.AddrPort) error
+}
+
+// denial is an error of a Credential, or of its Config's VerifyConnection, which says that
+// one end of the tunnel is denied.
+type denial interface {
+	error
+	Denied() bool
+}
+
+// causeOf is ErrDenied if somebody was denied, else the cause that is usual there.
+func causeOf(err error, usual Cause) Cause {
+	if d, ok := errors.AsType[denial](err); ok && d.Denied() {
+		return ErrDenied
+	}
+	return usual
 }
 
 // Records says who makes the TLS records of a tunnel.
@@ -71,7 +90,8 @@ type proof struct {
 	peer          spiffeid.ID
 	local, remote netip.AddrPort
 	until         time.Time
-	again         asked // until, as it is when it is called; nil: never
+	again         asked        // until, as it is when it is called; nil: never
+	denied        func() error // why it may not go on; nil: nobody denies it
 	rtt           roundTrip
 	cipher        uint16
 	group         tls.CurveID
@@ -91,7 +111,7 @@ func secure(ctx context.Context, socket net.Conn, client bool, records Records, 
 			return w, p, nil
 		}
 	}
-	return nil, proof{}, fmt.Errorf("%w: handshake with %v: %w", ErrTLS, socket.RemoteAddr(), err)
+	return nil, proof{}, fmt.Errorf("%w: handshake with %v: %w", causeOf(err, ErrTLS), socket.RemoteAddr(), err)
 }
 
 // own leaves a tunnel to crypto/tls whose cipher is ChaCha20-Poly1305. That is
@@ -138,6 +158,12 @@ func prove(state tls.ConnectionState, socket net.Conn, cred Credential) (proof, 
 	}
 	p := proof{peer: peer, rtt: tune(socket), cipher: state.CipherSuite, group: state.CurveID, serial: state.PeerCertificates[0].SerialNumber.Text(16)}
 	p.local, p.remote = addresses(socket)
+	if cred.Denied != nil {
+		if err := cred.Denied(state, p.remote); err != nil {
+			return proof{}, err
+		}
+		p.denied = deniedAgain(cred, state, p.remote)
+	}
 	if cred.Until != nil {
 		p.until = cred.Until(state)
 		p.again = asksAgain(cred, state)
