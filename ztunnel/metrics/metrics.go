@@ -37,6 +37,7 @@ type Metrics struct {
 	pods     pods
 
 	networkPolicies networkPolicies
+	notAtSource     *prometheus.CounterVec
 }
 
 // New builds the counters, all zero.
@@ -46,6 +47,7 @@ func New(cfg Config) *Metrics {
 	m.events.init(m.registry)
 	m.pods.init(m.registry)
 	m.networkPolicies.init(m.registry)
+	m.notAtSource = newNotAtSource(m.registry)
 
 	build := prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "istio_build",

@@ -17,8 +17,8 @@ import (
 
 // Inbound carries what arrives for a pod in tunnels. The tunnel has proven who
 // the peer is; each stream is asked, in order: is it meant for an app, do we
-// know the pod, may the peer talk to it, and does the app answer. Only then is
-// it accepted.
+// know the pod, may the peer talk to it, does the peer come from where its
+// identity runs, and does the app answer. Only then is it accepted.
 type Inbound struct{ *Pod }
 
 // Serve carries the streams that ln, which somebody else runs, accepts until
@@ -81,6 +81,11 @@ func (p *Pod) admitted(c *connection, peer spiffeid.ID, target netip.AddrPort, h
 	c.arrives(self, peer, target)
 	if err := p.admitTo(self, c, peer, target); err != nil {
 		return nil, http.StatusUnauthorized, err
+	}
+	if c.path == pathTunnel { // the kernel knows the pods of this node
+		if err := p.admitOrigin(c, peer); err != nil {
+			return nil, http.StatusUnauthorized, err
+		}
 	}
 	if err := p.admitNetwork(c); err != nil {
 		if wordOf(err) == Limit {

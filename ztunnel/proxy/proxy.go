@@ -43,8 +43,10 @@ type Pod struct {
 	Policy   *policy.Set        // required
 	// NetworkPolicies are asked about connections inside the mesh. default nil: there are none
 	NetworkPolicies *networkpolicy.Set
-	Peers           *Peers      // required; one for all pods of the process
-	Tunnels         *hbone.Pool // the pod's own: its netns, address and identity; required
+	// Origins says whether identities in tunnels are compared with addresses. default: warn
+	Origins Origins
+	Peers   *Peers      // required; one for all pods of the process
+	Tunnels *hbone.Pool // the pod's own: its netns, address and identity; required
 	// Local finds the Neighbour of a destination that is verified to be on this
 	// node, nil for others. default nil: all are reached by tunnels
 	Local func(*workload.Destination) *Neighbour

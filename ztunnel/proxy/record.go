@@ -39,6 +39,7 @@ const (
 	fieldPolicy       = "policy"
 	fieldPolicyDryRun = "policy_dry_run"
 	fieldNetworkWarn  = "network_policy_warn"
+	fieldSourceWarn   = "source_warn"
 	fieldError        = "error"
 	fieldOmitted      = "omitted" // failures alike that have no record
 )
@@ -101,6 +102,7 @@ type record struct {
 	guarded   bool              // a tunnel proves both ends, and does not carry
 	dryRun    string            // what policies that are not enforced would have done
 
+	sourceWarn  string // why it would be refused if identities had to be at their source
 	networkWarn string // by which NetworkPolicies it would be refused if they were enforced
 }
 
@@ -180,6 +182,9 @@ func (r *record) end(attrs []slog.Attr, e *outcome) []slog.Attr {
 	}
 	if r.dryRun != "" {
 		attrs = append(attrs, slog.String(fieldPolicyDryRun, r.dryRun))
+	}
+	if r.sourceWarn != "" {
+		attrs = append(attrs, slog.String(fieldSourceWarn, r.sourceWarn))
 	}
 	if r.networkWarn != "" {
 		attrs = append(attrs, slog.String(fieldNetworkWarn, r.networkWarn))

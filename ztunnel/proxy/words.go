@@ -20,19 +20,20 @@ type Word string
 
 // The words, and what each tells a reader of the record.
 const (
-	OK            Word = "ok"              // both ends said all they had to say, and whoever we wrote it to acknowledged it
-	Denied        Word = "denied"          // a policy refused it, here or at the peer, or a Service its client
-	UnknownPeer   Word = "unknown_peer"    // inside the mesh CIDRs, and nobody known is there
-	NoOriginalDst Word = "no_original_dst" // nobody recorded where the app wanted to go
-	Dial          Word = "dial"            // the other side could not be reached
-	TLS           Word = "tls"             // the peer did not prove to be who it should be
-	Identity      Word = "identity"        // we have no certificate, or do not know the pod
-	Expired       Word = "expired"         // a certificate of the tunnel ran out
-	Limit         Word = "limit"           // out of file descriptors or streams
-	SelfCall      Word = "self_call"       // it was meant for ztunnel's own ports
-	PolicyChanged Word = "policy_changed"  // a policy allowed it, and does no more
-	Reset         Word = "reset"           // one end broke it off, or nobody acknowledged its last bytes
-	Drained       Word = "drained"         // ztunnel or the pod's membership ended
+	OK            Word = "ok"               // both ends said all they had to say, and whoever we wrote it to acknowledged it
+	Denied        Word = "denied"           // a policy refused it, here or at the peer, or a Service its client; or the deny set has one of its ends
+	UnknownPeer   Word = "unknown_peer"     // inside the mesh CIDRs, and nobody known is there
+	NoOriginalDst Word = "no_original_dst"  // nobody recorded where the app wanted to go
+	Dial          Word = "dial"             // the other side could not be reached
+	TLS           Word = "tls"              // the peer did not prove to be who it should be
+	Identity      Word = "identity"         // we have no certificate, or do not know the pod
+	Expired       Word = "expired"          // a certificate of the tunnel ran out
+	Limit         Word = "limit"            // out of file descriptors or streams
+	SelfCall      Word = "self_call"        // it was meant for ztunnel's own ports
+	NotAtSource   Word = "id_not_at_source" // its identity is proved, and comes from an address that the registry does not have for it
+	PolicyChanged Word = "policy_changed"   // a policy allowed it, and does no more
+	Reset         Word = "reset"            // one end broke it off, or nobody acknowledged its last bytes
+	Drained       Word = "drained"          // ztunnel or the pod's membership ended
 )
 
 // Words is the one table of how connections end: from each word of the access
@@ -49,6 +50,7 @@ var Words = map[Word]string{
 	Expired:       "IDENTITY_ERROR",
 	Limit:         "CONNECT",
 	SelfCall:      "DENY",
+	NotAtSource:   "DENY",
 	PolicyChanged: "DENY",
 	Reset:         "-",
 	Drained:       "-",

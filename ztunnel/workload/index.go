@@ -27,6 +27,7 @@ type index struct {
 	hostPorts map[netip.AddrPort]hostPort
 	nodePorts map[uint16]*nodePort
 	clients   map[stickyPort]*clients
+	runs      runs // the one thing that is made later
 }
 
 // virtual is one virtual address. A cluster IP is one service's, a load

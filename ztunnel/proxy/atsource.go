@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package proxy
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/culvert-mesh/culvert/ztunnel/workload"
+)
+
+// AtSource says what becomes of a connection in a tunnel whose peer proves an identity that
+// the registry does not have at the peer's address: its certificate may be stolen.
+type AtSource int
+
+// The modes.
+const (
+	AtSourceWarn    AtSource = iota // it goes on; the record and the metrics say it
+	AtSourceEnforce                 // it is refused; but it goes on while the source of workloads cannot be read
+	AtSourceOff                     // nobody asks
+)
+
+func (a AtSource) String() string { return [...]string{"warn", "enforce", "off"}[a] }
+
+// MarshalText is for /config_dump.
+func (a AtSource) MarshalText() ([]byte, error) { return []byte(a.String()), nil }
+
+// Origins is how peers' identities are compared with their addresses. The zero one warns.
+type Origins struct {
+	Mode   AtSource
+	Exempt []netip.Prefix // addresses from which any identity may come: gateways, and networks that translate addresses
+	// Current reports whether the source of workloads can be read. default nil: it can
+	Current func() bool
+}
+
+// admitOrigin asks whether the peer's identity comes from where the registry has it. A pod
+// that the registry does not know yet is waited for, if its connection would be refused.
+func (p *Pod) admitOrigin(c *connection, peer spiffeid.ID) error {
+	addr := c.src.addr.Addr().Unmap()
+	if p.Origins.Mode == AtSourceOff || slices.ContainsFunc(p.Origins.Exempt, func(cidr netip.Prefix) bool { return cidr.Contains(addr) }) {
+		return nil
+	}
+	mode := p.Origins.Mode
+	if mode == AtSourceEnforce && (p.Origins.Current != nil && !p.Origins.Current() || p.Registry.All().Stored) {
+		mode = AtSourceWarn
+	}
+	origin := p.Registry.OriginOf(peer, addr)
+	if origin != workload.Home && mode == AtSourceEnforce {
+		origin = p.awaitOrigin(c, peer, addr)
+	}
+	if origin == workload.Home {
+		return nil
+	}
+	why := fmt.Errorf("id-not-at-source: %v comes from %v, which %s", peer, addr, p.whoHas(origin, addr))
+	p.Metrics.NotAtSource(mode.String(), origin == workload.Foreign)
+	if mode == AtSourceEnforce {
+		return fail(NotAtSource, why)
+	}
+	c.sourceWarn = why.Error()
+	return nil
+}
+
+// awaitOrigin asks again with each snapshot, for a while.
+func (p *Pod) awaitOrigin(c *connection, peer spiffeid.ID, addr netip.Addr) workload.Origin {
+	deadline := time.NewTimer(sourceWithin)
+	defer deadline.Stop()
+	for {
+		changed := p.Registry.Changed()
+		origin := p.Registry.OriginOf(peer, addr)
+		if origin == workload.Home {
+			return origin
+		}
+		select {
+		case <-changed:
+		case <-deadline.C:
+			return origin
+		case <-c.ctx.Done():
+			return origin
+		}
+	}
+}
+
+// whoHas says who is at an address, for people.
+func (p *Pod) whoHas(origin workload.Origin, addr netip.Addr) string {
+	if origin == workload.Unknown {
+		return "nobody known has"
+	}
+	if w, known := p.Registry.ByAddr(addr); known {
+		return fmt.Sprintf("pod %v has", w)
+	}
+	return "is of node " + p.Registry.NodeAt(addr) + ", where no pod of it runs"
+}
