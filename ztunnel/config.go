@@ -16,6 +16,7 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/culvert-mesh/culvert/identity"
+	"github.com/culvert-mesh/culvert/ztunnel/proxy"
 	"github.com/culvert-mesh/culvert/ztunnel/redirect"
 	"github.com/culvert-mesh/culvert/ztunnel/source"
 	"github.com/culvert-mesh/culvert/ztunnel/source/file"
@@ -49,7 +50,11 @@ type Config struct {
 	RootFile  string        // PEM of roots that vouch for peers while the CA has not said which do; default none
 	ClockSkew time.Duration // how far a clock of the mesh may be off, at most identity.MaxClockSkew; default 0
 
-	WorkloadAPISocket string // of the Workload API that pods are served; default none
+	WorkloadAPISocket string        // of the Workload API that pods are served; default none
+	MaxTrustAge       time.Duration // for how long the CA may say neither which roots count nor whom it denies until new tunnels are refused; default 0: for ever
+
+	AtSource       proxy.AtSource // what becomes of a tunnel's connection whose identity is not at its address; default warn
+	AtSourceExempt []netip.Prefix // addresses from which any identity may come; default none
 
 	SameNodeTunnel bool // carry connections between pods of this node in tunnels; default false: from socket to socket
 	StdTLSRecords  bool // leave TLS records to crypto/tls; default false: hbone/record, but in FIPS mode
@@ -74,6 +79,9 @@ type Config struct {
 	Level      *slog.LevelVar           // level that the admin socket may change; default none
 }
 
+// leastTrustAge lets the CA start again before nodes refuse new tunnels.
+const leastTrustAge = time.Minute
+
 // MarshalJSON is for /config_dump: durations are text there, since a number
 // would not say its unit.
 func (c Config) MarshalJSON() ([]byte, error) {
@@ -84,8 +92,8 @@ func (c Config) MarshalJSON() ([]byte, error) {
 	}
 	return json.Marshal(struct {
 		plain
-		TTL, ClockSkew, Drain string
-	}{plain(c), ttl, c.ClockSkew.String(), c.Drain.String()})
+		TTL, ClockSkew, Drain, MaxTrustAge string
+	}{plain(c), ttl, c.ClockSkew.String(), c.Drain.String(), c.MaxTrustAge.String()})
 }
 
 // withDefaults returns c with the defaults named in its comments.
@@ -149,6 +157,12 @@ func (c Config) Validate() error {
 	}
 	if c.ClockSkew < 0 || c.ClockSkew > identity.MaxClockSkew {
 		problems = append(problems, fmt.Errorf("clock skew %v: want 0 to %v (-clock-skew)", c.ClockSkew, identity.MaxClockSkew))
+	}
+	if c.MaxTrustAge != 0 && c.SPIREAgentSocket != "" {
+		problems = append(problems, errors.New("SPIRE does not say whom it denies: -max-trust-age is for a CA"))
+	}
+	if c.MaxTrustAge != 0 && c.MaxTrustAge < leastTrustAge {
+		problems = append(problems, fmt.Errorf("age of what the CA said %v: want 0s for any, or %v at least (-max-trust-age)", c.MaxTrustAge, leastTrustAge))
 	}
 	if c.Drain < 0 {
 		problems = append(problems, fmt.Errorf("drain time %v is negative (-drain)", c.Drain))
@@ -251,6 +265,11 @@ func (c Config) source(td spiffeid.TrustDomain, state string, onError func(error
 	return objects, nil
 }
 
+// origins is how identities are compared with addresses, by objects.
+func (c Config) origins(objects source.Source) proxy.Origins {
+	return proxy.Origins{Mode: c.AtSource, Exempt: c.AtSourceExempt, Current: func() bool { return objects.Stats().LastError == "" }}
+}
+
 // What ztunnel makes in the state directory.
 const (
 	enrollSocket  = "enroll.sock"
@@ -258,6 +277,7 @@ const (
 	snapshotFile  = "snapshot.json"
 	bundleFile    = "bundle"       // of the CA
 	spireFile     = "bundle-spire" // of SPIRE: the generations of one say nothing of the other's
+	denyFile      = "denied"
 	workloadsFile = "workloads"
 	sandboxesDir  = "sandboxes"
 )

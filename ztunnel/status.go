@@ -114,6 +114,7 @@ func (s *status) dumps() map[string]func() any {
 		"workloadState":   func() any { return s.pods.Dump() },
 		"ca":              func() any { return s.pods.Certs.Standing() },
 		"bundle":          func() any { return s.pods.Certs.Following() },
+		"denials":         func() any { return s.pods.Certs.Denying() },
 		"source":          func() any { return s.objects.Stats() },
 		"version":         func() any { return version() },
 		"config":          func() any { return s.cfg },
@@ -139,7 +140,11 @@ func (s *status) publish(counts *metrics.Metrics, datapath *redirect.Datapath, b
 	counts.Certificates(s.certificates)
 	counts.Bundle(func() metrics.Bundle {
 		f := s.pods.Certs.Following()
-		return metrics.Bundle{Generation: f.Generation, Roots: f.Roots, Connected: f.Connected}
+		return metrics.Bundle{Generation: f.Generation, Roots: f.Roots, Connected: f.Connected, Age: f.AgeSeconds}
+	})
+	counts.DenySet(func() metrics.DenySet {
+		d := s.pods.Certs.Denying()
+		return metrics.DenySet{Generation: d.Generation, Entries: d.Entries, Connected: d.Connected > 0, Age: d.AgeSeconds}
 	})
 	counts.CA(func() string { return string(s.pods.Certs.Standing().Reason) })
 	counts.Known(s.workloads)

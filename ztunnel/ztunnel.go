@@ -96,13 +96,14 @@ func Run(ctx context.Context, cfg Config) error {
 		OnRotate: func(id spiffeid.ID) { members.Retire(id) },
 		OnBundle: func() { members.Reprove() },
 		Tunnels:  func(key [sha256.Size]byte) int { return members.RestOn(key) },
+		DenyFile: filepath.Join(lock.Held(), denyFile), OnDeny: func() { members.Reprove() }, NodeAt: registry.NodeAt, MaxAge: cfg.MaxTrustAge,
 	})
 
 	// Whose connections?
 	members, err = pods.New(pods.Config{
 		Node: cfg.NodeName, Cluster: cfg.Cluster, Host: host.Cookie(), Dir: filepath.Join(lock.Held(), sandboxesDir), Drain: cfg.Drain,
 		SameNodeTunnel: cfg.SameNodeTunnel, StdTLSRecords: cfg.StdTLSRecords,
-		Datapath: datapath, Registry: registry, Policy: policies, NetworkPolicies: networkPolicies, Peers: peers, Budget: budget, Certs: store, Metrics: counts, Edges: talk, Events: happened, Log: cfg.Log,
+		Datapath: datapath, Registry: registry, Policy: policies, NetworkPolicies: networkPolicies, Origins: cfg.origins(objects), Peers: peers, Budget: budget, Certs: store, Metrics: counts, Edges: talk, Events: happened, Log: cfg.Log,
 	})
 	if err != nil {
 		return err

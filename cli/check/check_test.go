@@ -46,6 +46,7 @@ func node(name string) fleet.Node {
 	n := fleet.Node{Target: fleet.Target{Name: name}}
 	n.Dump.Config.TrustDomain, n.Dump.Config.TTL, n.Dump.Config.NodeName = "cluster.local", "1h0m0s", name
 	n.Dump.CA.Reason = "signs"
+	n.Dump.Denying = &fleet.Denying{Generation: 7, Connected: 2}
 	n.Dump.Certificates = []fleet.Held{held(issuer, web, 40*time.Minute)}
 	n.Dump.Pods = map[string]fleet.Pod{"u": {Identity: web}}
 	return n
@@ -55,7 +56,13 @@ func replica(name string) fleet.CA {
 	serving := issuer.Server(now.Add(-time.Hour), now.Add(23*time.Hour), "culvert-identity.culvert-system.svc")
 	ca := fleet.CA{Target: fleet.Target{Name: name, Ready: true}, Chain: []*x509.Certificate{serving.Cert, issuer.Cert}, State: &fleet.State{TrustDomain: "cluster.local"}}
 	ca.State.Bundle.SHA256, ca.State.Issuance.TTLSeconds = "set", 3600
+	ca.State.DenySet = denySet(7, "")
 	return ca
+}
+
+// denySet is what a replica says of its deny set.
+func denySet(generation uint64, problem string) *fleet.DenySet {
+	return &fleet.DenySet{Generation: generation, Problem: problem}
 }
 
 func pod(name, app, on string, volumes ...corev1.Volume) corev1.Pod {
@@ -232,6 +239,14 @@ func TestEachQuestionHasAMeshInWhichItFails(t *testing.T) {
 		{"bundle-current", Warning, "node node1 hears no news of the bundle since ", func(w *World) {
 			w.Nodes[0].Dump.Following = &fleet.Following{Problem: "the CA does not speak of it"}
 		}},
+		{"denials-current", Failed, "node node1 has not heard for 1m30s whom the CA denies: nobody answers", func(w *World) {
+			w.Nodes[0].Dump.Denying = &fleet.Denying{Generation: 7, AgeSeconds: 90, Problem: "nobody answers"}
+		}},
+		{"denials-current", Warning, "node node1 denies by generation 6, and ca-1 has 7", func(w *World) {
+			w.CAs[0].State.DenySet = denySet(7, "")
+			w.Nodes[0].Dump.Denying = &fleet.Denying{Generation: 6, Connected: 2}
+		}},
+		{"denials-current", Failed, "ca-1 does not go by what was written last: not a list", func(w *World) { w.CAs[0].State.DenySet = denySet(7, "not a list") }},
 		{"bundle-replicas", Failed, "ca-2 has differs", func(w *World) { w.CAs[1].State.Bundle.SHA256 = "differs" }},
 		{"nodes-answer", Failed, "node node2: connection refused", func(w *World) {
 			w.Nodes[1] = fleet.Node{Target: fleet.Target{Name: "node2"}, Problem: "connection refused"}

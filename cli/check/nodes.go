@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
@@ -66,7 +67,7 @@ var bundleRules = []rule{
 			}
 			for _, n := range w.answered() {
 				if f := n.Dump.Following; f != nil && f.Problem != "" && !f.Connected {
-					a.warn("node %s hears no news of the bundle since %s: %s", n.Name, stamp(f.Since), f.Problem)
+					a.warn("node %s hears no news of the bundle since %s: %s", n.Name, heardLast(w, f), f.Problem)
 				}
 				roots := trusted(n)
 				if roots == nil {
@@ -81,6 +82,8 @@ var bundleRules = []rule{
 			}
 			return a
 		})},
+	{"denials-current", CategoryBundle, "every node denies what the CA denies",
+		"A node hears of the deny set from the CA: see its ca condition, and denials of its /config_dump. culvert denied shows what is denied.", ofNodes(denialsCurrent)},
 	{"bundle-replicas", CategoryBundle, "all replicas of the CA have the same bundle",
 		"Replicas share one Secret: see culvert bundle show --where, and the log of the one that differs.", func(w *World) (a answer) {
 			var first *string
@@ -100,6 +103,52 @@ var bundleRules = []rule{
 			}
 			return a
 		}},
+}
+
+// heardLast is when a node's stream of the bundle was last open.
+func heardLast(w *World, f *fleet.Following) string {
+	if f.AgeSeconds == 0 { // an older ztunnel
+		return stamp(f.Since)
+	}
+	return stamp(w.Now.Add(-time.Duration(f.AgeSeconds * float64(time.Second))))
+}
+
+// denialsCurrent compares what each node goes by with the youngest set of all replicas.
+func denialsCurrent(w *World) (a answer) {
+	var latest uint64
+	var by string
+	for _, ca := range w.CAs {
+		if ca.State == nil || ca.State.DenySet == nil {
+			continue
+		}
+		set := ca.State.DenySet
+		if set.Problem != "" {
+			a.fail("%s does not go by what was written last: %s", ca.Name, set.Problem)
+		}
+		if set.Generation > latest {
+			latest, by = set.Generation, ca.Name
+		}
+	}
+	known := by != ""
+	for _, n := range w.answered() {
+		d := n.Dump.Denying
+		if d == nil || d.None {
+			continue
+		}
+		known = true
+		switch {
+		case d.Connected == 0:
+			a.fail("node %s has not heard for %v whom the CA denies%s", n.Name, (time.Duration(d.AgeSeconds) * time.Second), because(d.Problem))
+		case d.Generation < latest:
+			a.warn("node %s denies by generation %d, and %s has %d", n.Name, d.Generation, by, latest)
+		case d.Problem != "":
+			a.warn("node %s: %s", n.Name, d.Problem)
+		}
+	}
+	if !known {
+		return skipped("the CA has no deny set (-deny or -deny-configmap)")
+	}
+	return a
 }
 
 func missing(some, others []*x509.Certificate) []*x509.Certificate {

@@ -39,8 +39,9 @@ type State struct {
 		Where string `json:"where"`
 	} `json:"store"`
 	Bundle    Bundle        `json:"bundle"`
-	Rekey     *rekey.Status `json:"rekey"` // nil: an older CA
-	Nodes     []Visit       `json:"nodes"` // that asked lately
+	Rekey     *rekey.Status `json:"rekey"`   // nil: an older CA
+	DenySet   *DenySet      `json:"denySet"` // nil: there is none
+	Nodes     []Visit       `json:"nodes"`   // that asked lately
 	Readiness []struct {
 		Name    string `json:"name"`
 		Ready   bool   `json:"ready"`
@@ -50,6 +51,13 @@ type State struct {
 		TTLSeconds float64  `json:"ttlSeconds"` // of a leaf, unless a node asks for less
 		DNSNames   []string `json:"dnsNames"`
 	} `json:"issuance"`
+}
+
+// DenySet is whom a replica denies.
+type DenySet struct {
+	Generation uint64 `json:"generation"` // 0: it is not known yet
+	Entries    int    `json:"entries"`
+	Problem    string `json:"problem"` // why it is not what was written last
 }
 
 // Visit is what a node said last to one replica.

@@ -37,6 +37,7 @@ type Dump struct {
 	Pods         map[string]Pod      `json:"workloadState"` // by UID
 	Edges        []Edge              `json:"edges"`
 	Following    *Following          `json:"bundle"`          // nil: an older ztunnel
+	Denying      *Denying            `json:"denials"`         // nil: an older ztunnel, which denies nobody
 	Network      *Network            `json:"networkPolicies"` // nil: an older ztunnel, which does not judge them
 }
 
@@ -186,7 +187,18 @@ type Following struct {
 	Heard      int       `json:"heard"`      // of them, those that no bundle has named
 	Connected  bool      `json:"connected"`
 	Since      time.Time `json:"since"`
+	AgeSeconds float64   `json:"ageSeconds"` // for how long no stream was open
 	Problem    string    `json:"problem"`
+}
+
+// Denying is how a node knows whom the CA denies.
+type Denying struct {
+	Generation uint64  `json:"generation"` // that a stream of the CA said last; 0: none
+	Entries    int     `json:"entries"`
+	Connected  int     `json:"connected"`  // streams
+	AgeSeconds float64 `json:"ageSeconds"` // for how long none was open
+	None       bool    `json:"none"`       // the CA has no deny set
+	Problem    string  `json:"problem"`
 }
 
 // Bundle is a set of roots, as the CA numbers it.

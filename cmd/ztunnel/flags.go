@@ -12,6 +12,7 @@ import (
 	"github.com/culvert-mesh/culvert/cmd/program"
 	"github.com/culvert-mesh/culvert/identity"
 	"github.com/culvert-mesh/culvert/ztunnel"
+	"github.com/culvert-mesh/culvert/ztunnel/proxy"
 	"github.com/culvert-mesh/culvert/ztunnel/source"
 	"github.com/culvert-mesh/culvert/ztunnel/source/kube"
 )
@@ -55,6 +56,9 @@ func define(flags *flag.FlagSet, cfg *ztunnel.Config) {
 	program.Var(flags, &cfg.RootFile, "root-file", "", "PEM `file` of the mesh's roots, read again when it changes: they vouch for peers as long as the CA has not said which do (default none)", program.Path)
 	program.Var(flags, &cfg.ClockSkew, "clock-skew", "0s", "how far a clock of the mesh may be off, a `time` of 0s to 15m, the same for all nodes and the CA: a certificate is taken for that much longer", program.Duration(0, identity.MaxClockSkew))
 	program.Var(flags, &cfg.WorkloadAPISocket, "workload-api-socket", "", "`path` of a socket on which pods of the mesh get their own certificate and its key by SPIFFE's Workload API; its directory is for them to mount; needs Linux 6.5 (default none)", program.Path)
+	program.Var(flags, &cfg.MaxTrustAge, "max-trust-age", "0s", "how `long` the CA may say neither which roots count nor whom it denies until this node refuses new tunnels, 1m to 24h, or 0s: for ever; for a CA with a deny set (-deny or -deny-configmap of culvert-identity)", program.Duration(0, 24*time.Hour))
+	program.Var(flags, &cfg.AtSource, "id-at-source", "warn", "what becomes of a connection whose identity is proved, but comes from an address that the registry does not have for it, a `mode`: warn, enforce or off", atSource)
+	program.Var(flags, &cfg.AtSourceExempt, "id-at-source-exempt", "", "comma-separated `CIDRs` of peers that may show any identity: gateways, processes outside Kubernetes, networks that translate addresses (default none)", program.List(program.Prefix))
 	program.Var(flags, &cfg.StdTLSRecords, "tls-records", "", "`maker` of the tunnels' TLS records: own, many a syscall, or std, crypto/tls (default own, in FIPS mode std)", second("own", "std"))
 	program.Var(flags, &cfg.SameNodeTunnel, "same-node", "local", "`path` between two pods of this node: local, from socket to socket beside a tunnel, or tunnel, in it", second("local", "tunnel"))
 	places(flags, cfg)
@@ -95,6 +99,15 @@ func second(one, two string) func(string) (bool, error) {
 		word, err := program.OneOf(one, two)(s)
 		return word == two, err
 	}
+}
+
+func atSource(s string) (proxy.AtSource, error) {
+	for _, mode := range []proxy.AtSource{proxy.AtSourceWarn, proxy.AtSourceEnforce, proxy.AtSourceOff} {
+		if s == mode.String() {
+			return mode, nil
+		}
+	}
+	return 0, errors.New("want warn, enforce or off")
 }
 
 // complete takes from the environment what Kubernetes injects, and says what is

@@ -224,6 +224,22 @@ func TestTheCAMayWriteTheTrustBundleThatItIsTold(t *testing.T) {
 	}
 }
 
+func TestTheCAReadsRevocationListsIfItIsToldWhere(t *testing.T) {
+	rendered, err := template(t, "--set=identity.crlConfigMap=istio-ca-crl")
+	if err != nil || !strings.Contains(rendered, "- -crl-configmap=culvert-system/istio-ca-crl\n") || !strings.Contains(rendered, "resourceNames: [culvert-deny, istio-ca-crl]") {
+		t.Errorf("%v\n%s", err, rendered)
+	}
+}
+
+func TestNodesAreToldHowMuchToDoubt(t *testing.T) {
+	rendered, err := template(t, "--set=ztunnel.idAtSource=enforce", "--set=ztunnel.idAtSourceExempt={10.9.0.0/16,fd9::/64}", "--set=ztunnel.maxTrustAge=1h")
+	for _, want := range []string{"- -id-at-source=enforce\n", "- -id-at-source-exempt=10.9.0.0/16,fd9::/64\n", "- -max-trust-age=1h\n"} {
+		if err != nil || !strings.Contains(rendered, want) {
+			t.Errorf("no %q: %v\n%s", want, err, rendered)
+		}
+	}
+}
+
 // A004-17.
 func TestTheCAReadsServicesOnlyToNameThem(t *testing.T) {
 	const right = "    resources: [services]\n    verbs: [get, list, watch]\n"
@@ -393,6 +409,10 @@ func TestAWrongValueIsRefusedByItsPath(t *testing.T) {
 		"ztunnel.excludePorts={65536}":       "/ztunnel/excludePorts/0",
 		"ztunnel.standInCIDRs={1.0.0.0/8,a}": "/ztunnel/standInCIDRs/1",
 		"ztunnel.untaint=yes":                "/ztunnel/untaint",
+		"ztunnel.idAtSource=refuse":          "/ztunnel/idAtSource",
+		"ztunnel.idAtSourceExempt={a}":       "/ztunnel/idAtSourceExempt/0",
+		"ztunnel.maxTrustAge=1":              "/ztunnel/maxTrustAge",
+		"identity.crlConfigMap=a/b":          "/identity/crlConfigMap",
 		"ztunnel.taintAfter=1":               "/ztunnel/taintAfter",
 		"ztunnel.requests.gpu=1":             "/ztunnel/requests",
 		"ztunnel.nodeSelector.a=b":           "/ztunnel",

@@ -59,14 +59,29 @@ func (s *Server) StreamDeny(stream grpc.BidiStreamingServer[identityv1.DenyAck, 
 		return status.Error(codes.Unimplemented, "this CA has no deny set")
 	}
 	var had uint64 // of another replica, which may be ahead
-	return push(s, s.denials, stream, s.denySet, func(_ Caller, ack *identityv1.DenyAck, sent uint64) error {
+	return push(s, s.denials, stream, s.denySet, func(c Caller, ack *identityv1.DenyAck, sent uint64) error {
 		if sent == 0 {
 			had = max(had, ack.GetGeneration())
 		} else if ack.GetGeneration() > max(sent, had) {
 			return status.Errorf(codes.InvalidArgument, "generation: %d was not sent, the latest is %d", ack.GetGeneration(), sent)
 		}
+		s.denyAcks.put(c.Node, Ack{Generation: ack.GetGeneration(), Time: time.Now().UTC()})
 		return nil
 	})
+}
+
+// Denying returns the generation of the deny set that each node enforces, as it told this
+// replica on a stream that is open.
+func (s *Server) Denying() map[string]uint64 {
+	denying := map[string]uint64{}
+	for node, ack := range s.denyAcks.all() {
+		if !s.denials.open(node) {
+			s.denyAcks.forget(node)
+			continue
+		}
+		denying[node] = ack.Generation
+	}
+	return denying
 }
 
 // denySet is the news of StreamDeny.

@@ -23,6 +23,7 @@ type (
 		Serving     *dumpedCert    `json:"serving,omitempty"` // by which nodes know this replica; none: it cannot prove itself
 		Bundle      dumpedBundle   `json:"bundle"`            // what nodes trust
 		Rekey       *rekey.Status  `json:"rekey,omitempty"`   // of the root, as this replica sees it
+		DenySet     *dumpedDenySet `json:"denySet,omitempty"` // none: nothing is denied
 		Nodes       []dumpedNode   `json:"nodes"`             // that proved themselves within a day, by name
 		Readiness   []dumpedTarget `json:"readiness"`         // as /readyz
 		Issuance    dumpedIssuance `json:"issuance"`
@@ -40,12 +41,18 @@ type (
 		SHA256     string       `json:"sha256,omitempty"` // of the set: the order does not matter
 		Roots      []dumpedCert `json:"roots"`
 	}
+	dumpedDenySet struct {
+		Generation uint64 `json:"generation"` // 0: it is not known yet
+		Entries    int    `json:"entries"`
+		Problem    string `json:"problem,omitempty"` // why it is not what was written last
+	}
 	dumpedNode struct {
 		Name        string    `json:"name"`
 		Address     string    `json:"address"` // of the last request
 		LastRequest time.Time `json:"lastRequest"`
 		LastResult  string    `json:"lastResult"`       // ok, or the word for why it was refused
 		Bundle      *Ack      `json:"bundle,omitempty"` // which roots it goes by, as it told this replica; none: it did not
+		Denies      uint64    `json:"denies,omitempty"` // generation of the deny set that it enforces, likewise
 	}
 	dumpedTarget struct {
 		Name    string `json:"name"`
@@ -82,6 +89,10 @@ func (s *Server) dump() dump {
 		Nodes:       s.dumpNodes(),
 		Issuance:    dumpedIssuance{TTLSeconds: s.cfg.TTL.Seconds(), DNSNames: s.cfg.DNSNames},
 	}
+	if set := s.cfg.Denied; set != nil {
+		generation, entries, _ := set.Entries()
+		d.DenySet = &dumpedDenySet{generation, len(entries), set.Trouble()}
+	}
 	if len(roots) > 0 {
 		d.Bundle.SHA256 = bundleHash(roots)
 	}
@@ -117,7 +128,7 @@ func (s *Server) dump() dump {
 }
 
 func (s *Server) dumpNodes() []dumpedNode {
-	last, acks := s.visits.all(), s.Acks()
+	last, acks, denies := s.visits.all(), s.Acks(), s.Denying()
 	all := make([]dumpedNode, 0, len(last))
 	for _, name := range slices.Sorted(maps.Keys(last)) {
 		v := last[name]
@@ -125,6 +136,7 @@ func (s *Server) dumpNodes() []dumpedNode {
 		if ack, told := acks[name]; told {
 			d.Bundle = &ack
 		}
+		d.Denies = denies[name]
 		all = append(all, d)
 	}
 	return all

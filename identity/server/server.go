@@ -139,7 +139,8 @@ type Server struct {
 	denials     *streams // of StreamDeny
 	denySent    denyParts
 	bundleSent  bundleMessage
-	acks        *acks
+	acks        *acks // of StreamBundle
+	denyAcks    *acks // of StreamDeny
 	leaves      *leaves
 }
 
@@ -165,6 +166,7 @@ func New(cfg Config) (*Server, error) {
 		denials:     newStreams(),
 		acks:        &acks{byNode: make(map[string]Ack)},
 		leaves:      newLeaves(),
+		denyAcks:    &acks{byNode: make(map[string]Ack)},
 	}
 	s.metrics = newMetrics(s.refusals.total, &authority{ca: cfg.CA, serving: s.certificate, events: cfg.Events, trouble: cfg.Trouble, renewal: cfg.Renewal, targets: s.targets})
 	s.metrics.registry.MustRegister(followers{s})

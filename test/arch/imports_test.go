@@ -73,8 +73,8 @@ const imports = `
 
 	NONE < flock;
 	identity, flock, regular < identity/ca < identity/ca/cluster;
-	# The CA obeys the deny set, and operators write it.
-	identity, regular < identity/deny;
+	# The CA and nodes obey the deny set, and operators write it.
+	identity, regular < identity/deny < ztunnel/certs;
 	identity, regular < identity/join;
 	# The CA keeps the ledger, and operators verify it.
 	flock < identity/ledger;

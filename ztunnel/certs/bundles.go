@@ -170,7 +170,7 @@ func (s *sayer) run(ctx context.Context) {
 }
 
 // recvError is why a message could not be sent: gRPC says it to whoever receives.
-func recvError(stream grpc.BidiStreamingClient[identityv1.BundleAck, identityv1.Bundle]) error {
+func recvError[A, M any](stream grpc.BidiStreamingClient[A, M]) error {
 	for {
 		if _, err := stream.Recv(); err != nil {
 			return err

@@ -6,7 +6,7 @@
 // two sides of a tunnel's TLS.
 //
 //	Hold -> schedule (Run) -> Issuer -> check what came back -> serve
-//	                              Server, Client: own key, peer verified
+//	                              Server, Client: own key, peer verified, neither denied
 package certs
 
 import (
@@ -16,6 +16,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -31,10 +32,13 @@ var ErrNoIdentity = errors.New("no SVID")
 // not given another.
 var ErrExpired = errors.New("SVID has expired")
 
+// ErrCutOff is wrapped when the node has not heard of its CA for Config.MaxAge.
+var ErrCutOff = errors.New("cut off from the CA")
+
 // Issuer signs for the node. The CSR is PEM; its key is new each time.
 //
 // It may have more methods: a checker's (standing.go), a batcher's (wave.go), a
-// follower's (follow.go), a streamer's (stream.go).
+// follower's (follow.go), a denier's (denystream.go), a streamer's (stream.go).
 type Issuer interface {
 	Issue(ctx context.Context, id spiffeid.ID, csr []byte, ttl time.Duration) (Issued, error)
 }
@@ -57,11 +61,18 @@ type Config struct {
 	ClockSkew   time.Duration        // how far a clock of the mesh may be off, at most identity.MaxClockSkew; 0
 	RootFile    string               // PEM of roots to go by while no stream of the CA names any; none
 	BundleFile  string               // keeps the last good bundle over restarts; none
+	DenyFile    string               // keeps the deny set over restarts; none
+	MaxAge      time.Duration        // for how long no stream of the CA may be open before new tunnels are refused; 0: for ever
 	Log         *slog.Logger         // slog.Default()
 	OnRotate    func(id spiffeid.ID) // called after id got another SVID, with no lock held; none
 	OnBundle    func()               // called after the trust bundle changed, with no lock held; none
+	OnDeny      func()               // called after the deny set changed; ends what it denies before it returns; none
 	Tunnels     func(key sum) int    // how many tunnels nothing but the roots of a key vouches for; not known
-	Remedy      func(Reason) string  // where an operator sets what is wrong, said after the sentence; nowhere
+
+	// NodeAt is the node whose pod has an address, as far as anybody knows; "": nobody does.
+	// What a denied node's certificates prove elsewhere is proved until the CA renews none.
+	NodeAt func(netip.Addr) string // default: nobody knows
+	Remedy func(Reason) string     // where an operator sets what is wrong, said after the sentence; nowhere
 }
 
 // Validate returns all that is wrong with the Config.
@@ -75,6 +86,9 @@ func (c Config) Validate() error {
 	}
 	if c.TTL < 0 {
 		problems = append(problems, fmt.Errorf("TTL is %v", c.TTL))
+	}
+	if c.MaxAge < 0 {
+		problems = append(problems, fmt.Errorf("MaxAge is %v", c.MaxAge))
 	}
 	if c.ClockSkew < 0 || c.ClockSkew > identity.MaxClockSkew {
 		problems = append(problems, fmt.Errorf("ClockSkew is %v, want 0 to %v", c.ClockSkew, identity.MaxClockSkew))
@@ -91,6 +105,12 @@ func (c Config) withDefaults() Config {
 	}
 	if c.OnBundle == nil {
 		c.OnBundle = func() {}
+	}
+	if c.OnDeny == nil {
+		c.OnDeny = func() {}
+	}
+	if c.NodeAt == nil {
+		c.NodeAt = func(netip.Addr) string { return "" }
 	}
 	if c.Remedy == nil {
 		c.Remedy = func(Reason) string { return "" }

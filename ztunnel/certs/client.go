@@ -67,6 +67,7 @@ type Client struct {
 	link     *link
 	names    *names
 	replicas *replicas
+	denying  seats
 
 	issued atomic.Bool            // since the last Check
 	tried  atomic.Pointer[Answer] // of a CA that has no Check, the last time that it was asked to sign
@@ -82,6 +83,7 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 	}
 	c := &Client{cfg: cfg, link: newLink(cfg), names: newNames(cfg.Address)}
 	c.replicas = newReplicas(c.link.connect)
+	c.denying.of = map[seat]int{}
 	return c, nil
 }
 

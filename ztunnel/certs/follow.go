@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"time"
 )
@@ -39,6 +40,27 @@ type following struct {
 	connected bool // a bundle came on the stream that is open
 	problem   string
 	since     time.Time // when the bundle in force was taken
+	heard     time.Time // until when the stream was open; by the monotonic clock
+}
+
+// age is for how long no stream was open.
+func (f *following) age(now time.Time) time.Duration {
+	if f.connected {
+		return 0
+	}
+	return now.Sub(f.heard)
+}
+
+// cutOff is why this node makes no new tunnels, though nothing is wrong with its
+// certificates: it does not hear whom it should not trust any more. It goes by the
+// monotonic clock alone. s.mu is held.
+func (s *Store) cutOff(now time.Time) error {
+	for what, age := range map[string]time.Duration{"which roots it trusts": s.following.age(now), "whom it denies": s.denials.age(now)} {
+		if s.cfg.MaxAge > 0 && age > s.cfg.MaxAge {
+			return fmt.Errorf("%w: the CA has not said for %v %s, longer than %v", ErrCutOff, age.Round(time.Second), what, s.cfg.MaxAge)
+		}
+	}
+	return nil
 }
 
 // follow keeps a stream open until ctx ends, to one replica of the CA at a time.
@@ -111,7 +133,9 @@ func (s *Store) take(b Bundle) error {
 // that is a problem only if nothing was heard on it.
 func (s *Store) lose(err error, heard bool) {
 	s.mu.Lock()
-	s.following.connected = false
+	if s.following.connected {
+		s.following.connected, s.following.heard = false, time.Now()
+	}
 	said := !heard && s.noteLocked(err)
 	s.mu.Unlock()
 	switch {
@@ -142,6 +166,7 @@ type Following struct {
 	Heard      int       `json:"heard"`      // of them, those that no bundle has named
 	Connected  bool      `json:"connected"`  // the stream is open, and a bundle came on it
 	Since      time.Time `json:"since,omitzero"`
+	AgeSeconds float64   `json:"ageSeconds"`        // for how long no stream was open; 0: one is
 	Problem    string    `json:"problem,omitempty"` // of the stream, as it was last
 }
 
@@ -152,6 +177,7 @@ func (s *Store) Following() Following {
 	f := Following{
 		Generation: s.trust.said.Generation, Heard: len(s.trust.heard),
 		Connected: s.following.connected, Since: s.following.since, Problem: s.following.problem,
+		AgeSeconds: s.following.age(time.Now()).Seconds(),
 	}
 	if s.bundle != nil {
 		f.SHA256, f.Roots = hexOf(s.trust.hash()), len(s.bundle.roots)

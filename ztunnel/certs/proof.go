@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/culvert-mesh/culvert/identity/deny"
 )
 
 const (
@@ -22,6 +24,7 @@ type proof struct {
 	certs    []*x509.Certificate // as presented: while we hold them, crypto/tls need not parse them again
 	from, to time.Time           // while none of them begins or ends
 	until    time.Time           // when the last chain to a root breaks
+	chains   []deny.Chain        // to roots, as the deny set looks at them
 }
 
 func (p *proof) holds(now time.Time) bool { return !now.Before(p.from) && now.Before(p.to) }
@@ -59,6 +62,9 @@ func (b *bundle) prove(certs []*x509.Certificate, usage x509.ExtKeyUsage, now ti
 		return nil, err
 	}
 	p := &proof{id: id, certs: certs, until: chainsUntil(chains).Add(b.skew)}
+	for _, chain := range chains {
+		p.chains = append(p.chains, deny.ChainOf(chain, id.String())) // with the root
+	}
 	from, to := span(chains)
 	p.from, p.to = from.Add(-b.skew), to.Add(b.skew)
 	if small {

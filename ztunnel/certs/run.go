@@ -19,12 +19,13 @@ const (
 	clockJump  = 30 * time.Second
 )
 
-// Run fetches and renews SVIDs, and follows the trust bundle, until ctx ends.
+// Run fetches and renews SVIDs, and follows the trust bundle and the deny set, until ctx ends.
 func (s *Store) Run(ctx context.Context) error {
 	if err := s.cfg.Validate(); err != nil {
 		return fmt.Errorf("certs: %w", err)
 	}
 	s.restore()
+	s.restoreDenials()
 	ctx, cancel := context.WithCancel(ctx)
 	var attempts sync.WaitGroup
 	defer attempts.Wait()
@@ -37,6 +38,11 @@ func (s *Store) Run(ctx context.Context) error {
 	}
 	if by, ok := s.cfg.Issuer.(streamer); ok {
 		attempts.Go(func() { by.Stream(ctx, s.replaced) })
+	}
+	if ca, ok := s.cfg.Issuer.(denier); ok {
+		for stream := range denyStreams {
+			attempts.Go(func() { s.followDenials(ctx, ca, stream) })
+		}
 	}
 	if s.cfg.RootFile != "" {
 		attempts.Go(func() { s.pollRoots(ctx) })

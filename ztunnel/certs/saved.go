@@ -36,8 +36,14 @@ type savedHeard struct {
 	File bool      `json:"file,omitempty"` // only the root file has named it
 }
 
-// savedHeader is the file's first line: length and SHA-256 of what follows.
-const savedHeader = "culvert trust bundle %d %x\n"
+// What a file holds, as its first line says.
+const (
+	savedBundle = "trust bundle"
+	savedDenied = "deny set"
+)
+
+// savedHeader is the file's first line: what it holds, length and SHA-256 of what follows.
+const savedHeader = "culvert %s %d %x\n"
 
 // save writes what is trusted now. A file that cannot be written is said, and the old
 // one stays: it was good once.
@@ -50,7 +56,7 @@ func (s *Store) save() {
 	s.mu.Lock()
 	now := s.trust.saved(s.cfg.TrustDomain.Name(), s.file.judged)
 	s.mu.Unlock()
-	if err := writeSaved(s.cfg.BundleFile, now); err != nil {
+	if err := writeSaved(s.cfg.BundleFile, savedBundle, now); err != nil {
 		s.cfg.Log.Error("writing the trust bundle; a start without the CA would find an older one", logPath, s.cfg.BundleFile, logError, err)
 	}
 }
@@ -121,7 +127,7 @@ func (v saved) trust() (trust, error) {
 
 // writeSaved replaces the file at path, readable by its owner only: after a power cut
 // there is the old one or the new one. Nobody else writes there.
-func writeSaved(path string, v saved) error {
+func writeSaved(path, what string, v any) error {
 	body, err := json.Marshal(v)
 	if err != nil {
 		return err
@@ -131,7 +137,7 @@ func writeSaved(path string, v saved) error {
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(f, savedHeader+"%s", len(body), sha256.Sum256(body), body)
+	_, err = fmt.Fprintf(f, savedHeader+"%s", what, len(body), sha256.Sum256(body), body)
 	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
 		err = os.Rename(next, path)
 	}
@@ -147,27 +153,37 @@ func writeSaved(path string, v saved) error {
 }
 
 func readSaved(path, domain string) (saved, error) {
-	text, err := regular.ReadFile(path, maxRoots)
-	if err != nil {
+	var v saved
+	if err := readWritten(path, savedBundle, maxRoots, &v); err != nil {
 		return saved{}, err
+	}
+	return v, ofDomain(v.TrustDomain, domain)
+}
+
+// readWritten reads what writeSaved wrote.
+func readWritten(path, what string, limit int64, v any) error {
+	text, err := regular.ReadFile(path, limit)
+	if err != nil {
+		return err
 	}
 	line, body, _ := bytes.Cut(text, []byte("\n"))
+	sizes, begins := bytes.CutPrefix(line[:min(len(line), 128)], []byte("culvert "+what+" "))
 	var length int
 	var want []byte
-	if _, err := fmt.Sscanf(string(line[:min(len(line), 128)])+"\n", savedHeader, &length, &want); err != nil {
-		return saved{}, errors.New("it does not begin as a trust bundle does")
+	if _, err := fmt.Sscanf(string(sizes), "%d %x", &length, &want); err != nil || !begins {
+		return fmt.Errorf("it does not begin as a %s does", what)
 	}
 	if is := sha256.Sum256(body); len(body) != length || !bytes.Equal(is[:], want) {
-		return saved{}, fmt.Errorf("it is not as it was written: %d of %d bytes, or another checksum", len(body), length)
+		return fmt.Errorf("it is not as it was written: %d of %d bytes, or another checksum", len(body), length)
 	}
-	var v saved
-	if err := json.Unmarshal(body, &v); err != nil {
-		return saved{}, err
+	return json.Unmarshal(body, v)
+}
+
+func ofDomain(is, want string) error {
+	if is != want {
+		return fmt.Errorf("it is of the trust domain %q, and this node is of %q", is, want)
 	}
-	if v.TrustDomain != domain {
-		return saved{}, fmt.Errorf("it is of the trust domain %q, and this node is of %q", v.TrustDomain, domain)
-	}
-	return v, nil
+	return nil
 }
 
 // rootFile is Config.RootFile as it was read last.

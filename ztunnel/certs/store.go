@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/culvert-mesh/culvert/identity/deny"
 )
 
 // maxWait is how long Server and Client wait for an SVID. An app's connect
@@ -36,9 +38,12 @@ type Store struct {
 
 	following following
 	file      rootFile
+	denials   denials
 
 	batch  int // identities of a wave; does not change
 	saving sync.Mutex
+
+	denying sync.Mutex // before mu; one set is put in force at a time
 }
 
 // entry is an identity that is held. Its fields are guarded by Store.mu.
@@ -62,7 +67,12 @@ type entry struct {
 
 // New returns a Store in which nothing is held yet.
 func New(cfg Config) *Store {
+	now := time.Now()
+	_, denies := cfg.Issuer.(denier)
 	return &Store{
+		following: following{heard: now},
+		denials:   denials{set: deny.NewSet(), heard: now, none: !denies},
+
 		cfg:      cfg.withDefaults(),
 		wake:     make(chan struct{}, 1),
 		doubts:   make(chan struct{}, 1),
@@ -70,7 +80,7 @@ func New(cfg Config) *Store {
 		failed:   make(map[Reason]uint64),
 		news:     make(chan struct{}),
 		batch:    batchOf(cfg.Issuer),
-		standing: Standing{Reason: NotAsked, Since: time.Now()},
+		standing: Standing{Reason: NotAsked, Since: now},
 	}
 }
 
@@ -122,10 +132,35 @@ func (s *Store) acquire(ctx context.Context, id spiffeid.ID) (*svid, error) {
 	if e == nil {
 		return nil, fmt.Errorf("%w for %v: no pod of it is enrolled here", ErrNoIdentity, id)
 	}
-	if e.current.valid(time.Now()) {
+	now := time.Now()
+	if err := s.mayProve(e, now); err != nil {
+		return nil, err
+	}
+	if s.usable(e, now) {
 		return e.current, nil
 	}
 	return s.await(ctx, e)
+}
+
+// mayProve is why nobody on this node may be e, whatever certificate there is; s.mu is held.
+func (s *Store) mayProve(e *entry, now time.Time) error {
+	if err := s.deniedID(e.id); err != nil {
+		return err
+	}
+	return s.cutOff(now)
+}
+
+// usable reports whether e has a certificate to show; s.mu is held.
+func (s *Store) usable(e *entry, now time.Time) bool {
+	return e.current.valid(now) && s.deniedLeaf(e) == nil
+}
+
+// deniedLeaf is why the certificate that e has may not be shown; s.mu is held.
+func (s *Store) deniedLeaf(e *entry) error {
+	if e.current == nil {
+		return nil
+	}
+	return s.deniedOwn(e.current)
 }
 
 // await returns the SVID of e as soon as it has a valid one. s.mu is held on
@@ -152,19 +187,25 @@ func (s *Store) await(ctx context.Context, e *entry) (*svid, error) {
 		switch {
 		case s.entries[e.id] != e:
 			return nil, fmt.Errorf("%w for %v: its last pod is gone", ErrNoIdentity, e.id)
-		case e.current.valid(time.Now()):
+		case s.usable(e, time.Now()):
 			return e.current, nil
 		case late != nil:
-			return nil, e.without(late)
+			return nil, s.without(e, late)
+		}
+		if err := s.mayProve(e, time.Now()); err != nil {
+			return nil, err
 		}
 	}
 }
 
-// without is why there is no valid SVID: the last attempt's error, if any.
-func (e *entry) without(late error) error {
+// without is why there is no SVID to show: the last attempt's error, if any; s.mu is held.
+func (s *Store) without(e *entry, late error) error {
 	why := late
 	if e.err != nil {
 		why = e.err
+	}
+	if denied := s.deniedLeaf(e); denied != nil {
+		return fmt.Errorf("%w: not renewed: %v", denied, why)
 	}
 	switch {
 	case e.disowned:

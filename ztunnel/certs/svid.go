@@ -13,6 +13,7 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/culvert-mesh/culvert/identity"
+	"github.com/culvert-mesh/culvert/identity/deny"
 )
 
 // svid is one leaf with its key. It does not change once it is served. A node has
@@ -27,6 +28,7 @@ type svid struct {
 	granted    time.Duration // the life that the issuer gave it; see lifetime
 	renewAfter time.Duration // the issuer's wish; 0: it has none
 	proven     *ownProof
+	shown      deny.Subject // the leaf, as the deny set looks at it
 }
 
 // ownProof remembers until when an SVID holds under the bundle that was asked last.
@@ -61,7 +63,7 @@ func newSVID(id spiffeid.ID, key *privateKey, issued Issued, roots *bundle, skew
 	if !now.Before(leaf.NotAfter.Add(skew)) {
 		return nil, fmt.Errorf("the certificate expired on %v: is the clock right?", leaf.NotAfter)
 	}
-	s := &svid{key: key, leaf: bytes.Clone(leaf.Raw), above: chain[1:], issued: now, renewAfter: issued.RenewAfter, granted: granted(leaf, skew)}
+	s := &svid{shown: deny.LeafOf(leaf, id.String()), key: key, leaf: bytes.Clone(leaf.Raw), above: chain[1:], issued: now, renewAfter: issued.RenewAfter, granted: granted(leaf, skew)}
 	if s.until, err = ownUntil(chain, roots, now); err != nil {
 		return nil, err
 	}

@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net/netip"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -27,6 +28,9 @@ type Pair struct {
 	Until func(tls.ConnectionState) time.Time
 	// Without is Until if the bundle had no root of a key, which is named by identity.KeyHash.
 	Without func(state tls.ConnectionState, root [sha256.Size]byte) time.Time
+	// Denied is why the deny set, as it is when it is asked, has one of the two ends. remote
+	// is the peer's address: one that Config.NodeAt has on a denied node is denied.
+	Denied func(state tls.ConnectionState, remote netip.AddrPort) error
 }
 
 // Server is ServerPair without what a node asks about roots.
@@ -42,9 +46,10 @@ func (s *Store) Client(ctx context.Context, id, peer spiffeid.ID) (*tls.Config, 
 }
 
 // ServerPair is the inbound side of a tunnel to a pod of id: it proves id and
-// admits any workload of the trust domain.
+// admits any workload of the trust domain that is not denied.
 //
-// Without a valid SVID it waits for one, 5 s or until ctx ends.
+// Without a valid SVID it waits for one, 5 s or until ctx ends. If id is denied, it wraps a
+// *deny.Error.
 func (s *Store) ServerPair(ctx context.Context, id spiffeid.ID) (Pair, error) {
 	own, err := s.acquire(ctx, id)
 	if err != nil {
@@ -55,7 +60,7 @@ func (s *Store) ServerPair(ctx context.Context, id spiffeid.ID) (Pair, error) {
 	config.Certificates = []tls.Certificate{own.certificate()}
 	// Any, not Verify: the verification is VerifyConnection's.
 	config.ClientAuth = tls.RequireAnyClientCert
-	return Pair{config, p.until, p.without}, nil
+	return Pair{config, p.until, p.without, p.denied}, nil
 }
 
 // ClientPair is the outbound side of a tunnel from a pod of id: it proves id and
@@ -76,7 +81,7 @@ func (s *Store) ClientPair(ctx context.Context, id, peer spiffeid.ID) (Pair, err
 		shown := own.certificate()
 		return &shown, nil
 	}
-	return Pair{config, p.until, p.without}, nil
+	return Pair{config, p.until, p.without, p.denied}, nil
 }
 
 // pair is one SVID and whom it is shown to.
@@ -113,10 +118,23 @@ func (p *pair) verify(state tls.ConnectionState) error {
 	case state.NegotiatedProtocol != alpn:
 		return fmt.Errorf("the protocol %q is spoken, want %q", state.NegotiatedProtocol, alpn)
 	}
-	if _, err := p.prove(state.PeerCertificates); err != nil {
+	peer, err := p.prove(state.PeerCertificates)
+	if err != nil {
 		return fmt.Errorf("verify peer: %v", err)
 	}
-	return nil
+	return p.store.deniedPeer(peer, netip.AddrPort{}) // here, so that the peer is told by an alert
+}
+
+// denied asks the deny set of now. What does not prove any more is not denied: see until.
+func (p *pair) denied(state tls.ConnectionState, remote netip.AddrPort) error {
+	if err := p.store.deniedOwn(p.own); err != nil {
+		return err
+	}
+	peer, err := p.prove(state.PeerCertificates)
+	if err != nil {
+		return nil
+	}
+	return p.store.deniedPeer(peer, remote)
 }
 
 // prove asks the current bundle, not the one of when the SVID came.

@@ -225,6 +225,11 @@ type report struct {
 func (s *Store) settle(o *outcome, now time.Time) (rotated bool) {
 	e := o.e
 	var known *Problem
+	if o.err == nil { // by a CA that does not know yet what this node denies
+		if o.err = s.deniedOwn(o.fresh); o.err != nil {
+			o.fresh.key.forget()
+		}
+	}
 	switch {
 	case o.err == nil:
 		s.issued++

@@ -59,6 +59,7 @@ func (p *Pods) newCarrier(m *member) *carrier {
 		Registry:        p.Registry,
 		Policy:          p.Policy,
 		NetworkPolicies: p.NetworkPolicies,
+		Origins:         p.Origins,
 		Peers:           p.Peers,
 		Tunnels:         c.pool,
 		OriginalDst:     p.Datapath.OriginalDst,
@@ -245,7 +246,7 @@ func (c *carrier) restOn(root [sha256.Size]byte) int {
 
 // credential is how the certificates of a pair of workloads make a tunnel.
 func credential(pair certs.Pair, err error) (hbone.Credential, error) {
-	return hbone.Credential{Config: pair.Config, Until: pair.Until, Without: pair.Without}, err
+	return hbone.Credential{Config: pair.Config, Until: pair.Until, Without: pair.Without, Denied: pair.Denied}, err
 }
 
 // retire replaces every tunnel by one with the present certificate.

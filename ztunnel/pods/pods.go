@@ -48,9 +48,10 @@ type Config struct {
 	Registry        *workload.Registry // required
 	Policy          *policy.Set        // required
 	NetworkPolicies *networkpolicy.Set // default nil: there are none
+	Origins         proxy.Origins      // default: warn
 	Peers           *proxy.Peers       // required
 	Budget          *proxy.Budget      // required; one for the process
-	Certs           *certs.Store       // required; its OnRotate calls Retire, its OnBundle Reprove
+	Certs           *certs.Store       // required; its OnRotate calls Retire, its OnBundle and OnDeny Reprove
 	Metrics         *metrics.Metrics   // required
 	Edges           *edges.Table       // of who talks to whom; default nil: nobody asks
 	Events          *events.Stream     // of connections, enrolment and repairs; default nil: nobody listens
@@ -210,8 +211,8 @@ func (p *Pods) shutdown() {
 	group.Wait()
 }
 
-// Reprove ends the tunnels that the trust bundle of now does not vouch for, and what goes
-// beside them. The others do not notice.
+// Reprove ends the tunnels that the trust bundle of now does not vouch for or the deny set
+// of now denies, and what goes beside them. The others do not notice.
 func (p *Pods) Reprove() {
 	for m := range p.served() {
 		m.carrier.reprove()

@@ -128,16 +128,14 @@ func newPair(t *testing.T, by certs.Issuer) *pairOf {
 	near := p.store(by, func() { p.pool.Retire(hbone.Rotated) }, func() { p.pool.Reprove() })
 	far := p.store(by, func() { p.ln.Retire(hbone.Rotated) }, func() { p.ln.Reprove() })
 	p.ln = hbone.NewListener(socket, hbone.ListenerConfig{Credential: func(ctx context.Context) (hbone.Credential, error) {
-		config, until, err := far.Server(ctx, p.id)
-		return hbone.Credential{Config: config, Until: until}, err
+		return credential(far.ServerPair(ctx, p.id))
 	}})
 	p.pool = hbone.NewPool(hbone.PoolConfig{
 		Dial: func(ctx context.Context, _ netip.Addr, to netip.AddrPort) (*net.TCPConn, error) {
 			return net.DialTCP("tcp4", nil, net.TCPAddrFromAddrPort(to))
 		},
 		Credential: func(ctx context.Context, key hbone.Key) (hbone.Credential, error) {
-			config, until, err := near.Client(ctx, p.id, key.Dst)
-			return hbone.Credential{Config: config, Until: until}, err
+			return credential(near.ClientPair(ctx, p.id, key.Dst))
 		},
 	})
 	for _, run := range []func(context.Context) error{near.Run, far.Run, p.ln.Run} {
@@ -163,7 +161,7 @@ func newPair(t *testing.T, by certs.Issuer) *pairOf {
 func (p *pairOf) store(by certs.Issuer, onRotate, onBundle func()) *certs.Store {
 	return certs.New(certs.Config{
 		TrustDomain: domain, Issuer: by, TTL: turningTTL, Log: slog.New(slog.DiscardHandler),
-		OnRotate: func(spiffeid.ID) { onRotate() }, OnBundle: onBundle,
+		OnRotate: func(spiffeid.ID) { onRotate() }, OnBundle: onBundle, OnDeny: onBundle,
 	})
 }
 
