@@ -334,7 +334,7 @@ func (n *node) rotations() int {
 // waitFor asks again until it is so: what happens comes over sockets.
 func waitFor(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.After(30 * time.Second)
+	deadline := time.After(2 * time.Minute) // a machine may stall
 	again := time.NewTicker(2 * time.Millisecond)
 	defer again.Stop()
 	for !ok() {

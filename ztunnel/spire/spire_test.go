@@ -69,6 +69,7 @@ func TestPodsHaveSPIREsIdentitiesThroughTenRotations(t *testing.T) {
 	n := newNode(t, a)
 	t.Cleanup(n.Hold(web))
 	t.Cleanup(n.Hold(db))
+	waitFor(t, "both SVIDs", func() bool { return n.Certificate(web).State == certs.Valid && n.Certificate(db).State == certs.Valid })
 	if err := shake(t, n); err != nil {
 		t.Fatal(err)
 	}
@@ -96,6 +97,7 @@ func TestWhatIsValidStaysWhileSPIREIsAway(t *testing.T) {
 	n := newNode(t, a)
 	t.Cleanup(n.Hold(web))
 	t.Cleanup(n.Hold(db))
+	waitFor(t, "both SVIDs", func() bool { return n.Certificate(web).State == certs.Valid && n.Certificate(db).State == certs.Valid })
 	if err := shake(t, n); err != nil {
 		t.Fatal(err)
 	}
@@ -199,6 +201,7 @@ func TestTheBundleIsTheAgents(t *testing.T) {
 	n := newNode(t, a)
 	t.Cleanup(n.Hold(web))
 	t.Cleanup(n.Hold(db))
+	waitFor(t, "both SVIDs", func() bool { return n.Certificate(web).State == certs.Valid && n.Certificate(db).State == certs.Valid })
 	if err := shake(t, n); err != nil {
 		t.Fatal(err)
 	}
