@@ -22,8 +22,9 @@ const (
 	// lookEvery is how often a re-key under way is looked at, and reported about, unless
 	// Options says otherwise.
 	lookEvery = time.Second
-	// idleEvery is how often it is looked whether one has begun.
-	idleEvery = 3 * time.Second
+	// idleEvery is how often it is looked whether one has begun, if the store's watch tells
+	// nothing.
+	idleEvery = 30 * time.Second
 	// fresh is for how long a report counts.
 	fresh = 15 * time.Second
 	// settle is longer than a look of a ca.Keeper at its store takes.
@@ -123,22 +124,41 @@ func (s *Stepper) Run(ctx context.Context) error {
 			_ = s.Board.Put(last, s.Name, nil) // else it is stale soon
 		}
 	}()
+	changed := make(chan struct{}, 1)
+	var watch sync.WaitGroup
+	defer watch.Wait()
+	watch.Go(func() {
+		s.Store.Watch(ctx, func() {
+			select {
+			case changed <- struct{}{}:
+			default:
+			}
+		})
+	})
 	for ctx.Err() == nil {
 		again, err := s.Look(ctx)
 		s.note(ctx, err)
-		if again {
-			continue
-		}
-		pause := idleEvery
-		if s.Status().State != Stable {
-			pause = s.Every
-		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(pause):
+		if !again {
+			s.pause(ctx, err, changed)
 		}
 	}
 	return nil
+}
+
+// pause waits until the next look is due: soon while a re-key is under way, or after a
+// failure; else when the store has changed.
+func (s *Stepper) pause(ctx context.Context, err error, changed <-chan struct{}) {
+	d := s.Every
+	if idle := err == nil && s.CA.Issuer() != nil && s.Status().State == Stable; idle {
+		d = idleEvery
+	} else {
+		changed = nil
+	}
+	select {
+	case <-ctx.Done():
+	case <-changed:
+	case <-time.After(d):
+	}
 }
 
 // Look reports what this replica knows, and takes one step if there is one to take. again

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rekey
+
+import (
+	"context"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/culvert-mesh/culvert/identity/ca"
+)
+
+// counted is a Store that says how often it was read.
+type counted struct {
+	ca.Memory
+	reads atomic.Int32
+}
+
+func (c *counted) Read(ctx context.Context) (ca.Files, error) {
+	c.reads.Add(1)
+	return c.Memory.Read(ctx)
+}
+
+// alone is a Board of one replica.
+type alone struct{}
+
+func (alone) Put(context.Context, string, []byte) error      { return nil }
+func (alone) All(context.Context) (map[string][]byte, error) { return nil, nil }
+
+// Each look asks the API server: while nothing is under way there are few, and the store's
+// watch tells of a beginning at once.
+func TestAStepperThatHasNothingToDoRarelyLooks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &counted{}
+		c, err := ca.New(ca.Options{TrustDomain: td})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Load(t.Context(), store); err != nil {
+			t.Fatal(err)
+		}
+		s := NewStepper(Options{CA: c, Store: store, Board: alone{}, Name: "one", Heard: func(time.Time) Report { return Report{} }})
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- s.Run(ctx) }()
+		time.Sleep(time.Second)
+		store.reads.Store(0)
+		time.Sleep(10 * time.Minute)
+		if n := store.reads.Load(); n > 25 {
+			t.Errorf("it looked %d times in ten minutes", n)
+		}
+		files, err := store.Memory.Read(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := store.Replace(ctx, files, Plan{State: Prepare, Paused: true}.Files()); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if got := s.Status(); got.State != Prepare || !got.Paused || len(got.Waits) != 1 {
+			t.Errorf("it has not seen that a re-key began: %+v", got)
+		}
+		stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+}
