@@ -22,7 +22,7 @@ type rotation struct {
 	rootLife, issuerLife lifetime
 	compromised          bool
 	skipAfter            lifetime
-	wait, dryRun         bool
+	wait                 bool
 	passphrase           string
 	lock                 custody.Lock
 }
