@@ -19,7 +19,7 @@ import (
 
 // Follow hands take the bundle of the trust domain whenever the agent tells another. The
 // agent numbers none, and there is one agent: what it tells is younger than what is known.
-func (c *Client) Follow(ctx context.Context, known certs.Bundle, take func(certs.Bundle) error) error {
+func (c *Client) Follow(ctx context.Context, known certs.Bundle, take func(certs.Bundle) error, _ func() []certs.Rest) error {
 	stream, err := c.agent.SubscribeToX509Bundles(ctx, &delegatedv1.SubscribeToX509BundlesRequest{})
 	if err != nil {
 		return c.withoutBundle(problem(c.cfg.AdminSocket, err))
