@@ -17,14 +17,27 @@ import (
 	"google.golang.org/grpc/credentials"
 )
 
-// caller is who connected: a process, and the pod that it is of.
+// caller is the process that connected. It may connect before its pod is known, as while
+// ztunnel restarts. Once it is of a pod, it stays of that one:
+//
+//	no pod -> pod -> gone
+//	no pod --------> gone
 type caller struct {
 	credentials.CommonAuthInfo
 	process *process
-	pod     string
-	id      spiffeid.ID
-	err     error // why it is of no pod
+	places  *places
+
+	mu   sync.Mutex // guards what follows
+	pod  string     // whose place the connection has; "": of no pod yet
+	id   spiffeid.ID
+	gone bool // the place is given back
 }
+
+var (
+	errAnother = errors.New("the process is of another pod than before")
+	errClosed  = errors.New("the connection is closed")
+	errFull    = errors.New("its pod has too many connections")
+)
 
 // AuthType is part of credentials.AuthInfo.
 func (*caller) AuthType() string { return "pidfd" }
@@ -42,16 +55,48 @@ func (c *caller) ask(of func(pid int) (string, spiffeid.ID, error)) (pod string,
 	return pod, id, c.process.alive()
 }
 
-// still says why the caller has no right any more to what it had.
-func (c *caller) still(of func(pid int) (string, spiffeid.ID, error)) error {
-	if c.err != nil {
-		return c.err
+// enter takes a place for the connection: its pod's, or one of those of no pod.
+func (c *caller) enter(of func(pid int) (string, spiffeid.ID, error)) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if pod, id, err := c.ask(of); err == nil {
+		c.pod, c.id = pod, id
 	}
+	if !c.places.take(c.pod) {
+		return errFull
+	}
+	return nil
+}
+
+// now returns the identity that the caller has a right to at this moment.
+func (c *caller) now(of func(pid int) (string, spiffeid.ID, error)) (spiffeid.ID, error) {
 	pod, id, err := c.ask(of)
-	if err == nil && (pod != c.pod || id != c.id) {
-		err = fmt.Errorf("the process is of another pod than before")
+	if err != nil {
+		return spiffeid.ID{}, err
 	}
-	return err
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.gone:
+		return spiffeid.ID{}, errClosed
+	case c.pod == "":
+		if !c.places.move(pod) {
+			return spiffeid.ID{}, errFull
+		}
+		c.pod, c.id = pod, id
+	case pod != c.pod || id != c.id:
+		return spiffeid.ID{}, errAnother
+	}
+	return id, nil
+}
+
+// leave gives the place back.
+func (c *caller) leave() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.gone = true
+	c.places.give(c.pod)
+	c.process.close()
 }
 
 // process is one that cannot be mistaken for another: a descriptor names it, not a number.
@@ -153,17 +198,13 @@ func (a attestor) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo
 	if err != nil {
 		return nil, nil, err
 	}
-	who := &caller{process: process, CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity}}
-	who.pod, who.id, who.err = who.ask(a.s.cfg.Caller)
-	if !a.s.places.take(who.pod) {
+	who := &caller{process: process, places: &a.s.places, CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity}}
+	if err := who.enter(a.s.cfg.Caller); err != nil {
 		process.close()
 		a.s.cfg.Log.Warn("a pod has too many connections to the Workload API", logPod, who.pod)
-		return nil, nil, fmt.Errorf("pod %q has too many connections", who.pod)
+		return nil, nil, err
 	}
-	return &held{Conn: conn, release: sync.OnceFunc(func() {
-		a.s.places.give(who.pod)
-		process.close()
-	})}, who, nil
+	return &held{Conn: conn, release: sync.OnceFunc(who.leave)}, who, nil
 }
 
 // held is a connection that has a place until it is closed.
@@ -211,10 +252,27 @@ func (p *places) take(pod string) bool {
 	return true
 }
 
+// move makes one of the places of no pod one of pod's, if that has one left.
+func (p *places) move(pod string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.held[pod] >= maxConnectionsPod {
+		return false
+	}
+	p.held[pod]++
+	p.drop("")
+	return true
+}
+
 func (p *places) give(pod string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.all--
+	p.drop(pod)
+}
+
+// drop is for whoever holds mu.
+func (p *places) drop(pod string) {
 	if p.held[pod]--; p.held[pod] == 0 {
 		delete(p.held, pod)
 	}

@@ -4,10 +4,10 @@
 // X509-SVID of its own ServiceAccount with the key, and the trust bundle, and both again
 // whenever they change.
 //
-//	accept -> whose process? (peer.go) -> which pod? (Config.Caller) -> a place of the pod -> streams
+//	accept -> whose process? (peer.go) -> a place -> for each stream: which pod? (Config.Caller)
 //
 // Who calls is the kernel's word alone. Whoever is no process of a pod of the mesh gets
-// PermissionDenied.
+// PermissionDenied, and may ask again on the same connection: its pod may join later.
 package workloadapi
 
 import (
@@ -84,16 +84,16 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 
 // FetchX509SVID sends the caller its SVID, with the bundle, and again when either changes.
 func (s *Server) FetchX509SVID(_ *workload.X509SVIDRequest, stream grpc.ServerStreamingServer[workload.X509SVIDResponse]) error {
-	return s.push(stream.Context(), func(who *caller, e certs.Exported) error {
+	return s.push(stream.Context(), func(id spiffeid.ID, e certs.Exported) error {
 		return stream.Send(&workload.X509SVIDResponse{Svids: []*workload.X509SVID{{
-			SpiffeId: who.id.String(), X509Svid: bytes.Join(e.Chain, nil), X509SvidKey: e.Key, Bundle: bytes.Join(e.Roots, nil)}}})
+			SpiffeId: id.String(), X509Svid: bytes.Join(e.Chain, nil), X509SvidKey: e.Key, Bundle: bytes.Join(e.Roots, nil)}}})
 	})
 }
 
 // FetchX509Bundles sends the bundle of the trust domain, and again when it changes.
 func (s *Server) FetchX509Bundles(_ *workload.X509BundlesRequest, stream grpc.ServerStreamingServer[workload.X509BundlesResponse]) error {
 	var last []byte
-	return s.push(stream.Context(), func(_ *caller, e certs.Exported) error {
+	return s.push(stream.Context(), func(_ spiffeid.ID, e certs.Exported) error {
 		roots := bytes.Join(e.Roots, nil)
 		if bytes.Equal(roots, last) {
 			return nil
@@ -104,8 +104,8 @@ func (s *Server) FetchX509Bundles(_ *workload.X509BundlesRequest, stream grpc.Se
 }
 
 // push calls send with what the caller gets, whenever that is another. Each time the caller
-// is asked about anew: a pod may have left the mesh.
-func (s *Server) push(ctx context.Context, send func(*caller, certs.Exported) error) error {
+// is asked about anew: a pod may have joined the mesh, or left it.
+func (s *Server) push(ctx context.Context, send func(spiffeid.ID, certs.Exported) error) error {
 	if md, _ := metadata.FromIncomingContext(ctx); len(md.Get("workload.spiffe.io")) != 1 || md.Get("workload.spiffe.io")[0] != "true" {
 		return status.Error(codes.InvalidArgument, "security header missing from request") // SPIFFE Workload Endpoint, 6.2
 	}
@@ -115,10 +115,11 @@ func (s *Server) push(ctx context.Context, send func(*caller, certs.Exported) er
 	}
 	var last []byte
 	for {
-		if err := who.still(s.cfg.Caller); err != nil {
+		id, err := who.now(s.cfg.Caller)
+		if err != nil {
 			return status.Errorf(codes.PermissionDenied, "no identity issued: %v", err)
 		}
-		exported, changed, err := s.cfg.Export(ctx, who.id)
+		exported, changed, err := s.cfg.Export(ctx, id)
 		switch {
 		case ctx.Err() != nil:
 			return status.FromContextError(ctx.Err()).Err()
@@ -127,7 +128,7 @@ func (s *Server) push(ctx context.Context, send func(*caller, certs.Exported) er
 		}
 		if now := bytes.Join(append(exported.Chain, exported.Roots...), nil); !bytes.Equal(now, last) {
 			last = now
-			if err := send(who, exported); err != nil {
+			if err := send(id, exported); err != nil {
 				return err
 			}
 		}

@@ -170,6 +170,54 @@ func TestWhoIsOfNoPodGetsNothing(t *testing.T) {
 	}
 }
 
+// A process may connect before its pod is known: while ztunnel restarts, or before the pod's
+// label is set. Clients ask again on the connection that they have.
+func TestACallerWhosePodIsKnownLaterIsServedOnItsConnection(t *testing.T) {
+	n := newNode(t)
+	n.set(func() { n.pod = "" })
+	_, conn, err := stream(t, n, "workload.spiffe.io", "true")
+	if status.Code(err) != codes.PermissionDenied {
+		t.Fatalf("%v, want PermissionDenied", err)
+	}
+	n.set(func() { n.pod = "u1" })
+	s, err := streamOn(t, conn, "workload.spiffe.io", "true")
+	if err != nil {
+		t.Fatalf("its pod is known, and it gets %v", err)
+	}
+	n.set(func() { n.pod = "u2" })
+	if _, err := s.Recv(); status.Code(err) != codes.PermissionDenied {
+		t.Errorf("of another pod all at once: %v, want PermissionDenied", err)
+	}
+}
+
+// Whoever connected while of no pod may not have more places of its pod for that.
+func TestAConnectionOfNoPodTakesAPlaceOfItsPodLater(t *testing.T) {
+	n := newNode(t)
+	n.set(func() { n.pod = "" })
+	early := make([]*grpc.ClientConn, 2)
+	for i := range early {
+		_, early[i], _ = stream(t, n, "workload.spiffe.io", "true")
+	}
+	n.set(func() { n.pod = "u1" })
+	for range maxConnectionsPod - 1 {
+		if _, _, err := stream(t, n, "workload.spiffe.io", "true"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := streamOn(t, early[0], "workload.spiffe.io", "true"); err != nil {
+		t.Errorf("the last place: %v", err)
+	}
+	if _, err := streamOn(t, early[1], "workload.spiffe.io", "true"); status.Code(err) != codes.PermissionDenied {
+		t.Errorf("one more: %v, want PermissionDenied", err)
+	}
+	n.set(func() { n.pod = "" })
+	for range maxConnectionsPod - 1 { // the one that moved left its place to others
+		if _, _, err := stream(t, n, "workload.spiffe.io", "true"); status.Code(err) != codes.PermissionDenied {
+			t.Errorf("of no pod: %v, want PermissionDenied", err)
+		}
+	}
+}
+
 func withHeader(ctx context.Context, pairs ...string) context.Context {
 	return metadata.AppendToOutgoingContext(ctx, pairs...)
 }
@@ -182,12 +230,19 @@ func stream(t *testing.T, n *node, pairs ...string) (s grpc.ServerStreamingClien
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
+	s, err = streamOn(t, conn, pairs...)
+	return s, conn, err
+}
+
+// streamOn opens one, and takes the first answer.
+func streamOn(t *testing.T, conn *grpc.ClientConn, pairs ...string) (s grpc.ServerStreamingClient[workload.X509SVIDResponse], err error) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	t.Cleanup(cancel)
 	if s, err = workload.NewSpiffeWorkloadAPIClient(conn).FetchX509SVID(withHeader(ctx, pairs...), &workload.X509SVIDRequest{}); err == nil {
 		_, err = s.Recv()
 	}
-	return s, conn, err
+	return s, err
 }
 
 // A pod that leaves the mesh, or whose process is another pod's all at once, gets no more.
