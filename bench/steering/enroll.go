@@ -122,8 +122,8 @@ func enrolledIn(log string) (took []float64, err error) {
 	}
 	defer f.Close()
 	for lines := bufio.NewScanner(f); lines.Scan(); {
-		var line struct{ Msg, Took string }
-		if json.Unmarshal(lines.Bytes(), &line) != nil || line.Msg != "pod enrolled" {
+		var line struct{ Message, Took string }
+		if json.Unmarshal(lines.Bytes(), &line) != nil || line.Message != "pod enrolled" {
 			continue
 		}
 		d, err := time.ParseDuration(line.Took)

@@ -152,14 +152,14 @@ func (m *installed) issuances(namespace string, since time.Time) (took map[strin
 	said := m.mustKubectl("logs", "--namespace=culvert-system", "--selector=app.kubernetes.io/name=ztunnel", "--container=ztunnel",
 		"--tail=-1", "--since-time="+since.UTC().Format(time.RFC3339))
 	for line := range strings.Lines(said) {
-		var record struct{ Msg, Identity, Took string }
+		var record struct{ Message, Identity, Took string }
 		if err := json.Unmarshal([]byte(line), &record); err != nil {
 			m.t.Fatal(errors.Join(err, errors.New(line)))
 		}
 		if !strings.Contains(record.Identity, "/ns/"+namespace+"/") {
 			continue
 		}
-		switch record.Msg {
+		switch record.Message {
 		case "SVID issued":
 			d, err := time.ParseDuration(record.Took)
 			fail(m.t, err)
