@@ -50,6 +50,7 @@ The exit code is 2 if a node did not answer.`,
 			return ns != "" && !strings.HasPrefix(r.Pod, ns+"/") || direction != "" && r.Direction != direction
 		})
 		silent := unanswered(nodes, nil)
+		c.warnOmitted(nodes, ns)
 		if out.value == "json" {
 			return errors.Join(printJSON(c.Stdout, map[string]any{"connections": nonNil(rows), "unanswered": nonNil(silent)}), fail(len(silent) > 0))
 		}
@@ -68,6 +69,17 @@ The exit code is 2 if a node did not answer.`,
 		return errors.Join(table(c.Stdout, head, lines), c.warnSilent(silent), fail(len(silent) > 0))
 	}
 	return cmd
+}
+
+// warnOmitted names the pods that have more than a node tells.
+func (c *command) warnOmitted(nodes []fleet.Node, ns string) {
+	for _, n := range nodes {
+		for _, p := range n.Dump.Pods {
+			if more := p.Connections.Omitted; more > 0 && (ns == "" || p.Sandbox.Namespace == ns) {
+				fmt.Fprintf(c.Stderr, "culvert: %s: %d younger connections of %s are not shown\n", n.Name, more, printable(p.Sandbox.Namespace+"/"+p.Sandbox.Name))
+			}
+		}
+	}
 }
 
 func connectionsOf(nodes []fleet.Node) (all []carried) {

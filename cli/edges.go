@@ -24,7 +24,8 @@ func (c *command) edges() *cobra.Command {
 themselves in mutual TLS, or why not; how many connections are open, were opened and were
 refused, by the word of the access record; and the bytes of those that have ended. A
 connection between two nodes is shown as the client's node counts it, one of a client that
-is not in the mesh as the server's does.
+is no pod of the mesh as the server's does. So a node that does not answer hides what its
+pods have opened.
 
 The exit code is 2 if a node did not answer.`,
 		Example: "  culvert edges --ns shop",
@@ -90,7 +91,7 @@ func edgeLine(e fleet.Edge) []string {
 
 func endName(e fleet.End) string {
 	if e.Workload == "" {
-		return "(outside)"
+		return printable(cmp.Or(e.Identity, "(outside)"))
 	}
 	return e.Namespace + "/" + e.Workload
 }
@@ -107,7 +108,8 @@ func edgesOf(nodes []fleet.Node) []fleet.Edge {
 	all := map[key]fleet.Edge{}
 	for _, n := range nodes {
 		for _, e := range n.Dump.Edges {
-			if e.Direction == "inbound" && e.Source.Identity != "" {
+			// One that is no pod where it comes from may have no ztunnel that counts it.
+			if e.Direction == "inbound" && e.Source.Identity != "" && e.Source.Workload != "" {
 				continue
 			}
 			k := key{e.Direction, e.Service, e.Reason, e.Source, e.Destination, e.Port, e.Secured}

@@ -96,6 +96,7 @@ func paper(t *testing.T, e *testscript.Env) error {
 		map[string]any{"direction": "inbound", "source": end("shop", "web", web), "destination": end("shop", "db", db), "service": "shop/db", "port": 5432, "secured": true,
 			"opened": 3, "last": now},
 		map[string]any{"direction": "inbound", "source": end("", "", ""), "destination": end("shop", "db", ""), "port": 5432, "reason": "permissive", "opened": 1, "last": now},
+		map[string]any{"direction": "inbound", "source": end("", "", pay), "destination": end("shop", "db", db), "port": 5432, "secured": true, "opened": 1, "last": now},
 		map[string]any{"direction": "others", "source": end("", "", ""), "destination": end("", "", ""), "opened": 9, "last": now},
 	}
 	one.Pods["uid-web-1"].(map[string]any)["connections"] = map[string]any{
@@ -104,6 +105,7 @@ func paper(t *testing.T, e *testscript.Env) error {
 		"outbound": []any{map[string]any{"direction": "outbound", "path": "tunnel", "protocol": "HBONE", "src": "10.0.0.7:4711", "originalDst": "10.96.0.10:5432", "actualDst": "10.0.0.8:15008",
 			"srcIdentity": web, "dstIdentity": db, "bytesSent": 100, "bytesRecv": 200, "age": "1m30s",
 			"tunnel": map[string]any{"cipher": "TLS_AES_128_GCM_SHA256", "group": "X25519MLKEM768", "peerSerial": "2a", "until": now.Add(time.Hour), "tcp": map[string]any{"rttMicroseconds": 120, "retransmitted": 1}}}},
+		"omitted": 3,
 	}
 	one.Pods["uid-web-2"].(map[string]any)["connections"] = []any{} // as an older one lists them
 	two := clitest.Ztunnel{
