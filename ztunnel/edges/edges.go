@@ -3,9 +3,10 @@
 // Package edges counts who talks to whom: one row for connections of the same two
 // ends, Service and port, secured in the same way.
 //
-// The table is bounded, for each pod of the node and as a whole, since a client chooses
-// the ports that it asks for. What does not fit counts in one row, Others. A connection
-// costs one look-up when it opens and some additions when it closes, and no memory.
+// The table is bounded, for each workload of the node, in each direction, with each of its
+// peers, and as a whole, since a client chooses the ports that it asks for. What does not
+// fit counts in one row, Others. A connection costs one look-up when it opens and some
+// additions when it closes, and no memory.
 package edges
 
 import (
@@ -20,7 +21,9 @@ import (
 
 const (
 	maxRows    = 4096
-	maxOfLocal = 256 // rows of a pod of this node
+	maxOfLocal = 256 // rows of a workload of this node in one direction
+	maxOfPair  = 32  // of them, with one other end: it may be who chooses the ports
+	reserved   = 16  // that a workload gets however full the table is
 
 	// keep is how long a row stays without connections when another needs its place.
 	keep       = 10 * time.Minute
@@ -53,13 +56,26 @@ type Edge struct {
 	Secured                   string // MutualTLS, or why the connections are in plaintext; empty: refused before that was known
 }
 
-// local is the end that is a pod of this node.
-func (e *Edge) local() End {
-	if e.Direction == Outbound {
-		return e.Source
-	}
-	return e.Destination
+// side is one direction of a workload of this node.
+type side struct {
+	direction string
+	end       End
 }
+
+func (e *Edge) local() side {
+	if e.Direction == Outbound {
+		return side{e.Direction, e.Source}
+	}
+	return side{e.Direction, e.Destination}
+}
+
+// pair is the two ends of an Edge.
+type pair struct {
+	direction           string
+	source, destination End
+}
+
+func (e *Edge) pair() pair { return pair{e.Direction, e.Source, e.Destination} }
 
 // Others is the row of all that has no row of its own.
 var Others = Edge{Direction: "others"}
@@ -78,7 +94,8 @@ type Row struct {
 type Table struct {
 	mu     sync.RWMutex // guards what follows; a row is dropped under its write lock
 	rows   map[Edge]*Row
-	locals map[End]int // rows of each
+	locals map[side]int // rows of each
+	pairs  map[pair]int
 	others Row
 	swept  time.Time
 }
@@ -121,16 +138,18 @@ func (t *Table) add(e *Edge, now time.Time) *Row {
 		return &t.others
 	}
 	if t.rows == nil {
-		t.rows, t.locals = map[Edge]*Row{}, map[End]int{}
+		t.rows, t.locals, t.pairs = map[Edge]*Row{}, map[side]int{}, map[pair]int{}
 	}
 	r := &Row{edge: *e}
 	t.rows[*e] = r
 	t.locals[e.local()]++
+	t.pairs[e.pair()]++
 	return r
 }
 
 func (t *Table) hasRoom(e *Edge) bool {
-	return len(t.rows) < maxRows && t.locals[e.local()] < maxOfLocal
+	n := t.locals[e.local()]
+	return n < maxOfLocal && t.pairs[e.pair()] < maxOfPair && (len(t.rows) < maxRows || n < reserved)
 }
 
 // sweep drops rows that had no connection for a while. Their counts go to the others, so
@@ -142,10 +161,14 @@ func (t *Table) sweep(now time.Time) {
 		}
 		t.others.take(r)
 		delete(t.rows, e)
-		local := e.local()
-		if t.locals[local]--; t.locals[local] == 0 {
-			delete(t.locals, local)
-		}
+		release(t.locals, e.local())
+		release(t.pairs, e.pair())
+	}
+}
+
+func release[K comparable](rows map[K]int, of K) {
+	if rows[of]--; rows[of] == 0 {
+		delete(rows, of)
 	}
 }
 

@@ -3,6 +3,7 @@
 package edges
 
 import (
+	"fmt"
 	"sync"
 	"testing"
 	"time"
@@ -52,24 +53,57 @@ func TestNoClientGrowsTheTable(t *testing.T) {
 	}
 	table.Open(toDB(end("web"), 5432), noon)
 	rows := table.Rows()
-	if len(rows) != maxOfLocal+2 || sum(rows) != 65536 {
-		t.Fatalf("%d rows of %d connections, want %d of 65536", len(rows), sum(rows), maxOfLocal+2)
+	if len(rows) != maxOfPair+2 || sum(rows) != 65536 {
+		t.Fatalf("%d rows of %d connections, want %d of 65536", len(rows), sum(rows), maxOfPair+2)
 	}
 	others := rows[len(rows)-1]
-	if others.Direction != "others" || others.Opened != 65535-maxOfLocal || others.Refused["dial"] != 65535-maxOfLocal || others.Open != 0 {
+	if others.Direction != "others" || others.Opened != 65535-maxOfPair || others.Refused["dial"] != 65535-maxOfPair || others.Open != 0 {
 		t.Errorf("the others are %+v", others)
+	}
+}
+
+// Whoever tries all ports of a pod hides neither another client of it nor where it connects.
+func TestNoClientTakesTheRowsOfItsServer(t *testing.T) {
+	var table Table
+	at := func(from End, port uint16) *Edge {
+		return &Edge{Direction: Inbound, Source: from, Destination: end("db"), Port: port, Secured: MutualTLS}
+	}
+	for port := range 65535 {
+		table.Open(at(end("scanner"), uint16(port+1)), noon).Close("denied", 0, 0, noon)
+	}
+	table.Open(at(end("web"), 5432), noon)
+	for client := range 300 {
+		table.Open(at(end(fmt.Sprint("many-", client)), 1), noon).Close("denied", 0, 0, noon)
+	}
+	table.Open(&Edge{Direction: Outbound, Source: end("db"), Destination: end("thief"), Port: 443, Secured: MutualTLS}, noon)
+	seen := map[string]bool{}
+	for _, r := range table.Rows() {
+		seen[r.Source.Workload+" "+r.Destination.Workload] = true
+	}
+	if !seen["web db"] || !seen["db thief"] {
+		t.Errorf("rows of %v", seen)
 	}
 }
 
 func TestManyPodsTogetherAreBounded(t *testing.T) {
 	var table Table
-	for pod := range 100 {
-		for port := range 200 {
-			table.Open(toDB(end(string(rune('a'+pod))), uint16(port+1)), noon)
+	for pod := range 1000 {
+		for port := range 50 {
+			table.Open(toDB(end(fmt.Sprint("pod-", pod)), uint16(port+1)), noon)
 		}
 	}
-	if rows := table.Rows(); len(rows) != maxRows+1 || sum(rows) != 20000 {
-		t.Errorf("%d rows of %d connections, want %d of 20000", len(rows), sum(rows), maxRows+1)
+	most := maxRows + 1000*reserved
+	if rows := table.Rows(); len(rows) > most || len(rows) < maxRows || sum(rows) != 50000 {
+		t.Errorf("%d rows of %d connections, want %d to %d of 50000", len(rows), sum(rows), maxRows, most)
+	}
+	last := 0
+	for _, r := range table.Rows() {
+		if r.Source.Workload == "pod-999" {
+			last++
+		}
+	}
+	if last != reserved {
+		t.Errorf("the last one has %d rows, want %d", last, reserved)
 	}
 }
 
@@ -78,14 +112,14 @@ func TestManyPodsTogetherAreBounded(t *testing.T) {
 func TestOldRowsMakeRoomForNewOnes(t *testing.T) {
 	var table Table
 	open := table.Open(toDB(end("web"), 1), noon)
-	for port := range maxOfLocal - 1 {
+	for port := range maxOfPair - 1 {
 		table.Open(toDB(end("web"), uint16(port+2)), noon).Close("", 1, 1, noon)
 	}
 	later := noon.Add(keep)
 	table.Open(toDB(end("web"), 9999), later)
 	open.Close("", 1, 1, later)
 	rows := table.Rows()
-	if len(rows) != 3 || rows[0].Port != 1 || rows[0].BytesSent != 1 || rows[1].Port != 9999 || rows[2].Opened != maxOfLocal-1 || sum(rows) != maxOfLocal+1 {
+	if len(rows) != 3 || rows[0].Port != 1 || rows[0].BytesSent != 1 || rows[1].Port != 9999 || rows[2].Opened != maxOfPair-1 || sum(rows) != maxOfPair+1 {
 		t.Errorf("%+v", rows)
 	}
 }
@@ -118,12 +152,12 @@ func TestNoTableCountsNothing(t *testing.T) {
 // A connection that opens and closes, in a table that is full.
 func BenchmarkConnection(b *testing.B) {
 	var table Table
-	for pod := range 100 {
-		for port := range 200 {
-			table.Open(toDB(end(string(rune('a'+pod))), uint16(port+1)), noon)
+	for pod := range 200 {
+		for port := range maxOfPair {
+			table.Open(toDB(end(fmt.Sprint("pod-", pod)), uint16(port+1)), noon)
 		}
 	}
-	for name, e := range map[string]*Edge{"row": toDB(end("a"), 7), "others": toDB(end("web"), 1)} {
+	for name, e := range map[string]*Edge{"row": toDB(end("pod-0"), 7), "others": toDB(end("pod-0"), 9999)} {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
