@@ -69,7 +69,7 @@ func define(flags *flag.FlagSet, cfg *ztunnel.Config) {
 	program.Var(flags, &cfg.StandIns, "stand-in-cidrs", "", "comma-separated `CIDRs`, one of a family, of addresses that nobody has: inside a pod they stand for the destinations of its connections (default 240.0.0.0/8,100:0:0:1::/64)", program.List(program.Prefix))
 	program.Var(flags, &cfg.ExcludePorts, "exclude-ports", "", "comma-separated destination `ports` that are never steered (default none)", program.List(program.Port))
 	program.Var(flags, &cfg.OwnPod, "own-pod", "", "`namespace/name` of ztunnel's own pod, which may start while ztunnel is away, and bears what it does with policies", program.Namespaced)
-	program.Var(flags, &cfg.AdminAddress, "admin-address", "127.0.0.1:15000", "loopback `address` for GET /config_dump and /logging", program.Loopback)
+	program.Var(flags, &cfg.AdminAddress, "admin-address", "127.0.0.1:15000", "loopback `address` for GET /config_dump, /events and /logging", program.Loopback)
 	program.Var(flags, &cfg.MetricsAddress, "metrics-address", ":15020", "`address` for /metrics", program.Listen)
 	program.Var(flags, &cfg.ReadyAddress, "ready-address", ":15021", "`address` for /healthz/ready", program.Listen)
 	program.Var(flags, &cfg.Drain, "drain", "5s", "how long open connections may end by themselves at SIGTERM, a `time` of 1ms to 24h", program.Duration(time.Millisecond, 24*time.Hour))

@@ -61,8 +61,8 @@ type Account struct {
 
 // Policies are those of the objects that are enforced here, AuthorizationPolicies
 // first. A PeerAuthentication that is STRICT for all ports refuses who has no
-// identity; it stands here as istiod would write it. Those that make a difference
-// by port are only among the objects.
+// identity; it stands here as istiod would write it, also where one that is closer to a
+// pod takes its place. Those that make a difference by port are only among the objects.
 func Policies(o policy.Objects) []Policy {
 	out := []Policy{}
 	for _, p := range o.AuthorizationPolicies {
@@ -71,7 +71,8 @@ func Policies(o policy.Objects) []Policy {
 		}
 	}
 	for _, p := range o.PeerAuthentications {
-		if p.Mode == policy.Strict && len(p.Ports) == 0 {
+		nothing := p.Namespace == o.RootNamespace && len(p.Selector) > 0 // as policy.Set has it
+		if p.Mode == policy.Strict && len(p.Ports) == 0 && !nothing {
 			anyone := &Match{NotPrincipals: []Text{{Presence: &struct{}{}}}}
 			out = append(out, Policy{
 				Name: "converted_peer_authentication_" + p.Name, Namespace: p.Namespace,

@@ -30,7 +30,7 @@ func (s *Stream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer l.Close()
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	control := http.NewResponseController(w)
-	if control.Flush() != nil {
+	if control.SetWriteDeadline(time.Now().Add(writeTimeout)) != nil || control.Flush() != nil {
 		return
 	}
 	for l.copy(r.Context(), w) == nil && control.Flush() == nil {

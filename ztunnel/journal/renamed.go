@@ -15,6 +15,9 @@ type renamed struct {
 	line []byte
 }
 
+// maxKept is the longest line whose memory stays for the next.
+const maxKept = 64 << 10
+
 var (
 	levelKey = []byte(`"level":"`)
 	textKey  = []byte(`","msg":"`)
@@ -37,7 +40,11 @@ func (r *renamed) Write(record []byte) (int, error) {
 	}
 	r.line = append(r.line, `","message":"`...)
 	r.line = append(r.line, rest...)
-	if _, err := r.w.Write(r.line); err != nil {
+	_, err := r.w.Write(r.line)
+	if cap(r.line) > maxKept {
+		r.line = nil
+	}
+	if err != nil {
 		return 0, err
 	}
 	return len(record), nil

@@ -118,7 +118,7 @@ func (p *Pods) keepGuard(m *member, w workload.Workload) error {
 	}
 	f.guard = guardClosed
 	if wrong != "" {
-		p.repaired("guard", "")
+		p.repaired("guard", m.sandbox.String())
 		p.Log.Error("steering was removed by another hand and is restored", logWhat, wrong)
 	}
 	return nil

@@ -10,6 +10,7 @@ import (
 
 // tellOpen tells whoever listens that the connection begins to carry.
 func (c *connection) tellOpen() {
+	c.wasOpen = true
 	if c.pod.Events.Heard() {
 		c.pod.Events.Tell(c.event(events.Open))
 	}
@@ -21,8 +22,7 @@ func (c *connection) tellEnd(o *outcome) {
 		return
 	}
 	e := c.event(events.Refused)
-	switch o.word {
-	case OK, Reset, PolicyChanged, Expired, Drained: // it was open
+	if c.wasOpen {
 		e.Kind = events.Close
 	}
 	e.Time, e.Result, e.Policy, e.BytesSent, e.BytesRecv = o.at, string(o.word), o.policy, o.sent, o.received

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/culvert-mesh/culvert/ztunnel/events"
+	"github.com/culvert-mesh/culvert/ztunnel/hbone"
 	"github.com/culvert-mesh/culvert/ztunnel/policy"
 )
 
@@ -48,6 +49,17 @@ func TestWhoeverListensHearsOfConnections(t *testing.T) {
 			t.Errorf("%s: %+v", direction, e)
 		}
 	}
+	// One that was open is closed, whatever the word for its end.
+	s.db.policy.Replace(policy.Objects{})
+	s.talk()
+	heard(t, web, 1)
+	heard(t, db, 1)
+	s.web.Tunnels.Retire(hbone.Denied)
+	if e := heard(t, web, 1)[0]; e.Kind != events.Close || e.Result != "denied" {
+		t.Errorf("%+v", e)
+	}
+	heard(t, db, 1)
+	s.db.policy.Replace(policy.Objects{AuthorizationPolicies: []policy.AuthorizationPolicy{{Object: policy.Object{Namespace: "shop", Name: "lock"}}}})
 	expectRefused(t, webAddr, s.to)
 	for _, l := range []*events.Listener{web, db} {
 		if e := heard(t, l, 1)[0]; e.Kind != events.Refused || e.Result != "denied" || e.Error == "" {

@@ -100,6 +100,7 @@ type record struct {
 	named     bool              // both ends are known as far as they will be
 	plain     plain             // why there is no mutual TLS
 	guarded   bool              // a tunnel proves both ends, and does not carry
+	wasOpen   bool              // it has carried, or could
 	dryRun    string            // what policies that are not enforced would have done
 
 	sourceWarn  string // why it would be refused if identities had to be at their source
