@@ -19,10 +19,12 @@ import (
 )
 
 // inMesh is a connection between two pods of the mesh as the NetworkPolicies of one of them
-// see it. The zero one is no such connection. It is set before Recheck knows the connection.
+// see it. The zero one is no such connection. Until admitted is true, only the goroutine that
+// admits the connection uses it.
 type inMesh struct {
-	question networkpolicy.Question // with both ends as they were when it was first asked
+	question networkpolicy.Question // with both ends as they were when it was admitted
 	id       spiffeid.ID            // of a peer that was not known then
+	admitted atomic.Bool            // from now on Recheck asks, and question stays as it is
 	judged   atomic.Pointer[networkpolicy.Grounds]
 }
 
@@ -77,14 +79,23 @@ func (p *Pod) peerNow(uid string) *workload.Workload {
 }
 
 // admitNetwork returns an error if the NetworkPolicies of the pod refuse c and are enforced.
-// If they only warn, the record and the metrics say so.
+// If they only warn, the record and the metrics say so. Recheck leaves c alone until it is
+// admitted: a source that is waited for would be refused.
 func (p *Pod) admitNetwork(c *connection) error {
+	if p.NetworkPolicies == nil {
+		return nil
+	}
 	no, mode := p.askNetwork(c)
 	if no != nil && mode == networkpolicy.Enforce && c.inMesh.question.Peer == nil {
 		var err error
 		if no, mode, err = p.awaitSource(c); err != nil {
 			return err
 		}
+	}
+	if no == nil || mode != networkpolicy.Enforce {
+		c.inMesh.question = p.ends(c, p.peerNow)
+		c.inMesh.admitted.Store(true)
+		no, mode = p.askNetwork(c) // Recheck did not ask about what has changed before
 	}
 	if no == nil {
 		return nil
@@ -138,7 +149,7 @@ func (p *Pod) recheckNetwork() {
 	}
 	byUID := p.peersNow()
 	for c := range p.live.all(inbound, outbound) {
-		if c.inMesh.question.Self == nil {
+		if !c.inMesh.admitted.Load() || c.inMesh.question.Self == nil {
 			continue
 		}
 		q := p.ends(c, byUID)

@@ -90,6 +90,51 @@ func TestConnectionsOfUnknownSourcesHoldUpNobodyElse(t *testing.T) {
 	})
 }
 
+// Snapshots that do not have its source yet do not end a connection that waits for it. Once
+// it is admitted, only a policy ends it, not that the source is gone again.
+func TestRecheckLeavesConnectionsThatWaitForTheirSource(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		without := meshOf(5432, 80)
+		late := pod("late", netip.MustParseAddr("127.0.1.20"), true)
+		late.Labels = workload.NewLabels(map[string]string{"role": "client"})
+		with := meshOf(5432, 80)
+		with.Workloads = append(with.Workloads, workload.Pack(late)...)
+		n := &network{set: networkpolicy.NewSet(), mode: networkpolicy.Enforce}
+		n.replace(ingress(ofRole("client")))
+		registry := registryOf(without)
+		db := newBench(t, registry, "db")
+		db.NetworkPolicies, db.Share = n.set, NewBudget().Share("shop/db")
+		c := db.arrival(late.ID, late.Addrs[0])
+		c.register(func() error { return nil })
+		goesOn := func(while string) {
+			t.Helper()
+			db.Recheck()
+			if c.ctx.Err() != nil {
+				t.Fatalf("while %s, Recheck ends the connection: %v", while, context.Cause(c.ctx))
+			}
+		}
+
+		goesOn("it is not asked about") // as while admitOrigin waits
+		admitted := make(chan error, 1)
+		go func() { admitted <- db.admitNetwork(c) }()
+		synctest.Wait()
+		registry.Replace(meshOf(5432, 80))
+		goesOn("its source is waited for")
+		registry.Replace(with)
+		if err := <-admitted; err != nil {
+			t.Fatal(err)
+		}
+		registry.Replace(without)
+		goesOn("its source is gone again")
+
+		n.replace(ingress(ofRole("other")))
+		db.Recheck()
+		if c.ctx.Err() == nil {
+			t.Error("a policy that does not admit it any more leaves it open")
+		}
+	})
+}
+
 // 10,000 open connections of which one peer's labels change cost that peer's questions.
 func TestOnlyConnectionsThatAChangeConcernsAreAskedAgain(t *testing.T) {
 	for name, tell := range paths {
