@@ -85,7 +85,11 @@ type Ledger struct {
 	head      *head        // only Open, and then the goroutine that syncs, use it
 	busySince atomic.Int64 // when the write began that goes on, in ns; 0: none does
 
-	mu    sync.Mutex // guards what follows
+	// The calls that may hang with the disk. They are made without mu.
+	create func(path string) (*os.File, error)
+	linked func(*os.File) bool
+
+	mu    sync.Mutex // guards what follows; nobody waits for the disk under it
 	state State
 	since time.Time // of StateFailing
 	signs *signer   // nil: none yet
@@ -128,7 +132,7 @@ type output struct {
 	number uint64
 	size   int64
 	lines  uint64 // that this process wrote
-	gone   bool   // another hand has taken it away
+	gone   bool   // another hand has taken it away: only the goroutine that syncs uses it
 }
 
 // Stats is what there is to say of a ledger.

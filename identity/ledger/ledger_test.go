@@ -300,3 +300,66 @@ func eventually(t testing.TB, what string, is func() bool) {
 		}
 	}
 }
+
+// hang is a call to the disk that does not return before its end.
+type hang struct{ began, ends chan struct{} }
+
+func newHang() hang { return hang{make(chan struct{}, 1), make(chan struct{})} }
+
+func (h hang) wait() {
+	select {
+	case h.began <- struct{}{}:
+	default:
+	}
+	<-h.ends
+}
+
+func (h hang) end() {
+	select {
+	case <-h.ends:
+	default:
+		close(h.ends)
+	}
+}
+
+// A disk that hangs while the next file is opened, or looked for, keeps no decision waiting,
+// and no scrape.
+func TestADiskThatHangsKeepsNobodyWaiting(t *testing.T) {
+	t.Parallel()
+	for name, hangs := range map[string]func(*Ledger, hang){
+		"open": func(l *Ledger, h hang) {
+			l.create = func(path string) (*os.File, error) { h.wait(); return create(path) }
+		},
+		"stat": func(l *Ledger, h hang) {
+			l.linked = func(f *os.File) bool { h.wait(); return linked(f) }
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t)
+			r.keep("ca-1", 1)
+			l, h := r.open("ca-1"), newHang()
+			hangs(l, h)
+			end := r.run(l)
+			t.Cleanup(h.end) // before the ledger's
+			decided := make(chan struct{})
+			go func() {
+				defer close(decided)
+				for i := range 20 { // over the end of a file
+					l.Issued(decision(i))
+				}
+			}()
+			<-h.began
+			select {
+			case <-decided:
+				l.Stats()
+			case <-time.After(20 * time.Second):
+				t.Error("decisions wait for the disk")
+			}
+			h.end()
+			<-decided
+			end()
+			r.wantWhole()
+		})
+	}
+}

@@ -36,7 +36,7 @@ func open(o Options, boot string) (*Ledger, error) {
 	}
 	l := &Ledger{
 		opts: o, fileBytes: min(maxFile, o.MaxBytes/8), boot: boot, head: h, kick: make(chan struct{}, 1),
-		state: StateRunning, told: time.Now(), progress: make(chan struct{}), number: 1,
+		create: create, linked: linked, state: StateRunning, told: time.Now(), progress: make(chan struct{}), number: 1,
 	}
 	l.stats.Oldest = time.Now() // until it is looked
 	if err := l.resume(promised); err != nil {

@@ -77,23 +77,40 @@ func (l *Ledger) progressLocked() {
 	l.progress = make(chan struct{})
 }
 
-// output is the file of that number, which is the one in use or the next.
+// output is the file of that number, which is the one in use or the next. Only the writer
+// opens files, and it does so without mu: a disk that hangs must not keep decisions.
 func (l *Ledger) output(number uint64) (*output, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if n := len(l.open); n > 0 && l.open[n-1].number == number {
-		return l.open[n-1], nil
+	if out := l.lastOpen(); out != nil && out.number == number {
+		return out, nil
 	}
 	if err := os.MkdirAll(l.opts.Dir, 0o700); err != nil {
 		return nil, err
 	}
-	out, err := os.OpenFile(filepath.Join(l.opts.Dir, nameOfFile(l.opts.Replica, number)), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	file, err := l.create(filepath.Join(l.opts.Dir, nameOfFile(l.opts.Replica, number)))
 	if err != nil {
 		return nil, err
 	}
 	syncDirectory(l.opts.Dir)
-	l.open = append(l.open, &output{File: out, number: number})
-	return l.open[len(l.open)-1], nil
+	out := &output{File: file, number: number}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.open = append(l.open, out)
+	return out, nil
+}
+
+// lastOpen is the file that is written to, or nil.
+func (l *Ledger) lastOpen() *output {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.open) == 0 {
+		return nil
+	}
+	return l.open[len(l.open)-1]
+}
+
+// create makes a file that is not there.
+func create(path string) (*os.File, error) {
+	return os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 }
 
 // syncDirectory has the names of files be on disk. A file system that cannot is no reason
@@ -195,24 +212,21 @@ func (l *Ledger) settle(state State) error {
 // relink finds out whether another hand has taken the file or the head away, and begins
 // the next file or another head then. What was in the file is lost.
 func (l *Ledger) relink() {
-	if !linked(l.head.file) {
+	if !l.linked(l.head.file) {
 		if h, _, err := openHead(l.head.file.Name()); err == nil {
 			l.opts.Log.Error("the head of the ledger was removed; another one is made", logDirectory, l.opts.Dir)
 			l.head.close()
 			l.head = h
 		}
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if len(l.open) == 0 {
-		return
-	}
-	out := l.open[len(l.open)-1]
-	if out.gone || linked(out.File) {
+	out := l.lastOpen()
+	if out == nil || out.gone || l.linked(out.File) {
 		return
 	}
 	out.gone = true
 	l.opts.Log.Error("a file of the ledger was removed; the next one begins", logFile, out.Name())
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.stats.Lost += out.lines
 	if out.number == l.number {
 		l.rotateLocked()
