@@ -26,7 +26,7 @@ import (
 )
 
 const (
-	maxMessage = 256 << 10 // a chain and all roots
+	maxMessage = identityv1.MaxBatch*maxChainSize + maxRoots // what one Sign may answer
 	maxToken   = 32 << 10
 	maxRoots   = 1 << 20
 )

@@ -10,6 +10,8 @@ import (
 
 	"github.com/culvert-mesh/culvert/identity"
 	"github.com/culvert-mesh/culvert/identity/ca"
+	"github.com/culvert-mesh/culvert/identity/identityv1"
+	caserver "github.com/culvert-mesh/culvert/identity/server"
 )
 
 // C.5, N-17: under a root of ML-DSA-65 nodes with keys of either kind speak, whoever dials;
@@ -55,8 +57,41 @@ func TestNodesWithKeysOfEitherKindSpeakWhileAMeshMovesToMLDSA(t *testing.T) {
 	}
 	// A chain of ML-DSA-65 is remembered as others are.
 	pure := nodes["all of ML-DSA"]
-	chain := append([]*x509.Certificate{pure.leaf(web)}, next.Issuer())
+	chain := []*x509.Certificate{pure.leaf(web), next.Issuer(), next.Issuer()} // one in place of an intermediate
 	if _, small := present(chain, x509.ExtKeyUsageServerAuth); !small {
-		t.Errorf("a chain of %d bytes is verified at each handshake", len(chain[0].Raw)+len(chain[1].Raw))
+		t.Errorf("a chain of %d bytes is verified at each handshake", len(chain[0].Raw)+2*len(chain[1].Raw))
+	}
+}
+
+// Each certificate that an issuer of ML-DSA-65 signs comes with that issuer: 9 KB together.
+func TestTheAnswerToAWholeBatchIsTakenUnderAnIssuerOfMLDSA(t *testing.T) {
+	authority, err := ca.Open(t.TempDir(), ca.Options{TrustDomain: td, Keys: identity.MLDSA65})
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := newPrivateKey(identity.P256)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var requests []Request
+	var pods []caserver.Running
+	for n := range identityv1.MaxBatch {
+		csr, err := key.csr(service(n))
+		if err != nil {
+			t.Fatal(err)
+		}
+		requests = append(requests, Request{ID: service(n), CSR: csr})
+		pods = append(pods, caserver.Running{Node: "node-1", ServiceAccount: identity.ServiceAccount{Namespace: "shop", Name: service(n).Path()[len("/ns/shop/sa/"):]}, UID: "u"})
+	}
+	if n := batchSize(requests); n < 100 {
+		t.Fatalf("no more than %d are asked for at once", n)
+	}
+	placement := caserver.NewPlacement()
+	placement.Replace(pods, nil)
+	_, cfg := serveReal(t, caserver.Config{CA: authority, Placement: placement})
+	for n, result := range dial(t, cfg).IssueAll(soon(t), requests) {
+		if result.Err != nil {
+			t.Fatalf("%v: %v", requests[n].ID, result.Err)
+		}
 	}
 }
