@@ -9,11 +9,11 @@ import (
 	"time"
 )
 
-// What a node takes of a CA: eight certificates from leaf to root, of 32 KiB, and a
-// bundle of 64 roots in an answer of 256 KiB. See ztunnel/certs and identityv1.
+// What a node takes of a CA: eight certificates from leaf to root, of 32 KiB in DER, and a
+// bundle of 64 roots in 1 MiB. See ztunnel/certs and identityv1. The sizes here are in PEM.
 const (
 	maxAbove     = 6
-	maxAboveSize = 28 << 10 // leaves 4 KiB to the leaf
+	maxAboveSize = 28 << 10 // 21 KiB in DER, which leaves 11 to the leaf; one of ML-DSA-65 has six
 	maxAnchors   = 64
 	maxRootsSize = 192 << 10
 )

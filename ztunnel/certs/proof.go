@@ -15,7 +15,7 @@ import (
 
 const (
 	maxProofs    = 1024
-	maxPresented = 16 << 10 // bytes of a chain that is remembered; leaf and issuer have one or two thousand, of ML-DSA-65 twelve
+	maxPresented = 24 << 10 // bytes of a chain that is remembered; leaf, intermediate and issuer have two thousand, of ML-DSA-65 seventeen
 )
 
 // proof is a chain that a bundle vouches for.
