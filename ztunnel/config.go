@@ -267,7 +267,7 @@ func (c Config) source(td spiffeid.TrustDomain, state string, onError func(error
 
 // origins is how identities are compared with addresses, by objects.
 func (c Config) origins(objects source.Source) proxy.Origins {
-	return proxy.Origins{Mode: c.AtSource, Exempt: c.AtSourceExempt, Current: func() bool { return objects.Stats().LastError == "" }}
+	return proxy.Origins{Mode: c.AtSource, Exempt: c.AtSourceExempt, Current: func() bool { return !objects.Stats().Old }}
 }
 
 // What ztunnel makes in the state directory.

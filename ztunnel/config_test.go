@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/culvert-mesh/culvert/ztunnel/source"
 )
 
 func TestConfigNamesEveryProblemAtOnce(t *testing.T) {
@@ -54,5 +56,28 @@ func TestWorkloadsComeFromOnePlace(t *testing.T) {
 	}
 	if err := apiServer.oneSource(); err != nil {
 		t.Errorf("an API server knows the CIDRs: %v", err)
+	}
+}
+
+// reports is a source of which only the Stats are known.
+type reports struct {
+	source.Source
+	stats source.Stats
+}
+
+func (r reports) Stats() source.Stats { return r.stats }
+
+func TestAnObjectThatIsWrongEnforcesOriginsAllTheSame(t *testing.T) {
+	for _, tc := range []struct {
+		stats   source.Stats
+		current bool
+	}{
+		{source.Stats{}, true},
+		{source.Stats{LastError: "PeerAuthentication shop/misspelt: unknown field"}, true},
+		{source.Stats{LastError: "Pod: connection refused", Old: true}, false},
+	} {
+		if got := (Config{}).origins(reports{stats: tc.stats}).Current(); got != tc.current {
+			t.Errorf("current is %t for %+v", got, tc.stats)
+		}
 	}
 }

@@ -20,7 +20,7 @@ type AtSource int
 // The modes.
 const (
 	AtSourceWarn    AtSource = iota // it goes on; the record and the metrics say it
-	AtSourceEnforce                 // it is refused; but it goes on while the source of workloads cannot be read
+	AtSourceEnforce                 // it is refused; but it goes on while the registry may be old
 	AtSourceOff                     // nobody asks
 )
 
@@ -33,7 +33,7 @@ func (a AtSource) MarshalText() ([]byte, error) { return []byte(a.String()), nil
 type Origins struct {
 	Mode   AtSource
 	Exempt []netip.Prefix // addresses from which any identity may come: gateways, and networks that translate addresses
-	// Current reports whether the source of workloads can be read. default nil: it can
+	// Current reports whether the source can say who is where. default nil: it can
 	Current func() bool
 }
 
@@ -44,16 +44,18 @@ func (p *Pod) admitOrigin(c *connection, peer spiffeid.ID) error {
 	if p.Origins.Mode == AtSourceOff || slices.ContainsFunc(p.Origins.Exempt, func(cidr netip.Prefix) bool { return cidr.Contains(addr) }) {
 		return nil
 	}
+	origin := p.Registry.OriginOf(peer, addr)
+	if origin == workload.Home {
+		return nil
+	}
 	mode := p.Origins.Mode
 	if mode == AtSourceEnforce && (p.Origins.Current != nil && !p.Origins.Current() || p.Registry.All().Stored) {
 		mode = AtSourceWarn
 	}
-	origin := p.Registry.OriginOf(peer, addr)
-	if origin != workload.Home && mode == AtSourceEnforce {
-		origin = p.awaitOrigin(c, peer, addr)
-	}
-	if origin == workload.Home {
-		return nil
+	if mode == AtSourceEnforce {
+		if origin = p.awaitOrigin(c, peer, addr); origin == workload.Home {
+			return nil
+		}
 	}
 	why := fmt.Errorf("id-not-at-source: %v comes from %v, which %s", peer, addr, p.whoHas(origin, addr))
 	p.Metrics.NotAtSource(mode.String(), origin == workload.Foreign)

@@ -62,7 +62,8 @@ type Stats struct {
 	Objects    int       // in that snapshot
 	Held       int       // objects whose change is not in force yet, since it would let more in
 	Failures   uint64    // times that it could not be read whole
-	LastError  string    // why it cannot be now; empty: it can
+	LastError  string    // why it cannot be now, or what of an object is wrong; empty: nothing is
+	Old        bool      // what says who is where cannot be read now; what is wrong with one object does not count
 }
 
 // Options is how objects are read.

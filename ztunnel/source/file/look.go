@@ -28,7 +28,7 @@ func (s *Source) look(sink source.Sink) (again time.Duration) {
 		err = errors.New("no file is left; to delete the last object, leave a file with a comment")
 	}
 	if err != nil {
-		s.fail(fmt.Errorf("read %s: %w", s.dir, err))
+		s.fail(fmt.Errorf("read %s: %w", s.dir, err), true)
 		return 0
 	}
 	v, writing := s.see(files, first)
@@ -41,14 +41,14 @@ func (s *Source) look(sink source.Sink) (again time.Duration) {
 	}
 	if s.Stats().Generation == 0 {
 		if wait := s.startsIn(v); wait > 0 || v.blind {
-			s.report(v.errs)
+			s.report(v)
 			s.waits(wait > 0, v.now)
 			return soonest(again, wait)
 		}
 	}
 	s.settle(v)
 	s.deliver(v, sink)
-	s.report(v.errs)
+	s.report(v)
 	s.waits(v.held > 0, v.now)
 	return soonest(again, v.wait)
 }

@@ -59,16 +59,18 @@ func (s *Source) waits(something bool, now time.Time) {
 }
 
 // report says what is wrong, once per problem, and when nothing is any more.
-func (s *Source) report(errs report) {
-	if len(errs) > 0 {
-		s.fail(errs)
+func (s *Source) report(v *seen) {
+	if len(v.errs) > 0 {
+		s.fail(v.errs, v.blind)
 	} else if s.tries == 0 {
 		s.recovered()
 	}
 }
 
-func (s *Source) fail(err error) {
+// fail says what is wrong. old: what cannot be read may be any object, a pod too.
+func (s *Source) fail(err error, old bool) {
 	s.mu.Lock()
+	s.stats.Old = old
 	s.stats.Failures++
 	known := s.stats.LastError == err.Error()
 	s.stats.LastError = err.Error()
@@ -87,7 +89,7 @@ func (s *Source) fail(err error) {
 func (s *Source) recovered() {
 	s.mu.Lock()
 	was := s.stats.LastError
-	s.stats.LastError = ""
+	s.stats.LastError, s.stats.Old = "", false
 	s.mu.Unlock()
 	if was != "" {
 		s.options.Log.Info("workloads and policies can be read again", logDir, s.dir)

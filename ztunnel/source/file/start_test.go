@@ -227,3 +227,30 @@ func TestAMistakeConcernsItsObjectOnly(t *testing.T) {
 		})
 	}
 }
+
+// Whoever may write one object must not make the mesh believe that nobody knows who is where.
+func TestOneObjectThatIsWrongDoesNotMakeTheRestOld(t *testing.T) {
+	look(t, func(r *reader) {
+		r.begin()
+		for _, step := range []struct {
+			text string
+			old  bool
+		}{
+			{strings.Replace(shop, "mtls:", "mtsl:", 1), false},
+			{shop + "---\nmetadata: [", true}, // it may be any pod
+			{shop, false},
+		} {
+			r.write("shop.yaml", step.text)
+			r.look()
+			time.Sleep(time.Second)
+			r.look()
+			if st := r.s.Stats(); st.Old != step.old || (st.LastError == "") != (step.text == shop) {
+				r.Errorf("%+v\nof:\n%s", st, step.text)
+			}
+		}
+		r.must(os.Remove(filepath.Join(r.dir, "shop.yaml")))
+		if r.look(); !r.s.Stats().Old {
+			r.Errorf("without any file: %+v", r.s.Stats())
+		}
+	})
+}

@@ -31,6 +31,11 @@ func newHealth() health {
 // failing reports whether the API server does not tell something.
 func (h *health) failing() bool { return len(h.asking) > 0 }
 
+// old reports whether the API server does not tell where pods or nodes are.
+func (h *health) old() bool {
+	return h.asking[source.KindPod] != "" || h.asking[source.KindNode] != ""
+}
+
 // most is how many problems String names.
 const most = 10
 

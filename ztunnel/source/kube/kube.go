@@ -146,7 +146,7 @@ func (s *Source) Stats() source.Stats {
 	for _, k := range s.kinds {
 		out.Objects += s.builder.Len(k.Kind)
 	}
-	out.LastError = s.health.String()
+	out.LastError, out.Old = s.health.String(), s.health.old()
 	return out
 }
 

@@ -243,3 +243,25 @@ func TestAnEmptyClusterNeedsCIDRsToo(t *testing.T) {
 	server.Set(cluster(t)...)
 	w.until("the first node", meshed("web-1"))
 }
+
+// Whoever may write one policy must not make the mesh believe that nobody knows who is where.
+func TestOnlyPodsAndNodesThatCannotBeReadAreOld(t *testing.T) {
+	server := startServer(t)
+	server.Offer(peerAuthentications)
+	server.Set(cluster(t)...)
+	w := start(t, options(server))
+	w.until("the first", anySnapshot)
+	server.Set(peerAuthentication(t, "v1", "misspelt", `{mtls: {mode: STRICT}, excludePorts: [80]}`))
+	w.says("PeerAuthentication shop/misspelt")
+	server.Refuse("services", apierrors.NewForbidden(schema.GroupResource{Resource: "services"}, "", nil))
+	w.says("Service: services is forbidden")
+	if w.source.Stats().Old {
+		t.Error("a policy that is not understood, and Services that cannot be read, make pods old")
+	}
+	for _, resource := range []string{"pods", "nodes"} {
+		server.Refuse(resource, apierrors.NewForbidden(schema.GroupResource{Resource: resource}, "", nil))
+		await(t, resource+" are old", func() bool { return w.source.Stats().Old })
+		server.Refuse(resource, nil)
+		await(t, resource+" can be read again", func() bool { return !w.source.Stats().Old })
+	}
+}
