@@ -35,15 +35,18 @@ type Concern struct {
 
 // isolation is one direction of a Concern.
 type isolation struct {
-	rules  []Rule
-	index  *index         // of rules
-	denied *policy.Denied // for what no rule admits; nil: not isolated
+	rules   []Rule
+	indexes []*index       // of rules: each is in one of them
+	denied  *policy.Denied // for what no rule admits; nil: not isolated
 	hangsOn
 }
 
 // newConcern returns nil if no policy isolates in any direction.
-func newConcern(policies []*Policy, mode Mode) *Concern {
-	c := &Concern{policies: policies, mode: mode, sides: [2]isolation{newIsolation(policies, Ingress), newIsolation(policies, Egress)}}
+func newConcern(policies []*Policy, mode Mode, large *largeSides) *Concern {
+	c := &Concern{policies: policies, mode: mode}
+	for _, d := range []Direction{Ingress, Egress} {
+		c.sides[d] = newIsolation(policies, d, large)
+	}
 	c.lacking = sync.OnceValue(c.findLacking)
 	if c.sides[Ingress].denied == nil && c.sides[Egress].denied == nil {
 		return nil
@@ -51,12 +54,20 @@ func newConcern(policies []*Policy, mode Mode) *Concern {
 	return c
 }
 
-func newIsolation(policies []*Policy, d Direction) (i isolation) {
+// newIsolation puts the rules of all small sides into one index, so that a decision costs the
+// same however many policies there are.
+func newIsolation(policies []*Policy, d Direction, large *largeSides) (i isolation) {
 	var names []string
+	var small []Rule
 	for _, p := range policies {
 		if side := p.Side(d); side.Isolates {
 			names = append(names, p.Namespace+"/"+p.Name)
 			i.rules = append(i.rules, side.Rules...)
+			if side.isLarge() {
+				i.indexes = append(i.indexes, large.index(p.Namespace, side))
+			} else {
+				small = append(small, side.Rules...)
+			}
 		}
 	}
 	if len(names) == 0 {
@@ -65,7 +76,7 @@ func newIsolation(policies []*Policy, d Direction) (i isolation) {
 	for k := range i.rules {
 		i.hangsOn.add(&i.rules[k])
 	}
-	i.index = newIndex(policies[0].Namespace, i.rules)
+	i.indexes = append(i.indexes, newIndex(policies[0].Namespace, small))
 	i.denied = &policy.Denied{Policy: "NetworkPolicy " + few(names), Reason: "no " + d.String() + " rule admits it"}
 	return i
 }
@@ -125,10 +136,19 @@ func (s *Set) Judge(q *Question) (*policy.Denied, Mode, Grounds) {
 // ask returns nil if a rule admits q, or if the pod is not isolated.
 func (c *Concern) ask(w *world, q *Question) *policy.Denied {
 	side := &c.sides[q.Direction]
-	if side.denied == nil || side.index.admits(w, q) {
+	if side.denied == nil || side.admits(w, q) {
 		return nil
 	}
 	return side.denied
+}
+
+func (i *isolation) admits(w *world, q *Question) bool {
+	for _, x := range i.indexes {
+		if x.admits(w, q) {
+			return true
+		}
+	}
+	return false
 }
 
 func (r *Rule) hasPort(q *Question) bool {

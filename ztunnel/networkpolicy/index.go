@@ -42,6 +42,10 @@ type admission struct {
 // does not take one for each.
 const maxPorts = 8
 
+// fewAdmissions of a place are asked one after the other, whatever their ports: most places
+// have one, for which maps would take five times the memory.
+const fewAdmissions = 8
+
 // newIndex is of rules of a namespace's policies, which the caller must not change any more.
 func newIndex(namespace string, rules []Rule) *index {
 	x := &index{namespaces: map[string]*byPort{}, labels: map[string]map[string]*byPort{}}
@@ -117,7 +121,7 @@ func put(into map[string]map[string]*byPort, k key, b *byPort) {
 
 func (b *byPort) add(a admission) {
 	numbers, names, whole := a.rule.portsNamed()
-	if !whole {
+	if !whole || b.ports == nil && len(b.rest) < fewAdmissions {
 		b.rest = append(b.rest, a)
 		return
 	}

@@ -77,6 +77,9 @@ func (d die) side() Side {
 		}
 		s.Rules = append(s.Rules, r)
 	}
+	if d.IntN(32) == 0 {
+		s.Rules = append(s.Rules, Rule{Index: len(s.Rules), Peers: manyBlocks(largeSide)})
+	}
 	return s
 }
 
@@ -129,9 +132,51 @@ func TestTheIndexAgreesWithAllRulesAskedOneByOne(t *testing.T) {
 	}
 }
 
+// manyBlocks are n addresses that nobody has in a test.
+func manyBlocks(n int) (all []Peer) {
+	for i := range n {
+		addr := netip.AddrFrom4([4]byte{172, 16 + byte(i>>16), byte(i >> 8), byte(i)})
+		all = append(all, Peer{Block: &Block{CIDR: netip.PrefixFrom(addr, 32)}})
+	}
+	return all
+}
+
+// An object of many address blocks selects pods of many Concerns: it takes its memory once,
+// and little for each block.
+func TestConcernsShareTheIndexOfALargePolicy(t *testing.T) {
+	const blocks, concerns = 1000, 24
+	large := Policy{Namespace: "shop", Name: "large", Egress: Side{Isolates: true,
+		Rules: []Rule{{Peers: manyBlocks(blocks), Ports: []Port{{First: 443, Last: 443}}}}}}
+	policies := []Policy{large}
+	for i := range concerns {
+		policies = append(policies, Policy{Namespace: "shop", Name: fmt.Sprint(i), Pods: app(fmt.Sprint(i)), Egress: Side{Isolates: true}})
+	}
+	s := NewSet()
+	s.Replace(policies, inMode(map[string]Mode{"shop": Enforce}))
+	shared := map[*index]int{}
+	for i := range concerns {
+		for _, x := range s.Concern(pod("shop", fmt.Sprint(i))).sides[Egress].indexes {
+			shared[x]++
+		}
+	}
+	found := false
+	for x, by := range shared {
+		found = found || by == concerns
+		for b := range x.blocks.Holding(netip.MustParseAddr("172.16.0.1")) {
+			if by != concerns || b.ports != nil || b.names != nil || len(b.rest) != 1 {
+				t.Errorf("%d Concerns share an index with %+v for one block, want all, and no maps", by, b)
+			}
+		}
+	}
+	if !found {
+		t.Errorf("no index is shared by all %d Concerns", concerns)
+	}
+}
+
 // A range takes few places, and a long list of ports, too.
 func TestARangeOfPortsTakesOnePlace(t *testing.T) {
-	rules := []Rule{{Ports: []Port{{First: 1, Last: 65535}}}, {Ports: []Port{{Last: 65535}}}}
+	rules := slices.Repeat([]Rule{{Ports: []Port{{First: 1, Last: 1}}}}, fewAdmissions) // which are asked at every port, too
+	rules = append(rules, Rule{Ports: []Port{{First: 1, Last: 65535}}}, Rule{Ports: []Port{{Last: 65535}}})
 	for i := range maxPorts + 1 {
 		rules = append(rules, Rule{})
 		for range i {
@@ -139,7 +184,7 @@ func TestARangeOfPortsTakesOnePlace(t *testing.T) {
 		}
 	}
 	rules = append(rules, Rule{Ports: []Port{{First: 1, Last: 5}, {First: 100, Last: 105}}})
-	if x := newIndex("shop", rules); len(x.everybody.rest) != 4 {
-		t.Errorf("%d rules are asked at every port, want two ranges, one without ports and one of 11", len(x.everybody.rest))
+	if x := newIndex("shop", rules); len(x.everybody.rest) != fewAdmissions+4 {
+		t.Errorf("%d rules are asked at every port, want the first few, two ranges, one without ports and one of 11", len(x.everybody.rest))
 	}
 }

@@ -43,6 +43,7 @@ type ruled struct {
 	concerns map[workload.Labels]*Concern
 	alike    map[string]*Concern          // by a bit for each policy that selects
 	before   map[workload.Labels]*Concern // of the policies before these, to be used again
+	large    largeSides
 }
 
 // maxConcerns bounds how many sets of labels of a namespace are remembered.
@@ -135,7 +136,7 @@ func (r *ruled) find(labels workload.Labels) *Concern {
 	c, known := r.alike[string(which)]
 	if !known {
 		if c = r.before[labels]; c == nil || !slices.EqualFunc(c.policies, selecting, samePolicy) {
-			c = newConcern(selecting, r.mode)
+			c = newConcern(selecting, r.mode, &r.large)
 		}
 		r.alike[string(which)] = c
 	}
