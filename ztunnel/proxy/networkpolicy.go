@@ -22,10 +22,10 @@ import (
 // see it. The zero one is no such connection. Until admitted is true, only the goroutine that
 // admits the connection uses it.
 type inMesh struct {
-	question networkpolicy.Question // with both ends as they were when it was admitted
-	id       spiffeid.ID            // of a peer that was not known then
-	admitted atomic.Bool            // from now on Recheck asks, and question stays as it is
-	judged   atomic.Pointer[networkpolicy.Grounds]
+	question networkpolicy.Question                // with both ends as they were when it was admitted
+	id       spiffeid.ID                           // of a peer that was not known then
+	admitted atomic.Bool                           // from now on Recheck asks, and question stays as it is
+	judged   atomic.Pointer[networkpolicy.Grounds] // nil: not by policies that are enforced
 }
 
 // sourceWithin is how long a connection waits for the registry to learn of the pod that it
@@ -51,8 +51,13 @@ func (p *Pod) askNetwork(c *connection) (*policy.Denied, networkpolicy.Mode) {
 	}
 	q := p.ends(c, p.peerNow)
 	no, mode, grounds := p.NetworkPolicies.Judge(&q)
+	if mode != networkpolicy.Enforce {
+		c.inMesh.judged.Store(nil) // else it would keep the policies of now for as long as it is open
+		return no, mode
+	}
 	// If policies or labels change in between, Recheck finds others.
-	c.inMesh.judged.Store(&grounds)
+	kept := grounds
+	c.inMesh.judged.Store(&kept)
 	return no, mode
 }
 

@@ -109,6 +109,11 @@ func TestNetworkPoliciesThatWarnLetPass(t *testing.T) {
 			conn := greet(t, webAddr, s.to)
 			s.web.Recheck()
 			s.db.Recheck()
+			for c := range s.db.live.all(inbound) {
+				if c.inMesh.judged.Load() != nil {
+					t.Error("the open connection holds policies that refuse nobody")
+				}
+			}
 			conn.CloseWrite()
 			expectEOF(t, conn)
 			has(t, s.db.record(OK), map[string]any{"network_policy_warn": "NetworkPolicy shop/in: no ingress rule admits it", "policy": nil})
