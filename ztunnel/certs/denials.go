@@ -3,6 +3,7 @@
 package certs
 
 import (
+	"crypto/x509"
 	"encoding/hex"
 	"net/netip"
 	"slices"
@@ -159,6 +160,19 @@ func (s *Store) deniedOwn(own *svid) error {
 		chain = append(chain, deny.Subject{Issuer: hex.EncodeToString(root)})
 	}
 	return s.denied("the own certificate", chain)
+}
+
+// proved is what the deny set looks at of certificates that proved a peer once, when no root of
+// today vouches for them: all that was presented, and the root by the name that the last of
+// them has for it.
+func proved(certs []*x509.Certificate) *proof {
+	p := &proof{certs: certs}
+	if id, err := workloadOf(certs[0]); err == nil { // else they never proved anybody
+		p.id = id
+	}
+	root := deny.Subject{Issuer: hex.EncodeToString(certs[len(certs)-1].AuthorityKeyId)}
+	p.chains = []deny.Chain{append(deny.ChainOf(certs, p.id.String()), root)}
+	return p
 }
 
 // deniedPeer is why a peer that has proved itself is refused. The zero remote is not known.

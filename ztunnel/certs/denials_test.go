@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/hex"
 	"errors"
 	"net/netip"
@@ -82,6 +83,51 @@ func TestWhatIsDeniedProvesNothing(t *testing.T) {
 			b.denies(generation + 2)
 			if err := good.Denied(e.server, from); err != nil {
 				t.Errorf("%s: allowed again: %v", name, err)
+			}
+		}
+	})
+}
+
+// A long stream lives on by a younger tunnel when the certificates of its own have expired.
+// Denied is the stream by both.
+func TestWhatProvedOnceIsDeniedWhenItHasExpired(t *testing.T) {
+	twoNodes(t, func(t *testing.T, a, b *rig) {
+		b.cfg.NodeAt = func(netip.Addr) string { return "node-a" }
+		good, err := b.ServerPair(t.Context(), db)
+		if err != nil {
+			t.Fatal(err)
+		}
+		shows, _ := client(t, a, web, db)
+		old := shake(t, good.Config, shows)
+		pass(2 * time.Hour)
+		good, err = b.ServerPair(t.Context(), db)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if time.Now().Before(good.Until(old.server)) {
+			t.Fatal("after two hours the certificate of an hour holds")
+		}
+		from := netip.MustParseAddrPort("10.0.0.1:1")
+		for generation, entry := range []deny.Entry{
+			denyID(web),
+			{Kind: deny.KindSerial, Value: deny.LeafOf(old.server.PeerCertificates[0], "").Serial},
+			{Kind: deny.KindSPKI, Value: deny.LeafOf(old.server.PeerCertificates[0], "").SPKI},
+			{Kind: deny.KindNode, Value: "node-a"},
+		} {
+			if err := good.Denied(old.server, from); err != nil {
+				t.Errorf("before %v: %v", entry, err)
+			}
+			b.denies(uint64(2*generation+1), entry)
+			if err := good.Denied(old.server, from); !isDenied(err) {
+				t.Errorf("%v: %v", entry, err)
+			}
+			b.denies(uint64(2*generation + 2))
+		}
+		set := deny.NewSet()
+		for _, by := range []*x509.Certificate{a.issuer.ca.Issuer(), a.issuer.ca.Roots()[0]} {
+			set.Replace(0, []deny.Entry{{Kind: deny.KindIssuer, Value: hex.EncodeToString(by.SubjectKeyId)}})
+			if _, is := set.MatchChains(proved(old.server.PeerCertificates).chains, time.Now()); !is {
+				t.Errorf("below %v it is not denied", by.Subject)
 			}
 		}
 	})

@@ -125,14 +125,18 @@ func (p *pair) verify(state tls.ConnectionState) error {
 	return p.store.deniedPeer(peer, netip.AddrPort{}) // here, so that the peer is told by an alert
 }
 
-// denied asks the deny set of now. What does not prove any more is not denied: see until.
+// denied asks the deny set of now. A peer whose certificates do not prove any more, for which
+// see until, is asked about by what it showed: the tunnel may live on by a younger one.
 func (p *pair) denied(state tls.ConnectionState, remote netip.AddrPort) error {
 	if err := p.store.deniedOwn(p.own); err != nil {
 		return err
 	}
+	if len(state.PeerCertificates) == 0 {
+		return nil
+	}
 	peer, err := p.prove(state.PeerCertificates)
 	if err != nil {
-		return nil
+		peer = proved(state.PeerCertificates)
 	}
 	return p.store.deniedPeer(peer, remote)
 }
