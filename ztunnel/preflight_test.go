@@ -136,6 +136,19 @@ func TestPathsOfTheWrongKindAreRefusedByFlag(t *testing.T) {
 	if err := long.files(); err == nil || !strings.Contains(err.Error(), "-state-dir: ") || !strings.Contains(err.Error(), "longer than the 107 bytes") {
 		t.Errorf("a path that no socket may have: %v", err)
 	}
+	for _, socket := range []string{filepath.Join(dir, "api.sock"), filepath.Join(t.TempDir(), strings.Repeat("d", 100), "api.sock")} {
+		wrong := good
+		wrong.WorkloadAPISocket = socket
+		if err := wrong.files(); err == nil || !strings.Contains(err.Error(), "-workload-api-socket: ") {
+			t.Errorf("%s: %v", socket, err)
+		}
+	}
+	same := good
+	same.StateDir = t.TempDir()
+	same.WorkloadAPISocket = filepath.Join(same.StateDir, "s")
+	if err := same.files(); err == nil || !strings.Contains(err.Error(), "which pods must not mount") && !strings.Contains(err.Error(), "longer than") {
+		t.Errorf("in the state directory: %v", err)
+	}
 }
 
 func TestAnAddressOfAnotherProcessIsNamedBeforeAHookIsAttached(t *testing.T) {

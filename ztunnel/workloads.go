@@ -5,6 +5,7 @@ package ztunnel
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
@@ -32,6 +33,12 @@ func (c Config) workloadAPI() error {
 	}
 	if err := workloadapi.Supported(); err != nil {
 		return fmt.Errorf("%w (-workload-api-socket)", err)
+	}
+	if err := workloadapi.Check(c.WorkloadAPISocket); err != nil {
+		return fmt.Errorf("-workload-api-socket: %w", err)
+	}
+	if filepath.Dir(c.WorkloadAPISocket) == filepath.Clean(c.StateDir) { // it may be empty now
+		return fmt.Errorf("-workload-api-socket: %s is the state directory (-state-dir), which pods must not mount", filepath.Dir(c.WorkloadAPISocket))
 	}
 	return nil
 }

@@ -387,8 +387,10 @@ func TestPodsMayMountTheWorkloadAPI(t *testing.T) {
 			t.Errorf("rendered without %q:\n%s", part, rendered)
 		}
 	}
-	if _, err := template(t, "--set=ztunnel.workloadAPISocket=/agent.sock"); err == nil || !strings.Contains(err.Error(), "/ztunnel/workloadAPISocket") {
-		t.Errorf("a socket in the root: %v", err)
+	for _, socket := range []string{"/agent.sock", "/run/culvert-api/", "/run/../agent.sock", "/run//agent.sock", "run/culvert-api/agent.sock"} {
+		if _, err := template(t, "--set=ztunnel.workloadAPISocket="+socket); err == nil || !strings.Contains(err.Error(), "/ztunnel/workloadAPISocket") {
+			t.Errorf("%s: %v", socket, err)
+		}
 	}
 }
 

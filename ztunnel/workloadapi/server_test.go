@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -390,5 +391,57 @@ func TestADirectoryOfOthersHasNoSocketOfOurs(t *testing.T) {
 	}
 	if err := Supported(); err != nil {
 		t.Error(err)
+	}
+}
+
+// Each of these is said before a pod is steered, not when the API is to be served.
+func TestAPathThatCannotBeServedIsRefusedAtStart(t *testing.T) {
+	dir, err := os.MkdirTemp("", "api") // short: it is a socket's
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	within := func(name string) string {
+		path := filepath.Join(dir, name)
+		if err := os.Mkdir(path, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	left, shared, writable, file, folder := within("left"), within("shared"), within("writable"), within("file"), within("folder")
+	for range 2 { // one of an earlier ztunnel
+		ln, err := Listen(filepath.Join(left, "api.sock"))
+		must(err)
+		must(ln.Close())
+	}
+	must(os.WriteFile(filepath.Join(shared, "another"), nil, 0o600))
+	must(os.Chmod(writable, 0o775))
+	must(os.WriteFile(filepath.Join(file, "api.sock"), nil, 0o600))
+	must(os.MkdirAll(filepath.Join(folder, "api.sock.new"), 0o700))
+	must(os.Symlink(left, filepath.Join(dir, "link")))
+	long := func(bytes int) string { return "/" + strings.Repeat("d", bytes-len("//api.sock")) + "/api.sock" }
+	for _, row := range []struct{ path, want string }{
+		{filepath.Join(dir, "none", "api.sock"), ""},
+		{filepath.Join(left, "api.sock"), ""},
+		{filepath.Join(shared, "api.sock"), "for pods to mount, and for nothing else"},
+		{filepath.Join(writable, "api.sock"), "may be written by others"},
+		{filepath.Join(file, "api.sock"), "is not a socket"},
+		{filepath.Join(folder, "api.sock"), "is not a socket"},
+		{filepath.Join(dir, "link", "api.sock"), "is not a directory"},
+		{filepath.Join(shared, "another", "api.sock"), "is not a directory"},
+		{"/api.sock", "for nothing else"},
+		{long(103), ""},
+		{long(104), "longer than the 103 bytes"},
+	} {
+		switch err := Check(row.path); {
+		case row.want == "" && err != nil, row.want != "" && (err == nil || !strings.Contains(err.Error(), row.want)):
+			t.Errorf("%s: %v, want %q", row.path, err, row.want)
+		}
 	}
 }
