@@ -39,11 +39,10 @@ func run(ctx context.Context, cfg config) error {
 	if err != nil {
 		return err
 	}
-	decisions, err := cfg.openLedger(signer.ca)
+	kept, err := cfg.openLedger(signer.ca)
 	if err != nil {
 		return err
 	}
-	defer keepLedger(decisions, cfg.log)() // ends when no request is answered any more
 	config := server.Config{
 		CA:           signer.ca,
 		Attestor:     attestor,
@@ -60,7 +59,8 @@ func run(ctx context.Context, cfg config) error {
 		Events:       signer.events,
 		ClockSkew:    cfg.clockSkew,
 		Denied:       denied.set,
-		Ledger:       decisions,
+		Ledger:       kept.ledger,
+		LedgerFailed: kept.failed(),
 		Log:          cfg.log,
 	}
 	tainter, err := cfg.tainter()
@@ -81,6 +81,7 @@ func run(ctx context.Context, cfg config) error {
 	if err != nil {
 		return err
 	}
+	defer kept.keep(service.UseLedger)() // ends when no request is answered any more
 	nodes, err := net.Listen("tcp", cfg.listen)
 	if err != nil {
 		return refused("listen", err)

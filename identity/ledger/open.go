@@ -15,8 +15,14 @@ import (
 	"time"
 )
 
+// ErrUnusable is of a ledger that cannot be opened as its files are now: the volume is full,
+// cannot be written or is away, another process has the lock, or the end of the chain cannot
+// be read. It may be usable later. Nobody should wait for it.
+var ErrUnusable = errors.New("it cannot be used now")
+
 // Open goes on with the chain of a replica, or begins it, and says in a line how the
-// process before left it. Nothing is written before Run.
+// process before left it. Nothing is written before Run. Its error is ErrUnusable, or of
+// Options that no ledger takes.
 func Open(o Options) (*Ledger, error) { return open(o, bootID()) }
 
 func open(o Options, boot string) (*Ledger, error) {
@@ -28,11 +34,11 @@ func open(o Options, boot string) (*Ledger, error) {
 		return nil, fmt.Errorf("open the ledger: %d bytes are too few, want at least %d", o.MaxBytes, MinBytes)
 	}
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
-		return nil, fmt.Errorf("open the ledger: %w", err)
+		return nil, unusable(err)
 	}
 	h, promised, err := openHead(filepath.Join(o.Dir, o.Replica+headSuffix))
 	if err != nil {
-		return nil, fmt.Errorf("open the ledger: %w", err)
+		return nil, unusable(err)
 	}
 	l := &Ledger{
 		opts: o, fileBytes: min(maxFile, o.MaxBytes/8), boot: boot, head: h, kick: make(chan struct{}, 1),
@@ -41,10 +47,12 @@ func open(o Options, boot string) (*Ledger, error) {
 	l.stats.Oldest = time.Now() // until it is looked
 	if err := l.resume(promised); err != nil {
 		h.close()
-		return nil, fmt.Errorf("open the ledger: %w", err)
+		return nil, unusable(err)
 	}
 	return l, nil
 }
+
+func unusable(err error) error { return fmt.Errorf("open the ledger: %w: %w", ErrUnusable, err) }
 
 // resume takes over the chain as it is found.
 func (l *Ledger) resume(promised Checkpoint) error {

@@ -5,6 +5,7 @@ package server
 import (
 	"encoding/hex"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -21,26 +22,33 @@ var deniedLines = rate.Limit{PerSecond: 1, Burst: 100}
 
 // accountant has the ledger keep decisions.
 type accountant struct {
-	ledger *ledger.Ledger // nil: there is none
+	ledger atomic.Pointer[ledger.Ledger] // nil: there is none
+	failed bool                          // there should be one
 
 	mu     sync.Mutex // guards what follows
 	denied map[string]*sample
 	pruned time.Time
 }
 
-func newAccountant(l *ledger.Ledger) *accountant {
-	return &accountant{ledger: l, denied: map[string]*sample{}}
+func newAccountant(cfg Config) *accountant {
+	a := &accountant{failed: cfg.LedgerFailed, denied: map[string]*sample{}}
+	a.ledger.Store(cfg.Ledger)
+	return a
 }
+
+// UseLedger has decisions be kept from now on, where Config.LedgerFailed was said.
+func (s *Server) UseLedger(l *ledger.Ledger) { s.accountant.ledger.Store(l) }
 
 // write has the ledger keep a decision about a caller that proved who it is. What a
 // stranger asks is counted only, and so is what was refused before it was looked at.
 func (a *accountant) write(d *decision, err error, took time.Duration) {
-	if a.ledger == nil || !d.attested || reasonOf(err) == identityv1.Reason_TOO_MANY_REQUESTS {
+	kept := a.ledger.Load()
+	if kept == nil || !d.attested || reasonOf(err) == identityv1.Reason_TOO_MANY_REQUESTS {
 		return
 	}
 	line := d.entry(took)
 	if err == nil {
-		a.ledger.Issued(line)
+		kept.Issued(line)
 		return
 	}
 	omitted, due := a.due(d.caller.holder())
@@ -48,7 +56,7 @@ func (a *accountant) write(d *decision, err error, took time.Duration) {
 		return
 	}
 	line.Code, line.Refusal, line.Reason, line.Omitted = status.Code(err).String(), word(err), status.Convert(err).Message(), omitted
-	a.ledger.Denied(line)
+	kept.Denied(line)
 }
 
 // entry is the decision as the ledger has it.
@@ -122,13 +130,17 @@ var (
 // collector is the ledger's metrics.
 func (a *accountant) collector() prometheus.Collector {
 	return collectorFunc(func(out chan<- prometheus.Metric) {
-		if a.ledger == nil {
-			return
-		}
-		s := a.ledger.Stats()
 		gauge := func(desc *prometheus.Desc, value float64, labels ...string) {
 			out <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, labels...)
 		}
+		kept := a.ledger.Load()
+		if kept == nil {
+			if a.failed {
+				gauge(ledgerFailing, 1)
+			}
+			return
+		}
+		s := kept.Stats()
 		count := func(desc *prometheus.Desc, n uint64, labels ...string) {
 			out <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, float64(n), labels...)
 		}

@@ -126,6 +126,25 @@ func TestANodeThatIsRefusedWithoutEndDoesNotFillTheLedger(t *testing.T) {
 	}
 }
 
+// A ledger that cannot be opened is an alarm until it is.
+func TestALedgerThatCannotBeOpenedIsSaid(t *testing.T) {
+	r := newRig(t, func(c *Config) { c.LedgerFailed = true })
+	r.cfg.Placement.Replace([]Running{{Node: "node-1", ServiceAccount: web}}, nil)
+	ask := func() { must(r.CreateCertificate(withToken(t.Context(), goodToken(t)), goodRequest(t))) }
+	ask()
+	if _, body := get(t, r.Handler(), "/metrics"); !strings.Contains(body, "culvert_identity_ledger_failing 1") {
+		t.Error("no alarm")
+	}
+	late := r.cfg
+	withLedger(t, t.TempDir())(&late)
+	r.UseLedger(late.Ledger)
+	ask()
+	_, body := get(t, r.Handler(), "/metrics")
+	if !strings.Contains(body, "culvert_identity_ledger_failing 0") || late.Ledger.Stats().Issued != 1 {
+		t.Errorf("it is open: %+v", late.Ledger.Stats())
+	}
+}
+
 // The key of a checkpoint is certified for nothing else.
 func TestALedgersCertificateProvesNobody(t *testing.T) {
 	authority := must(ca.Open(t.TempDir(), ca.Options{TrustDomain: td}))

@@ -57,6 +57,7 @@ type Config struct {
 	IDBurst      int                       // and at once; 30
 	Denied       *deny.Set                 // what gets no certificate; nothing
 	Ledger       *ledger.Ledger            // keeps each decision; nobody does. Its Run must end after Serve
+	LedgerFailed bool                      // there should be a Ledger, and it cannot be opened: UseLedger may follow
 	Waiting      func() error              // why nodes cannot be served yet, beside what the Server knows; nothing
 	Store        string                    // where the CA is kept, as "directory /var/lib/ca"; not said
 	Trouble      func() ca.Trouble         // with what is kept there now; none
@@ -160,7 +161,7 @@ func New(cfg Config) (*Server, error) {
 		storePlaces: make(chan struct{}, storeAtOnce),
 		tokenPlaces: make(chan struct{}, storeAtOnce),
 		refusals:    newRefusals(cfg.Log),
-		accountant:  newAccountant(cfg.Ledger),
+		accountant:  newAccountant(cfg),
 		visits:      newVisits(),
 		bundles:     newStreams(),
 		denials:     newStreams(),
