@@ -113,8 +113,8 @@ func define(flags *flag.FlagSet, cfg *config) {
 	program.Var(flags, &cfg.ledger, "ledger", "", "`directory` of the ledger: a line for each certificate and each refusal of a caller that proved who it is, in a chain that shows what was changed; replicas of other hosts may share it (default: none is kept)", program.Path)
 	program.Var(flags, &cfg.ledgerAge, "ledger-age", "2160h", "`time` after which files of the ledger are removed, 1h to 87600h", program.Duration(time.Hour, 87600*time.Hour))
 	program.Var(flags, &cfg.ledgerSize, "ledger-size", "1Gi", "`bytes` that the ledger may take, 1Mi to 1Ti: beyond, its oldest files are removed", program.Size(ledger.MinBytes, 1<<40))
-	program.Var(flags, &cfg.crl, "crl", "", "`file` of certificate revocation lists in PEM by issuers and roots of this CA, whose serial numbers are denied as by -deny, watched (default nothing)", program.Path)
-	program.Var(flags, &cfg.crlConfigMap, "crl-configmap", "", "`namespace/name` of a ConfigMap whose ca-crl.pem stands for -crl, as Istio's istio-ca-crl; needs -kubeconfig", program.Namespaced)
+	program.Var(flags, &cfg.crl, "crl", "", "`file` of certificate revocation lists in PEM by issuers and roots of this CA, whose serial numbers are denied as by -deny, watched; not with -deny-configmap (default nothing)", program.Path)
+	program.Var(flags, &cfg.crlConfigMap, "crl-configmap", "", "`namespace/name` of a ConfigMap whose ca-crl.pem stands for -crl, as Istio's istio-ca-crl; needs -kubeconfig, not with -deny", program.Namespaced)
 	program.Var(flags, &cfg.oidcIssuer, "oidc-issuer", "", "`URL` of the issuer of nodes' tokens, whose published keys are taken instead of those of -jwks", oidcIssuer)
 	program.Var(flags, &cfg.oidcCA, "oidc-ca", "", "`file` of the roots in PEM that vouch for the server of -oidc-issuer (default those of the system)", program.Path)
 	program.Var(flags, &cfg.issuer, "issuer", "", "`issuer` (iss) that a node's token must name (default "+server.KubernetesIssuer+" with -jwks, else any that the API server takes)", program.Word)
@@ -172,6 +172,10 @@ func (c *config) validate() error {
 	require(c.denyConfigMap == "" || c.deny == "", "the deny set is a file (-deny) or in a ConfigMap (-deny-configmap), not both")
 	require(c.crlConfigMap == "" || c.kubeconfig != "", "-kubeconfig is required with -crl-configmap")
 	require(c.crlConfigMap == "" || c.crl == "", "revocation lists are in a file (-crl) or in a ConfigMap (-crl-configmap), not both")
+	// The sets of files are numbered by a clock, those of ConfigMaps by the API server. The
+	// clock's number is always the greater one, so nodes would miss changes of the ConfigMap.
+	require(c.denyConfigMap == "" || c.crl == "", "the deny set in a ConfigMap (-deny-configmap) and revocation lists in a file (-crl) do not go together: want -crl-configmap")
+	require(c.crlConfigMap == "" || c.deny == "", "the deny set in a file (-deny) and revocation lists in a ConfigMap (-crl-configmap) do not go together: want -deny-configmap")
 	require(c.workloads == "" || c.jwks != "" || c.oidcIssuer != "", "-jwks or -oidc-issuer is required with -workloads")
 	require(c.oidcIssuer == "" || c.jwks == "", "keys come from a file (-jwks) or from their issuer (-oidc-issuer), not from both")
 	require(c.oidcIssuer == "" || c.issuer == "", "-oidc-issuer says who the issuer is: -issuer is for -jwks and the API server")

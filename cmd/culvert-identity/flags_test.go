@@ -108,3 +108,21 @@ func TestALaterListReplacesTheEarlierAndTheDefault(t *testing.T) {
 		t.Error(diff)
 	}
 }
+
+// Numbers of a file and of a ConfigMap cannot be compared: together, nodes would miss changes.
+func TestTheDenySetAndRevocationListsComeFromOneKindOfPlace(t *testing.T) {
+	for _, tc := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"-deny", "/d", "-crl", "/c"}, ""},
+		{[]string{"-deny-configmap", "a/d", "-crl-configmap", "a/c"}, ""},
+		{[]string{"-deny-configmap", "a/d", "-crl", "/c"}, "(-deny-configmap) and revocation lists in a file (-crl) do not go together: want -crl-configmap"},
+		{[]string{"-deny", "/d", "-crl-configmap", "a/c"}, "(-deny) and revocation lists in a ConfigMap (-crl-configmap) do not go together: want -deny-configmap"},
+	} {
+		_, err := parseOnly(append(tc.args, "-dir", "/ca", "-kubeconfig", "in-cluster")...)
+		if (err == nil) != (tc.want == "") || err != nil && !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%q: %v", tc.args, err)
+		}
+	}
+}

@@ -10,8 +10,8 @@ import (
 )
 
 // Merge has the set be what one and the other deny together, until ctx ends. It is not
-// known as long as one of both is not. Both number by the same clock or API server; theirs
-// that is greater counts.
+// known as long as one of both is not. Both must number by the same clock or API server: the
+// number that is greater counts.
 func (s *Set) Merge(ctx context.Context, one, other *Set) error {
 	poll := time.NewTicker(lookEvery) // trouble is no change
 	defer poll.Stop()
