@@ -56,6 +56,12 @@ func (l *Ledger) certify() {
 		if is.holds(now) && l.seq > l.signed {
 			l.checkpointLocked() // by the key before: it vouches for its own lines
 		}
+		if next.before = is; is != nil && (is.seq == 0 || is.seq > l.written) {
+			next.before = is.before // no head can be signed by the one between
+		}
+		if next.before != nil {
+			next.before.before = nil
+		}
 		l.signs = next
 		l.nameSignerLocked()
 		l.wake()

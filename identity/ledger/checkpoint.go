@@ -51,6 +51,21 @@ type signer struct {
 	key   *ecdsa.PrivateKey
 	name  string              // of the key, as Checkpoint.Signer
 	certs []*x509.Certificate // its own first, without the root
+
+	// Both are guarded by Ledger.mu.
+	seq    uint64  // of the line that names it; 0: none does yet
+	before *signer // whose line was in a file when this one came; nil: none
+}
+
+// upTo returns the signer of a checkpoint of line seq: one that holds, and that a line up to
+// there names. Nil: there is none, and the checkpoint has no signature.
+func (s *signer) upTo(seq uint64, now time.Time) *signer {
+	for ; s != nil; s = s.before {
+		if s.seq != 0 && s.seq <= seq && s.holds(now) {
+			return s
+		}
+	}
+	return nil
 }
 
 // newSigner makes a key and has it certified.
@@ -66,7 +81,7 @@ func newSigner(certify func(crypto.PublicKey) ([]*x509.Certificate, error)) (*si
 	if len(certs) == 0 {
 		return nil, errors.New("no certificate was given")
 	}
-	return &signer{key, nameOfKey(certs[0]), certs}, nil
+	return &signer{key: key, name: nameOfKey(certs[0]), certs: certs}, nil
 }
 
 func nameOfKey(cert *x509.Certificate) string {

@@ -285,26 +285,21 @@ func (l *Ledger) nameSignerLocked() {
 	for _, cert := range l.signs.certs {
 		ders = append(ders, cert.Raw)
 	}
-	l.addLocked(Record{Kind: KindSigner, Upkeep: Upkeep{Certificates: ders}})
+	if l.addLocked(Record{Kind: KindSigner, Upkeep: Upkeep{Certificates: ders}}) && l.signs.seq == 0 {
+		l.signs.seq = l.seq
+	}
 }
 
 // checkpointLocked signs all lines so far.
 func (l *Ledger) checkpointLocked() {
-	c := l.signLocked(Checkpoint{Replica: l.opts.Replica, Seq: l.seq, Hash: l.last.String()})
+	c := Checkpoint{Replica: l.opts.Replica, Seq: l.seq, Hash: l.last.String(), Time: time.Now().UTC()}
+	c = l.signs.upTo(c.Seq, c.Time).sign(c)
 	l.addLocked(Record{Kind: KindCheckpoint, Upkeep: Upkeep{Signed: &c}})
 	l.signed, l.told = l.seq, time.Now()
 }
 
-func (l *Ledger) signLocked(c Checkpoint) Checkpoint {
-	c.Time = time.Now().UTC()
-	if l.signs.holds(c.Time) {
-		return l.signs.sign(c)
-	}
-	return c
-}
-
-// addLocked completes a line and queues it.
-func (l *Ledger) addLocked(r Record) {
+// addLocked completes a line and queues it. It reports whether it did: else the line is lost.
+func (l *Ledger) addLocked(r Record) bool {
 	r.Seq, r.Time, r.Replica, r.Prev = l.seq+1, time.Now().UTC(), l.opts.Replica, l.last.String()
 	line, err := r.encode()
 	if err != nil { // only lists can be that long
@@ -314,7 +309,7 @@ func (l *Ledger) addLocked(r Record) {
 	if err != nil {
 		l.opts.Log.Error("a record of the ledger cannot be written", logKind, string(r.Kind), logError, err)
 		l.loseLocked(r.Kind)
-		return
+		return false
 	}
 	if n := len(l.queue); n == 0 || l.queue[n-1].number != l.number {
 		l.queue = append(l.queue, chunk{number: l.number})
@@ -326,6 +321,7 @@ func (l *Ledger) addLocked(r Record) {
 	c.seq, c.last = l.seq, l.last
 	l.size += int64(len(line)) + 1
 	l.queued += int64(len(line)) + 1
+	return true
 }
 
 // Run writes what is appended, and signs and syncs it, until ctx ends. Then it ends the

@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"golang.org/x/sys/unix"
 
 	"github.com/culvert-mesh/culvert/identity/ca"
 	"github.com/culvert-mesh/culvert/test/env"
@@ -298,6 +300,59 @@ func eventually(t testing.TB, what string, is func() bool) {
 		if time.Now().After(deadline) {
 			t.Fatalf("not within 20 s: %s", what)
 		}
+	}
+}
+
+// Lines that wait for a full disk may name the next key. The head is signed by a key that a
+// line in a file names, or it would look forged.
+func TestOnAFullDiskTheHeadIsSignedByAKeyThatIsNamed(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	next, err := ca.Open(t.TempDir(), ca.Options{TrustDomain: spiffeid.RequireTrustDomainFromString("cluster.local")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	signs, roots := r.ca, append(next.Roots(), r.ca.Roots()...)
+	o := r.options("ca-1")
+	o.Issuer = func() *x509.Certificate { return signs.Issuer() }
+	o.Certify = func(key crypto.PublicKey) ([]*x509.Certificate, error) {
+		return signs.CertifyLedger(key, Subject("ca-1"))
+	}
+	l, err := Open(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	step := func(state State, wrong error) {
+		t.Helper()
+		err := l.flush()
+		l.note(err)
+		if !errors.Is(err, wrong) {
+			t.Fatalf("%v, want %v", err, wrong)
+		}
+		if err := l.settle(state); err != nil {
+			t.Fatal(err)
+		}
+		report, err := Verify(Question{Dir: r.dir, Roots: roots}, nil)
+		if err != nil || len(report.Faults) > 0 || report.Chains[0].Signed != l.written {
+			t.Errorf("%s: %v, %+v, want it signed up to %d", state, err, report, l.written)
+		}
+	}
+	l.certify()
+	step(StateRunning, nil)
+	l.create = func(string) (*os.File, error) { return nil, unix.ENOSPC }
+	l.fileBytes = 1
+	for range 2 { // the second one finds the first one's line waiting, too
+		l.Issued(decision(1))
+		next, signs = signs, next
+		l.certify()
+		step(StateFailing, unix.ENOSPC)
+		l.head.said.State = "" // so that it is written again
+	}
+	l.create = create
+	step(StateRunning, nil)
+	l.head.close()
+	for _, out := range l.open {
+		out.Close()
 	}
 }
 

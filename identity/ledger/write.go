@@ -182,22 +182,22 @@ func (l *Ledger) sync(ctx context.Context) {
 	}
 }
 
-// settle has all that is written be on disk, and then says so in the head.
+// settle has all that is written be on disk, and then says so in the head. The head is signed
+// by a key that a line on disk names: lines that wait for a full disk may name another one.
 func (l *Ledger) settle(state State) error {
+	now, said := time.Now().UTC(), l.head.said
 	l.mu.Lock()
-	c := Checkpoint{Replica: l.opts.Replica, Seq: l.written, Hash: l.writtenHash.String(), State: state, Boot: l.boot}
+	c := Checkpoint{Replica: l.opts.Replica, Seq: l.written, Hash: l.writtenHash.String(), Time: now, State: state, Boot: l.boot}
 	open := l.open[:len(l.open):len(l.open)]
-	if c.Seq == l.head.said.Seq && state == l.head.said.State || c.Seq == 0 {
-		l.mu.Unlock()
+	all, before := l.signs.upTo(c.Seq, now), l.signs.upTo(said.Seq, now)
+	l.mu.Unlock()
+	if c.Seq == said.Seq && state == said.State || c.Seq == 0 {
 		return nil
 	}
-	by := l.signs
-	c = l.signLocked(c)
-	l.mu.Unlock()
 	for _, out := range open {
 		if err := out.Sync(); err != nil {
-			c.Seq, c.Hash, c.State = l.head.said.Seq, l.head.said.Hash, StateFailing // that is all it may promise
-			return errors.Join(fmt.Errorf("%s: %v", out.Name(), err), l.head.write(by.sign(c)))
+			c.Seq, c.Hash, c.State = said.Seq, said.Hash, StateFailing // that is all it may promise
+			return errors.Join(fmt.Errorf("%s: %v", out.Name(), err), l.head.write(before.sign(c)))
 		}
 	}
 	l.mu.Lock()
@@ -206,7 +206,7 @@ func (l *Ledger) settle(state State) error {
 		l.open, open = l.open[1:], open[1:]
 	}
 	l.mu.Unlock()
-	return l.head.write(c)
+	return l.head.write(all.sign(c))
 }
 
 // relink finds out whether another hand has taken the file or the head away, and begins
