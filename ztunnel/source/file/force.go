@@ -112,6 +112,7 @@ func (s *Source) settle(v *seen) {
 			}
 		}
 	}
+	s.keepEarly(v)
 	if !maps.Equal(s.force.early, v.early) {
 		s.force.early, v.changed = v.early, true
 		s.force.builder.Enforce(v.early)
@@ -237,10 +238,19 @@ func (s *Source) settleOne(v *seen, k key) {
 func (v *seen) enforce(next entry) {
 	if ns, is := next.object.(*corev1.Namespace); is {
 		if mode, _ := networkpolicy.ModeOf(ns.Labels); mode == networkpolicy.Enforce {
-			if v.early == nil {
-				v.early = map[string]bool{}
-			}
 			v.early[ns.Name] = true
+		}
+	}
+}
+
+// keepEarly has namespaces go on enforcing early while what they say cannot be read, or is
+// not understood: a file that is being rewritten would open them for a moment.
+func (s *Source) keepEarly(v *seen) {
+	for name := range s.force.early {
+		claims := v.claims[key{source.KindNamespace, source.Name{Name: name}}]
+		unread := len(claims) == 0 && v.blind
+		if unread || len(claims) > 1 || len(claims) == 1 && claims[0].broken {
+			v.early[name] = true
 		}
 	}
 }

@@ -89,7 +89,7 @@ func (s *Source) deliver(v *seen, sink source.Sink) {
 // see reads the whole directory. writing: a file was written or replaced meanwhile, and
 // that is no error yet.
 func (s *Source) see(files []listed, first bool) (v *seen, writing bool) {
-	v = &seen{now: time.Now(), claims: map[key][]entry{}}
+	v = &seen{now: time.Now(), claims: map[key][]entry{}, early: map[string]bool{}}
 	since := v.now
 	if first && rested(s.dir, files, v.now.Add(-s.options.Confirm)) {
 		since = v.now.Add(-s.options.Confirm)

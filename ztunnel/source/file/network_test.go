@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/culvert-mesh/culvert/ztunnel/networkpolicy"
 	"github.com/culvert-mesh/culvert/ztunnel/source"
@@ -124,6 +125,44 @@ func TestANamespaceEnforcesUntilItSaysSomethingElseForASecond(t *testing.T) {
 			r.Errorf("a typing error ends enforcement, or is not said: %v, %v", mode(), r.errs)
 		}
 	})
+}
+
+// A namespace that enforces before the rest of what it says is believed goes on while its file
+// is rewritten, cannot be read, or has what is not understood.
+func TestANamespaceThatEnforcesEarlyDoesNotOpenWhileItsFileIsUnread(t *testing.T) {
+	const text = "{apiVersion: v1, kind: Namespace, metadata: {name: shop, labels: {culvert.dev/network-policy: enforce, a: b}}}\n"
+	for name, meanwhile := range map[string]func(r *reader){
+		"empty":  func(r *reader) { r.write("shop.yaml", "") },
+		"no map": func(r *reader) { r.write("shop.yaml", text[:40]) },
+		"broken": func(r *reader) { r.write("shop.yaml", strings.Replace(text, "a: b", "a: ", 1)) },
+		"twice":  func(r *reader) { r.write("shop.yaml", text+"---\n"+text) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			look(t, func(r *reader) {
+				enforces := func(when string) {
+					t.Helper()
+					r.look()
+					s := networkpolicy.NewSet()
+					s.Replace(r.last.NetworkPolicies, r.last.Mesh.Namespaces)
+					if mode := s.Modes()["shop"]; mode != networkpolicy.Enforce {
+						t.Errorf("%s, the mode is %v", when, mode)
+					}
+				}
+				r.write("policy.yaml", networkPolicyText("p", "{podSelector: {}}"))
+				r.confirm()
+				r.write("shop.yaml", text)
+				enforces("at once")
+				time.Sleep(100 * time.Millisecond)
+				meanwhile(r)
+				enforces("meanwhile")
+				time.Sleep(100 * time.Millisecond)
+				r.write("shop.yaml", text)
+				enforces("once it is written again")
+				r.confirm()
+				enforces("a second later")
+			})
+		})
+	}
 }
 
 // A namespace that is new may let pods out of the mesh, so that it waits for a second. That
