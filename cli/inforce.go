@@ -30,7 +30,7 @@ type inForce struct {
 	node      bool
 	policies  policy.Objects
 	workloads []workload.Workload
-	network   *network // nil: a node that does not say which it holds
+	network   *network // nil: nobody asked for it, or a node does not say which it holds
 }
 
 // network is the NetworkPolicies that somebody goes by.
@@ -96,7 +96,11 @@ func (c *command) inForce(cmd *cobra.Command, o *objects) ([]inForce, error) {
 			problems = append(problems, fmt.Errorf("%s: %s", n.Name, n.Problem))
 			continue
 		}
-		all = append(all, inForce{n.Name, true, n.Dump.Policies, n.Dump.Workloads, heldNetwork(n.Dump)})
+		f := inForce{by: n.Name, node: true, policies: n.Dump.Policies, workloads: n.Dump.Workloads}
+		if o.network {
+			f.network = heldNetwork(n.Dump)
+		}
+		all = append(all, f)
 	}
 	if len(all) == 0 {
 		return nil, hint(errors.Join(problems...), "--api-server goes by what the API server has instead, --objects DIR by a directory of YAML")
@@ -153,6 +157,9 @@ func (c *command) readInForce(ctx context.Context, o *objects) (inForce, error) 
 	}
 	snapshot := builder.Snapshot()
 	f.policies, f.workloads = snapshot.Policies, snapshot.Mesh.Workloads.Unpack()
+	if !o.network {
+		return f, nil // an empty set would say that they admit all
+	}
 	set := networkpolicy.NewSet()
 	set.Replace(snapshot.NetworkPolicies, snapshot.Mesh.Namespaces)
 	f.network = &network{explain.Network{Policies: snapshot.NetworkPolicies, Modes: set.Modes(), Namespaces: snapshot.Mesh.Namespaces, Strange: strangeModes(text)}}

@@ -42,6 +42,7 @@ is 2 if no record could be judged.`,
 	var deleted []string
 	var where objects
 	where.define(cmd, "")
+	where.network = true
 	flags := cmd.Flags()
 	flags.StringVarP(&change, "filename", "f", "", "`file` or directory of the policies to try, or - for standard input")
 	flags.StringSliceVar(&deleted, "delete", nil, "`policies` to try without, as AuthorizationPolicy/shop/db")
