@@ -20,6 +20,10 @@ const (
 	denyStreams = 2
 	// maxLifted bounds the entries that are remembered as lifted.
 	maxLifted = 1024
+	// behindFor is for how long a set that is not later does not bring back what was lifted: a
+	// replica that is behind hears of the change by then. After that a denial counts: numbers
+	// may have begun anew.
+	behindFor = 10 * time.Minute
 	// maxDenied bounds what sets of several numberings may add up to.
 	maxDenied = 2 * deny.MaxEntries
 )
@@ -35,20 +39,26 @@ type DenySet struct {
 // has a lock of its own. An entry is
 //
 //	in force  by the latest set of a stream: a later one takes the place of all of it
-//	lifted    in a set, and not in a later one: a set that is not later does not bring it
-//	          back, since the replica that sends it may not have heard of the change
+//	lifted    in a set, and not in a later one: for behindFor a set that is not later does not
+//	          bring it back, since the replica that sends it may not have heard of the change
 //
 // Whatever else a set has that is not later is added, and nothing goes. Numbers begin anew
 // when the API server is restored from a backup: what is denied after that must count.
 type denials struct {
 	set    *deny.Set
-	lifted []deny.Entry // oldest first
+	lifted []lifted // oldest first
 
 	open    [denyStreams]bool // the stream is open, and a set came on it
 	heard   time.Time         // until when one of them was; by the monotonic clock
 	since   time.Time         // when what is in force was taken
 	problem string            // of a stream, as it was last
 	none    bool              // the CA has no deny set
+}
+
+// lifted is an entry that is in force no more.
+type lifted struct {
+	deny.Entry
+	at time.Time // when; by the monotonic clock
 }
 
 // take puts a set of a stream in force, and says what came and what went.
@@ -58,16 +68,29 @@ func (d *denials) take(next DenySet) (added, removed []deny.Entry) {
 		return d.add(generation, entries, next.Entries), nil
 	}
 	added, removed = d.set.Copy(next.Generation, next.Entries)
-	d.lifted = slices.DeleteFunc(append(d.lifted, removed...), func(e deny.Entry) bool { return slices.Contains(added, e) })
-	d.lifted = d.lifted[max(0, len(d.lifted)-maxLifted):]
+	d.lifted = slices.DeleteFunc(d.lifted, func(l lifted) bool { return slices.Contains(added, l.Entry) })
+	d.lift(removed)
 	return added, removed
+}
+
+// lift remembers what was lifted now.
+func (d *denials) lift(removed []deny.Entry) {
+	for _, e := range removed {
+		d.lifted = append(d.lifted, lifted{e, time.Now()})
+	}
+	d.lifted = d.lifted[max(0, len(d.lifted)-maxLifted):]
 }
 
 // add has in force what a set that is not later has besides.
 func (d *denials) add(generation uint64, entries, others []deny.Entry) (added []deny.Entry) {
 	known := make(map[deny.Entry]bool, len(entries)+len(d.lifted))
-	for _, e := range slices.Concat(entries, d.lifted) {
+	for _, e := range entries {
 		known[e] = true
+	}
+	for _, l := range d.lifted {
+		if time.Since(l.at) < behindFor {
+			known[l.Entry] = true
+		}
 	}
 	for _, e := range others {
 		if !known[e] && len(entries)+len(added) < maxDenied {
@@ -75,6 +98,7 @@ func (d *denials) add(generation uint64, entries, others []deny.Entry) (added []
 		}
 	}
 	if len(added) > 0 {
+		d.lifted = slices.DeleteFunc(d.lifted, func(l lifted) bool { return slices.Contains(added, l.Entry) })
 		d.set.Copy(generation, slices.Concat(entries, added))
 	}
 	return added

@@ -252,9 +252,40 @@ func TestALaterSetTakesThePlaceOfAllAndAnOlderOneOnlyAdds(t *testing.T) {
 			t.Errorf("%s: generation %d, %v", step.what, generation, entries)
 		}
 	}
-	if slices.Contains(d.lifted, one) {
+	if slices.ContainsFunc(d.lifted, func(l lifted) bool { return l.Entry == one }) {
 		t.Error("what is denied is remembered as lifted")
 	}
+}
+
+// After a restore of etcd numbers are smaller for good. An entry that was lifted before it, and
+// is written again, must count, though not at once.
+func TestWhatWasLiftedIsDeniedAgainByASetOfAnySmallerNumber(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		file := filepath.Join(t.TempDir(), "denied")
+		s := New(Config{TrustDomain: td, Log: quiet, DenyFile: file, Issuer: &scripted{}, OnDeny: func() {}})
+		says := func(generation uint64, entries ...deny.Entry) {
+			s.takeDenySet(0, DenySet{Generation: generation, Entries: entries})
+		}
+		says(700, denyID(web))
+		says(710)
+		time.Sleep(behindFor - time.Second)
+		if says(12, denyID(web)); s.deniedID(web) != nil {
+			t.Error("a replica that may only be behind denies again what was lifted")
+		}
+		s = New(Config{TrustDomain: td, Log: quiet, DenyFile: file, Issuer: &scripted{}, OnDeny: func() {}})
+		s.restoreDenials()
+		time.Sleep(behindFor - time.Second)
+		if says(12, denyID(web)); s.deniedID(web) != nil {
+			t.Error("after a restart: a replica that may only be behind denies again what was lifted")
+		}
+		time.Sleep(time.Second)
+		if says(12, denyID(web)); !isDenied(s.deniedID(web)) {
+			t.Error("what was lifted long ago cannot be denied any more")
+		}
+		if len(s.denials.lifted) > 0 {
+			t.Errorf("what is denied is remembered as lifted: %v", s.denials.lifted)
+		}
+	})
 }
 
 func TestWhatIsRememberedOfDenialsIsBounded(t *testing.T) {

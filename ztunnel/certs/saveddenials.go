@@ -29,7 +29,10 @@ func (s *Store) saveDenials() {
 	}
 	s.mu.Lock()
 	generation, entries, _ := s.denials.set.Entries()
-	now := savedDenials{s.cfg.TrustDomain.Name(), generation, entries, s.denials.lifted}
+	now := savedDenials{TrustDomain: s.cfg.TrustDomain.Name(), Generation: generation, Entries: entries}
+	for _, l := range s.denials.lifted {
+		now.Lifted = append(now.Lifted, l.Entry)
+	}
 	s.mu.Unlock()
 	if err := writeSaved(s.cfg.DenyFile, savedDenied, now); err != nil {
 		s.cfg.Log.Error("writing the deny set; a start without the CA would find an older one", logPath, s.cfg.DenyFile, logError, err)
@@ -53,7 +56,7 @@ func (s *Store) restoreDenials() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.denials.set.Copy(v.Generation, v.Entries)
-	s.denials.lifted = v.Lifted
+	s.denials.lift(v.Lifted) // nobody knows when: the clock may have been set since
 }
 
 func readDenials(path, domain string) (savedDenials, error) {
