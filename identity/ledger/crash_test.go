@@ -308,5 +308,5 @@ func TestADirectoryThatIsTakenAwayIsAFailure(t *testing.T) {
 	}
 	eventually(t, "it goes on", func() bool { return !l.Stats().Failing })
 	l.Issued(decision(3))
-	r.wantFault("no line says that it was removed by rule")
+	r.wantFault("no line that is signed says that it was removed by rule")
 }

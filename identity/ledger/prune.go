@@ -92,18 +92,23 @@ func (l *Ledger) abandoned(replica string, c *chain) (unlock func(), ended bool)
 	return h.close, true
 }
 
-// remove names a file in the chain and removes it.
+// remove names a file in the chain and removes it, once the head promises that line: Verify
+// believes no other.
 func (l *Ledger) remove(f aged, why string) bool {
 	seq, last, err := lastOf(f.path)
 	if err != nil {
 		return false
 	}
 	l.mu.Lock()
+	if l.state != StateRunning { // the line would wait, and be one of many
+		l.mu.Unlock()
+		return false
+	}
 	kept := l.takeLocked(Record{Kind: KindRemoved, Upkeep: Upkeep{Removed: &Removed{Replica: f.replica, Number: f.number, Last: seq, Hash: last.String(), Why: why}}})
 	at := l.seq
 	l.mu.Unlock()
 	l.wake()
-	if !kept || !l.await(at, retryEvery) || os.Remove(f.path) != nil {
+	if !kept || !l.await(at, retryEvery) || !l.promise(at) || os.Remove(f.path) != nil {
 		return false
 	}
 	l.opts.Log.Info("a file of the ledger is removed", logFile, f.path, logWhy, why, logLast, seq)
@@ -115,6 +120,16 @@ func (l *Ledger) remove(f aged, why string) bool {
 		l.stats.RemovedForRoom++
 	}
 	return true
+}
+
+// promise has the head name all that is written, and reports whether it promises a line by a
+// signature.
+func (l *Ledger) promise(seq uint64) bool {
+	if err := l.settle(StateRunning); err != nil {
+		return false // sync says so
+	}
+	said := l.head.said
+	return said.Seq >= seq && (said.Signer != "" || l.opts.Certify == nil)
 }
 
 // dropHeads removes heads of chains that have no file any more.

@@ -29,6 +29,7 @@ func TestFilesThatAreOldEnoughGoAndALineSaysSo(t *testing.T) {
 		_, err := os.Stat(first)
 		return len(left) == 0 && os.IsNotExist(err)
 	})
+	r.wantWhole() // as soon as they are gone: the head promises the lines that say so
 	end()
 	if s := l.Stats(); s.RemovedByAge < 3 || s.RemovedForRoom != 0 || s.Bytes == 0 {
 		t.Errorf("stats %+v", s)
@@ -40,7 +41,37 @@ func TestFilesThatAreOldEnoughGoAndALineSaysSo(t *testing.T) {
 	if err := os.Remove(r.files("ca-1-*.jsonl")[0]); err != nil {
 		t.Fatal(err)
 	}
-	r.wantFault("no line says that it was removed by rule")
+	r.wantFault("no line that is signed says that it was removed by rule")
+}
+
+// Whoever can write the files can put a line behind the last signature. It excuses nothing.
+func TestALineThatNobodySignedRemovesNothing(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.keep("ca-1", 30)
+	first := r.files("ca-1-*.jsonl")[0]
+	seq, last, err := lastOf(first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, replica := range []string{"ca-1", "ca-2"} {
+		o := r.options(replica)
+		o.Certify = nil
+		l, err := Open(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		end := r.run(l)
+		l.mu.Lock()
+		l.takeLocked(Record{Kind: KindRemoved, Upkeep: Upkeep{Removed: &Removed{Replica: "ca-1", Number: 1, Last: seq, Hash: last.String(), Why: "age"}}})
+		l.mu.Unlock()
+		end()
+	}
+	r.wantWhole()
+	if err := os.Remove(first); err != nil {
+		t.Fatal(err)
+	}
+	r.wantFault("no line that is signed says that it was removed by rule")
 }
 
 // Another replica that runs keeps its own files, however old they are.

@@ -76,7 +76,7 @@ func Verify(q Question, visit func(Record)) (*Report, error) {
 	if visit == nil {
 		visit = func(Record) {}
 	}
-	v := &verifier{question: q, visit: visit, report: &Report{Faults: []Fault{}, Chains: []*Chain{}}, removed: map[string][]Removed{}}
+	v := &verifier{question: q, visit: visit, report: &Report{Faults: []Fault{}, Chains: []*Chain{}}, removed: map[string][]removal{}}
 	chains, heads, err := v.find()
 	if err != nil {
 		return nil, err
@@ -105,7 +105,14 @@ type verifier struct {
 	question Question
 	visit    func(Record)
 	report   *Report
-	removed  map[string][]Removed // by replica, that lines name
+	removed  map[string][]removal // by replica, that lines name
+}
+
+// removal is a line that names a removed file.
+type removal struct {
+	Removed
+	seq uint64
+	by  *Chain // in which the line stands
 }
 
 func (v *verifier) fault(f Fault) {
@@ -123,19 +130,37 @@ type promised struct {
 	err   error
 }
 
+// findTries bounds how often files may go while they are found.
+const findTries = 10
+
 // find returns the chains, and their heads as they were before the files were listed: what
-// a head names is in the files by then.
-func (v *verifier) find() (map[string]*chain, map[string]promised, error) {
-	list := func() (map[string]*chain, error) {
-		if v.question.Dir == "" {
-			return group(v.question.Files), nil
+// a head names is in the files by then. It finds anew if files went in between, since the
+// heads that promise their removal are later ones.
+func (v *verifier) find() (chains map[string]*chain, heads map[string]promised, err error) {
+	before, err := v.list()
+	for range findTries {
+		if err != nil {
+			return nil, nil, err
 		}
-		return chainsOf(v.question.Dir)
+		if heads, err = headsOf(before); err != nil {
+			return nil, nil, err
+		}
+		if chains, err = v.list(); err == nil && !went(before, chains) {
+			break
+		}
+		before = chains
 	}
-	chains, err := list()
-	if err != nil {
-		return nil, nil, err
+	return chains, heads, err
+}
+
+func (v *verifier) list() (map[string]*chain, error) {
+	if v.question.Dir == "" {
+		return group(v.question.Files), nil
 	}
+	return chainsOf(v.question.Dir)
+}
+
+func headsOf(chains map[string]*chain) (map[string]promised, error) {
 	heads := map[string]promised{}
 	for replica, c := range chains {
 		if c.head == "" {
@@ -143,14 +168,23 @@ func (v *verifier) find() (map[string]*chain, map[string]promised, error) {
 		}
 		in, err := os.Open(c.head)
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 		slots, err := readSlots(in)
 		in.Close()
 		heads[replica] = promised{c.head, slots, err}
 	}
-	chains, err = list()
-	return chains, heads, err
+	return heads, nil
+}
+
+// went reports whether a file of before is not there any more.
+func went(before, after map[string]*chain) bool {
+	for replica, c := range before {
+		if len(c.files) > 0 && (after[replica] == nil || !slices.Contains(after[replica].files, c.files[0])) {
+			return true
+		}
+	}
+	return false
 }
 
 // walk goes along one chain.
@@ -325,7 +359,7 @@ func (w *walk) upkeep(r Record) {
 		w.started(r)
 	case KindRemoved:
 		if r.Removed != nil {
-			w.removed[r.Removed.Replica] = append(w.removed[r.Removed.Replica], *r.Removed)
+			w.removed[r.Removed.Replica] = append(w.removed[r.Removed.Replica], removal{*r.Removed, r.Seq, w.report})
 		}
 	}
 }
@@ -403,7 +437,8 @@ func (w *walk) headHolds() {
 }
 
 // beginning asks whether the files that were before the first one went by rule. A line of
-// any chain may say so.
+// any chain may say so, if a root vouches for it: anybody can put a line behind the last
+// signature.
 func (w *walk) beginning() {
 	switch {
 	case w.report.Lines == 0 || w.first.Seq == 1 && w.first.Prev == (hash{}).String():
@@ -413,10 +448,13 @@ func (w *walk) beginning() {
 		return
 	}
 	for _, r := range w.removed[w.chain.replica] {
+		if w.question.Roots != nil && r.seq > r.by.Signed {
+			continue
+		}
 		if r.Number == w.firstIn.number-1 && r.Last == w.first.Seq-1 && r.Hash == w.first.Prev {
 			w.note("seq 1 to %d were removed by rule: %s", r.Last, r.Why)
 			return
 		}
 	}
-	w.fault(Fault{File: w.firstIn.path, Line: 1, Seq: w.first.Seq, What: "what was before it is not there, and no line says that it was removed by rule"})
+	w.fault(Fault{File: w.firstIn.path, Line: 1, Seq: w.first.Seq, What: "what was before it is not there, and no line that is signed says that it was removed by rule"})
 }
