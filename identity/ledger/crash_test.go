@@ -31,7 +31,7 @@ func child(dir string) {
 	if err != nil {
 		panic(err)
 	}
-	l.fileBytes = 16 << 10
+	l.fileBytes, l.patience = 16<<10, time.Minute // a machine that stalls answers nothing too early
 	ctx, end := context.WithCancel(context.Background())
 	defer end()
 	if os.Getenv(childLimit) != "" {

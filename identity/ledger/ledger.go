@@ -79,6 +79,7 @@ func (o Options) withDefaults() Options {
 type Ledger struct {
 	opts      Options
 	fileBytes int64 // after which the next file begins
+	patience  time.Duration
 	boot      string
 	ended     Ended // how the process before did
 	kick      chan struct{}
@@ -179,7 +180,7 @@ func (l *Ledger) append(kind Kind, d Decision) {
 		return
 	}
 	l.wake()
-	if waits && !l.await(seq, patience) {
+	if waits && !l.await(seq, l.patience) {
 		l.late()
 	}
 }

@@ -41,7 +41,7 @@ func open(o Options, boot string) (*Ledger, error) {
 		return nil, unusable(err)
 	}
 	l := &Ledger{
-		opts: o, fileBytes: min(maxFile, o.MaxBytes/8), boot: boot, head: h, kick: make(chan struct{}, 1),
+		opts: o, fileBytes: min(maxFile, o.MaxBytes/8), boot: boot, patience: patience, head: h, kick: make(chan struct{}, 1),
 		create: create, linked: linked, state: StateRunning, told: time.Now(), progress: make(chan struct{}), number: 1,
 	}
 	l.stats.Oldest = time.Now() // until it is looked
