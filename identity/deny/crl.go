@@ -25,10 +25,13 @@ const maxCRLs = 64
 
 // ParseCRLs reads certificate revocation lists (RFC 5280) in PEM as entries of a deny set.
 // Each must be signed by one of issuers, which are all of the CA's chain and roots; if one is
-// not, nothing is returned. A serial number of one of issuers denies that issuer. A list
-// whose nextUpdate is over counts nevertheless, because what it revokes stays revoked: stale
-// names it.
-func ParseCRLs(text []byte, issuers []*x509.Certificate, now time.Time) (entries []Entry, stale []string, err error) {
+// not, nothing is returned. A serial number of one of issuers denies that issuer. remarks are
+// for operators:
+//
+//   - A list whose nextUpdate is over counts nevertheless, because what it revokes stays revoked.
+//   - A serial number that one of issuers has from another issuer is left out: an entry does not
+//     say whose number it is, so it would deny all below that one.
+func ParseCRLs(text []byte, issuers []*x509.Certificate, now time.Time) (entries []Entry, remarks []string, err error) {
 	if len(text) > MaxText {
 		return nil, nil, fmt.Errorf("longer than %d bytes", MaxText)
 	}
@@ -51,13 +54,15 @@ func ParseCRLs(text []byte, issuers []*x509.Certificate, now time.Time) (entries
 			return nil, nil, fmt.Errorf("block %d: %w", n, err)
 		}
 		if !list.NextUpdate.IsZero() && now.After(list.NextUpdate) {
-			stale = append(stale, fmt.Sprintf("the revocation list of %q should have been replaced by %s", by.Subject, list.NextUpdate.UTC().Format(time.RFC3339)))
+			remarks = append(remarks, fmt.Sprintf("the revocation list of %q should have been replaced by %s", by.Subject, list.NextUpdate.UTC().Format(time.RFC3339)))
 		}
-		if entries = append(entries, revoked(list, by, issuers)...); len(entries) > MaxEntries {
+		more, shared := revoked(list, by, issuers)
+		if entries = append(entries, more...); len(entries) > MaxEntries {
 			return nil, nil, fmt.Errorf("more than %d certificates are revoked", MaxEntries)
 		}
+		remarks = append(remarks, shared...)
 	}
-	return slices.CompactFunc(entries, Entry.Is), stale, nil
+	return slices.CompactFunc(entries, Entry.Is), remarks, nil
 }
 
 // verifiedCRL is a list, and who signed it.
@@ -95,37 +100,54 @@ var reasons = map[int]string{
 	6: "certificateHold", 9: "privilegeWithdrawn", 10: "aACompromise",
 }
 
-func revoked(list *x509.RevocationList, by *x509.Certificate, issuers []*x509.Certificate) (entries []Entry) {
+// maxShared bounds how many serial numbers a list is told that are left out.
+const maxShared = 3
+
+// revoked is what a list denies, and which numbers are left out. See ParseCRLs.
+func revoked(list *x509.RevocationList, by *x509.Certificate, issuers []*x509.Certificate) (entries []Entry, shared []string) {
+	left := 0
 	for _, r := range list.RevokedCertificateEntries {
 		e := Entry{Kind: KindSerial, Value: r.SerialNumber.Text(16), Reason: "revoked by a CRL"}
 		if reason, known := reasons[r.ReasonCode]; known {
 			e.Reason += ": " + reason
 		}
+		var another *x509.Certificate // has this number from somebody else
 		for _, c := range issuers {
-			if c.SerialNumber.Cmp(r.SerialNumber) == 0 && bytes.Equal(c.RawIssuer, by.RawSubject) && len(c.SubjectKeyId) > 0 {
+			switch {
+			case c.SerialNumber.Cmp(r.SerialNumber) != 0:
+			case !bytes.Equal(c.RawIssuer, by.RawSubject):
+				another = c
+			case len(c.SubjectKeyId) > 0:
 				e.Kind, e.Value = KindIssuer, fmt.Sprintf("%x", c.SubjectKeyId)
 			}
 		}
-		entries = append(entries, e)
+		if e.Kind == KindIssuer || another == nil {
+			entries = append(entries, e)
+		} else if left++; left <= maxShared {
+			shared = append(shared, fmt.Sprintf("serial %s, revoked by %q, is left out, because %q has that number too, by %q: deny the key (spki) instead", e.Value, by.Subject, another.Subject, another.Issuer))
+		}
 	}
-	return entries
+	if left > maxShared {
+		shared = append(shared, fmt.Sprintf("and %d more of %q", left-maxShared, by.Subject))
+	}
+	return entries, shared
 }
 
 // TakeCRLs puts what a text of revocation lists revokes in force, or keeps what is in force
 // if one of them is wrong. See Take.
 func (s *Set) TakeCRLs(text []byte, issuers []*x509.Certificate, version uint64, from string, log *slog.Logger) error {
-	entries, stale, err := ParseCRLs(text, issuers, time.Now())
+	entries, remarks, err := ParseCRLs(text, issuers, time.Now())
 	if err != nil {
 		return s.Keep(fmt.Errorf("%s: %w", from, err), log)
 	}
 	before := s.Trouble()
 	s.replace(entries, version, from, log)
-	if len(stale) == 0 {
+	if len(remarks) == 0 {
 		return nil
 	}
-	old := fmt.Errorf("%s: %s", from, strings.Join(stale, "; "))
-	if s.fail(old); before != old.Error() {
-		log.Warn("a revocation list is old; what it revokes stays revoked", logError, old)
+	strange := fmt.Errorf("%s: %s", from, strings.Join(remarks, "; "))
+	if s.fail(strange); before != strange.Error() {
+		log.Warn("revocation lists are in force, but not all is well with them", logError, strange)
 	}
 	return nil
 }

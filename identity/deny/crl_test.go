@@ -94,6 +94,29 @@ func TestARevocationListDeniesWhatItNames(t *testing.T) {
 	}
 }
 
+// Issuers that number from 1000 on share numbers with each other: the certificate 1000 of one
+// must not deny the authority 1000 of another, and with it everybody.
+func TestASerialNumberOfAnotherIssuersAuthorityDeniesNobody(t *testing.T) {
+	root := newSigner(t, "root", 1, nil)
+	issuer := newSigner(t, "issuer", 0x1000, root)
+	issuers := []*x509.Certificate{issuer.cert, root.cert}
+	got, remarks, err := ParseCRLs(issuer.revokes(nil, 0x1000, 0x1001, 1), issuers, time.Now())
+	if want := []Entry{{Kind: KindSerial, Value: "1001", Reason: "revoked by a CRL: keyCompromise"}}; err != nil || !slices.Equal(got, want) {
+		t.Errorf("%v, %v", got, err)
+	}
+	want := `serial 1000, revoked by "CN=issuer", is left out, because "CN=issuer" has that number too, by "CN=root": deny the key (spki) instead`
+	if len(remarks) != 2 || remarks[0] != want {
+		t.Errorf("it says %q", remarks)
+	}
+	if got, remarks, err := ParseCRLs(root.revokes(nil, 0x1000), issuers, time.Now()); err != nil || len(remarks) > 0 || len(got) != 1 || got[0].Kind != KindIssuer {
+		t.Errorf("by its own issuer: %v, %q, %v", got, remarks, err)
+	}
+	got, remarks, err = ParseCRLs(issuer.revokes(nil, 1, 1, 1, 1, 1), issuers, time.Now())
+	if err != nil || len(got) > 0 || len(remarks) != maxShared+1 || remarks[maxShared] != `and 2 more of "CN=issuer"` {
+		t.Errorf("many: %v, %q, %v", got, remarks, err)
+	}
+}
+
 func TestARevocationListThatIsWrongIsNone(t *testing.T) {
 	root, other := newSigner(t, "root", 1, nil), newSigner(t, "other", 1, nil)
 	impostor := newSigner(t, "root", 1, nil)
@@ -164,7 +187,7 @@ func TestRevocationListsAreFollowed(t *testing.T) {
 	has("an old list", "should have been replaced", "7", "8")
 	put(t, file, string(root.revokes(old, 7, 9)))
 	has("another old list", "should have been replaced", "7", "9")
-	if n := strings.Count(log.String(), "a revocation list is old"); n != 1 {
+	if n := strings.Count(log.String(), "not all is well with them"); n != 1 {
 		t.Errorf("it is said %d times", n)
 	}
 	put(t, file, string(root.revokes(nil, 9)))
