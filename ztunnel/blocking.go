@@ -40,7 +40,7 @@ const (
 func (b *blocking) Run(ctx context.Context) error {
 	for {
 		changed, begun := b.registry.Changed(), time.Now()
-		b.find()
+		b.find(ctx)
 		pause := time.NewTimer(max(findEvery, findPart*time.Since(begun)))
 		select {
 		case <-pause.C:
@@ -56,15 +56,19 @@ func (b *blocking) Run(ctx context.Context) error {
 	}
 }
 
-// find logs what it finds when that has changed. It is for one goroutine at a time.
-func (b *blocking) find() {
+// find logs what it finds when that has changed, and nothing if ctx ends meanwhile. It is for
+// one goroutine at a time.
+func (b *blocking) find(ctx context.Context) {
 	var concerns []*networkpolicy.Concern
 	for _, w := range b.registry.Local(b.node) {
 		if c := b.policies.Concern(&w); w.Meshed && !slices.Contains(concerns, c) {
 			concerns = append(concerns, c)
 		}
 	}
-	names := b.policies.Blocking(concerns, b.pods)
+	names, err := b.policies.Blocking(ctx, concerns, b.pods)
+	if err != nil {
+		return
+	}
 	if old := b.names.Swap(&names); old != nil && slices.Equal(*old, names) || old == nil && len(names) == 0 {
 		return
 	}

@@ -43,13 +43,13 @@ func TestPoliciesThatBlockTunnelsAreSaidOnce(t *testing.T) {
 	} {
 		log.Reset()
 		b.policies.Replace(step.policies, nil)
-		b.find()
+		b.find(t.Context())
 		if got := log.String(); len(b.all()) != step.names || (step.says == "") != (got == "") || !strings.Contains(got, step.says) {
 			t.Errorf("%v: %v, the log: %s", step.policies, b.all(), got)
 		}
 	}
 	b.policies.Replace([]networkpolicy.Policy{admitting("db", 80)}, map[string]workload.Namespace{"shop": {Labels: map[string]string{networkpolicy.ModeLabel: "enforce"}}})
-	b.find()
+	b.find(t.Context())
 	dump, err := json.Marshal(b.dump())
 	for _, want := range []string{`"blocking":["shop/db"]`, `"modes":{"shop":"enforce"}`, `"Name":"db"`} {
 		if err != nil || !strings.Contains(string(dump), want) {

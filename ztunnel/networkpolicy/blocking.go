@@ -3,6 +3,7 @@
 package networkpolicy
 
 import (
+	"context"
 	"encoding/json"
 	"iter"
 	"slices"
@@ -13,20 +14,21 @@ import (
 // Blocking names, sorted, the policies of concerns for which the pod network, which sees of
 // the mesh only tunnels, drops what they admit: a rule for some TCP port that admits pods of
 // the mesh, and none for the same peers with port 15008. pods yields all pods that there are.
-func (s *Set) Blocking(concerns []*Concern, pods iter.Seq[workload.Workload]) (names []string) {
+// With many policies the search takes seconds: it fails if ctx ends.
+func (s *Set) Blocking(ctx context.Context, concerns []*Concern, pods iter.Seq[workload.Workload]) (names []string, err error) {
 	m := &members{world: s.world.Load(), pods: pods, known: map[string]bool{}}
 	for _, c := range concerns {
 		if c == nil {
 			continue
 		}
 		for _, l := range c.lacking() {
-			if slices.ContainsFunc(l.peers, func(p *Peer) bool { return m.has(l.policy.Namespace, p) }) {
+			if slices.ContainsFunc(l.peers, func(p *Peer) bool { return m.has(ctx, l.policy.Namespace, p) }) {
 				names = append(names, l.policy.Namespace+"/"+l.policy.Name)
 			}
 		}
 	}
 	slices.Sort(names)
-	return slices.Compact(names)
+	return slices.Compact(names), ctx.Err()
 }
 
 // members answers whether peers are in the mesh.
@@ -36,8 +38,9 @@ type members struct {
 	known map[string]bool // by the peer and the namespace of its policy
 }
 
-// has reports whether a pod of the mesh is a peer of a namespace's policy; nil: everybody.
-func (m *members) has(namespace string, p *Peer) bool {
+// has reports whether a pod of the mesh is a peer of a namespace's policy; nil: everybody. If
+// ctx has ended it is not looked for.
+func (m *members) has(ctx context.Context, namespace string, p *Peer) bool {
 	if p == nil {
 		return true
 	}
@@ -46,6 +49,9 @@ func (m *members) has(namespace string, p *Peer) bool {
 		return is
 	}
 	self := &workload.Workload{Namespace: namespace}
+	if ctx.Err() != nil {
+		return false
+	}
 	for w := range m.pods {
 		if w.Meshed && !w.Terminated && p.isAny(m.world, &Question{Self: self, Peer: &w}) {
 			m.known[text] = true

@@ -3,6 +3,7 @@
 package networkpolicy
 
 import (
+	"context"
 	"fmt"
 	"iter"
 	"net/netip"
@@ -50,9 +51,29 @@ func TestPoliciesThatBlockTunnelsAreNamed(t *testing.T) {
 	} {
 		s := NewSet()
 		s.Replace(row.policies, nil)
-		if got := s.Blocking([]*Concern{s.Concern(pod("shop", "db"))}, everybody); !slices.Equal(got, row.want) {
-			t.Errorf("%v: %v block tunnels, want %v", row.policies, got, row.want)
+		if got, err := s.Blocking(t.Context(), []*Concern{s.Concern(pod("shop", "db"))}, everybody); err != nil || !slices.Equal(got, row.want) {
+			t.Errorf("%v: %v, %v block tunnels, want %v", row.policies, got, err, row.want)
 		}
+	}
+}
+
+// All pods are looked at for each of many peers. Nobody waits for that once ctx ends.
+func TestTheSearchForBlockingPoliciesEndsWithItsContext(t *testing.T) {
+	p := Policy{Namespace: "shop", Name: "large", Egress: Side{Isolates: true,
+		Rules: []Rule{{Peers: manyBlocks(1000), Ports: []Port{{First: 443, Last: 443}}}}}}
+	s := NewSet()
+	s.Replace([]Policy{p}, nil)
+	ctx, stop := context.WithCancel(t.Context())
+	looks := 0
+	pods := func(yield func(workload.Workload) bool) {
+		if looks++; looks == 3 {
+			stop()
+		}
+		yield(workload.Workload{Meshed: true})
+	}
+	names, err := s.Blocking(ctx, []*Concern{s.Concern(pod("shop", "db"))}, pods)
+	if err == nil || len(names) > 0 || looks != 3 {
+		t.Errorf("found %v, %v, and looked at all pods %d times, want 3", names, err, looks)
 	}
 }
 
@@ -109,8 +130,8 @@ func TestAPolicyForPeersOutsideTheMeshBlocksNoTunnels(t *testing.T) {
 		s := NewSet()
 		s.Replace([]Policy{{Namespace: "shop", Name: "p", Egress: Side{Isolates: true, Rules: []Rule{{Peers: row.peers, Ports: []Port{{First: 53, Last: 53}}}}}}},
 			map[string]workload.Namespace{"a": {Labels: map[string]string{"team": "a"}}, "b": {}})
-		if got := s.Blocking([]*Concern{s.Concern(pod("shop", "db"))}, row.mesh); (len(got) > 0) != row.named {
-			t.Errorf("%s: %v block tunnels", row.what, got)
+		if got, err := s.Blocking(t.Context(), []*Concern{s.Concern(pod("shop", "db"))}, row.mesh); err != nil || (len(got) > 0) != row.named {
+			t.Errorf("%s: %v, %v block tunnels", row.what, got, err)
 		}
 	}
 }
