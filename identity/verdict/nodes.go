@@ -24,6 +24,9 @@ import (
 const (
 	// lookAtNodes is how often ztunnels are asked about.
 	lookAtNodes = time.Minute
+	// restNodes is how long they are not after a change, for which all statuses are written:
+	// while ztunnels are being replaced there is one every minute.
+	restNodes = 10 * time.Minute
 	// claimWithin is how long a ztunnel that has just started may take to say what it can.
 	claimWithin = time.Minute
 	// namedNodes is how many nodes one message names.

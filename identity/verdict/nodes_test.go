@@ -80,6 +80,30 @@ func TestAStatusNamesTheNodesThatCannot(t *testing.T) {
 	})
 }
 
+// While ztunnels are replaced one after the other, statuses are not written for each of them.
+func TestARolloutDoesNotWriteAllStatusesEveryMinute(t *testing.T) {
+	const nodes = 30
+	withNodes(t, func(t *testing.T, r *rig) {
+		for i := range nodes {
+			r.ztunnel(fmt.Sprintf("n%02d", i), time.Hour)
+		}
+		r.start()
+		r.after(lookAtNodes / 2)
+		before := r.writes()
+		for i := range nodes {
+			r.ztunnel(fmt.Sprintf("n%02d", i), 0, policy.Features...)
+			r.after(lookAtNodes)
+		}
+		// In 30 minutes nodes change four times at most, for two policies that name them.
+		if n := r.writes() - before; n == 0 || n > 2*4 {
+			t.Errorf("%d writes while %d nodes are upgraded, one a minute", n, nodes)
+		}
+		r.after(restNodes)
+		r.want("AuthorizationPolicy", "web", "True Accepted 1: "+saysWhole)
+		r.want("AuthorizationPolicy", "trial", "False DryRun 1: not enforced: dry run")
+	})
+}
+
 // What stands in a pod is believed of the process that wrote it, and of no other.
 func TestANodeThatSaysNothingOfItselfCannot(t *testing.T) {
 	can := policy.Features

@@ -127,8 +127,11 @@ func (t *term) watchNodes(ctx context.Context, begin func()) {
 			continue
 		}
 		failed, pause = false, lookAtNodes
-		if before := t.laggards.Swap(&next); before != nil && before.equal(next) {
-			continue
+		if before := t.laggards.Swap(&next); before != nil {
+			if before.equal(next) {
+				continue
+			}
+			pause = restNodes
 		}
 		end()
 		if end = t.follow(ctx); !begun {
