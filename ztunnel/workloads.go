@@ -23,7 +23,7 @@ func (c Config) serveWorkloads(ctx context.Context, td spiffeid.TrustDomain, mem
 	if err != nil {
 		return fmt.Errorf("%w (-workload-api-socket)", err)
 	}
-	return workloadapi.New(workloadapi.Config{TrustDomain: td, Caller: members.Caller, Export: store.Export, Log: c.Log}).Serve(ctx, ln)
+	return workloadapi.New(workloadapi.Config{TrustDomain: td, Caller: members.Caller, Export: store.Export, Bundle: store.ExportBundle, Log: c.Log}).Serve(ctx, ln)
 }
 
 // workloadAPI says why it cannot be served.

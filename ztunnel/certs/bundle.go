@@ -70,7 +70,7 @@ func (s *Store) rebuild(now time.Time) (changed bool) {
 		return false // the old one has proofs
 	}
 	s.bundle = next
-	s.announce()
+	s.tellBundle()
 	for _, e := range s.entries {
 		if e.current == nil {
 			continue

@@ -17,24 +17,42 @@ type Exported struct {
 }
 
 // Export returns the SVID of id with its key: for a pod of id, and nobody else. The channel
-// is closed when another SVID or bundle is in force. Without a valid SVID it waits as Server
-// does.
+// is closed when another SVID of id or another bundle is in force. Without a valid SVID it
+// waits as Server does.
 func (s *Store) Export(ctx context.Context, id spiffeid.ID) (Exported, <-chan struct{}, error) {
 	s.mu.Lock()
-	changed := s.news
+	var changed <-chan struct{}
+	if e := s.entries[id]; e != nil {
+		changed = e.news.wait()
+	}
 	s.mu.Unlock()
 	own, err := s.acquire(ctx, id)
 	if err != nil {
-		return Exported{}, changed, err
+		return Exported{}, nil, err
 	}
-	exported := Exported{Chain: own.certificate().Certificate}
+	exported := Exported{Chain: own.certificate().Certificate, Roots: s.roots().encoded()}
 	if exported.Key, err = own.key.export(); err != nil {
-		return Exported{}, changed, err
-	}
-	for _, root := range s.roots().roots {
-		exported.Roots = append(exported.Roots, root.Raw)
+		return Exported{}, nil, err
 	}
 	return exported, changed, nil
+}
+
+// ExportBundle returns the roots in DER, none while no bundle came. The channel is closed
+// when another bundle is in force.
+func (s *Store) ExportBundle() (roots [][]byte, changed <-chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.bundle.encoded(), s.news.wait()
+}
+
+func (b *bundle) encoded() (roots [][]byte) {
+	if b == nil {
+		return nil
+	}
+	for _, root := range b.roots {
+		roots = append(roots, root.Raw)
+	}
+	return roots
 }
 
 // export is the key as PKCS #8.
@@ -47,8 +65,28 @@ func (k *privateKey) export() ([]byte, error) {
 	return x509.MarshalPKCS8PrivateKey(k.key)
 }
 
-// announce wakes those that were given the SVID and bundle of before; s.mu is held.
-func (s *Store) announce() {
-	close(s.news)
-	s.news = make(chan struct{})
+// news wakes those that wait for what comes next. Store.mu guards it.
+type news struct{ next chan struct{} } // nil while nobody waits
+
+// wait returns a channel that the next tell closes.
+func (n *news) wait() <-chan struct{} {
+	if n.next == nil {
+		n.next = make(chan struct{})
+	}
+	return n.next
+}
+
+func (n *news) tell() {
+	if n.next != nil {
+		close(n.next)
+		n.next = nil
+	}
+}
+
+// tellBundle wakes everyone that was given the bundle of before; s.mu is held.
+func (s *Store) tellBundle() {
+	s.news.tell()
+	for _, e := range s.entries {
+		e.news.tell()
+	}
 }

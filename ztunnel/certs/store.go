@@ -29,7 +29,7 @@ type Store struct {
 	entries  map[spiffeid.ID]*entry
 	trust    trust
 	bundle   *bundle             // of trust's roots; nil while there are none
-	news     chan struct{}       // closed and replaced with each SVID and bundle
+	news     news                // of another bundle
 	above    []*x509.Certificate // the leaf in the last answer: SVIDs share them
 	inFlight int                 // waves
 	standing Standing
@@ -53,6 +53,7 @@ type entry struct {
 	current *svid
 	retired []retiredKey  // of SVIDs before: handshakes may still sign with them
 	changed chan struct{} // closed and replaced after each attempt
+	news    news          // of another SVID or bundle, and of the end of the entry
 	waiting int           // how many Server and Client calls wait
 
 	due       time.Time // of the next attempt
@@ -78,7 +79,6 @@ func New(cfg Config) *Store {
 		doubts:   make(chan struct{}, 1),
 		entries:  make(map[spiffeid.ID]*entry),
 		failed:   make(map[Reason]uint64),
-		news:     make(chan struct{}),
 		batch:    batchOf(cfg.Issuer),
 		standing: Standing{Reason: NotAsked, Since: now},
 	}
@@ -115,6 +115,7 @@ func (s *Store) drop(e *entry) bool {
 		return false
 	}
 	delete(s.entries, e.id)
+	e.news.tell()
 	e.wave.unwanted()
 	if e.current != nil {
 		e.current.key.forget()

@@ -271,6 +271,6 @@ func (s *Store) install(e *entry, fresh *svid, now time.Time) (rotated bool) {
 	s.share(fresh)
 	e.current, e.err, e.failures, e.alone, e.disowned = fresh, nil, 0, false, false
 	e.due = s.renewal(e, now)
-	s.announce()
+	e.news.tell()
 	return rotated
 }

@@ -3,4 +3,7 @@
 package workloadapi
 
 // Keys of log records.
-const logPod = "pod"
+const (
+	logPod     = "pod"
+	logRefused = "refused" // connections since the last record
+)

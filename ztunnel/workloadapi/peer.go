@@ -15,6 +15,8 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/credentials"
+
+	"github.com/culvert-mesh/culvert/rate"
 )
 
 // caller is the process that connected. It may connect before its pod is known, as while
@@ -27,10 +29,11 @@ type caller struct {
 	process *process
 	places  *places
 
-	mu   sync.Mutex // guards what follows
-	pod  string     // whose place the connection has; "": of no pod yet
-	id   spiffeid.ID
-	gone bool // the place is given back
+	mu    sync.Mutex // guards what follows
+	pod   string     // whose place the connection has; "": of no pod yet
+	id    spiffeid.ID
+	gone  bool // the place is given back
+	calls rate.Left
 }
 
 var (
@@ -66,6 +69,13 @@ func (c *caller) enter(of func(pid int) (string, spiffeid.ID, error)) error {
 		return errFull
 	}
 	return nil
+}
+
+// mayCall reports whether the connection has a call left.
+func (c *caller) mayCall() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.calls.Spend(calls)
 }
 
 // now returns the identity that the caller has a right to at this moment.
@@ -201,7 +211,7 @@ func (a attestor) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo
 	who := &caller{process: process, places: &a.s.places, CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity}}
 	if err := who.enter(a.s.cfg.Caller); err != nil {
 		process.close()
-		a.s.cfg.Log.Warn("a pod has too many connections to the Workload API", logPod, who.pod)
+		a.s.warn(who.pod)
 		return nil, nil, err
 	}
 	return &held{Conn: conn, release: sync.OnceFunc(who.leave)}, who, nil

@@ -17,6 +17,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/proto/spiffe/workload"
@@ -28,6 +30,7 @@ import (
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
+	"github.com/culvert-mesh/culvert/rate"
 	"github.com/culvert-mesh/culvert/ztunnel/certs"
 )
 
@@ -42,6 +45,11 @@ const (
 	idleFor           = 5 * time.Minute
 )
 
+var (
+	calls    = rate.Limit{PerSecond: 2, Burst: 32}       // of one connection
+	warnings = rate.Limit{PerSecond: 1.0 / 60, Burst: 1} // of connections that get no place
+)
+
 // Config says who calls, and what they get.
 type Config struct {
 	TrustDomain spiffeid.TrustDomain // required
@@ -50,6 +58,9 @@ type Config struct {
 	// Export returns what an identity's pods get, and a channel that is closed when that
 	// is another. required
 	Export func(ctx context.Context, id spiffeid.ID) (certs.Exported, <-chan struct{}, error)
+	// Bundle returns the roots, none while there are none, and a channel that is closed when
+	// they are others. required
+	Bundle func() (roots [][]byte, changed <-chan struct{})
 	Log    *slog.Logger // required
 }
 
@@ -58,6 +69,10 @@ type Server struct {
 	workload.UnimplementedSpiffeWorkloadAPIServer
 	cfg    Config
 	places places
+
+	mu      sync.Mutex // guards what follows
+	warned  rate.Left
+	refused int // since the last warning
 }
 
 // New returns a Server that nobody can reach yet.
@@ -84,28 +99,40 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 
 // FetchX509SVID sends the caller its SVID, with the bundle, and again when either changes.
 func (s *Server) FetchX509SVID(_ *workload.X509SVIDRequest, stream grpc.ServerStreamingServer[workload.X509SVIDResponse]) error {
-	return s.push(stream.Context(), func(id spiffeid.ID, e certs.Exported) error {
-		return stream.Send(&workload.X509SVIDResponse{Svids: []*workload.X509SVID{{
-			SpiffeId: id.String(), X509Svid: bytes.Join(e.Chain, nil), X509SvidKey: e.Key, Bundle: bytes.Join(e.Roots, nil)}}})
+	var last []byte
+	return s.push(stream.Context(), func(id spiffeid.ID) (<-chan struct{}, error) {
+		e, changed, err := s.cfg.Export(stream.Context(), id)
+		if err != nil {
+			return nil, status.Errorf(codes.Unavailable, "%v", err)
+		}
+		defer clear(e.Key)
+		chain, roots := bytes.Join(e.Chain, nil), bytes.Join(e.Roots, nil)
+		if now := slices.Concat(chain, roots); !bytes.Equal(now, last) {
+			last = now
+			err = stream.Send(&workload.X509SVIDResponse{Svids: []*workload.X509SVID{{
+				SpiffeId: id.String(), X509Svid: chain, X509SvidKey: e.Key, Bundle: roots}}})
+		}
+		return changed, err
 	})
 }
 
 // FetchX509Bundles sends the bundle of the trust domain, and again when it changes.
 func (s *Server) FetchX509Bundles(_ *workload.X509BundlesRequest, stream grpc.ServerStreamingServer[workload.X509BundlesResponse]) error {
 	var last []byte
-	return s.push(stream.Context(), func(_ spiffeid.ID, e certs.Exported) error {
-		roots := bytes.Join(e.Roots, nil)
-		if bytes.Equal(roots, last) {
-			return nil
+	return s.push(stream.Context(), func(spiffeid.ID) (changed <-chan struct{}, err error) {
+		der, changed := s.cfg.Bundle()
+		if roots := bytes.Join(der, nil); !bytes.Equal(roots, last) {
+			last = roots
+			err = stream.Send(&workload.X509BundlesResponse{Bundles: map[string][]byte{s.cfg.TrustDomain.IDString(): roots}})
 		}
-		last = roots
-		return stream.Send(&workload.X509BundlesResponse{Bundles: map[string][]byte{s.cfg.TrustDomain.IDString(): roots}})
+		return changed, err
 	})
 }
 
-// push calls send with what the caller gets, whenever that is another. Each time the caller
-// is asked about anew: a pod may have joined the mesh, or left it.
-func (s *Server) push(ctx context.Context, send func(spiffeid.ID, certs.Exported) error) error {
+// push calls send, which sends what is new to the caller, and again when the channel that
+// send returned is closed. Each time the caller is asked about anew: a pod may have joined
+// the mesh, or left it.
+func (s *Server) push(ctx context.Context, send func(spiffeid.ID) (<-chan struct{}, error)) error {
 	if md, _ := metadata.FromIncomingContext(ctx); len(md.Get("workload.spiffe.io")) != 1 || md.Get("workload.spiffe.io")[0] != "true" {
 		return status.Error(codes.InvalidArgument, "security header missing from request") // SPIFFE Workload Endpoint, 6.2
 	}
@@ -113,31 +140,37 @@ func (s *Server) push(ctx context.Context, send func(spiffeid.ID, certs.Exported
 	if !ok {
 		return status.Error(codes.Internal, "the caller is not known")
 	}
-	var last []byte
+	if !who.mayCall() {
+		return status.Error(codes.ResourceExhausted, "this connection calls too often")
+	}
 	for {
 		id, err := who.now(s.cfg.Caller)
 		if err != nil {
 			return status.Errorf(codes.PermissionDenied, "no identity issued: %v", err)
 		}
-		exported, changed, err := s.cfg.Export(ctx, id)
+		changed, err := send(id)
 		switch {
 		case ctx.Err() != nil:
 			return status.FromContextError(ctx.Err()).Err()
 		case err != nil:
-			return status.Errorf(codes.Unavailable, "%v", err)
+			return err
 		}
-		if now := bytes.Join(append(exported.Chain, exported.Roots...), nil); !bytes.Equal(now, last) {
-			last = now
-			if err := send(id, exported); err != nil {
-				return err
-			}
-		}
-		clear(exported.Key)
 		select {
 		case <-changed:
 		case <-ctx.Done():
 			return status.FromContextError(ctx.Err()).Err()
 		}
+	}
+}
+
+// warn says that a connection of pod got no place, at most once a minute.
+func (s *Server) warn(pod string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.refused++
+	if s.warned.Spend(warnings) {
+		s.cfg.Log.Warn("a pod has too many connections to the Workload API", logPod, pod, logRefused, s.refused)
+		s.refused = 0
 	}
 }
 

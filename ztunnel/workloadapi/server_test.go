@@ -58,6 +58,27 @@ type node struct {
 	root    *certstest.Signer
 	leaf    *certstest.Signer
 	changed chan struct{}
+	exports int // keys that were given away
+	log     records
+}
+
+// records are what the server logs.
+type records struct {
+	mu    sync.Mutex // guards lines
+	lines int
+}
+
+func (r *records) Write(line []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.lines++
+	return len(line), nil
+}
+
+func (r *records) count() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.lines
 }
 
 func newNode(t *testing.T) *node {
@@ -75,7 +96,7 @@ func newNode(t *testing.T) *node {
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	server := New(Config{TrustDomain: td, Caller: n.caller, Export: n.export, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	server := New(Config{TrustDomain: td, Caller: n.caller, Export: n.export, Bundle: n.bundle, Log: slog.New(slog.NewTextHandler(&n.log, nil))})
 	go func() { done <- server.Serve(ctx, ln) }()
 	t.Cleanup(func() {
 		stop()
@@ -99,11 +120,18 @@ func (n *node) caller(pid int) (string, spiffeid.ID, error) {
 func (n *node) export(_ context.Context, id spiffeid.ID) (certs.Exported, <-chan struct{}, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	n.exports++
 	key, err := x509.MarshalPKCS8PrivateKey(n.leaf.Key)
 	if id != n.id {
 		err = fmt.Errorf("%v is asked for", id)
 	}
 	return certs.Exported{Chain: [][]byte{n.leaf.Cert.Raw}, Key: key, Roots: [][]byte{n.root.Cert.Raw}}, n.changed, err
+}
+
+func (n *node) bundle() ([][]byte, <-chan struct{}) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return [][]byte{n.root.Cert.Raw}, n.changed
 }
 
 // set changes what the server hears, and tells it.
@@ -113,6 +141,12 @@ func (n *node) set(change func()) {
 	change()
 	close(n.changed)
 	n.changed = make(chan struct{})
+}
+
+func (n *node) given() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.exports
 }
 
 func (n *node) rotate() {
@@ -154,9 +188,13 @@ func TestAPodGetsItsOwnIdentityAndEachThatFollows(t *testing.T) {
 			t.Errorf("process %d is asked about, want %d", pid, os.Getpid())
 		}
 	}
+	before := n.given()
 	set, err := workloadapi.FetchX509Bundles(t.Context(), n.address())
 	if err != nil || set.Len() != 1 {
 		t.Errorf("bundles %v, %v", set, err)
+	}
+	if n.given() != before {
+		t.Error("a key was read for who asks for the bundle only")
 	}
 }
 
@@ -288,6 +326,15 @@ func TestOnePodTakesNoMoreThanItsPlaces(t *testing.T) {
 	if _, _, err := stream(t, n, "workload.spiffe.io", "true"); status.Code(err) != codes.Unavailable {
 		t.Errorf("one connection more: %v, want Unavailable", err)
 	}
+	for range 3 {
+		if conn, err := net.Dial("unix", n.path); err == nil {
+			_, _ = conn.Read(make([]byte, 1)) // until it is closed
+			conn.Close()
+		}
+	}
+	if lines := n.log.count(); lines != 1 {
+		t.Errorf("%d records say that it has too many, want one a minute", lines)
+	}
 	n.set(func() { n.pod = "u2" })
 	if _, _, err := stream(t, n, "workload.spiffe.io", "true"); err != nil {
 		t.Errorf("another pod: %v", err)
@@ -305,6 +352,21 @@ func TestOnePodTakesNoMoreThanItsPlaces(t *testing.T) {
 		if ctx.Err() != nil {
 			t.Fatalf("a place is free, and none is given: %v", err)
 		}
+	}
+}
+
+func TestAConnectionMayNotCallAllTheTime(t *testing.T) {
+	n := newNode(t)
+	n.set(func() { n.pod = "" }) // so that each call ends
+	_, conn, err := stream(t, n, "workload.spiffe.io", "true")
+	for range 1000 {
+		if status.Code(err) != codes.PermissionDenied {
+			break
+		}
+		_, err = streamOn(t, conn, "workload.spiffe.io", "true")
+	}
+	if status.Code(err) != codes.ResourceExhausted {
+		t.Errorf("%v, want ResourceExhausted", err)
 	}
 }
 
