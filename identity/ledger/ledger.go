@@ -47,10 +47,12 @@ const (
 
 // Options says where a ledger is, and how much it keeps.
 type Options struct {
-	Dir      string // required; made if it is not there
-	Replica  string // whose chain it is, as files are named; required
-	MaxAge   time.Duration
-	MaxBytes int64 // of all files of the directory; at least 1 MiB; 1 GiB
+	Dir     string // required; made if it is not there
+	Replica string // whose chain it is, as files are named; required
+	MaxAge  time.Duration
+	// MaxBytes is of all files of the directory; at least 1 MiB; 1 GiB. A ledger takes nine
+	// tenths of its volume at most, whatever it says.
+	MaxBytes int64
 
 	// Certify returns a certificate with Subject(Replica) for the key of checkpoints, and
 	// those above it but the root. Without it, checkpoints are not signed.
@@ -88,6 +90,7 @@ type Ledger struct {
 
 	// The calls that may hang with the disk. They are made without mu.
 	create func(path string) (*os.File, error)
+	volume func(dir string) (bytes int64) // what the volume holds; 0: nobody knows
 	linked func(*os.File) bool
 
 	mu    sync.Mutex // guards what follows; nobody waits for the disk under it

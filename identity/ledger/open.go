@@ -41,9 +41,10 @@ func open(o Options, boot string) (*Ledger, error) {
 		return nil, unusable(err)
 	}
 	l := &Ledger{
-		opts: o, fileBytes: min(maxFile, o.MaxBytes/8), boot: boot, patience: patience, head: h, kick: make(chan struct{}, 1),
+		opts: o, volume: volume, boot: boot, patience: patience, head: h, kick: make(chan struct{}, 1),
 		create: create, linked: linked, state: StateRunning, told: time.Now(), progress: make(chan struct{}), number: 1,
 	}
+	l.fileBytes = min(maxFile, l.room()/8)
 	l.stats.Oldest = time.Now() // until it is looked
 	if err := l.resume(promised); err != nil {
 		h.close()

@@ -6,9 +6,12 @@ import (
 	"cmp"
 	"errors"
 	"io"
+	"math"
 	"os"
 	"slices"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // aged is a file that no process writes to any more.
@@ -19,14 +22,32 @@ type aged struct {
 	mod     time.Time
 }
 
+// room is how many bytes the directory may take. On a volume that holds less than MaxBytes, a
+// ledger that took all of it could not write the line that names what it removes.
+func (l *Ledger) room() int64 {
+	if all := l.volume(l.opts.Dir); all > 0 {
+		return min(l.opts.MaxBytes, all/10*9)
+	}
+	return l.opts.MaxBytes
+}
+
+func volume(dir string) int64 {
+	var is unix.Statfs_t
+	if unix.Statfs(dir, &is) != nil || is.Bsize <= 0 || is.Blocks > uint64(math.MaxInt64/is.Bsize) {
+		return 0
+	}
+	return int64(is.Blocks) * is.Bsize
+}
+
 // prune removes files that are older than MaxAge, and the oldest ones if there are more
-// bytes than MaxBytes. A line names each before it goes. Files of other replicas go only
+// bytes than there is room for. A line names each before it goes. Files of other replicas go only
 // when their processes have ended.
 func (l *Ledger) prune(now time.Time) {
 	chains, err := chainsOf(l.opts.Dir)
 	if err != nil {
 		return // the writer says so
 	}
+	most := l.room() - l.fileBytes
 	total, free, oldest := int64(0), []aged{}, time.Time{}
 	for replica, c := range chains {
 		unlock, ended := l.abandoned(replica, c)
@@ -51,7 +72,7 @@ func (l *Ledger) prune(now time.Time) {
 		switch {
 		case now.Sub(f.mod) > l.opts.MaxAge:
 			why = "age"
-		case total > l.opts.MaxBytes-l.fileBytes:
+		case total > most:
 			why = "room"
 		default:
 			continue

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestFilesThatAreOldEnoughGoAndALineSaysSo(t *testing.T) {
@@ -111,10 +113,50 @@ func TestALedgerKeepsToItsRoom(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	r.keepsToRoom(l)
+}
+
+// A claim may be smaller than -ledger-size.
+func TestALedgerNeverFillsItsVolume(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	l := r.open("ca-1") // 1 GiB
+	l.volume = func(string) int64 { return MinBytes }
+	l.fileBytes = l.room() / 8
+	r.keepsToRoom(l)
+	if all := volume(r.dir); all < MinBytes {
+		t.Errorf("the volume of the test holds %d bytes", all)
+	}
+}
+
+// While lines cannot be written, none is queued for a file that should go.
+func TestAFullDiskQueuesNoRemovals(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.keep("ca-1", 30)
+	l := r.open("ca-1")
+	t.Cleanup(func() {
+		l.head.close()
+		for _, out := range l.open {
+			out.Close()
+		}
+	})
+	l.note(unix.ENOSPC)
+	before := l.seq
+	l.prune(time.Now().Add(100 * 24 * time.Hour))
+	if l.seq != before {
+		t.Errorf("%d lines wait", l.seq-before)
+	}
+}
+
+// keepsToRoom has a ledger write two and a half times MinBytes, which is its room.
+func (r *rig) keepsToRoom(l *Ledger) {
+	t := r.t
+	t.Helper()
 	end := r.run(l)
 	big := decision(0)
 	big.Reason = strings.Repeat("x", maxText)
-	for range 1000 { // two and a half times its room
+	for range 1000 {
 		l.Issued(big)
 	}
 	var total int64
