@@ -70,8 +70,8 @@ func (k *privateKey) Sign(random io.Reader, digest []byte, opts crypto.SignerOpt
 	return k.key.Sign(random, digest, opts)
 }
 
-// forget overwrites the key. What Go derived from it goes with the next garbage
-// collection, as nothing refers to it any more.
+// forget overwrites the key. What Go derived from it, and a key of ML-DSA, to whose memory
+// no API leads, go with the next garbage collection, as nothing refers to them any more.
 func (k *privateKey) forget() {
 	if k == nil {
 		return
