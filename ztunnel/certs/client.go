@@ -60,6 +60,14 @@ func (c ClientConfig) validate() error {
 	return errors.Join(problems...)
 }
 
+var _ interface { // Run and New ask for each of these
+	Issuer
+	batcher
+	checker
+	follower
+	denier
+} = (*Client)(nil)
+
 // Client is the Issuer that asks culvert-identity, or istiod, by gRPC: one replica
 // after the other until one answers.
 type Client struct {

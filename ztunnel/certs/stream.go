@@ -21,6 +21,15 @@ type streamer interface {
 	Forget(id spiffeid.ID)
 }
 
+// Streamer is an Issuer that makes the keys itself, with all that a node needs of one. Run
+// finds by the value what an Issuer is besides: whoever writes one asserts that it is this.
+type Streamer interface {
+	Issuer
+	checker
+	follower
+	streamer
+}
+
 // errStreams answers Renew.
 var errStreams = errors.New("its issuer replaces SVIDs when it likes, and cannot be asked to")
 

@@ -59,6 +59,8 @@ func (c Config) validate() error {
 	return errors.Join(problems...)
 }
 
+var _ certs.Streamer = (*Client)(nil)
+
 // Client is the certs.Issuer that takes SVIDs from SPIRE's agent. It is safe for
 // concurrent use. Each Issue makes its own copy of the key, so that whoever has it may
 // overwrite it.
