@@ -53,8 +53,9 @@ func (p *Pod) admitOrigin(c *connection, peer spiffeid.ID) error {
 		mode = AtSourceWarn
 	}
 	if mode == AtSourceEnforce {
-		if origin = p.awaitOrigin(c, peer, addr); origin == workload.Home {
-			return nil
+		var err error
+		if origin, err = p.awaitOrigin(c, peer, addr); err != nil || origin == workload.Home {
+			return err
 		}
 	}
 	why := fmt.Errorf("id-not-at-source: %v comes from %v, which %s", peer, addr, p.whoHas(origin, addr))
@@ -66,22 +67,27 @@ func (p *Pod) admitOrigin(c *connection, peer spiffeid.ID) error {
 	return nil
 }
 
-// awaitOrigin asks again with each snapshot, for a while.
-func (p *Pod) awaitOrigin(c *connection, peer spiffeid.ID, addr netip.Addr) workload.Origin {
+// awaitOrigin asks again with each snapshot, for a while. An error says that too many wait:
+// see awaitSource.
+func (p *Pod) awaitOrigin(c *connection, peer spiffeid.ID, addr netip.Addr) (workload.Origin, error) {
+	if err := c.take(p.Share.waiting()); err != nil {
+		return workload.Unknown, err
+	}
+	defer c.give(p.Share.waiting())
 	deadline := time.NewTimer(sourceWithin)
 	defer deadline.Stop()
 	for {
 		changed := p.Registry.Changed()
 		origin := p.Registry.OriginOf(peer, addr)
 		if origin == workload.Home {
-			return origin
+			return origin, nil
 		}
 		select {
 		case <-changed:
 		case <-deadline.C:
-			return origin
+			return origin, nil
 		case <-c.ctx.Done():
-			return origin
+			return origin, nil
 		}
 	}
 }

@@ -3,9 +3,12 @@
 package proxy
 
 import (
+	"net/http"
 	"net/netip"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/culvert-mesh/culvert/ztunnel/workload"
@@ -113,4 +116,37 @@ func TestAPodThatCameAMomentAgoIsWaitedFor(t *testing.T) {
 	conn.CloseWrite()
 	expectEOF(t, conn)
 	has(t, s.db.record(OK), map[string]any{"source_warn": nil})
+}
+
+// Whoever replays a leaf from many connections finds as few places to wait in as a stranger
+// that NetworkPolicies refuse: see TestConnectionsOfUnknownSourcesHoldUpNobodyElse.
+func TestConnectionsFromElsewhereThatWaitAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		budget, db := NewBudget(), newBench(t, registryOf(meshOf(5432, 80)), "db")
+		db.Origins.Mode, db.Share = AtSourceEnforce, budget.Share("shop/db")
+		refused := make(chan error, 10000)
+		var flood sync.WaitGroup
+		for range cap(refused) {
+			flood.Go(func() { refused <- db.admitOrigin(db.arrival(sa("web"), ghostAddr), sa("web")) })
+		}
+		synctest.Wait()
+		_, used := budget.Stats()
+		if at := len(refused); used["waits"] == 0 || used["waits"] > waitsMost || at+int(used["waits"]) != cap(refused) {
+			t.Errorf("%v wait, %d are refused at once", used["waits"], at)
+		}
+		for range len(refused) {
+			if err := <-refused; wordOf(err) != Limit || unauthorized(err) != http.StatusTooManyRequests {
+				t.Fatalf("one more is refused with %d: %v", unauthorized(err), err)
+			}
+		}
+		flood.Wait()
+		for range len(refused) {
+			if err := <-refused; wordOf(err) != NotAtSource || unauthorized(err) != http.StatusUnauthorized {
+				t.Fatalf("one that has waited is refused with %d: %v", unauthorized(err), err)
+			}
+		}
+		if _, used := budget.Stats(); used["waits"] != 0 {
+			t.Errorf("%v still wait", used["waits"])
+		}
+	})
 }

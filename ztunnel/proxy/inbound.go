@@ -84,17 +84,23 @@ func (p *Pod) admitted(c *connection, peer spiffeid.ID, target netip.AddrPort, h
 	}
 	if c.path == pathTunnel { // the kernel knows the pods of this node
 		if err := p.admitOrigin(c, peer); err != nil {
-			return nil, http.StatusUnauthorized, err
+			return nil, unauthorized(err), err
 		}
 	}
 	if err := p.admitNetwork(c); err != nil {
-		if wordOf(err) == Limit {
-			return nil, http.StatusTooManyRequests, err
-		}
-		return nil, http.StatusUnauthorized, err
+		return nil, unauthorized(err), err
 	}
 	app, err = p.braked(c, target)
 	return app, statusOf(err), err
+}
+
+// unauthorized is the status of a connection that is not let in, or that found no place to
+// wait for its source.
+func unauthorized(err error) int {
+	if wordOf(err) == Limit {
+		return http.StatusTooManyRequests
+	}
+	return http.StatusUnauthorized
 }
 
 // admitTo admits c to dst, an address of the pod, which is self. The zero peer has not
