@@ -53,7 +53,7 @@ func (c *config) denials(issued func() []*x509.Certificate) (*denials, error) {
 		return revoked, nil
 	}
 	both := &denials{set: deny.NewSet(), follow: slices.Concat(written.follow, revoked.follow)}
-	both.follow = append(both.follow, func(ctx context.Context) error { return both.set.Merge(ctx, written.set, revoked.set) })
+	both.follow = append(both.follow, func(ctx context.Context) error { return both.set.Merge(ctx, written.set, revoked.set, c.log) })
 	return both, nil
 }
 

@@ -197,27 +197,34 @@ func TestRevocationListsAreFollowed(t *testing.T) {
 // Two sources of denials are one set, which is known when both are.
 func TestTwoSourcesAreOneSet(t *testing.T) {
 	one, other, both := NewSet(), NewSet(), NewSet()
+	said := &lines{}
+	log := slog.New(slog.NewTextHandler(said, nil))
 	a, b := Entry{Kind: KindNode, Value: "a"}, Entry{Kind: KindSerial, Value: "b"}
 	one.Replace(700, []Entry{a})
-	if both.merge(one, other); both.Unknown() == nil {
+	if both.merge(one, other, log); both.Unknown() == nil {
 		t.Error("one of both is not known")
 	}
 	other.Replace(0, []Entry{b})
-	both.merge(one, other)
+	both.merge(one, other, log)
 	if generation, entries, _ := both.Entries(); generation != 700 || !slices.Equal(entries, []Entry{a, b}) {
 		t.Errorf("%d, %v", generation, entries)
 	}
 	other.Replace(0, nil)
-	both.merge(one, other)
+	both.merge(one, other, log)
 	if generation, entries, _ := both.Entries(); generation != 701 || !slices.Equal(entries, []Entry{a}) {
 		t.Errorf("%d, %v", generation, entries)
 	}
 	_ = other.Keep(context.Canceled, slog.New(slog.DiscardHandler))
-	if both.merge(one, other); both.Trouble() != context.Canceled.Error() {
+	if both.merge(one, other, log); both.Trouble() != context.Canceled.Error() {
 		t.Errorf("trouble %q", both.Trouble())
 	}
 	other.Replace(0, make([]Entry, MaxEntries))
-	if both.merge(one, other); !strings.Contains(both.Trouble(), "10001 entries") {
-		t.Errorf("trouble %q", both.Trouble())
+	for range 2 { // as polls do
+		if both.merge(one, other, log); !strings.Contains(both.Trouble(), "10001 entries") {
+			t.Errorf("trouble %q", both.Trouble())
+		}
+	}
+	if n := strings.Count(said.String(), "10001 entries of two sources, the limit is 10000"); n != 1 {
+		t.Errorf("it is said %d times", n)
 	}
 }
