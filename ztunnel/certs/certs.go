@@ -66,7 +66,7 @@ type Config struct {
 	Log         *slog.Logger         // slog.Default()
 	OnRotate    func(id spiffeid.ID) // called after id got another SVID, with no lock held; none
 	OnBundle    func()               // called after the trust bundle changed, with no lock held; none
-	OnDeny      func()               // called after the deny set changed; ends what it denies before it returns; none
+	OnDeny      func()               // called after the deny set changed, or the clock was set; ends what it denies before it returns; none
 	Tunnels     func(key sum) int    // how many tunnels nothing but the roots of a key vouches for; not known
 
 	// NodeAt is the node whose pod has an address, as far as anybody knows; "": nobody does.

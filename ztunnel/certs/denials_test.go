@@ -224,6 +224,17 @@ func TestADenialEndsByItself(t *testing.T) {
 	})
 }
 
+// A denial that had ended is in force again when the clock is set back.
+func TestOpenTunnelsAreAskedWhenTheClockIsSet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		asked := 0
+		s := New(Config{TrustDomain: td, Log: quiet, OnDeny: func() { asked++ }})
+		if s.clockSet(time.Now(), -time.Hour); asked != 1 {
+			t.Errorf("open tunnels were asked %d times", asked)
+		}
+	})
+}
+
 // Which set counts. A replica that is behind brings nothing back that was lifted; numbers
 // that begin anew, after the API server was restored, hide nobody who is denied then.
 func TestALaterSetTakesThePlaceOfAllAndAnOlderOneOnlyAdds(t *testing.T) {

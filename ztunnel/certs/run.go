@@ -61,11 +61,20 @@ func (s *Store) Run(ctx context.Context) error {
 		now := time.Now()
 		// Wall clock against monotonic: the machine slept, or the clock was set.
 		if jump := now.Round(0).Sub(last.Round(0)) - now.Sub(last); jump.Abs() > clockJump {
-			s.renewAll(now, fmt.Sprintf("the clock jumped by %v", jump))
+			s.clockSet(now, jump)
 		}
 		last = now
 		timer.Reset(s.start(ctx, &attempts))
 	}
+}
+
+// clockSet renews everything, and has open tunnels be asked again: by the clock of now a
+// denial that had ended may be in force.
+func (s *Store) clockSet(now time.Time, jump time.Duration) {
+	s.renewAll(now, fmt.Sprintf("the clock jumped by %v", jump))
+	s.denying.Lock() // not in the midst of a set that is taken
+	defer s.denying.Unlock()
+	s.cfg.OnDeny()
 }
 
 // start starts what is due while there are free slots, and says when to look
