@@ -36,3 +36,17 @@ func TestAClockThatJumpsDropsNoRootThatANodeNeeds(t *testing.T) {
 		}
 	}
 }
+
+// Whoever rolls back goes to the root whose key may be in other hands: nobody is skipped for it.
+func TestARollbackOfACompromisedRekeySkipsNobody(t *testing.T) {
+	former, next := newParty(t), newParty(t)
+	now := time.Now()
+	for back, want := range map[bool]State{false: Drain, true: Activate} {
+		p := Plan{State: Activate, Step: 3, Since: now.Add(-time.Hour), Compromised: true, SkipAfter: Seconds(time.Minute), Back: back, Former: former.kit, Next: next.kit}
+		r := Report{Issuer: former.issuer} // that lags
+		got, waits := Next(p, next.kit.files(former.kit.Roots()), View{Now: now, Replicas: []Replica{{"a", true, r}}}, func(ca.Files) error { return nil })
+		if got.State != want {
+			t.Errorf("back %v: %s, waiting for %v; want %s", back, got.State, waits, want)
+		}
+	}
+}

@@ -66,7 +66,7 @@ type Plan struct {
 	Abort  bool `json:"abort,omitempty"`  // it never was in force
 	Paused bool `json:"paused,omitempty"` // no step is taken
 	// Compromised says that the key of Former may be in other hands: no state waits for longer
-	// than SkipAfter.
+	// than SkipAfter, but on the way back.
 	Compromised bool    `json:"compromised,omitempty"`
 	SkipAfter   Seconds `json:"skipAfterSeconds,omitempty"`
 

@@ -130,9 +130,9 @@ func (p Plan) everywhere(v View, waits []Wait) (Plan, []Wait) {
 }
 
 // skips reports whether the state has been waited in for long enough, for a root whose key
-// may be in other hands.
+// may be in other hands. On the way back to it nothing is in a hurry.
 func (p Plan) skips(now time.Time) bool {
-	return p.Compromised && now.Sub(p.Since) >= time.Duration(p.SkipAfter)
+	return p.Compromised && !p.Back && now.Sub(p.Since) >= time.Duration(p.SkipAfter)
 }
 
 func issuerOf(files ca.Files) string {
