@@ -52,10 +52,13 @@ type Options struct {
 	Every  time.Duration                // between two looks while a re-key is under way; 1 s
 	Heard  func(since time.Time) Report // what this replica knows; required
 	Skew   time.Duration                // how far clocks of the mesh may be off; 0
-	Lead   func(context.Context) error  // why this replica must not step now, or nil; every one may
+	Lead   func(context.Context) error  // why this replica must not step now: ErrFollows if another leads; every one may
 	Tell   func(ca.Event)               // is told of each step, as ca.Keeper.Happened; nobody
 	Log    *slog.Logger                 // discards
 }
+
+// ErrFollows is why a replica takes no step when another leads.
+var ErrFollows = errors.New("another replica leads")
 
 // Stepper follows one replica's part in a re-key. Nobody waits for it: the CA signs on,
 // whatever becomes of it.
@@ -206,8 +209,11 @@ func (s *Stepper) Look(ctx context.Context) (again bool, err error) {
 
 // store writes, if this replica may. That another was faster is no error.
 func (s *Stepper) store(ctx context.Context, files, next ca.Files) (stored bool, err error) {
-	if s.Lead(ctx) != nil {
+	switch err := s.Lead(ctx); {
+	case errors.Is(err, ErrFollows):
 		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("take the lead: %w", err)
 	}
 	err = s.Store.Replace(ctx, files, next)
 	if errors.Is(err, ca.ErrChanged) {

@@ -4,6 +4,8 @@ package rekey
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -67,4 +69,35 @@ func TestAStepperThatHasNothingToDoRarelyLooks(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// A replica that may not even ask who leads says so; one that follows says nothing.
+func TestAReplicaThatCannotTakeTheLeadSaysSo(t *testing.T) {
+	store := &ca.Memory{}
+	c, err := ca.New(ca.Options{TrustDomain: td})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Load(t.Context(), store); err != nil {
+		t.Fatal(err)
+	}
+	files, err := store.Read(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	plan, err := Begin(Plan{State: Stable}, files, newParty(t).kit, nil, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := store.Replace(t.Context(), files, plan.Files()); err != nil {
+		t.Fatal(err)
+	}
+	forbidden := errors.New("leases are forbidden")
+	for lead, want := range map[error]error{forbidden: forbidden, fmt.Errorf("%w: held", ErrFollows): nil} {
+		s := NewStepper(Options{CA: c, Store: store, Board: alone{}, Name: "one", Heard: func(time.Time) Report { return Report{} },
+			Lead: func(context.Context) error { return lead }})
+		if again, err := s.Look(t.Context()); again || !errors.Is(err, want) {
+			t.Errorf("lead says %v: %v, %v", lead, again, err)
+		}
+	}
 }

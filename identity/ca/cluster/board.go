@@ -8,6 +8,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -58,8 +59,15 @@ func NewRekey(api *rest.Config, name, self string) (*Rekey, error) {
 	}, nil
 }
 
-// Lead takes the Lease, or says why this replica must not step now.
-func (r *Rekey) Lead(ctx context.Context) error { return r.lease.Take(ctx) }
+// Lead takes the Lease, or says why this replica must not step now: rekey.ErrFollows if
+// another has it.
+func (r *Rekey) Lead(ctx context.Context) error {
+	err := r.lease.Take(ctx)
+	if errors.Is(err, lease.ErrHeld) {
+		return fmt.Errorf("%w: %w", rekey.ErrFollows, err)
+	}
+	return err
+}
 
 // Put is part of rekey.Board. Reports are packed: those of 5,000 nodes have a megabyte.
 func (r *Rekey) Put(ctx context.Context, name string, text []byte) error {
