@@ -88,7 +88,7 @@ func TestTheAnswerToAWholeBatchIsTakenUnderAnIssuerOfMLDSA(t *testing.T) {
 	}
 	placement := caserver.NewPlacement()
 	placement.Replace(pods, nil)
-	_, cfg := serveReal(t, caserver.Config{CA: authority, Placement: placement})
+	_, cfg := serveReal(t, caserver.Config{CA: authority, Placement: placement, NodeBurst: 4 * identityv1.MaxBatch}) // a slow answer is asked for again
 	for n, result := range dial(t, cfg).IssueAll(soon(t), requests) {
 		if result.Err != nil {
 			t.Fatalf("%v: %v", requests[n].ID, result.Err)
