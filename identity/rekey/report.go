@@ -18,7 +18,7 @@ type Report struct {
 	Step    uint64  `json:"step,omitempty"`
 	Set     string  `json:"set"`            // of the roots that it gives; identity.BundleHash in hexadecimal
 	Issuer  string  `json:"issuer"`         // SHA-256 of the certificate that signs
-	Longest Seconds `json:"longestSeconds"` // no certificate that it gives lives longer
+	Longest Seconds `json:"longestSeconds"` // no certificate that it gives, or a process before it gave, lives longer
 	// Processes says that it gives certificates to processes outside Kubernetes, which hear of
 	// roots when they renew.
 	Processes bool            `json:"processes,omitempty"`

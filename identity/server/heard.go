@@ -17,7 +17,7 @@ func (s *Server) Heard(since time.Time) rekey.Report {
 	generation, roots := s.cfg.CA.Bundle()
 	report := rekey.Report{
 		Set: bundleHash(roots), Placed: s.cfg.Placement.Synced(), Processes: s.cfg.Join != nil,
-		Longest: rekey.Seconds(max(s.cfg.TTL, s.cfg.Accounts.longest(), s.leaves.longest())), Nodes: map[string]rekey.Node{},
+		Longest: rekey.Seconds(max(s.cfg.TTL, s.cfg.Accounts.longest(), s.leaves.longest(time.Now()))), Nodes: map[string]rekey.Node{},
 	}
 	if issuer := s.cfg.CA.Issuer(); issuer != nil {
 		report.Issuer = ca.Fingerprint(issuer)
@@ -78,11 +78,12 @@ type leaf struct {
 // leaves are those of each node that this replica gave some. Those that ended are forgotten.
 type leaves struct {
 	mu     sync.Mutex // guards what follows
+	began  time.Time  // what was given before is not known
 	byNode map[string]leaf
 	life   time.Duration // of the longest
 }
 
-func newLeaves() *leaves { return &leaves{byNode: make(map[string]leaf)} }
+func newLeaves() *leaves { return &leaves{began: time.Now(), byNode: make(map[string]leaf)} }
 
 // note keeps that a node, or a process, whose node is empty, got a certificate.
 func (l *leaves) note(node string, until time.Time) {
@@ -111,8 +112,13 @@ func (l *leaves) live(now time.Time) map[string]leaf {
 	return all
 }
 
-func (l *leaves) longest() time.Duration {
+// longest is the longest lifetime of a certificate that may be in use. A process before this
+// one may have given some under other settings, and nothing keeps for how long.
+func (l *leaves) longest(now time.Time) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if now.Sub(l.began) < ca.MaxTTL {
+		return ca.MaxTTL
+	}
 	return l.life
 }
