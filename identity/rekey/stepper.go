@@ -269,7 +269,8 @@ func (s *Stepper) view(ctx context.Context, plan Plan, stored bool) (View, error
 // report is what this replica knows since it has seen the state. An issuer or a set of roots
 // that comes back may have been gone in between: a look of the CA at its store that began
 // before must have ended. What nodes say of their certificates counts once an answer that was
-// under way has come.
+// under way has come. Until they have had time to say it, this replica has not seen the state:
+// one that was just started must not take their silence for an older node's.
 func (s *Stepper) report(plan Plan, stored bool) Report {
 	now := time.Now()
 	switch {
@@ -285,6 +286,9 @@ func (s *Stepper) report(plan Plan, stored bool) Report {
 	r := s.Heard(since)
 	r.Beat, r.Step = s.beat, s.step
 	if again := plan.Back || plan.Began.Sub(plan.Last.At) < time.Minute; again && now.Sub(s.since) < s.Settle {
+		r.Step = 0
+	}
+	if plan.State == Drain && now.Sub(s.since) < 2*s.Answer { // else the clock would speak for nodes
 		r.Step = 0
 	}
 	return r

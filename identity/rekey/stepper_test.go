@@ -71,6 +71,24 @@ func TestAStepperThatHasNothingToDoRarelyLooks(t *testing.T) {
 	})
 }
 
+// Soon after a start no node has had time to say what rests on the former root, and the clock
+// must not speak for it.
+func TestAReplicaThatJustStartedHearsNodesBeforeItDrops(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := NewStepper(Options{Heard: func(time.Time) Report { return Report{} }})
+		p := Plan{State: Drain, Step: 4, Began: time.Now().Add(-time.Hour)}
+		for _, tc := range []struct {
+			after time.Duration
+			want  uint64
+		}{{0, 0}, {answer, 0}, {answer, p.Step}} {
+			time.Sleep(tc.after)
+			if got := s.report(p, true); got.Step != tc.want {
+				t.Errorf("%v later it has seen step %d, want %d", tc.after, got.Step, tc.want)
+			}
+		}
+	})
+}
+
 // A replica that may not even ask who leads says so; one that follows says nothing.
 func TestAReplicaThatCannotTakeTheLeadSaysSo(t *testing.T) {
 	store := &ca.Memory{}
