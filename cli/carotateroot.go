@@ -33,7 +33,8 @@ func (c *command) caRotateRoot() *cobra.Command {
 		Use:   "rotate-root",
 		Short: "Replace the root by one of another key, while the mesh runs",
 		Long: `rotate-root begins a re-key of the CA's root. It makes the next root and an issuer under it,
-or takes those of --from, and stores them beside the CA. Then culvert-identity goes from
+with keys of the same kind, or takes those of --from, and stores them beside the CA. Where keys
+of the CA are encrypted, --from is needed. Then culvert-identity goes from
 state to state, each time when it is sure that nobody is hurt:
 
   prepare     the next CA is judged
@@ -160,7 +161,11 @@ func (r rotation) next(cmd *cobra.Command, files ca.Files) (ca.Files, error) {
 		if r.issuerLife > r.rootLife {
 			return nil, fmt.Errorf("--issuer-ttl %s is longer than --root-ttl %s: no issuer outlives its root", &r.issuerLife, &r.rootLife)
 		}
-		return ca.Successor(files, ca.Options{RootTTL: time.Duration(r.rootLife), IssuerTTL: time.Duration(r.issuerLife)})
+		made, err := ca.Successor(files, ca.Options{RootTTL: time.Duration(r.rootLife), IssuerTTL: time.Duration(r.issuerLife)})
+		if errors.Is(err, ca.ErrEncrypted) {
+			return nil, hint(err, "make the next CA with encrypted keys, and give it by --from")
+		}
+		return made, err
 	}
 	found, err := custody.Directory(r.from).Read(cmd.Context())
 	if err != nil {

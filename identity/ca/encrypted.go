@@ -54,6 +54,17 @@ func (e *examination) decrypted(name string, block *pem.Block) (*pem.Block, bool
 	return clear, true
 }
 
+// encryptedIn reports whether a text holds an encrypted private key.
+func encryptedIn(text []byte) bool {
+	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
+		legacy := x509.IsEncryptedPEMBlock(block) //lint:ignore SA1019 as above
+		if legacy || block.Type == pkcs8Secret {
+			return true
+		}
+	}
+	return false
+}
+
 // OpenKey returns the block of a private key in clear. An encrypted one is opened by the
 // passphrase in a file. No error quotes a key or a passphrase.
 func OpenKey(block *pem.Block, passphraseFile string) (*pem.Block, error) {

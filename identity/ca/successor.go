@@ -3,11 +3,14 @@
 package ca
 
 import (
+	"crypto/mldsa"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/culvert-mesh/culvert/identity"
 )
 
 // Anchors returns those roots in files that their issuer's chain leads to: several, if one
@@ -56,10 +59,34 @@ func IssuerOf(files Files) *x509.Certificate {
 	return chain[0]
 }
 
-// Successor returns the files of another CA for the trust domain of files, as Make does.
+// ErrEncrypted is why no successor is made: the keys of the CA are encrypted, and those of the
+// next one would not be.
+var ErrEncrypted = errors.New("its key is encrypted, and the next one would not be")
+
+// Successor returns the files of another CA for the trust domain of files, as Make does. Its
+// keys are of the kind of the root's, whatever opts says.
 func Successor(files Files, opts Options) (Files, error) {
-	opts.TrustDomain = domainOf(files)
+	for _, name := range []string{RootKeyFile, IssuerKeyFile} {
+		if encryptedIn(files[name]) {
+			return nil, fmt.Errorf("%s: %w", name, ErrEncrypted)
+		}
+	}
+	opts.TrustDomain, opts.Keys = domainOf(files), keyKindOf(files)
 	return Make(opts)
+}
+
+// keyKindOf is the kind of keys that a CA has, as far as Culvert makes it: P256 for all others.
+func keyKindOf(files Files) identity.KeyKind {
+	roots, err := Anchors(files)
+	if err != nil {
+		roots = files.Roots()
+	}
+	for _, root := range roots {
+		if _, ok := root.PublicKey.(*mldsa.PublicKey); ok {
+			return identity.MLDSA65
+		}
+	}
+	return identity.P256
 }
 
 // OwnLayout returns the files of a CA under the names that Culvert gives to them.

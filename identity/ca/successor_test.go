@@ -2,7 +2,14 @@
 
 package ca
 
-import "testing"
+import (
+	"crypto/mldsa"
+	"errors"
+	"maps"
+	"testing"
+
+	"github.com/culvert-mesh/culvert/identity"
+)
 
 // A replica that was cut off while the root was re-keyed takes what the others did, step by
 // step and judged: it must not sign by the former issuer for ever.
@@ -54,5 +61,31 @@ func TestAReplicaThatMissedARekeyTakesWhatCameOfIt(t *testing.T) {
 	}
 	if _, err := alone.Take(all); err == nil {
 		t.Error("another root and its issuer were taken at once")
+	}
+}
+
+// A re-key makes nothing weaker: the kind of keys stays, and no key in clear follows an
+// encrypted one.
+func TestASuccessorIsNotWeaker(t *testing.T) {
+	files, err := Make(Options{TrustDomain: td, Keys: identity.MLDSA65})
+	if err != nil {
+		t.Fatal(err)
+	}
+	next, err := Successor(files, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := next.Roots()[0].PublicKey.(*mldsa.PublicKey); !ok {
+		t.Errorf("a root with a key of %T follows", next.Roots()[0].PublicKey)
+	}
+	if files, err = Make(Options{TrustDomain: td}); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{RootKeyFile, IssuerKeyFile} {
+		sealed := maps.Clone(files)
+		sealed[name] = encrypted(t, keyOf(files[name]), "sesame")
+		if _, err := Successor(sealed, Options{}); !errors.Is(err, ErrEncrypted) {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
