@@ -33,10 +33,14 @@ func (l *Ledger) room() int64 {
 
 func volume(dir string) int64 {
 	var is unix.Statfs_t
-	if unix.Statfs(dir, &is) != nil || is.Bsize <= 0 || is.Blocks > uint64(math.MaxInt64/is.Bsize) {
+	if unix.Statfs(dir, &is) != nil {
 		return 0
 	}
-	return int64(is.Blocks) * is.Bsize
+	block := int64(is.Bsize) // not as wide everywhere
+	if block <= 0 || is.Blocks > uint64(math.MaxInt64/block) {
+		return 0
+	}
+	return int64(is.Blocks) * block
 }
 
 // prune removes files that are older than MaxAge, and the oldest ones if there are more
