@@ -270,7 +270,7 @@ func (c Config) origins(objects source.Source) proxy.Origins {
 	return proxy.Origins{Mode: c.AtSource, Exempt: c.AtSourceExempt, Current: func() bool { return !objects.Stats().Old }}
 }
 
-// What ztunnel makes in the state directory.
+// What ztunnel makes in the state directory, and Uninstall takes away.
 const (
 	enrollSocket  = "enroll.sock"
 	adminSocket   = "admin.sock"

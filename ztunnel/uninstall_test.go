@@ -35,7 +35,7 @@ func TestUninstallRefusesWhileNamespacesAreInTheMesh(t *testing.T) {
 
 	// ztunnel writes it again when the labels are off.
 	write()
-	for _, file := range []string{bundleFile, workloadsFile} {
+	for _, file := range []string{bundleFile, spireFile, denyFile, workloadsFile} {
 		if err := os.WriteFile(filepath.Join(state, file), nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
