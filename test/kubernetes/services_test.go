@@ -36,26 +36,26 @@ var serviceCases = []serviceCase{
 
 	{"IPv6, a cluster IP", "node1", "tcp", "web/6:80", "a b c", ""},
 	{"IPv6, internalTrafficPolicy Local", "node1", "tcp", "internal-local/6:80", "a b", ""},
-	{"IPv6, externalTrafficPolicy Local, a port of the own node", "node2", "tcp", "node2/6:30102", "a b c", ""},
+	{"IPv6, externalTrafficPolicy Local, a port of the own node", "node2", "tcp", "node2/6:30012", "a b c", ""},
 	{"IPv6, nobody on that port", "node1", "tcp", "web/6:99", "refused", "reset"},
 
 	{"an external IP", "node1", "tcp", "198.51.100.1:80", "a b c", ""},
 	{"a load balancer's address", "node1", "tcp", "198.51.100.11:80", "a b c", ""},
-	{"a node port, of the own node", "node1", "tcp", "node1:30101", "a b c", ""},
-	{"a node port, of another node", "node1", "tcp", "node2:30101", "a b c", ""},
+	{"a node port, of the own node", "node1", "tcp", "node1:30011", "a b c", ""},
+	{"a node port, of another node", "node1", "tcp", "node2:30011", "a b c", ""},
 	{"externalTrafficPolicy Local, the cluster IP", "node1", "tcp", "external-local:80", "a b c", ""},
 	{"externalTrafficPolicy Local, the load balancer's address", "node1", "tcp", "198.51.100.12:80", "a b c", ""},
-	{"externalTrafficPolicy Local, a port of the own node", "node1", "tcp", "node1:30102", "a b c", ""},
-	{"externalTrafficPolicy Local, a port of another node", "node1", "tcp", "node2:30102", "c timeout", "c"},
-	{"externalTrafficPolicy Local, a port of another node", "node2", "tcp", "node1:30102", "a b timeout", "a b"},
+	{"externalTrafficPolicy Local, a port of the own node", "node1", "tcp", "node1:30012", "a b c", ""},
+	{"externalTrafficPolicy Local, a port of another node", "node1", "tcp", "node2:30012", "c timeout", "c"},
+	{"externalTrafficPolicy Local, a port of another node", "node2", "tcp", "node1:30012", "a b timeout", "a b"},
 	{"externalTrafficPolicy Local, none on the node, the load balancer's address", "node1", "tcp", "198.51.100.13:80", "lone", ""},
-	{"externalTrafficPolicy Local, none on the node, a port of it", "node1", "tcp", "node1:30103", "lone", ""},
-	{"externalTrafficPolicy Local, none on another node, a port of that", "node2", "tcp", "node1:30103", "timeout", "reset"},
-	{"healthCheckNodePort, where there is an endpoint", "node2", "tcp", "node1:30112", "{", ""},
+	{"externalTrafficPolicy Local, none on the node, a port of it", "node1", "tcp", "node1:30013", "lone", ""},
+	{"externalTrafficPolicy Local, none on another node, a port of that", "node2", "tcp", "node1:30013", "timeout", "reset"},
+	{"healthCheckNodePort, where there is an endpoint", "node2", "tcp", "node1:30022", "{", ""},
 	{"loadBalancerSourceRanges, a client in them", "node1", "tcp", "198.51.100.14:80", "a b c", ""},
 	{"loadBalancerSourceRanges, a client in none", "node2", "tcp", "198.51.100.14:80", "timeout", "reset"},
 	{"loadBalancerSourceRanges, by the cluster IP", "node2", "tcp", "ranges:80", "a b c", ""},
-	{"loadBalancerSourceRanges, by a node port", "node2", "tcp", "node2:30104", "a b c", ""},
+	{"loadBalancerSourceRanges, by a node port", "node2", "tcp", "node2:30014", "a b c", ""},
 	{"ipMode Proxy: the load balancer's own address", "node1", "tcp", "outsider:80", "refused", ""},
 
 	{"trafficDistribution PreferClose", "node1", "tcp", "close:80", "a b", ""},
@@ -147,7 +147,7 @@ func (s *services) keepTheirClients() {
 // arrives in plaintext. PERMISSIVE pods let it in, STRICT ones refuse it and say why.
 func (s *services) letOutsidersIn() {
 	for _, c := range []struct{ to, want string }{
-		{"node1:30101", "a b c"}, {"node1:30102", "a b"}, {"node2:30102", "c"}, {"node2/6:30102", "c"}, {"node1:30103", "nothing"},
+		{"node1:30011", "a b c"}, {"node1:30012", "a b"}, {"node2:30012", "c"}, {"node2/6:30012", "c"}, {"node1:30013", "nothing"},
 	} {
 		eventually(s.t, func() error {
 			if got := s.askFromOutside(c.to); got != c.want {
@@ -159,7 +159,7 @@ func (s *services) letOutsidersIn() {
 	s.apply(`{apiVersion: security.istio.io/v1, kind: PeerAuthentication, metadata: {name: strict}, spec: {mtls: {mode: STRICT}}}`)
 	eventually(s.t, func() error {
 		plain, meshed := s.askBoth("1", 24, 0, "tcp", s.address("web:80"))
-		if got := s.askFromOutside("node1:30102"); got != "nothing" || plain != "reset" || meshed != "a b c" {
+		if got := s.askFromOutside("node1:30012"); got != "nothing" || plain != "reset" || meshed != "a b c" {
 			return fmt.Errorf("under STRICT: from outside %q, from a pod outside of the mesh %q, from one in it %q", got, plain, meshed)
 		}
 		return nil
