@@ -19,11 +19,21 @@ import (
 // ledgerAgain is how often a ledger is tried that cannot be opened.
 const ledgerAgain = 5 * time.Second
 
+// ledgerWithin is how long the disk may take to open it, until nobody waits any more.
+const ledgerWithin = 5 * time.Second
+
 // keptLedger is the ledger of -ledger. It may not be open: nothing of the mesh stops for it.
 type keptLedger struct {
 	open   func() (*ledger.Ledger, error) // nil: none is kept
 	ledger *ledger.Ledger                 // nil: it is not open
+	trying <-chan attempt                 // to open it, which the disk has not answered; nil: none is under way
 	log    *slog.Logger
+}
+
+// attempt is what came of opening the ledger.
+type attempt struct {
+	ledger *ledger.Ledger
+	err    error
 }
 
 // openLedger opens the ledger of -ledger. One that is unusable now is no error. The replica is
@@ -33,14 +43,14 @@ func (c *config) openLedger(authority *ca.CA) (*keptLedger, error) {
 	if c.ledger == "" {
 		return k, nil
 	}
-	if stat, err := os.Stat(c.ledger); err == nil && !stat.IsDir() {
-		return nil, refused("ledger", fmt.Errorf("%s is not a directory", c.ledger))
-	}
 	replica, err := os.Hostname()
 	if err != nil {
 		return nil, err
 	}
 	k.open = func() (*ledger.Ledger, error) {
+		if stat, err := os.Stat(c.ledger); err == nil && !stat.IsDir() {
+			return nil, fmt.Errorf("%s is not a directory", c.ledger)
+		}
 		return ledger.Open(ledger.Options{
 			Dir: c.ledger, Replica: replica, MaxAge: c.ledgerAge, MaxBytes: c.ledgerSize, Issuer: authority.Issuer, Log: c.log,
 			Certify: func(key crypto.PublicKey) ([]*x509.Certificate, error) {
@@ -48,12 +58,36 @@ func (c *config) openLedger(authority *ca.CA) (*keptLedger, error) {
 			},
 		})
 	}
-	k.ledger, err = k.open()
+	err = k.try(context.Background())
 	if errors.Is(err, ledger.ErrUnusable) {
 		k.log.Error("the ledger cannot be opened; certificates are issued nevertheless, and no line is kept until it can be", logError, err)
 		return k, nil
 	}
 	return k, refused("ledger", err)
+}
+
+// try opens the ledger. An attempt that the disk does not answer is gone on with by the next
+// try: it may have the ledger's lock.
+func (k *keptLedger) try(ctx context.Context) error {
+	if k.trying == nil {
+		answer := make(chan attempt, 1)
+		go func() {
+			l, err := k.open()
+			answer <- attempt{l, err}
+		}()
+		k.trying = answer
+	}
+	patience := time.NewTimer(ledgerWithin)
+	defer patience.Stop()
+	select {
+	case a := <-k.trying:
+		k.trying, k.ledger = nil, a.ledger
+		return a.err
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-patience.C:
+		return fmt.Errorf("%w: the disk does not answer", ledger.ErrUnusable)
+	}
 }
 
 // failed reports whether there should be a ledger, and it is not open.
@@ -68,15 +102,14 @@ func (k *keptLedger) keep(use func(*ledger.Ledger)) (end func()) {
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() {
-		l := k.ledger
-		if l == nil {
-			if l = k.openLater(ctx); l == nil {
+		if k.ledger == nil {
+			if k.openLater(ctx); k.ledger == nil {
 				ended <- nil
 				return
 			}
-			use(l)
+			use(k.ledger)
 		}
-		ended <- l.Run(ctx)
+		ended <- k.ledger.Run(ctx)
 	}()
 	return func() {
 		stop()
@@ -86,19 +119,19 @@ func (k *keptLedger) keep(use func(*ledger.Ledger)) (end func()) {
 	}
 }
 
-// openLater opens the ledger once it can be, or returns nil when ctx ends.
-func (k *keptLedger) openLater(ctx context.Context) *ledger.Ledger {
+// openLater opens the ledger once it can be, or returns without it when ctx ends.
+func (k *keptLedger) openLater(ctx context.Context) {
 	tick := time.NewTicker(ledgerAgain)
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case <-tick.C:
 		}
-		if l, err := k.open(); err == nil {
+		if k.try(ctx) == nil {
 			k.log.Info("the ledger is open; lines are kept from now on")
-			return l
+			return
 		}
 	}
 }

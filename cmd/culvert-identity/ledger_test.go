@@ -3,11 +3,14 @@
 package main
 
 import (
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -66,4 +69,27 @@ func TestALedgerThatCannotBeOpenedStopsNothing(t *testing.T) {
 	if _, err := c.openLedger(authority); err == nil || !strings.Contains(err.Error(), "-ledger: ") {
 		t.Errorf("a file: %v", err)
 	}
+}
+
+// A disk that hangs keeps no CA from its start, nor from its end, and is asked once.
+func TestADiskThatDoesNotAnswerKeepsNoCAWaiting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hangs, asked := make(chan struct{}), atomic.Int32{}
+		k := &keptLedger{log: slog.New(slog.DiscardHandler), open: func() (*ledger.Ledger, error) {
+			asked.Add(1)
+			<-hangs
+			return nil, ledger.ErrUnusable
+		}}
+		if err := k.try(t.Context()); !errors.Is(err, ledger.ErrUnusable) || !k.failed() {
+			t.Errorf("%v", err)
+		}
+		end := k.keep(nil)
+		time.Sleep(time.Minute) // bubble time
+		begin := time.Now()
+		end()
+		if waited := time.Since(begin); waited > 0 || asked.Load() != 1 {
+			t.Errorf("the end waited %v; asked %d times", waited, asked.Load())
+		}
+		close(hangs)
+	})
 }
