@@ -18,6 +18,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/culvert-mesh/culvert/test/env"
 )
 
 // signer is a root or issuer that revokes.
@@ -156,7 +158,7 @@ func TestARevocationListThatIsWrongIsNone(t *testing.T) {
 func TestRevocationListsAreFollowed(t *testing.T) {
 	t.Parallel()
 	root := newSigner(t, "root", 1, nil)
-	file, log, s := filepath.Join(t.TempDir(), "ca-crl.pem"), &lines{}, NewSet()
+	file, log, s := filepath.Join(t.TempDir(), "ca-crl.pem"), &env.Log{}, NewSet()
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() {
@@ -197,7 +199,7 @@ func TestRevocationListsAreFollowed(t *testing.T) {
 // Two sources of denials are one set, which is known when both are.
 func TestTwoSourcesAreOneSet(t *testing.T) {
 	one, other, both := NewSet(), NewSet(), NewSet()
-	said := &lines{}
+	said := &env.Log{}
 	log := slog.New(slog.NewTextHandler(said, nil))
 	a, b := Entry{Kind: KindNode, Value: "a"}, Entry{Kind: KindSerial, Value: "b"}
 	one.Replace(700, []Entry{a})

@@ -3,35 +3,17 @@
 package deny
 
 import (
-	"bytes"
 	"context"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/culvert-mesh/culvert/test/env"
 )
-
-// lines is a log.
-type lines struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (l *lines) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(p)
-}
-
-func (l *lines) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.String()
-}
 
 func put(t *testing.T, path, text string) {
 	t.Helper()
@@ -57,7 +39,7 @@ func await(t *testing.T, what string, is func() bool) {
 // Whatever happens to the file, nothing that is denied is forgotten by that.
 func TestAFileIsFollowedAndItsLastGoodSetKept(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "deny.yaml")
-	log := &lines{}
+	log := &env.Log{}
 	logger := slog.New(slog.NewTextHandler(log, nil))
 	s := NewSet()
 	if err := s.ReadFile(path, logger); err == nil || s.Unknown() == nil {

@@ -3,7 +3,6 @@
 package process
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -58,30 +57,13 @@ type world struct {
 	ca      *ca.CA
 	store   join.Directory
 	address string
-	log     *lines
+	log     *env.Log
 	cfg     Config
-}
-
-type lines struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (l *lines) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(p)
-}
-
-func (l *lines) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.String()
 }
 
 func newWorld(t *testing.T) *world {
 	dir := t.TempDir()
-	w := &world{t: t, ca: must(ca.Open(filepath.Join(dir, "ca"), ca.Options{TrustDomain: td})), store: join.Directory(filepath.Join(dir, "join")), address: env.Address(t), log: &lines{}}
+	w := &world{t: t, ca: must(ca.Open(filepath.Join(dir, "ca"), ca.Options{TrustDomain: td})), store: join.Directory(filepath.Join(dir, "join")), address: env.Address(t), log: &env.Log{}}
 	w.cfg = Config{
 		CA: w.address, ServerName: serverName, RootFile: filepath.Join(dir, "root.pem"), TokenFile: filepath.Join(dir, "token"),
 		Dir: filepath.Join(dir, "out"), Log: slog.New(slog.NewJSONHandler(w.log, nil)),

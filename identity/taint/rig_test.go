@@ -18,6 +18,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/culvert-mesh/culvert/identity"
+	"github.com/culvert-mesh/culvert/test/env"
 	"github.com/culvert-mesh/culvert/ztunnel/source/kube/kubetest"
 )
 
@@ -29,7 +30,7 @@ type rig struct {
 	server   *kubetest.Server
 	replicas []*Watch
 	now      time.Time
-	log      kubetest.Log
+	log      env.Log
 
 	mu          sync.Mutex
 	beforePatch func() // once

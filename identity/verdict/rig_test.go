@@ -64,7 +64,7 @@ func (r *rig) onPatch(f func()) { r.beforePatch.Store(&f) }
 type replica struct {
 	*Reporter
 	cut  atomic.Bool // its process was killed: nothing of it reaches the server
-	log  kubetest.Log
+	log  env.Log
 	stop func()
 }
 

@@ -173,7 +173,7 @@ func TestAnOperatorsCertificatesAreNeverOverwritten(t *testing.T) {
 			r.until("what cert-manager did is taken", func() bool { return encoded(r.ca.Issuer()) == string(aged[ca.IssuerFile]) })
 			r.until("it is said that nobody renews it", func() bool { return r.count(ca.IssuerExpiring) == 1 })
 			s.deleteSecret()
-			r.until("its end is said", func() bool { return r.log.has("ERROR", "it was deleted, and was not Culvert's: put it back") })
+			r.until("its end is said", func() bool { return r.said("ERROR", "it was deleted, and was not Culvert's: put it back") })
 			s.setSecret(certManager(operator))
 			r.until("it is back", func() bool { return encoded(r.ca.Issuer()) == string(operator[ca.IssuerFile]) })
 			if n := s.Asked("update secrets") + s.Asked("create secrets") + s.Asked("patch secrets"); n != 0 {

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -126,12 +127,12 @@ type replica struct {
 	keeper *ca.Keeper
 	t      *testing.T
 	ca     *ca.CA
-	log    *lines
+	log    *env.Log
 }
 
 func start(t *testing.T, s *apiServer, change func(*Options)) *replica {
 	t.Helper()
-	r := &replica{t: t, ca: must(ca.New(ca.Options{TrustDomain: td})), log: &lines{}}
+	r := &replica{t: t, ca: must(ca.New(ca.Options{TrustDomain: td})), log: &env.Log{}}
 	o := Options{
 		API: s.config(), CA: r.ca, Secret: namespace + "/" + secretName, ConfigMap: namespace + "/" + rootName,
 		Log: slog.New(slog.NewJSONHandler(r.log, nil)),
@@ -181,27 +182,9 @@ func (r *replica) untilWaiting(text string) {
 	})
 }
 
-// lines is a log.
-type lines struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (l *lines) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(p)
-}
-
-func (l *lines) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.String()
-}
-
-// has reports whether a record says all of it.
-func (l *lines) has(level, text string) bool {
-	for decoder := json.NewDecoder(bytes.NewReader([]byte(l.String()))); decoder.More(); {
+// said reports whether a record of the log says all of it.
+func (r *replica) said(level, text string) bool {
+	for decoder := json.NewDecoder(strings.NewReader(r.log.String())); decoder.More(); {
 		var record map[string]any
 		if decoder.Decode(&record) != nil {
 			return false

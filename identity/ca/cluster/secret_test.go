@@ -92,7 +92,7 @@ func TestARootWithoutItsSecretIsTheTraceOfAnOlderCA(t *testing.T) {
 	if s.secret() != nil || s.root() != older || r.ca.Issuer() != nil {
 		t.Fatal("another CA was made")
 	}
-	if r.ca.Issuer() != nil || !r.log.has("ERROR", "restore the Secret") {
+	if r.ca.Issuer() != nil || !r.said("ERROR", "restore the Secret") {
 		t.Errorf("log:\n%s", r.log)
 	}
 	// What the sentence says helps, and no restart is needed.
@@ -175,14 +175,14 @@ func TestANewIssuerIsTakenLiveAndABadOneLeavesTheGoodOneInForce(t *testing.T) {
 	bad[ca.IssuerKeyFile] = first[ca.IssuerKeyFile]
 	s.setSecret(bad)
 	r.until("it is refused", func() bool { return r.count(ca.IssuerValidationFailed) == 1 })
-	r.until("the log says so", func() bool { return r.log.has("ERROR", "issuer.key does not belong to issuer.pem") })
+	r.until("the log says so", func() bool { return r.said("ERROR", "issuer.key does not belong to issuer.pem") })
 	s.setSecret(made(t))
 	r.until("another root is refused", func() bool { return r.count(ca.IssuerValidationFailed) == 2 })
 	if encoded(r.ca.Issuer()) != string(next[ca.IssuerFile]) || r.waiting() != nil {
 		t.Errorf("not the good one; waiting for %v", r.waiting())
 	}
 	s.setSecret(next)
-	r.until("the log says that it is over", func() bool { return r.log.has("INFO", "well again") })
+	r.until("the log says that it is over", func() bool { return r.said("INFO", "well again") })
 }
 
 func TestASecretThatIsDeletedWhileReplicasRunIsMadeAgain(t *testing.T) {
@@ -192,7 +192,7 @@ func TestASecretThatIsDeletedWhileReplicasRunIsMadeAgain(t *testing.T) {
 	other.untilReady()
 	before := s.secret()
 	s.deleteSecret()
-	r.until("the log says so", func() bool { return r.log.has("ERROR", "it was deleted") })
+	r.until("the log says so", func() bool { return r.said("ERROR", "it was deleted") })
 	if s.secret() != nil {
 		t.Error("at once: whoever replaces it by deleting it first cannot")
 	}

@@ -6,9 +6,9 @@ import (
 	"log/slog"
 	"testing"
 
+	"github.com/culvert-mesh/culvert/test/env"
 	"github.com/culvert-mesh/culvert/ztunnel/policy"
 	"github.com/culvert-mesh/culvert/ztunnel/source"
-	"github.com/culvert-mesh/culvert/ztunnel/source/kube/kubetest"
 )
 
 // One that cannot be judged whole is in force, narrower than it was written, and said.
@@ -37,7 +37,7 @@ func TestAnAuthorizationPolicyIsInForceWithWhatCanBeJudged(t *testing.T) {
 	}
 	set(`{rules: [{from: [{source: {namespaces: [shop]}}]}, {}]}`)
 	o := options(server)
-	var log kubetest.Log
+	var log env.Log
 	o.Log = slog.New(slog.NewTextHandler(&log, nil))
 	w := start(t, o)
 	w.until("two rules", is(policy.Allow, 2, 0))

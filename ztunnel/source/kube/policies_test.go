@@ -11,6 +11,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
+	"github.com/culvert-mesh/culvert/test/env"
 	"github.com/culvert-mesh/culvert/ztunnel/source"
 	"github.com/culvert-mesh/culvert/ztunnel/source/kube/kubetest"
 )
@@ -151,7 +152,7 @@ func TestObjectsThatAreNotUnderstoodDoNotFloodTheLog(t *testing.T) {
 	server := startServer(t)
 	server.Set(cluster(t)...)
 	o := options(server)
-	var log kubetest.Log
+	var log env.Log
 	o.Log = slog.New(slog.NewTextHandler(&log, nil))
 	w := start(t, o)
 	w.until("the first", anySnapshot)
