@@ -114,11 +114,15 @@ func TestConnectionsOutliveRotationsAndEndWithTheLastCertificate(t *testing.T) {
 			break
 		}
 	}
-	var both sync.WaitGroup
-	for _, network := range []string{"tcp4", "tcp6"} {
-		both.Go(func() { s.refused(client.Place, network, server, 8080) })
+	// The first round may share a handshake that began while the client's certificate still
+	// held, and end with that: as `tls`, if the server's was the first to expire.
+	for range 2 {
+		var both sync.WaitGroup
+		for _, network := range []string{"tcp4", "tcp6"} {
+			both.Go(func() { s.refused(client.Place, network, server, 8080) })
+		}
+		both.Wait()
 	}
-	both.Wait()
 	for _, network := range []string{"tcp4", "tcp6"} {
 		s.record(s.one, "direction", "outbound", "dst.hbone_addr", server.At(network, 8080).String(), "result", "identity")
 	}
