@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/culvert-mesh/culvert/cli/custody"
+	"github.com/culvert-mesh/culvert/identity"
 	"github.com/culvert-mesh/culvert/identity/ca"
 	"github.com/culvert-mesh/culvert/identity/rekey"
 )
@@ -20,6 +21,7 @@ type rotation struct {
 
 	from, offline        string
 	rootLife, issuerLife lifetime
+	kind                 string // of the next CA's keys; "" is the kind of the root that goes
 	compromised          bool
 	skipAfter            lifetime
 	wait                 bool
@@ -33,9 +35,9 @@ func (c *command) caRotateRoot() *cobra.Command {
 		Use:   "rotate-root",
 		Short: "Replace the root by one of another key, while the mesh runs",
 		Long: `rotate-root begins a re-key of the CA's root. It makes the next root and an issuer under it,
-with keys of the same kind, or takes those of --from, and stores them beside the CA. Where keys
-of the CA are encrypted, --from is needed. Then culvert-identity goes from
-state to state, each time when it is sure that nobody is hurt:
+with keys of the same kind or of --key-kind, or takes those of --from, and stores them beside the
+CA. Where keys of the CA are encrypted, --from is needed. Then culvert-identity goes from state to
+state, each time when it is sure that nobody is hurt:
 
   prepare     the next CA is judged
   distribute  nodes get both roots; every node must have said that it goes by them
@@ -66,6 +68,7 @@ write. Where root.key is kept elsewhere, give --root-offline for that of the nex
 	flags.StringVar(&r.offline, "root-offline", "", "new `file` for the private key of the root that is made, encrypted")
 	flags.Var(&r.rootLife, "root-ttl", "lifetime of the root that is made")
 	flags.Var(&r.issuerLife, "issuer-ttl", "lifetime of the issuer that is made")
+	flags.StringVar(&r.kind, "key-kind", "", "`kind` of the next CA's keys: p256, or mldsa65, which all nodes must know (default as now)")
 	flags.BoolVar(&r.compromised, "compromised", false, "the root's key may be in other hands: wait for nobody longer than --skip-after")
 	flags.Var(&r.skipAfter, "skip-after", "`time` that --compromised waits in each state")
 	flags.BoolVar(&r.wait, "wait", false, "say what happens until it has ended")
@@ -73,6 +76,7 @@ write. Where root.key is kept elsewhere, give --root-offline for that of the nex
 	caPassphraseFlag(cmd, &r.passphrase)
 	cmd.MarkFlagsMutuallyExclusive("status", "pause", "resume", "abort", "rollback", "from")
 	cmd.MarkFlagsMutuallyExclusive("from", "root-offline")
+	cmd.MarkFlagsMutuallyExclusive("from", "key-kind")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		keep, files, err := c.kept(cmd.Context())
 		if err != nil {
@@ -150,6 +154,18 @@ func (c *command) beginRekey(cmd *cobra.Command, r rotation, keep custody.Keep, 
 	return next, keep.Replace(cmd.Context(), files, next.Files())
 }
 
+// keys is the kind that --key-kind names, or none.
+func (r rotation) keys() (identity.KeyKind, error) {
+	if r.kind == "" {
+		return "", nil
+	}
+	kind, err := identity.ParseKeyKind(r.kind)
+	if err != nil {
+		return "", fmt.Errorf("--key-kind %s: %v", r.kind, err)
+	}
+	return kind, nil
+}
+
 // next is the CA that is to follow.
 func (r rotation) next(cmd *cobra.Command, files ca.Files) (ca.Files, error) {
 	if r.from == "" {
@@ -161,7 +177,11 @@ func (r rotation) next(cmd *cobra.Command, files ca.Files) (ca.Files, error) {
 		if r.issuerLife > r.rootLife {
 			return nil, fmt.Errorf("--issuer-ttl %s is longer than --root-ttl %s: no issuer outlives its root", &r.issuerLife, &r.rootLife)
 		}
-		made, err := ca.Successor(files, ca.Options{RootTTL: time.Duration(r.rootLife), IssuerTTL: time.Duration(r.issuerLife)})
+		keys, err := r.keys()
+		if err != nil {
+			return nil, err
+		}
+		made, err := ca.Successor(files, ca.Options{RootTTL: time.Duration(r.rootLife), IssuerTTL: time.Duration(r.issuerLife), Keys: keys})
 		if errors.Is(err, ca.ErrEncrypted) {
 			return nil, hint(err, "make the next CA with encrypted keys, and give it by --from")
 		}

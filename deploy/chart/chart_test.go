@@ -240,6 +240,13 @@ func TestNodesAreToldHowMuchToDoubt(t *testing.T) {
 	}
 }
 
+func TestKeysMayBePostQuantum(t *testing.T) {
+	rendered, err := template(t, "--set=ztunnel.keyKind=mldsa65", "--set=identity.keyKind=mldsa65")
+	if n := strings.Count(rendered, "- -key-kind=mldsa65\n"); err != nil || n != 2 {
+		t.Errorf("%d of the two programs: %v\n%s", n, err, rendered)
+	}
+}
+
 // A004-17.
 func TestTheCAReadsServicesOnlyToNameThem(t *testing.T) {
 	const right = "    resources: [services]\n    verbs: [get, list, watch]\n"
@@ -412,6 +419,8 @@ func TestAWrongValueIsRefusedByItsPath(t *testing.T) {
 		"ztunnel.standInCIDRs={1.0.0.0/8,a}": "/ztunnel/standInCIDRs/1",
 		"ztunnel.untaint=yes":                "/ztunnel/untaint",
 		"ztunnel.idAtSource=refuse":          "/ztunnel/idAtSource",
+		"ztunnel.keyKind=rsa":                "/ztunnel/keyKind",
+		"identity.keyKind=rsa":               "/identity/keyKind",
 		"ztunnel.idAtSourceExempt={a}":       "/ztunnel/idAtSourceExempt/0",
 		"ztunnel.maxTrustAge=1":              "/ztunnel/maxTrustAge",
 		"identity.crlConfigMap=a/b":          "/identity/crlConfigMap",

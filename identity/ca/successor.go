@@ -64,14 +64,17 @@ func IssuerOf(files Files) *x509.Certificate {
 var ErrEncrypted = errors.New("its key is encrypted, and the next one would not be")
 
 // Successor returns the files of another CA for the trust domain of files, as Make does. Its
-// keys are of the kind of the root's, whatever opts says.
+// keys are of the kind of the root's, unless opts.Keys says of which.
 func Successor(files Files, opts Options) (Files, error) {
 	for _, name := range []string{RootKeyFile, IssuerKeyFile} {
 		if encryptedIn(files[name]) {
 			return nil, fmt.Errorf("%s: %w", name, ErrEncrypted)
 		}
 	}
-	opts.TrustDomain, opts.Keys = domainOf(files), keyKindOf(files)
+	opts.TrustDomain = domainOf(files)
+	if opts.Keys == "" {
+		opts.Keys = keyKindOf(files)
+	}
 	return Make(opts)
 }
 

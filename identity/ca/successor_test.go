@@ -3,6 +3,7 @@
 package ca
 
 import (
+	"crypto/ecdsa"
 	"crypto/mldsa"
 	"errors"
 	"maps"
@@ -64,8 +65,8 @@ func TestAReplicaThatMissedARekeyTakesWhatCameOfIt(t *testing.T) {
 	}
 }
 
-// A re-key makes nothing weaker: the kind of keys stays, and no key in clear follows an
-// encrypted one.
+// A re-key makes nothing weaker that nobody asked it to: the kind of keys stays, and no key in
+// clear follows an encrypted one.
 func TestASuccessorIsNotWeaker(t *testing.T) {
 	files, err := Make(Options{TrustDomain: td, Keys: identity.MLDSA65})
 	if err != nil {
@@ -77,6 +78,13 @@ func TestASuccessorIsNotWeaker(t *testing.T) {
 	}
 	if _, ok := next.Roots()[0].PublicKey.(*mldsa.PublicKey); !ok {
 		t.Errorf("a root with a key of %T follows", next.Roots()[0].PublicKey)
+	}
+	back, err := Successor(files, Options{Keys: identity.P256})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := back.Roots()[0].PublicKey.(*ecdsa.PublicKey); !ok {
+		t.Errorf("P-256 was asked for: a root with a key of %T", back.Roots()[0].PublicKey)
 	}
 	if files, err = Make(Options{TrustDomain: td}); err != nil {
 		t.Fatal(err)

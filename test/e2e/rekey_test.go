@@ -4,6 +4,9 @@ package e2e
 
 import (
 	"context"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -61,6 +64,67 @@ func TestARootIsRekeyedUnderLoadWhileTheCAIsKilled(t *testing.T) {
 	load.wantNoHarm()
 }
 
+// The mesh moves to keys of ML-DSA-65 while it runs: one node after the other, and the root by
+// a re-key. Nodes with certificates of both kinds speak meanwhile.
+func TestAMeshMovesToPostQuantumKeysWhileItRuns(t *testing.T) {
+	t.Parallel()
+	s := tellAlone(t, lab.Options{TTL: 25 * time.Second}, "mesh")
+	dir := filepath.Dir(s.Identity.Root)
+	load := s.rekeyLoad(2, 5)
+	here, there := load.pairs[0].from, load.pairs[1].from
+	if text, err := s.culvert(s.one, "ca", "rotate-root", "--ca-dir", dir, "--key-kind", "mldsa65", "--wait"); err != nil {
+		t.Fatalf("%v\n%s", err, text)
+	}
+	if roots := s.filesOf(dir).Roots(); len(roots) != 1 || roots[0].PublicKeyAlgorithm != x509.MLDSA {
+		t.Fatalf("%d roots, the first with a key of %v", len(roots), roots[0].PublicKeyAlgorithm)
+	}
+	for n, pod := range map[*lab.Node]*lab.Pod{s.one: here, s.two: there} {
+		leaf := s.leaf(n, pod)
+		if leaf.PublicKeyAlgorithm != x509.ECDSA || leaf.SignatureAlgorithm != x509.MLDSA65 {
+			t.Errorf("%s: a key of %v, signed by %v", n.Name, leaf.PublicKeyAlgorithm, leaf.SignatureAlgorithm)
+		}
+	}
+	load.wantNoHarm()
+
+	// A node restarts: what was open on it ends, and new connections are carried.
+	s.must(s.one.Ztunnel.Stop(s.ctx))
+	s.must(s.one.StartZtunnel(s.ctx, lab.ZtunnelOptions{Args: append(s.flags, "-key-kind", "mldsa65")}))
+	s.eventually("the first node has keys of ML-DSA-65", func() bool {
+		leaf := s.leaf(s.one, here)
+		return leaf != nil && leaf.PublicKeyAlgorithm == x509.MLDSA
+	})
+	if leaf := s.leaf(s.two, there); leaf == nil || leaf.PublicKeyAlgorithm != x509.ECDSA {
+		t.Errorf("the second node has %+v", leaf)
+	}
+	s.overBoth(func(s *story, network string) {
+		for _, p := range load.pairs {
+			s.reached(p.from.Place, network, p.to, 8080)
+		}
+	})
+}
+
+// leaf is the certificate that a node has for a pod, or nil.
+func (s *story) leaf(n *lab.Node, pod *lab.Pod) *x509.Certificate {
+	s.Helper()
+	dump, err := n.Dump(s.ctx)
+	s.must(err)
+	var held []struct {
+		Identity, State string
+		CertChain       []struct{ PEM []byte }
+	}
+	s.must(json.Unmarshal(dump.Text["certificates"], &held))
+	for _, c := range held {
+		if c.Identity != pod.SPIFFEID("cluster.local") || c.State != "Available" || len(c.CertChain) == 0 {
+			continue
+		}
+		block, _ := pem.Decode(c.CertChain[0].PEM)
+		leaf, err := x509.ParseCertificate(block.Bytes)
+		s.must(err)
+		return leaf
+	}
+	return nil
+}
+
 func (s *story) filesOf(dir string) ca.Files {
 	s.Helper()
 	files, err := ca.Directory{Path: dir}.Read(s.ctx)
@@ -95,9 +159,10 @@ type load struct {
 }
 
 type pair struct {
-	client *agent.Client
-	many   agent.Many
-	held   agent.Crowd
+	from, to *lab.Pod
+	client   *agent.Client
+	many     agent.Many
+	held     agent.Crowd
 }
 
 // rekeyLoad begins: each of the pairs holds streams open, and makes new connections all the time.
@@ -110,7 +175,7 @@ func (s *story) rekeyLoad(pairs, held int) *load {
 		s.serve(server.Place, agent.Echo, 8080)
 		a, err := client.Agent()
 		s.must(err)
-		p := &pair{client: a, many: agent.Many{Network: "tcp4", To: server.At("tcp4", 8080), Count: held, Timeout: 10 * time.Second}}
+		p := &pair{from: client, to: server, client: a, many: agent.Many{Network: "tcp4", To: server.At("tcp4", 8080), Count: held, Timeout: 10 * time.Second}}
 		p.held, err = a.Many(s.ctx, p.many)
 		s.must(err)
 		if p.held.OK != held {
