@@ -104,6 +104,8 @@ func (a *authority) all(nodes []*node, holds func(name string) bool) func() bool
 	}
 }
 
+var _ certs.Follower = issuer{} // a Store finds out at run time
+
 // issuer is how one node reaches the CA.
 type issuer struct {
 	*authority
@@ -122,7 +124,7 @@ func (i issuer) Issue(_ context.Context, id spiffeid.ID, csr []byte, ttl time.Du
 }
 
 // Follow hands each bundle to the node, until ctx is done.
-func (i issuer) Follow(ctx context.Context, _ certs.Bundle, take func(certs.Bundle) error) error {
+func (i issuer) Follow(ctx context.Context, _ certs.Bundle, take func(certs.Bundle) error, _ func() []certs.Rest) error {
 	for {
 		i.mu.Lock()
 		b, news := i.bundle, i.news

@@ -30,7 +30,7 @@ const sayAgain = 5 * time.Second
 // maxTainted bounds the authorities that a bundle taints.
 const maxTainted = 64
 
-// Follow is a follower's: it has one replica send the CA's bundles.
+// Follow is a Follower's: it has one replica send the CA's bundles.
 func (c *Client) Follow(ctx context.Context, known Bundle, take func(Bundle) error, rests func() []Rest) error {
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)

@@ -38,7 +38,7 @@ var ErrCutOff = errors.New("cut off from the CA")
 // Issuer signs for the node. The CSR is PEM; its key is new each time.
 //
 // It may have more methods: a checker's (standing.go), a batcher's (wave.go), a
-// follower's (follow.go), a denier's (denystream.go), a streamer's (stream.go).
+// Follower's (follow.go), a denier's (denystream.go), a streamer's (stream.go).
 type Issuer interface {
 	Issue(ctx context.Context, id spiffeid.ID, csr []byte, ttl time.Duration) (Issued, error)
 }

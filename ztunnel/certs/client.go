@@ -64,7 +64,7 @@ var _ interface { // Run and New ask for each of these
 	Issuer
 	batcher
 	checker
-	follower
+	Follower
 	denier
 } = (*Client)(nil)
 

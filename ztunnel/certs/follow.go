@@ -25,9 +25,9 @@ const (
 // errNoStream says that the CA has no stream of bundles, as istiod.
 var errNoStream = errors.New("the CA has no stream of bundles")
 
-// follower is what an Issuer may be besides: one that says which roots to trust
+// Follower is what an Issuer may be besides: one that says which roots to trust
 // whenever that changes, whether certificates are renewed or not.
-type follower interface {
+type Follower interface {
 	// Follow hands take each bundle that comes, and tells the CA of those for which
 	// it returns nil. It returns when the stream ends, and says why; errNoStream if
 	// the CA has none. known is what the node goes by so far, and rests what rests on
@@ -64,7 +64,7 @@ func (s *Store) cutOff(now time.Time) error {
 }
 
 // follow keeps a stream open until ctx ends, to one replica of the CA at a time.
-func (s *Store) follow(ctx context.Context, ca follower) {
+func (s *Store) follow(ctx context.Context, ca Follower) {
 	window := followBackoff
 	for ctx.Err() == nil {
 		heard := false

@@ -33,7 +33,7 @@ func (s *Store) Run(ctx context.Context) error {
 	if ca, ok := s.cfg.Issuer.(checker); ok {
 		attempts.Go(func() { s.watch(ctx, ca) })
 	}
-	if ca, ok := s.cfg.Issuer.(follower); ok {
+	if ca, ok := s.cfg.Issuer.(Follower); ok {
 		attempts.Go(func() { s.follow(ctx, ca) })
 	}
 	if by, ok := s.cfg.Issuer.(streamer); ok {

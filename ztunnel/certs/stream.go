@@ -26,7 +26,7 @@ type streamer interface {
 type Streamer interface {
 	Issuer
 	checker
-	follower
+	Follower
 	streamer
 }
 
