@@ -183,7 +183,7 @@ func cidr(text string) (netip.Prefix, *Problem) {
 func (j *judge) networkPort(path string, p *networkingv1.NetworkPolicyPort) (out networkpolicy.Port, ok bool) {
 	if p.Protocol != nil {
 		switch *p.Protocol {
-		case corev1.ProtocolTCP, "":
+		case corev1.ProtocolTCP:
 		case corev1.ProtocolUDP, corev1.ProtocolSCTP:
 			return out, false
 		default:

@@ -319,6 +319,7 @@ func FuzzNetworkPolicy(f *testing.F) {
 	for _, word := range []string{"", "*", "app", "a b", "a\x00b", "10.0.0.0/33", "10.0.0.77/8", "0.0.0.0/0", "::/0", "::ffff:10.0.0.0/104", "fe80::1%eth0/64", "8080", "http", "-"} {
 		f.Add(uint8(0), word, int32(80), int32(81))
 		f.Add(uint8(1), word, int32(0), int32(65536))
+		f.Add(uint8(4), word, int32(80), int32(81))
 	}
 	questions := everyQuestion()
 	f.Fuzz(func(t *testing.T, field uint8, word string, first, last int32) {
