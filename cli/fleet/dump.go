@@ -11,6 +11,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"net/netip"
 	"time"
 
 	"github.com/culvert-mesh/culvert/ztunnel/networkpolicy"
@@ -24,6 +25,7 @@ type Node struct {
 	Problem string // why there is no dump; empty: there is one
 	Clock   Clock
 	Dump    Dump
+	Taken   time.Time // when the file that it was read of was written; zero: it answered now
 }
 
 // Dump is what of a /config_dump is of use here. What an older ztunnel does not say
@@ -39,6 +41,9 @@ type Dump struct {
 	Following    *Following          `json:"bundle"`          // nil: an older ztunnel
 	Denying      *Denying            `json:"denials"`         // nil: an older ztunnel, which denies nobody
 	Network      *Network            `json:"networkPolicies"` // nil: an older ztunnel, which does not judge them
+	Services     Services            `json:"services"`
+	Mesh         *Mesh               `json:"mesh"`     // nil: an older ztunnel
+	Steering     *Steering           `json:"steering"` // nil: an older ztunnel
 }
 
 // UnmarshalJSON is part of json.Unmarshaler. An older ztunnel has the objects of its
@@ -61,7 +66,8 @@ func (d *Dump) UnmarshalJSON(data []byte) error {
 // Network is the NetworkPolicies that a ztunnel judges by.
 type Network struct {
 	Policies []networkpolicy.Policy        `json:"policies"`
-	Modes    map[string]networkpolicy.Mode `json:"modes"` // of the namespaces that have some
+	Modes    map[string]networkpolicy.Mode `json:"modes"`    // of the namespaces that have some
+	Blocking []string                      `json:"blocking"` // by which the pod network drops tunnels: namespace/name
 	// Namespaces are the labels of all; nil: an older ztunnel does not say them.
 	Namespaces map[string]map[string]string `json:"namespaces"`
 }
@@ -160,6 +166,9 @@ type Config struct {
 	TrustDomain string
 	CAAddress   string
 	TTL         string // as a flag has it; empty: what the CA gives
+	ClockSkew   string // as 1m0s
+	MeshCIDRs   []netip.Prefix
+	Cgroup      string
 }
 
 // Pod is one of the node's pods.
@@ -176,7 +185,10 @@ type Pod struct {
 		Namespace string `json:"namespace"`
 		Name      string `json:"name"`
 	} `json:"sandbox"`
-	Connections Connections `json:"connections"`
+	Connections Connections  `json:"connections"`
+	Verified    time.Time    `json:"verified"` // when the kernel last said that it steers the pod; zero: it does not, or an older ztunnel
+	Tunnels     []OpenTunnel `json:"tunnels"`
+	Refused     []Refused    `json:"lastRefused"` // the youngest last
 }
 
 // Following is how a node knows the roots of its trust domain.

@@ -42,7 +42,7 @@ func exec(ctx context.Context, api *kubeapi.API, namespace, pod, container strin
 	case err != nil && stderr.text.Len() > 0:
 		return nil, errors.New(firstLine(stderr.text.Bytes()))
 	case err != nil && ctx.Err() != nil:
-		return nil, fmt.Errorf("exec: no answer within %v", renewFor)
+		return nil, errors.New("exec: no answer in time")
 	case err != nil:
 		return nil, fmt.Errorf("exec: %v", err)
 	}

@@ -62,6 +62,12 @@ func (c *Cluster) targets(ctx context.Context, labels string, name func(corev1.P
 				}
 				return exec(ctx, c.API, pod.Namespace, pod.Name, ztunnelContainer, renewArgs(arguments(pod), identities))
 			},
+			probe: func(ctx context.Context, q Question) ([]byte, error) {
+				if pod.Status.Phase != corev1.PodRunning {
+					return nil, fmt.Errorf("pod %s is %s", pod.Name, pod.Status.Phase)
+				}
+				return exec(ctx, c.API, pod.Namespace, pod.Name, ztunnelContainer, q.args(arguments(pod)))
+			},
 		})
 	}
 	slices.SortFunc(all, func(a, b Target) int { return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Pod, b.Pod)) })

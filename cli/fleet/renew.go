@@ -48,26 +48,43 @@ func (t Target) Renew(ctx context.Context, identities []string) (all []Renewed, 
 // Sockets are ztunnels of this machine, by the sockets that only root reaches.
 func Sockets(paths []string) (all []Target) {
 	for _, path := range paths {
-		all = append(all, Target{Name: path, Ready: true, renew: func(ctx context.Context, identities []string) ([]byte, error) {
-			return renewAt(ctx, path, identities)
-		}})
+		dial := func(ctx context.Context, _ int) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", path)
+		}
+		all = append(all, Target{
+			Name: path, Ready: true, dial: dial,
+			renew: func(ctx context.Context, identities []string) ([]byte, error) {
+				query := url.Values{"id": identities}
+				if len(identities) == 0 {
+					query = url.Values{"all": {""}}
+				}
+				return post(ctx, dial, "/certs/renew?"+query.Encode())
+			},
+			probe: func(ctx context.Context, q Question) ([]byte, error) {
+				return post(ctx, dial, "/probe?"+q.query().Encode())
+			},
+		})
 	}
 	return all
 }
 
-func renewAt(ctx context.Context, socket string, identities []string) ([]byte, error) {
+// SocketsOf is a Source of ztunnels of this machine, by their sockets.
+type SocketsOf []string
+
+// Ztunnels is part of Source.
+func (s SocketsOf) Ztunnels(context.Context) ([]Target, error) { return Sockets(s), nil }
+
+// CAs is part of Source.
+func (s SocketsOf) CAs(context.Context) ([]Target, error) { return nil, nil }
+
+// post asks for what a socket does for root alone.
+func post(ctx context.Context, dial func(context.Context, int) (net.Conn, error), target string) ([]byte, error) {
 	client := &http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			var d net.Dialer
-			return d.DialContext(ctx, "unix", socket)
-		},
+		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx, 0) },
 	}}
-	query := url.Values{"id": identities}
-	if len(identities) == 0 {
-		query = url.Values{"all": {""}}
-	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://ztunnel/certs/renew?"+query.Encode(), nil)
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://ztunnel"+target, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -86,12 +103,7 @@ func renewAt(ctx context.Context, socket string, identities []string) ([]byte, e
 // renewArgs is the command that renews, in a ztunnel's container. args are the program's own:
 // its socket is in its -state-dir.
 func renewArgs(args, identities []string) []string {
-	command := []string{"/bin/ztunnel", "renew"}
-	for _, arg := range args {
-		if strings.HasPrefix(arg, "-state-dir=") {
-			command = append(command, arg)
-		}
-	}
+	command := append([]string{"/bin/ztunnel", "renew"}, stateDir(args)...)
 	if len(identities) == 0 {
 		return append(command, "-all")
 	}

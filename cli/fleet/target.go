@@ -30,6 +30,7 @@ type Target struct {
 	Ready bool   // as Kubernetes says; true outside
 	dial  func(ctx context.Context, port int) (net.Conn, error)
 	renew func(ctx context.Context, identities []string) ([]byte, error) // nil: no way to change anything there
+	probe func(ctx context.Context, q Question) ([]byte, error)          // nil: no way to have anything tried there
 }
 
 // Source says which programs there are.

@@ -180,6 +180,9 @@ func paper(t *testing.T, e *testscript.Env) error {
 	e.Setenv("NODE6", clitest.Serve(t, clitest.Ztunnel{Node: "node6", Held: []clitest.Held{
 		{ID: web, Leaf: below.Leaf(web, today.Add(-20*time.Minute), today.Add(40*time.Minute)), Roots: []*clitest.Signer{parent}},
 	}}))
+	if err := layPair(t, e); err != nil {
+		return err
+	}
 	key, err := age.GenerateX25519Identity()
 	if err != nil {
 		return err

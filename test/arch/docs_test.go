@@ -154,11 +154,14 @@ func TestLinksInDocsLeadSomewhere(t *testing.T) {
 	}
 }
 
+var punctuation = regexp.MustCompile(`[^\p{L}\p{N} _-]`)
+
 // hasHeading compares as forges make anchors of headings.
 func hasHeading(text, anchor string) bool {
 	for line := range strings.Lines(text) {
 		if heading, ok := strings.CutPrefix(strings.TrimLeft(line, "#"), " "); ok && strings.HasPrefix(line, "#") {
-			if strings.ReplaceAll(strings.ToLower(strings.TrimSpace(heading)), " ", "-") == anchor {
+			plain := punctuation.ReplaceAllString(strings.ToLower(strings.TrimSpace(heading)), "")
+			if strings.ReplaceAll(plain, " ", "-") == anchor {
 				return true
 			}
 		}

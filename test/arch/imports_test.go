@@ -94,7 +94,7 @@ const imports = `
 
 	# The operator's commands: they read what programs say of themselves, and a CA's files.
 	NONE < cli/kubeapi < cli/fleet, cli/custody;
-	ztunnel/policy, ztunnel/networkpolicy < cli/fleet;
+	ztunnel/policy, ztunnel/networkpolicy, ztunnel/configdump < cli/fleet;
 	identity/ca < cli/custody;
 	identity, cli/fleet, cli/custody < cli/check;
 	# What policies mean to the source that ztunnel reads by.
@@ -102,6 +102,8 @@ const imports = `
 	# What policies would say, and what they said.
 	identity, ztunnel/policy < cli/explain, cli/records < cli;
 	ztunnel/networkpolicy < cli/explain, cli/records < cli;
+	# Where a connection ends, by all that the nodes say.
+	cli/fleet, cli/explain < cli/why < cli;
 	identity, identity/deny, identity/join, identity/ledger, identity/process, ztunnel/policy, cli/kubeapi, cli/fleet, cli/custody, cli/check < cli < cmd/culvert;
 
 	identity, identity/*, cni, cni/*, ztunnel, ztunnel/*, cli, test/env < test/lab, test/lab/*;

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package fleet
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+)
+
+// Files reads nodes from files that hold their /config_dump: those of a directory whose
+// names end in .json, or one file. What is not understood is a node that does not answer.
+func Files(path string) ([]Node, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	names := []string{path}
+	if info.IsDir() {
+		if names, err = filepath.Glob(filepath.Join(path, "*.json")); err != nil {
+			return nil, err
+		}
+		if len(names) == 0 {
+			return nil, fmt.Errorf("%s holds no file whose name ends in .json", path)
+		}
+	}
+	var nodes []Node
+	for _, name := range names {
+		nodes = append(nodes, readNode(name))
+	}
+	return nodes, nil
+}
+
+func readNode(name string) Node {
+	n := Node{Target: Target{Name: name}}
+	info, err := os.Stat(name)
+	if err != nil {
+		n.Problem = err.Error()
+		return n
+	}
+	if info.Size() > maxAnswer {
+		n.Problem = fmt.Sprintf("it is longer than %d bytes", maxAnswer)
+		return n
+	}
+	text, err := os.ReadFile(name)
+	if err == nil {
+		if err = json.Unmarshal(text, &n.Dump); err != nil {
+			err = fmt.Errorf("it is no /config_dump: %v", err)
+		}
+	}
+	if err != nil {
+		n.Problem, n.Dump = err.Error(), Dump{}
+		return n
+	}
+	n.Taken = info.ModTime()
+	if n.Dump.Config.NodeName != "" {
+		n.Name = n.Dump.Config.NodeName
+	}
+	return n
+}

@@ -1,0 +1,320 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package why
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/culvert-mesh/culvert/cli/clitest"
+	"github.com/culvert-mesh/culvert/cli/fleet"
+)
+
+// pair is clitest.Pair, to be changed before it is asked.
+type pair struct {
+	t        *testing.T
+	one, two clitest.Ztunnel
+	silent   map[string]string // problems of nodes that do not answer
+	skew     map[string]time.Duration
+	probe    func(n *fleet.Node, q fleet.Question) (fleet.Proof, error)
+}
+
+func newPair(t *testing.T) *pair {
+	one, two := clitest.Pair()
+	well := &fleet.Outcome{OK: true, Took: "3ms"}
+	return &pair{t: t, one: one, two: two, silent: map[string]string{}, skew: map[string]time.Duration{},
+		probe: func(*fleet.Node, fleet.Question) (fleet.Proof, error) {
+			return fleet.Proof{Kernel: well, Tunnel: well, App: well}, nil
+		}}
+}
+
+// pod is the state of a pod in its own node's dump.
+func (p *pair) pod(uid string) map[string]any {
+	for _, z := range []clitest.Ztunnel{p.one, p.two} {
+		if state, is := z.Pods[uid].(map[string]any); is {
+			return state
+		}
+	}
+	p.t.Fatalf("no pod %s", uid)
+	return nil
+}
+
+// tries has probes of one kind fail.
+func (p *pair) tries(fails func(*fleet.Proof)) {
+	before := p.probe
+	p.probe = func(n *fleet.Node, q fleet.Question) (fleet.Proof, error) {
+		proof, err := before(n, q)
+		fails(&proof)
+		return proof, err
+	}
+}
+
+func (p *pair) world() *World {
+	w := &World{Now: clitest.Now, Probe: func(_ context.Context, n *fleet.Node, q fleet.Question) (fleet.Proof, error) { return p.probe(n, q) }}
+	for _, z := range []clitest.Ztunnel{p.one, p.two} {
+		n := fleet.Node{Target: fleet.Target{Name: z.Node}, Clock: fleet.Clock{Offset: p.skew[z.Node], Within: time.Second}}
+		if n.Problem = p.silent[z.Node]; n.Problem == "" {
+			text, err := json.Marshal(z.Dump())
+			if err == nil {
+				err = json.Unmarshal(text, &n.Dump)
+			}
+			if err != nil {
+				p.t.Fatal(err)
+			}
+		}
+		w.Nodes = append(w.Nodes, n)
+	}
+	return w
+}
+
+func (p *pair) why(from, to string) Answer {
+	p.t.Helper()
+	a, err := p.world().Explain(p.t.Context(), from, to)
+	if err != nil {
+		p.t.Fatalf("%s to %s: %v", from, to, err)
+	}
+	return a
+}
+
+func (a Answer) step(name string) Step {
+	for _, s := range a.Steps {
+		if s.Step == name {
+			return s
+		}
+	}
+	return Step{}
+}
+
+func TestAConnectionThatIsWellIsCarried(t *testing.T) {
+	for _, to := range []string{"shop/db", "shop/db:sql", "shop/db-1", "shop/db-1:main", "db-1:5432", "10.96.0.10:5432", "10.0.1.8:5432", "10.0.1.8:main"} {
+		for _, from := range []string{"shop/web-1", "10.0.0.7"} {
+			a := newPair(t).why(from, to)
+			if a.Verdict != Carried || len(a.Steps) != len(looks) {
+				t.Errorf("%s to %s: %s at %q: %+v", from, to, a.Verdict, a.EndsAt, a.Steps)
+			}
+		}
+	}
+	p := newPair(t) // what is open proves as much as what is tried
+	p.probe = func(*fleet.Node, fleet.Question) (fleet.Proof, error) { return fleet.Proof{}, errors.New("no way") }
+	if a := p.why("shop/web-1", "shop/db"); a.Verdict != Carried {
+		t.Errorf("without a way to try anything: %s: %+v", a.Verdict, a.Steps)
+	}
+}
+
+// Each fault ends the connection at its step, and names what to change.
+func TestEachFaultIsNamedWithTheObjectToChange(t *testing.T) {
+	refusedAt := func(word, text string, refused bool) func(*fleet.Proof) {
+		return func(p *fleet.Proof) {
+			p.Tunnel = &fleet.Outcome{Word: word, Error: text, Refused: refused}
+		}
+	}
+	for _, tc := range []struct {
+		fault        string
+		plant        func(p *pair)
+		to           string // default shop/db:5432
+		step, change string
+	}{
+		{fault: "the hook is removed", step: StepSourceSteered, change: "ztunnel on node1: whoever removes its hooks", plant: func(p *pair) {
+			p.tries(func(proof *fleet.Proof) { proof.Kernel = &fleet.Outcome{Error: "connect4 was detached"} })
+		}},
+		{fault: "steering cannot be restored", step: StepSourceSteered, change: "ztunnel on node1", plant: func(p *pair) {
+			p.one.More["steering"] = map[string]any{"problem": "the bpffs was unmounted"}
+		}},
+		{fault: "a pod's processes are outside -cgroup", step: StepSourceSteered, change: "-cgroup must be above the cgroup of Pod shop/web-1", plant: func(p *pair) {
+			p.pod("uid-web-1")["state"] = "unprotected"
+		}},
+		{fault: "15008 is dropped", step: StepTunnel, change: "what drops TCP port 15008 from node1 to node2", plant: func(p *pair) {
+			p.tries(refusedAt("dial", "i/o timeout", false))
+		}},
+		{fault: "a NetworkPolicy drops 15008", step: StepTunnel, change: "NetworkPolicy shop/closed: admit TCP port 15008", plant: func(p *pair) {
+			p.tries(refusedAt("dial", "i/o timeout", false))
+			p.two.More["networkPolicies"].(map[string]any)["blocking"] = []string{"shop/closed", "bank/other"}
+		}},
+		{fault: "nobody takes tunnels", step: StepTunnel, change: "ztunnel on node2, or the enrolment of Pod shop/db-1", plant: func(p *pair) {
+			p.tries(refusedAt("dial", "connection refused", true))
+		}},
+		{fault: "another ServiceAccount", step: StepDestCert, change: "Pod shop/db-1: spec.serviceAccountName, as node1 reads it", plant: func(p *pair) {
+			p.one.Workloads.([]any)[1].(map[string]any)["ID"] = clitest.PairID("impostor")
+		}},
+		{fault: "the peer proves to be another", step: StepDestCert, change: "Pod shop/db-1: spec.serviceAccountName", plant: func(p *pair) {
+			p.tries(refusedAt("tls", "unexpected ID", false))
+		}},
+		{fault: "an expired leaf", step: StepSourceCert, change: "culvert-identity at ca.test:15012: it does not answer node1", plant: func(p *pair) {
+			p.pod("uid-web-1")["certificate"] = map[string]any{"state": "expired", "error": "no answer"}
+			p.one.CA = map[string]any{"ready": true, "reason": "unreachable", "problem": "connection refused"}
+		}},
+		{fault: "an expired leaf of the peer", step: StepDestCert, change: "its log says why it signs no certificate for this ServiceAccount on node2", plant: func(p *pair) {
+			p.pod("uid-db-1")["certificate"] = map[string]any{"state": "expired", "error": "not_placed"}
+		}},
+		{fault: "the CA is away", step: StepSourceCert, change: "culvert-identity at ca.test:15012: it does not answer node1", plant: func(p *pair) {
+			p.one.Held, p.one.CA = nil, map[string]any{"ready": true, "reason": "unreachable", "problem": "connection refused"}
+			p.pod("uid-web-1")["certificate"] = map[string]any{"state": "missing", "error": "connection refused"}
+		}},
+		{fault: "a policy denies", step: StepPolicy, change: "AuthorizationPolicy shop/no: spec.rules[0]", plant: func(p *pair) {
+			o := p.two.Policies.(map[string]any)
+			o["AuthorizationPolicies"] = append(o["AuthorizationPolicies"].([]any), map[string]any{"Namespace": "shop", "Name": "no", "Action": "DENY", "Rules": []any{[]any{[]any{map[string]any{"Ports": []int{5432}}}}}})
+		}},
+		{fault: "no policy allows", step: StepPolicy, change: "AuthorizationPolicy shop/db: spec.rules, of which one must match", plant: func(p *pair) {
+			for _, z := range []clitest.Ztunnel{p.one, p.two} {
+				for i, account := range []string{"job", "db"} {
+					z.Workloads.([]any)[i].(map[string]any)["ID"] = clitest.PairID(account)
+				}
+			}
+			p.one.Held[0].ID = clitest.PairID("job")
+		}},
+		{fault: "plaintext to what is STRICT", step: StepPolicy, change: "PeerAuthentication shop/default: spec.mtls.mode", plant: func(p *pair) {
+			p.two.Policies = map[string]any{"RootNamespace": "istio-system", "PeerAuthentications": []any{map[string]any{"Namespace": "shop", "Name": "default", "Mode": "STRICT"}}}
+			for _, z := range []clitest.Ztunnel{p.one, p.two} {
+				z.Workloads.([]any)[0].(map[string]any)["Meshed"] = false
+			}
+		}},
+		{fault: "a NetworkPolicy", step: StepNetworkPolicy, change: "NetworkPolicy shop/closed: a rule that admits it", plant: func(p *pair) {
+			p.two.More["networkPolicies"] = map[string]any{
+				"policies": []any{map[string]any{"Namespace": "shop", "Name": "closed", "Pods": []any{}, "Ingress": map[string]any{"Isolates": true}}},
+				"modes":    map[string]any{"shop": "enforce"}, "namespaces": map[string]any{"shop": map[string]string{}},
+			}
+		}},
+		{fault: "an unknown address", to: "10.0.9.9:80", step: StepDestination, change: "the Pod or EndpointSlice that should have 10.0.9.9; or -mesh-cidrs", plant: func(*pair) {}},
+		{fault: "no ready endpoint", to: "shop/empty", step: StepEndpoint, change: "Service shop/empty: spec.selector, or the readiness of its pods", plant: func(*pair) {}},
+		{fault: "no such port", to: "shop/db:99", step: StepEndpoint, change: "Service shop/db: spec.ports", plant: func(*pair) {}},
+		{fault: "the app does not listen", step: StepApp, change: "Pod shop/db-1: its app does not listen on port 5432", plant: func(p *pair) {
+			p.tries(func(proof *fleet.Proof) {
+				proof.App = &fleet.Outcome{Word: "dial", Error: "connection refused", Refused: true}
+			})
+		}},
+		{fault: "the source's ztunnel is gone", step: StepSourceSteered, change: "ztunnel on node1: start it", plant: func(p *pair) {
+			p.silent["node1"] = "dial unix /run/culvert/admin.sock: connect: connection refused"
+		}},
+		{fault: "the destination's ztunnel is gone", step: StepDestSteered, change: "ztunnel on node2: start it", plant: func(p *pair) {
+			p.silent["node2"] = "dial unix /run/culvert/admin.sock: connect: no such file or directory"
+		}},
+		{fault: "a clock is ahead", step: StepDestCert, change: "the clock of node node2: set it", plant: func(p *pair) {
+			p.skew["node2"] = time.Hour
+		}},
+		{fault: "a clock is behind", step: StepSourceCert, change: "the clock of node node1: set it", plant: func(p *pair) {
+			p.skew["node1"] = -time.Hour
+		}},
+		{fault: "nobody knows whether it is in the mesh", step: StepSource, change: "Namespace shop or Pod shop/web-1: the label culvert.dev/mesh", plant: func(p *pair) {
+			w := p.one.Workloads.([]any)[0].(map[string]any)
+			w["Meshed"], w["Undecided"] = false, true
+		}},
+		{fault: "ztunnel's own port", to: "shop/db-1:15008", step: StepDestination, change: "port 15008", plant: func(*pair) {}},
+		{fault: "a root that is not trusted", step: StepDestCert, change: "the bundle of roots on node1", plant: func(p *pair) {
+			p.one.Held[0].Roots = []*clitest.Signer{clitest.Authority("another root", nil, clitest.Now.Add(-clitest.Day), clitest.Now.Add(clitest.Day))}
+		}},
+	} {
+		t.Run(tc.fault, func(t *testing.T) {
+			p := newPair(t)
+			tc.plant(p)
+			to := tc.to
+			if to == "" {
+				to = "shop/db:5432"
+			}
+			a := p.why("shop/web-1", to)
+			s := a.step(tc.step)
+			if a.Verdict != Refused || a.EndsAt != tc.step || !strings.Contains(s.Change, tc.change) || s.Docs != "docs/troubleshooting.md#why-"+tc.step {
+				t.Errorf("%s at %q, want %s: %+v\n%+v", a.Verdict, a.EndsAt, tc.step, s, a.Steps)
+			}
+			for i, s := range a.Steps {
+				if reached := i <= stepIndex(tc.step); reached != (s.State != NotReached) {
+					t.Errorf("step %s is %s", s.Step, s.State)
+				}
+			}
+		})
+	}
+}
+
+func stepIndex(step string) int {
+	for i, l := range looks {
+		if l.step == step {
+			return i
+		}
+	}
+	return -1
+}
+
+// What nobody says is unknown: neither ok nor a fault.
+func TestWhatNobodySaysIsUnknown(t *testing.T) {
+	for name, tc := range map[string]struct {
+		plant func(p *pair)
+		step  string
+	}{
+		"no tunnel is open and none is tried": {step: StepTunnel, plant: func(p *pair) {
+			delete(p.pod("uid-web-1"), "tunnels")
+			p.probe = func(*fleet.Node, fleet.Question) (fleet.Proof, error) { return fleet.Proof{}, errors.New("no way") }
+		}},
+		"no connection is open and none is tried": {step: StepApp, plant: func(p *pair) {
+			delete(p.pod("uid-db-1"), "connections")
+			p.probe = func(*fleet.Node, fleet.Question) (fleet.Proof, error) { return fleet.Proof{}, errors.New("no way") }
+		}},
+		"a node is slow":              {step: StepDestSteered, plant: func(p *pair) { p.silent["node2"] = "no answer within 10s" }},
+		"the kernel does not confirm": {step: StepSourceSteered, plant: func(p *pair) { p.unconfirmed() }},
+	} {
+		p := newPair(t)
+		tc.plant(p)
+		a := p.why("shop/web-1", "shop/db:5432")
+		if a.Verdict != NotKnown || a.step(tc.step).State != Unknown {
+			t.Errorf("%s: %s, the step is %+v", name, a.Verdict, a.step(tc.step))
+		}
+	}
+}
+
+func (p *pair) unconfirmed() {
+	p.pod("uid-web-1")["reason"] = "no process of the pod was found yet"
+	p.tries(func(proof *fleet.Proof) { proof.Kernel = nil })
+}
+
+// One endpoint of a Service that faults is found among others that do not.
+func TestTheEndpointThatFaultsIsFound(t *testing.T) {
+	p := newPair(t)
+	for _, z := range []*clitest.Ztunnel{&p.one, &p.two} {
+		second := clitest.PairPod("db", "node2", "10.0.1.9", 5432)
+		second["UID"], second["Name"] = "uid-db-2", "db-2"
+		z.Workloads = append(z.Workloads.([]any), second)
+		endpoints := z.More["services"].([]any)[0].(map[string]any)["endpoints"].(map[string]any)
+		endpoints["uid-db-2"] = map[string]any{"workloadUid": "uid-db-2", "port": map[string]any{"5432": 5432}, "addresses": []string{"10.0.1.9"}, "node": "node2"}
+	}
+	if a := p.why("shop/web-1", "shop/db"); a.EndsAt != StepDestSteered || !strings.Contains(a.step(StepDestSteered).Says, "has no sandbox of shop/db-2") {
+		t.Errorf("%s at %s: %+v", a.Verdict, a.EndsAt, a.step(StepDestSteered))
+	}
+}
+
+func TestTheLastRefusedConnectionOfAPodIsExplained(t *testing.T) {
+	p := newPair(t)
+	record := func(result string, ago time.Duration, asked string) map[string]any {
+		return map[string]any{"time": clitest.Now.Add(-ago), "direction": "outbound", "result": result, "error": result + " it was", "asked": asked,
+			"source":      map[string]any{"address": "10.0.0.7:4711", "namespace": "shop", "pod": "web-1"},
+			"destination": map[string]any{"address": asked}}
+	}
+	p.pod("uid-web-1")["lastRefused"] = []any{record("dial", time.Hour, "10.96.0.10:5432"), record("unknown_peer", time.Minute, "10.0.9.9:80")}
+	a, err := p.world().LastRefused(t.Context(), "shop/web-1")
+	if err != nil || a.Record == nil || a.Record.Result != "unknown_peer" || a.Record.Node != "node1" || a.EndsAt != StepDestination {
+		t.Errorf("%+v, %v", a, err)
+	}
+	if a := p.why("shop/web-1", "shop/db"); len(a.Records) != 1 || a.Records[0].Result != "dial" {
+		t.Errorf("records between the two: %+v", a.Records)
+	}
+	for pod, want := range map[string]string{"shop/db-1": "no node that answered remembers", "shop/none": "no node that answered knows a pod shop/none"} {
+		if _, err := p.world().LastRefused(t.Context(), pod); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", pod, err)
+		}
+	}
+}
+
+func TestEndsThatMeanNothingAreRefused(t *testing.T) {
+	for _, tc := range []struct{ from, to, want string }{
+		{"shop/nobody", "shop/db", "no node that answered knows a pod shop/nobody"},
+		{"shop/web-1", "shop/nobody:80", "no node that answered knows a pod or a Service shop/nobody"},
+		{"shop/web-1", "shop/db:http", `port "http": it is no number from 1 to 65535, and the destination has no TCP port of that name`},
+		{"shop/web-1", "shop/db:70000", `port "70000"`},
+		{"shop/web-1", "10.9.9.9", "to which port?"},
+	} {
+		if _, err := newPair(t).world().Explain(t.Context(), tc.from, tc.to); err == nil || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%s to %s: %v, want %s", tc.from, tc.to, err, tc.want)
+		}
+	}
+}

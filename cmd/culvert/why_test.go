@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"encoding/json"
+	"maps"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/culvert-mesh/culvert/cli/clitest"
+)
+
+// layPair writes what two nodes dump: in well/ all is well, in denied/ a policy refuses,
+// and web-1 remembers that. $WELL and $PAIR2 serve the first node and the second of well/.
+func layPair(t *testing.T, e *testscript.Env) error {
+	one, two := clitest.Pair()
+	if err := layDumps(filepath.Join(e.WorkDir, "well"), one, two); err != nil {
+		return err
+	}
+	e.Setenv("WELL", clitest.Serve(t, one))
+	e.Setenv("PAIR2", clitest.Serve(t, two))
+	two.Policies = map[string]any{"RootNamespace": "istio-system", "AuthorizationPolicies": []any{map[string]any{
+		"Namespace": "shop", "Name": "nobody", "Action": "DENY", "Selector": map[string]string{"app": "db"},
+		"Rules": []any{[]any{[]any{map[string]any{"Ports": []int{6379}}}}, []any{[]any{map[string]any{"Ports": []int{5432}}}}},
+	}}}
+	one.Pods = maps.Clone(one.Pods)
+	web := maps.Clone(one.Pods["uid-web-1"].(map[string]any))
+	one.Pods["uid-web-1"] = web
+	web["lastRefused"] = []any{map[string]any{
+		"time": clitest.Now.Add(-3 * time.Minute), "direction": "outbound", "result": "denied", "error": "http status: 401 Unauthorized", "asked": "10.96.0.10:5432",
+		"source":      map[string]any{"address": "10.0.0.7:4711", "namespace": "shop", "pod": "web-1", "identity": clitest.PairID("web")},
+		"destination": map[string]any{"address": "10.0.1.8:15008", "namespace": "shop", "pod": "db-1"},
+	}}
+	return layDumps(filepath.Join(e.WorkDir, "denied"), one, two)
+}
+
+// layDumps writes files that are two minutes old.
+func layDumps(dir string, nodes ...clitest.Ztunnel) error {
+	files := map[string][]byte{}
+	for _, n := range nodes {
+		text, err := json.Marshal(n.Dump())
+		if err != nil {
+			return err
+		}
+		files[n.Node+".json"] = text
+	}
+	if err := lay(dir, files); err != nil {
+		return err
+	}
+	written := clitest.Now.Add(-2 * time.Minute)
+	for name := range files {
+		if err := os.Chtimes(filepath.Join(dir, name), written, written); err != nil {
+			return err
+		}
+	}
+	return nil
+}
