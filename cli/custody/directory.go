@@ -14,8 +14,7 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/culvert-mesh/culvert/flock"
 	"github.com/culvert-mesh/culvert/identity/ca"
 )
 
@@ -179,7 +178,7 @@ func ReplaceFile(path string, read, next []byte) error {
 	dir, err := os.Open(filepath.Dir(path))
 	if err == nil {
 		defer dir.Close() // which unlocks it
-		err = unix.Flock(int(dir.Fd()), unix.LOCK_EX)
+		err = flock.Wait(dir)
 	}
 	if err != nil {
 		return errors.Join(fmt.Errorf("lock the directory of %s: %v", path, err), os.Remove(staged))

@@ -13,8 +13,6 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/culvert-mesh/culvert/regular"
 )
 
@@ -107,10 +105,6 @@ func (d Directory) Replace(ctx context.Context, was, next Files) error {
 	}
 	return d.write(next)
 }
-
-// writable reports whether we may make files in the directory: a mount of the kubelet
-// is read-only.
-func (d Directory) writable() bool { return unix.Access(d.Path, unix.W_OK|unix.X_OK) == nil }
 
 // stored returns the files, if they are a CA or none are there.
 func (d Directory) stored() (Files, error) {

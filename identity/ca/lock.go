@@ -9,8 +9,6 @@ import (
 	"os"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/culvert-mesh/culvert/flock"
 )
 
@@ -39,9 +37,8 @@ func (d Directory) lock(ctx context.Context) (unlock func(), err error) {
 func (d Directory) await(ctx context.Context, f *os.File) error {
 	began, said := time.Now(), false
 	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
-			return os.NewSyscallError("flock", err)
+		if err := flock.Try(f); !errors.Is(err, flock.ErrHeld) {
+			return err
 		}
 		waited := time.Since(began)
 		if waited >= lockWithin {

@@ -14,7 +14,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 
 	"github.com/culvert-mesh/culvert/regular"
 )
@@ -228,11 +227,7 @@ func Inherit(f *os.File, own string) error {
 			return err
 		}
 	}
-	stat, ok := dir.Sys().(*syscall.Stat_t)
-	if !ok || os.Geteuid() != 0 {
-		return nil // only root gives files away
-	}
-	return f.Chown(int(stat.Uid), int(stat.Gid))
+	return regular.GiveTo(f, dir)
 }
 
 func syncDir(dir string) error {

@@ -12,10 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/culvert-mesh/culvert/regular"
 )
@@ -82,11 +79,11 @@ func (d Directory) sweep(now time.Time) error {
 // changed is when a file got the name that it has, at the latest. Its contents may be older:
 // it may have come from a backup.
 func (d Directory) changed(info fs.FileInfo) time.Time {
-	var stat unix.Stat_t
-	if err := unix.Lstat(filepath.Join(string(d), info.Name()), &stat); err != nil {
+	at, err := regular.Changed(filepath.Join(string(d), info.Name()))
+	if err != nil {
 		return time.Now() // removed meanwhile, or not to be judged
 	}
-	return time.Unix(stat.Ctim.Unix())
+	return at
 }
 
 // lacks reports whether there is certainly no Record of that ID.
@@ -253,11 +250,7 @@ func (d Directory) own(f *os.File) error {
 	if err != nil {
 		return err
 	}
-	stat, ok := dir.Sys().(*syscall.Stat_t)
-	if !ok || os.Geteuid() != 0 {
-		return nil // only root gives files away
-	}
-	return f.Chown(int(stat.Uid), int(stat.Gid))
+	return regular.GiveTo(f, dir)
 }
 
 func (d Directory) sync() error {

@@ -10,8 +10,6 @@ import (
 	"io"
 	"os"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/culvert-mesh/culvert/flock"
 )
 
@@ -45,9 +43,9 @@ func openHead(path string) (*head, Checkpoint, error) {
 	if err != nil {
 		return nil, Checkpoint{}, err
 	}
-	if err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := flock.Try(file); err != nil {
 		defer file.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
+		if errors.Is(err, flock.ErrHeld) {
 			return nil, Checkpoint{}, fmt.Errorf("%s is locked by %s: two processes of one name cannot share a directory", path, flock.Holder(file))
 		}
 		return nil, Checkpoint{}, fmt.Errorf("lock %s: %v", path, err)

@@ -6,12 +6,9 @@ import (
 	"cmp"
 	"errors"
 	"io"
-	"math"
 	"os"
 	"slices"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // aged is a file that no process writes to any more.
@@ -29,18 +26,6 @@ func (l *Ledger) room() int64 {
 		return min(l.opts.MaxBytes, all/10*9)
 	}
 	return l.opts.MaxBytes
-}
-
-func volume(dir string) int64 {
-	var is unix.Statfs_t
-	if unix.Statfs(dir, &is) != nil {
-		return 0
-	}
-	block := int64(is.Bsize) // not as wide everywhere
-	if block <= 0 || is.Blocks > uint64(math.MaxInt64/block) {
-		return 0
-	}
-	return int64(is.Blocks) * block
 }
 
 // prune removes files that are older than MaxAge, and the oldest ones if there are more

@@ -12,9 +12,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
+	"github.com/culvert-mesh/culvert/flock"
 	"github.com/culvert-mesh/culvert/regular"
 )
 
@@ -55,9 +55,12 @@ func openDirectory(path string) (*directory, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+	if err := flock.Try(lock); err != nil {
 		lock.Close()
-		return nil, fmt.Errorf("lock %s: %w: another process keeps an identity there", path, err)
+		if errors.Is(err, flock.ErrHeld) {
+			return nil, fmt.Errorf("lock %s: another process keeps an identity there", path)
+		}
+		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}
 	return &directory{path, lock, syncDir}, nil
 }

@@ -11,8 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/culvert-mesh/culvert/flock"
 	"github.com/culvert-mesh/culvert/regular"
 )
 
@@ -78,8 +77,8 @@ func (f *Files) hold(path string) error {
 	if err != nil {
 		return err
 	}
-	if err := unix.Flock(int(held.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return errors.Join(fmt.Errorf("%s: %w", path, os.NewSyscallError("flock", err)), held.Close())
+	if err := flock.Try(held); err != nil {
+		return errors.Join(fmt.Errorf("%s: %w", path, err), held.Close())
 	}
 	f.held = held
 	return nil
@@ -142,5 +141,5 @@ func (f *Files) ended(path string) bool {
 		return errors.Is(err, fs.ErrNotExist)
 	}
 	defer lock.Close()
-	return unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil
+	return flock.Try(lock) == nil
 }

@@ -81,7 +81,7 @@ const imports = `
 	# Replicas share what they know of join tokens in a Secret.
 	identity/join < identity/ca/cluster;
 	# A process outside Kubernetes, as ztunnel, asks the CA; it holds no pod's identity.
-	identity, identity/identityv1, identity/join, regular < identity/process;
+	flock, identity, identity/identityv1, identity/join, regular < identity/process;
 	identity/ca, identity/deny, identity/join, identity/ledger, identity/identityv1, rate, regular < identity/server;
 	identity < identity/taint;
 	identity, identity/ca, regular < identity/rekey;

@@ -51,12 +51,11 @@ func lock(dir string) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open directory %s: %w", dir, err)
 	}
-	err = unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	if err == nil {
+	if err = flock.Try(file); err == nil {
 		return file, nil
 	}
 	defer file.Close()
-	if errors.Is(err, unix.EWOULDBLOCK) {
+	if errors.Is(err, flock.ErrHeld) {
 		return nil, fmt.Errorf("%s is %w, %s", dir, ErrLocked, flock.Holder(file))
 	}
 	return nil, fmt.Errorf("lock directory %s: %w", dir, err)
