@@ -103,7 +103,8 @@ func (c *command) caShow() *cobra.Command {
 		Short: "Show the CA: where it is, its certificates, and which private keys are there",
 		Long: `show prints where the CA's files are, its certificates from the root to the issuer with
 serial numbers, validity and fingerprints, which private keys lie beside them, and, if the
-CA answers, which generation of the bundle nodes get. It prints no key.
+CA answers, which generation of the bundle nodes get. While a re-key of the root is under way
+(ca rotate-root), it says in which state that is and for whom it waits. It prints no key.
 
 On Kubernetes it reads the Secret: it needs the right to.`,
 		Example: "  culvert ca show\n  culvert ca show --ca-dir /var/lib/culvert/ca",
@@ -120,13 +121,15 @@ On Kubernetes it reads the Secret: it needs the right to.`,
 		}
 		parts := partsOf(files, "", c.Now())
 		bundle := c.bundleNow(cmd.Context())
+		rotating := c.storedRekey(cmd.Context(), keep, files)
 		if out.value == "json" {
-			return printJSON(c.Stdout, map[string]any{"where": keep.String(), "certificates": nonNil(parts), "privateKeys": keyFiles(files), "bundle": bundle})
+			return printJSON(c.Stdout, map[string]any{"where": keep.String(), "certificates": nonNil(parts), "privateKeys": keyFiles(files), "bundle": bundle, "rekey": rotating})
 		}
 		fmt.Fprintf(c.Stdout, "where: %s\n", keep)
 		if bundle != nil {
 			fmt.Fprintf(c.Stdout, "bundle: %s\n", bundle)
 		}
+		c.printRekey(rotating)
 		fmt.Fprintln(c.Stdout)
 		var rows [][]string
 		for _, p := range parts {

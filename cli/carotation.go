@@ -12,12 +12,13 @@ import (
 
 	"github.com/culvert-mesh/culvert/cli/custody"
 	"github.com/culvert-mesh/culvert/cli/fleet"
+	"github.com/culvert-mesh/culvert/identity/ca"
 	"github.com/culvert-mesh/culvert/identity/rekey"
 )
 
 // rekeyShown is how far a re-key is, for programs.
 type rekeyShown struct {
-	Where       string       `json:"where"`
+	Where       string       `json:"where,omitempty"`
 	State       rekey.State  `json:"state"`
 	Since       time.Time    `json:"since,omitzero"`
 	Paused      bool         `json:"paused"`
@@ -69,6 +70,40 @@ func shownRekey(keep custody.Keep, plan rekey.Plan, said *rekey.Status) rekeySho
 	return shown
 }
 
+// saidRekey is what a replica says of a re-key, or nil if none is under way.
+func saidRekey(said *rekey.Status) *rekeyShown {
+	if said == nil || said.State == rekey.Stable {
+		return nil
+	}
+	return &rekeyShown{
+		State: said.State, Since: said.Since, Paused: said.Paused, Back: said.Back, Compromised: said.Compromised,
+		Waits: nonNil(said.Waits), Problem: said.Problem,
+	}
+}
+
+// storedRekey is the re-key whose plan is among the CA's files, with what a replica says of
+// it, or nil if none is under way.
+func (c *command) storedRekey(ctx context.Context, keep custody.Keep, files ca.Files) *rekeyShown {
+	plan, err := rekey.Of(files)
+	if err != nil {
+		return &rekeyShown{State: "unknown", Waits: []rekey.Wait{}, Problem: err.Error()}
+	}
+	if plan.State == rekey.Stable {
+		return nil
+	}
+	return new(shownRekey(keep, plan, c.rekeyNow(ctx)))
+}
+
+// printRekey says which re-key is under way, and for whom it waits.
+func (c *command) printRekey(shown *rekeyShown) {
+	if shown == nil {
+		return
+	}
+	for _, line := range shown.lines("re-key of the root") {
+		fmt.Fprintln(c.Stdout, printable(line))
+	}
+}
+
 func fingerprints(certs []*x509.Certificate) (all []string) {
 	for _, cert := range certs {
 		all = append(all, fingerprint(cert))
@@ -81,22 +116,24 @@ func (c *command) showRekey(keep custody.Keep, plan rekey.Plan, said *rekey.Stat
 	if format == "json" {
 		return printJSON(c.Stdout, shown)
 	}
-	for _, line := range shown.lines() {
+	for _, line := range shown.lines(shown.Where) {
 		fmt.Fprintln(c.Stdout, printable(line))
 	}
 	return nil
 }
 
-// lines is the same for people.
-func (s rekeyShown) lines() []string {
-	state := fmt.Sprintf("%s: %s", s.Where, s.State)
+// lines is the same for people. The first begins with what.
+func (s rekeyShown) lines(what string) []string {
+	state := fmt.Sprintf("%s: %s", what, s.State)
 	if s.State == rekey.Stable {
 		if s.Last == nil {
 			return []string{state + ": no re-key of the root is under way"}
 		}
 		return []string{fmt.Sprintf("%s: no re-key of the root is under way; the last one ended on %s: %s", state, stamp(s.Last.At), s.Last.Result)}
 	}
-	state += " since " + stamp(s.Since)
+	if !s.Since.IsZero() {
+		state += " since " + stamp(s.Since)
+	}
 	for _, mark := range []struct {
 		is   bool
 		text string
@@ -138,7 +175,7 @@ func (c *command) followRekey(cmd *cobra.Command, keep custody.Keep, format stri
 			state, said = plan.State, map[string]bool{}
 		}
 		if format == "table" {
-			for _, line := range shownRekey(keep, plan, c.rekeyNow(cmd.Context())).lines() {
+			for _, line := range shownRekey(keep, plan, c.rekeyNow(cmd.Context())).lines(keep.String()) {
 				if !said[line] {
 					said[line] = true
 					fmt.Fprintln(c.Stdout, printable(line))

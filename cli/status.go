@@ -23,6 +23,7 @@ type standing struct {
 	OK        bool          `json:"ok"`
 	Nodes     []nodeStatus  `json:"nodes"`
 	Workloads []podsOfOwner `json:"workloads"`
+	Rekey     *rekeyShown   `json:"rekey,omitempty"` // under way, as the CA says
 }
 
 // nodeStatus is a node in a line.
@@ -55,7 +56,8 @@ func (c *command) status() *cobra.Command {
 		Short: "Show the mesh: a verdict, its nodes, and each workload's mode and why",
 		Long: `status says in a line whether the mesh is well, shows of each node which states its pods
 are in, what the CA last said to it, and its first certificate to end, and of each workload
-whether it is in the mesh, and which mode holds for plaintext, by which object.
+whether it is in the mesh, and which mode holds for plaintext, by which object. While the CA
+re-keys its root, and answers, it says how far that is and for whom it waits.
 
 The exit code is 2 if the mesh is not well.`,
 		Example: "  culvert status",
@@ -63,15 +65,20 @@ The exit code is 2 if the mesh is not well.`,
 	}
 	out := formats(cmd, "table", "json")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		rotating := make(chan *rekeyShown, 1)
+		go func() { rotating <- saidRekey(c.rekeyNow(cmd.Context())) }() // while nodes are asked
 		nodes, err := c.nodes(cmd)
 		if err != nil {
 			return err
 		}
 		s := standingOf(nodes, !c.from.machine(), c.Now())
+		s.Rekey = <-rotating
 		if out.value == "json" {
 			return errors.Join(printJSON(c.Stdout, s), fail(!s.OK))
 		}
-		fmt.Fprintf(c.Stdout, "%s\n\n", printable(s.Verdict))
+		fmt.Fprintln(c.Stdout, printable(s.Verdict))
+		c.printRekey(s.Rekey)
+		fmt.Fprintln(c.Stdout)
 		var rows [][]string
 		for _, n := range s.Nodes {
 			rows = append(rows, []string{n.Node, counted(n.Pods), n.CA, stamp(n.Earliest), c.left(n.Earliest), n.Problem})

@@ -49,7 +49,7 @@ const (
 )
 
 // Each script has a mesh: two nodes at $NODE1 and $NODE2, nobody at $DEAD, a CA at $CA and
-// $CAADMIN, whose files are in $CADIR, and an age key in $AGEKEY, to $AGE1.
+// $CAADMIN, and one at $REKEYING that re-keys its root, whose files are in $CADIR, and an age key in $AGEKEY, to $AGE1.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{Dir: "testdata", UpdateScripts: *update, Setup: func(e *testscript.Env) error {
 		return paper(t, e)
@@ -121,6 +121,8 @@ func paper(t *testing.T, e *testscript.Env) error {
 		"nodes":       []any{map[string]any{"name": "node1", "lastRequest": now.Add(-time.Minute), "lastResult": "ok"}},
 		"issuance":    map[string]any{"ttlSeconds": 3600, "dnsNames": []string{"culvert-identity.culvert-system.svc"}},
 	}
+	rekeying := maps.Clone(ca)
+	rekeying["rekey"] = map[string]any{"state": "prepare", "since": now.Add(-5 * time.Minute), "waits": []any{map[string]any{"kind": "node", "name": "node2", "why": "it does not answer"}}}
 	other := one
 	other.More = nil // an older one
 	other.Node, other.Held = "node3", []clitest.Held{{ID: web, Leaf: leaf(web, 20*time.Minute, 40*time.Minute), Roots: []*clitest.Signer{root, old}}}
@@ -141,7 +143,7 @@ func paper(t *testing.T, e *testscript.Env) error {
 	silent.CA = map[string]any{}
 	for name, value := range map[string]string{
 		"NODE1": clitest.Serve(t, one), "NODE2": clitest.Serve(t, two), "NODE3": clitest.Serve(t, other), "NODE4": clitest.Serve(t, good), "LACKING": clitest.Serve(t, lacking), "SILENT": clitest.Serve(t, silent), "GUARDED": clitest.Serve(t, guarded), "NODE5": clitest.Serve(t, clitest.Ztunnel{Node: "node5", Held: []clitest.Held{{ID: web, State: "Initializing"}}}), "DEAD": "127.0.0.1:1",
-		"CA": clitest.ServeTLS(t, serving), "CAADMIN": clitest.Serve(t, answer(ca)),
+		"CA": clitest.ServeTLS(t, serving), "CAADMIN": clitest.Serve(t, answer(ca)), "REKEYING": clitest.Serve(t, answer(rekeying)),
 		"CADIR": "ca", "AGEKEY": filepath.Join(e.WorkDir, "age.key"),
 	} {
 		e.Setenv(name, value)
