@@ -16,6 +16,7 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/culvert-mesh/culvert/identity"
+	"github.com/culvert-mesh/culvert/ztunnel/otlp"
 	"github.com/culvert-mesh/culvert/ztunnel/proxy"
 	"github.com/culvert-mesh/culvert/ztunnel/redirect"
 	"github.com/culvert-mesh/culvert/ztunnel/source"
@@ -74,6 +75,11 @@ type Config struct {
 	ReadyAddress   string        // default :15021
 	Drain          time.Duration // how long open connections may end by themselves at shutdown; default 5 s
 
+	AccessSample   uint64        // of how many connections that end well one has an access record; default 1
+	AccessInterval time.Duration // how often connections that are open have a record; default 0: never
+	OTLPEndpoint   string        // URL of a receiver of OpenTelemetry's logs, which gets the access records, too; default none
+	OTLPRootFile   string        // PEM of roots that the receiver's certificate is verified by; default those of the system
+
 	Log        *slog.Logger             `json:"-"` // default slog.Default()
 	LogDropped func() map[string]uint64 `json:"-"` // records that Log could not take, by level; default none
 	Level      *slog.LevelVar           // level that the admin socket may change; default none
@@ -92,8 +98,8 @@ func (c Config) MarshalJSON() ([]byte, error) {
 	}
 	return json.Marshal(struct {
 		plain
-		TTL, ClockSkew, Drain, MaxTrustAge string
-	}{plain(c), ttl, c.ClockSkew.String(), c.Drain.String(), c.MaxTrustAge.String()})
+		TTL, ClockSkew, Drain, MaxTrustAge, AccessInterval string
+	}{plain(c), ttl, c.ClockSkew.String(), c.Drain.String(), c.MaxTrustAge.String(), c.AccessInterval.String()})
 }
 
 // withDefaults returns c with the defaults named in its comments.
@@ -163,6 +169,9 @@ func (c Config) Validate() error {
 	}
 	if c.MaxTrustAge != 0 && c.MaxTrustAge < leastTrustAge {
 		problems = append(problems, fmt.Errorf("age of what the CA said %v: want 0s for any, or %v at least (-max-trust-age)", c.MaxTrustAge, leastTrustAge))
+	}
+	if c.OTLPRootFile != "" && !otlp.Secure(c.OTLPEndpoint) {
+		problems = append(problems, errors.New("roots for a receiver that is not asked by TLS: -otlp-root needs an -otlp-endpoint of https or grpcs"))
 	}
 	if c.Drain < 0 {
 		problems = append(problems, fmt.Errorf("drain time %v is negative (-drain)", c.Drain))

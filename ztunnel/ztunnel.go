@@ -99,11 +99,16 @@ func Run(ctx context.Context, cfg Config) error {
 		DenyFile: filepath.Join(lock.Held(), denyFile), OnDeny: func() { members.Reprove() }, NodeAt: registry.NodeAt, MaxAge: cfg.MaxTrustAge,
 	})
 
-	// Whose connections?
+	// Whose connections, and who hears of them?
+	access, exporter, err := cfg.access(counts)
+	if err != nil {
+		return err
+	}
 	members, err = pods.New(pods.Config{
 		Node: cfg.NodeName, Cluster: cfg.Cluster, Host: host.Cookie(), Dir: filepath.Join(lock.Held(), sandboxesDir), Drain: cfg.Drain,
 		SameNodeTunnel: cfg.SameNodeTunnel, StdTLSRecords: cfg.StdTLSRecords,
 		Datapath: datapath, Registry: registry, Policy: policies, NetworkPolicies: networkPolicies, Origins: cfg.origins(objects), Peers: peers, Budget: budget, Certs: store, Metrics: counts, Edges: talk, Events: happened, Log: cfg.Log,
+		Access: access, GoodOneOf: cfg.AccessSample, AliveEvery: cfg.AccessInterval,
 	})
 	if err != nil {
 		return err
@@ -168,6 +173,10 @@ func Run(ctx context.Context, cfg Config) error {
 	part(group, "admin", func() error { return admin.Run(lasting) })
 	part(group, "enroll socket", func() error { return enroll.Serve(ctx, plugins, members) })
 	part(group, "Workload API", func() error { return cfg.serveWorkloads(ctx, td, members, store) })
+	part(group, "records of open connections", func() error { return members.RunAlive(ctx) })
+	if exporter != nil {
+		part(group, "export of access records", func() error { return exporter.Run(lasting) })
+	}
 	part(group, "blocking NetworkPolicies", func() error { return status.blocking.Run(ctx) })
 	part(group, "state directory", func() error { return keeper.Run(ctx) })
 	if reporter != nil {

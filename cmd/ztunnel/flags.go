@@ -7,11 +7,13 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"strconv"
 	"time"
 
 	"github.com/culvert-mesh/culvert/cmd/program"
 	"github.com/culvert-mesh/culvert/identity"
 	"github.com/culvert-mesh/culvert/ztunnel"
+	"github.com/culvert-mesh/culvert/ztunnel/otlp"
 	"github.com/culvert-mesh/culvert/ztunnel/proxy"
 	"github.com/culvert-mesh/culvert/ztunnel/source"
 	"github.com/culvert-mesh/culvert/ztunnel/source/kube"
@@ -72,6 +74,10 @@ func define(flags *flag.FlagSet, cfg *ztunnel.Config) {
 	program.Var(flags, &cfg.AdminAddress, "admin-address", "127.0.0.1:15000", "loopback `address` for GET /config_dump, /events and /logging", program.Loopback)
 	program.Var(flags, &cfg.MetricsAddress, "metrics-address", ":15020", "`address` for /metrics", program.Listen)
 	program.Var(flags, &cfg.ReadyAddress, "ready-address", ":15021", "`address` for /healthz/ready", program.Listen)
+	program.Var(flags, &cfg.AccessSample, "access-sample", "1", "of how `many` connections that end well one has an access record, 1 to 1000000: what fails always has one", sample)
+	program.Var(flags, &cfg.AccessInterval, "access-interval", "0s", "how often a connection that is open has a record, a `time` of 10s to 24h, or 0s: never", accessInterval)
+	program.Var(flags, &cfg.OTLPEndpoint, "otlp-endpoint", "", "`URL` of a receiver of OpenTelemetry's logs, as http://HOST:4318 or grpc://HOST:4317, with TLS https or grpcs: it gets the access records, too (default none)", otlp.Endpoint)
+	program.Var(flags, &cfg.OTLPRootFile, "otlp-root", "", "PEM `file` with the root of the receiver's certificate (default the system's roots)", program.Path)
 	program.Var(flags, &cfg.Drain, "drain", "5s", "how long open connections may end by themselves at SIGTERM, a `time` of 1ms to 24h", program.Duration(time.Millisecond, 24*time.Hour))
 }
 
@@ -99,6 +105,24 @@ func second(one, two string) func(string) (bool, error) {
 		word, err := program.OneOf(one, two)(s)
 		return word == two, err
 	}
+}
+
+func sample(s string) (uint64, error) {
+	n, err := strconv.ParseUint(s, 10, 64)
+	if err != nil || n < 1 || n > 1_000_000 {
+		return 0, errors.New("want 1 to 1000000")
+	}
+	return n, nil
+}
+
+// accessInterval reads how often open connections have a record. More often would be a log
+// of its own.
+func accessInterval(s string) (time.Duration, error) {
+	d, err := program.Duration(0, 24*time.Hour)(s)
+	if err == nil && d != 0 && d < 10*time.Second {
+		return 0, errors.New("want 10s to 24h, or 0s: never")
+	}
+	return d, err
 }
 
 func atSource(s string) (proxy.AtSource, error) {

@@ -60,6 +60,9 @@ const imports = `
 	# What Istio's tools read of workloads, services and policies.
 	ztunnel/workload, ztunnel/policy < ztunnel/configdump;
 
+	# Who else gets the access records.
+	NONE < ztunnel/otlp;
+
 	ztunnel/*, cni/enroll < ztunnel < cmd/ztunnel;
 
 	# What the programs have in common.
@@ -122,7 +125,7 @@ const imports = `
 	NONE < test/kubernetes/certmanager, test/kubernetes/coredns, test/kubernetes/kubeall, test/kubernetes/pause, test/kubernetes/podapp, test/kubernetes/unlimited;
 
 	# A node's certificates and their metrics, as they are; the CA is the program.
-	identity/identityv1, ztunnel/certs, ztunnel/metrics < test/alerts;
+	identity/identityv1, ztunnel/certs, ztunnel/metrics, ztunnel/proxy, cni/install < test/alerts;
 
 	NONE < deploy/oci < deploy/images;
 	NONE < deploy/chart;

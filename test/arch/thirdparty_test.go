@@ -27,6 +27,8 @@ var thirdParties = []struct {
 		"gRPC is how certificates are asked for, and nothing else"},
 	{"google.golang.org/genproto/googleapis/rpc", []string{"identity/server", "ztunnel/certs"},
 		"a refusal says when to come again by google.rpc.RetryInfo, which gRPC's clients know"},
+	{"google.golang.org/protobuf/encoding/protowire", []string{"ztunnel/otlp", "identity/server"},
+		"OTLP's messages are protobuf, a dozen fields of them; the CA looks at the wire, too"},
 	{"google.golang.org/protobuf", []string{"identity/server", "identity/identityv1", "identity/process", "ztunnel/certs", "ztunnel/spire/*", "ztunnel/source/xds"},
 		"protobuf comes with gRPC"},
 	{"github.com/spiffe/go-spiffe/v2/spiffeid", []string{anywhere}, ""},

@@ -83,6 +83,12 @@ func (m *Metrics) LogDropped(f func() map[string]uint64) {
 	m.CounterFunc("culvert_log_records_dropped_total", "Log records that were dropped, as the log was not read or could not be written.", "level", f)
 }
 
+// AccessExported publishes how many access records a receiver of OpenTelemetry's logs got,
+// and were dropped and why.
+func (m *Metrics) AccessExported(f func() map[string]uint64) {
+	m.CounterFunc("culvert_otlp_records_total", "Access records for a receiver of OpenTelemetry's logs: sent, or dropped and why.", "result", f)
+}
+
 // Reports publishes how many Events and statuses were told to the API server, by what
 // became of them.
 func (m *Metrics) Reports(f func() (events, statuses map[string]uint64)) {

@@ -56,6 +56,10 @@ type Config struct {
 	Edges           *edges.Table       // of who talks to whom; default nil: nobody asks
 	Events          *events.Stream     // of connections, enrolment and repairs; default nil: nobody listens
 	Log             *slog.Logger       // required
+
+	Access     *slog.Logger  // gets the access records; default Log
+	GoodOneOf  uint64        // of how many connections that end well one has an access record; default 0: each has
+	AliveEvery time.Duration // how often connections that are open have a record; default 0: never
 }
 
 // Pods knows every pod sandbox of this node, meshed or not, and keeps exactly
@@ -155,6 +159,7 @@ func New(cfg Config) (*Pods, error) {
 	if err != nil {
 		return nil, err
 	}
+	cfg.Access = cmp.Or(cfg.Access, cfg.Log)
 	return &Pods{
 		Config: cfg, boot: boot, files: files, gate: hbone.NewGate(),
 		loaded: make(chan struct{}), byNetns: map[netns.Cookie]*pod{}, serving: map[*member]struct{}{},

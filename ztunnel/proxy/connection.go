@@ -193,6 +193,8 @@ func (c *connection) tell(e *outcome) {
 		if e.omitted, ok = c.pod.samples.take(kind, c.pod.Share.logging(), c.pod.Log); !ok {
 			return
 		}
+	} else if !c.recorded(e) {
+		return
 	}
 	c.write(c.pod.Log, c.pod.cluster(), e)
 }

@@ -76,15 +76,18 @@ type Pod struct {
 	// have the same. default nil: no bound
 	Share *Share
 
-	Cluster string           // cluster id in metrics and baggage; default "Kubernetes"
-	Drain   time.Duration    // how long connections may go on once Serve's context is done; default 0
-	Log     *slog.Logger     // gets the access records; required
-	Metrics *metrics.Metrics // required
-	Edges   *edges.Table     // counts who talks to whom; default nil: nobody asks
-	Events  *events.Stream   // tells of connections; default nil: nobody listens
+	Cluster string        // cluster id in metrics and baggage; default "Kubernetes"
+	Drain   time.Duration // how long connections may go on once Serve's context is done; default 0
+	Log     *slog.Logger  // gets the access records; required
+	// GoodOneOf is of how many connections that end well one has an access record. default 0: each has
+	GoodOneOf uint64
+	Metrics   *metrics.Metrics // required
+	Edges     *edges.Table     // counts who talks to whom; default nil: nobody asks
+	Events    *events.Stream   // tells of connections; default nil: nobody listens
 
 	live    live
 	samples samples
+	goods   atomic.Uint64 // good ends that count for GoodOneOf
 	brake   brake
 	known   atomic.Pointer[sandbox]
 }

@@ -42,6 +42,7 @@ const (
 	fieldSourceWarn   = "source_warn"
 	fieldError        = "error"
 	fieldOmitted      = "omitted" // failures alike that have no record
+	fieldSampled      = "sampled" // good ends for which the record stands
 )
 
 // direction is how a connection stands to the pod.
@@ -101,6 +102,7 @@ type record struct {
 	plain     plain             // why there is no mutual TLS
 	guarded   bool              // a tunnel proves both ends, and does not carry
 	wasOpen   bool              // it has carried, or could
+	toldAlive bool              // a record said so while it was open; guarded by live.mu
 	dryRun    string            // what policies that are not enforced would have done
 
 	sourceWarn  string // why it would be refused if identities had to be at their source
@@ -116,6 +118,7 @@ type outcome struct {
 	policy         string // that refused it
 	sent, received uint64
 	omitted        uint64 // endings alike that have no access record
+	sampled        uint64 // good endings of which one has an access record; 0: all have
 }
 
 // target is the address of the app that the connection is for.
@@ -155,12 +158,7 @@ func (r *record) write(log *slog.Logger, cluster string, e *outcome) {
 	}
 	l := sheets.Get().(*line)
 	l.attrs = r.end(r.names(l.attrs[:0], cluster), e)
-	// Not by the logger, which would look for the line of code that logs.
-	entry := slog.NewRecord(time.Now(), level, message, 0)
-	entry.AddAttrs(slog.Attr{Value: slog.GroupValue(l.attrs...)})
-	_ = log.Handler().Handle(context.Background(), entry) // there is nobody to tell
-	clear(l.attrs)
-	sheets.Put(l)
+	l.log(log, level, message)
 }
 
 // line is the fields of a record while it is written: a group without a name,
@@ -169,13 +167,28 @@ type line struct{ attrs []slog.Attr }
 
 var sheets = sync.Pool{New: func() any { return new(line) }}
 
+// log writes the line, which is over then. It is not by a method of the logger, which would
+// look for the line of code that logs.
+func (l *line) log(log *slog.Logger, level slog.Level, message string) {
+	entry := slog.NewRecord(time.Now(), level, message, 0)
+	entry.AddAttrs(slog.Attr{Value: slog.GroupValue(l.attrs...)})
+	_ = log.Handler().Handle(context.Background(), entry) // there is nobody to tell
+	clear(l.attrs)
+	sheets.Put(l)
+}
+
+// progress is what a connection carried, and in which time.
+func progress(sent, received uint64, age time.Duration) []slog.Attr {
+	return []slog.Attr{
+		slog.Uint64(fieldBytesSent, sent), slog.Uint64(fieldBytesRecv, received),
+		slog.String(fieldDuration, age.Round(time.Millisecond).String()),
+	}
+}
+
 // end appends what is known when the connection has ended.
 func (r *record) end(attrs []slog.Attr, e *outcome) []slog.Attr {
 	if r.named {
-		attrs = append(attrs,
-			slog.Uint64(fieldBytesSent, e.sent),
-			slog.Uint64(fieldBytesRecv, e.received),
-			slog.String(fieldDuration, e.at.Sub(r.start).Round(time.Millisecond).String()))
+		attrs = append(attrs, progress(e.sent, e.received, e.at.Sub(r.start))...)
 	}
 	attrs = append(attrs, slog.String(fieldResult, string(e.word)), slog.String(fieldFlags, Words[e.word]))
 	if e.policy != "" {
@@ -195,6 +208,9 @@ func (r *record) end(attrs []slog.Attr, e *outcome) []slog.Attr {
 	}
 	if e.omitted > 0 {
 		attrs = append(attrs, slog.Uint64(fieldOmitted, e.omitted))
+	}
+	if e.sampled > 0 {
+		attrs = append(attrs, slog.Uint64(fieldSampled, e.sampled))
 	}
 	return attrs
 }
