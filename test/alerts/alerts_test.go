@@ -80,6 +80,14 @@ func TestEveryAlertFiresWhenItShould(t *testing.T) {
 			"two CAs behind one name":         replicasDiffer,
 			"a clock that is off":             aClockIsOff,
 			"a ledger that is taken away":     theLedgerIsTakenAway,
+			"ztunnel goes":                    ztunnelGoes,
+			"one of two ztunnels goes":        oneOfTwoZtunnelsGoes,
+			"pods are not what they should":   podsAreNotWhatTheyShouldBe,
+			"another hand removes a link":     anotherHandRemovesALink,
+			"policies refuse more":            policiesRefuseMore,
+			"a node runs short":               aNodeRunsShort,
+			"the plugin goes":                 thePluginGoes,
+			"another program fights":          anotherProgramFights,
 		} {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()

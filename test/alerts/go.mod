@@ -6,6 +6,7 @@ toolchain go1.27.4
 
 require (
 	github.com/culvert-mesh/culvert v0.0.0
+	github.com/grafana/grafana-foundation-sdk/go v0.0.22
 	github.com/prometheus/common v0.72.1
 	github.com/prometheus/prometheus v0.316.0
 	github.com/spiffe/go-spiffe/v2 v2.9.0

@@ -147,6 +147,7 @@ func newNode(t *testing.T, f files, a *authority, change func(*certs.ClientConfi
 	})}
 	counts := metrics.New(metrics.Config{})
 	counts.Certificates(n.certificates)
+	counts.Pods(func() metrics.Enrollment { return metrics.Enrollment{} })
 	counts.CA(func() string { return string(n.Standing().Reason) })
 	n.server = httptest.NewServer(counts.Handler())
 	release := n.Hold(web)

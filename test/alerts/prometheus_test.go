@@ -29,27 +29,27 @@ import (
 	"github.com/prometheus/prometheus/tsdb/chunks"
 )
 
-const (
-	ruleFile = "../../deploy/alerts/culvert-identity.rules.yaml"
-	interval = 30 * time.Second // between scrapes, and evaluations
-)
+const interval = 30 * time.Second // between scrapes, and evaluations
+
+var ruleFiles = []string{"../../deploy/alerts/culvert-identity.rules.yaml", "../../deploy/alerts/culvert-node.rules.yaml"}
 
 // prometheus scrapes real programs and evaluates the real rules. Its clock is its own:
 // from one scrape to the next it goes on by interval, in whatever time that takes. What
 // the programs say is not changed, but for their clocks, which go with it.
 type prometheus struct {
-	t       *testing.T
-	now     time.Time
-	ahead   time.Duration // of the clocks of the programs
-	pace    time.Duration // that an interval takes in real time at least
-	targets []target
-	series  map[string]*series
-	rules   []rulefmt.Rule
-	engine  *promql.Engine
-	parser  parser.Parser
-	active  map[string]*alert
-	pending map[string]bool // alerts that were, by name and severity, before they fired
-	fired   map[string]bool
+	t        *testing.T
+	now      time.Time
+	ahead    time.Duration // of the clocks of the programs
+	pace     time.Duration // that an interval takes in real time at least
+	targets  []target
+	series   map[string]*series
+	families string // the begin of their names
+	rules    []rulefmt.Rule
+	engine   *promql.Engine
+	parser   parser.Parser
+	active   map[string]*alert
+	pending  map[string]bool // alerts that were, by name and severity, before they fired
+	fired    map[string]bool
 }
 
 // target is a program that is scraped.
@@ -74,14 +74,16 @@ type alert struct {
 
 func readRules(t *testing.T) (rules []rulefmt.Rule) {
 	t.Helper()
-	groups, problems := rulefmt.ParseFile(ruleFile, false, model.UTF8Validation, parser.NewParser(parser.Options{}), slog.New(slog.DiscardHandler))
-	for _, problem := range problems {
-		t.Fatal(problem)
+	for _, file := range ruleFiles {
+		groups, problems := rulefmt.ParseFile(file, false, model.UTF8Validation, parser.NewParser(parser.Options{}), slog.New(slog.DiscardHandler))
+		for _, problem := range problems {
+			t.Fatal(problem)
+		}
+		for _, group := range groups.Groups {
+			rules = append(rules, group.Rules...)
+		}
 	}
-	for _, group := range groups.Groups {
-		rules = append(rules, group.Rules...)
-	}
-	if len(rules) < 20 {
+	if len(rules) < 30 {
 		t.Fatalf("%d rules", len(rules))
 	}
 	return rules
@@ -90,10 +92,15 @@ func readRules(t *testing.T) (rules []rulefmt.Rule) {
 func newPrometheus(t *testing.T, targets ...target) *prometheus {
 	p := parser.NewParser(parser.Options{})
 	return &prometheus{
-		t: t, now: time.Now(), targets: targets, series: map[string]*series{}, rules: readRules(t), parser: p,
+		t: t, now: time.Now(), targets: targets, series: map[string]*series{}, families: "culvert_", rules: readRules(t), parser: p,
 		engine: promql.NewEngine(promql.EngineOpts{MaxSamples: 1 << 20, Timeout: time.Minute, LookbackDelta: 5 * time.Minute, Parser: p}),
 		active: map[string]*alert{}, pending: map[string]bool{}, fired: map[string]bool{},
 	}
+}
+
+// leaveOut drops alerts on programs that a story does not have.
+func (p *prometheus) leaveOut(names ...string) {
+	p.rules = slices.DeleteFunc(p.rules, func(r rulefmt.Rule) bool { return slices.Contains(names, r.Alert) })
 }
 
 // page reads a program's metrics by HTTP.
@@ -157,7 +164,7 @@ func (p *prometheus) states() (states []string) {
 func (p *prometheus) scrape(target target) {
 	p.t.Helper()
 	text, err := target.scrape()
-	text = only(text, "culvert_")
+	text = only(text, p.families)
 	up := 1.0
 	if err != nil {
 		up, text = 0, nil
@@ -205,6 +212,8 @@ func (p *prometheus) put(target target, metric model.Metric, v float64, seen map
 	}
 	builder.Set("job", target.job)
 	builder.Set("instance", target.instance)
+	node, _, _ := strings.Cut(target.instance, ":")
+	builder.Set("node", node) // as the chart's PodMonitor has it
 	name := string(metric[model.MetricNameLabel])
 	if name == "culvert_time_seconds" || name == "culvert_identity_time_seconds" {
 		v += time.Until(p.now.Add(p.ahead)).Seconds()
