@@ -18,7 +18,7 @@ import (
 )
 
 func (c *command) authority() *cobra.Command {
-	return noun("ca", "Look after the mesh's certificate authority", c.caShow(), c.caVerify(), c.caInit(), c.caRenewIssuer(), c.caRenewRoot(), c.caRotateRoot(), c.caTaint(), c.caExport(), c.caBackup(), c.caRestore(), c.caRecover(), c.outageBudget())
+	return noun("ca", "Look after the mesh's certificate authority", c.caShow(), c.caVerify(), c.caInit(), c.caRenewIssuer(), c.caRenewRoot(), c.caRotateRoot(), c.caTaint(), c.caSigner(), c.caExport(), c.caBackup(), c.caRestore(), c.caRecover(), c.outageBudget())
 }
 
 // Roles of a CA's certificates.
@@ -58,6 +58,9 @@ func partsOf(files ca.Files, passphraseFile string, now time.Time) (all []part) 
 		for _, key := range keys {
 			if key.Fits(cert.Cert) {
 				p.Key = key.File
+				if key.By != "" {
+					p.Key = key.By
+				}
 				p.Role = roleIssuer
 			}
 		}
@@ -147,6 +150,8 @@ func keyFiles(files ca.Files) map[string]string {
 		switch {
 		case key.Encrypted:
 			all[key.File] = "encrypted"
+		case key.By != "":
+			all[key.File] = "of the signer " + key.By
 		case key.Problem != "":
 			all[key.File] = key.Problem
 		default:

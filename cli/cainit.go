@@ -3,6 +3,7 @@
 package cli
 
 import (
+	"context"
 	"crypto"
 	"encoding/pem"
 	"errors"
@@ -16,6 +17,7 @@ import (
 	"github.com/culvert-mesh/culvert/cli/custody"
 	"github.com/culvert-mesh/culvert/identity"
 	"github.com/culvert-mesh/culvert/identity/ca"
+	"github.com/culvert-mesh/culvert/identity/signing"
 )
 
 // Lifetimes that are made, unless others are asked for.
@@ -28,6 +30,7 @@ func (c *command) caInit() *cobra.Command {
 	rootLife, issuerLife := rootTTL, issuerTTL
 	var domain, offline, kind string
 	var lock custody.Lock
+	var signers signerFlags
 	cmd := &cobra.Command{
 		Use:   "init",
 		Short: "Make a CA where there is none",
@@ -35,6 +38,11 @@ func (c *command) caInit() *cobra.Command {
 in the CA's Secret, before culvert-identity first starts: it would make them itself. With
 --root-offline the root's private key is not stored there, but written to a file of its own,
 encrypted; then only ca renew-issuer, with that file, makes the next issuer.
+
+A key may be that of a signer, a program that has it in a PKCS#11 token or a cloud's KMS:
+give the signer's URI, unix:PATH, by --root-signer and --issuer-signer. What is stored is a
+reference to the key, and the CA signs by it. Delete root.key, and only ca renew-issuer with
+--root-key unix:PATH makes the next issuer.
 
 It refuses where anything is that may be the trace of a CA.`,
 		Example: "  culvert ca init --ca-dir ca --root-offline root.key.age --recipient age1…",
@@ -46,6 +54,8 @@ It refuses where anything is that may be the trace of a CA.`,
 	cmd.Flags().StringVar(&kind, "key-kind", string(identity.P256), "`kind` of both keys: p256, or mldsa65, which all nodes must know")
 	cmd.Flags().StringVar(&offline, "root-offline", "", "new `file` for the root's private key, encrypted")
 	lockFlags(cmd.Flags(), &lock)
+	signers.define(cmd)
+	cmd.MarkFlagsMutuallyExclusive("root-offline", "root-signer")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		td, err := spiffeid.TrustDomainFromString(domain)
 		if err != nil {
@@ -67,8 +77,15 @@ It refuses where anything is that may be the trace of a CA.`,
 		if err != nil {
 			return err
 		}
-		files, err := ca.Make(ca.Options{TrustDomain: td, RootTTL: time.Duration(rootLife), IssuerTTL: time.Duration(issuerLife), Keys: keys})
+		opts := ca.Options{TrustDomain: td, RootTTL: time.Duration(rootLife), IssuerTTL: time.Duration(issuerLife), Keys: keys}
+		if err := signers.ask(cmd.Context(), &opts); err != nil {
+			return err
+		}
+		files, err := ca.Make(opts)
 		if err != nil {
+			return err
+		}
+		if err := usable(files, opts); err != nil {
 			return err
 		}
 		// First the key: without it no CA is stored that it would be missing of.
@@ -106,6 +123,7 @@ func (c *command) caRenewIssuer() *cobra.Command {
 	life := issuerTTL
 	var rootKey, passphrase string
 	var key custody.Key
+	var signers signerFlags
 	cmd := &cobra.Command{
 		Use:   "renew-issuer",
 		Short: "Make the CA's next issuer, under the same root",
@@ -114,12 +132,14 @@ that is there. Running replicas take it within seconds; certificates of the form
 hold on until they end. It works when the issuer has expired.
 
 The root's private key is the one beside the root, or in --root-key: PEM, or what ca init
---root-offline wrote.`,
+--root-offline wrote, or unix:PATH of the signer that has it. The next issuer has a key of
+its own, but where a signer has that of the former one, or --issuer-signer names one.`,
 		Example: "  culvert ca renew-issuer --root-key root.key.age --identity-file key.txt",
 		Args:    cobra.NoArgs,
 	}
 	cmd.Flags().Var(&life, "issuer-ttl", "lifetime of the issuer")
-	cmd.Flags().StringVar(&rootKey, "root-key", "", "`file` of the root's private key (default root.key in the CA's place)")
+	cmd.Flags().StringVar(&rootKey, "root-key", "", rootKeyUse)
+	signers.defineIssuer(cmd)
 	keyFlags(cmd.Flags(), &key)
 	caPassphraseFlag(cmd, &passphrase)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -127,11 +147,15 @@ The root's private key is the one beside the root, or in --root-key: PEM, or wha
 		if err != nil {
 			return err
 		}
-		signer, err := rootSigner(files, rootKey, key, passphrase)
+		opts := ca.Options{IssuerTTL: time.Duration(life)}
+		if err := signers.ask(cmd.Context(), &opts); err != nil {
+			return err
+		}
+		signer, err := rootSigner(cmd.Context(), files, rootKey, key, passphrase)
 		if err != nil {
 			return err
 		}
-		next, err := ca.NextIssuer(files, signer, ca.Options{IssuerTTL: time.Duration(life)})
+		next, err := ca.NextIssuer(files, signer, opts)
 		if err != nil {
 			return fmt.Errorf("%s: %w", keep, err)
 		}
@@ -145,9 +169,15 @@ The root's private key is the one beside the root, or in --root-key: PEM, or wha
 	return cmd
 }
 
-// rootSigner is the root's private key: of a file, or among the CA's own.
-func rootSigner(files ca.Files, path string, key custody.Key, passphraseFile string) (crypto.Signer, error) {
+// rootKeyUse explains --root-key.
+const rootKeyUse = "`file` of the root's private key, or unix:PATH of its signer (default root.key in the CA's place)"
+
+// rootSigner is the root's private key: of a signer, of a file, or among the CA's own.
+func rootSigner(ctx context.Context, files ca.Files, path string, key custody.Key, passphraseFile string) (crypto.Signer, error) {
 	name, text := ca.RootKeyFile, files[ca.RootKeyFile]
+	if signing.IsURI(path) {
+		return askSigner(ctx, "root-key", path)
+	}
 	if path != "" {
 		var err error
 		name = path
@@ -167,6 +197,13 @@ func rootSigner(files ca.Files, path string, key custody.Key, passphraseFile str
 	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
 		if block.Type == "EC PARAMETERS" {
 			continue
+		}
+		if block.Type == signing.BlockType {
+			held, err := signing.Parse(block)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", name, err)
+			}
+			return held, nil
 		}
 		if custody.Encrypted(block) && passphraseFile == "" {
 			return nil, hint(fmt.Errorf("%s is encrypted", name), "give its passphrase by --ca-passphrase-file")

@@ -34,12 +34,12 @@ It is no re-key. If the root's private key may be in other hands, renewing does 
 
 The root must be the CA's own: that of cert-manager's issuer, or of an authority above the
 mesh, is renewed where it was made. Its private key is the one beside the root, or in
---root-key: PEM, or what ca init --root-offline wrote.`,
+--root-key: PEM, what ca init --root-offline wrote, or unix:PATH of the signer that has it.`,
 		Example: "  culvert ca renew-root --root-key root.key.age --identity-file key.txt",
 		Args:    cobra.NoArgs,
 	}
 	cmd.Flags().Var(&life, "root-ttl", "lifetime of the next certificate, from now on")
-	cmd.Flags().StringVar(&rootKey, "root-key", "", "`file` of the root's private key (default root.key in the CA's place)")
+	cmd.Flags().StringVar(&rootKey, "root-key", "", rootKeyUse)
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "change nothing: print what would be done")
 	keyFlags(cmd.Flags(), &key)
 	caPassphraseFlag(cmd, &passphrase)
@@ -51,7 +51,7 @@ mesh, is renewed where it was made. Its private key is the one beside the root, 
 		if err := ca.OwnRoot(files); err != nil {
 			return fmt.Errorf("%s: %w", keep, err)
 		}
-		signer, err := rootSigner(files, rootKey, key, passphrase)
+		signer, err := rootSigner(cmd.Context(), files, rootKey, key, passphrase)
 		if err != nil {
 			return err
 		}

@@ -27,6 +27,7 @@ type rotation struct {
 	wait                 bool
 	passphrase           string
 	lock                 custody.Lock
+	signers              signerFlags
 }
 
 func (c *command) caRotateRoot() *cobra.Command {
@@ -73,9 +74,11 @@ write. Where root.key is kept elsewhere, give --root-offline for that of the nex
 	flags.Var(&r.skipAfter, "skip-after", "`time` that --compromised waits in each state")
 	flags.BoolVar(&r.wait, "wait", false, "say what happens until it has ended")
 	lockFlags(flags, &r.lock)
+	r.signers.define(cmd)
 	caPassphraseFlag(cmd, &r.passphrase)
 	cmd.MarkFlagsMutuallyExclusive("status", "pause", "resume", "abort", "rollback", "from")
-	cmd.MarkFlagsMutuallyExclusive("from", "root-offline")
+	cmd.MarkFlagsMutuallyExclusive("from", "root-offline", "root-signer")
+	cmd.MarkFlagsMutuallyExclusive("from", "issuer-signer")
 	cmd.MarkFlagsMutuallyExclusive("from", "key-kind")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		keep, files, err := c.kept(cmd.Context())
@@ -181,7 +184,14 @@ func (r rotation) next(cmd *cobra.Command, files ca.Files) (ca.Files, error) {
 		if err != nil {
 			return nil, err
 		}
-		made, err := ca.Successor(files, ca.Options{RootTTL: time.Duration(r.rootLife), IssuerTTL: time.Duration(r.issuerLife), Keys: keys})
+		opts := ca.Options{RootTTL: time.Duration(r.rootLife), IssuerTTL: time.Duration(r.issuerLife), Keys: keys}
+		if err := r.signers.ask(cmd.Context(), &opts); err != nil {
+			return nil, err
+		}
+		made, err := ca.Successor(files, opts)
+		if errors.Is(err, ca.ErrHeld) {
+			return nil, hint(err, "give the next key's signer by --root-signer or --issuer-signer, or the next CA by --from")
+		}
 		if errors.Is(err, ca.ErrEncrypted) {
 			return nil, hint(err, "make the next CA with encrypted keys, and give it by --from")
 		}

@@ -23,6 +23,7 @@ func (c *command) caTaint() *cobra.Command {
 	life := issuerTTL
 	var rootKey, passphrase string
 	var key custody.Key
+	var signers signerFlags
 	cmd := &cobra.Command{
 		Use:   "taint ISSUER",
 		Short: "Have the issuer sign no more, and what it signed renewed at once",
@@ -39,7 +40,8 @@ A root is not tainted by itself: ca rotate-root --compromised replaces it.`,
 		Args:    cobra.ExactArgs(1),
 	}
 	cmd.Flags().Var(&life, "issuer-ttl", "lifetime of the next issuer")
-	cmd.Flags().StringVar(&rootKey, "root-key", "", "`file` of the root's private key (default root.key in the CA's place)")
+	cmd.Flags().StringVar(&rootKey, "root-key", "", rootKeyUse)
+	signers.defineIssuer(cmd)
 	keyFlags(cmd.Flags(), &key)
 	caPassphraseFlag(cmd, &passphrase)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -58,15 +60,22 @@ A root is not tainted by itself: ca rotate-root --compromised replaces it.`,
 		if plan.State != rekey.Stable {
 			return hint(fmt.Errorf("%s: %w: a re-key of the root is under way, in the state %s", keep, rekey.ErrNotNow, plan.State), "it replaces the issuer, too: see culvert ca rotate-root --status")
 		}
-		signer, err := rootSigner(files, rootKey, key, passphrase)
+		opts := ca.Options{IssuerTTL: time.Duration(life)}
+		if err := signers.ask(cmd.Context(), &opts); err != nil {
+			return err
+		}
+		signer, err := rootSigner(cmd.Context(), files, rootKey, key, passphrase)
 		if err != nil {
 			return err
 		}
-		next, err := ca.NextIssuer(files, signer, ca.Options{IssuerTTL: time.Duration(life)})
+		next, err := ca.NextIssuer(files, signer, opts)
 		if err != nil {
 			return fmt.Errorf("%s: %w", keep, err)
 		}
 		made := ca.IssuerOf(next)
+		if identity.KeyHash(made) == identity.KeyHash(issuer) {
+			return hint(errors.New("the next issuer would have the key of this one, which a signer has"), "give the signer of another key by --issuer-signer")
+		}
 		maps.Copy(next, plan.Taint(identity.KeyHash(issuer)).Files())
 		if err := keep.Replace(cmd.Context(), files, next); err != nil {
 			return fmt.Errorf("store the issuer: %w", err)

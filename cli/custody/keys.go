@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/culvert-mesh/culvert/identity/ca"
+	"github.com/culvert-mesh/culvert/identity/signing"
 )
 
 // PrivateKey is a private key that was found.
@@ -21,6 +22,7 @@ type PrivateKey struct {
 	Encrypted bool          // in its file
 	Signer    crypto.Signer // nil if it was not opened, or cannot be read: Problem says why
 	Problem   string
+	By        string // URI of the signer that has the key; empty: the file has it
 }
 
 // Fits reports whether the key is that of a certificate.
@@ -44,12 +46,24 @@ func Keys(files ca.Files, passphraseFile string) (all []PrivateKey) {
 			if block, rest = pem.Decode(rest); block == nil {
 				break
 			}
+			if block.Type == signing.BlockType {
+				all = append(all, heldKey(name, block))
+			}
 			if strings.HasSuffix(block.Type, "PRIVATE KEY") {
 				all = append(all, privateKey(name, block, passphraseFile))
 			}
 		}
 	}
 	return all
+}
+
+// heldKey is one of a signer, by its reference: the signer is not asked.
+func heldKey(file string, block *pem.Block) PrivateKey {
+	key, err := signing.Parse(block)
+	if err != nil {
+		return PrivateKey{File: file, Problem: err.Error()}
+	}
+	return PrivateKey{File: file, Signer: key, By: key.String()}
 }
 
 func privateKey(file string, block *pem.Block, passphraseFile string) PrivateKey {

@@ -14,6 +14,7 @@ import (
 	"github.com/culvert-mesh/culvert/identity"
 	"github.com/culvert-mesh/culvert/identity/ca"
 	"github.com/culvert-mesh/culvert/identity/ca/cluster"
+	"github.com/culvert-mesh/culvert/identity/signing"
 	"github.com/culvert-mesh/culvert/ztunnel/source/kube"
 )
 
@@ -25,8 +26,8 @@ type authority struct {
 	place     func() ca.Store    // where it is kept, for one goroutine more
 }
 
-// authority returns the CA. That of a directory is open; that of a Secret is opened by
-// run, as the API server may be away.
+// authority returns the CA. That of a directory is open, unless the signer of its key is away;
+// that of a Secret is opened by run, as the API server may be away.
 func (c *config) authority(ctx context.Context) (*authority, error) {
 	var leafNames []string
 	if c.dnsSANs {
@@ -61,10 +62,13 @@ func (c *config) authority(ctx context.Context) (*authority, error) {
 		o.Tell = a.publisher.Tell
 	}
 	a.keeper = ca.NewKeeper(o)
-	if c.dir != "" {
-		return a, a.keeper.Open(ctx)
+	if c.dir == "" {
+		return a, nil
 	}
-	return a, nil
+	if err := a.keeper.Open(ctx); !errors.Is(err, signing.ErrAway) {
+		return a, err
+	}
+	return a, nil // run waits for the signer, and says so
 }
 
 // run keeps the CA until ctx ends.

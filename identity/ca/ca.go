@@ -20,6 +20,7 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/culvert-mesh/culvert/identity"
+	"github.com/culvert-mesh/culvert/identity/signing"
 )
 
 // Bounds of a leaf's lifetime.
@@ -51,6 +52,9 @@ type Options struct {
 	MustExist   bool                 // refuse to make a CA where there is none
 	Keys        identity.KeyKind     // of a root created now, and of its issuers; P256
 	LeafTTL     time.Duration        // that leaves will be asked for; an issuer should live six times as long; unknown
+
+	// RootKey and IssuerKey are of signers, for a CA that is made now; keys of the kind Keys are made.
+	RootKey, IssuerKey *signing.Key
 
 	// PassphraseFile holds what encrypted private keys are opened by, in one line; it
 	// is read whenever keys are. None: encrypted keys are refused.

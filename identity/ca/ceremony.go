@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/culvert-mesh/culvert/identity/signing"
 )
 
 // Make returns the files of a new CA, as Load would make it: root and issuer, each with
@@ -39,7 +41,18 @@ func NextIssuer(files Files, rootKey crypto.Signer, opts Options) (Files, error)
 		opts.TrustDomain = domainOf(files)
 	}
 	opts = opts.withDefaults()
+	opts.IssuerKey = files.issuerKey(opts)
 	return generateIssuer(opts, opts.IssuerTTL, root, rootKey)
+}
+
+// issuerKey is the signer's key that the next issuer is to have: that of opts, or the one
+// that the issuer in files has. It is nil if the next issuer gets a key of its own.
+func (f Files) issuerKey(opts Options) *signing.Key {
+	if opts.IssuerKey != nil {
+		return opts.IssuerKey
+	}
+	held, _ := keyOf(f[IssuerKeyFile]).(*signing.Key)
+	return held
 }
 
 // rootOf is the root whose private key is given, the last to end if there are several,

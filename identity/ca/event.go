@@ -23,13 +23,15 @@ const (
 	RootDropped            Reason = "RootDropped"            // and one less
 	StoreLost              Reason = "StoreLost"              // the CA was deleted; this process signs on
 	StoreRestored          Reason = "StoreRestored"          // this process put it back
+	SignerLost             Reason = "SignerLost"             // the signer of the issuer's key cannot sign: no certificate is issued
+	SignerBack             Reason = "SignerBack"             // it signs again
 	RekeyStepped           Reason = "RekeyStepped"           // the re-key of the root is in another state; see identity/rekey
 	RekeyLags              Reason = "RekeyLags"              // it has waited for long, for what the message names
 )
 
 var reasons = []Reason{
 	IssuerUpdated, IssuerUpdateSkipped, IssuerValidationFailed, IssuerRenewed, IssuerRenewalFailed, IssuerExpiring,
-	RootAdded, RootDropped, StoreLost, StoreRestored,
+	RootAdded, RootDropped, StoreLost, StoreRestored, SignerLost, SignerBack,
 }
 
 // Event is one thing that happened.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/culvert-mesh/culvert/identity"
+	"github.com/culvert-mesh/culvert/identity/signing"
 )
 
 // issuerName is the common name of issuers that Culvert makes. One of another name is
@@ -21,7 +22,7 @@ const issuerName = "culvert issuer"
 // P-256 for both, unless another kind is asked for: each handshake verifies the issuer under
 // the root, and a P-384 signature takes Go ten times as long.
 func generate(opts Options) (Files, error) {
-	rootKey, err := opts.Keys.New()
+	rootKey, err := keyFor(opts.RootKey, opts.Keys)
 	if err != nil {
 		return nil, err
 	}
@@ -38,6 +39,14 @@ func generate(opts Options) (Files, error) {
 	return files, err
 }
 
+// keyFor is a signer's key, or a new one.
+func keyFor(held *signing.Key, kind identity.KeyKind) (crypto.Signer, error) {
+	if held != nil {
+		return held, nil
+	}
+	return kind.New()
+}
+
 func selfSigned(opts Options, key crypto.Signer) (*x509.Certificate, error) {
 	n, err := serial()
 	if err != nil {
@@ -50,13 +59,13 @@ func selfSigned(opts Options, key crypto.Signer) (*x509.Certificate, error) {
 }
 
 // generateIssuer makes an issuer under a root, which it does not outlive. Its key is of the
-// kind of the root's.
+// kind of the root's, unless it is that of opts.
 func generateIssuer(opts Options, ttl time.Duration, root *x509.Certificate, rootKey crypto.Signer) (Files, error) {
 	kind := identity.P256
 	if _, ok := rootKey.(*mldsa.PrivateKey); ok {
 		kind = identity.MLDSA65
 	}
-	key, err := kind.New()
+	key, err := keyFor(opts.IssuerKey, kind)
 	if err != nil {
 		return nil, err
 	}

@@ -11,6 +11,8 @@ import (
 	"math/rand/v2"
 	"sync"
 	"time"
+
+	"github.com/culvert-mesh/culvert/identity/signing"
 )
 
 // How long a Keeper waits before it reads the store again: after a change, so that
@@ -129,6 +131,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 	changed := make(chan struct{}, 1)
 	var watch sync.WaitGroup
 	defer watch.Wait()
+	watch.Go(func() { k.watchSigner(ctx) })
 	watch.Go(func() {
 		k.store.Watch(ctx, func() {
 			select {
@@ -216,7 +219,7 @@ func (k *Keeper) take(ctx context.Context, files Files) error {
 
 // refuse says once of each content that it is not taken, if that is what err says.
 func (k *Keeper) refuse(files Files, err error) error {
-	if errors.Is(err, ErrUnreachable) || errors.Is(err, errUnkept) || errors.Is(err, context.DeadlineExceeded) {
+	if errors.Is(err, ErrUnreachable) || errors.Is(err, signing.ErrAway) || errors.Is(err, errUnkept) || errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
 	if again := err.Error() + fingerprint(files); again != k.refused {
@@ -290,7 +293,7 @@ func (k *Keeper) said(err error) error {
 		k.log.Info("the store of the CA is well again", logStore, k.store.String())
 	default:
 		level := slog.LevelError
-		if errors.Is(err, ErrUnreachable) {
+		if errors.Is(err, ErrUnreachable) || errors.Is(err, signing.ErrAway) {
 			level = slog.LevelWarn
 		}
 		k.log.Log(context.Background(), level, "the store is not as the CA needs it; what is in force stays", logStore, k.store.String(), logError, err)

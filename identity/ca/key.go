@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/culvert-mesh/culvert/identity/signing"
 )
 
 // Types of PEM blocks that hold a private key.
@@ -39,6 +41,8 @@ func (e *examination) privateKey(name string) crypto.Signer {
 		e.report(manyKeys, name, "%s holds %d PEM blocks, want one private key", name, len(blocks))
 	case blocks[0].Type == openSSHKey:
 		e.report(sshKey, name, "%s is a key in the format of OpenSSH", name)
+	case blocks[0].Type == signing.BlockType:
+		return e.signerKey(name, blocks[0])
 	case !isPrivateKey(blocks[0].Type):
 		e.report(noKey, name, "%s holds a %q, want a %q", name, blocks[0].Type, pkcs8Key)
 	default:

@@ -37,7 +37,7 @@ func (c *CA) parse(files Files) (*authority, error) {
 // and verifies that. Each step needs that the one before found no error.
 func examine(files Files, opts Options) *examination {
 	e := &examination{opts: opts, files: files}
-	for _, step := range []func(){e.detect, e.read, e.checkKeys, e.checkCertificates, e.link, e.checkChain, e.checkNow, e.checkLives, e.probe} {
+	for _, step := range []func(){e.detect, e.read, e.checkKeys, e.checkSigner, e.checkCertificates, e.link, e.checkChain, e.checkNow, e.checkLives, e.probe} {
 		if step(); e.errors() != nil {
 			return e
 		}

@@ -9,6 +9,8 @@ import (
 	"encoding/asn1"
 	"encoding/pem"
 	"fmt"
+
+	"github.com/culvert-mesh/culvert/identity/signing"
 )
 
 // What is read of a file before anything is decoded: CVE-2024-12401 is a parser that
@@ -160,7 +162,11 @@ func encodeCert(cert *x509.Certificate) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})
 }
 
+// encodeKey is a private key, or what stands for one of a signer.
 func encodeKey(key crypto.Signer) ([]byte, error) {
+	if held, ok := key.(*signing.Key); ok {
+		return held.Reference(), nil
+	}
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
 		return nil, err

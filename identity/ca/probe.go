@@ -14,6 +14,8 @@ import (
 	"strings"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/culvert-mesh/culvert/identity/signing"
 )
 
 // probe signs a workload's certificate and one of the CA's own server, and verifies
@@ -26,6 +28,8 @@ func (e *examination) probe() {
 	case errors.As(err, &invalid) && invalid.Reason == x509.CANotAuthorizedForThisName:
 		files := e.constrained()
 		e.report(nameConstraints, files[0], "the name constraints of %s: %v", strings.Join(files, " and "), err)
+	case errors.Is(err, signing.ErrAway): // it went since checkSigner
+		e.reportAway(err)
 	case errors.Is(err, ErrExpired):
 		e.report(expired, e.names.issuer, "%v", err)
 		e.defects[len(e.defects)-1].cause = ErrExpired

@@ -166,7 +166,9 @@ func (k *Keeper) due(issuer *x509.Certificate) time.Time {
 // reissue makes the next issuer and stores it, and returns what the store holds then.
 // Leaves of the former one hold on: it is in their chains, and is as good as before.
 func (k *Keeper) reissue(ctx context.Context, files Files, s signer) (Files, error) {
-	issuer, err := generateIssuer(k.ca.opts, s.life(k.ca.opts), s.root, s.key)
+	opts := k.ca.opts
+	opts.IssuerKey = files.issuerKey(opts)
+	issuer, err := generateIssuer(opts, s.life(k.ca.opts), s.root, s.key)
 	if err == nil {
 		err = k.store.Replace(ctx, files, issuer)
 	}

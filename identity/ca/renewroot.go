@@ -113,7 +113,7 @@ func worse(files, next Files, opts Options) error {
 	for _, d := range Lint(next, opts) {
 		switch {
 		case d.Severity != Error:
-		case slices.Contains([]string{encryptedKey, passphraseUnreadable, passphraseWrong}, d.Code):
+		case slices.Contains([]string{encryptedKey, passphraseUnreadable, passphraseWrong, signerAway}, d.Code):
 			return fmt.Errorf("whether the renewed root would be refused is not known: %w", d)
 		case !slices.ContainsFunc(before, func(b Defect) bool { return b.Code == d.Code }):
 			all = append(all, d)

@@ -36,6 +36,9 @@ const (
 	rootKeyOfAnother     = "CA040"
 	costlyKey            = "CA041"
 	shortKey             = "CA042"
+	badReference         = "CA043"
+	signerAway           = "CA044"
+	signerOther          = "CA045"
 
 	notAnAuthority    = "CA050"
 	noConstraints     = "CA051"
@@ -145,6 +148,13 @@ var rules = map[string]rule{
 		"make a key of P-256: openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out ISSUER_KEY, and have its certificate signed"},
 	shortKey: {Error, "such keys are within reach of whoever has the money",
 		"make a key of P-256: openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out ISSUER_KEY, and have its certificate signed"},
+
+	badReference: {Error, "which signer has the private key is not known",
+		"culvert ca signer unix:PATH > FILE writes it"},
+	signerAway: {Error, "without its signer nothing can be signed; it is asked again",
+		"start culvert-signer for that socket, and read its log: the token may be locked or absent"},
+	signerOther: {Error, "what it signs does not verify under the certificate",
+		"start culvert-signer with the key of ISSUER; culvert ca signer unix:PATH shows which one it has"},
 
 	notAnAuthority: {Error, "it is the certificate of a server or client: no verifier accepts what it signs",
 		"sign it as an authority: basicConstraints = critical, CA:TRUE in the section that -extensions names"},

@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/culvert-mesh/culvert/identity/signing"
 	"github.com/culvert-mesh/culvert/regular"
 )
 
@@ -182,6 +183,12 @@ func keyFits(text []byte, certs []*x509.Certificate) bool {
 // keyOf returns the key in a text, or nil.
 func keyOf(text []byte) crypto.Signer {
 	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
+		if block.Type == signing.BlockType {
+			if key, err := signing.Parse(block); err == nil {
+				return key
+			}
+			continue
+		}
 		if !strings.HasSuffix(block.Type, "PRIVATE KEY") {
 			continue
 		}

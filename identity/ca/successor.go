@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/culvert-mesh/culvert/identity"
+	"github.com/culvert-mesh/culvert/identity/signing"
 )
 
 // Anchors returns those roots in files that their issuer's chain leads to: several, if one
@@ -63,12 +64,22 @@ func IssuerOf(files Files) *x509.Certificate {
 // next one would not be.
 var ErrEncrypted = errors.New("its key is encrypted, and the next one would not be")
 
+// ErrHeld is why no successor is made: a signer has the key, and the next one would lie in a file.
+var ErrHeld = errors.New("a signer has its key, and would not have the next one")
+
 // Successor returns the files of another CA for the trust domain of files, as Make does. Its
 // keys are of the kind of the root's, unless opts.Keys says of which.
 func Successor(files Files, opts Options) (Files, error) {
 	for _, name := range []string{RootKeyFile, IssuerKeyFile} {
 		if encryptedIn(files[name]) {
 			return nil, fmt.Errorf("%s: %w", name, ErrEncrypted)
+		}
+		given := opts.RootKey
+		if name == IssuerKeyFile {
+			given = opts.IssuerKey
+		}
+		if _, held := keyOf(files[name]).(*signing.Key); held && given == nil {
+			return nil, fmt.Errorf("%s: %w", name, ErrHeld)
 		}
 	}
 	opts.TrustDomain = domainOf(files)

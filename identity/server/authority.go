@@ -50,13 +50,15 @@ var (
 		"What the clock of this replica says: compared with the time of a scrape, it tells a clock that is off.", nil, nil)
 	renewalDesc = prometheus.NewDesc("culvert_identity_issuer_renewal_timestamp_seconds",
 		"When the issuer is past half its life, in Unix time, and whether Culvert renews it then: state is automatic, or says why not.", []string{"state"}, nil)
+	signerDesc = prometheus.NewDesc("culvert_identity_signer_requests_total",
+		"How often the signer of the issuer's key was asked, by what came of it: signed; away, if it did not answer or cannot sign; wrong, if it has another key. Without a signer there is no series; another issuer begins at 0.", []string{"outcome"}, nil)
 	eventsDesc = prometheus.NewDesc("culvert_identity_ca_events_total",
 		"What happened to the CA where it is kept: another issuer was taken or refused, the root was published, a deleted Secret restored.", []string{"event"}, nil)
 )
 
 // Describe is part of prometheus.Collector.
 func (a *authority) Describe(out chan<- *prometheus.Desc) {
-	for _, desc := range []*prometheus.Desc{expiryDesc, lifetimeDesc, bundleDesc, readyDesc, troubleDesc, renewalDesc, timeDesc, eventsDesc} {
+	for _, desc := range []*prometheus.Desc{expiryDesc, lifetimeDesc, bundleDesc, readyDesc, troubleDesc, renewalDesc, timeDesc, signerDesc, eventsDesc} {
 		out <- desc
 	}
 }
@@ -105,6 +107,12 @@ func (a *authority) Collect(out chan<- prometheus.Metric) {
 	if a.renewal != nil {
 		if r := a.renewal(); r.State != "" {
 			gauge(renewalDesc, float64(r.Due.Unix()), string(r.State))
+		}
+	}
+	if key := a.ca.Signer(); key != nil {
+		n := key.Counts()
+		for outcome, n := range map[string]uint64{"signed": n.Signed, "away": n.Away, "wrong": n.Wrong} {
+			out <- prometheus.MustNewConstMetric(signerDesc, prometheus.CounterValue, float64(n), outcome)
 		}
 	}
 	if a.events == nil {

@@ -19,6 +19,7 @@ import (
 	"github.com/culvert-mesh/culvert/identity"
 	"github.com/culvert-mesh/culvert/identity/ca"
 	"github.com/culvert-mesh/culvert/identity/identityv1"
+	"github.com/culvert-mesh/culvert/identity/signing"
 )
 
 // maxID is of the SPIFFE ID standard, 2.3.
@@ -281,16 +282,20 @@ func (s *Server) sign(ctx context.Context, key crypto.PublicKey, id spiffeid.ID,
 
 // signInTurn waits for a place to sign. What was denied meanwhile is not signed.
 func (s *Server) signInTurn(ctx context.Context, key crypto.PublicKey, id spiffeid.ID, ttl time.Duration, renewal bool, d *decision) (*ca.Issued, error) {
-	if err := s.signing.enter(ctx, renewal); err != nil {
+	places := s.signing
+	if s.cfg.CA.Signer() != nil {
+		places = s.awaiting
+	}
+	if err := places.enter(ctx, renewal); err != nil {
 		return nil, status.FromContextError(err).Err()
 	}
-	defer s.signing.leave()
+	defer places.leave()
 	if err := s.denied(d); err != nil {
 		return nil, err
 	}
 	issued, err := s.cfg.CA.Issue(key, id, d.caller.process.String(), ttl, d.dnsNames...)
 	switch {
-	case errors.Is(err, ca.ErrExpired), errors.Is(err, ca.ErrNotOpen):
+	case errors.Is(err, ca.ErrExpired), errors.Is(err, ca.ErrNotOpen), errors.Is(err, signing.ErrAway), errors.Is(err, signing.ErrOtherKey):
 		return nil, cannotSign(err)
 	case err != nil:
 		return nil, status.Errorf(codes.Internal, "%v", err)

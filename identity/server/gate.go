@@ -22,6 +22,10 @@ type gate struct {
 	turn     int // of everyNth
 }
 
+// signerAtOnce is how many have a signer of the CA sign at a time. They wait for it, and take
+// no core; it answers 16, and must have room for who asks whether it is there.
+const signerAtOnce = 12
+
 func newGate(cores int) *gate { return &gate{free: cores} }
 
 // enter waits for a place, which lasts until leave; or for the end of ctx, with its error.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/culvert-mesh/culvert/identity/ca"
 	"github.com/culvert-mesh/culvert/identity/identityv1"
+	"github.com/culvert-mesh/culvert/identity/signing"
 )
 
 // target is one thing that the CA needs to serve nodes.
@@ -32,6 +33,9 @@ func (s *Server) targets() []target {
 		{name: "authority", err: s.signs()},
 		{name: "serving-certificate", err: s.proves()},
 		{name: "placement", err: s.places()},
+	}
+	if key := s.cfg.CA.Signer(); key != nil {
+		all = append(all, target{name: "signer", err: key.Trouble()})
 	}
 	if checked, ok := s.cfg.Attestor.(interface{ Check() error }); ok {
 		err := checked.Check()
@@ -97,7 +101,7 @@ func (s *Server) unable() error {
 
 // cannotSign is the answer to a node because of the CA's own state.
 func cannotSign(err error) error {
-	if errors.Is(err, ca.ErrNotOpen) {
+	if errors.Is(err, ca.ErrNotOpen) || errors.Is(err, signing.ErrAway) || errors.Is(err, signing.ErrOtherKey) {
 		return refusal(codes.Unavailable, identityv1.Reason_CA_NOT_READY, "%v", err)
 	}
 	return refusal(codes.FailedPrecondition, identityv1.Reason_CA_EXPIRED, "%v", err)

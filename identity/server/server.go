@@ -130,6 +130,7 @@ type Server struct {
 	herd        herd          // of those that found it full
 	often       *often
 	signing     *gate
+	awaiting    *gate         // of what a signer of the CA signs, elsewhere
 	storePlaces chan struct{} // holds one for each call of cfg.Join that has not returned, but for
 	tokenPlaces chan struct{} // those that look a stranger's token up
 	metrics     *metrics
@@ -158,6 +159,7 @@ func New(cfg Config) (*Server, error) {
 		inFlight:    make(chan struct{}, maxInFlight),
 		often:       newOften(cfg.IDRate, cfg.IDBurst),
 		signing:     newGate(runtime.GOMAXPROCS(0)),
+		awaiting:    newGate(signerAtOnce),
 		storePlaces: make(chan struct{}, storeAtOnce),
 		tokenPlaces: make(chan struct{}, storeAtOnce),
 		refusals:    newRefusals(cfg.Log),

@@ -26,7 +26,7 @@ func newDER(t testing.TB) []byte {
 	return must(x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))))
 }
 
-func signing(t testing.TB, id string) *identityv1.SigningRequest {
+func toSign(t testing.TB, id string) *identityv1.SigningRequest {
 	t.Helper()
 	return &identityv1.SigningRequest{Id: id, Csr: newDER(t), Ttl: durationpb.New(10 * time.Minute)}
 }
@@ -38,7 +38,7 @@ func TestAHundredCertificatesTakeOneRequest(t *testing.T) {
 	addr, _ := serve(t, r)
 	request := &identityv1.SignRequest{}
 	for range 100 {
-		request.Requests = append(request.Requests, signing(t, webID))
+		request.Requests = append(request.Requests, toSign(t, webID))
 	}
 	response, err := dialSigner(t, r, addr).Sign(outgoing(t, goodToken(t)), request)
 	if err != nil {
@@ -101,7 +101,7 @@ func TestEachRequestOfABatchIsDecidedByItself(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, func(c *Config) { c.ClockSkew = time.Minute })
 		request := func(change func(*identityv1.SigningRequest)) *identityv1.SigningRequest {
-			one := signing(t, webID)
+			one := toSign(t, webID)
 			change(one)
 			return one
 		}
@@ -165,7 +165,7 @@ func TestABatchIsRefusedAsAWholeForWhatConcernsAll(t *testing.T) {
 	for range identityv1.MaxBatch + 1 {
 		full.Requests = append(full.Requests, &identityv1.SigningRequest{})
 	}
-	good := &identityv1.SignRequest{Requests: []*identityv1.SigningRequest{signing(t, webID)}}
+	good := &identityv1.SignRequest{Requests: []*identityv1.SigningRequest{toSign(t, webID)}}
 	for _, tc := range []struct {
 		token   string
 		request *identityv1.SignRequest
@@ -190,7 +190,7 @@ func TestABatchIsNoWayRoundTheNodesShare(t *testing.T) {
 	r := newRig(t, func(c *Config) { c.NodeRate, c.NodeBurst = 0.001, 5 })
 	batch := &identityv1.SignRequest{}
 	for range 8 {
-		batch.Requests = append(batch.Requests, signing(t, webID))
+		batch.Requests = append(batch.Requests, toSign(t, webID))
 	}
 	response, err := r.Sign(withToken(t.Context(), goodToken(t)), batch)
 	if err != nil {

@@ -75,7 +75,9 @@ const imports = `
 	cni, cni/install, cmd/program < cmd/culvert-cni;
 
 	NONE < flock;
-	identity, flock, regular < identity/ca < identity/ca/cluster;
+	# Keys that another process has.
+	NONE < identity/signing;
+	identity, identity/signing, flock, regular < identity/ca < identity/ca/cluster;
 	# The CA and nodes obey the deny set, and operators write it.
 	identity, regular < identity/deny < ztunnel/certs;
 	identity, regular < identity/join;
