@@ -55,6 +55,8 @@
 //	account.go      what the Gate knows of an address, a network or a pod: tunnels, debt
 //	turnstile.go    the socket of a handshake, which computes only while it has a slot
 //	wire.go         TLS by package record or by crypto/tls, and who the peer is
+//	std.go          crypto/tls's records, many a syscall
+//	tlssocket.go    the socket below it, which gathers what is written and reads ahead
 //
 // The tunnel lives and ends:
 //

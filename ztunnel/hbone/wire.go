@@ -10,13 +10,11 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"sync/atomic"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/culvert-mesh/culvert/identity"
-	"github.com/culvert-mesh/culvert/ztunnel/buffer"
 	"github.com/culvert-mesh/culvert/ztunnel/hbone/record"
 	"github.com/culvert-mesh/culvert/ztunnel/socket"
 )
@@ -122,26 +120,15 @@ func own(ctx context.Context, socket net.Conn, client bool, config *tls.Config) 
 	if client {
 		shake = record.Client
 	}
-	w := &tlsWire{socket: impatient{Conn: socket}}
+	w := &tlsWire{socket: tlsSocket{Conn: socket}}
 	c, state, err := shake(ctx, &w.socket, config)
 	var other *record.OtherCipher
 	if errors.As(err, &other) {
 		w.Conn = other.Conn
+		w.begin()
 		return w, state, nil
 	}
 	return c, state, err
-}
-
-func std(ctx context.Context, socket net.Conn, client bool, config *tls.Config) (wire, tls.ConnectionState, error) {
-	w := &tlsWire{socket: impatient{Conn: socket}}
-	w.Conn = tls.Server(&w.socket, config)
-	if client {
-		w.Conn = tls.Client(&w.socket, config)
-	}
-	if err := w.HandshakeContext(ctx); err != nil {
-		return nil, tls.ConnectionState{}, err
-	}
-	return w, w.ConnectionState(), nil
 }
 
 // prove reads from a handshake who is there, and until when.
@@ -170,107 +157,6 @@ func prove(state tls.ConnectionState, socket net.Conn, cred Credential) (proof, 
 	}
 	return p, nil
 }
-
-// tlsWire is crypto/tls over a socket.
-type tlsWire struct {
-	*tls.Conn
-	socket impatient
-
-	begun *record.Batch
-
-	first  [64]byte
-	rest   *buffer.Buffer // of the last Receive, or nil
-	pieces [2][]byte
-}
-
-// Receive waits with a few bytes in hand, so that an idle tunnel holds no buffer.
-func (w *tlsWire) Receive() ([][]byte, error) {
-	if w.rest != nil {
-		w.rest.Release()
-		w.rest = nil
-	}
-	n, err := w.Read(w.first[:])
-	if n == 0 {
-		return nil, err
-	}
-	w.pieces[0] = w.first[:n]
-	if n < len(w.first) || err != nil {
-		return w.pieces[:1], nil // an error comes again
-	}
-	// The rest of the record, if there is one: these bytes must not wait.
-	w.rest = buffers.Take(16 << 10) // a record
-	w.socket.never = true
-	n, _ = w.Read(w.rest.Bytes)
-	w.socket.never = false
-	w.pieces[1] = w.rest.Bytes[:n]
-	return w.pieces[:2], nil
-}
-
-// impatient is a socket that can be told not to wait: then crypto/tls gives
-// what it has decrypted already, or an error that does not stick.
-type impatient struct {
-	net.Conn
-	never   bool
-	written atomic.Uint64
-}
-
-func (s *impatient) Write(p []byte) (int, error) {
-	n, err := s.Conn.Write(p)
-	s.written.Add(uint64(n))
-	return n, err
-}
-
-func (s *impatient) Read(p []byte) (int, error) {
-	if s.never {
-		return 0, wouldWait{}
-	}
-	return s.Conn.Read(p)
-}
-
-// NetConn is the socket below, for hbone/record, which does not wait.
-func (s *impatient) NetConn() net.Conn {
-	if wrapped, ok := s.Conn.(interface{ NetConn() net.Conn }); ok {
-		return wrapped.NetConn()
-	}
-	return s.Conn
-}
-
-type wouldWait struct{}
-
-func (wouldWait) Error() string   { return "would wait" }
-func (wouldWait) Timeout() bool   { return true }
-func (wouldWait) Temporary() bool { return true }
-
-// WriteBatch sends a record at a time, as crypto/tls cannot but do.
-func (w *tlsWire) WriteBatch(b *record.Batch) error {
-	for p := range b.Plaintext() {
-		if _, err := w.Write(p); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// Begin does nothing: one cannot try with crypto/tls.
-func (w *tlsWire) Begin(b *record.Batch) (bool, error) {
-	w.begun = b
-	return false, nil
-}
-
-// Finish writes what Begin was given.
-func (w *tlsWire) Finish() error {
-	b := w.begun
-	w.begun = nil
-	return w.WriteBatch(b)
-}
-
-// Written counts the bytes that the socket took. Those of the handshake are among
-// them, which does no harm: TCP acknowledges bytes in sequence, so a stream's bytes are
-// acknowledged only after the handshake's.
-func (w *tlsWire) Written() uint64 { return w.socket.written.Load() }
-
-// Close does not say goodbye, which could block.
-func (w *tlsWire) Close() error { return w.socket.Conn.Close() }
 
 // addresses are the two ends of a tunnel's socket.
 func addresses(conn net.Conn) (local, remote netip.AddrPort) {
