@@ -127,7 +127,7 @@ const imports = `
 	NONE < test/kubernetes/certmanager, test/kubernetes/coredns, test/kubernetes/kubeall, test/kubernetes/pause, test/kubernetes/podapp, test/kubernetes/unlimited;
 
 	# A node's certificates and their metrics, as they are; the CA is the program.
-	identity/identityv1, ztunnel/certs, ztunnel/metrics, ztunnel/proxy, cni/install < test/alerts;
+	identity/identityv1, ztunnel/certs, ztunnel/metrics, ztunnel/proxy, ztunnel/otlp, cni/install < test/alerts;
 
 	NONE < deploy/oci < deploy/images;
 	NONE < deploy/chart;
