@@ -143,6 +143,11 @@ lint: ## gofmt, go.mod, vet, staticcheck, the import table, shell syntax
 generate: ## regenerate BPF objects (clang-19, libbpf-dev) and protobuf (protoc)
 	go generate ./...
 
+.PHONY: map
+map: ## bundle the page of culvert map into cli/livemap/web/dist (npm)
+	npm --prefix cli/livemap/web ci --no-audit --no-fund
+	node cli/livemap/web/build.mjs
+
 .PHONY: helm
 helm: ## build helm, which renders the chart in its tests, into Go's cache (some minutes, once)
 	@$(COMPILE) $(HELM) version --short

@@ -17,6 +17,9 @@ func docs(t *testing.T) map[string]string {
 	t.Helper()
 	files := map[string]string{}
 	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.Name() == "node_modules" {
+			return fs.SkipDir
+		}
 		if err != nil || filepath.Ext(path) != ".md" {
 			return err
 		}

@@ -109,12 +109,15 @@ const imports = `
 	ztunnel/networkpolicy < cli/explain, cli/records < cli;
 	# Where a connection ends, by all that the nodes say.
 	cli/fleet, cli/explain < cli/why < cli;
+	# Who talks to whom, as a page; and what policies say of it.
+	cli/kubeapi, cli/fleet, cli/explain < cli/livemap < cli;
+	loopback < cli;
 	identity, identity/deny, identity/join, identity/ledger, identity/process, ztunnel/policy, cli/kubeapi, cli/fleet, cli/custody, cli/check < cli < cmd/culvert;
 
 	identity, identity/*, cni, cni/*, ztunnel, ztunnel/*, cli, test/env < test/lab, test/lab/*;
 	test/lab/agent < test/lab/app;
 	test/lab/* < test/lab;
-	test/lab < test/e2e, test/demo, test/soak, bench, bench/steering;
+	test/lab < test/e2e, test/demo, test/map/stage, test/soak, bench, bench/steering;
 	# It replaces the issuer as an operator does.
 	identity/ca < test/soak;
 	NONE < bench/host < bench/steering;

@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package livemap
+
+import (
+	"cmp"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/culvert-mesh/culvert/cli/fleet"
+)
+
+// nobody is the end of a client whom the mesh does not know.
+const nobody = "(outside)"
+
+// name is what the page calls an end: NAMESPACE/WORKLOAD, an identity, or nobody.
+func name(e fleet.End) string {
+	if e.Workload != "" {
+		return e.Namespace + "/" + e.Workload
+	}
+	return cmp.Or(e.Identity, nobody)
+}
+
+// pair is the two ends of an edge of the map.
+type pair struct{ from, to string }
+
+// others is the pair of all that a node had no row for.
+var others = pair{"(others)", "(others)"}
+
+// Row is the connections of an edge with one Service, port and way, since the nodes'
+// ztunnels started.
+type Row struct {
+	SourceIdentity      string            `json:"sourceIdentity,omitempty"`
+	DestinationIdentity string            `json:"destinationIdentity,omitempty"`
+	Service             string            `json:"service,omitempty"`
+	Port                uint16            `json:"port,omitempty"`
+	Secured             bool              `json:"secured"`
+	Reason              string            `json:"reason,omitempty"` // why not
+	Open                int64             `json:"open"`
+	Opened              uint64            `json:"opened"`
+	Refused             map[string]uint64 `json:"refused,omitempty"`
+	Sent                uint64            `json:"sent"` // bytes of those that have ended
+	Received            uint64            `json:"received"`
+	Last                time.Time         `json:"last,omitzero"`
+}
+
+// rowKey is a row of one node's table.
+type rowKey struct {
+	node, direction, service, reason string
+	source, destination              fleet.End
+	port                             uint16
+	secured                          bool
+}
+
+func (k rowKey) pair() pair {
+	if k.direction == "others" {
+		return others
+	}
+	return pair{name(k.source), name(k.destination)}
+}
+
+func (k rowKey) row() Row {
+	return Row{SourceIdentity: k.source.Identity, DestinationIdentity: k.destination.Identity, Service: k.service, Port: k.port, Secured: k.secured, Reason: k.reason}
+}
+
+// counts is how the counters of a row or a pair stand, or by how much they grew.
+type counts struct {
+	open            int64
+	opened, refused uint64
+	bytes           uint64
+	words           map[string]uint64
+	sent, received  uint64
+	last            time.Time
+}
+
+// countsOf are the rows of a node. A connection inside the mesh is counted where it left.
+func countsOf(n fleet.Node) map[rowKey]counts {
+	all := map[rowKey]counts{}
+	for _, e := range n.Dump.Edges {
+		// One that is no pod where it comes from may have no ztunnel that counts it.
+		if e.Direction == "inbound" && e.Source.Identity != "" && e.Source.Workload != "" {
+			continue
+		}
+		k := rowKey{n.Name, e.Direction, e.Service, e.Reason, e.Source, e.Destination, e.Port, e.Secured}
+		all[k] = counts{e.Open, e.Opened, total(e.Refused), e.BytesSent + e.BytesRecv, e.Refused, e.BytesSent, e.BytesRecv, e.Last}
+	}
+	return all
+}
+
+func total(words map[string]uint64) (n uint64) {
+	for _, more := range words {
+		n += more
+	}
+	return n
+}
+
+// grown is by how much counters grew; they begin anew with their ztunnel.
+func grown(before, now uint64) uint64 {
+	if now < before {
+		return now
+	}
+	return now - before
+}
+
+// underway is how many bytes the open connections of each pair have carried: a node counts
+// those of a row when they have ended.
+func underway(n fleet.Node, owners map[netip.Addr]fleet.End) map[pair]uint64 {
+	byUID := map[string]fleet.End{}
+	for _, w := range n.Dump.Workloads {
+		if _, ours := n.Dump.Pods[w.UID]; ours {
+			byUID[w.UID] = fleet.End{Namespace: w.Namespace, Workload: cmp.Or(w.Owner, w.Name)}
+		}
+	}
+	all := map[pair]uint64{}
+	for uid, pod := range n.Dump.Pods {
+		self, known := byUID[uid]
+		if !known {
+			continue
+		}
+		for _, c := range pod.Connections.Outbound {
+			all[pair{name(self), name(peer(owners, c.ActualDst, c.DstIdentity))}] += c.BytesSent + c.BytesRecv
+		}
+		for _, c := range pod.Connections.Inbound {
+			from := peer(owners, c.Src, c.SrcIdentity)
+			if from.Workload == "" || c.SrcIdentity == "" {
+				all[pair{name(from), name(self)}] += c.BytesSent + c.BytesRecv
+			}
+		}
+	}
+	return all
+}
+
+func peer(owners map[netip.Addr]fleet.End, address, identity string) fleet.End {
+	if at, err := netip.ParseAddrPort(address); err == nil {
+		if end, known := owners[at.Addr().Unmap()]; known {
+			return end
+		}
+	}
+	return fleet.End{Identity: identity}
+}
+
+// ownersOf says whose an address is.
+func ownersOf(nodes []fleet.Node) map[netip.Addr]fleet.End {
+	all := map[netip.Addr]fleet.End{}
+	for _, n := range nodes {
+		for _, w := range n.Dump.Workloads {
+			for _, addr := range w.Addrs {
+				if !w.Terminated && !w.HostNetwork {
+					all[addr.Unmap()] = fleet.End{Namespace: w.Namespace, Workload: cmp.Or(w.Owner, w.Name)}
+				}
+			}
+		}
+		if len(n.Dump.Workloads) > 0 {
+			return all // each node knows all
+		}
+	}
+	return all
+}
+
+// merge adds the counts of a node's row to the row of an edge.
+func (r *Row) merge(c counts) {
+	r.Open, r.Opened, r.Sent, r.Received = r.Open+c.open, r.Opened+c.opened, r.Sent+c.sent, r.Received+c.received
+	for word, n := range c.words {
+		if r.Refused == nil {
+			r.Refused = map[string]uint64{}
+		}
+		r.Refused[word] += n
+	}
+	if c.last.After(r.Last) {
+		r.Last = c.last
+	}
+}
+
+// rowsOf has the rows of a pair, those of several nodes as one.
+func rowsOf(all map[rowKey]counts, of pair) []Row {
+	type way struct {
+		service, reason, from, to string
+		port                      uint16
+		secured                   bool
+	}
+	rows := map[way]*Row{}
+	for k, c := range all {
+		if k.pair() != of {
+			continue
+		}
+		w := way{k.service, k.reason, k.source.Identity, k.destination.Identity, k.port, k.secured}
+		if rows[w] == nil {
+			row := k.row()
+			rows[w] = &row
+		}
+		rows[w].merge(c)
+	}
+	return slices.SortedFunc(values(rows), func(a, b Row) int {
+		return cmp.Or(-a.Last.Compare(b.Last), strings.Compare(a.Service, b.Service), cmp.Compare(a.Port, b.Port), strings.Compare(a.Reason, b.Reason),
+			strings.Compare(a.SourceIdentity, b.SourceIdentity), strings.Compare(a.DestinationIdentity, b.DestinationIdentity))
+	})
+}
+
+// identities are those that were proved in rows, each once.
+func identities(rows []rowKey, of func(rowKey) string) []string {
+	found := map[string]bool{}
+	for _, k := range rows {
+		if id := of(k); id != "" {
+			found[id] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(found))
+}

@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package livemap
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/culvert-mesh/culvert/cli/fleet"
+	"github.com/culvert-mesh/culvert/ztunnel/workload"
+)
+
+var noon = time.Date(2026, 11, 29, 12, 0, 0, 0, time.UTC)
+
+func end(namespace, workload string) fleet.End {
+	return fleet.End{Namespace: namespace, Workload: workload, Identity: "spiffe://cluster.local/ns/" + namespace + "/sa/" + workload}
+}
+
+// toDB is a row of shop/web to shop/db.
+func toDB(opened uint64, open int64, denied, bytes uint64, last time.Time) fleet.Edge {
+	e := fleet.Edge{Direction: "outbound", Source: end("shop", "web"), Destination: end("shop", "db"), Service: "shop/db", Port: 5432, Secured: true,
+		Opened: opened, Open: open, BytesSent: bytes, Last: last}
+	if denied > 0 {
+		e.Refused = map[string]uint64{"denied": denied}
+	}
+	return e
+}
+
+func fromOutside(opened, denied uint64, last time.Time) fleet.Edge {
+	e := fleet.Edge{Direction: "inbound", Destination: fleet.End{Namespace: "shop", Workload: "db"}, Port: 5432, Reason: "permissive", Opened: opened, Last: last}
+	if denied > 0 {
+		e.Refused = map[string]uint64{"denied": denied}
+	}
+	return e
+}
+
+func node(name string, edges ...fleet.Edge) fleet.Node {
+	n := fleet.Node{Dump: fleet.Dump{Edges: edges}}
+	n.Name, n.Dump.Config.NodeName = name, name
+	for _, w := range []string{"web", "db"} {
+		n.Dump.Workloads = append(n.Dump.Workloads, workload.Workload{UID: w, Namespace: "shop", Name: w + "-1", Owner: w, Node: name, Meshed: true})
+	}
+	return n
+}
+
+var all = Sight{All: true}
+
+func edgeOf(t *testing.T, g Graph, id string) Edge {
+	t.Helper()
+	for _, e := range g.Edges {
+		if e.ID == id {
+			return e
+		}
+	}
+	t.Fatalf("no edge %s among %d", id, len(g.Edges))
+	return Edge{}
+}
+
+func TestAnEdgeAppearsAndTurnsRedWhenItIsRefused(t *testing.T) {
+	h := &History{}
+	at := noon
+	add := func(edges ...fleet.Edge) {
+		at = at.Add(5 * time.Second)
+		h.Add([]fleet.Node{node("one", edges...)}, at)
+	}
+	add()
+	if g := h.Graph(all, time.Time{}); len(g.Edges) != 0 || len(g.Workloads) != 2 {
+		t.Fatalf("at first %+v", g)
+	}
+	add(fromOutside(1, 0, at))
+	if e := edgeOf(t, h.Graph(all, time.Time{}), "(outside)→shop/db"); e.State != Plaintext || !e.Active || e.Opened != 0.2 {
+		t.Errorf("let in: %+v", e)
+	}
+	add(fromOutside(2, 1, at))
+	g := h.Graph(all, time.Time{})
+	if e := edgeOf(t, g, "(outside)→shop/db"); e.State != Refused || e.Refused != 1 {
+		t.Errorf("shut out: %+v", e)
+	}
+	if len(g.Refusals) != 1 || g.Refusals[0].Word != "denied" || g.Refusals[0].Count != 1 {
+		t.Errorf("refusals %+v", g.Refusals)
+	}
+	for range 12 { // a minute
+		add(fromOutside(2, 1, at))
+	}
+	if e := edgeOf(t, h.Graph(all, time.Time{}), "(outside)→shop/db"); e.State != Plaintext || e.Active || e.Refused != 0 {
+		t.Errorf("a minute later: %+v", e)
+	}
+}
+
+func TestThePastIsAsItWas(t *testing.T) {
+	h := &History{}
+	h.Add([]fleet.Node{node("one")}, noon)
+	h.Add([]fleet.Node{node("one", toDB(10, 1, 0, 5000, noon))}, noon.Add(5*time.Second))
+	h.Add([]fleet.Node{node("one", toDB(10, 0, 0, 5000, noon), fromOutside(1, 1, noon))}, noon.Add(10*time.Second))
+	if g := h.Graph(all, noon.Add(4*time.Second)); len(g.Edges) != 0 || !g.At.Equal(noon) {
+		t.Errorf("before the first edge: %+v", g)
+	}
+	g := h.Graph(all, noon.Add(9*time.Second))
+	if e := edgeOf(t, g, "shop/web→shop/db"); len(g.Edges) != 1 || e.Open != 1 || e.Opened != 2 || e.Bytes != 1000 || e.State != Locked {
+		t.Errorf("with it: %+v", g.Edges)
+	}
+	if len(g.Refusals) != 1 { // its row is older than its first being seen
+		t.Errorf("refusals then: %+v", g.Refusals)
+	}
+	if g := h.Graph(all, noon.Add(-time.Hour)); !g.At.Equal(noon) {
+		t.Errorf("before all: %v", g.At)
+	}
+	d, known := h.Detail(all, "shop/web→shop/db")
+	if !known || len(d.Hour) != 3 || d.Hour[1].Bytes != 1000 || len(d.Rows) != 1 || d.Rows[0].Opened != 10 {
+		t.Errorf("detail %+v, %v", d, known)
+	}
+}
+
+func TestWhatWasCountedBeforeIsNoNews(t *testing.T) {
+	h := &History{}
+	h.Add([]fleet.Node{node("one", toDB(1000, 2, 7, 1e9, noon.Add(-time.Hour)))}, noon)
+	g := h.Graph(all, time.Time{})
+	if e := edgeOf(t, g, "shop/web→shop/db"); e.Opened != 0 || e.Bytes != 0 || e.Refused != 0 || e.Open != 2 || e.Total != 1000 || e.State != Locked {
+		t.Errorf("%+v", e)
+	}
+	if len(g.Refusals) != 1 || g.Refusals[0].Count != 7 || !g.Refusals[0].Counted {
+		t.Errorf("refusals %+v", g.Refusals)
+	}
+	h.Add([]fleet.Node{node("one", toDB(3, 0, 0, 50, noon))}, noon.Add(5*time.Second)) // it was restarted
+	if e := edgeOf(t, h.Graph(all, time.Time{}), "shop/web→shop/db"); e.Opened != 0.6 || e.Refused != 0 {
+		t.Errorf("after a restart: %+v", e)
+	}
+}
+
+func TestANodeThatDoesNotAnswerChangesNothing(t *testing.T) {
+	h := &History{}
+	one, two := node("one", toDB(5, 1, 0, 100, noon)), node("two", toDB(7, 0, 0, 100, noon))
+	h.Add([]fleet.Node{one, two}, noon)
+	silent := fleet.Node{Problem: "no answer"}
+	silent.Name = "two"
+	h.Add([]fleet.Node{one, silent}, noon.Add(5*time.Second))
+	g := h.Graph(all, time.Time{})
+	if e := edgeOf(t, g, "shop/web→shop/db"); e.Total != 12 || e.Opened != 0 || g.Silent != 1 {
+		t.Errorf("silent: %+v, %d silent", e, g.Silent)
+	}
+	h.Add([]fleet.Node{one, two}, noon.Add(10*time.Second))
+	if e := edgeOf(t, h.Graph(all, time.Time{}), "shop/web→shop/db"); e.Total != 12 || e.Opened != 0 {
+		t.Errorf("again: %+v", e)
+	}
+	h.Add([]fleet.Node{one}, noon.Add(15*time.Second)) // the node has left the mesh
+	if e := edgeOf(t, h.Graph(all, time.Time{}), "shop/web→shop/db"); e.Total != 5 {
+		t.Errorf("without it: %+v", e)
+	}
+}
+
+func TestOpenConnectionsCountAsTheyCarry(t *testing.T) {
+	h := &History{}
+	carrying := func(bytes, ended uint64) fleet.Node {
+		n := node("one", toDB(1, 1, 0, ended, noon))
+		n.Dump.Pods = map[string]fleet.Pod{"web": {State: enrolled}}
+		if ended == 0 {
+			n.Dump.Pods["web"] = fleet.Pod{State: enrolled, Connections: fleet.Connections{Outbound: []fleet.Connection{{
+				Direction: "outbound", ActualDst: "10.0.0.8:15008", DstIdentity: end("shop", "db").Identity, BytesSent: bytes,
+			}}}}
+		}
+		n.Dump.Workloads[1].Addrs = addrs("10.0.0.8")
+		return n
+	}
+	h.Add([]fleet.Node{carrying(1000, 0)}, noon)
+	h.Add([]fleet.Node{carrying(6000, 0)}, noon.Add(5*time.Second))
+	if e := edgeOf(t, h.Graph(all, time.Time{}), "shop/web→shop/db"); e.Bytes != 1000 || len(h.Graph(all, time.Time{}).Edges) != 1 {
+		t.Errorf("%+v", e)
+	}
+	h.Add([]fleet.Node{carrying(0, 7000)}, noon.Add(10*time.Second)) // it has ended, and its row counts it
+	if e := edgeOf(t, h.Graph(all, time.Time{}), "shop/web→shop/db"); e.Bytes != 200 || fmt.Sprint(e.Spark) != "[0 1000 200]" {
+		t.Errorf("%+v", e)
+	}
+}
+
+func TestAnHourIsKeptAndNoMore(t *testing.T) {
+	h := &History{}
+	for i := range 800 {
+		h.Add([]fleet.Node{node("one", toDB(uint64(i), 0, 0, 0, noon))}, noon.Add(time.Duration(i)*5*time.Second))
+	}
+	if n := len(h.frames); n != 721 || h.samples != 721 {
+		t.Errorf("%d frames, %d samples; want those of an hour", n, h.samples)
+	}
+	for i := range 800 {
+		h.Add([]fleet.Node{node("one")}, noon.Add(time.Duration(800+i)*5*time.Second))
+	}
+	if len(h.edges) != 0 || h.samples != 0 || len(h.rows) != 0 {
+		t.Errorf("an hour after its last row: %d edges, %d samples", len(h.edges), h.samples)
+	}
+}
+
+func TestEdgesAndRefusalsAreBounded(t *testing.T) {
+	h := &History{}
+	var edges []fleet.Edge
+	for i := range maxPairs + 100 {
+		e := toDB(1, 1, 1, 0, noon)
+		e.Source.Workload = fmt.Sprintf("web-%d", i)
+		edges = append(edges, e)
+	}
+	h.Add([]fleet.Node{node("one", edges...)}, noon)
+	if g := h.Graph(all, time.Time{}); len(g.Edges) != maxPairs || g.Omitted != 100 || len(g.Refusals) != maxRefusals {
+		t.Errorf("%d edges, %d omitted, %d refusals", len(g.Edges), g.Omitted, len(g.Refusals))
+	}
+}
+
+func TestABusyMeshKeepsLessThanAnHour(t *testing.T) {
+	h := &History{}
+	e := newEdge(pair{"a", "b"})
+	for i := range 6 {
+		f := frame{at: noon.Add(time.Duration(i) * 5 * time.Second), scene: &Scene{}}
+		for range maxSamples / 4 {
+			f.samples = append(f.samples, sample{edge: e})
+		}
+		h.push(f)
+	}
+	if len(h.frames) != 4 || h.samples != maxSamples {
+		t.Errorf("%d frames with %d samples, want 4 with %d", len(h.frames), h.samples, maxSamples)
+	}
+}

@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package livemap
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/culvert-mesh/culvert/cli/fleet"
+)
+
+const maxRefusals = 500 // kinds of them, the oldest of which go
+
+// Refusal is the connections of one client that were refused for one reason.
+type Refusal struct {
+	ID          string    `json:"id"`
+	From        string    `json:"from"` // as the edge has its ends
+	To          string    `json:"to"`
+	Source      string    `json:"source,omitempty"`      // the client's address, of the last one
+	Destination string    `json:"destination,omitempty"` // as it was asked for
+	Pods        [2]string `json:"pods,omitzero"`
+	Identities  [2]string `json:"identities,omitzero"` // that were proved
+	Service     string    `json:"service,omitempty"`
+	Node        string    `json:"node"`
+	Word        string    `json:"word"` // of the access record
+	Policy      string    `json:"policy,omitempty"`
+	Error       string    `json:"error,omitempty"`
+	Count       uint64    `json:"count"`
+	First       time.Time `json:"first"`
+	Last        time.Time `json:"last"`
+	Counted     bool      `json:"counted,omitempty"` // by the node: no more is known
+}
+
+// refusals are the last ones, each kind once.
+type refusals struct {
+	all map[string]*Refusal
+}
+
+func (r *refusals) put(one Refusal) {
+	if r.all == nil {
+		r.all = map[string]*Refusal{}
+	}
+	one.ID = strings.Join([]string{one.From, one.To, one.Service, one.Word, one.Policy, one.Node, fmt.Sprint(one.Counted)}, " ")
+	if known := r.all[one.ID]; known != nil {
+		one.Count, one.First = one.Count+known.Count, known.First
+	} else if len(r.all) >= maxRefusals {
+		oldest := slices.MinFunc(slices.Collect(maps.Values(r.all)), func(a, b *Refusal) int { return a.Last.Compare(b.Last) })
+		delete(r.all, oldest.ID)
+	}
+	r.all[one.ID] = &one
+}
+
+// before keeps what a node has counted before it was first asked.
+func (r *refusals) before(n fleet.Node, at time.Time) {
+	for k, c := range countsOf(n) {
+		for word, count := range c.words {
+			r.count(k, word, count, c.last, at)
+		}
+	}
+}
+
+// grow keeps what a node has counted since it was asked before.
+func (r *refusals) grow(k rowKey, before, now counts, at time.Time) {
+	for word, count := range now.words {
+		if count = grown(before.words[word], count); count > 0 {
+			r.count(k, word, count, now.last, at)
+		}
+	}
+}
+
+// count keeps refusals of which no more is known than their row.
+func (r *refusals) count(k rowKey, word string, count uint64, last, at time.Time) {
+	if last.After(at) {
+		last = at // the node's clock is ahead
+	}
+	r.put(Refusal{
+		From: k.pair().from, To: k.pair().to, Identities: [2]string{k.source.Identity, k.destination.Identity},
+		Service: k.service, Node: k.node, Word: word, Count: count, First: last, Last: last, Counted: true,
+	})
+}
+
+// sorted are those that had begun by a time, the last one first.
+func (r *refusals) sorted(at time.Time) []Refusal {
+	some := slices.DeleteFunc(slices.Collect(values(r.all)), func(one Refusal) bool { return one.First.After(at) })
+	slices.SortFunc(some, func(a, b Refusal) int { return cmp.Or(-a.Last.Compare(b.Last), strings.Compare(a.ID, b.ID)) })
+	return some
+}

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package livemap
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/culvert-mesh/culvert/cli/explain"
+	"github.com/culvert-mesh/culvert/cli/fleet"
+	"github.com/culvert-mesh/culvert/ztunnel/policy"
+	"github.com/culvert-mesh/culvert/ztunnel/workload"
+)
+
+const maxVerdicts = 8 // of an edge: one for each port
+
+// Detail is more of one edge.
+type Detail struct {
+	ID       string    `json:"id"`
+	Rows     []Row     `json:"rows"`
+	Verdicts []Verdict `json:"verdicts"`
+	Hour     []Point   `json:"hour"`
+}
+
+// Point is what happened on an edge between two moments.
+type Point struct {
+	At      time.Time `json:"at"`
+	Bytes   uint64    `json:"bytes"` // a second
+	Open    int64     `json:"open"`
+	Refused uint32    `json:"refused"`
+}
+
+// Verdict is what the policies that are in force now say of one more connection.
+type Verdict struct {
+	Pod     string `json:"pod"`
+	Port    uint16 `json:"port"`
+	Allowed string `json:"allowed"` // yes, no or open
+	By      string `json:"by,omitempty"`
+	Why     string `json:"why"`
+	HeldBy  string `json:"heldBy"` // the node whose policies these are
+}
+
+// Detail is what a viewer may know of an edge; false: of none such.
+func (h *History) Detail(s Sight, id string) (Detail, bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.frames) == 0 {
+		return Detail{}, false
+	}
+	edges := h.visible(len(h.frames)-1, s)
+	i := slices.IndexFunc(edges, func(v *shown) bool { return v.name == id })
+	if i < 0 {
+		return Detail{}, false
+	}
+	d := Detail{ID: id, Rows: []Row{}, Verdicts: []Verdict{}, Hour: h.hour(edges[i].parts)}
+	for _, part := range edges[i].parts {
+		rows := rowsOf(h.rows, part.pair)
+		d.Rows = append(d.Rows, s.rows(rows)...)
+		if (s.seesEnd(part.from) || part.from == nobody) && s.seesEnd(part.to) {
+			d.Verdicts = append(d.Verdicts, s.verdicts(verdicts(h.last, part.pair, rows))...)
+		}
+	}
+	return d, true
+}
+
+func (s Sight) verdicts(all []Verdict) []Verdict {
+	for i := range all {
+		if !s.All {
+			if all[i].HeldBy = ""; !s.ofSight(all[i].By) {
+				all[i].By, all[i].Why = "another namespace", ""
+			}
+		}
+	}
+	return all
+}
+
+// hour is what happened on some edges at each moment that is kept, together.
+func (h *History) hour(of []*edge) []Point {
+	points := make([]Point, 0, len(h.frames))
+	for _, f := range h.frames {
+		p := Point{At: f.at}
+		for _, e := range of {
+			i, found := slices.BinarySearchFunc(f.samples, e.name, func(s sample, name string) int { return strings.Compare(s.edge.name, name) })
+			if !found {
+				continue
+			}
+			s := f.samples[i]
+			p.Open, p.Refused = p.Open+s.open, p.Refused+s.refused
+			if seconds := f.since.Seconds(); seconds > 0 {
+				p.Bytes += uint64(float64(s.bytes) / seconds)
+			}
+		}
+		points = append(points, p)
+	}
+	return points
+}
+
+// verdicts asks the policies about one pod of the destination and each port.
+func verdicts(nodes []fleet.Node, of pair, rows []Row) []Verdict {
+	all := []Verdict{}
+	pods := map[string]workload.Workload{} // of both ends, the first of each
+	for _, n := range nodes {
+		for _, w := range n.Dump.Workloads {
+			end := name(fleet.End{Namespace: w.Namespace, Workload: cmp.Or(w.Owner, w.Name)})
+			if _, known := pods[end]; !known && !w.Terminated && len(w.Addrs) > 0 && (end == of.from || end == of.to) {
+				pods[end] = w
+			}
+		}
+	}
+	to, known := pods[of.to]
+	if !known {
+		return all
+	}
+	policies, node := held(nodes, to.Node)
+	asked := map[uint16]bool{}
+	for _, r := range rows {
+		if r.Port == 0 || asked[r.Port] || len(all) >= maxVerdicts {
+			continue
+		}
+		asked[r.Port] = true
+		from := explain.Source{Addr: netip.Addr{}}
+		if pod, meshed := pods[of.from]; meshed {
+			if from.Addr = pod.Addrs[0]; pod.Meshed {
+				from.ID, from.Pod = pod.ID, &pod
+			}
+		}
+		a := explain.Explain(policies, explain.Connection{Dst: to, Port: r.Port, From: &from})
+		all = append(all, Verdict{Pod: to.String(), Port: r.Port, Allowed: a.Allowed.String(), By: a.By, Why: a.Why, HeldBy: node})
+	}
+	return all
+}
+
+// held are the policies of a node, or, if it did not answer, of another.
+func held(nodes []fleet.Node, of string) (policy.Objects, string) {
+	i := slices.IndexFunc(nodes, func(n fleet.Node) bool { return n.Problem == "" && (n.Name == of || n.Dump.Config.NodeName == of) })
+	if i < 0 {
+		i = slices.IndexFunc(nodes, func(n fleet.Node) bool { return n.Problem == "" })
+	}
+	if i < 0 {
+		return policy.Objects{}, ""
+	}
+	return nodes[i].Dump.Policies, nodes[i].Name
+}
