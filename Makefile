@@ -40,6 +40,10 @@ build: ## build the programs and the reference CNI plugins into bin/ (default)
 	$(COMPILE) CGO_ENABLED=0 go build -o bin/ ./cmd/...
 	$(COMPILE) CGO_ENABLED=0 go -C tools build -o ../bin/cni/ $(PLUGINS)
 
+.PHONY: signer
+signer: ## build culvert-signer, for keys in an HSM or KMS, into bin/ (needs gcc)
+	$(COMPILE) CGO_ENABLED=1 go -C signer build -o ../bin/culvert-signer .
+
 .PHONY: demo
 demo: build ## show two nodes and their pods getting mutual TLS (root; KEEP=1 leaves it running)
 	CGO_ENABLED=0 go build -o bin/demo ./test/demo
@@ -47,7 +51,7 @@ demo: build ## show two nodes and their pods getting mutual TLS (root; KEEP=1 le
 
 # gotestsum prints how it goes and leaves a recording of each part; test/skips adds
 # them up. A part that fails does not keep the others from running.
-PARTS := unit bench alerts no-avx512 no-vaes purego e2e
+PARTS := unit bench alerts signer no-avx512 no-vaes purego e2e
 part   = $(TOOL) gotestsum --format=$(2) --format-icons=text --jsonfile=$(CURDIR)/bin/test/$(1).json -- -count=1
 
 .PHONY: test
@@ -66,6 +70,10 @@ test-bench:
 # What it needs of Prometheus is no part of the product's module.
 test-alerts:
 	@cd test/alerts && $(call part,alerts,pkgname-and-test-fails) -timeout=5m ./...
+
+# What it needs of clouds and of C is no part of the product's module.
+test-signer:
+	@cd signer && $(call part,signer,pkgname-and-test-fails) -timeout=10m ./...
 
 # The crypto once more as on CPUs that can less, and without assembler.
 test-no-avx512:
@@ -125,15 +133,17 @@ soak: ## have certificates of 25 s replaced under 500 new connections/s (root; S
 .PHONY: lint
 lint: ## gofmt, go.mod, vet, staticcheck, the import table, shell syntax
 	@test -z "$$(gofmt -l . | tee /dev/stderr)" || { echo "lint: run gofmt -w on these files" >&2; exit 1; }
-	@for module in . bench tools tools/helm test/alerts test/kubernetes test/kubernetes/certmanager; do go -C $$module mod tidy -diff || exit 1; done
+	@for module in . bench signer tools tools/helm test/alerts test/kubernetes test/kubernetes/certmanager; do go -C $$module mod tidy -diff || exit 1; done
 	$(COMPILE) go vet ./...
 	$(COMPILE) GOOS=darwin CGO_ENABLED=0 go build $(FAST) -ldflags='-s -w' -o /dev/null ./cmd/culvert
 	$(COMPILE) GOOS=windows CGO_ENABLED=0 go build $(FAST) -ldflags='-s -w' -o /dev/null ./cmd/culvert
 	$(COMPILE) go -C bench vet ./...
+	$(COMPILE) go -C signer vet ./...
 	$(COMPILE) go -C test/alerts vet ./...
 	$(COMPILE) go -C test/kubernetes vet $(CLUSTER)
 	$(TOOL) staticcheck ./...
 	cd bench && $(TOOL) staticcheck ./...
+	cd signer && $(TOOL) staticcheck ./...
 	cd test/alerts && $(TOOL) staticcheck ./...
 	cd test/kubernetes && $(TOOL) staticcheck $(CLUSTER)
 	go test -count=1 ./test/arch

@@ -77,6 +77,7 @@ const imports = `
 	NONE < flock;
 	# Keys that another process has.
 	NONE < identity/signing;
+	identity/signing, unixsocket < signer;
 	identity, identity/signing, flock, regular < identity/ca < identity/ca/cluster;
 	# The CA and nodes obey the deny set, and operators write it.
 	identity, regular < identity/deny < ztunnel/certs;

@@ -34,6 +34,8 @@ var thirdParties = []struct {
 	{"github.com/spiffe/go-spiffe/v2/spiffeid", []string{anywhere}, ""},
 	{"github.com/spiffe/go-spiffe/v2", []string{"ztunnel/certs", "ztunnel/spire", "ztunnel/workloadapi", "identity/ca"},
 		"only spiffeid is vocabulary; SVIDs and bundles are verified in certs and made in identity/ca; the Workload API is spoken to SPIRE and to pods"},
+	{"go.step.sm/crypto", []string{"signer"},
+		"keys in an HSM or a cloud's KMS are those of a program of its own"},
 	{"go.etcd.io/etcd", []string{"test/kubernetes/kubeall"},
 		"etcd is part of the real cluster, and of nothing else"},
 	{"github.com/coredns/coredns", []string{"test/kubernetes/coredns"},
