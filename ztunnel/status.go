@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io/fs"
 	"maps"
+	"net/netip"
 	"os"
 	"slices"
 
@@ -108,6 +109,8 @@ func (s *status) dumps() map[string]func() any {
 		"policies":        func() any { return configdump.Policies(s.pods.Policy.All()) },
 		"policyObjects":   func() any { return s.pods.Policy.All() },
 		"networkPolicies": s.blocking.dump,
+		"mesh":            s.mesh,
+		"steering":        s.steeringDump,
 		"policyFeatures":  func() any { return policy.Features },
 		"edges":           func() any { return s.pods.Edges.Rows() },
 		"certificates":    func() any { return s.pods.Certs.Dump() },
@@ -119,6 +122,27 @@ func (s *status) dumps() map[string]func() any {
 		"version":         func() any { return version() },
 		"config":          func() any { return s.cfg },
 	}
+}
+
+// mesh is what is known of addresses beside pods and services.
+func (s *status) mesh() any {
+	mesh := s.registry.All()
+	return struct {
+		CIDRs []netip.Prefix  `json:"cidrs"` // of the API server, beside -mesh-cidrs
+		Nodes []workload.Node `json:"nodes"`
+	}{mesh.CIDRs, mesh.Nodes}
+}
+
+// steeringDump is what the kernel does not do as it should, and what another hand removed.
+func (s *status) steeringDump() any {
+	problem := ""
+	if err := s.steering(); err != nil {
+		problem = err.Error()
+	}
+	return struct {
+		Problem string        `json:"problem,omitempty"`
+		Repairs []pods.Repair `json:"repairs"`
+	}{problem, s.pods.Repairs()}
 }
 
 // publish registers the counts of kernel, store and pods with the rest.

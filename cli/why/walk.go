@@ -87,6 +87,8 @@ func (k *walk) steered(pod *workload.Workload) Step {
 	state, has := podState(n, pod.UID)
 	pods := "Pod " + pod.String()
 	switch {
+	case !has && !knows(n, pod):
+		return fault("what "+n.Name+" reads of the API server or of -workloads (source of its /config_dump)", "%s does not know %v", n.Name, pod).by(k.World, n)
 	case !has:
 		return fault(pods+": restart it; if it stays so, culvert-cni on "+n.Name, "ztunnel on %s has no sandbox of %v", n.Name, pod).by(k.World, n)
 	case state.State == "unprotected":
@@ -98,6 +100,11 @@ func (k *walk) steered(pod *workload.Workload) Step {
 		return fault("ztunnel on "+n.Name+": what it says of its steering", "steering is not sound: %s", s.Problem).by(k.World, n)
 	}
 	return k.inKernel(n, pod, state)
+}
+
+// knows reports whether a node has read of a pod.
+func knows(n *fleet.Node, pod *workload.Workload) bool {
+	return slices.ContainsFunc(n.Dump.Workloads, func(w workload.Workload) bool { return w.UID == pod.UID })
 }
 
 // inKernel asks the kernel now, or goes by when ztunnel did last.

@@ -127,6 +127,12 @@ func TestEachFaultIsNamedWithTheObjectToChange(t *testing.T) {
 		{fault: "a pod's processes are outside -cgroup", step: StepSourceSteered, change: "-cgroup must be above the cgroup of Pod shop/web-1", plant: func(p *pair) {
 			p.pod("uid-web-1")["state"] = "unprotected"
 		}},
+		{fault: "the pod's node does not know it", step: StepDestSteered, change: "what node2 reads of the API server or of -workloads", plant: func(p *pair) {
+			p.two.Pods, p.two.Workloads = map[string]any{}, []any{}
+		}},
+		{fault: "the pod has no sandbox", step: StepDestSteered, change: "Pod shop/db-1: restart it", plant: func(p *pair) {
+			p.two.Pods = map[string]any{}
+		}},
 		{fault: "15008 is dropped", step: StepTunnel, change: "what drops TCP port 15008 from node1 to node2", plant: func(p *pair) {
 			p.tries(refusedAt("dial", "i/o timeout", false))
 		}},

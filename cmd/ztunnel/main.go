@@ -22,6 +22,10 @@ func main() {
 		renew(os.Args[2:])
 		return
 	}
+	if len(os.Args) > 1 && os.Args[1] == "probe" {
+		probe(os.Args[2:])
+		return
+	}
 	p := program.New("ztunnel", usage)
 	cfg := ztunnel.Config{Level: p.Level}
 	define(p.Flags, &cfg)

@@ -37,7 +37,7 @@ func TestNoPodReachesWhatTellsOfOthers(t *testing.T) {
 	s.serve(server.Place, agent.Echo, 8080)
 	s.must(client.AwaitEnrolled(s.ctx))
 	s.must(server.AwaitEnrolled(s.ctx))
-	requests := []string{"GET /config_dump", "GET /events", "GET /logging", "POST /logging?level=debug", "POST /quitquitquit", "POST /certs/renew?all", "GET /debug/pprof/heap"}
+	requests := []string{"GET /config_dump", "GET /events", "GET /logging", "POST /logging?level=debug", "POST /quitquitquit", "POST /certs/renew?all", "POST /probe?pod=u", "GET /debug/pprof/heap"}
 	if status, _, err := s.one.HTTPGet(s.ctx, "http://127.0.0.1:15000/logging"); err != nil || status != 200 {
 		t.Fatalf("from the node itself: %d, %v", status, err)
 	}

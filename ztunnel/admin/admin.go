@@ -16,6 +16,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
 	"time"
 
 	"github.com/culvert-mesh/culvert/loopback"
@@ -34,6 +35,7 @@ type Config struct {
 	Dumps   map[string]func() any // top-level keys of /config_dump; default none
 	Events  http.Handler          // serves /events; default none
 	Renew   Renew                 // asked for by /certs/renew; required
+	Probe   Probe                 // asked for by /probe; required
 	Quit    func()                // asked for by /quitquitquit; required
 	Level   *slog.LevelVar        // set by /logging; required
 }
@@ -42,7 +44,12 @@ type Config struct {
 // what came of each, for JSON. An error is a mistake of the caller's.
 type Renew func(ctx context.Context, identities []string) (any, error)
 
+// Probe has something tried that a query names, and returns what came of it, for JSON. An
+// error is a mistake of the caller's.
+type Probe func(ctx context.Context, query url.Values) (any, error)
+
 const (
+	probeTimeout    = 12 * time.Second // of one Probe
 	headerTimeout   = 2 * time.Second
 	exchangeTimeout = 10 * time.Second // of a whole exchange over TCP
 	idleTimeout     = 30 * time.Second

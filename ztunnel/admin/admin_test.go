@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -53,6 +54,12 @@ func start(t *testing.T) *running {
 				return nil, errors.New("wrong is no identity")
 			}
 			return map[string]any{"asked": ids}, nil
+		},
+		Probe: func(_ context.Context, query url.Values) (any, error) {
+			if query.Get("pod") == "" {
+				return nil, errors.New("pod: there is none")
+			}
+			return map[string]any{"kernel": query.Get("pod")}, nil
 		},
 		Events: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "{}\n") }),
 		Quit:   func() { r.quit.Store(true) },
@@ -152,7 +159,7 @@ func TestEventsAreReadOnLoopbackAlone(t *testing.T) {
 func TestTheTCPEndpointsChangeNothing(t *testing.T) {
 	r := start(t)
 	for _, endpoint := range []string{"admin", "metrics", "readiness"} {
-		for _, path := range []string{"/logging?level=debug", "/logging?level=debug&reset", "/quitquitquit", "/certs/renew?all", "/debug/pprof/heap", "/debug/pprof/"} {
+		for _, path := range []string{"/logging?level=debug", "/logging?level=debug&reset", "/quitquitquit", "/certs/renew?all", "/probe?pod=u", "/debug/pprof/heap", "/debug/pprof/"} {
 			for _, method := range []string{"GET", "POST", "PUT"} {
 				if code, _ := r.ask(endpoint, method, path); code != 404 && code != 405 && (code != 403 || endpoint != "admin") {
 					t.Errorf("%s %s on %s: status %d", method, path, endpoint, code)
@@ -215,6 +222,23 @@ func TestTheLogLevelIsReadByTCPAndChangedByRoot(t *testing.T) {
 		if code, body := r.ask("admin", step.method, "/logging"+step.query); code != step.code || body != step.body {
 			t.Errorf("%s %s: %d %q, want %d %q", step.method, step.query, code, body, step.code, step.body)
 		}
+	}
+}
+
+// What has something tried is on the socket, beside what is read there, too.
+func TestProbesAreAskedForOnTheSocket(t *testing.T) {
+	r := start(t)
+	if body, err := Post(t.Context(), r.socket, "/probe?pod=u1"); err != nil || strings.TrimSpace(string(body)) != `{"kernel":"u1"}` {
+		t.Errorf("%s, %v", body, err)
+	}
+	if _, err := Post(t.Context(), r.socket, "/probe"); err == nil || err.Error() != "400 Bad Request: pod: there is none" {
+		t.Errorf("%v", err)
+	}
+	if code, _ := r.ask("admin socket", "GET", "/probe?pod=u1"); code != 405 {
+		t.Errorf("GET /probe: status %d, want 405", code)
+	}
+	if code, body := r.ask("admin socket", "GET", "/config_dump"); code != 200 || !strings.Contains(body, "shop/web") {
+		t.Errorf("GET /config_dump: status %d: %s", code, body)
 	}
 }
 

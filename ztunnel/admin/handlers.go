@@ -44,7 +44,18 @@ func readyHandler(cfg Config) http.Handler {
 func readHandler(cfg Config) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", index("/config_dump", "/events", "/logging"))
-	mux.HandleFunc("GET /config_dump", func(w http.ResponseWriter, _ *http.Request) {
+	mux.HandleFunc("GET /config_dump", dumpHandler(cfg))
+	if cfg.Events != nil {
+		mux.Handle("GET /events", cfg.Events)
+	}
+	mux.HandleFunc("GET /logging", levelHandler(cfg))
+	mux.HandleFunc("POST /logging", levelHandler(cfg)) // as istioctl ztunnel-config log asks
+	return loopback.Only(mux)
+}
+
+// dumpHandler writes all of Dumps.
+func dumpHandler(cfg Config) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
 		dump := make(map[string]any, len(cfg.Dumps))
 		for _, key := range slices.Sorted(maps.Keys(cfg.Dumps)) {
 			dump[key] = cfg.Dumps[key]()
@@ -56,13 +67,7 @@ func readHandler(cfg Config) http.Handler {
 		}
 		w.Header().Set("Content-Type", "application/json")
 		w.Write(append(body, '\n'))
-	})
-	if cfg.Events != nil {
-		mux.Handle("GET /events", cfg.Events)
 	}
-	mux.HandleFunc("GET /logging", levelHandler(cfg))
-	mux.HandleFunc("POST /logging", levelHandler(cfg)) // as istioctl ztunnel-config log asks
-	return loopback.Only(mux)
 }
 
 // levelHandler answers the log level, and refuses to change it.
@@ -84,7 +89,7 @@ func writeLevel(w http.ResponseWriter, level *slog.LevelVar) {
 func changeHandler(cfg Config) http.Handler {
 	initial := cfg.Level.Level()
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /{$}", index("/certs/renew", "/logging", "/quitquitquit", "/debug/pprof/"))
+	mux.HandleFunc("GET /{$}", index("/config_dump", "/certs/renew", "/probe", "/logging", "/quitquitquit", "/debug/pprof/"))
 	mux.HandleFunc("POST /logging", func(w http.ResponseWriter, r *http.Request) {
 		query := r.URL.Query()
 		switch {
@@ -100,7 +105,9 @@ func changeHandler(cfg Config) http.Handler {
 		}
 		writeLevel(w, cfg.Level)
 	})
+	mux.HandleFunc("GET /config_dump", dumpHandler(cfg))
 	mux.HandleFunc("POST /certs/renew", renewHandler(cfg.Renew))
+	mux.HandleFunc("POST /probe", probeHandler(cfg.Probe))
 	mux.HandleFunc("POST /quitquitquit", func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprintln(w, "shutting down")
 		cfg.Quit()
@@ -133,6 +140,21 @@ func renewHandler(renew Renew) http.HandlerFunc {
 		}
 		w.Header().Set("Content-Type", "application/json")
 		_ = json.NewEncoder(w).Encode(renewed) // a caller that went is no matter
+	}
+}
+
+// probeHandler hands the query on.
+func probeHandler(probe Probe) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeoutCause(r.Context(), probeTimeout, errors.New("no answer within "+probeTimeout.String()))
+		defer cancel()
+		proof, err := probe(ctx, r.URL.Query())
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(proof) // a caller that went is no matter
 	}
 }
 

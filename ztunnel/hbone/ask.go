@@ -22,6 +22,17 @@ func (c *conn) answers(ctx context.Context, patience time.Duration) error {
 		defer c.unlock()
 		return err
 	}
+	c.unlock()
+	return c.answersNow(ctx, patience)
+}
+
+// answersNow returns once the peer answers a PING that it is sent now.
+func (c *conn) answersNow(ctx context.Context, patience time.Duration) error {
+	c.mu.Lock()
+	if err := c.unfit(); err != nil {
+		defer c.unlock()
+		return err
+	}
 	if c.asking == nil {
 		c.asking = make(chan struct{})
 		c.askWith(guardPing)

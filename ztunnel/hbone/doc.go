@@ -74,6 +74,7 @@
 //	pulse.go        whether a tunnel is alive enough for what an app says first, and when it is left
 //	clock.go        its timers: PING, idleness, expiry, renewal
 //	reprove.go      whether its certificates still hold when the roots have changed
+//	prove.go        whether a tunnel is there, or can be made, that answers now
 //	guard.go        Guard: keeps a tunnel for bytes that go beside it, on one node
 //	ask.go          whether a tunnel answers the PING without which no Guard is given
 //	acknowledge.go  whether the last bytes of a stream arrived at the peer

@@ -22,6 +22,8 @@
 //	hooks.go      whether its processes run where the hooks are
 //	probes.go     warnings about probes that name another host
 //	verify.go     the kernel, asked again and again whether all of that is still so
+//	repairs.go    what another hand removed and verify.go restored
+//	try.go        what an operator has a pod try: the kernel, a tunnel, its app
 //	neighbours.go members that others of the node reach without a tunnel
 //	status.go     what metrics, readiness and a dump say of pods
 //	condition.go  what users are told of each pod

@@ -83,6 +83,8 @@ type Pods struct {
 	takers     takers
 	routes     routes
 	rounds     rounds
+	repairs    repairs
+	trying     atomic.Int32 // questions that are being answered
 
 	said map[string]bool // by warnOfProbes
 

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/culvert-mesh/culvert/identity"
 	"github.com/culvert-mesh/culvert/ztunnel/certs"
@@ -41,6 +42,8 @@ type State struct {
 	Addresses   *Addresses         `json:"addresses,omitempty"`
 	Tunnels     []hbone.Tunnel     `json:"tunnels,omitempty"`
 	Connections Connections        `json:"connections"`
+	LastRefused []proxy.Refusal    `json:"lastRefused,omitempty"` // the youngest last
+	Verified    time.Time          `json:"verified,omitzero"`     // when the kernel last agreed that it is in the mesh; zero: it does not
 	Info        Names              `json:"info"`
 }
 
@@ -95,7 +98,10 @@ func (p *Pods) state(pod *pod, s sandbox) State {
 		}
 		c := &state.Connections
 		c.Inbound, c.Outbound, c.Omitted = m.carrier.pod.Connections()
-		state.Forwards = m.forwarding.devices()
+		state.Forwards, state.LastRefused = m.forwarding.devices(), m.carrier.pod.LastRefused()
+		if at := pod.confirmedAt.Load(); at != nil {
+			state.Verified = *at
+		}
 		state.Addresses, state.Tunnels = m.addresses.state(), m.carrier.told()
 		certificate := p.Certs.Certificate(m.id)
 		state.Certificate = &certificate

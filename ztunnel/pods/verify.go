@@ -7,8 +7,6 @@ import (
 	"errors"
 	"strings"
 	"sync"
-
-	"github.com/culvert-mesh/culvert/ztunnel/events"
 )
 
 // verify finds out which sandboxes are gone, and asks the kernel about the others.
@@ -36,12 +34,6 @@ func (p *Pods) repair(ctx context.Context) error {
 	running := sync.OnceValue(processes)
 	p.rounds.each(p.all(), func(pod *pod) { _ = p.confirm(pod, err, running) })
 	return err
-}
-
-// repaired counts what another hand removed, of one pod or of all, and tells of it.
-func (p *Pods) repaired(what, pod string) {
-	p.Metrics.Repaired(what)
-	p.Events.Tell(&events.Event{Kind: events.Repaired, What: what, Pod: pod})
 }
 
 // restore is repair of what lies outside the netns of pods.

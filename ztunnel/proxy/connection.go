@@ -182,6 +182,7 @@ func (c *connection) tell(e *outcome) {
 	if e.word != OK && e.word != Reset { // a reset is what apps do to each other
 		refused = string(e.word)
 		c.pod.Metrics.Refused(string(c.direction), refused)
+		c.pod.refusals.add(c, e)
 	}
 	if c.edge == nil { // its ends are not both known
 		c.onEdge()

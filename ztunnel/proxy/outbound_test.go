@@ -201,6 +201,10 @@ func TestOutboundRefusalsSayWhy(t *testing.T) {
 			expectRefused(t, webAddr, to)
 			has(t, b.record(row.word), row.fields)
 			b.nobodyDialled()
+			if last := b.LastRefused(); len(last) != 1 || last[0].Result != row.word || last[0].Source.Pod != "web-0" || last[0].Error == "" ||
+				row.word != NoOriginalDst && last[0].Asked != row.dst {
+				t.Errorf("the last refused: %+v", last)
+			}
 		})
 	}
 }

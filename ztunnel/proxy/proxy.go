@@ -85,11 +85,12 @@ type Pod struct {
 	Edges     *edges.Table     // counts who talks to whom; default nil: nobody asks
 	Events    *events.Stream   // tells of connections; default nil: nobody listens
 
-	live    live
-	samples samples
-	goods   atomic.Uint64 // good ends that count for GoodOneOf
-	brake   brake
-	known   atomic.Pointer[sandbox]
+	live     live
+	samples  samples
+	goods    atomic.Uint64 // good ends that count for GoodOneOf
+	refusals refusals
+	brake    brake
+	known    atomic.Pointer[sandbox]
 }
 
 const (
