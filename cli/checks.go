@@ -31,10 +31,11 @@ func (c *command) check() *cobra.Command {
 	var a asking
 	cmd := &cobra.Command{
 		Use:   "check",
-		Short: "Check the mesh's identity: CA, roots, issuers, nodes, certificates, clocks",
-		Long: `check asks some thirty questions about the CA, its certificates, every node and their
-clocks, and says of each that is not answered well what was found and what to do. Questions
-have stable names. What could not be asked is skipped, with the reason.
+		Short: "Check the mesh: CA, certificates, nodes, data plane, enrollment, policies",
+		Long: `check asks some forty questions about the CA, its certificates, every node, its kernel and
+clock, the pods of the mesh and its policies, and says of each that is not answered well what
+was found and what to do. Questions have stable names. What could not be asked is skipped,
+with the reason.
 
 --pre asks instead whether Culvert can be installed. --proxy also begins handshakes with
 pods, to compare what they present with what their node holds: it needs a machine that
@@ -162,6 +163,9 @@ func (c *command) kubernetes(ctx context.Context, a asking, w *check.World) erro
 	w.Cluster = &check.Cluster{Namespace: c.from.namespace, Secret: c.from.secret(ctx, cluster)}
 	if w.Cluster.Version, err = cluster.API.Version(ctx); err != nil {
 		return fmt.Errorf("ask the API server: %w", err)
+	}
+	if w.Cluster.Foreign, err = foreign(ctx, cluster.API); err != nil {
+		w.Cluster.Problem = err.Error()
 	}
 	if a.pre {
 		w.Cluster.Rights = rights(ctx, cluster, c.from.namespace)

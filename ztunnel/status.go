@@ -33,6 +33,7 @@ type status struct {
 	registry *workload.Registry
 	objects  source.Source
 	steering func() error // what the kernel does not do as it should
+	others   func() ([]redirect.Other, error)
 	state    func() error // what of the state directory cannot be restored
 	blocking *blocking
 
@@ -120,6 +121,7 @@ func (s *status) dumps() map[string]func() any {
 		"denials":         func() any { return s.pods.Certs.Denying() },
 		"source":          func() any { return s.objects.Stats() },
 		"version":         func() any { return version() },
+		"host":            func() any { return lookAtHost(s.cfg.Cgroup, s.others) },
 		"config":          func() any { return s.cfg },
 	}
 }

@@ -123,7 +123,7 @@ func Run(ctx context.Context, cfg Config) error {
 			cfg.Log.Error("another hand removed or replaced a part of the state directory, which is restored (-state-dir)", logWhat, what)
 		},
 	}
-	status := &status{cfg: cfg, pods: members, registry: registry, objects: objects, steering: datapath.Sound, state: keeper.Sound,
+	status := &status{cfg: cfg, pods: members, registry: registry, objects: objects, steering: datapath.Sound, others: datapath.Others, state: keeper.Sound,
 		snapshotFile: filepath.Join(lock.Held(), snapshotFile)}
 	status.blocking = &blocking{policies: networkPolicies, registry: registry, node: cfg.NodeName, log: cfg.Log}
 	status.publish(counts, datapath, budget)

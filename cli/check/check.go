@@ -72,7 +72,17 @@ type Cluster struct {
 	Secret    string       // that the CA is in
 	Pods      []corev1.Pod // of the namespace
 	Version   string
-	Rights    []Right // that --pre asks for; nil: not asked for
+	Foreign   []Foreign // what else looks after connections of the cluster's pods
+	Problem   string    // why that is not known
+	Rights    []Right   // that --pre asks for; nil: not asked for
+}
+
+// Foreign is a part of another mesh, or of a CNI that is set against chained plugins.
+type Foreign struct {
+	What   string // as "DaemonSet istio-system/istio-cni-node"
+	Object string // to change
+	Breaks bool   // Culvert cannot work beside it; else it is to be known
+	Why    string
 }
 
 // Right is what an installation needs to do.
@@ -203,10 +213,16 @@ const (
 	CategoryToken   = "token"
 	CategoryClock   = "clock"
 	CategoryHA      = "high-availability"
+	CategoryNode    = "node"
+	CategoryData    = "data-plane"
+	CategoryEnroll  = "enrollment"
+	CategoryPolicy  = "policy"
+	CategoryVersion = "version"
 )
 
 func rules() []rule {
-	return slices.Concat(preRules, caRules, rootRules, issuerRules, servingRules, domainRules, bundleRules, leafRules, tokenRules, clockRules, haRules)
+	return slices.Concat(preRules, caRules, rootRules, issuerRules, servingRules, domainRules, bundleRules, leafRules, tokenRules, clockRules, haRules,
+		nodeRules, dataRules, enrollRules, policyRules, versionRules)
 }
 
 // name is a certificate for people.

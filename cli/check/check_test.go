@@ -16,6 +16,8 @@ import (
 
 	"github.com/culvert-mesh/culvert/cli/clitest"
 	"github.com/culvert-mesh/culvert/cli/fleet"
+	"github.com/culvert-mesh/culvert/ztunnel/policy"
+	"github.com/culvert-mesh/culvert/ztunnel/workload"
 )
 
 const (
@@ -48,7 +50,12 @@ func node(name string) fleet.Node {
 	n.Dump.CA.Reason = "signs"
 	n.Dump.Denying = &fleet.Denying{Generation: 7, Connected: 2}
 	n.Dump.Certificates = []fleet.Held{held(issuer, web, 40*time.Minute)}
-	n.Dump.Pods = map[string]fleet.Pod{"u": {Identity: web}}
+	n.Dump.Pods = map[string]fleet.Pod{"u-" + name: {Identity: web, State: enrolled, Verified: now}}
+	for _, on := range []string{"node1", "node2"} {
+		n.Dump.Workloads = append(n.Dump.Workloads, workload.Workload{UID: "u-" + on, Namespace: "shop", Name: "web-" + on, Node: on, Meshed: true})
+	}
+	n.Dump.Steering, n.Dump.Network = &fleet.Steering{}, &fleet.Network{}
+	n.Dump.Host, n.Dump.Version = &fleet.Host{Kernel: "6.18.44-generic", Cgroups: "v2"}, "v1.2.3"
 	return n
 }
 
@@ -69,6 +76,7 @@ func pod(name, app, on string, volumes ...corev1.Volume) corev1.Pod {
 	return corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"app.kubernetes.io/name": app}},
 		Spec:       corev1.PodSpec{NodeName: on, Volumes: volumes},
+		Status:     corev1.PodStatus{ContainerStatuses: []corev1.ContainerStatus{{Name: "ztunnel", Ready: true}, {Name: "cni", Ready: true}}},
 	}
 }
 
@@ -100,6 +108,13 @@ func TestAMeshThatIsWellPassesAllAndNothingIsSkipped(t *testing.T) {
 			t.Errorf("%s: %s %s", r.ID, r.State, r.Detail)
 		}
 	}
+}
+
+// verified is when the kernel last confirmed the pod of the first node.
+func verified(w *World, at time.Time) {
+	pod := fleet.Pod{Identity: web, State: enrolled, Verified: at}
+	pod.Sandbox.Namespace, pod.Sandbox.Name = "shop", "web"
+	w.Nodes[0].Dump.Pods = map[string]fleet.Pod{"u-node1": pod}
 }
 
 // renewed has everybody trust the root and its next certificate.
@@ -178,6 +193,42 @@ func TestEachQuestionHasAMeshInWhichItFails(t *testing.T) {
 	table := []failing{
 		{"kubernetes-version", Failed, "it is v1.29.4", func(w *World) { w.Cluster.Version = "v1.29.4" }},
 		{"install-rights", Failed, "may not create secrets", func(w *World) { w.Cluster.Rights[0].Allowed = false }},
+		{"other-meshes", Warning, "DaemonSet istio-system/istio-cni-node: takes pods", func(w *World) {
+			w.Cluster.Foreign = []Foreign{{What: "DaemonSet istio-system/istio-cni-node", Why: "takes pods"}}
+		}},
+		{"other-meshes", Failed, "Cilium: exclusive; change the ConfigMap", func(w *World) {
+			w.Cluster.Foreign = []Foreign{{What: "Cilium", Why: "exclusive", Object: "the ConfigMap", Breaks: true}}
+		}},
+		{"other-meshes", Skipped, "forbidden", func(w *World) { w.Cluster.Problem = "forbidden" }},
+		{"node-kernel", Failed, `node node1 has "5.4.0-42-generic"`, func(w *World) { w.Nodes[0].Dump.Host.Kernel = "5.4.0-42-generic" }},
+		{"node-kernel", Skipped, "older ztunnels", func(w *World) { w.Nodes[0].Dump.Host, w.Nodes[1].Dump.Host = nil, nil }},
+		{"node-bpf", Warning, `node node2: sk_msg program "redir", id 7`, func(w *World) {
+			w.Nodes[1].Dump.Host.Others = []fleet.Other{{ID: 6, Name: "cil_sock4", Kind: "connect4"}, {ID: 7, Name: "redir", Kind: "sk_msg"}}
+		}},
+		{"node-bpf", Warning, "node node1: not known: operation not permitted", func(w *World) { w.Nodes[0].Dump.Host.Problem = "operation not permitted" }},
+		{"node-plugin", Failed, "pod ztunnel-1 on node node1: its container cni is not ready", func(w *World) { w.Cluster.Pods[0].Status.ContainerStatuses[1].Ready = false }},
+		{"ztunnel-ready", Failed, "pod ztunnel-1 on node node1: its container ztunnel has not begun", func(w *World) { w.Cluster.Pods[0].Status.ContainerStatuses = nil }},
+		{"steering-sound", Failed, "node node1: connect4 is not attached", func(w *World) { w.Nodes[0].Dump.Steering.Problem = "connect4 is not attached" }},
+		{"steering-sound", Warning, "node node1 does not say", func(w *World) { w.Nodes[0].Dump.Steering = nil }},
+		{"steering-sound", Skipped, "older ztunnels", func(w *World) { w.Nodes[0].Dump.Steering, w.Nodes[1].Dump.Steering = nil, nil }},
+		{"steering-repaired", Warning, "sk_lookup link: shop/web-node2", func(w *World) {
+			w.Nodes[1].Dump.Steering.Repairs = []fleet.Repair{
+				{At: now.Add(-2 * time.Hour), What: "of before"}, {At: now.Add(-time.Minute), What: "sk_lookup link", Pod: "shop/web-node2"},
+			}
+		}},
+		{"pods-enrolled", Failed, "shop/web-node2 on node node2: the node does not know it", func(w *World) { w.Nodes[1].Dump.Pods = nil }},
+		{"pods-enrolled", Failed, "shop/web-node2 on node node2: failed: no such netns", func(w *World) {
+			w.Nodes[1].Dump.Pods = map[string]fleet.Pod{"u-node2": {State: "failed", Reason: "no such netns"}}
+		}},
+		{"pods-verified", Failed, "shop/web on node node1: not since ", func(w *World) { verified(w, now.Add(-time.Minute)) }},
+		{"pods-verified", Failed, "shop/web on node node1: never", func(w *World) { verified(w, time.Time{}) }},
+		{"policies-understood", Warning, "AuthorizationPolicy shop/p: spec.rules[0].to[0].methods: not at layer 4", func(w *World) {
+			w.Nodes[0].Dump.Policies.AuthorizationPolicies = []policy.AuthorizationPolicy{
+				{Object: policy.Object{Namespace: "shop", Name: "p"}, Warnings: []string{"spec.rules[0].to[0].methods: not at layer 4"}},
+			}
+		}},
+		{"tunnels-let-through", Failed, "NetworkPolicy shop/tight", func(w *World) { w.Nodes[1].Dump.Network.Blocking = []string{"shop/tight"} }},
+		{"one-version", Warning, "v1.2.3 on node1; v1.2.4 on node2", func(w *World) { w.Nodes[1].Dump.Version = "v1.2.4" }},
 		{"ca-files", Failed, "there is no CA", func(w *World) { w.Files = nil }},
 		{"ca-files", Skipped, "forbidden", func(w *World) { w.Files, w.FilesProblem = nil, "forbidden" }},
 		{"ca-lint", Failed, "issuer.key", func(w *World) { w.Files["issuer.key"] = other.KeyPEM() }},
@@ -262,12 +313,12 @@ func TestEachQuestionHasAMeshInWhichItFails(t *testing.T) {
 			w.Nodes[0].Dump.Certificates[0] = fleet.Held{Identity: web, State: "Unavailable: refused"}
 		}},
 		{"leaf-renewed", Failed, "node node1: that of " + web + " is overdue: no answer", func(w *World) {
-			p := w.Nodes[0].Dump.Pods["u"]
+			p := w.Nodes[0].Dump.Pods["u-node1"]
 			p.Certificate = &struct {
 				State string `json:"state"`
 				Error string `json:"error"`
 			}{"overdue", "no answer"}
-			w.Nodes[0].Dump.Pods["u"] = p
+			w.Nodes[0].Dump.Pods["u-node1"] = p
 		}},
 		{"leaf-issuer", Warning, "is of CN=former, which signs no more", func(w *World) {
 			former := clitest.Authority("former", root, now.Add(-day), now.Add(100*day))

@@ -224,6 +224,23 @@ var preRules = []rule{
 			}
 			return a
 		}},
+	{"other-meshes", CategoryPre, "nothing else stands between the cluster's pods",
+		"docs/kubernetes.md says what goes together; pods belong to one mesh.", func(w *World) (a answer) {
+			switch {
+			case w.Cluster == nil:
+				return skipped("there is no Kubernetes")
+			case w.Cluster.Problem != "":
+				return skipped("%s", w.Cluster.Problem)
+			}
+			for _, f := range w.Cluster.Foreign {
+				if f.Breaks {
+					a.fail("%s: %s; change %s", f.What, f.Why, f.Object)
+				} else {
+					a.warn("%s: %s", f.What, f.Why)
+				}
+			}
+			return a
+		}},
 	{"install-rights", CategoryPre, "the caller may create what an installation needs",
 		"Ask an administrator of the cluster, or install as one.", func(w *World) (a answer) {
 			if w.Cluster == nil || w.Cluster.Rights == nil {

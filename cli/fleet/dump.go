@@ -44,6 +44,8 @@ type Dump struct {
 	Services     Services            `json:"services"`
 	Mesh         *Mesh               `json:"mesh"`     // nil: an older ztunnel
 	Steering     *Steering           `json:"steering"` // nil: an older ztunnel
+	Host         *Host               `json:"host"`     // nil: an older ztunnel
+	Version      string              `json:"version"`
 }
 
 // UnmarshalJSON is part of json.Unmarshaler. An older ztunnel has the objects of its

@@ -23,6 +23,21 @@ type Mesh struct {
 	Nodes []workload.Node `json:"nodes"`
 }
 
+// Host is what a node is like, as far as that may be in the way of a mesh.
+type Host struct {
+	Kernel  string  `json:"kernel"`  // as uname -r
+	Cgroups string  `json:"cgroups"` // v2 or hybrid
+	Others  []Other `json:"others"`
+	Problem string  `json:"problem"` // why Others are not known
+}
+
+// Other is a BPF program of another hand.
+type Other struct {
+	ID   uint32 `json:"id"`
+	Name string `json:"name"`
+	Kind string `json:"kind"` // sock_ops, connect4, connect6, sk_msg or sk_skb
+}
+
 // Steering is what the kernel does not do as it should.
 type Steering struct {
 	Problem string   `json:"problem"` // that could not be put right; empty
