@@ -193,6 +193,9 @@ func (c *command) printWhy(a why.Answer, wide bool) error {
 	return nil
 }
 
+// maxEvidence is how much stands below a step in a table.
+const maxEvidence = 6
+
 // stepNotes are what stands below a step. Evidence is for faults, for what is not known,
 // and for whoever wants all.
 func stepNotes(s why.Step, wide bool) (lines []string) {
@@ -210,8 +213,15 @@ func stepNotes(s why.Step, wide bool) (lines []string) {
 		add(s.Says)
 	}
 	if wide || s.State == why.Fault || s.State == why.Unknown {
-		for _, e := range s.Evidence {
+		shown := s.Evidence
+		if !wide {
+			shown = shown[:min(len(shown), maxEvidence)]
+		}
+		for _, e := range shown {
 			add("- " + e)
+		}
+		if more := len(s.Evidence) - len(shown); more > 0 {
+			add(fmt.Sprintf("- and %d more: -o wide", more))
 		}
 	}
 	if s.Change != "" {

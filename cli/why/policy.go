@@ -3,6 +3,7 @@
 package why
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -95,13 +96,13 @@ func (k *walk) authorization() Step {
 	n, c := k.judge(), k.connection()
 	a := explain.Explain(n.Dump.Policies, c)
 	var rows []string
-	for _, r := range a.Rules {
-		if r.Idle == "" {
-			rows = append(rows, fmt.Sprintf("AuthorizationPolicy %s %v rule %d: %v: %s", r.Policy, r.Action, r.Rule, r.Matches, r.Why))
-		}
-	}
 	for _, m := range a.Modes {
 		rows = append(rows, fmt.Sprintf("mode %v by %s", m.Mode, m.By))
+	}
+	rules := slices.DeleteFunc(slices.Clone(a.Rules), func(r explain.Rule) bool { return r.Idle != "" })
+	slices.SortStableFunc(rules, func(a, b explain.Rule) int { return cmp.Compare(b.Matches, a.Matches) }) // those that match first
+	for _, r := range rules {
+		rows = append(rows, fmt.Sprintf("AuthorizationPolicy %s %v rule %d: %v: %s", r.Policy, r.Action, r.Rule, r.Matches, r.Why))
 	}
 	if n != k.dstNode {
 		rows = append(rows, fmt.Sprintf("%s, where the pod is and which decides, did not answer", k.peer.Node))

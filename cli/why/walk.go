@@ -122,6 +122,8 @@ func (k *walk) inKernel(n *fleet.Node, pod *workload.Workload, state fleet.Pod) 
 		return unknown("%v is enrolled, and the kernel does not confirm it: %s", pod, state.Reason).because(repairs...).by(k.World, n)
 	case state.Verified.IsZero():
 		return unknown("%v is enrolled; when the kernel confirmed it is not said", pod).because(repairs...).by(k.World, n)
+	case k.at(n).Sub(state.Verified) > stale:
+		return unknown("the kernel said at %s that it steers %v, and not since", stamp(state.Verified), pod).because(repairs...).by(k.World, n)
 	}
 	return ok("the kernel said at %s that it steers %v", stamp(state.Verified), pod).because(repairs...).by(k.World, n)
 }
@@ -151,6 +153,9 @@ func (k *walk) nodeSilent(n *fleet.Node, pod *workload.Workload) Step {
 				silent = append(silent, &k.Nodes[i])
 			}
 		}
+	}
+	if len(silent) == 0 && slices.ContainsFunc(k.Nodes, func(n fleet.Node) bool { return n.Pod != "" }) {
+		return fault("the DaemonSet of ztunnel: it has no pod on "+pod.Node, "no ztunnel is on %s, where %v is", pod.Node, pod) // Kubernetes lists all
 	}
 	if len(silent) == 0 {
 		return unknown("ztunnel on %s, where %v is, was not asked", pod.Node, pod)

@@ -208,6 +208,7 @@ func TestEachFaultIsNamedWithTheObjectToChange(t *testing.T) {
 			w := p.one.Workloads.([]any)[0].(map[string]any)
 			w["Meshed"], w["Undecided"] = false, true
 		}},
+		{fault: "another family", to: "[fd00::8]:80", step: StepDestination, change: "an address of the family of fd00::8 for shop/web-1", plant: func(*pair) {}},
 		{fault: "ztunnel's own port", to: "shop/db-1:15008", step: StepDestination, change: "port 15008", plant: func(*pair) {}},
 		{fault: "a root that is not trusted", step: StepDestCert, change: "the bundle of roots on node1", plant: func(p *pair) {
 			p.one.Held[0].Roots = []*clitest.Signer{clitest.Authority("another root", nil, clitest.Now.Add(-clitest.Day), clitest.Now.Add(clitest.Day))}
@@ -257,7 +258,11 @@ func TestWhatNobodySaysIsUnknown(t *testing.T) {
 			delete(p.pod("uid-db-1"), "connections")
 			p.probe = func(*fleet.Node, fleet.Question) (fleet.Proof, error) { return fleet.Proof{}, errors.New("no way") }
 		}},
-		"a node is slow":              {step: StepDestSteered, plant: func(p *pair) { p.silent["node2"] = "no answer within 10s" }},
+		"a node is slow": {step: StepDestSteered, plant: func(p *pair) { p.silent["node2"] = "no answer within 10s" }},
+		"the kernel's word is old": {step: StepSourceSteered, plant: func(p *pair) {
+			p.pod("uid-web-1")["verified"] = clitest.Now.Add(-time.Minute)
+			p.probe = func(*fleet.Node, fleet.Question) (fleet.Proof, error) { return fleet.Proof{}, errors.New("no way") }
+		}},
 		"the kernel does not confirm": {step: StepSourceSteered, plant: func(p *pair) { p.unconfirmed() }},
 	} {
 		p := newPair(t)
@@ -322,5 +327,39 @@ func TestEndsThatMeanNothingAreRefused(t *testing.T) {
 		if _, err := newPair(t).world().Explain(t.Context(), tc.from, tc.to); err == nil || !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("%s to %s: %v, want %s", tc.from, tc.to, err, tc.want)
 		}
+	}
+}
+
+// On Kubernetes every ztunnel is listed: a node without one has none.
+func TestANodeWithoutAZtunnelIsAFaultOnKubernetes(t *testing.T) {
+	w := newPair(t).world()
+	w.Nodes = w.Nodes[:1]
+	for pod, want := range map[string]State{"": Unknown, "culvert-system/ztunnel-a": Fault} {
+		w.Nodes[0].Pod = pod
+		a, err := w.Explain(t.Context(), "shop/web-1", "shop/db")
+		if err != nil || a.step(StepDestSteered).State != want {
+			t.Errorf("pod %q: %+v, %v", pod, a.step(StepDestSteered), err)
+		}
+	}
+}
+
+// What a pod sends to itself needs no tunnel, and no policy is asked.
+func TestAPodThatConnectsToItselfStaysInside(t *testing.T) {
+	a := newPair(t).why("shop/db-1", "shop/db")
+	for _, step := range []string{StepSourceCert, StepTunnel, StepDestCert, StepNetworkPolicy, StepPolicy} {
+		if s := a.step(step); s.State != NotNeeded {
+			t.Errorf("%+v", s)
+		}
+	}
+	if a.Verdict == Refused {
+		t.Errorf("%+v", a.Steps)
+	}
+}
+
+// A destination outside the mesh is reached in plaintext, and nobody says whether it answers.
+func TestADestinationOutsideTheMeshIsPassedThrough(t *testing.T) {
+	a := newPair(t).why("shop/web-1", "192.0.2.1:443")
+	if s := a.step(StepDestination); s.State != OK || !strings.Contains(s.Says, "outside the mesh") || a.step(StepTunnel).State != NotNeeded || a.Verdict != NotKnown {
+		t.Errorf("%s: %+v", a.Verdict, a.Steps)
 	}
 }
