@@ -119,7 +119,7 @@ what a policy command found, and 2 something failed or could not be looked at.`,
 }
 
 func (c *command) parts() []*cobra.Command {
-	return []*cobra.Command{c.status(), c.check(), c.expiry(), c.certs(), c.identities(), c.edges(), c.connections(), c.why(), c.livemap(), c.bundle(), c.authority(), c.deny(), c.allow(), c.denied(), c.node(), c.policy(), c.preflight(), c.join(), c.identity(), c.audit(), c.man()}
+	return []*cobra.Command{c.status(), c.check(), c.expiry(), c.certs(), c.identities(), c.edges(), c.connections(), c.why(), c.livemap(), c.bundle(), c.authority(), c.deny(), c.allow(), c.denied(), c.node(), c.policy(), c.preflight(), c.join(), c.identity(), c.audit(), c.bench(), c.man()}
 }
 
 // noun returns a command that only groups others.

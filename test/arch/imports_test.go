@@ -113,6 +113,8 @@ const imports = `
 	# Who talks to whom, as a page; and what policies say of it.
 	cli/kubeapi, cli/fleet, cli/explain < cli/livemap < cli;
 	loopback < cli;
+	# What a path carries, measured from one of its ends.
+	NONE < cli/speed < cli;
 	identity, identity/deny, identity/join, identity/ledger, identity/process, ztunnel/policy, cli/kubeapi, cli/fleet, cli/custody, cli/check < cli < cmd/culvert;
 
 	identity, identity/*, cni, cni/*, ztunnel, ztunnel/*, cli, test/env < test/lab, test/lab/*;
