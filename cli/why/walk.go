@@ -115,6 +115,9 @@ func (k *walk) inKernel(n *fleet.Node, pod *workload.Workload, state fleet.Pod) 
 			return fault("ztunnel on "+n.Name+": whoever removes its hooks there; ztunnel restores them within 5 s",
 				"the kernel does not steer %v: %s", pod, p.Kernel.Error).because(repairs...).by(k.World, n)
 		}
+		if state.Reason != "" { // it was asked for links, programs and maps now, and for the rest before
+			return unknown("the hooks are there, and the rest is not confirmed: %s", state.Reason).because(repairs...).by(k.World, n)
+		}
 		return ok("the kernel says now that it steers %v", pod).because(repairs...).by(k.World, n)
 	}
 	switch {

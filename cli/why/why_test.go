@@ -263,7 +263,11 @@ func TestWhatNobodySaysIsUnknown(t *testing.T) {
 			p.pod("uid-web-1")["verified"] = clitest.Now.Add(-time.Minute)
 			p.probe = func(*fleet.Node, fleet.Question) (fleet.Proof, error) { return fleet.Proof{}, errors.New("no way") }
 		}},
-		"the kernel does not confirm": {step: StepSourceSteered, plant: func(p *pair) { p.unconfirmed() }},
+		"the kernel does not confirm all of it": {step: StepSourceSteered, plant: (*pair).unconfirmed},
+		"the kernel does not confirm, and is not asked": {step: StepSourceSteered, plant: func(p *pair) {
+			p.unconfirmed()
+			p.tries(func(proof *fleet.Proof) { proof.Kernel = nil })
+		}},
 	} {
 		p := newPair(t)
 		tc.plant(p)
@@ -276,7 +280,6 @@ func TestWhatNobodySaysIsUnknown(t *testing.T) {
 
 func (p *pair) unconfirmed() {
 	p.pod("uid-web-1")["reason"] = "no process of the pod was found yet"
-	p.tries(func(proof *fleet.Proof) { proof.Kernel = nil })
 }
 
 // One endpoint of a Service that faults is found among others that do not.

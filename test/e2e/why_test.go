@@ -86,6 +86,10 @@ func TestWhyNamesWhereAConnectionEndsAndWhatToChange(t *testing.T) {
 	from, to := s.namespace+"/client", s.namespace+"/server:8080"
 	s.isWell(from, to)
 	s.isWell(from, s.namespace+"/web:http")
+	s.isWell(client.IP6.String(), netip.AddrPortFrom(server.IP6, 8080).String())
+	near := s.pod(s.one, "near", nil)
+	s.serve(near.Place, agent.Echo, 8080)
+	s.isWell(from, s.namespace+"/near:8080")
 	s.reached(client.Place, "tcp4", server, 8080)
 
 	for _, f := range s.faults(client, server) {

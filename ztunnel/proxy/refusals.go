@@ -4,6 +4,7 @@ package proxy
 
 import (
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 )
@@ -19,6 +20,8 @@ type Refusal struct {
 	Source      RefusalEnd     `json:"source"`
 	Destination RefusalEnd     `json:"destination"`
 	Asked       netip.AddrPort `json:"asked,omitzero"` // what the app connected to: of a Service, its address
+
+	err error // of Error, which is written for whoever asks
 }
 
 // RefusalEnd is one end of it, as far as it is known.
@@ -45,14 +48,10 @@ type refusals struct {
 func (r *refusals) add(c *connection, e *outcome) {
 	said := Refusal{
 		Time: e.at, Direction: string(c.direction), Result: e.word, Policy: e.policy,
-		Source: c.src.refusal(), Destination: c.dst.refusal(), Asked: c.asked,
+		Source: c.src.refusal(), Destination: c.dst.refusal(), Asked: c.asked, err: e.err,
 	}
 	if c.direction == inbound {
 		said.Asked = c.target()
-	}
-	if e.err != nil {
-		text := e.err.Error()
-		said.Error = text[:min(len(text), maxSaid)]
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -73,5 +72,12 @@ func (e *end) refusal() RefusalEnd {
 func (p *Pod) LastRefused() []Refusal {
 	p.refusals.mu.Lock()
 	defer p.refusals.mu.Unlock()
-	return append([]Refusal(nil), p.refusals.last...)
+	all := slices.Clone(p.refusals.last)
+	for i := range all {
+		if all[i].err != nil {
+			text := all[i].err.Error()
+			all[i].Error = text[:min(len(text), maxSaid)]
+		}
+	}
+	return all
 }
