@@ -112,7 +112,7 @@ func TestAFullRunTakesLessThanFortyMinutes(t *testing.T) {
 	}
 	var all []*peer
 	for _, name := range append(slices.Clone(peerNames), o.external[0].columns()...) {
-		all = append(all, &peer{name: name, mixed: strings.Contains(name, into), slower: variants[name].slower})
+		all = append(all, &peer{name: name, mixed: strings.Contains(name, into), brief: variants[name].brief})
 	}
 	if took := o.planned(all); took > 39*time.Minute {
 		t.Errorf("%d columns would take %v", len(all), took)

@@ -16,6 +16,7 @@ const (
 	direct    = "direct"       // no proxy
 	ours      = "ours"         // ztunnel, two nodes, default flags
 	oursStd   = "ours-std"     // the same with -tls-records=std
+	oursAES   = "ours-aes256"  // the same built with -tags aes256: the cipher of Istio's ztunnel
 	oursAESNI = "ours-aesni"   // the same on a CPU with AES-NI but no VAES
 	oursPure  = "ours-purego"  // the same built with -tags purego
 	relay     = "relay"        // two plain relays in Go, no crypto
@@ -28,7 +29,7 @@ const (
 	into      = "-to-"         // between names: the client's proxy and the server's
 )
 
-var peerNames = []string{direct, ours, ours + sameNode, oursStd, oursAESNI, oursPure, relay, xnet, stunnel, nginx, haproxy, wireguard}
+var peerNames = []string{direct, ours, ours + sameNode, oursStd, oursAES, oursAESNI, oursPure, relay, xnet, stunnel, nginx, haproxy, wireguard}
 
 // peer is a column: a way from one pod to another.
 type peer struct {
@@ -40,7 +41,7 @@ type peer struct {
 	hops    int            // TCP connections from client to server
 	crypto  bool           // seals and opens once
 	mixed   bool           // the ends are of two makes
-	slower  bool           // ours without what makes its crypto fast
+	brief   bool           // a variant of ours: bulk with 8 streams says what there is to say of it
 	softirq bool           // much of its work is in no process
 	sever   func() error   // resets its tunnels; nil: it has none that last
 	about   []string       // what the table says of it

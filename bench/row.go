@@ -77,7 +77,7 @@ func (r row) in(p *peer, c cell) bool {
 	switch {
 	case p.mixed:
 		return r.name == "bulk" && c.streams != 8
-	case p.slower:
+	case p.brief:
 		return r.name == "bulk" && c.streams == 8
 	case r.all && c.size <= 64, p.name == direct, p.name == ours, p.name == xnet:
 		return true

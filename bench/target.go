@@ -34,6 +34,7 @@ func judge(r *report) []target {
 		j.ratio(mCPU, eight, "the best C proxy", cProxies, 0.65, true)
 		j.ratio(mCPU, eight, xnet, []string{xnet}, 0.42, true)
 		j.ratio(mCPU, eight, "ztunnel", j.externals(), 0.80, true)
+		j.compare(oursAES+", "+mCPU+" to ztunnel's with the same cipher, "+eight.text(), j.median(mCPU, oursAES, eight), j.best(mCPU, j.externals(), eight), 0.65, true)
 		for _, slower := range []string{oursAESNI, oursPure} {
 			j.compare(slower+", "+mCPU+" to the best C proxy, "+eight.text(), j.median(mCPU, slower, eight), j.best(mCPU, cProxies, eight), 0.80, true)
 		}

@@ -95,7 +95,7 @@ func (w *world) sites() []site {
 	if w.opts.wants(ours) || w.opts.wants(ours+sameNode) || w.opts.mixes() {
 		sites = append(sites, site{ours, w.buildOurs})
 	}
-	for _, name := range []string{oursStd, oursAESNI, oursPure} {
+	for _, name := range []string{oursStd, oursAES, oursAESNI, oursPure} {
 		if w.opts.wants(name) {
 			sites = append(sites, site{name, w.buildOurs})
 		}
@@ -174,7 +174,7 @@ func (w *world) proveAll(ctx context.Context) error {
 
 // order puts the columns into the order of the table.
 func (w *world) order() {
-	rank := []string{direct, relay, ours, ours + sameNode, oursStd, oursAESNI, oursPure, xnet}
+	rank := []string{direct, relay, ours, ours + sameNode, oursStd, oursAES, oursAESNI, oursPure, xnet}
 	for _, e := range w.opts.external {
 		rank = append(rank, e.columns()...)
 	}

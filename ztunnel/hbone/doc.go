@@ -56,6 +56,7 @@
 //	turnstile.go    the socket of a handshake, which computes only while it has a slot
 //	wire.go         TLS by package record or by crypto/tls, and who the peer is
 //	std.go          crypto/tls's records, many a syscall
+//	aes256.go       AES-256 first, with a build tag, for comparisons
 //	tlssocket.go    the socket below it, which gathers what is written and reads ahead
 //
 // The tunnel lives and ends:
