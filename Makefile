@@ -69,7 +69,7 @@ test-bench:
 
 # What it needs of Prometheus is no part of the product's module.
 test-alerts:
-	@cd test/alerts && $(call part,alerts,pkgname-and-test-fails) -timeout=5m ./...
+	@cd test/alerts && $(call part,alerts,pkgname-and-test-fails) -timeout=10m ./...
 
 # What it needs of clouds and of C is no part of the product's module.
 test-signer:

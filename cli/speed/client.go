@@ -164,11 +164,14 @@ func dial(ctx context.Context, address string, mode byte) (*net.TCPConn, error) 
 func fill(conn *net.TCPConn, end time.Time) (uint64, error) {
 	buffer := make([]byte, block)
 	var sent uint64
-	for time.Now().Before(end) {
+	for { // once at least
 		n, err := conn.Write(buffer)
 		sent += uint64(n)
 		if err != nil {
 			return 0, err
+		}
+		if !time.Now().Before(end) {
+			break
 		}
 	}
 	if err := conn.CloseWrite(); err != nil {
@@ -184,14 +187,11 @@ func fill(conn *net.TCPConn, end time.Time) (uint64, error) {
 	return sent, nil
 }
 
-// ask asks until end, one request after the other.
+// ask asks until end, one request after the other, and once at least.
 func ask(conn *net.TCPConn, end time.Time, s *sample) error {
 	var request, got [requestSize]byte
 	for {
 		begin := time.Now()
-		if !begin.Before(end) {
-			return nil
-		}
 		if _, err := conn.Write(request[:]); err != nil {
 			return err
 		}
@@ -200,6 +200,9 @@ func ask(conn *net.TCPConn, end time.Time, s *sample) error {
 		}
 		s.operations++
 		s.latencies.add(time.Since(begin))
+		if !time.Now().Before(end) {
+			return nil
+		}
 	}
 }
 
@@ -211,7 +214,7 @@ func (r Row) connects(ctx context.Context, address string, d time.Duration) (s s
 	for range r.Connections {
 		group.Go(func() error {
 			var part sample
-			for time.Since(begin) < d {
+			for once := true; once || time.Since(begin) < d; once = false {
 				at := time.Now()
 				conn, err := dial(ctx, address, modeRequest)
 				if err != nil {

@@ -42,8 +42,10 @@ type Config struct {
 	Resource []slog.Attr   // of all records: who sends them
 	Every    time.Duration // a batch goes when it is full or this old; default 1 s
 	Timeout  time.Duration // of one attempt; default 10 s
-	GiveUp   time.Duration // a batch that was not taken for this long is dropped; default 5 min
-	Log      *slog.Logger  // told when the receiver is lost and found; required
+	// LastWords is how long what is queued when Run ends may take. default 2 s
+	LastWords time.Duration
+	GiveUp    time.Duration // a batch that was not taken for this long is dropped; default 5 min
+	Log       *slog.Logger  // told when the receiver is lost and found; required
 }
 
 // Endpoint reads one, and says what is wrong with it.
@@ -101,6 +103,7 @@ func New(cfg Config) (*Exporter, error) {
 	set(&cfg.Every, time.Second)
 	set(&cfg.Timeout, 10*time.Second)
 	set(&cfg.GiveUp, 5*time.Minute)
+	set(&cfg.LastWords, 2*time.Second)
 	if _, err := roots(cfg.RootFile); err != nil {
 		return nil, err
 	}

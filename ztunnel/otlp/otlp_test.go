@@ -148,7 +148,7 @@ func TestRecordsArrive(t *testing.T) {
 		for network, address := range map[string]string{"tcp4": "127.0.0.1:0", "tcp6": "[::1]:0"} {
 			t.Run(scheme+" "+network, func(t *testing.T) {
 				r := newReceiver(t, network, address, secure)
-				cfg := Config{Endpoint: scheme + "://" + r.Listener.Addr().String()}
+				cfg := Config{Endpoint: scheme + "://" + r.Listener.Addr().String(), LastWords: time.Minute}
 				if secure {
 					cfg.RootFile = rootOf(t, r)
 				}
@@ -302,9 +302,9 @@ func TestAnAttemptThatHangsIsMadeAgain(t *testing.T) {
 		}
 		r.takes(w, q)
 	})
-	_, log, _ := exporter(t, Config{Endpoint: "grpc://" + r.Listener.Addr().String(), Timeout: 50 * time.Millisecond})
+	_, log, _ := exporter(t, Config{Endpoint: "grpc://" + r.Listener.Addr().String(), Timeout: time.Second})
 	log.Info("connection complete")
-	eventually(t, "it is there", func() bool { return r.has() == 1 })
+	eventually(t, "it is there", func() bool { return r.has() >= 1 }) // twice, if an answer is late
 }
 
 func grpcSays(status, message string) http.HandlerFunc {

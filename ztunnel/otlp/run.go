@@ -11,8 +11,7 @@ import (
 
 const (
 	firstPause = 500 * time.Millisecond
-	mostPause  = 30 * time.Second
-	lastWords  = 2 * time.Second // for what is queued when Run ends
+	mostPause  = 5 * time.Second
 )
 
 // refusal is an answer by which a batch is not to be sent again as it is.
@@ -32,12 +31,12 @@ type partly struct {
 
 func (p *partly) Error() string { return "the receiver rejected records: " + p.why }
 
-// Run sends what is queued until ctx ends. What is queued then, or under way, has lastWords.
+// Run sends what is queued until ctx ends. What is queued then, or under way, has a while.
 func (e *Exporter) Run(ctx context.Context) error {
 	sending, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
 	defer context.AfterFunc(ctx, func() {
-		rest(sending, lastWords)
+		rest(sending, e.cfg.LastWords)
 		cut()
 	})()
 	tick := time.NewTicker(e.cfg.Every)
