@@ -3,6 +3,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -112,6 +113,9 @@ func (c *command) whyWorld(cmd *cobra.Command, from *whyFlags) (*why.World, erro
 	if !from.noProbe && from.dumps == "" {
 		w.Probe = c.probe
 	}
+	if from.dumps == "" {
+		w.CAs = func(ctx context.Context) []fleet.CA { return c.whyCAs(ctx, from) }
+	}
 	var problems []error
 	for _, n := range nodes {
 		if n.Problem == "" {
@@ -123,9 +127,12 @@ func (c *command) whyWorld(cmd *cobra.Command, from *whyFlags) (*why.World, erro
 }
 
 func (c *command) whyNodes(cmd *cobra.Command, from *whyFlags) ([]fleet.Node, error) {
-	others := c.from.given(ofKubernetes)
-	if others == "" {
-		others = c.from.given(ofMachines)
+	if err := c.from.check(); err != nil {
+		return nil, err
+	}
+	others := cmp.Or(c.from.given(ofKubernetes), c.from.given([]string{"ztunnel", "ca-dir"}))
+	if from.dumps != "" {
+		others = cmp.Or(others, c.from.given(ofMachines))
 	}
 	switch {
 	case from.dumps != "" && len(from.sockets) > 0:
@@ -144,6 +151,21 @@ func (c *command) whyNodes(cmd *cobra.Command, from *whyFlags) ([]fleet.Node, er
 	return c.nodes(cmd)
 }
 
+// whyCAs are the replicas of the CA, as far as it is known where they are.
+func (c *command) whyCAs(ctx context.Context, from *whyFlags) []fleet.CA {
+	var source fleet.Source = fleet.Addresses{CA: c.from.ca, CAAdmin: c.from.caAdmin}
+	if len(from.sockets) == 0 {
+		found, err := c.from.fleet()
+		if err != nil {
+			return nil // the nodes were found by the same flags
+		}
+		source = found
+	}
+	defer c.sayLater("the CA is asked, for 30 s at most")()
+	cas, _ := fleet.CAs(ctx, source) // without a list of them the nodes' word remains
+	return cas
+}
+
 // sayAfter is how long nobody is told that something is tried.
 const sayAfter = 2 * time.Second
 
@@ -159,11 +181,14 @@ func (c *command) probe(ctx context.Context, n *fleet.Node, q fleet.Question) (f
 	case q.App.IsValid():
 		what = fmt.Sprintf("a connection to the app at %v is tried", q.App)
 	}
-	said := time.AfterFunc(sayAfter, func() {
-		fmt.Fprintf(c.Stderr, "culvert: %s: %s, for 12 s at most\n", n.Name, printable(what))
-	})
-	defer said.Stop()
+	defer c.sayLater(n.Name + ": " + what + ", for 12 s at most")()
 	return n.Probe(ctx, q)
+}
+
+// sayLater says what is waited for, unless stop is called before.
+func (c *command) sayLater(what string) (stop func()) {
+	said := time.AfterFunc(sayAfter, func() { fmt.Fprintf(c.Stderr, "culvert: %s\n", printable(what)) })
+	return func() { said.Stop() }
 }
 
 // printWhy writes each step with what is so below it.

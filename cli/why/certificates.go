@@ -92,12 +92,12 @@ func (k *walk) certificate(n *fleet.Node, pod *workload.Workload) Step {
 	}
 	switch {
 	case word == "missing", held == nil, held.Leaf() == nil:
-		return fault(k.certificateOf(n), "%s holds no certificate of %v", n.Name, pod.ID).because(problem, k.standing(n)).by(k.World, n)
+		return fault(k.certificateOf(n), "%s holds no certificate of %v", n.Name, pod.ID).because(problem, k.standing(n)).because(k.authority(n)...).by(k.World, n)
 	case word == "expired":
-		return fault(k.certificateOf(n), "the certificate of %v on %s expired at %s", pod.ID, n.Name, stamp(held.Until())).because(problem, k.standing(n)).by(k.World, n)
+		return fault(k.certificateOf(n), "the certificate of %v on %s expired at %s", pod.ID, n.Name, stamp(held.Until())).because(problem, k.standing(n)).because(k.authority(n)...).by(k.World, n)
 	}
 	if left := held.UsedUntil().Sub(k.at(n)); left <= 0 {
-		return fault(k.certificateOf(n), "the certificate of %v on %s expired at %s", pod.ID, n.Name, stamp(held.UsedUntil())).because(problem, k.standing(n)).by(k.World, n)
+		return fault(k.certificateOf(n), "the certificate of %v on %s expired at %s", pod.ID, n.Name, stamp(held.UsedUntil())).because(problem, k.standing(n)).because(k.authority(n)...).by(k.World, n)
 	}
 	s := ok("%v, until %s", pod.ID, stamp(held.Until())).because("serial "+held.Leaf().SerialNumber.Text(16), k.standing(n)).by(k.World, n)
 	if word == "overdue" {
@@ -120,6 +120,37 @@ func (k *walk) standing(n *fleet.Node) string {
 		return "the CA for " + n.Name + ": " + ca.Reason + ", " + ca.Problem
 	}
 	return ""
+}
+
+// authority is what each replica of the CA says of a node.
+func (k *walk) authority(n *fleet.Node) (all []string) {
+	if k.CAs == nil {
+		return nil
+	}
+	for _, ca := range k.CAs(k.ctx) {
+		who := "the CA " + ca.Name
+		if ca.Problem != "" {
+			all = append(all, who+" does not answer: "+ca.Problem)
+			continue
+		}
+		if ca.State == nil {
+			all = append(all, who+" answers, and does not say more: "+ca.StateProblem)
+			continue
+		}
+		for _, r := range ca.State.Readiness {
+			if !r.Ready {
+				all = append(all, who+" is not ready: "+r.Name+": "+r.Problem)
+			}
+		}
+		i := slices.IndexFunc(ca.State.Nodes, func(v fleet.Visit) bool { return v.Node == n.Name })
+		if i < 0 {
+			all = append(all, who+" has not heard of "+n.Name+" lately")
+			continue
+		}
+		v := ca.State.Nodes[i]
+		all = append(all, fmt.Sprintf("%s says that %s asked last at %s: %s", who, n.Name, stamp(v.LastRequest), v.LastResult))
+	}
+	return all
 }
 
 // certificateOf is what to change for a node to get certificates.

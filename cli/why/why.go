@@ -93,6 +93,9 @@ type World struct {
 	Now   time.Time
 	// Probe has a node try something. nil: nothing is tried.
 	Probe func(ctx context.Context, n *fleet.Node, q fleet.Question) (fleet.Proof, error)
+	// CAs asks the replicas of the CA, for what they say of a node that lacks a
+	// certificate. nil: nobody is asked.
+	CAs func(ctx context.Context) []fleet.CA
 }
 
 // stale is the age from which evidence says it.

@@ -282,6 +282,31 @@ func (p *pair) unconfirmed() {
 	p.pod("uid-web-1")["reason"] = "no process of the pod was found yet"
 }
 
+// A node without a certificate has the CA asked about it.
+func TestTheCASaysWhatItKnowsOfANodeWithoutACertificate(t *testing.T) {
+	p := newPair(t)
+	p.one.Held = nil
+	p.pod("uid-web-1")["certificate"] = map[string]any{"state": "missing", "error": "not_placed"}
+	w := p.world()
+	state := &fleet.State{Nodes: []fleet.Visit{{Node: "node1", LastRequest: clitest.Now, LastResult: "not_placed"}}}
+	w.CAs = func(context.Context) []fleet.CA {
+		return []fleet.CA{
+			{Target: fleet.Target{Name: "a"}, State: state}, {Target: fleet.Target{Name: "b"}, Problem: "connection refused"},
+			{Target: fleet.Target{Name: "c"}, State: &fleet.State{}}, {Target: fleet.Target{Name: "d"}, StateProblem: "no address"},
+		}
+	}
+	a, err := w.Explain(t.Context(), "shop/web-1", "shop/db")
+	if err != nil {
+		t.Fatal(err)
+	}
+	evidence := strings.Join(a.step(StepSourceCert).Evidence, "; ")
+	const want = "not_placed; the CA a says that node1 asked last at 2026-11-29T12:00:00Z: not_placed; the CA b does not answer: connection refused; " +
+		"the CA c has not heard of node1 lately; the CA d answers, and does not say more: no address"
+	if evidence != want {
+		t.Errorf("%s\nwant %s", evidence, want)
+	}
+}
+
 // One endpoint of a Service that faults is found among others that do not.
 func TestTheEndpointThatFaultsIsFound(t *testing.T) {
 	p := newPair(t)
