@@ -26,17 +26,21 @@ type authority struct {
 	place     func() ca.Store    // where it is kept, for one goroutine more
 }
 
-// authority returns the CA. That of a directory is open, unless the signer of its key is away;
+// authority returns the CA. That of a directory is open, unless the signer of its key or Vault is away;
 // that of a Secret is opened by run, as the API server may be away.
 func (c *config) authority(ctx context.Context) (*authority, error) {
 	var leafNames []string
 	if c.dnsSANs {
 		leafNames = append(identity.ServiceDNSNames("culvert-system", "probe"), identity.PodDNSName("culvert-system", "probe"))
 	}
-	made, err := ca.New(ca.Options{
+	o := ca.Options{
 		TrustDomain: c.trustDomain, ServerNames: c.dnsNames, ClockSkew: c.clockSkew, LeafTTL: c.ttl, PassphraseFile: c.passphrase,
 		MustExist: c.existing, LeafNames: leafNames, Keys: c.keys,
-	})
+	}
+	if err := c.vault.options(&o); err != nil {
+		return nil, err
+	}
+	made, err := ca.New(o)
 	if err != nil {
 		return nil, err
 	}
@@ -57,18 +61,18 @@ func (c *config) authority(ctx context.Context) (*authority, error) {
 	if c.secret != "" {
 		a.place = a.publisher.Store
 	}
-	o := ca.KeeperOptions{CA: made, Store: a.place(), Log: c.log}
+	keep := ca.KeeperOptions{CA: made, Store: a.place(), Log: c.log}
 	if a.publisher != nil {
-		o.Tell = a.publisher.Tell
+		keep.Tell = a.publisher.Tell
 	}
-	a.keeper = ca.NewKeeper(o)
+	a.keeper = ca.NewKeeper(keep)
 	if c.dir == "" {
 		return a, nil
 	}
-	if err := a.keeper.Open(ctx); !errors.Is(err, signing.ErrAway) {
+	if err := a.keeper.Open(ctx); !errors.Is(err, signing.ErrAway) && !errors.Is(err, ca.ErrUpstream) {
 		return a, err
 	}
-	return a, nil // run waits for the signer, and says so
+	return a, nil // run waits for the signer or Vault, and says so
 }
 
 // run keeps the CA until ctx ends.

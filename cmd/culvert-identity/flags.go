@@ -27,6 +27,7 @@ type config struct {
 	dir          string                    // this or secret is required
 	secret       string                    // namespace/name, with kubeconfig
 	passphrase   string                    // file that encrypted keys of the CA are opened by; none
+	vault        upstream                  // has the root, unless its address is empty
 	existing     bool                      // never make a CA
 	configMap    string                    // namespace/name that gets the root; required with secret
 	trustBundle  string                    // name of a ClusterTrustBundle that gets it too; none
@@ -93,6 +94,7 @@ func define(flags *flag.FlagSet, cfg *config) {
 	program.Var(flags, &cfg.dir, "dir", "", "`directory` of root.pem, issuer.pem and issuer.key, or of another layout of docs/identity.md; this or -secret is required", program.Path)
 	program.Var(flags, &cfg.secret, "secret", "", "`namespace/name` of a Secret in the place of -dir, with the same names as keys: created if no CA ever was, and watched for another issuer; needs -kubeconfig and -root-configmap", program.Namespaced)
 	program.Var(flags, &cfg.passphrase, "passphrase-file", "", "`file` whose one line opens private keys of the CA that are encrypted, read again with each change (default: encrypted keys are refused)", program.Path)
+	cfg.vault.define(flags)
 	program.Switch(flags, &cfg.existing, "existing-ca", "never make a CA: that in -dir or -secret is its operator's; with -secret it is waited for")
 	program.Var(flags, &cfg.configMap, "root-configmap", "", "`namespace/name` of a ConfigMap whose root.pem is kept holding the root, for nodes; needs -kubeconfig", program.Namespaced)
 	program.Var(flags, &cfg.trustBundle, "cluster-trust-bundle", "", "`name` of a ClusterTrustBundle that is kept holding the root too, where the API server has that kind (default none)", program.Subdomain)
@@ -166,6 +168,7 @@ func (c *config) validate() error {
 	require(c.trustBundle == "" || c.configMap != "", "-root-configmap is required with -cluster-trust-bundle")
 	require(c.workloads != "" || c.kubeconfig != "", "a workloads directory (-workloads) or an API server (-kubeconfig) is required")
 	require(c.workloads == "" || c.kubeconfig == "", "workloads come from a directory (-workloads) or from an API server (-kubeconfig), not from both")
+	problems = append(problems, c.vault.problems())
 	require(c.joinSecret == "" || c.kubeconfig != "", "-kubeconfig is required with -join-secret")
 	require(c.joinSecret == "" || c.joinTokens == "", "join tokens are in a directory (-join-tokens) or in a Secret (-join-secret), not in both")
 	require(c.denyConfigMap == "" || c.kubeconfig != "", "-kubeconfig is required with -deny-configmap")

@@ -56,6 +56,9 @@ type Options struct {
 	// RootKey and IssuerKey are of signers, for a CA that is made now; keys of the kind Keys are made.
 	RootKey, IssuerKey *signing.Key
 
+	// Upstream has the root of a CA that is made now, and signs its issuers. None: a root is made.
+	Upstream Upstream
+
 	// PassphraseFile holds what encrypted private keys are opened by, in one line; it
 	// is read whenever keys are. None: encrypted keys are refused.
 	PassphraseFile string

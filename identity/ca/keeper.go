@@ -53,12 +53,13 @@ type Keeper struct {
 	trouble Trouble
 
 	// Only the goroutine of Open, and then that of Run, uses these.
-	last    Files     // that are in force
-	refused string    // what was refused last, and why
-	defects []Defect  // that were
-	gone    time.Time // since when there is no CA in the store; zero while there is
-	warned  time.Time // when it was said last that the issuer is not renewed
-	share   float64   // of a twentieth of the issuer's life that this process waits after its half
+	last          Files     // that are in force
+	refused       string    // what was refused last, and why
+	defects       []Defect  // that were
+	gone          time.Time // since when there is no CA in the store; zero while there is
+	askedUpstream time.Time // when the upstream authority was asked for its root
+	warned        time.Time // when it was said last that the issuer is not renewed
+	share         float64   // of a twentieth of the issuer's life that this process waits after its half
 }
 
 var errNotAsked = errors.New("the store of the CA has not answered yet")
@@ -219,7 +220,7 @@ func (k *Keeper) take(ctx context.Context, files Files) error {
 
 // refuse says once of each content that it is not taken, if that is what err says.
 func (k *Keeper) refuse(files Files, err error) error {
-	if errors.Is(err, ErrUnreachable) || errors.Is(err, signing.ErrAway) || errors.Is(err, errUnkept) || errors.Is(err, context.DeadlineExceeded) {
+	if errors.Is(err, ErrUnreachable) || errors.Is(err, signing.ErrAway) || errors.Is(err, ErrUpstream) || errors.Is(err, errUnkept) || errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
 	if again := err.Error() + fingerprint(files); again != k.refused {
@@ -293,7 +294,7 @@ func (k *Keeper) said(err error) error {
 		k.log.Info("the store of the CA is well again", logStore, k.store.String())
 	default:
 		level := slog.LevelError
-		if errors.Is(err, ErrUnreachable) || errors.Is(err, signing.ErrAway) {
+		if errors.Is(err, ErrUnreachable) || errors.Is(err, signing.ErrAway) || errors.Is(err, ErrUpstream) {
 			level = slog.LevelWarn
 		}
 		k.log.Log(context.Background(), level, "the store is not as the CA needs it; what is in force stays", logStore, k.store.String(), logError, err)

@@ -23,6 +23,7 @@ const (
 	RenewalOffline   RenewalState = "offline_root" // root.key is not in the store
 	RenewalOperator  RenewalState = "operator"     // the issuer is not one that Culvert made
 	RenewalReadOnly  RenewalState = "read_only"    // the store cannot be written
+	RenewalUpstream  RenewalState = "upstream"     // at half the issuer's life, by the upstream authority
 	RenewalRootEnds  RenewalState = "root_ends"    // the issuer lives as long as its root already
 )
 
@@ -37,6 +38,8 @@ func (r Renewal) String() string {
 	switch r.State {
 	case RenewalAutomatic:
 		return fmt.Sprintf("at half its life, from %s on", stamp(r.Due))
+	case RenewalUpstream:
+		return fmt.Sprintf("by the upstream authority, at half its life, from %s on", stamp(r.Due))
 	case RenewalOffline:
 		return fmt.Sprintf("not by Culvert: %s is not where the CA is, or cannot be opened; put another issuer there before %s", RootKeyFile, stamp(r.End))
 	case RenewalReadOnly:
@@ -115,6 +118,9 @@ func (s signer) life(opts Options) time.Duration {
 func (k *Keeper) plan(files Files) {
 	issuer := k.ca.Issuer()
 	_, state := files.signer(k.ca.opts)
+	if k.ca.opts.Upstream != nil && files.ofUpstream() {
+		state = RenewalUpstream
+	}
 	k.mu.Lock()
 	if k.renewal.State == RenewalReadOnly && state == RenewalAutomatic && k.renewal.End.Equal(issuer.NotAfter) {
 		state = RenewalReadOnly
@@ -123,7 +129,7 @@ func (k *Keeper) plan(files Files) {
 	renewal := k.renewal
 	k.mu.Unlock()
 	now := time.Now()
-	if state == RenewalAutomatic || now.Before(renewal.Due) || now.Sub(k.warned).Abs() < 24*time.Hour {
+	if state == RenewalAutomatic || state == RenewalUpstream || now.Before(renewal.Due) || now.Sub(k.warned).Abs() < 24*time.Hour {
 		return
 	}
 	k.warned = now
@@ -136,6 +142,9 @@ func (k *Keeper) plan(files Files) {
 // It signs by a root that is in force alone, or by one in force that was renewed: what
 // else somebody put into the store is not ours to write over.
 func (k *Keeper) renew(ctx context.Context, files Files) (Files, error) {
+	if k.ca.opts.Upstream != nil && files.ofUpstream() {
+		return k.renewUpstream(ctx, files)
+	}
 	s, state := files.signer(k.ca.opts)
 	if state != RenewalAutomatic {
 		return files, nil
@@ -195,6 +204,10 @@ func (k *Keeper) revive(ctx context.Context) bool {
 	files, err := k.store.Read(ctx)
 	if err != nil {
 		return false
+	}
+	if issuer := IssuerOf(files); k.ca.opts.Upstream != nil && files.ofUpstream() && !time.Now().Before(issuer.NotAfter) {
+		_, err := k.reissueUpstream(ctx, files)
+		return err == nil
 	}
 	s, state := files.signer(k.ca.opts)
 	if state != RenewalAutomatic || time.Now().Before(s.issuer.NotAfter) {

@@ -137,14 +137,22 @@ func (c *CA) load(ctx context.Context, store Store) (Files, error) {
 	return files, nil
 }
 
+// first is a new CA.
+func (c *CA) first(ctx context.Context) (Files, error) {
+	if c.opts.Upstream != nil {
+		return c.upstreamCA(ctx)
+	}
+	return generate(c.opts)
+}
+
 // create stores a new CA and returns its files, or those of whoever was first.
 func (c *CA) create(ctx context.Context, store Store) (Files, error) {
 	if c.opts.MustExist {
 		return nil, fmt.Errorf("%s holds no CA yet, and none is to be made", store)
 	}
-	files, err := generate(c.opts)
+	files, err := c.first(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("create it: %v", err)
+		return nil, fmt.Errorf("create it: %w", err)
 	}
 	if err := store.Create(ctx, files); err != nil && !errors.Is(err, ErrExists) {
 		return nil, fmt.Errorf("create it in %s: %w", store, err)

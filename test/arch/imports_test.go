@@ -86,6 +86,8 @@ const imports = `
 	flock < identity/ledger;
 	# Replicas share what they know of join tokens in a Secret.
 	identity/join < identity/ca/cluster;
+	# Who has the root of the CA, in its place.
+	regular < identity/vault < cmd/culvert-identity;
 	# A process outside Kubernetes, as ztunnel, asks the CA; it holds no pod's identity.
 	flock, identity, identity/identityv1, identity/join, regular < identity/process;
 	identity/ca, identity/deny, identity/join, identity/ledger, identity/identityv1, rate, regular < identity/server;
