@@ -3,7 +3,11 @@
 package main
 
 import (
+	"encoding/json"
+	"image/color"
 	"math"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -70,6 +74,41 @@ func TestReportHasEachCellAndItsLimit(t *testing.T) {
 	}
 	if err := r.write(t.TempDir()); err != nil {
 		t.Error(err)
+	}
+}
+
+// The charts of the committed run are drawn from its numbers. A reader finds ours, ztunnel
+// and the best other first.
+func TestChartsAreDrawnFromTheNumbers(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(committed, "latest.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var r report
+	if err := json.Unmarshal(text, &r); err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	if err := r.plots(dir); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"bulk-throughput", "rss-per-1k-idle-streams", "latency"} {
+		for _, kind := range []string{".svg", ".png"} {
+			if stat, err := os.Stat(filepath.Join(dir, name+kind)); err != nil || stat.Size() < 4<<10 {
+				t.Errorf("%s%s: %v", name, kind, err)
+			}
+		}
+	}
+	cells, peers := r.cellsOf(mBulk)
+	if got := r.ranked(metrics[0], cells[0], peers)[:3]; !slices.Equal(got, []string{ours, istios, relay}) {
+		t.Errorf("first are %v", got)
+	}
+	seen := map[color.RGBA]string{}
+	for _, name := range painted {
+		if other := seen[colourOf(name)]; other != "" {
+			t.Errorf("%s and %s have one colour", name, other)
+		}
+		seen[colourOf(name)] = name
 	}
 }
 

@@ -25,8 +25,6 @@ type report struct {
 	Targets     []target             `json:"targets"`
 	Notes       []string             `json:"notes"`
 	Latency     map[string][]float64 `json:"latency_us"` // of 64 B, by column: the quantiles at 0, 1/100 … 1
-
-	curves map[string][]float64
 }
 
 type settings struct {
@@ -45,7 +43,7 @@ func newReport(m *measurement, h host.Host) *report {
 	r := &report{
 		Host:     h,
 		Settings: settings{m.repetitions, m.duration.Seconds(), m.plain[0].load.Congestion},
-		Notes:    m.notes, Latency: make(map[string][]float64), curves: m.latency,
+		Notes:    m.notes, Latency: make(map[string][]float64),
 	}
 	var all []calibration
 	for _, s := range m.stages {

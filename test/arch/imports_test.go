@@ -126,8 +126,8 @@ const imports = `
 	# It replaces the issuer as an operator does.
 	identity/ca < test/soak;
 	NONE < bench/host < bench/steering;
-	NONE < bench/load, bench/plot, bench/proc, bench/reference;
-	bench/host, bench/load, bench/plot, bench/proc, bench/reference < bench;
+	NONE < bench/load, bench/proc, bench/reference;
+	bench/host, bench/load, bench/proc, bench/reference < bench;
 	bench/host, bench/load, bench/proc, test/lab < bench/attacks;
 
 	# The real cluster runs the programs as users do: it imports none of them.

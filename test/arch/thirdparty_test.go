@@ -85,6 +85,8 @@ var thirdParties = []struct {
 	{"github.com/prometheus/prometheus", nil, "only test/alerts evaluates rules"},
 	{"github.com/fsnotify/fsnotify", []string{"ztunnel/source/file", "identity/ca", "identity/server", "identity/deny", "cni/install"},
 		"no hot reload but of files named in a Config"},
+	{"gonum.org/v1/plot", []string{"bench"},
+		"a library that is looked after draws the benchmark's charts"},
 	{"golang.zx2c4.com/wireguard", []string{"bench/reference"},
 		"WireGuard is what the benchmark compares with"},
 	{"golang.org/x/crypto/cryptobyte", []string{"identity/ca"},
