@@ -3,7 +3,6 @@
 package why
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -183,6 +182,8 @@ func (w *World) destination(src source, text string) (d destination, err error) 
 	}
 	d.addr, d.from = netip.AddrPortFrom(addr, number), src.to(addr)
 	switch {
+	case d.service != nil && !addr.IsValid():
+		d.text = fmt.Sprintf("Service %s/%s port %d", d.service.Namespace, d.service.Name, number)
 	case d.service != nil:
 		d.text = fmt.Sprintf("Service %s/%s port %d (%v)", d.service.Namespace, d.service.Name, number, addr)
 	case d.pod != nil:
@@ -266,6 +267,9 @@ func (d *destination) choose(src source, text string) (netip.Addr, error) {
 			return addr, nil
 		}
 	}
+	if len(addrs) == 0 && d.service != nil && d.service.Headless {
+		return netip.Addr{}, nil // nobody is behind it
+	}
 	if len(addrs) == 0 {
 		return netip.Addr{}, fmt.Errorf("%s has no address yet", text)
 	}
@@ -318,55 +322,4 @@ func serviceAt(n *fleet.Node, addr netip.Addr) *workload.Service {
 		}
 	}
 	return nil
-}
-
-// way is one endpoint that a connection to a Service may be led to.
-type way struct{ target netip.AddrPort }
-
-// ways are the endpoints of a Service to which the source's node may lead, sorted; none
-// if it leads nowhere.
-func (w *World) ways(src source, dst destination) (all []*way) {
-	if dst.service == nil || !dst.from.IsValid() {
-		return nil
-	}
-	most := 0
-	for _, p := range dst.service.Ports {
-		most = max(most, len(p.Endpoints))
-	}
-	r := registry(src.view, src.node())
-	var targets []netip.AddrPort
-	for range min(8*most+1, 512) { // each call chooses one of them
-		d, err := r.Resolve(dst.from, dst.addr)
-		if err != nil {
-			return nil
-		}
-		if !slices.Contains(targets, d.Target) {
-			targets = append(targets, d.Target)
-		}
-	}
-	slices.SortFunc(targets, netip.AddrPort.Compare)
-	for _, t := range targets[:min(len(targets), maxWalks)] {
-		all = append(all, &way{t})
-	}
-	return all
-}
-
-// node is where the source is; empty: nobody knows.
-func (s source) node() string {
-	if s.pod == nil {
-		return ""
-	}
-	return s.pod.Node
-}
-
-// registry resolves as a node does: by what its ztunnel knows.
-func registry(n *fleet.Node, of string) *workload.Registry {
-	r := workload.NewRegistry(n.Dump.Config.MeshCIDRs)
-	r.Node = cmp.Or(of, n.Dump.Config.NodeName)
-	mesh := workload.Mesh{Workloads: workload.Pack(n.Dump.Workloads...), Services: slices.Clone(n.Dump.Services)}
-	if m := n.Dump.Mesh; m != nil {
-		mesh.CIDRs, mesh.Nodes = slices.Clone(m.CIDRs), slices.Clone(m.Nodes)
-	}
-	r.Replace(mesh)
-	return r
 }

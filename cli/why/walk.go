@@ -190,14 +190,20 @@ func ztunnelOf(n *fleet.Node, node string) string {
 
 func (k *walk) theDestination() Step {
 	d := k.dst
+	if !d.addr.Addr().IsValid() {
+		return ok("Service %s/%s, whose names lead to its pods", d.service.Namespace, d.service.Name).by(k.World, k.src.view) // the next step says that there are none
+	}
 	if !d.from.IsValid() {
 		return fault(fmt.Sprintf("an address of the family of %v for %s", d.addr.Addr(), k.src.text), "%s has no address of the family of %v", k.src.text, d.addr.Addr()).by(k.World, k.src.view)
 	}
 	if k.src.view.Dump.Mesh == nil && len(k.src.view.Dump.Config.MeshCIDRs) == 0 && d.pod == nil && d.service == nil {
+		k.plain = "where it leads is not known"
 		return unknown("nobody known has %v, and %s does not say which addresses are of the mesh", d.addr, k.src.view.Name).by(k.World, k.src.view)
 	}
 	found, err := registry(k.src.view, k.src.node()).Resolve(d.from, d.addr)
 	switch {
+	case d.service == nil && (errors.Is(err, workload.ErrNoEndpoint) || errors.Is(err, workload.ErrSource)): // by a port of a node
+		return fault("the Service that the error names", "%v", err).by(k.World, k.src.view)
 	case errors.Is(err, workload.ErrNoEndpoint):
 		return ok("Service %s/%s", d.service.Namespace, d.service.Name).by(k.World, k.src.view) // the next step says what of it
 	case errors.Is(err, workload.ErrSource):
@@ -251,7 +257,10 @@ func (k *walk) endpoint() Step {
 	if s == nil {
 		return notNeeded("no Service was asked for")
 	}
-	_, err := registry(k.src.view, k.src.node()).Resolve(k.dst.from, k.dst.addr)
+	err := workload.ErrNoEndpoint
+	if k.dst.addr.Addr().IsValid() {
+		_, err = registry(k.src.view, k.src.node()).Resolve(k.dst.from, k.dst.addr)
+	}
 	if err != nil {
 		return fault(k.whatLacks(s), "%v", err).because(k.unready(s)...).by(k.World, k.src.view)
 	}
