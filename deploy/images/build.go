@@ -26,6 +26,7 @@ var products = []product{
 	{program: "ztunnel", licenses: "Apache-2.0 AND (GPL-2.0-only OR BSD-2-Clause)"}, // with its BPF programs
 	{program: "culvert-cni", licenses: "Apache-2.0"},
 	{program: "culvert-identity", user: "65532:65532", licenses: "Apache-2.0"},
+	{program: "culvert", user: "65532:65532", licenses: "Apache-2.0 AND MIT AND ISC"}, // with the script of its map
 }
 
 // build builds all products from the sources at root, and writes each to an archive in
