@@ -21,6 +21,8 @@ func (s *story) invite() {
 	app, till := s.web.App(), s.till.At("tcp4", shopPort).String()
 	out.title("It keeps running. As root, in another terminal:")
 	for _, try := range []struct{ what, how string }{
+		{"the map, in a browser of this machine", s.address},
+		{"who talks to whom, in words", s.culvert + " edges --ztunnel " + s.ztunnels},
 		{"a connection between the pods, and who it says you are", l.EnterScript("shop-web") + " " + app + " send " + till + " hello"},
 		{"the same from outside, which STRICT refuses", l.EnterScript("outside") + " " + app + " send " + till + " hello"},
 		{"a shell in a pod", l.EnterScript("shop-web")},

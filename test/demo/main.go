@@ -4,7 +4,8 @@
 // and ordinary pods, in five steps. Every claim it prints it has checked; the
 // first that is not true ends it with exit code 1.
 //
-// With KEEP=1 in the environment all of it stays until a signal.
+// On a terminal, and with KEEP=1 in the environment, all of it stays until a signal, with
+// the map of the mesh.
 package main
 
 import (
@@ -22,7 +23,8 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, newPrinter(os.Stdout), os.Getenv("KEEP") != ""); err != nil {
+	out := newPrinter(os.Stdout)
+	if err := run(ctx, out, out.terminal || os.Getenv("KEEP") != ""); err != nil {
 		fmt.Fprintf(os.Stderr, "\ndemo failed: %v\n", err)
 		if errors.Is(err, os.ErrPermission) {
 			fmt.Fprintln(os.Stderr, "demo: hint: it needs CAP_SYS_ADMIN, CAP_NET_ADMIN and CAP_BPF: containers have them only if privileged")
@@ -48,6 +50,11 @@ func run(ctx context.Context, out *printer, keep bool) (err error) {
 		}
 	}()
 	story := &story{out: out, lab: l}
+	defer func() {
+		if story.endMap != nil {
+			story.endMap()
+		}
+	}()
 	if err = story.tell(ctx); err != nil && ctx.Err() != nil {
 		return context.Cause(ctx)
 	} else if err != nil {
@@ -55,8 +62,9 @@ func run(ctx context.Context, out *printer, keep bool) (err error) {
 		fmt.Fprintf(os.Stderr, "\n%s\n", l.Logs())
 	}
 	out.note("%.0f s", time.Since(start).Seconds())
-	if keep && ctx.Err() == nil {
+	if keep && ctx.Err() == nil && err == nil {
 		story.invite()
+		story.openMap()
 		<-ctx.Done()
 	}
 	return err

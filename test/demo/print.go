@@ -11,9 +11,10 @@ import (
 
 // printer writes for people: colours on a terminal, plain text elsewhere.
 type printer struct {
-	w      io.Writer
-	colour bool
-	step   int
+	w        io.Writer
+	terminal bool
+	colour   bool
+	step     int
 }
 
 const (
@@ -27,7 +28,7 @@ const (
 func newPrinter(f *os.File) *printer {
 	st, err := f.Stat()
 	terminal := err == nil && st.Mode()&os.ModeCharDevice != 0
-	return &printer{w: f, colour: terminal && os.Getenv("NO_COLOR") == ""}
+	return &printer{w: f, terminal: terminal, colour: terminal && os.Getenv("NO_COLOR") == ""}
 }
 
 func (p *printer) paint(colour, text string) string {

@@ -29,6 +29,11 @@ type story struct {
 	web  *lab.Pod    // the client, on node1
 	till *lab.Pod    // the server, on node2
 	old  *agent.Conn // opened before the mesh
+
+	culvert  string // the operator's program
+	ztunnels string // addresses at which it asks both nodes
+	address  string // of the map
+	endMap   func() // nil: there is none
 }
 
 // tell goes through the steps.
@@ -45,6 +50,7 @@ func (s *story) tell(ctx context.Context) error {
 		{"Who is outside gets in, until policy says STRICT", s.strict},
 		{"A pod that is not who it should be is refused", s.impostor},
 		{"What it costs", s.cost},
+		{"What the operator sees", s.seen},
 	} {
 		s.out.begin(step.title)
 		if err := step.do(ctx); err != nil {
