@@ -159,6 +159,13 @@ map: ## bundle the page of culvert map into cli/livemap/web/dist (npm)
 	npm --prefix cli/livemap/web ci --no-audit --no-fund
 	node cli/livemap/web/build.mjs
 
+# Chromium of the distribution: nothing else is fetched but two packages.
+.PHONY: test-map
+test-map: ## test the page of culvert map in a browser (root, npm, chromium; CHROMIUM=PATH; PICTURES=DIR makes the docs')
+	CGO_ENABLED=0 go build -o bin/ ./cmd/culvert ./test/map/stage
+	PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD=1 npm --prefix test/map ci --no-audit --no-fund
+	node --test --test-concurrency=1 test/map/shop.test.mjs test/map/large.test.mjs
+
 .PHONY: helm
 helm: ## build helm, which renders the chart in its tests, into Go's cache (some minutes, once)
 	@$(COMPILE) $(HELM) version --short

@@ -56,6 +56,7 @@ type edge struct {
 	ways             way       // of all its rows
 	opened, refused  uint64    // as the nodes count them now
 	reasons          []string  // why some are plaintext
+	shut             bool      // all connections were refused that were opened when one last was
 }
 
 func newEdge(p pair) *edge { return &edge{pair: p, name: p.from + "→" + p.to} }
@@ -94,6 +95,9 @@ func (h *History) Add(nodes []fleet.Node, at time.Time) {
 	for p, s := range grew {
 		if e := h.edges[p]; e != nil && (s.open > 0 || s.opened > 0 || s.refused > 0 || s.bytes > 0) {
 			s.edge, e.last = e, at
+			if s.opened > 0 || s.refused > 0 {
+				e.shut = s.refused > 0 && s.refused >= s.opened && s.open == 0
+			}
 			f.samples = append(f.samples, *s)
 		}
 	}

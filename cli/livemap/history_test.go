@@ -83,8 +83,12 @@ func TestAnEdgeAppearsAndTurnsRedWhenItIsRefused(t *testing.T) {
 	for range 12 { // a minute
 		add(fromOutside(2, 1, at))
 	}
-	if e := edgeOf(t, h.Graph(all, time.Time{}), "(outside)→shop/db"); e.State != Plaintext || e.Active || e.Refused != 0 {
+	if e := edgeOf(t, h.Graph(all, time.Time{}), "(outside)→shop/db"); e.State != Refused || e.Active || e.Refused != 0 {
 		t.Errorf("a minute later: %+v", e)
+	}
+	add(fromOutside(3, 1, at)) // somebody has let it in again
+	if e := edgeOf(t, h.Graph(all, time.Time{}), "(outside)→shop/db"); e.State != Plaintext || !e.Active {
+		t.Errorf("let in again: %+v", e)
 	}
 }
 

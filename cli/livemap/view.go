@@ -15,8 +15,8 @@ import (
 
 const sparkFrames = 60
 
-// States of an edge: what its connections of the last minute were, or, if there were none,
-// all that nodes counted of it.
+// States of an edge: what its connections of the last minute were. If there were none: what
+// the last ones were, if all were refused, else all that nodes counted of it.
 const (
 	Locked    = "locked"    // mutual TLS
 	Plaintext = "plaintext" // some were
@@ -190,6 +190,7 @@ func (h *History) visible(i int, s Sight) []*shown {
 func (v *shown) add(e *edge, w window) {
 	v.parts = append(v.parts, e)
 	v.edge.opened, v.edge.refused, v.edge.ways = v.edge.opened+e.opened, v.edge.refused+e.refused, v.edge.ways|e.ways
+	v.shut = v.shut || e.shut
 	v.sources, v.targets, v.reasons = merged(v.sources, e.sources), merged(v.targets, e.targets), merged(v.reasons, e.reasons)
 	v.window = window{v.open + w.open, v.window.opened + w.opened, v.window.refused + w.refused, v.bytes + w.bytes, v.window.ways | w.ways, v.active || w.active}
 }
@@ -240,7 +241,7 @@ func (v *shown) now(since time.Duration) Now {
 		ways = e.ways
 	}
 	switch {
-	case w.refused > 0, ways == 0 && e.refused > 0:
+	case w.refused > 0, ways == 0 && e.refused > 0, !w.active && e.shut:
 		n.State = Refused
 	case ways&plaintext != 0:
 		n.State = Plaintext

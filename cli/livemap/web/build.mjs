@@ -20,6 +20,7 @@ for (const name of sources) {
 rmSync("dist", { recursive: true, force: true });
 mkdirSync("dist");
 await build({
+  absWorkingDir: here,
   entryPoints: ["src/main.js"],
   outfile: "dist/map.js",
   bundle: true,

@@ -105,7 +105,7 @@ export function show(graph) {
         continue;
       }
       known.data(e.data);
-      known.classes(e.classes ?? "");
+      known.classes(e.classes ?? "").removeScratch("kind");
       if (e.data.parent && known.parent().id() !== e.data.parent) known.move({ parent: e.data.parent });
     }
     cy.add(added);

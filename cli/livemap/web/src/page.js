@@ -244,8 +244,10 @@ function controls() {
   $("live").addEventListener("click", () => goTo(Infinity));
   let timer;
   $("time").addEventListener("input", () => {
+    const ms = Number($("time").value); // a moment that comes would move the slider back
+    choose({ at: ms >= latest - 500 ? "" : String(ms) });
     clearTimeout(timer);
-    timer = setTimeout(() => goTo(Number($("time").value)), 150);
+    timer = setTimeout(() => goTo(ms), 150);
   });
   for (const t of tabs) $(`tab-${t}`).addEventListener("click", () => showTab(t));
   showTab(tabs.includes(chosen.tab) ? chosen.tab : "edges");

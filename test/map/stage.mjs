@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// What the tests play on: a stage, culvert map in front of it, and a browser.
+import { spawn } from "node:child_process";
+import { createInterface } from "node:readline";
+import { fileURLToPath } from "node:url";
+import { chromium } from "playwright-core";
+
+const root = fileURLToPath(new URL("../..", import.meta.url));
+const patience = 120_000; // machines of CI are slow, and builds come first
+
+// start runs a program, and has its lines.
+function start(program, args) {
+  const child = spawn(program, args, { cwd: root, stdio: ["pipe", "pipe", "inherit"] });
+  const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
+  return {
+    child,
+    async line() {
+      const { value, done } = await lines.next();
+      if (done) throw new Error(`${program} has ended`);
+      return value;
+    },
+    end() {
+      child.stdin.end();
+      return new Promise((done) => {
+        if (child.exitCode !== null || child.signalCode !== null) done();
+        child.once("exit", done);
+        if (program.endsWith("culvert")) child.kill("SIGTERM");
+      });
+    },
+  };
+}
+
+// stage starts all of it, and calls play; it ends all of it, however that ends.
+export async function stage(kind, play, args = []) {
+  const running = [];
+  let browser;
+  try {
+    const scene = start("bin/stage", [kind, ...args]);
+    running.push(scene);
+    const map = start("bin/culvert", ["map", "--listen", "127.0.0.1:0", "--every", "1s", "--ztunnel", await scene.line()]);
+    running.push(map);
+    const address = (await map.line()).replace("the map is at ", "");
+    browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args: ["--no-sandbox"] });
+    const problems = [];
+    const open = async (more = "", options = {}) => {
+      const context = await browser.newContext({ viewport: { width: 1280, height: 800 }, colorScheme: "light", reducedMotion: "reduce", ...options });
+      const page = await context.newPage();
+      page.setDefaultTimeout(patience);
+      page.on("console", (m) => ["error", "warning"].includes(m.type()) && problems.push(`console: ${m.text()}`));
+      page.on("pageerror", (e) => problems.push(`page: ${e}`));
+      page.on("request", (r) => new URL(r.url()).host === new URL(address).host || problems.push(`a request to elsewhere: ${r.url()}`));
+      await page.goto(address + more);
+      await page.locator("#status", { hasText: /^live: / }).waitFor();
+      return page;
+    };
+    const tell = async (line) => {
+      scene.child.stdin.write(`${line}\n`);
+      const answer = await scene.line();
+      if (answer.startsWith("error: ")) throw new Error(`${line}: ${answer}`);
+      return answer;
+    };
+    await play({ open, tell, problems, browser, address });
+  } finally {
+    await browser?.close();
+    for (const program of running.reverse()) await program.end();
+  }
+}
+
+// eventually waits until check returns what is true.
+export async function eventually(what, check) {
+  const until = Date.now() + patience;
+  for (;;) {
+    const got = await check();
+    if (got) return got;
+    if (Date.now() > until) throw new Error(`not within ${patience / 1000} s: ${what}`);
+    await new Promise((done) => setTimeout(done, 200));
+  }
+}
+
+// edge is what the graph itself, not the list, shows of an edge.
+export const edge = (page, id) => page.evaluate((id) => {
+  const e = window.mapGraph?.getElementById(id);
+  return e?.nonempty() ? { classes: e.classes(), colour: e.style("line-color"), line: e.style("line-style"), shown: e.visible() } : null;
+}, id);
+
+// pressEdge clicks an edge of the graph, in its middle.
+export async function pressEdge(page, id) {
+  const at = await page.evaluate((id) => {
+    const m = window.mapGraph.getElementById(id).renderedMidpoint(), box = document.getElementById("graph").getBoundingClientRect();
+    return { x: box.x + m.x, y: box.y + m.y };
+  }, id);
+  await page.mouse.click(at.x, at.y);
+}
