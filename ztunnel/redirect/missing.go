@@ -41,6 +41,35 @@ func (d *Datapath) Missing(cookie netns.Cookie) (wrong []string) {
 	if what := d.missingEntry(p); what != "" {
 		wrong = append(wrong, what)
 	}
+	for _, addr := range p.Addrs {
+		var owner uint64
+		if err := d.mesh.PodIps.Lookup(wireAddr(addr), &owner); err != nil {
+			wrong = append(wrong, fmt.Sprintf("address %v of netns %d is not steered: %v", addr, cookie, err))
+		}
+	}
+	return append(wrong, d.strangeExclusions()...)
+}
+
+// strangeExclusions are destinations that leave in plaintext though no option says so; d.mu
+// is held.
+func (d *Datapath) strangeExclusions() (wrong []string) {
+	cidrs, err := keys[meshCidr](d.mesh.ExcludedCidrs)
+	ports, err2 := keys[uint16](d.mesh.ExcludedPorts)
+	if err := errors.Join(err, err2); err != nil {
+		return []string{err.Error()}
+	}
+	for _, p := range d.opts.ExcludeCIDRs {
+		delete(cidrs, wireCIDR(p))
+	}
+	for _, port := range d.opts.ExcludePorts {
+		delete(ports, wirePort(port))
+	}
+	for c := range cidrs {
+		wrong = append(wrong, "exclusion of "+goCIDR(c).String()+" was added")
+	}
+	for p := range ports {
+		wrong = append(wrong, fmt.Sprintf("exclusion of port %d was added", wirePort(p)))
+	}
 	return wrong
 }
 

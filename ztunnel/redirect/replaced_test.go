@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -77,6 +78,11 @@ func TestVerifyRestoresWhatAnotherHandReplaced(t *testing.T) {
 				wantServer(t, p.ns, netip.AddrPortFrom(node4, 8080), tc.out)
 			}
 			wantServer(t, w.ns, netip.AddrPortFrom(p.v4, 8080), tc.in)
+			// An excluded IPv6 CIDR lets out what is not asked for here.
+			lets := tc.out != "outbound" || tc.in != "plaintext" || strings.HasPrefix(tc.repaired, "exclusion of fd77")
+			if missing := w.d.Missing(p.ns.Cookie()); len(missing) > 0 != lets {
+				t.Errorf("Missing: %q", missing)
+			}
 			if repaired, err := w.d.Verify(t.Context()); err != nil || !slices.Equal(repaired, []string{tc.repaired}) {
 				t.Errorf("Verify: %q, %v; want %q", repaired, err, tc.repaired)
 			}

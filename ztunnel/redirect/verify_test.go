@@ -131,6 +131,9 @@ func TestVerifyRestoresAddressesAndListeners(t *testing.T) {
 			t.Fatal(err)
 		}
 		wantRefused(t, w.ns, netip.AddrPortFrom(p.v4, 8080), nil) // meanwhile
+		if missing := w.d.Missing(p.ns.Cookie()); len(missing) != 1 {
+			t.Errorf("Missing: %q", missing)
+		}
 		if repaired, err := w.d.Verify(t.Context()); err != nil || len(repaired) != 1 {
 			t.Errorf("Verify: %q, %v", repaired, err)
 		}
