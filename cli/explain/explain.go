@@ -47,7 +47,7 @@ func truth(b bool) Truth {
 type Connection struct {
 	Dst  workload.Workload // required
 	Port uint16            // of the pod; 0: not known
-	From *Source           // nil: not known
+	From *Source           // nil: not known, but of the pod's trust domain
 }
 
 // Source is who opens a connection.
@@ -159,6 +159,10 @@ func (a *Answer) judge(concern []policy.AuthorizationPolicy, c Connection) {
 		}
 	}
 	allowing := slices.DeleteFunc(slices.Clone(concern), func(p policy.AuthorizationPolicy) bool { return rank(p) != 1 })
+	if len(allowing) == 0 && foreign(c) {
+		a.refuse("", "the peer is of the trust domain "+c.From.ID.TrustDomain().Name()+", and no AuthorizationPolicy names it")
+		return
+	}
 	if by, allowed := a.allowed(allowing); allowed == No {
 		a.refuse(allowing[0].String(), notAllowed(len(allowing)))
 		return

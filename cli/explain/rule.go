@@ -18,6 +18,7 @@ type question struct {
 	known                  bool // who opens it
 	principal, trustDomain string
 	account                identity.ServiceAccount
+	foreign                bool       // of another trust domain than the pod
 	src, dst               netip.Addr // zero: not known
 	port                   uint16     // 0: not known
 }
@@ -29,6 +30,7 @@ func newQuestion(c Connection) question {
 		if id := c.From.ID; !id.IsZero() {
 			q.principal, q.trustDomain = strings.TrimPrefix(id.String(), "spiffe://"), id.TrustDomain().Name()
 			q.account, _ = identity.Parse(id) // of another ID there is none
+			q.foreign = foreign(c)
 		}
 	}
 	var reachable []netip.Addr // of the source's family
@@ -51,7 +53,9 @@ func (q *question) rules(p policy.AuthorizationPolicy) (all []Rule) {
 	row := Rule{Policy: p.Namespace + "/" + p.Name, Action: p.Action, Idle: idle(p), Rule: -1}
 	for i, r := range p.Rules {
 		row.Rule = i
-		row.Matches, row.Why = q.rule(r)
+		if row.Matches, row.Why = q.rule(r); q.foreign {
+			row.Matches, row.Why = q.foreignRule(r, p.Action)
+		}
 		row.Warnings = warnings(p, i)
 		all = append(all, row)
 	}

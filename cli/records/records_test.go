@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
 	"github.com/culvert-mesh/culvert/ztunnel/policy"
 	"github.com/culvert-mesh/culvert/ztunnel/workload"
 )
@@ -18,7 +20,7 @@ import (
 const web = "cluster.local/ns/shop/sa/web"
 
 var pods = []workload.Workload{
-	{UID: "u1", Namespace: "shop", Name: "db-1", Owner: "db", Meshed: true, Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.2")}},
+	{UID: "u1", Namespace: "shop", Name: "db-1", Owner: "db", Meshed: true, ID: spiffeid.RequireFromString("spiffe://cluster.local/ns/shop/sa/db"), Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.2")}},
 	{UID: "u2", Namespace: "old", Name: "cron"},
 	{UID: "u3", Namespace: "shop", Name: "done", Meshed: true, Terminated: true},
 }

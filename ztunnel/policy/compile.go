@@ -96,6 +96,7 @@ type question struct {
 	account                identity.ServiceAccount // zero: the ID is not that of one
 	src, dst               netip.Addr
 	port                   uint16
+	named                  bool // only rules match that name the peer's trust domain: see foreign.go
 }
 
 // ask allocates nothing: the parts are pieces of the ID's own string.
@@ -129,6 +130,9 @@ func accountOf(id spiffeid.ID) identity.ServiceAccount {
 func plain(addr netip.Addr) netip.Addr { return addr.Unmap().WithZone("") }
 
 func (r *rule) matches(q *question) bool {
+	if q.named && !r.names(q) {
+		return false
+	}
 	for _, clause := range r.clauses {
 		if !anyOf(clause, q) {
 			return false

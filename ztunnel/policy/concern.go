@@ -32,6 +32,9 @@ func (c *Concern) AllowInbound(r *Request) error {
 	if r.Dst.UID == "" {
 		return errUnknown // its namespace and labels are unknown, so what applies to it is too
 	}
+	if r.foreign() {
+		return c.allowForeign(r)
+	}
 	if len(c.policies) > 0 {
 		q := ask(r)
 		if rule := c.deny.find(&q); rule != nil {

@@ -126,6 +126,9 @@ func verdictOf(refused bool) int {
 }
 
 func (c *Concern) wouldRefuse(d *dryRun, q *question, r *Request, err error) bool {
+	if r.foreign() {
+		return c.wouldRefuseForeign(d, *q)
+	}
 	matches := d.rules.find(q) != nil
 	switch {
 	case d.policy.Action != Allow:

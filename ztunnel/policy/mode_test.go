@@ -10,12 +10,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
 	"github.com/culvert-mesh/culvert/ztunnel/workload"
 )
 
 const root = "istio-system"
 
-var web = workload.Workload{UID: "u1", Namespace: "shop", Name: "web-1", Labels: workload.NewLabels(map[string]string{"app": "web", "tier": "front"})}
+var web = workload.Workload{UID: "u1", Namespace: "shop", Name: "web-1", ID: spiffeid.RequireFromString("spiffe://cluster.local/ns/shop/sa/web"), Labels: workload.NewLabels(map[string]string{"app": "web", "tier": "front"})}
 
 // at is a creation time.
 func at(sec int64) time.Time { return time.Unix(sec, 0) }

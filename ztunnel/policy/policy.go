@@ -7,6 +7,7 @@
 // workload matches, and, if it has ALLOW policies, what none of them matches; then a
 // verified peer is allowed, and plaintext is unless the effective PeerAuthentication
 // mode is STRICT. The address of the source gives a right only where a policy says so.
+// A peer of another trust domain is let in only by a rule that names its domain.
 //
 // A policy that is a dry run is asked too (Concern.DryRun), and refuses nobody.
 //

@@ -45,6 +45,19 @@ func (w *words) has(s string) bool {
 	return w != nil && s != "" && (w.any || w.exact.has(s) || w.prefixes.has(s) || w.suffixes.has(s))
 }
 
+// exactly reports whether s itself is one of the patterns.
+func (w *words) exactly(s string) bool { return w != nil && w.exact.has(s) }
+
+// within reports whether a pattern matches s, which begins with root, and nothing that does
+// not.
+func (w *words) within(root, s string) bool {
+	if w == nil {
+		return false
+	}
+	longest := w.prefixes.innermost(s)
+	return w.exact.has(s) || longest >= 0 && len(w.prefixes.extents[longest]) >= len(root)
+}
+
 // ranges are the CIDRs of one field; nil has none.
 type ranges struct{ *blocks[struct{}] }
 

@@ -240,9 +240,28 @@ func (a asks) ruleMatches(r *Rule, namespace string, allow bool) bool {
 	return from && to && when && !(allow && holds)
 }
 
+// named is whether something that holds is about the peer's trust domain alone.
+func (a asks) named(r *Rule, namespace string) bool {
+	principal := func(v string) bool {
+		return v == a.principal || strings.HasPrefix(v, a.trustDomain+"/") && strings.HasSuffix(v, "*") && wildcard(v, a.principal) == yes
+	}
+	for _, f := range r.From {
+		if slices.ContainsFunc(a.source(f.Source, namespace), func(t truth) bool { return t != yes }) {
+			continue
+		}
+		if slices.Contains(f.Source.TrustDomains, a.trustDomain) || slices.ContainsFunc(f.Source.Principals, principal) {
+			return true
+		}
+	}
+	return slices.ContainsFunc(r.When, func(c *Condition) bool {
+		return c.Key == "source.principal" && slices.ContainsFunc(c.Values, principal)
+	})
+}
+
 // modelAllows is the documentation's "Authorization policy precedence".
 func modelAllows(policies []*AuthorizationPolicy, dst workload.Workload, a asks) bool {
-	allowing, allowed := false, false
+	foreign := a.trustDomain != "" && a.trustDomain != dst.ID.TrustDomain().Name()
+	allowing, allowed := foreign, false
 	for _, p := range policies {
 		if p.Namespace != DefaultRootNamespace && p.Namespace != dst.Namespace {
 			continue
@@ -259,6 +278,14 @@ func modelAllows(policies []*AuthorizationPolicy, dst workload.Workload, a asks)
 		}
 		allow := p.Spec.Action == "" || p.Spec.Action == "ALLOW"
 		matches := slices.ContainsFunc(p.Spec.Rules, func(r *Rule) bool { return a.ruleMatches(r, p.Namespace, allow) })
+		if foreign {
+			bare := a
+			bare.namespace, bare.account = "", ""
+			without := slices.ContainsFunc(p.Spec.Rules, func(r *Rule) bool {
+				return bare.ruleMatches(r, p.Namespace, allow) && (!allow || bare.named(r, p.Namespace))
+			})
+			matches = without || matches && !allow
+		}
 		switch {
 		case allow:
 			allowing, allowed = true, allowed || matches
@@ -296,7 +323,7 @@ var (
 	principals   = []string{"*", "cluster.local/ns/shop/sa/web", "cluster.local/ns/shop/*", "*/sa/web", "cluster.local/ns/bank/sa/a.b", "other.example/*", "cluster.local/ns/*/sa/web"}
 	namespaces   = []string{"*", "shop", "bank", "sh*", "*k"}
 	someAccounts = []string{"web", "shop/web", "bank/a.b", "bank/web"}
-	domains      = []string{"*", "cluster.local", "*.example"}
+	domains      = []string{"*", "cluster.local", "*.example", "other.example"}
 	blocks       = []string{"10.0.0.0/24", "10.0.0.1", "10.0.0.77/30", "fd00::/8", "0.0.0.0/0", "::ffff:10.0.0.0/120", "10.0.1.1"}
 	ports        = []string{"80", "443", "8080"}
 	garbage      = []string{"", "a b", "x:y", "a/b/c\x00", "spiffe://x"}

@@ -20,7 +20,7 @@ import (
 )
 
 // guarded is the workload that vectors try to reach, at 10.0.1.1 or fd00::1.
-var guarded = workload.Workload{UID: "u1", Namespace: "shop", Name: "db-1", Labels: workload.NewLabels(map[string]string{"app": "db"})}
+var guarded = workload.Workload{UID: "u1", Namespace: "shop", Name: "db-1", ID: spiffeid.RequireFromString("spiffe://cluster.local/ns/shop/sa/db"), Labels: workload.NewLabels(map[string]string{"app": "db"})}
 
 // attempt reads "PEER SOURCE PORT", for instance "shop/web 10.0.0.1 8080". PEER is a
 // ServiceAccount, a SPIFFE ID, or "-" for plaintext.
@@ -123,7 +123,7 @@ var authorizationVectors = []struct {
 	{"notServiceAccounts", []string{allow(source(`notServiceAccounts: [web]`))}, []string{"bank/web 10.0.0.1 80", "- 10.0.0.1 80"}, []string{"shop/web 10.0.0.1 80"}},
 
 	{"trustDomains", []string{allow(source(`trustDomains: [cluster.local]`))}, []string{"shop/web 10.0.0.1 80"}, []string{"spiffe://other.example/ns/shop/sa/web 10.0.0.1 80", "- 10.0.0.1 80"}},
-	{"trustDomains narrow principals", []string{allow(source(`principals: ["*/sa/web"], trustDomains: ["*.example"]`))},
+	{"trustDomains narrow principals", []string{allow(source(`principals: ["*/sa/web"], trustDomains: [other.example]`))},
 		[]string{"spiffe://other.example/ns/shop/sa/web 10.0.0.1 80"}, []string{"shop/web 10.0.0.1 80"}},
 	{"DENY notTrustDomains", []string{deny(source(`notTrustDomains: [cluster.local]`))}, []string{"shop/web 10.0.0.1 80"}, []string{"spiffe://other.example/ns/shop/sa/web 10.0.0.1 80", "- 10.0.0.1 80"}},
 
