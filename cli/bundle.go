@@ -19,7 +19,7 @@ import (
 )
 
 func (c *command) bundle() *cobra.Command {
-	return noun("bundle", "Show which roots the mesh trusts", c.bundleShow(), c.bundleHistory(), c.bundleAcks())
+	return noun("bundle", "Show which roots the mesh trusts", c.bundleShow(), c.bundleHistory(), c.bundleAcks(), c.bundleFederations())
 }
 
 func certsOf(certs ...custody.Certificate) (all []*x509.Certificate) {

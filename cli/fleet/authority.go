@@ -38,10 +38,15 @@ type State struct {
 	Store       struct {
 		Where string `json:"where"`
 	} `json:"store"`
-	Bundle    Bundle        `json:"bundle"`
-	Rekey     *rekey.Status `json:"rekey"`   // nil: an older CA
-	DenySet   *DenySet      `json:"denySet"` // nil: there is none
-	Nodes     []Visit       `json:"nodes"`   // that asked lately
+	Bundle  Bundle        `json:"bundle"`
+	Rekey   *rekey.Status `json:"rekey"`   // nil: an older CA
+	DenySet *DenySet      `json:"denySet"` // nil: there is none
+	Nodes   []Visit       `json:"nodes"`   // that asked lately
+
+	Federation *struct {
+		Domains []Federation `json:"domains"`
+		Problem string       `json:"problem"` // why they are not what was written last
+	} `json:"federation"` // nil: with nobody
 	Readiness []struct {
 		Name    string `json:"name"`
 		Ready   bool   `json:"ready"`
@@ -58,6 +63,20 @@ type DenySet struct {
 	Generation uint64 `json:"generation"` // 0: it is not known yet
 	Entries    int    `json:"entries"`
 	Problem    string `json:"problem"` // why it is not what was written last
+}
+
+// Federation is how a replica stands with another trust domain.
+type Federation struct {
+	TrustDomain    string    `json:"trustDomain"`
+	URL            string    `json:"url"`
+	Profile        string    `json:"profile"`
+	Sequence       uint64    `json:"sequence,omitempty"`
+	Roots          int       `json:"roots"` // 0: no bundle came yet
+	Fetched        time.Time `json:"fetched,omitzero"`
+	AgeSeconds     float64   `json:"ageSeconds"`
+	RefreshSeconds float64   `json:"refreshSeconds"`
+	Failures       uint64    `json:"failures"`
+	Problem        string    `json:"problem,omitempty"` // of the last attempt
 }
 
 // Visit is what a node said last to one replica.

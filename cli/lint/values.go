@@ -72,7 +72,7 @@ func (s *scene) principal(a *authorization, path, value string) {
 		return
 	}
 	if !policy.Pattern(td).Matches(s.TrustDomain.Name()) {
-		s.say(a.Object, otherTrustDomain, path, "%.80q: the mesh is %s, and peers of others are refused", value, s.TrustDomain.Name())
+		s.say(a.Object, otherTrustDomain, path, "%.80q: the mesh is %s, and peers of others are refused unless the CA is federated with their domain", value, s.TrustDomain.Name())
 		return
 	}
 	parts := strings.Split(rest, "/")
@@ -84,7 +84,7 @@ func (s *scene) principal(a *authorization, path, value string) {
 
 func (s *scene) trustDomain(a *authorization, path, value string) {
 	if !policy.Pattern(value).Matches(s.TrustDomain.Name()) {
-		s.say(a.Object, otherTrustDomain, path, "%.80q: the mesh is %s, and peers of others are refused", value, s.TrustDomain.Name())
+		s.say(a.Object, otherTrustDomain, path, "%.80q: the mesh is %s, and peers of others are refused unless the CA is federated with their domain", value, s.TrustDomain.Name())
 	}
 }
 

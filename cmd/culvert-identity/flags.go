@@ -16,6 +16,7 @@ import (
 	"github.com/culvert-mesh/culvert/cmd/program"
 	"github.com/culvert-mesh/culvert/identity"
 	"github.com/culvert-mesh/culvert/identity/ca"
+	"github.com/culvert-mesh/culvert/identity/federation"
 	"github.com/culvert-mesh/culvert/identity/ledger"
 	"github.com/culvert-mesh/culvert/identity/server"
 	"github.com/culvert-mesh/culvert/ztunnel/source"
@@ -48,6 +49,13 @@ type config struct {
 	ledger     string        // directory; without, none is kept
 	ledgerAge  time.Duration // 2160h
 	ledgerSize int64         // bytes; 1 GiB
+
+	federation      string        // file of other trust domains; none
+	federationState string        // directory that keeps their bundles; none
+	bundleEndpoint  string        // address of the own bundle for others; none
+	endpointCert    string        // file, with endpointKey: then the profile is https_web
+	endpointKey     string        // file
+	refreshHint     time.Duration // 5 m
 
 	listen, metrics   string
 	admin             string // a loopback address
@@ -128,6 +136,12 @@ func define(flags *flag.FlagSet, cfg *config) {
 	program.Switch(flags, &cfg.dnsSANs, "dns-sans", "name in certificates, beside the SPIFFE ID, the pods that they are for (NAME.NAMESPACE.pod) and the Services that select these, for verifiers that know DNS names only; with -kubeconfig, Services are watched, too")
 	program.Switch(flags, &cfg.ignoreIstioLabels, "ignore-istio-labels", "do not count as in the mesh what only istio.io/dataplane-mode puts there")
 	program.Var(flags, &cfg.taintAfter, "taint-after", "0s", "`time` for which a node's ztunnel is away until the node gets the taint "+source.NotReadyTaint+", 10s to 24h, or 0s for never; needs -kubeconfig, the right to patch Nodes, and ztunnels with -untaint", program.Duration(0, 24*time.Hour))
+	program.Var(flags, &cfg.federation, "federation", "", "`file` of other trust domains whose workloads may be peers: a YAML list of {trustDomain, url, profile; endpointSPIFFEID and bundleFile, or rootsFile}, read again when it changes (default none)", program.Path)
+	program.Var(flags, &cfg.federationState, "federation-state", "", "`directory` that keeps the bundles of -federation over restarts (default: they are fetched anew)", program.Path)
+	program.Var(flags, &cfg.bundleEndpoint, "bundle-endpoint", "", "`address` where other trust domains get this one's bundle by the SPIFFE Federation standard; it proves itself as spiffe://TRUST-DOMAIN/culvert/identity, the profile https_spiffe (default: nobody gets it)", program.Listen)
+	program.Var(flags, &cfg.endpointCert, "bundle-endpoint-cert", "", "`file` of a certificate in PEM, with its intermediates, that proves -bundle-endpoint by its DNS name instead, the profile https_web; read again when it changes", program.Path)
+	program.Var(flags, &cfg.endpointKey, "bundle-endpoint-key", "", "`file` of the key of -bundle-endpoint-cert in PEM", program.Path)
+	program.Var(flags, &cfg.refreshHint, "bundle-refresh-hint", "5m", "`time` after which others should fetch this bundle again, 5s to 1h", program.Duration(federation.MinRefresh, federation.MaxRefresh))
 	program.Var(flags, &cfg.rootNamespace, "root-namespace", source.DefaultRootNamespace, "`namespace` of mesh-wide policy, as ztunnel's flag of that name", program.Label)
 	program.Var(flags, &cfg.policyStatus, "policy-status", "", "`namespace/name` of a Lease: the replica that holds it writes into the status of each AuthorizationPolicy and PeerAuthentication what of it is not understood (default: nobody does); needs -kubeconfig", program.Namespaced)
 }
@@ -184,6 +198,9 @@ func (c *config) validate() error {
 	require(c.oidcIssuer == "" || c.issuer == "", "-oidc-issuer says who the issuer is: -issuer is for -jwks and the API server")
 	require(c.oidcCA == "" || c.oidcIssuer != "", "-oidc-issuer is required with -oidc-ca")
 	require(c.ledger == "" || c.ledger != c.dir, "the ledger (-ledger) and the CA (-dir) cannot share a directory")
+	require(c.federationState == "" || c.federation != "", "-federation is required with -federation-state")
+	require((c.endpointCert == "") == (c.endpointKey == ""), "-bundle-endpoint-cert and -bundle-endpoint-key go together")
+	require(c.endpointCert == "" || c.bundleEndpoint != "", "-bundle-endpoint is required with -bundle-endpoint-cert")
 	require(c.taintAfter == 0 || c.kubeconfig != "", "-kubeconfig is required with -taint-after")
 	require(c.taintAfter == 0 || c.taintAfter >= leastTaintAfter, fmt.Sprintf("-taint-after %v: want 0s for never, or %v to 24h", c.taintAfter, leastTaintAfter))
 	require(c.policyStatus == "" || c.kubeconfig != "", "-kubeconfig is required with -policy-status")

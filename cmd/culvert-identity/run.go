@@ -43,6 +43,10 @@ func run(ctx context.Context, cfg config) error {
 	if err != nil {
 		return err
 	}
+	others, err := cfg.federated(signer.ca)
+	if err != nil {
+		return err
+	}
 	config := server.Config{
 		CA:           signer.ca,
 		Attestor:     attestor,
@@ -59,6 +63,8 @@ func run(ctx context.Context, cfg config) error {
 		Events:       signer.events,
 		ClockSkew:    cfg.clockSkew,
 		Denied:       denied.set,
+		Federation:   others,
+		RefreshHint:  cfg.refreshHint,
 		Ledger:       kept.ledger,
 		LedgerFailed: kept.failed(),
 		Log:          cfg.log,
@@ -97,6 +103,11 @@ func run(ctx context.Context, cfg config) error {
 		return refused("admin-address", err)
 	}
 	defer admin.Close()
+	endpoint, err := cfg.openEndpoint(signer.ca)
+	if err != nil {
+		return err
+	}
+	defer endpoint.close()
 	cfg.log.Info("certificate authority started", logTrustDomain, cfg.trustDomain.String(), logAddress, nodes.Addr().String())
 
 	group, ctx := errgroup.WithContext(ctx)
@@ -117,6 +128,12 @@ func run(ctx context.Context, cfg config) error {
 	}
 	if verdicts != nil {
 		group.Go(func() error { return verdicts.Run(ctx) })
+	}
+	if others != nil {
+		group.Go(func() error { return others.Run(ctx) })
+	}
+	if endpoint != nil {
+		group.Go(func() error { return service.ServeBundle(ctx, endpoint.listener, endpoint.certificate) })
 	}
 	group.Go(func() error { return service.Serve(ctx, nodes) })
 	group.Go(func() error { return service.ServeMetrics(ctx, metrics) })

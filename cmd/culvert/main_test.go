@@ -118,8 +118,12 @@ func paper(t *testing.T, e *testscript.Env) error {
 	ca := map[string]any{
 		"trustDomain": "cluster.local",
 		"bundle":      map[string]any{"generation": 7, "sha256": "set", "roots": []any{map[string]any{"pem": string(root.PEM())}}},
-		"nodes":       []any{map[string]any{"name": "node1", "lastRequest": now.Add(-time.Minute), "lastResult": "ok"}},
-		"issuance":    map[string]any{"ttlSeconds": 3600, "dnsNames": []string{"culvert-identity.culvert-system.svc"}},
+		"federation": map[string]any{"domains": []any{
+			map[string]any{"trustDomain": "other.example", "url": "https://other.example:15016/", "profile": "https_spiffe", "sequence": 12, "roots": 2, "ageSeconds": 41.2, "refreshSeconds": 300},
+			map[string]any{"trustDomain": "web.example", "url": "https://web.example/", "profile": "https_web", "roots": 0, "ageSeconds": 7, "refreshSeconds": 300, "failures": 3, "problem": "https://web.example/ answers 502 Bad Gateway"},
+		}},
+		"nodes":    []any{map[string]any{"name": "node1", "lastRequest": now.Add(-time.Minute), "lastResult": "ok"}},
+		"issuance": map[string]any{"ttlSeconds": 3600, "dnsNames": []string{"culvert-identity.culvert-system.svc"}},
 	}
 	rekeying := maps.Clone(ca)
 	rekeying["rekey"] = map[string]any{"state": "prepare", "since": now.Add(-5 * time.Minute), "waits": []any{map[string]any{"kind": "node", "name": "node2", "why": "it does not answer"}}}
@@ -194,7 +198,7 @@ func paper(t *testing.T, e *testscript.Env) error {
 }
 
 func workload(namespace, name, owner string, more map[string]any) map[string]any {
-	w := map[string]any{"UID": "uid-" + name, "Namespace": namespace, "Name": name, "Owner": owner, "Node": "node1", "Labels": map[string]string{"app": owner}, "ID": ""}
+	w := map[string]any{"UID": "uid-" + name, "Namespace": namespace, "Name": name, "Owner": owner, "Node": "node1", "Labels": map[string]string{"app": owner}, "ID": "spiffe://cluster.local/ns/" + namespace + "/sa/" + owner}
 	maps.Copy(w, more)
 	return w
 }

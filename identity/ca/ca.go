@@ -81,7 +81,8 @@ type CA struct {
 	inForce atomic.Pointer[authority] // nil until the first Take
 	bundle  atomic.Pointer[bundle]    // nil until the first Take
 	news    news
-	tainted atomic.Pointer[[]Key] // nil: none
+	tainted atomic.Pointer[[]Key]     // nil: none
+	foreign atomic.Pointer[[]Foreign] // nil: none
 }
 
 // New returns a CA that has no issuer yet: until Load, or Take, it signs nothing.

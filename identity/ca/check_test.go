@@ -167,7 +167,7 @@ func verdicts(t *testing.T, files Files) (goRefuses, openSSLRefuses bool) {
 		t.Fatal(err)
 	}
 	leaf := parsed(t, issued.Leaf)
-	server, err := a.serving([]string{serverName})
+	server, err := a.serving([]string{serverName}, spiffeid.ID{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -64,7 +64,7 @@ func (a *authority) prove(opts Options) error {
 	if len(opts.ServerNames) == 0 {
 		return nil
 	}
-	server, err := a.serving(opts.ServerNames)
+	server, err := a.serving(opts.ServerNames, spiffeid.ID{})
 	if err != nil {
 		return err
 	}

@@ -11,9 +11,12 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"net/url"
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 )
 
 // ServerCertificate returns what a tls.Config wants as GetCertificate: a
@@ -26,9 +29,29 @@ func (c *CA) ServerCertificate(names ...string) func(*tls.ClientHelloInfo) (*tls
 	return func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.get() }
 }
 
+// EndpointID is whom the CA's certificate names to other trust domains. No workload can have
+// it: theirs are of ServiceAccounts.
+func EndpointID(td spiffeid.TrustDomain) (spiffeid.ID, error) {
+	return spiffeid.FromSegments(td, "culvert", "identity")
+}
+
+// EndpointCertificate is ServerCertificate for clients of other trust domains, who know the
+// CA by EndpointID.
+func (c *CA) EndpointCertificate() func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	id, err := EndpointID(c.TrustDomain())
+	s := &serving{ca: c, id: id}
+	return func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+		if err != nil {
+			return nil, err
+		}
+		return s.get()
+	}
+}
+
 type serving struct {
 	ca    *CA
 	names []string
+	id    spiffeid.ID // zero: none
 
 	mu      sync.Mutex // guards what follows
 	current *tls.Certificate
@@ -42,7 +65,7 @@ func (s *serving) get() (*tls.Certificate, error) {
 	if s.by == by && s.holds(now, middle) {
 		return s.current, nil
 	}
-	fresh, err := by.serving(s.names)
+	fresh, err := by.serving(s.names, s.id)
 	if err == nil {
 		s.current, s.by = fresh, by
 		return fresh, nil
@@ -64,8 +87,9 @@ func middle(c *x509.Certificate) time.Time { return c.NotBefore.Add(c.NotAfter.S
 
 func end(c *x509.Certificate) time.Time { return c.NotAfter }
 
-// serving signs a certificate for a server of the given names.
-func (a *authority) serving(names []string) (*tls.Certificate, error) {
+// serving signs a certificate for a server of the given names or, if it is not zero, of a
+// SPIFFE ID.
+func (a *authority) serving(names []string, id spiffeid.ID) (*tls.Certificate, error) {
 	if a == nil {
 		return nil, ErrNotOpen
 	}
@@ -77,7 +101,9 @@ func (a *authority) serving(names []string) (*tls.Certificate, error) {
 			template.DNSNames = append(template.DNSNames, name)
 		}
 	}
-	if len(names) == 0 {
+	if !id.IsZero() {
+		template.URIs = []*url.URL{id.URL()}
+	} else if len(names) == 0 {
 		return nil, errors.New("no DNS name")
 	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

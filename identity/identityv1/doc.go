@@ -20,4 +20,7 @@ const (
 	MaxDenied    = 10_000   // entries of one deny set
 	MaxDenyPart  = 32 << 10 // bytes of the entries of one DenySet
 	MaxDenyCause = 256      // bytes of a DenyEntry's reason
+
+	MaxFederated      = 16 // trust domains of one Bundle
+	MaxFederatedRoots = 32 // of one of them
 )

@@ -343,7 +343,11 @@ type Bundle struct {
 	Roots [][]byte `protobuf:"bytes,3,rep,name=roots,proto3" json:"roots,omitempty"`
 	// SHA-256 of the SubjectPublicKeyInfo of issuers and roots, 16 at most: what they have
 	// signed is renewed at once. A bundle comes again, with its generation, when they change.
-	Tainted       [][]byte `protobuf:"bytes,4,rep,name=tainted,proto3" json:"tainted,omitempty"`
+	Tainted [][]byte `protobuf:"bytes,4,rep,name=tainted,proto3" json:"tainted,omitempty"`
+	// Other trust domains whose workloads may be peers, 16 at most, in the sequence of their
+	// names. A domain that is not among them is trusted no more. A bundle comes again, with
+	// its generation, when they change; its generation and hash are of roots alone.
+	Federated     []*FederatedBundle `protobuf:"bytes,5,rep,name=federated,proto3" json:"federated,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -406,6 +410,78 @@ func (x *Bundle) GetTainted() [][]byte {
 	return nil
 }
 
+func (x *Bundle) GetFederated() []*FederatedBundle {
+	if x != nil {
+		return x.Federated
+	}
+	return nil
+}
+
+// The roots of another trust domain, which vouch for the workloads of that domain alone.
+type FederatedBundle struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	TrustDomain string                 `protobuf:"bytes,1,opt,name=trust_domain,json=trustDomain,proto3" json:"trust_domain,omitempty"`
+	// The number that the domain gave to this set. A node that has a greater one keeps what
+	// it has: another replica of the CA has heard more.
+	Sequence uint64 `protobuf:"varint,2,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	// All roots in DER, 32 at most. None: this replica does not know them yet, and the node
+	// keeps what it has.
+	Roots         [][]byte `protobuf:"bytes,3,rep,name=roots,proto3" json:"roots,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FederatedBundle) Reset() {
+	*x = FederatedBundle{}
+	mi := &file_identity_identityv1_service_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FederatedBundle) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FederatedBundle) ProtoMessage() {}
+
+func (x *FederatedBundle) ProtoReflect() protoreflect.Message {
+	mi := &file_identity_identityv1_service_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FederatedBundle.ProtoReflect.Descriptor instead.
+func (*FederatedBundle) Descriptor() ([]byte, []int) {
+	return file_identity_identityv1_service_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *FederatedBundle) GetTrustDomain() string {
+	if x != nil {
+		return x.TrustDomain
+	}
+	return ""
+}
+
+func (x *FederatedBundle) GetSequence() uint64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+func (x *FederatedBundle) GetRoots() [][]byte {
+	if x != nil {
+		return x.Roots
+	}
+	return nil
+}
+
 // The first message of a stream says what the node goes by so far, with generation 0
 // if it has no bundle of a stream yet. Each one after that acknowledges.
 //
@@ -422,7 +498,7 @@ type BundleAck struct {
 
 func (x *BundleAck) Reset() {
 	*x = BundleAck{}
-	mi := &file_identity_identityv1_service_proto_msgTypes[6]
+	mi := &file_identity_identityv1_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -434,7 +510,7 @@ func (x *BundleAck) String() string {
 func (*BundleAck) ProtoMessage() {}
 
 func (x *BundleAck) ProtoReflect() protoreflect.Message {
-	mi := &file_identity_identityv1_service_proto_msgTypes[6]
+	mi := &file_identity_identityv1_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -447,7 +523,7 @@ func (x *BundleAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BundleAck.ProtoReflect.Descriptor instead.
 func (*BundleAck) Descriptor() ([]byte, []int) {
-	return file_identity_identityv1_service_proto_rawDescGZIP(), []int{6}
+	return file_identity_identityv1_service_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *BundleAck) GetGeneration() uint64 {
@@ -484,7 +560,7 @@ type RootUse struct {
 
 func (x *RootUse) Reset() {
 	*x = RootUse{}
-	mi := &file_identity_identityv1_service_proto_msgTypes[7]
+	mi := &file_identity_identityv1_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -496,7 +572,7 @@ func (x *RootUse) String() string {
 func (*RootUse) ProtoMessage() {}
 
 func (x *RootUse) ProtoReflect() protoreflect.Message {
-	mi := &file_identity_identityv1_service_proto_msgTypes[7]
+	mi := &file_identity_identityv1_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -509,7 +585,7 @@ func (x *RootUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RootUse.ProtoReflect.Descriptor instead.
 func (*RootUse) Descriptor() ([]byte, []int) {
-	return file_identity_identityv1_service_proto_rawDescGZIP(), []int{7}
+	return file_identity_identityv1_service_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *RootUse) GetKey() []byte {
@@ -550,7 +626,7 @@ type DenySet struct {
 
 func (x *DenySet) Reset() {
 	*x = DenySet{}
-	mi := &file_identity_identityv1_service_proto_msgTypes[8]
+	mi := &file_identity_identityv1_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -562,7 +638,7 @@ func (x *DenySet) String() string {
 func (*DenySet) ProtoMessage() {}
 
 func (x *DenySet) ProtoReflect() protoreflect.Message {
-	mi := &file_identity_identityv1_service_proto_msgTypes[8]
+	mi := &file_identity_identityv1_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -575,7 +651,7 @@ func (x *DenySet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DenySet.ProtoReflect.Descriptor instead.
 func (*DenySet) Descriptor() ([]byte, []int) {
-	return file_identity_identityv1_service_proto_rawDescGZIP(), []int{8}
+	return file_identity_identityv1_service_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *DenySet) GetGeneration() uint64 {
@@ -621,7 +697,7 @@ type DenyEntry struct {
 
 func (x *DenyEntry) Reset() {
 	*x = DenyEntry{}
-	mi := &file_identity_identityv1_service_proto_msgTypes[9]
+	mi := &file_identity_identityv1_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -633,7 +709,7 @@ func (x *DenyEntry) String() string {
 func (*DenyEntry) ProtoMessage() {}
 
 func (x *DenyEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_identity_identityv1_service_proto_msgTypes[9]
+	mi := &file_identity_identityv1_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -646,7 +722,7 @@ func (x *DenyEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DenyEntry.ProtoReflect.Descriptor instead.
 func (*DenyEntry) Descriptor() ([]byte, []int) {
-	return file_identity_identityv1_service_proto_rawDescGZIP(), []int{9}
+	return file_identity_identityv1_service_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *DenyEntry) GetWhat() isDenyEntry_What {
@@ -764,7 +840,7 @@ type DenyAck struct {
 
 func (x *DenyAck) Reset() {
 	*x = DenyAck{}
-	mi := &file_identity_identityv1_service_proto_msgTypes[10]
+	mi := &file_identity_identityv1_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -776,7 +852,7 @@ func (x *DenyAck) String() string {
 func (*DenyAck) ProtoMessage() {}
 
 func (x *DenyAck) ProtoReflect() protoreflect.Message {
-	mi := &file_identity_identityv1_service_proto_msgTypes[10]
+	mi := &file_identity_identityv1_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -789,7 +865,7 @@ func (x *DenyAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DenyAck.ProtoReflect.Descriptor instead.
 func (*DenyAck) Descriptor() ([]byte, []int) {
-	return file_identity_identityv1_service_proto_rawDescGZIP(), []int{10}
+	return file_identity_identityv1_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *DenyAck) GetGeneration() uint64 {
@@ -823,14 +899,19 @@ const file_identity_identityv1_service_proto_rawDesc = "" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x126\n" +
 	"\arefusal\x18\x03 \x01(\v2\x1c.culvert.identity.v1.RefusalR\arefusal\x12:\n" +
 	"\vretry_after\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\n" +
-	"retryAfter\"p\n" +
+	"retryAfter\"\xb4\x01\n" +
 	"\x06Bundle\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
 	"generation\x12\x16\n" +
 	"\x06sha256\x18\x02 \x01(\fR\x06sha256\x12\x14\n" +
 	"\x05roots\x18\x03 \x03(\fR\x05roots\x12\x18\n" +
-	"\atainted\x18\x04 \x03(\fR\atainted\"w\n" +
+	"\atainted\x18\x04 \x03(\fR\atainted\x12B\n" +
+	"\tfederated\x18\x05 \x03(\v2$.culvert.identity.v1.FederatedBundleR\tfederated\"f\n" +
+	"\x0fFederatedBundle\x12!\n" +
+	"\ftrust_domain\x18\x01 \x01(\tR\vtrustDomain\x12\x1a\n" +
+	"\bsequence\x18\x02 \x01(\x04R\bsequence\x12\x14\n" +
+	"\x05roots\x18\x03 \x03(\fR\x05roots\"w\n" +
 	"\tBundleAck\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
@@ -878,7 +959,7 @@ func file_identity_identityv1_service_proto_rawDescGZIP() []byte {
 	return file_identity_identityv1_service_proto_rawDescData
 }
 
-var file_identity_identityv1_service_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_identity_identityv1_service_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_identity_identityv1_service_proto_goTypes = []any{
 	(*SignRequest)(nil),           // 0: culvert.identity.v1.SignRequest
 	(*SigningRequest)(nil),        // 1: culvert.identity.v1.SigningRequest
@@ -886,37 +967,39 @@ var file_identity_identityv1_service_proto_goTypes = []any{
 	(*SigningResult)(nil),         // 3: culvert.identity.v1.SigningResult
 	(*Denial)(nil),                // 4: culvert.identity.v1.Denial
 	(*Bundle)(nil),                // 5: culvert.identity.v1.Bundle
-	(*BundleAck)(nil),             // 6: culvert.identity.v1.BundleAck
-	(*RootUse)(nil),               // 7: culvert.identity.v1.RootUse
-	(*DenySet)(nil),               // 8: culvert.identity.v1.DenySet
-	(*DenyEntry)(nil),             // 9: culvert.identity.v1.DenyEntry
-	(*DenyAck)(nil),               // 10: culvert.identity.v1.DenyAck
-	(*durationpb.Duration)(nil),   // 11: google.protobuf.Duration
-	(*Refusal)(nil),               // 12: culvert.identity.v1.Refusal
-	(*timestamppb.Timestamp)(nil), // 13: google.protobuf.Timestamp
+	(*FederatedBundle)(nil),       // 6: culvert.identity.v1.FederatedBundle
+	(*BundleAck)(nil),             // 7: culvert.identity.v1.BundleAck
+	(*RootUse)(nil),               // 8: culvert.identity.v1.RootUse
+	(*DenySet)(nil),               // 9: culvert.identity.v1.DenySet
+	(*DenyEntry)(nil),             // 10: culvert.identity.v1.DenyEntry
+	(*DenyAck)(nil),               // 11: culvert.identity.v1.DenyAck
+	(*durationpb.Duration)(nil),   // 12: google.protobuf.Duration
+	(*Refusal)(nil),               // 13: culvert.identity.v1.Refusal
+	(*timestamppb.Timestamp)(nil), // 14: google.protobuf.Timestamp
 }
 var file_identity_identityv1_service_proto_depIdxs = []int32{
 	1,  // 0: culvert.identity.v1.SignRequest.requests:type_name -> culvert.identity.v1.SigningRequest
-	11, // 1: culvert.identity.v1.SigningRequest.ttl:type_name -> google.protobuf.Duration
+	12, // 1: culvert.identity.v1.SigningRequest.ttl:type_name -> google.protobuf.Duration
 	3,  // 2: culvert.identity.v1.SignResponse.results:type_name -> culvert.identity.v1.SigningResult
-	11, // 3: culvert.identity.v1.SigningResult.renew_after:type_name -> google.protobuf.Duration
+	12, // 3: culvert.identity.v1.SigningResult.renew_after:type_name -> google.protobuf.Duration
 	4,  // 4: culvert.identity.v1.SigningResult.denial:type_name -> culvert.identity.v1.Denial
-	12, // 5: culvert.identity.v1.Denial.refusal:type_name -> culvert.identity.v1.Refusal
-	11, // 6: culvert.identity.v1.Denial.retry_after:type_name -> google.protobuf.Duration
-	7,  // 7: culvert.identity.v1.BundleAck.roots:type_name -> culvert.identity.v1.RootUse
-	9,  // 8: culvert.identity.v1.DenySet.entries:type_name -> culvert.identity.v1.DenyEntry
-	13, // 9: culvert.identity.v1.DenyEntry.until:type_name -> google.protobuf.Timestamp
-	0,  // 10: culvert.identity.v1.CertificateService.Sign:input_type -> culvert.identity.v1.SignRequest
-	6,  // 11: culvert.identity.v1.CertificateService.StreamBundle:input_type -> culvert.identity.v1.BundleAck
-	10, // 12: culvert.identity.v1.CertificateService.StreamDeny:input_type -> culvert.identity.v1.DenyAck
-	2,  // 13: culvert.identity.v1.CertificateService.Sign:output_type -> culvert.identity.v1.SignResponse
-	5,  // 14: culvert.identity.v1.CertificateService.StreamBundle:output_type -> culvert.identity.v1.Bundle
-	8,  // 15: culvert.identity.v1.CertificateService.StreamDeny:output_type -> culvert.identity.v1.DenySet
-	13, // [13:16] is the sub-list for method output_type
-	10, // [10:13] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	13, // 5: culvert.identity.v1.Denial.refusal:type_name -> culvert.identity.v1.Refusal
+	12, // 6: culvert.identity.v1.Denial.retry_after:type_name -> google.protobuf.Duration
+	6,  // 7: culvert.identity.v1.Bundle.federated:type_name -> culvert.identity.v1.FederatedBundle
+	8,  // 8: culvert.identity.v1.BundleAck.roots:type_name -> culvert.identity.v1.RootUse
+	10, // 9: culvert.identity.v1.DenySet.entries:type_name -> culvert.identity.v1.DenyEntry
+	14, // 10: culvert.identity.v1.DenyEntry.until:type_name -> google.protobuf.Timestamp
+	0,  // 11: culvert.identity.v1.CertificateService.Sign:input_type -> culvert.identity.v1.SignRequest
+	7,  // 12: culvert.identity.v1.CertificateService.StreamBundle:input_type -> culvert.identity.v1.BundleAck
+	11, // 13: culvert.identity.v1.CertificateService.StreamDeny:input_type -> culvert.identity.v1.DenyAck
+	2,  // 14: culvert.identity.v1.CertificateService.Sign:output_type -> culvert.identity.v1.SignResponse
+	5,  // 15: culvert.identity.v1.CertificateService.StreamBundle:output_type -> culvert.identity.v1.Bundle
+	9,  // 16: culvert.identity.v1.CertificateService.StreamDeny:output_type -> culvert.identity.v1.DenySet
+	14, // [14:17] is the sub-list for method output_type
+	11, // [11:14] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_identity_identityv1_service_proto_init() }
@@ -925,7 +1008,7 @@ func file_identity_identityv1_service_proto_init() {
 		return
 	}
 	file_identity_identityv1_node_proto_init()
-	file_identity_identityv1_service_proto_msgTypes[9].OneofWrappers = []any{
+	file_identity_identityv1_service_proto_msgTypes[10].OneofWrappers = []any{
 		(*DenyEntry_Serial)(nil),
 		(*DenyEntry_Spki)(nil),
 		(*DenyEntry_Id)(nil),
@@ -938,7 +1021,7 @@ func file_identity_identityv1_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_identity_identityv1_service_proto_rawDesc), len(file_identity_identityv1_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   11,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

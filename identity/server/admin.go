@@ -4,6 +4,7 @@ package server
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -36,14 +37,24 @@ func (s *Server) ServeAdmin(ctx context.Context, ln net.Listener) error {
 
 // serveHTTP serves small requests until ctx ends.
 func serveHTTP(ctx context.Context, ln net.Listener, what string, handler http.Handler) error {
+	return serveOn(ctx, newDoor(ln, room{strangers: roomFor(descriptors()).metrics}, 0), what, handler, nil)
+}
+
+// serveOn serves small requests until ctx ends, in TLS if it is configured.
+func serveOn(ctx context.Context, ln net.Listener, what string, handler http.Handler, config *tls.Config) error {
 	server := &http.Server{
-		Handler: handler, MaxHeaderBytes: 8 << 10,
+		Handler: handler, MaxHeaderBytes: 8 << 10, TLSConfig: config,
 		ReadHeaderTimeout: 2 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 10 * time.Second, IdleTimeout: 30 * time.Second,
 	}
 	stop := context.AfterFunc(ctx, func() { server.Close() })
 	defer stop()
-	ln = newDoor(ln, room{strangers: roomFor(descriptors()).metrics}, 0)
-	if err := server.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
+	serve := server.Serve
+	if config != nil {
+		server.Protocols = new(http.Protocols)
+		server.Protocols.SetHTTP1(true)
+		serve = func(ln net.Listener) error { return server.ServeTLS(ln, "", "") }
+	}
+	if err := serve(ln); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serve %s: %w", what, err)
 	}
 	return nil

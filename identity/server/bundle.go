@@ -74,7 +74,7 @@ func (s *Server) bundle() ([]*identityv1.Bundle, uint64, <-chan struct{}) {
 	if generation == 0 {
 		return nil, 0, changed
 	}
-	return []*identityv1.Bundle{s.bundleSent.of(generation, roots, s.cfg.CA.Tainted())}, generation, changed
+	return []*identityv1.Bundle{s.bundleSent.of(generation, roots, s.cfg.CA.Tainted(), s.cfg.CA.Federated())}, generation, changed
 }
 
 // bundleMessage is the message of the youngest bundle that was asked for: as long as nothing
@@ -82,24 +82,37 @@ func (s *Server) bundle() ([]*identityv1.Bundle, uint64, <-chan struct{}) {
 type bundleMessage struct {
 	mu      sync.Mutex // guards what follows
 	tainted []ca.Key
+	foreign []ca.Foreign
 	is      *identityv1.Bundle
 }
 
-func (m *bundleMessage) of(generation uint64, roots []*x509.Certificate, tainted []ca.Key) *identityv1.Bundle {
+func (m *bundleMessage) of(generation uint64, roots []*x509.Certificate, tainted []ca.Key, foreign []ca.Foreign) *identityv1.Bundle {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.is.GetGeneration() == generation && slices.Equal(m.tainted, tainted) {
+	if m.is.GetGeneration() == generation && slices.Equal(m.tainted, tainted) && sameSlice(m.foreign, foreign) {
 		return m.is
 	}
 	hash := identity.BundleHash(roots)
-	m.tainted, m.is = tainted, &identityv1.Bundle{Generation: generation, Sha256: hash[:]}
+	m.tainted, m.foreign, m.is = tainted, foreign, &identityv1.Bundle{Generation: generation, Sha256: hash[:]}
 	for _, root := range roots {
 		m.is.Roots = append(m.is.Roots, root.Raw)
 	}
 	for _, key := range tainted {
 		m.is.Tainted = append(m.is.Tainted, key[:])
 	}
+	for _, f := range foreign {
+		other := &identityv1.FederatedBundle{TrustDomain: f.TrustDomain.Name(), Sequence: f.Sequence}
+		for _, root := range f.Roots {
+			other.Roots = append(other.Roots, root.Raw)
+		}
+		m.is.Federated = append(m.is.Federated, other)
+	}
 	return m.is
+}
+
+// sameSlice reports whether two slices are one.
+func sameSlice(a, b []ca.Foreign) bool {
+	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
 }
 
 // Acks returns, by node, which bundle each goes by. A node that has had no stream to

@@ -21,12 +21,12 @@ const (
 
 // room is how many connections of each sort may be open at a time, so that no sort
 // takes the file descriptors of another.
-type room struct{ strangers, nodes, metrics int }
+type room struct{ strangers, nodes, metrics, bundle int }
 
 // roomFor divides the descriptors that the process may have.
 func roomFor(descriptors int) room {
-	r := room{strangers: min(256, descriptors/4), metrics: min(64, descriptors/16)}
-	r.nodes = min(16384, max(descriptors/4, descriptors-spareDescriptors-r.strangers-r.metrics))
+	r := room{strangers: min(256, descriptors/4), metrics: min(64, descriptors/16), bundle: min(64, descriptors/16)}
+	r.nodes = min(16384, max(descriptors/4, descriptors-spareDescriptors-r.strangers-r.metrics-r.bundle))
 	return r
 }
 

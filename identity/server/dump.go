@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/culvert-mesh/culvert/identity/federation"
 	"github.com/culvert-mesh/culvert/identity/rekey"
 )
 
@@ -19,13 +20,14 @@ type (
 	dump struct {
 		TrustDomain string         `json:"trustDomain"`
 		Store       dumpedStore    `json:"store"`
-		Chain       []dumpedCert   `json:"chain"`             // what signs leaves: the issuer first, without the root
-		Serving     *dumpedCert    `json:"serving,omitempty"` // by which nodes know this replica; none: it cannot prove itself
-		Bundle      dumpedBundle   `json:"bundle"`            // what nodes trust
-		Rekey       *rekey.Status  `json:"rekey,omitempty"`   // of the root, as this replica sees it
-		DenySet     *dumpedDenySet `json:"denySet,omitempty"` // none: nothing is denied
-		Nodes       []dumpedNode   `json:"nodes"`             // that proved themselves within a day, by name
-		Readiness   []dumpedTarget `json:"readiness"`         // as /readyz
+		Chain       []dumpedCert   `json:"chain"`                // what signs leaves: the issuer first, without the root
+		Serving     *dumpedCert    `json:"serving,omitempty"`    // by which nodes know this replica; none: it cannot prove itself
+		Bundle      dumpedBundle   `json:"bundle"`               // what nodes trust
+		Rekey       *rekey.Status  `json:"rekey,omitempty"`      // of the root, as this replica sees it
+		DenySet     *dumpedDenySet `json:"denySet,omitempty"`    // none: nothing is denied
+		Federation  *dumpedOthers  `json:"federation,omitempty"` // none: with nobody
+		Nodes       []dumpedNode   `json:"nodes"`                // that proved themselves within a day, by name
+		Readiness   []dumpedTarget `json:"readiness"`            // as /readyz
 		Issuance    dumpedIssuance `json:"issuance"`
 	}
 	dumpedStore struct {
@@ -40,6 +42,10 @@ type (
 		Generation uint64       `json:"generation"`       // 0: the CA is not open
 		SHA256     string       `json:"sha256,omitempty"` // of the set: the order does not matter
 		Roots      []dumpedCert `json:"roots"`
+	}
+	dumpedOthers struct {
+		Domains []federation.Status `json:"domains"`           // by name
+		Problem string              `json:"problem,omitempty"` // why they are not what was written last
 	}
 	dumpedDenySet struct {
 		Generation uint64 `json:"generation"` // 0: it is not known yet
@@ -92,6 +98,9 @@ func (s *Server) dump() dump {
 	if set := s.cfg.Denied; set != nil {
 		generation, entries, _ := set.Entries()
 		d.DenySet = &dumpedDenySet{generation, len(entries), set.Trouble()}
+	}
+	if f := s.cfg.Federation; f != nil {
+		d.Federation = &dumpedOthers{f.Status(), f.Trouble()}
 	}
 	if len(roots) > 0 {
 		d.Bundle.SHA256 = bundleHash(roots)

@@ -9,6 +9,7 @@ const (
 	logCaller    = "caller"
 	logCode      = "code"
 	logError     = "error"
+	logRoot      = "root"
 	logFrom      = "from"
 	logIdentity  = "identity"
 	logIssuer    = "issuer"

@@ -27,6 +27,7 @@ import (
 	"github.com/culvert-mesh/culvert/identity"
 	"github.com/culvert-mesh/culvert/identity/ca"
 	"github.com/culvert-mesh/culvert/identity/deny"
+	"github.com/culvert-mesh/culvert/identity/federation"
 	"github.com/culvert-mesh/culvert/identity/identityv1"
 	"github.com/culvert-mesh/culvert/identity/join"
 	"github.com/culvert-mesh/culvert/identity/ledger"
@@ -64,6 +65,8 @@ type Config struct {
 	Renewal      func() ca.Renewal         // how the issuer will be renewed; not said
 	Rekey        func() rekey.Status       // how far a re-key of the root is; not said
 	Events       func() map[string]uint64  // how often what happened to the CA where it is kept; no events
+	Federation   *federation.Federation    // the bundles of other trust domains; none
+	RefreshHint  time.Duration             // what ServeBundle tells others; federation.DefaultRefresh
 	Log          *slog.Logger              // slog.Default()
 }
 
@@ -81,6 +84,7 @@ func (c Config) Validate() error {
 	require(len(c.DNSNames) > 0, "DNSNames is required")
 	require(!slices.Contains(c.DNSNames, ""), "DNSNames has an empty name")
 	require(c.TTL == 0 || ca.MinTTL <= c.TTL && c.TTL <= ca.MaxTTL, fmt.Sprintf("TTL is %v, want %v to %v", c.TTL, ca.MinTTL, ca.MaxTTL))
+	require(c.RefreshHint == 0 || c.RefreshHint >= time.Second, "RefreshHint is less than a second")
 	require(c.NodeRate >= 0, "NodeRate is negative")
 	require(c.NodeBurst >= 0, "NodeBurst is negative")
 	require(c.IDRate >= 0, "IDRate is negative")
@@ -106,6 +110,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.IDBurst == 0 {
 		c.IDBurst = 30
+	}
+	if c.RefreshHint == 0 {
+		c.RefreshHint = federation.DefaultRefresh
 	}
 	if c.Log == nil {
 		c.Log = slog.Default()
@@ -175,6 +182,9 @@ func New(cfg Config) (*Server, error) {
 	s.metrics.registry.MustRegister(followers{s})
 	if cfg.Rekey != nil {
 		s.metrics.registry.MustRegister(rekeying(cfg.Rekey))
+	}
+	if cfg.Federation != nil {
+		s.metrics.registry.MustRegister(federating(cfg.Federation))
 	}
 	s.metrics.registry.MustRegister(written(cfg), s.accountant.collector())
 	if asked, ok := cfg.Attestor.(prometheus.Collector); ok {

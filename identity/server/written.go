@@ -7,7 +7,7 @@ import "github.com/prometheus/client_golang/prometheus"
 // written are counts of what operators wrote and the CA does not go by.
 func written(cfg Config) prometheus.Collector {
 	wrong := prometheus.NewDesc("culvert_identity_not_understood",
-		"What operators wrote and is not understood, so that what was in force before stays: lifetimes of certificates in annotations, the deny set.", []string{"what"}, nil)
+		"What operators wrote and is not understood, so that what was in force before stays: lifetimes of certificates in annotations, the deny set, the file of federations.", []string{"what"}, nil)
 	return collectorFunc(func(out chan<- prometheus.Metric) {
 		out <- prometheus.MustNewConstMetric(wrong, prometheus.GaugeValue, float64(cfg.Accounts.wrong()), "lifetime")
 		denied := 0.
@@ -15,6 +15,11 @@ func written(cfg Config) prometheus.Collector {
 			denied = 1
 		}
 		out <- prometheus.MustNewConstMetric(wrong, prometheus.GaugeValue, denied, "deny_set")
+		federated := 0.
+		if cfg.Federation != nil && cfg.Federation.Trouble() != "" {
+			federated = 1
+		}
+		out <- prometheus.MustNewConstMetric(wrong, prometheus.GaugeValue, federated, "federation")
 	})
 }
 

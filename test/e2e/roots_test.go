@@ -162,6 +162,11 @@ func (s *story) following(n *lab.Node) (f struct {
 	Generation   uint64
 	Roots, Heard int
 	Connected    bool
+	Federated    []struct {
+		TrustDomain string
+		Sequence    uint64
+		Roots       int
+	}
 }) {
 	s.Helper()
 	dump, err := n.Dump(s.ctx)

@@ -107,6 +107,9 @@ func (s *Store) take(b Bundle) error {
 		s.following.since = now
 	}
 	changed := s.rebuild(now)
+	if s.heedsForeign(err) {
+		changed = s.federateLocked(b.Foreign) || changed
+	}
 	tainted := s.renewTainted(b.Tainted, now)
 	said := s.noteLocked(err)
 	s.mu.Unlock()
@@ -168,6 +171,8 @@ type Following struct {
 	Since      time.Time `json:"since,omitzero"`
 	AgeSeconds float64   `json:"ageSeconds"`        // for how long no stream was open; 0: one is
 	Problem    string    `json:"problem,omitempty"` // of the stream, as it was last
+
+	Federated []Federated `json:"federated,omitempty"` // other trust domains whose workloads may be peers
 }
 
 // Following is what is known now.
@@ -178,6 +183,7 @@ func (s *Store) Following() Following {
 		Generation: s.trust.said.Generation, Heard: len(s.trust.heard),
 		Connected: s.following.connected, Since: s.following.since, Problem: s.following.problem,
 		AgeSeconds: s.following.age(time.Now()).Seconds(),
+		Federated:  s.foreign.dump(),
 	}
 	if s.bundle != nil {
 		f.SHA256, f.Roots = hexOf(s.trust.hash()), len(s.bundle.roots)

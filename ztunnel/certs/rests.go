@@ -116,7 +116,7 @@ func (p *pair) without(state tls.ConnectionState, key sum) time.Time {
 	if less == nil || len(state.PeerCertificates) == 0 {
 		return longAgo
 	}
-	peer, err := less.prove(state.PeerCertificates, p.usage, now)
+	peer, err := p.store.proveBy(less, state.PeerCertificates, p.usage, now)
 	if err != nil || p.match(peer.id) != nil {
 		return longAgo
 	}

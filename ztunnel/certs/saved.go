@@ -28,6 +28,8 @@ type saved struct {
 	Heard       []savedHeard `json:"heard"`
 	Dropped     []sum        `json:"dropped"`
 	Judged      sum          `json:"judged"` // see rootFile
+
+	Federated []savedForeign `json:"federated,omitempty"`
 }
 
 type savedHeard struct {
@@ -42,6 +44,9 @@ const (
 	savedDenied = "deny set"
 )
 
+// maxSaved is more than the roots of all trust domains take in JSON.
+const maxSaved = 8 << 20
+
 // savedHeader is the file's first line: what it holds, length and SHA-256 of what follows.
 const savedHeader = "culvert %s %d %x\n"
 
@@ -55,6 +60,7 @@ func (s *Store) save() {
 	defer s.saving.Unlock()
 	s.mu.Lock()
 	now := s.trust.saved(s.cfg.TrustDomain.Name(), s.file.judged)
+	now.Federated = s.foreign.saved()
 	s.mu.Unlock()
 	if err := writeSaved(s.cfg.BundleFile, savedBundle, now); err != nil {
 		s.cfg.Log.Error("writing the trust bundle; a start without the CA would find an older one", logPath, s.cfg.BundleFile, logError, err)
@@ -92,6 +98,7 @@ func (s *Store) restore() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.trust, s.file.judged = t, v.Judged
+	s.federateLocked(restoreForeign(v.Federated))
 	s.rebuild(time.Now())
 }
 
@@ -154,7 +161,7 @@ func writeSaved(path, what string, v any) error {
 
 func readSaved(path, domain string) (saved, error) {
 	var v saved
-	if err := readWritten(path, savedBundle, maxRoots, &v); err != nil {
+	if err := readWritten(path, savedBundle, maxSaved, &v); err != nil {
 		return saved{}, err
 	}
 	return v, ofDomain(v.TrustDomain, domain)

@@ -29,6 +29,7 @@ type Store struct {
 	entries  map[spiffeid.ID]*entry
 	trust    trust
 	bundle   *bundle             // of trust's roots; nil while there are none
+	foreign  foreigners          // bundles of other trust domains
 	news     news                // of another bundle
 	above    []*x509.Certificate // the leaf in the last answer: SVIDs share them
 	inFlight int                 // waves

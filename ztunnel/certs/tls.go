@@ -46,7 +46,8 @@ func (s *Store) Client(ctx context.Context, id, peer spiffeid.ID) (*tls.Config, 
 }
 
 // ServerPair is the inbound side of a tunnel to a pod of id: it proves id and
-// admits any workload of the trust domain that is not denied.
+// admits any workload that is not denied: of the trust domain or, for policies to judge, of one
+// that it is federated with.
 //
 // Without a valid SVID it waits for one, 5 s or until ctx ends. If id is denied, it wraps a
 // *deny.Error.
@@ -55,7 +56,7 @@ func (s *Store) ServerPair(ctx context.Context, id spiffeid.ID) (Pair, error) {
 	if err != nil {
 		return Pair{}, err
 	}
-	p := &pair{store: s, own: own, usage: x509.ExtKeyUsageClientAuth, match: matchDomain(s.cfg.TrustDomain)}
+	p := &pair{store: s, own: own, usage: x509.ExtKeyUsageClientAuth, match: matchAny}
 	config := p.config()
 	config.Certificates = []tls.Certificate{own.certificate()}
 	// Any, not Verify: the verification is VerifyConnection's.
@@ -143,7 +144,7 @@ func (p *pair) denied(state tls.ConnectionState, remote netip.AddrPort) error {
 
 // prove asks the current bundle, not the one of when the SVID came.
 func (p *pair) prove(certs []*x509.Certificate) (*proof, error) {
-	proof, err := p.store.roots().prove(certs, p.usage, time.Now())
+	proof, err := p.store.prove(certs, p.usage, time.Now())
 	if err != nil {
 		return nil, err
 	}

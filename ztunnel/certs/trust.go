@@ -35,7 +35,8 @@ type Bundle struct {
 	Generation uint64 // a greater one is younger; 0: no stream has said anything yet
 	Hash       sum    // identity.BundleHash of the roots, those that Go cannot read included
 	Roots      []*x509.Certificate
-	Tainted    []sum // identity.KeyHash of authorities: what they signed is renewed at once
+	Tainted    []sum     // identity.KeyHash of authorities: what they signed is renewed at once
+	Foreign    []Foreign // other trust domains whose workloads may be peers; of others none may
 }
 
 // trust is what this node knows of the roots of its trust domain. What vouches for

@@ -38,14 +38,15 @@ type Origins struct {
 }
 
 // admitOrigin asks whether the peer's identity comes from where the registry has it. A pod
-// that the registry does not know yet is waited for, if its connection would be refused.
+// that the registry does not know yet is waited for, if its connection would be refused. A peer
+// of another trust domain may come from anywhere but from what is ours.
 func (p *Pod) admitOrigin(c *connection, peer spiffeid.ID) error {
 	addr := c.src.addr.Addr().Unmap()
 	if p.Origins.Mode == AtSourceOff || slices.ContainsFunc(p.Origins.Exempt, func(cidr netip.Prefix) bool { return cidr.Contains(addr) }) {
 		return nil
 	}
 	origin := p.Registry.OriginOf(peer, addr)
-	if origin == workload.Home {
+	if origin == workload.Home || origin == workload.Unknown && c.foreign(peer) {
 		return nil
 	}
 	mode := p.Origins.Mode
@@ -65,6 +66,12 @@ func (p *Pod) admitOrigin(c *connection, peer spiffeid.ID) error {
 	}
 	c.sourceWarn = why.Error()
 	return nil
+}
+
+// foreign reports whether the peer is of another trust domain: no registry of ours says where
+// its identity runs.
+func (c *connection) foreign(peer spiffeid.ID) bool {
+	return c.dst.workload != nil && peer.TrustDomain() != c.dst.workload.ID.TrustDomain()
 }
 
 // awaitOrigin asks again with each snapshot, for a while. An error says that too many wait:

@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
 	"github.com/culvert-mesh/culvert/identity"
 	"github.com/culvert-mesh/culvert/ztunnel/certs"
 	"github.com/culvert-mesh/culvert/ztunnel/spire/delegatedv1"
@@ -53,11 +55,27 @@ func (c *Client) bundleOf(answer *delegatedv1.SubscribeToX509BundlesResponse, kn
 	if err != nil {
 		return certs.Bundle{}, because(certs.Failed, "the trust bundle of SPIRE's agent: %v", err)
 	}
+	next.Foreign = c.foreign(all)
 	next.Generation = max(1, known.Generation)
 	if known.Generation != 0 && next.Hash != known.Hash {
 		next.Generation++
 	}
 	return next, nil
+}
+
+// foreign are the bundles of other trust domains, in the order of their names. What cannot be
+// read says nothing of the rest.
+func (c *Client) foreign(all map[string][]byte) (foreign []certs.Foreign) {
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		td, err := spiffeid.TrustDomainFromString(name)
+		if err != nil || td == c.cfg.TrustDomain {
+			continue
+		}
+		if b, err := parseBundle(all[name]); err == nil {
+			foreign = append(foreign, certs.Foreign{TrustDomain: td, Roots: b.Roots})
+		}
+	}
+	return foreign
 }
 
 // parseBundle reads certificates that follow one another. A root that Go does not

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package federation
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"sigs.k8s.io/yaml"
+
+	"github.com/culvert-mesh/culvert/identity/identityv1"
+)
+
+// Profile says how a bundle endpoint proves itself.
+type Profile string
+
+// The profiles of the standard.
+const (
+	HTTPSWeb    Profile = "https_web"    // by a certificate for the name in its URL
+	HTTPSSPIFFE Profile = "https_spiffe" // by its SPIFFE ID, under the bundle that is known
+)
+
+// Domain is another trust domain, and where its bundle is.
+type Domain struct {
+	TrustDomain spiffeid.TrustDomain
+	URL         string
+	Profile     Profile
+	EndpointID  spiffeid.ID // of https_spiffe
+	BundleFile  string      // of https_spiffe: the bundle to begin with, a JWKS or PEM
+	RootsFile   string      // of https_web: PEM; empty: the system's roots
+}
+
+// entry is a Domain as it is written.
+type entry struct {
+	TrustDomain      string  `json:"trustDomain"`
+	URL              string  `json:"url"`
+	Profile          Profile `json:"profile"`
+	EndpointSPIFFEID string  `json:"endpointSPIFFEID"`
+	BundleFile       string  `json:"bundleFile"`
+	RootsFile        string  `json:"rootsFile"`
+}
+
+// Parse reads a YAML list of domains. It returns all that is wrong with it.
+func Parse(text []byte, own spiffeid.TrustDomain) ([]Domain, error) {
+	var entries []entry
+	if err := yaml.UnmarshalStrict(text, &entries); err != nil {
+		return nil, fmt.Errorf("not a list of {trustDomain, url, profile}: %v", err)
+	}
+	if len(entries) > identityv1.MaxFederated {
+		return nil, fmt.Errorf("there are %d trust domains, the limit is %d", len(entries), identityv1.MaxFederated)
+	}
+	var all []Domain
+	var problems []error
+	seen := map[spiffeid.TrustDomain]bool{}
+	for i, e := range entries {
+		d, err := e.domain(own)
+		if err == nil && seen[d.TrustDomain] {
+			err = fmt.Errorf("trustDomain: %s is there twice", d.TrustDomain)
+		}
+		if err != nil {
+			problems = append(problems, fmt.Errorf("entry %d: %v", i, err))
+			continue
+		}
+		seen[d.TrustDomain] = true
+		all = append(all, d)
+	}
+	return all, errors.Join(problems...)
+}
+
+func (e entry) domain(own spiffeid.TrustDomain) (d Domain, err error) {
+	d = Domain{URL: e.URL, Profile: e.Profile, BundleFile: e.BundleFile, RootsFile: e.RootsFile}
+	if d.TrustDomain, err = spiffeid.TrustDomainFromString(e.TrustDomain); err != nil {
+		return d, fmt.Errorf("trustDomain: %v", err)
+	}
+	if d.TrustDomain == own {
+		return d, fmt.Errorf("trustDomain: %s is that of this mesh", own)
+	}
+	at, err := url.Parse(e.URL)
+	if err != nil || at.Scheme != "https" || at.Host == "" || at.User != nil || at.Fragment != "" {
+		return d, fmt.Errorf("url: %q is not https://HOST[:PORT][/PATH]", e.URL)
+	}
+	switch e.Profile {
+	case HTTPSWeb:
+		if e.EndpointSPIFFEID != "" || e.BundleFile != "" {
+			return d, errors.New("endpointSPIFFEID and bundleFile are of the profile https_spiffe")
+		}
+		return d, nil
+	case HTTPSSPIFFE:
+		return e.spiffe(d)
+	}
+	return d, fmt.Errorf("profile: %q is neither https_web nor https_spiffe", e.Profile)
+}
+
+func (e entry) spiffe(d Domain) (_ Domain, err error) {
+	if d.EndpointID, err = spiffeid.FromString(e.EndpointSPIFFEID); err != nil {
+		return d, fmt.Errorf("endpointSPIFFEID: %v", err)
+	}
+	switch {
+	case !d.EndpointID.MemberOf(d.TrustDomain):
+		return d, fmt.Errorf("endpointSPIFFEID: %s is not of the trust domain %s, whose bundle it gives", d.EndpointID, d.TrustDomain)
+	case e.BundleFile == "":
+		return d, errors.New("bundleFile: the profile https_spiffe needs a bundle to begin with")
+	case e.RootsFile != "":
+		return d, errors.New("rootsFile is of the profile https_web")
+	}
+	return d, nil
+}

@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package federation
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/culvert-mesh/culvert/identity/ca"
+	"github.com/culvert-mesh/culvert/regular"
+)
+
+// Options say which trust domains there are.
+type Options struct {
+	CA    *ca.CA       // required
+	File  string       // of domains, as Parse reads it; required
+	State string       // directory that keeps bundles over restarts; none
+	Log   *slog.Logger // slog.Default()
+}
+
+// Federation keeps the bundles of other trust domains.
+type Federation struct {
+	opts Options
+
+	mu        sync.Mutex // guards what follows
+	text      []byte     // of the file, as it is in force
+	followers map[spiffeid.TrustDomain]*follower
+	problem   string // of the file; empty: none
+}
+
+// New reads the file, and what was kept.
+func New(opts Options) (*Federation, error) {
+	if opts.CA == nil || opts.File == "" {
+		return nil, errors.New("federation: CA and File are required")
+	}
+	if opts.Log == nil {
+		opts.Log = slog.Default()
+	}
+	f := &Federation{opts: opts, followers: map[spiffeid.TrustDomain]*follower{}}
+	text, domains, err := f.read()
+	if err != nil {
+		return nil, err
+	}
+	f.apply(text, domains, nil)
+	return f, nil
+}
+
+func (f *Federation) read() ([]byte, []Domain, error) {
+	text, err := regular.ReadFile(f.opts.File, maxFile)
+	if err != nil {
+		return nil, nil, err
+	}
+	domains, err := Parse(text, f.opts.CA.TrustDomain())
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", f.opts.File, err)
+	}
+	for _, d := range domains {
+		if d.Profile == HTTPSSPIFFE {
+			if _, _, err := d.begin(); err != nil {
+				return nil, nil, fmt.Errorf("%s: %s: %w", f.opts.File, d.TrustDomain, err)
+			}
+		}
+	}
+	return text, domains, nil
+}
+
+// Run fetches bundles, and follows the file, until ctx ends. A file that is wrong, or gone,
+// changes nothing.
+func (f *Federation) Run(ctx context.Context) error {
+	var running sync.WaitGroup
+	defer running.Wait()
+	ctx, end := context.WithCancel(ctx)
+	defer end()
+	start := func(one *follower) {
+		own, stop := context.WithCancel(ctx)
+		one.stop = stop
+		running.Go(func() { one.run(own) })
+	}
+	f.mu.Lock()
+	for _, one := range f.followers {
+		start(one)
+	}
+	f.mu.Unlock()
+	poll := time.NewTicker(lookEvery)
+	defer poll.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-poll.C:
+			f.look(start)
+		}
+	}
+}
+
+// look takes the file if it is another one than before.
+func (f *Federation) look(start func(*follower)) {
+	text, err := regular.ReadFile(f.opts.File, maxFile)
+	f.mu.Lock()
+	same := err == nil && bytes.Equal(text, f.text) && f.problem == ""
+	f.mu.Unlock()
+	if same {
+		return
+	}
+	text, domains, err := f.read()
+	if err != nil {
+		f.mu.Lock()
+		said := f.problem == err.Error()
+		f.problem = err.Error()
+		f.mu.Unlock()
+		if !said {
+			f.opts.Log.Error("the file of federations is not understood; the last good one stays in force", logError, err)
+		}
+		return
+	}
+	f.apply(text, domains, start)
+}
+
+// apply has the domains be those of a file. A domain that stays keeps its bundle.
+func (f *Federation) apply(text []byte, domains []Domain, start func(*follower)) {
+	for _, gone := range f.replace(text, domains, start) {
+		forget(f.opts.State, gone)
+		f.opts.Log.Warn("another trust domain is federated with no more", logTrustDomain, gone.Name())
+	}
+}
+
+func (f *Federation) replace(text []byte, domains []Domain, start func(*follower)) (gone []spiffeid.TrustDomain) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.text, f.problem = text, ""
+	next := map[spiffeid.TrustDomain]*follower{}
+	for _, d := range domains {
+		before := f.followers[d.TrustDomain]
+		if before != nil && before.domain == d {
+			next[d.TrustDomain] = before
+			continue
+		}
+		next[d.TrustDomain] = f.follow(d, before)
+	}
+	for td, one := range f.followers {
+		if next[td] == one {
+			continue
+		}
+		if one.stop != nil {
+			one.stop()
+		}
+		if next[td] == nil {
+			gone = append(gone, td)
+		}
+	}
+	for td, one := range next {
+		if start != nil && f.followers[td] != one {
+			start(one)
+		}
+	}
+	f.followers = next
+	f.publishLocked()
+	return gone
+}
+
+// follow returns a follower that has not begun yet, with what is known.
+func (f *Federation) follow(d Domain, before *follower) *follower {
+	one := &follower{of: f, domain: d, since: time.Now()}
+	if before != nil {
+		one.known, one.roots, one.failures, one.since = before.known, before.roots, before.failures, before.since
+		return one
+	}
+	var err error
+	if one.known, err = restore(f.opts.State, d.TrustDomain); err != nil {
+		f.opts.Log.Warn("what was kept of another trust domain's bundle is ignored", logTrustDomain, d.TrustDomain.Name(), logError, err)
+	}
+	one.roots, _ = one.known.roots() // restore has read them
+	f.opts.Log.Info("federated with another trust domain", logTrustDomain, d.TrustDomain.Name(), logSequence, one.known.Sequence, logRoots, len(one.roots))
+	return one
+}
+
+// publishLocked tells the CA.
+func (f *Federation) publishLocked() {
+	all := make([]ca.Foreign, 0, len(f.followers))
+	for _, one := range f.followers {
+		all = append(all, one.foreign())
+	}
+	slices.SortFunc(all, func(a, b ca.Foreign) int { return cmp.Compare(a.TrustDomain.Name(), b.TrustDomain.Name()) })
+	f.opts.CA.Federate(all)
+}
+
+// Status is how it stands with one trust domain. Programs read it: names stay.
+type Status struct {
+	TrustDomain    string    `json:"trustDomain"`
+	URL            string    `json:"url"`
+	Profile        Profile   `json:"profile"`
+	Sequence       uint64    `json:"sequence,omitempty"`
+	Roots          int       `json:"roots"`             // 0: no bundle came yet
+	Fetched        time.Time `json:"fetched,omitzero"`  // the last time; zero: never
+	AgeSeconds     float64   `json:"ageSeconds"`        // since then, or since it is wanted
+	RefreshSeconds float64   `json:"refreshSeconds"`    // how often it should be fetched
+	Failures       uint64    `json:"failures"`          // of this process
+	Problem        string    `json:"problem,omitempty"` // of the last attempt
+}
+
+// Status is that of all domains, by name.
+func (f *Federation) Status() []Status {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	all := make([]Status, 0, len(f.followers))
+	for _, one := range f.followers {
+		k := one.known
+		s := Status{
+			TrustDomain: one.domain.TrustDomain.Name(), URL: one.domain.URL, Profile: one.domain.Profile,
+			Sequence: k.Sequence, Roots: len(one.roots), Fetched: k.Fetched, Failures: one.failures, Problem: one.problem,
+			RefreshSeconds: cmp.Or(k.Refresh, DefaultRefresh).Seconds(),
+		}
+		since := k.Fetched
+		if since.IsZero() {
+			since = one.since
+		}
+		s.AgeSeconds = max(0, time.Since(since).Seconds())
+		all = append(all, s)
+	}
+	slices.SortFunc(all, func(a, b Status) int { return cmp.Compare(a.TrustDomain, b.TrustDomain) })
+	return all
+}
+
+// Trouble is why the file in force is not the one that was written last; empty: it is.
+func (f *Federation) Trouble() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.problem
+}

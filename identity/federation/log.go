@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package federation
+
+// Keys of log attributes.
+const (
+	logError       = "error"
+	logPath        = "path"
+	logTrustDomain = "trust_domain"
+	logSequence    = "sequence"
+	logRoots       = "roots"
+)
