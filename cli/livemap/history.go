@@ -91,6 +91,7 @@ func (h *History) Add(nodes []fleet.Node, at time.Time) {
 	}
 	now := h.standing(nodes)
 	grew := h.growth(nodes, now, owners, at)
+	h.refusals.explain(nodes)
 	h.settle(now, at)
 	for p, s := range grew {
 		if e := h.edges[p]; e != nil && (s.open > 0 || s.opened > 0 || s.refused > 0 || s.bytes > 0) {

@@ -4,6 +4,7 @@ package livemap
 
 import (
 	"fmt"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -92,6 +93,25 @@ func TestAnEdgeAppearsAndTurnsRedWhenItIsRefused(t *testing.T) {
 	}
 }
 
+// What the destination's node remembers names the policy; the source's says who answered.
+func TestARefusalIsExplainedByWhatThePodsRemember(t *testing.T) {
+	h := &History{}
+	n := node("one", toDB(2, 0, 1, 0, noon))
+	ends := [2]fleet.RefusedEnd{{Namespace: "shop", Pod: "web-1", Address: netip.MustParseAddrPort("10.0.0.7:4711")}, {Namespace: "shop", Pod: "db-1"}}
+	told := func(after time.Duration, word, policy, err string) fleet.Refused {
+		return fleet.Refused{Time: noon.Add(after), Result: word, Policy: policy, Error: err, Source: ends[0], Dest: ends[1]}
+	}
+	n.Dump.Pods = map[string]fleet.Pod{
+		"web": {State: enrolled, Refused: []fleet.Refused{told(0, "tls", "", "another word"), told(2, "denied", "", "http status: 401")}},
+		"db":  {State: enrolled, Refused: []fleet.Refused{told(1, "denied", "AuthorizationPolicy shop/db", "rule 0")}},
+	}
+	h.Add([]fleet.Node{n}, noon)
+	r := h.Graph(all, time.Time{}).Refusals
+	if len(r) != 1 || r[0].Policy != "AuthorizationPolicy shop/db" || r[0].Error != "rule 0" || r[0].Source != "10.0.0.7:4711" || r[0].Pods != [2]string{"web-1", "db-1"} {
+		t.Errorf("%+v", r)
+	}
+}
+
 func TestThePastIsAsItWas(t *testing.T) {
 	h := &History{}
 	h.Add([]fleet.Node{node("one")}, noon)
@@ -123,7 +143,7 @@ func TestWhatWasCountedBeforeIsNoNews(t *testing.T) {
 	if e := edgeOf(t, g, "shop/web→shop/db"); e.Opened != 0 || e.Bytes != 0 || e.Refused != 0 || e.Open != 2 || e.Total != 1000 || e.State != Locked {
 		t.Errorf("%+v", e)
 	}
-	if len(g.Refusals) != 1 || g.Refusals[0].Count != 7 || !g.Refusals[0].Counted {
+	if len(g.Refusals) != 1 || g.Refusals[0].Count != 7 {
 		t.Errorf("refusals %+v", g.Refusals)
 	}
 	h.Add([]fleet.Node{node("one", toDB(3, 0, 0, 50, noon))}, noon.Add(5*time.Second)) // it was restarted

@@ -4,7 +4,6 @@ package livemap
 
 import (
 	"cmp"
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -32,7 +31,6 @@ type Refusal struct {
 	Count       uint64    `json:"count"`
 	First       time.Time `json:"first"`
 	Last        time.Time `json:"last"`
-	Counted     bool      `json:"counted,omitempty"` // by the node: no more is known
 }
 
 // refusals are the last ones, each kind once.
@@ -44,10 +42,12 @@ func (r *refusals) put(one Refusal) {
 	if r.all == nil {
 		r.all = map[string]*Refusal{}
 	}
-	one.ID = strings.Join([]string{one.From, one.To, one.Service, one.Word, one.Policy, one.Node, fmt.Sprint(one.Counted)}, " ")
+	one.ID = strings.Join([]string{one.From, one.To, one.Service, one.Word, one.Node}, " ")
 	if known := r.all[one.ID]; known != nil {
-		one.Count, one.First = one.Count+known.Count, known.First
-	} else if len(r.all) >= maxRefusals {
+		known.Count, known.Last = known.Count+one.Count, one.Last
+		return
+	}
+	if len(r.all) >= maxRefusals {
 		oldest := slices.MinFunc(slices.Collect(maps.Values(r.all)), func(a, b *Refusal) int { return a.Last.Compare(b.Last) })
 		delete(r.all, oldest.ID)
 	}
@@ -79,8 +79,70 @@ func (r *refusals) count(k rowKey, word string, count uint64, last, at time.Time
 	}
 	r.put(Refusal{
 		From: k.pair().from, To: k.pair().to, Identities: [2]string{k.source.Identity, k.destination.Identity},
-		Service: k.service, Node: k.node, Word: word, Count: count, First: last, Last: last, Counted: true,
+		Service: k.service, Node: k.node, Word: word, Count: count, First: last, Last: last,
 	})
+}
+
+// explain takes what the nodes remember of the last connections that each pod was refused:
+// by which policy, or by which error. Of the two nodes of a connection the one that has the
+// policy names it.
+func (r *refusals) explain(nodes []fleet.Node) {
+	if len(r.all) == 0 {
+		return
+	}
+	owners := podOwners(nodes)
+	type kind struct{ from, to, word string }
+	last := map[kind]fleet.Refused{}
+	for _, n := range nodes {
+		for _, pod := range n.Dump.Pods {
+			for _, one := range pod.Refused {
+				k := kind{owners.name(one.Source), owners.name(one.Dest), one.Result}
+				known, twice := last[k]
+				if better := (one.Policy != "") != (known.Policy != ""); !twice || better && one.Policy != "" || !better && one.Time.After(known.Time) {
+					last[k] = one
+				}
+			}
+		}
+	}
+	for _, one := range r.all {
+		known, found := last[kind{one.From, one.To, one.Word}]
+		if !found {
+			continue
+		}
+		one.Policy, one.Error, one.Pods = known.Policy, known.Error, [2]string{known.Source.Pod, known.Dest.Pod}
+		one.Source, one.Destination = addressOf(known.Source), addressOf(known.Dest)
+	}
+}
+
+func addressOf(e fleet.RefusedEnd) string {
+	if !e.Address.IsValid() {
+		return ""
+	}
+	return e.Address.String()
+}
+
+// owned says which workload a pod is of, by NAMESPACE/POD.
+type owned map[string]string
+
+func podOwners(nodes []fleet.Node) owned {
+	all := owned{}
+	for _, n := range nodes {
+		for _, w := range n.Dump.Workloads {
+			all[w.String()] = cmp.Or(w.Owner, w.Name)
+		}
+		if len(all) > 0 {
+			break // each node knows all
+		}
+	}
+	return all
+}
+
+// name is what the edge calls that end.
+func (o owned) name(e fleet.RefusedEnd) string {
+	if owner := o[e.Namespace+"/"+e.Pod]; owner != "" {
+		return name(fleet.End{Namespace: e.Namespace, Workload: owner})
+	}
+	return name(fleet.End{Identity: e.Identity})
 }
 
 // sorted are those that had begun by a time, the last one first.

@@ -61,7 +61,7 @@ test("an edge appears, turns red when STRICT shuts a client out, and explains it
     const details = page.locator("#panel-details");
     await details.getByText("PeerAuthentication shop/default").first().waitFor();
     const text = await details.textContent();
-    for (const part of ["denied: a policy refused it", "would be refused by PeerAuthentication shop/default", "docs/policy.md#peerauthentication"]) {
+    for (const part of ["denied: a policy refused it", "By PeerAuthentication shop/default", "STRICT, and the connection is plaintext", "would be refused by PeerAuthentication shop/default", "docs/policy.md#peerauthentication"]) {
       assert.ok(text.includes(part), `the details lack ${part}: ${text}`);
     }
     assert.match(page.url(), /sel=/, "the selection is in the address");
