@@ -21,7 +21,7 @@ import (
 )
 
 func (c *command) audit() *cobra.Command {
-	return noun("audit", "Ask the CA's ledger which certificates were issued, and verify it", c.auditVerify(), c.auditWhoHad(), c.auditTail())
+	return noun("audit", "Ask the CA's ledger which certificates were issued, and verify it", c.auditVerify(), c.auditWhoHad(), c.auditTail(), c.auditFetch())
 }
 
 // ledgerAt says which files of a ledger the arguments name: a directory, this one without

@@ -25,6 +25,7 @@ import (
 // paperLedger is the ledger of two replicas, with the roots in a file beside.
 type paperLedger struct {
 	t          *testing.T
+	ca         *ca.CA
 	dir, roots string
 	end        func() // of the replica ca-1, which runs until then
 	one        *ledger.Ledger
@@ -36,7 +37,7 @@ func newPaperLedger(t *testing.T) *paperLedger {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &paperLedger{t: t, dir: t.TempDir(), roots: filepath.Join(t.TempDir(), "roots.pem")}
+	p := &paperLedger{t: t, ca: authority, dir: t.TempDir(), roots: filepath.Join(t.TempDir(), "roots.pem")}
 	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: authority.Roots()[0].Raw})
 	if err := os.WriteFile(p.roots, text, 0o600); err != nil {
 		t.Fatal(err)
@@ -61,7 +62,25 @@ func newPaperLedger(t *testing.T) *paperLedger {
 	p.one.Issued(p.decision("web", "node-1", "a1"))
 	p.one.Issued(p.decision("db", "node-1", "a2"))
 	t.Cleanup(p.end)
+	p.await("a2")
 	return p
+}
+
+// await returns once the line of a serial number is in a file: nobody waits for a disk that
+// takes its time.
+func (p *paperLedger) await(serial string) {
+	p.t.Helper()
+	seen := false
+	for deadline, from := time.Now().Add(time.Minute), ledger.Follow(p.dir); !seen; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			p.t.Fatalf("no line of the serial number %s", serial)
+		}
+		entries, err := next(from, func(e ledger.Entry) bool { return e.Serial == serial })
+		if err != nil {
+			p.t.Fatal(err)
+		}
+		seen = len(entries) > 0
+	}
 }
 
 func idOf(name string) string { return "spiffe://cluster.local/ns/shop/sa/" + name }

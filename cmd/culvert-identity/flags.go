@@ -113,7 +113,7 @@ func define(flags *flag.FlagSet, cfg *config) {
 	program.Var(flags, &cfg.joinSecret, "join-secret", "", "`namespace/name` of a Secret of join tokens, which stands for -join-tokens; needs -kubeconfig", program.Namespaced)
 	program.Var(flags, &cfg.listen, "listen", ":15012", "`address` for requests of nodes", program.Listen)
 	program.Var(flags, &cfg.metrics, "metrics-address", ":15014", "`address` for /metrics, /readyz and /healthz/ready", program.Listen)
-	program.Var(flags, &cfg.admin, "admin-address", "127.0.0.1:15013", "loopback `address` for GET /config_dump", program.Loopback)
+	program.Var(flags, &cfg.admin, "admin-address", "127.0.0.1:15013", "loopback `address` for GET /config_dump and GET /ledger", program.Loopback)
 	program.Var(flags, &cfg.dnsNames, "dns-name", "culvert-identity.culvert-system.svc", "comma-separated DNS `names` in the CA's own certificate", program.List(program.DNSName))
 	program.Var(flags, &cfg.nodeAccounts, "node-accounts", "culvert-system/ztunnel", "comma-separated `namespace/name` of ServiceAccounts that speak for their node", program.List(identity.ParseServiceAccount))
 	program.Var(flags, &cfg.daemonSets, "node-daemonset", "ztunnel", "comma-separated `names` of the DaemonSets whose pods speak for their node, beside -node-accounts; "+anyPod+" for every pod of these ServiceAccounts", program.List(daemonSet))

@@ -3,19 +3,22 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/http"
+	"strconv"
 	"time"
 
 	"github.com/culvert-mesh/culvert/loopback"
 )
 
-// AdminHandler is /config_dump, for the processes of this machine.
+// AdminHandler is /config_dump and the ledger's files, for the processes of this machine.
 func (s *Server) AdminHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /config_dump", func(w http.ResponseWriter, _ *http.Request) {
@@ -27,7 +30,56 @@ func (s *Server) AdminHandler() http.Handler {
 		w.Header().Set("Content-Type", "application/json")
 		w.Write(append(body, '\n'))
 	})
+	mux.HandleFunc("GET /ledger", s.listLedger)
+	mux.HandleFunc("GET /ledger/{name}", s.copyLedger)
 	return loopback.Only(mux)
+}
+
+// ledgerPiece is how much of a file of the ledger goes into an answer, which must be there
+// within the seconds that serveHTTP gives it.
+const ledgerPiece = 4 << 20
+
+// listLedger names the files of the ledger, in the order in which to copy them.
+func (s *Server) listLedger(w http.ResponseWriter, _ *http.Request) {
+	kept := s.accountant.ledger.Load()
+	if kept == nil {
+		http.Error(w, "this replica keeps no ledger (-ledger), or could not open it yet", http.StatusNotFound)
+		return
+	}
+	names, err := kept.Names()
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(struct {
+		Files []string `json:"files"`
+		Piece int      `json:"piece"` // bytes of each answer but a file's last
+	}{names, ledgerPiece})
+}
+
+// copyLedger answers with a piece of one of them, from the offset that the query names.
+func (s *Server) copyLedger(w http.ResponseWriter, r *http.Request) {
+	kept := s.accountant.ledger.Load()
+	from, err := strconv.ParseInt(cmp.Or(r.FormValue("from"), "0"), 10, 64)
+	switch {
+	case kept == nil:
+		http.Error(w, "this replica keeps no ledger", http.StatusNotFound)
+		return
+	case err != nil || from < 0:
+		http.Error(w, "from: want an offset in bytes", http.StatusBadRequest)
+		return
+	}
+	piece, err := kept.Piece(r.PathValue("name"), from, ledgerPiece)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		http.Error(w, err.Error(), http.StatusNotFound)
+	case err != nil:
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+	default:
+		w.Header().Set("Content-Type", "application/octet-stream")
+		w.Write(piece)
+	}
 }
 
 // ServeAdmin serves AdminHandler on ln, a listener of loopback.Listen, until ctx ends.
