@@ -89,7 +89,7 @@ test-e2e:
 
 # A module of its own, and with programs of its own to build: no part of make test.
 .PHONY: test-kubernetes
-test-kubernetes: ## test on a real two-node Kubernetes (root; builds it first, once: 13 minutes on two cores; TEST_CLUSTER=NAME: on one that is kept)
+test-kubernetes: build ## test on a real two-node Kubernetes (root; builds it first, once: 13 minutes on two cores; TEST_CLUSTER=NAME: on one that is kept)
 	@mkdir -p bin/test
 	@cd test/kubernetes && $(call part,kubernetes,testname) -timeout=45m -skip=$(MEASURES) $(CLUSTER)
 
@@ -133,7 +133,8 @@ soak: ## have certificates of 25 s replaced under 500 new connections/s (root; S
 .PHONY: lint
 lint: ## gofmt, go.mod, vet, staticcheck, the import table, shell syntax
 	@test -z "$$(gofmt -l . | tee /dev/stderr)" || { echo "lint: run gofmt -w on these files" >&2; exit 1; }
-	@for module in . bench signer tools tools/helm test/alerts test/kubernetes test/kubernetes/certmanager; do go -C $$module mod tidy -diff || exit 1; done
+	@for module in . bench signer tools tools/helm test/alerts test/kubernetes test/kubernetes/certmanager \
+		test/kubernetes/spire test/kubernetes/spire/ejbca; do go -C $$module mod tidy -diff || exit 1; done
 	$(COMPILE) go vet ./...
 	$(COMPILE) GOOS=darwin CGO_ENABLED=0 go build $(FAST) -ldflags='-s -w' -o /dev/null ./cmd/culvert
 	$(COMPILE) GOOS=windows CGO_ENABLED=0 go build $(FAST) -ldflags='-s -w' -o /dev/null ./cmd/culvert

@@ -135,6 +135,7 @@ const imports = `
 	# The real cluster runs the programs as users do: it imports none of them.
 	NONE < test/kubernetes/binaries, test/kubernetes/cluster < test/kubernetes;
 	NONE < test/kubernetes/certmanager, test/kubernetes/coredns, test/kubernetes/kubeall, test/kubernetes/pause, test/kubernetes/podapp, test/kubernetes/unlimited;
+	NONE < test/kubernetes/spire/ejbca/api/ejbca;
 
 	# A node's certificates and their metrics, as they are; the CA is the program.
 	identity/identityv1, ztunnel/certs, ztunnel/metrics, ztunnel/proxy, ztunnel/otlp, cni/install < test/alerts;

@@ -95,7 +95,10 @@ func build(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	_, err = binaries.CertManager(ctx, module, os.Stdout)
+	if _, err = binaries.CertManager(ctx, module, os.Stdout); err != nil {
+		return "", err
+	}
+	_, err = binaries.SPIRE(ctx, module, os.Stdout)
 	return dir, err
 }
 

@@ -23,11 +23,17 @@ func TestTheSourceOfWorkloadsFollowsARealAPIServer(t *testing.T) {
 	cmd := exec.Command("go", "test", "-count=1", "-v", "-run=^TestAReal", "./ztunnel/source/kube")
 	cmd.Dir = "../.."
 	cmd.Env = append(os.Environ(), "KUBEBUILDER_ASSETS="+dir)
+	wantPassed(t, cmd, 2)
+}
+
+// wantPassed runs go test -v, and wants so many tests to pass, and none to be skipped.
+func wantPassed(t *testing.T, cmd *exec.Cmd, want int) {
+	t.Helper()
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	if passed := strings.Count(string(out), "--- PASS"); passed != 2 {
-		t.Errorf("%d tests passed, want 2:\n%s", passed, out)
+	if passed := strings.Count(string(out), "--- PASS"); passed != want {
+		t.Errorf("%d tests passed, want %d:\n%s", passed, want, out)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -16,6 +17,7 @@ import (
 type ZtunnelOptions struct {
 	TrustDomain string    // the lab's
 	Identity    *Identity // the CA to ask; the lab's
+	SPIRE       *SPIRE    // asked in the CA's place; none
 	Kubeconfig  string    // of an API server, instead of the directory of YAML; none
 	Args        []string  // further flags, after the lab's; none
 	Env         []string  // NAME=VALUE, beside the lab's environment; none
@@ -23,6 +25,9 @@ type ZtunnelOptions struct {
 	Program     string    // path of another build; the lab's
 	Stderr      *os.File  // instead of a file of the lab; none
 }
+
+// SPIRE is where its agent is on a node: the sockets of two of its APIs.
+type SPIRE struct{ Workload, Admin string }
 
 // StartZtunnel starts the node's ztunnel and waits until it is ready. Without
 // options it starts as it did before.
@@ -35,7 +40,7 @@ func (n *Node) StartZtunnel(ctx context.Context, opts ZtunnelOptions) error {
 
 // LaunchZtunnel is StartZtunnel for one that may never get ready.
 func (n *Node) LaunchZtunnel(ctx context.Context, opts ZtunnelOptions) error {
-	if opts.TrustDomain != "" || opts.Identity != nil || opts.Kubeconfig != "" || opts.Args != nil || opts.Env != nil || opts.Tags != "" || opts.Program != "" || opts.Stderr != nil {
+	if opts.TrustDomain != "" || opts.Identity != nil || opts.SPIRE != nil || opts.Kubeconfig != "" || opts.Args != nil || opts.Env != nil || opts.Tags != "" || opts.Program != "" || opts.Stderr != nil {
 		n.opts = opts
 	}
 	program, err := n.ztunnelProgram(ctx, n.opts)
@@ -97,33 +102,14 @@ func (n *Node) AwaitReady(ctx context.Context) error {
 
 func (n *Node) ztunnelArgs(opts ZtunnelOptions) ([]string, error) {
 	l := n.lab
-	ca := opts.Identity
-	if ca == nil {
-		ca = l.Identity
-	}
 	domain := opts.TrustDomain
 	if domain == "" {
 		domain = l.opts.TrustDomain
-	}
-	token, root := filepath.Join(n.dir, "token"), filepath.Join(n.dir, "root.pem")
-	if err := l.project(n.Name, token); err != nil {
-		return nil, err
-	}
-	pem, err := os.ReadFile(ca.Root)
-	if err != nil {
-		return nil, fmt.Errorf("give %s the CA's root: %w", n.Name, err)
-	}
-	if err := writeAtomic(root, pem); err != nil {
-		return nil, err
 	}
 	args := []string{
 		"-node-name", n.Name,
 		"-trust-domain", domain,
 		"-mesh-cidrs", l.meshCIDRs(),
-		"-ca-address", ca.Addr.String(),
-		"-ca-root", root,
-		"-ca-server-name", caName + "." + systemNamespace + ".svc",
-		"-token-file", token,
 		"-bpffs", n.BPFFS,
 		"-cgroup", n.Cgroup,
 		"-kubelet-cgroup", n.Kubelet.Cgroup,
@@ -136,10 +122,38 @@ func (n *Node) ztunnelArgs(opts ZtunnelOptions) ([]string, error) {
 	} else {
 		args = append(args, "-workloads", n.yaml)
 	}
+	issuer, err := n.issuerArgs(opts)
+	if err != nil {
+		return nil, err
+	}
+	return slices.Concat(args, issuer, l.opts.ZtunnelArgs, opts.Args), nil
+}
+
+// issuerArgs say who gives certificates, and for how long.
+func (n *Node) issuerArgs(opts ZtunnelOptions) ([]string, error) {
+	if opts.SPIRE != nil {
+		return []string{"-spire-agent-socket", opts.SPIRE.Workload, "-spire-admin-socket", opts.SPIRE.Admin}, nil
+	}
+	l, ca := n.lab, opts.Identity
+	if ca == nil {
+		ca = l.Identity
+	}
+	token, root := filepath.Join(n.dir, "token"), filepath.Join(n.dir, "root.pem")
+	if err := l.project(n.Name, token); err != nil {
+		return nil, err
+	}
+	pem, err := os.ReadFile(ca.Root)
+	if err != nil {
+		return nil, fmt.Errorf("give %s the CA's root: %w", n.Name, err)
+	}
+	if err := writeAtomic(root, pem); err != nil {
+		return nil, err
+	}
+	args := []string{"-ca-address", ca.Addr.String(), "-ca-root", root, "-ca-server-name", caName + "." + systemNamespace + ".svc", "-token-file", token}
 	if l.opts.TTL > 0 {
 		args = append(args, "-ttl", l.opts.TTL.String())
 	}
-	return append(append(args, l.opts.ZtunnelArgs...), opts.Args...), nil
+	return args, nil
 }
 
 // meshCIDRs are all pods' and services' addresses. Nodes, CA and outside are

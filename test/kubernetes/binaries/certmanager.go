@@ -3,17 +3,12 @@
 package binaries
 
 import (
-	"bytes"
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
-	"strings"
 	"time"
 )
 
@@ -26,20 +21,11 @@ const certManager = "github.com/cert-manager/cert-manager"
 // the directory of this module.
 func CertManager(ctx context.Context, module string, out io.Writer) (string, error) {
 	own := filepath.Join(module, "certmanager")
-	version, err := goCommand(ctx, own, "env", "GOVERSION").Output()
+	key, err := moduleKey(ctx, own, "", "go.mod", "go.sum", "main.go")
 	if err != nil {
-		return "", fmt.Errorf("go env GOVERSION: %w", err)
+		return "", err
 	}
-	hash := sha256.New()
-	fmt.Fprintf(hash, "%s %s %q\n", version, runtime.GOARCH, flags)
-	for _, file := range []string{"go.mod", "go.sum", "main.go"} {
-		text, err := os.ReadFile(filepath.Join(own, file))
-		if err != nil {
-			return "", err
-		}
-		fmt.Fprintf(hash, "%s %d\n%s", file, len(text), text)
-	}
-	return cached("certmanager", fmt.Sprintf("%x", hash.Sum(nil)[:8]), func(dir string) error {
+	return cached("certmanager", key, func(dir string) error {
 		return buildCertManager(ctx, own, dir, out)
 	})
 }
@@ -51,10 +37,8 @@ func buildCertManager(ctx context.Context, own, dir string, out io.Writer) error
 		return err
 	}
 	start := time.Now()
-	build := goCommand(ctx, own, append([]string{"build", "-ldflags", "-s -w", "-o", unfinished + "/"}, append(flags, ".")...)...)
-	build.Env = append(build.Env, "CGO_ENABLED=0")
-	if said, err := build.CombinedOutput(); err != nil {
-		return fmt.Errorf("build cert-manager: %w\n%s", err, said)
+	if err := goBuild(ctx, own, "0", unfinished+"/", "-ldflags=-s -w", "."); err != nil {
+		return err
 	}
 	kinds, err := kinds(ctx, own)
 	if err != nil {
@@ -69,26 +53,9 @@ func buildCertManager(ctx context.Context, own, dir string, out io.Writer) error
 
 // kinds are the CustomResourceDefinitions of the module.
 func kinds(ctx context.Context, own string) ([]byte, error) {
-	list := goCommand(ctx, own, "list", "-m", "-f", "{{.Dir}}", certManager)
-	dir, err := list.Output()
+	dir, err := moduleSource(ctx, own, certManager)
 	if err != nil {
-		var exit *exec.ExitError
-		if errors.As(err, &exit) {
-			err = fmt.Errorf("%w\n%s", err, exit.Stderr)
-		}
-		return nil, fmt.Errorf("go list -m %s: %w", certManager, err)
+		return nil, err
 	}
-	files, err := filepath.Glob(filepath.Join(strings.TrimSpace(string(dir)), "deploy/crds/*.yaml"))
-	if err != nil || len(files) == 0 {
-		return nil, fmt.Errorf("%s has no kinds: %v", certManager, err)
-	}
-	var all [][]byte
-	for _, file := range files {
-		text, err := os.ReadFile(file)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, text)
-	}
-	return bytes.Join(all, []byte("\n---\n")), nil
+	return joined(filepath.Join(dir, "deploy/crds/*.yaml"))
 }
