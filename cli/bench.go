@@ -18,7 +18,7 @@ import (
 )
 
 func (c *command) bench() *cobra.Command {
-	return noun("bench", "Measure what a path between two places carries, with the mesh and without", c.benchServe(), c.benchRun())
+	return noun("bench", "Measure what a path between two places carries, with the mesh and without", c.benchServe(), c.benchRun(), c.benchCluster(), c.benchClean())
 }
 
 func (c *command) benchServe() *cobra.Command {
@@ -48,6 +48,7 @@ func (c *command) benchRun() *cobra.Command {
 	var rows, beside []string
 	var perRow time.Duration
 	var svg string
+	var quiet bool
 	cmd := &cobra.Command{
 		Use:   "run [NAME=]HOST:PORT...",
 		Short: "Measure servers of bench serve, by turns",
@@ -72,12 +73,17 @@ is left. The exit code is 2 if something could not be measured.`,
 	cmd.Flags().IntVar(&plan.Turns, "turns", 5, "`turns` of each target in a row: 1 to 100")
 	cmd.Flags().StringArrayVar(&beside, "metrics", nil, "`URL` of /metrics of a program whose use of processor and memory counts, as ztunnel's; may be given again")
 	cmd.Flags().StringVar(&svg, "svg", "", "`file` for a picture of the results")
+	cmd.Flags().BoolVar(&quiet, "quiet", false, "do not tell what is measured now")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := planned(&plan, args, rows, beside, perRow); err != nil {
 			return err
 		}
-		fmt.Fprintf(c.Stderr, "culvert: this takes %v\n", plan.Takes().Round(time.Second))
-		plan.Tell = func(what string) { fmt.Fprintf(c.Stderr, "culvert: %s\n", printable(what)) }
+		plan.Tell = func(what string) {
+			if !quiet {
+				fmt.Fprintf(c.Stderr, "culvert: %s\n", printable(what))
+			}
+		}
+		plan.Tell(fmt.Sprintf("this takes %v", plan.Takes().Round(time.Second)))
 		report, err := plan.Run(cmd.Context())
 		if report == nil {
 			return err
@@ -97,6 +103,9 @@ func (c *command) tellSpeed(report *speed.Report, format, svg string) error {
 		if err := errors.Join(report.SVG(f), f.Close()); err != nil {
 			return err
 		}
+	}
+	for _, problem := range report.Problems() {
+		fmt.Fprintf(c.Stderr, "culvert: %s\n", printable(problem))
 	}
 	if format == "json" {
 		return printJSON(c.Stdout, report)

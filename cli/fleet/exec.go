@@ -17,9 +17,9 @@ import (
 	"github.com/culvert-mesh/culvert/cli/kubeapi"
 )
 
-// exec runs a command in a container, as kubectl exec does, and returns what it wrote to
+// Exec runs a command in a container, as kubectl exec does, and returns what it wrote to
 // stdout. If it fails, the error is what it wrote to stderr.
-func exec(ctx context.Context, api *kubeapi.API, namespace, pod, container string, command []string) ([]byte, error) {
+func Exec(ctx context.Context, api *kubeapi.API, namespace, pod, container string, command []string) ([]byte, error) {
 	to := api.URL(kubeapi.Path(namespace, "pods", pod) + "/exec")
 	to.RawQuery = url.Values{"container": {container}, "command": command, "stdout": {"true"}, "stderr": {"true"}}.Encode()
 	socket, err := remotecommand.NewWebSocketExecutor(api.Config, http.MethodGet, to.String())

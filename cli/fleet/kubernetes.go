@@ -49,7 +49,7 @@ func (c *Cluster) targets(ctx context.Context, labels string, name func(corev1.P
 			continue
 		}
 		all = append(all, Target{
-			Name: name(pod), Pod: pod.Namespace + "/" + pod.Name, Ready: ready(pod),
+			Name: name(pod), Pod: pod.Namespace + "/" + pod.Name, Ready: Ready(pod),
 			dial: func(ctx context.Context, port int) (net.Conn, error) {
 				if pod.Status.Phase != corev1.PodRunning {
 					return nil, fmt.Errorf("pod %s is %s", pod.Name, pod.Status.Phase)
@@ -60,13 +60,13 @@ func (c *Cluster) targets(ctx context.Context, labels string, name func(corev1.P
 				if pod.Status.Phase != corev1.PodRunning {
 					return nil, fmt.Errorf("pod %s is %s", pod.Name, pod.Status.Phase)
 				}
-				return exec(ctx, c.API, pod.Namespace, pod.Name, ztunnelContainer, renewArgs(arguments(pod), identities))
+				return Exec(ctx, c.API, pod.Namespace, pod.Name, ztunnelContainer, renewArgs(arguments(pod), identities))
 			},
 			probe: func(ctx context.Context, q Question) ([]byte, error) {
 				if pod.Status.Phase != corev1.PodRunning {
 					return nil, fmt.Errorf("pod %s is %s", pod.Name, pod.Status.Phase)
 				}
-				return exec(ctx, c.API, pod.Namespace, pod.Name, ztunnelContainer, q.args(arguments(pod)))
+				return Exec(ctx, c.API, pod.Namespace, pod.Name, ztunnelContainer, q.args(arguments(pod)))
 			},
 		})
 	}
@@ -84,7 +84,8 @@ func arguments(pod corev1.Pod) []string {
 	return nil
 }
 
-func ready(pod corev1.Pod) bool {
+// Ready reports whether a pod is.
+func Ready(pod corev1.Pod) bool {
 	return slices.ContainsFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool {
 		return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
 	})

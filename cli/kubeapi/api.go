@@ -139,6 +139,16 @@ func (a *API) UpdateConfigMap(ctx context.Context, m *corev1.ConfigMap) error {
 	return a.do(ctx, "PUT", Path(m.Namespace, "configmaps", m.Name), nil, m, &corev1.ConfigMap{})
 }
 
+// Create creates an object that is not there yet, by the path of its kind.
+func (a *API) Create(ctx context.Context, path string, object any) error {
+	return a.do(ctx, "POST", path, nil, object, &json.RawMessage{})
+}
+
+// Delete has an object be deleted, by its path.
+func (a *API) Delete(ctx context.Context, path string) error {
+	return a.do(ctx, "DELETE", path, nil, nil, &json.RawMessage{})
+}
+
 // Resource names a kind of object, in a namespace or, if that is empty, of the cluster.
 type Resource struct{ Namespace, Group, Name string }
 

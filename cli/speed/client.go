@@ -51,8 +51,6 @@ type sample struct {
 	bytes, operations uint64
 	elapsed           time.Duration
 	latencies         latencies
-	cpu               float64 // seconds that programs beside used
-	memory            float64 // bytes that they have, at the end
 }
 
 // value is in the unit of the row.

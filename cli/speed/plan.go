@@ -14,6 +14,7 @@ import (
 type Target struct {
 	Name    string `json:"name"`
 	Address string `json:"address"`
+	Base    string `json:"comparedWith,omitempty"` // name of another; default the first
 }
 
 // Plan is what to measure.
@@ -24,7 +25,13 @@ type Plan struct {
 	Each    time.Duration // of a turn
 	Beside  []string      // URLs of /metrics of programs whose processor time counts, as ztunnel's
 	Tell    func(string)  // what is measured now
+	// Take measures one turn. default: from here
+	Take func(context.Context, Row, Target, time.Duration) (Turn, error)
 }
+
+// Turn is what one turn of a target measured: in the row's unit, in microseconds, in seconds
+// for a gigabyte or 1,000 operations, in bytes.
+type Turn struct{ Value, Half, Most, CPU, Memory float64 }
 
 // Report is what was measured.
 type Report struct {
@@ -59,13 +66,18 @@ type Result struct {
 }
 
 // Failed reports whether something could not be measured.
-func (r *Report) Failed() bool {
+func (r *Report) Failed() bool { return len(r.Problems()) > 0 }
+
+// Problems are what could not be measured, and why.
+func (r *Report) Problems() (all []string) {
 	for _, row := range r.Rows {
-		if slices.ContainsFunc(row.Results, func(r Result) bool { return r.Problem != "" }) {
-			return true
+		for _, result := range row.Results {
+			if result.Problem != "" {
+				all = append(all, row.Name+", "+result.Target+": "+result.Problem)
+			}
 		}
 	}
-	return false
+	return all
 }
 
 // Takes is how long the plan takes.
@@ -76,6 +88,9 @@ func (p Plan) Takes() time.Duration {
 // Run measures. A target that cannot be reached at all is an error; one that fails in
 // between is told in its result. When ctx ends, what was measured so far is returned, too.
 func (p Plan) Run(ctx context.Context) (*Report, error) {
+	if p.Take != nil {
+		return p.run(ctx)
+	}
 	for _, target := range p.Targets {
 		reach, cancel := context.WithTimeout(ctx, patience)
 		conn, err := dial(reach, target.Address, modeRequest)
@@ -90,10 +105,15 @@ func (p Plan) Run(ctx context.Context) (*Report, error) {
 			return nil, err
 		}
 	}
+	p.Take = p.turn
+	return p.run(ctx)
+}
+
+func (p Plan) run(ctx context.Context) (*Report, error) {
 	report := &Report{Targets: p.Targets, Turns: p.Turns, SecondsEach: p.Each.Seconds()}
 	left := p.Takes()
 	for _, row := range p.Rows {
-		samples := make([][]sample, len(p.Targets))
+		turns := make([][]Turn, len(p.Targets))
 		problems := make([]error, len(p.Targets))
 		for turn := range p.Turns {
 			for i := range p.Targets {
@@ -103,18 +123,18 @@ func (p Plan) Run(ctx context.Context) (*Report, error) {
 				if problems[at] != nil {
 					continue
 				}
-				s, err := p.turn(ctx, row, p.Targets[at].Address)
+				taken, err := p.Take(ctx, row, p.Targets[at], p.Each)
 				if ctx.Err() != nil {
 					return report, context.Cause(ctx)
 				}
 				if problems[at] = err; err == nil {
-					samples[at] = append(samples[at], s)
+					turns[at] = append(turns[at], taken)
 				}
 			}
 		}
 		results := Results{Name: row.Name(), Kind: row.Kind, Connections: row.Connections, Unit: row.Unit()}
 		for i, target := range p.Targets {
-			results.Results = append(results.Results, result(row, target, samples[i], problems[i]))
+			results.Results = append(results.Results, result(target, turns[i], problems[i]))
 		}
 		report.Rows = append(report.Rows, results)
 	}
@@ -122,46 +142,48 @@ func (p Plan) Run(ctx context.Context) (*Report, error) {
 }
 
 // turn measures once, and what it cost beside.
-func (p Plan) turn(ctx context.Context, row Row, address string) (sample, error) {
+func (p Plan) turn(ctx context.Context, row Row, target Target, d time.Duration) (t Turn, err error) {
 	before, err := p.costs(ctx)
 	if err != nil {
-		return sample{}, err
+		return t, err
 	}
-	s, err := row.measure(ctx, address, p.Each)
+	s, err := row.measure(ctx, target.Address, d)
 	if err != nil {
-		return s, err
+		return t, err
 	}
 	after, err := p.costs(ctx)
 	if err == nil && after.cpu < before.cpu {
 		err = errors.New("a program beside was started anew")
 	}
-	s.cpu, s.memory = after.cpu-before.cpu, after.memory
-	return s, err
+	work := float64(s.bytes) / 1e9
+	if row.Kind != Bulk {
+		work = float64(s.operations) / 1000
+	}
+	return Turn{
+		Value: s.value(row), Half: micro(s.latencies.at(0.5)), Most: micro(s.latencies.at(0.99)),
+		CPU: (after.cpu - before.cpu) / work, Memory: after.memory,
+	}, err
 }
 
 // result is the medians of a target's turns.
-func result(row Row, target Target, samples []sample, problem error) Result {
+func result(target Target, turns []Turn, problem error) Result {
 	r := Result{Target: target.Name}
 	if problem != nil {
 		r.Problem = problem.Error()
 		return r
 	}
-	var half, most, cpu []float64
-	for _, s := range samples {
-		r.Values = append(r.Values, s.value(row))
-		half = append(half, micro(s.latencies.at(0.5)))
-		most = append(most, micro(s.latencies.at(0.99)))
-		work := float64(s.bytes) / 1e9
-		if row.Kind != Bulk {
-			work = float64(s.operations) / 1000
+	of := func(value func(Turn) float64) (values []float64) {
+		for _, t := range turns {
+			values = append(values, value(t))
 		}
-		if work > 0 {
-			cpu = append(cpu, s.cpu/work)
-		}
-		r.Memory = max(r.Memory, s.memory)
+		return values
 	}
+	r.Values = of(func(t Turn) float64 { return t.Value })
 	r.Median, r.Lower, r.Upper = quantile(r.Values, 0.5), quantile(r.Values, 0.25), quantile(r.Values, 0.75)
-	r.Half, r.Most, r.CPU = quantile(half, 0.5), quantile(most, 0.5), quantile(cpu, 0.5)
+	r.Half = quantile(of(func(t Turn) float64 { return t.Half }), 0.5)
+	r.Most = quantile(of(func(t Turn) float64 { return t.Most }), 0.5)
+	r.CPU = quantile(of(func(t Turn) float64 { return t.CPU }), 0.5)
+	r.Memory = quantile(of(func(t Turn) float64 { return t.Memory }), 1)
 	return r
 }
 

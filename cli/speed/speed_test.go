@@ -57,7 +57,7 @@ func TestEachRowIsMeasuredByTurns(t *testing.T) {
 	defer http.DefaultClient.CloseIdleConnections()
 	var told []string
 	plan := Plan{
-		Targets: []Target{{"first", server(t, "127.0.0.1:0")}, {"second", server(t, "[::1]:0")}},
+		Targets: []Target{{Name: "first", Address: server(t, "127.0.0.1:0")}, {Name: "second", Address: server(t, "[::1]:0")}},
 		Rows:    allRows, Turns: 3, Each: 20 * time.Millisecond, Beside: []string{ztunnel.URL + "/metrics"},
 		Tell: func(s string) { told = append(told, s) },
 	}
@@ -101,7 +101,7 @@ func TestATargetThatIsNoneIsNamed(t *testing.T) {
 		}
 	}()
 	for _, address := range []string{env.Address(t), ln.Addr().String()} {
-		plan := Plan{Targets: []Target{{"wrong", address}}, Rows: allRows, Turns: 1, Each: time.Millisecond, Tell: func(string) {}}
+		plan := Plan{Targets: []Target{{Name: "wrong", Address: address}}, Rows: allRows, Turns: 1, Each: time.Millisecond, Tell: func(string) {}}
 		if report, err := plan.Run(t.Context()); err == nil || report != nil || !strings.Contains(err.Error(), "target wrong: ") {
 			t.Errorf("%v, %v", report, err)
 		}
@@ -114,7 +114,7 @@ func TestMetricsThatAreNoneAreNamed(t *testing.T) {
 	page := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "<html>") }))
 	defer page.Close()
 	defer http.DefaultClient.CloseIdleConnections()
-	plan := Plan{Targets: []Target{{"a", to}}, Rows: allRows, Turns: 1, Each: time.Millisecond, Beside: []string{page.URL}, Tell: func(string) {}}
+	plan := Plan{Targets: []Target{{Name: "a", Address: to}}, Rows: allRows, Turns: 1, Each: time.Millisecond, Beside: []string{page.URL}, Tell: func(string) {}}
 	if _, err := plan.Run(t.Context()); err == nil || !strings.Contains(err.Error(), page.URL) {
 		t.Error(err)
 	}
@@ -130,7 +130,7 @@ func TestATargetThatGoesAwayIsToldInItsRow(t *testing.T) {
 	ended := make(chan error, 1)
 	go func() { ended <- Serve(gone, ln) }()
 	plan := Plan{
-		Targets: []Target{{"stays", server(t, "127.0.0.1:0")}, {"goes", ln.Addr().String()}},
+		Targets: []Target{{Name: "stays", Address: server(t, "127.0.0.1:0")}, {Name: "goes", Address: ln.Addr().String()}},
 		Rows:    []Row{{Request, 1}}, Turns: 2, Each: time.Millisecond,
 		Tell: func(s string) {
 			if strings.Contains(s, "goes, turn 1") {
@@ -156,7 +156,7 @@ func TestAnInterruptLeavesWhatIsComplete(t *testing.T) {
 	to := server(t, "127.0.0.1:0")
 	ctx, cancel := context.WithCancel(t.Context())
 	plan := Plan{
-		Targets: []Target{{"a", to}}, Rows: []Row{{Bulk, 2}}, Turns: 1, Each: 10 * time.Minute,
+		Targets: []Target{{Name: "a", Address: to}}, Rows: []Row{{Bulk, 2}}, Turns: 1, Each: 10 * time.Minute,
 		Tell: func(string) { time.AfterFunc(20*time.Millisecond, cancel) },
 	}
 	report, err := plan.Run(ctx)
@@ -201,7 +201,7 @@ func TestLatenciesOfALongTurnAreBounded(t *testing.T) {
 
 // report is one of each kind of result.
 var report = Report{
-	Targets: []Target{{"plain", "10.0.1.8:7007"}, {"mesh", "10.0.1.7:7007"}}, Turns: 2, SecondsEach: 3,
+	Targets: []Target{{Name: "plain", Address: "10.0.1.8:7007"}, {Name: "mesh", Address: "10.0.1.7:7007"}}, Turns: 2, SecondsEach: 3,
 	Rows: []Results{
 		{"bulk, 8 connections", Bulk, 8, "Gbit/s", []Result{
 			{Target: "plain", Values: []float64{9, 11}, Median: 10, Lower: 9.5, Upper: 10.5, Memory: 4e7},

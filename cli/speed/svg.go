@@ -86,22 +86,36 @@ func (r *Report) Lines() (lines [][]string) {
 			if i == 0 {
 				name = row.Name
 			}
-			lines = append(lines, result.line(name, row, row.Results[0].Median, i))
+			lines = append(lines, result.line(name, row, r.base(row, i)))
 		}
 	}
 	return lines
 }
 
-// Head names the columns of Lines.
-const Head = "MEASURED|TARGET|MEDIAN|QUARTILES|OF FIRST|LATENCY 50%|LATENCY 99%|CPU BESIDE|MEMORY BESIDE"
+// base is the median that the i-th result of a row is compared with, 0 for none.
+func (r *Report) base(row Results, i int) float64 {
+	name := r.Targets[0].Name
+	if r.Targets[i].Base != "" {
+		name = r.Targets[i].Base
+	}
+	for _, other := range row.Results {
+		if other.Target == name && name != row.Results[i].Target {
+			return other.Median
+		}
+	}
+	return 0
+}
 
-func (r Result) line(name string, row Results, first float64, at int) []string {
+// Head names the columns of Lines.
+const Head = "MEASURED|TARGET|MEDIAN|QUARTILES|OF BASE|LATENCY 50%|LATENCY 99%|CPU BESIDE|MEMORY BESIDE"
+
+func (r Result) line(name string, row Results, base float64) []string {
 	if r.Problem != "" {
 		return []string{name, r.Target, "failed: " + r.Problem, "", "", "", "", "", ""}
 	}
 	line := []string{name, r.Target, amount(r.Median) + " " + row.Unit, amount(r.Lower) + " to " + amount(r.Upper), "", "", "", "", ""}
-	if at > 0 && first > 0 {
-		line[4] = fmt.Sprintf("%.0f%%", 100*r.Median/first)
+	if base > 0 {
+		line[4] = fmt.Sprintf("%.0f%%", 100*r.Median/base)
 	}
 	if r.Half > 0 {
 		line[5], line[6] = amount(r.Half)+" µs", amount(r.Most)+" µs"

@@ -119,6 +119,8 @@ const imports = `
 	loopback < cli;
 	# What a path carries, measured from one of its ends.
 	NONE < cli/speed < cli;
+	# Pods between which a cluster is measured.
+	cli/kubeapi, cli/speed < cli/stage < cli;
 	identity, identity/deny, identity/join, identity/ledger, identity/process, ztunnel/policy, cli/kubeapi, cli/fleet, cli/custody, cli/check < cli < cmd/culvert;
 
 	identity, identity/*, cni, cni/*, ztunnel, ztunnel/*, cli, test/env < test/lab, test/lab/*;
