@@ -211,6 +211,27 @@ func TestTheCAPutsTheTaintBackOnlyIfItIsToldAndZtunnelTakesItOff(t *testing.T) {
 	}
 }
 
+// What is not asked for is not mounted, and no port of it is open.
+func TestTheCAFederatesWithWhomItIsTold(t *testing.T) {
+	show := []string{"--show-only=templates/identity.yaml", "--show-only=templates/networkpolicy.yaml", "--set=networkPolicy.enabled=true"}
+	rendered, err := template(t, append(show, "--set=identity.federation.configMap=others", "--set=identity.federation.endpoint.enabled=true", "--set=identity.federation.endpoint.tlsSecret=web")...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"- -federation=/etc/culvert/federation/federation.yaml\n", "- -federation-state=/var/lib/culvert-federation\n", "- -bundle-endpoint=:15016\n",
+		"- -bundle-endpoint-cert=/run/culvert/bundle-endpoint/tls.crt\n", "- -bundle-refresh-hint=5m\n",
+		"configMap:\n            name: others\n", "secretName: web\n", "containerPort: 15016\n", "targetPort: 15016\n",
+	} {
+		if !strings.Contains(rendered, want) {
+			t.Errorf("no %q in:\n%s", want, rendered)
+		}
+	}
+	if rendered, err = template(t); err != nil || strings.Contains(rendered, "federation") || strings.Contains(rendered, "15016") {
+		t.Errorf("without it: %v\n%s", err, rendered)
+	}
+}
+
 func TestTheCAMayWriteTheTrustBundleThatItIsTold(t *testing.T) {
 	const right = "    resources: [clustertrustbundles]\n    resourceNames: [culvert]\n    verbs: [get, list, watch, update]\n"
 	rendered, err := template(t, "--set=identity.clusterTrustBundle=culvert")

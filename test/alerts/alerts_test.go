@@ -68,26 +68,27 @@ func (p *prometheus) wantsNone(d time.Duration) {
 func TestEveryAlertFiresWhenItShould(t *testing.T) {
 	t.Run("stories", func(t *testing.T) {
 		for name, story := range map[string]func(*testing.T){
-			"a mesh that is well":             nothingFires,
-			"certificates of the CA grow old": theCAGrowsOld,
-			"a leaf grows old":                aLeafGrowsOld,
-			"the CA is killed":                theCAIsKilled,
-			"a token is refused":              aTokenIsRefused,
-			"an issuer that is none":          anIssuerIsRefused,
-			"a node keeps an old bundle":      aNodeLagsBehind,
-			"a re-key that waits":             aRekeyWaits,
-			"keys of tokens are gone":         keysAreGone,
-			"two CAs behind one name":         replicasDiffer,
-			"a clock that is off":             aClockIsOff,
-			"a ledger that is taken away":     theLedgerIsTakenAway,
-			"ztunnel goes":                    ztunnelGoes,
-			"one of two ztunnels goes":        oneOfTwoZtunnelsGoes,
-			"pods are not what they should":   podsAreNotWhatTheyShouldBe,
-			"another hand removes a link":     anotherHandRemovesALink,
-			"policies refuse more":            policiesRefuseMore,
-			"a node runs short":               aNodeRunsShort,
-			"the plugin goes":                 thePluginGoes,
-			"another program fights":          anotherProgramFights,
+			"a mesh that is well":               nothingFires,
+			"certificates of the CA grow old":   theCAGrowsOld,
+			"a leaf grows old":                  aLeafGrowsOld,
+			"the CA is killed":                  theCAIsKilled,
+			"a token is refused":                aTokenIsRefused,
+			"an issuer that is none":            anIssuerIsRefused,
+			"another domain's endpoint is away": anotherDomainIsAway,
+			"a node keeps an old bundle":        aNodeLagsBehind,
+			"a re-key that waits":               aRekeyWaits,
+			"keys of tokens are gone":           keysAreGone,
+			"two CAs behind one name":           replicasDiffer,
+			"a clock that is off":               aClockIsOff,
+			"a ledger that is taken away":       theLedgerIsTakenAway,
+			"ztunnel goes":                      ztunnelGoes,
+			"one of two ztunnels goes":          oneOfTwoZtunnelsGoes,
+			"pods are not what they should":     podsAreNotWhatTheyShouldBe,
+			"another hand removes a link":       anotherHandRemovesALink,
+			"policies refuse more":              policiesRefuseMore,
+			"a node runs short":                 aNodeRunsShort,
+			"the plugin goes":                   thePluginGoes,
+			"another program fights":            anotherProgramFights,
 		} {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
@@ -244,6 +245,26 @@ func anIssuerIsRefused(t *testing.T) {
 		return err == nil && strings.Contains(string(text), "\nculvert_identity_store_trouble 1\n")
 	})
 	p.wants(10*time.Minute, "CulvertReloadRejected/warning")
+	if answer := n.Standing(); answer.Reason != certs.Signs || !a.ready() {
+		t.Errorf("the CA does not sign on: %+v", answer)
+	}
+}
+
+// The endpoint of another trust domain does not answer. The CA serves its own nodes on.
+func anotherDomainIsAway(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "federation.yaml")
+	if err := os.WriteFile(file, []byte("[]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	a, n, p, _ := well(t, "-federation", file)
+	if err := os.WriteFile(file, []byte("- {trustDomain: other.example, url: 'https://127.0.0.1:1/', profile: https_web}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it is seen", func() bool {
+		text, err := a.target().scrape()
+		return err == nil && strings.Contains(string(text), "\nculvert_identity_federation_failing{trust_domain=\"other.example\"} 1\n")
+	})
+	p.wants(30*time.Minute, "CulvertFederationFails/warning")
 	if answer := n.Standing(); answer.Reason != certs.Signs || !a.ready() {
 		t.Errorf("the CA does not sign on: %+v", answer)
 	}
