@@ -211,7 +211,7 @@ func ahead(off time.Duration) string {
 
 // believed is whether each end trusts what the other shows, by roots and clocks.
 func (k *walk) believed(s Step) Step {
-	if !k.src.own {
+	if !k.src.own || k.src.pod.ID.TrustDomain() != k.peer.ID.TrustDomain() { // a dump has the roots of its own domain
 		return s
 	}
 	mine, theirs := k.held(k.src.view, k.src.pod), k.held(k.dstNode, k.peer)
