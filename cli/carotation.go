@@ -174,7 +174,7 @@ func (c *command) followRekey(cmd *cobra.Command, keep custody.Keep, format stri
 		if plan.State != state {
 			state, said = plan.State, map[string]bool{}
 		}
-		if format == "table" {
+		if format != "json" {
 			for _, line := range shownRekey(keep, plan, c.rekeyNow(cmd.Context())).lines(keep.String()) {
 				if !said[line] {
 					said[line] = true

@@ -19,7 +19,7 @@ import (
 )
 
 func (c *command) certs() *cobra.Command {
-	return noun("certs", "Show the certificates that nodes hold for their workloads, and renew them", c.certsList(), c.certsGet(), c.certsWatch(), c.certsRenew())
+	return noun("certs", "Show the certificates that nodes hold for their workloads, and renew them", c.watchable(c.certsList()), c.certsGet(), c.certsWatch(), c.certsRenew())
 }
 
 // States of a workload's certificate on a node.
@@ -162,7 +162,9 @@ func (c *command) nodes(cmd *cobra.Command) ([]fleet.Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	nodes, err := fleet.Nodes(cmd.Context(), source)
+	work := c.working("asks nodes", 0, 0)
+	nodes, err := fleet.Nodes(fleet.Watched(cmd.Context(), work), source)
+	work.End()
 	if err == nil && len(nodes) == 0 {
 		err = hint(errors.New("no ztunnel was found"), "give --ztunnel, or the namespace that they are in by --namespace")
 	}

@@ -49,7 +49,7 @@ was asked holds an identity.`,
 		if err != nil {
 			return err
 		}
-		rows, silent := renewOn(cmd, targets, args)
+		rows, silent := c.renewOn(cmd, targets, args)
 		for _, name := range nodes {
 			if !slices.ContainsFunc(targets, func(t fleet.Target) bool { return t.Name == name }) {
 				silent = append(silent, silence{name, "no ztunnel was found on it"})
@@ -100,8 +100,11 @@ func (c *command) renewers(cmd *cobra.Command, sockets, nodes []string) ([]fleet
 }
 
 // renewOn asks one node after the other: a CA that cannot keep up is noticed at the first.
-func renewOn(cmd *cobra.Command, targets []fleet.Target, identities []string) (rows []renewal, silent []silence) {
+func (c *command) renewOn(cmd *cobra.Command, targets []fleet.Target, identities []string) (rows []renewal, silent []silence) {
+	work := c.working("renews on nodes", len(targets), 0)
+	defer work.End()
 	for _, t := range targets {
+		work.Part(t.Name)
 		came, err := t.Renew(cmd.Context(), identities)
 		if err != nil {
 			silent = append(silent, silence{t.Name, err.Error()})
@@ -111,6 +114,7 @@ func renewOn(cmd *cobra.Command, targets []fleet.Target, identities []string) (r
 				rows = append(rows, renewal{t.Name, r})
 			}
 		}
+		work.Done(1)
 	}
 	return rows, silent
 }

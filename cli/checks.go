@@ -16,6 +16,7 @@ import (
 	"github.com/culvert-mesh/culvert/cli/check"
 	"github.com/culvert-mesh/culvert/cli/fleet"
 	"github.com/culvert-mesh/culvert/cli/kubeapi"
+	"github.com/culvert-mesh/culvert/cli/progress"
 )
 
 // asking is what check is to look at, and how it ends.
@@ -84,6 +85,13 @@ node answered, and 1 with --strict if something warns.`,
 // asked asks until nothing fails or time is up.
 func (c *command) asked(ctx context.Context, a asking) (results []check.Result, err error) {
 	until := time.Now().Add(time.Duration(a.wait))
+	var work *progress.Work
+	if a.wait > 0 {
+		work = c.working("waits until nothing fails", 0, time.Duration(a.wait))
+		defer work.End()
+		defer func(still bool) { c.still = still }(c.still)
+		c.still = true
+	}
 	for {
 		w, err := c.world(ctx, a)
 		if err == nil {
@@ -96,12 +104,27 @@ func (c *command) asked(ctx context.Context, a asking) (results []check.Result, 
 		if err == nil && worst(results) != check.Failed || !time.Now().Before(until) {
 			return results, err
 		}
+		work.Part(failing(results, err))
 		select {
 		case <-ctx.Done():
 			return results, ctx.Err()
 		case <-time.After(time.Second):
 		}
 	}
+}
+
+// failing is what keeps the wait from its end.
+func failing(results []check.Result, err error) string {
+	if err != nil {
+		return printable(err.Error())
+	}
+	var all []string
+	for _, r := range results {
+		if r.State == check.Failed {
+			all = append(all, r.ID)
+		}
+	}
+	return strings.Join(all, ", ")
 }
 
 // worst is how bad it is. That no node answered is no success of what only nodes show.

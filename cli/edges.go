@@ -75,17 +75,13 @@ func edgeLine(e fleet.Edge) []string {
 	if !e.Secured {
 		secured = e.Reason
 	}
-	var refused []string
-	for _, word := range slices.Sorted(maps.Keys(e.Refused)) {
-		refused = append(refused, fmt.Sprintf("%s %d", word, e.Refused[word]))
-	}
 	src, dst := endName(e.Source), endName(e.Destination)
 	if isOthers(e) == 1 {
 		src, dst, secured = "(others)", "(others)", ""
 	}
 	return []string{
 		src, dst, e.Service, count(int(e.Port)), secured, count(int(e.Open)), count(int(e.Opened)),
-		strings.Join(refused, ", "), count(int(e.BytesSent)), count(int(e.BytesRecv)), stamp(e.Last),
+		reasons(e.Refused), count(int(e.BytesSent)), count(int(e.BytesRecv)), stamp(e.Last),
 	}
 }
 
@@ -99,20 +95,13 @@ func endName(e fleet.End) string {
 // edgesOf are those of all nodes, each connection once: what arrives from the mesh is
 // counted where it left.
 func edgesOf(nodes []fleet.Node) []fleet.Edge {
-	type key struct {
-		direction, service, reason string
-		src, dst                   fleet.End
-		port                       uint16
-		secured                    bool
-	}
-	all := map[key]fleet.Edge{}
+	all := map[edgeKey]fleet.Edge{}
 	for _, n := range nodes {
 		for _, e := range n.Dump.Edges {
-			// One that is no pod where it comes from may have no ztunnel that counts it.
-			if e.Direction == "inbound" && e.Source.Identity != "" && e.Source.Workload != "" {
+			if !once(e) {
 				continue
 			}
-			k := key{e.Direction, e.Service, e.Reason, e.Source, e.Destination, e.Port, e.Secured}
+			k := keyOfEdge(e)
 			if before, known := all[k]; known {
 				e = together(before, e)
 			}

@@ -30,10 +30,12 @@ func (c *command) mesh(ctx context.Context) (m mesh, err error) {
 	if err != nil {
 		return m, err
 	}
-	if m.nodes, err = fleet.Nodes(ctx, source); err != nil {
+	work := c.working("asks nodes and the CA", 0, 0)
+	defer work.End()
+	if m.nodes, err = fleet.Nodes(fleet.Watched(ctx, work), source); err != nil {
 		return m, err
 	}
-	if m.cas, err = fleet.CAs(ctx, source); err != nil {
+	if m.cas, err = fleet.CAs(fleet.Watched(ctx, work), source); err != nil {
 		return m, err
 	}
 	public, err := c.from.public()

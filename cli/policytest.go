@@ -47,7 +47,7 @@ is 2 if no record could be judged.`,
 	flags.StringVarP(&change, "filename", "f", "", "`file` or directory of the policies to try, or - for standard input")
 	flags.StringSliceVar(&deleted, "delete", nil, "`policies` to try without, as AuthorizationPolicy/shop/db")
 	defineRecords(cmd, &from)
-	failOn := &format{"any", []string{"any", "refused", "allowed", "none"}}
+	failOn := &format{value: "any", kinds: []string{"any", "refused", "allowed", "none"}}
 	flags.Var(failOn, "fail-on", "which `change` is exit code 1: "+or(failOn.kinds))
 	_ = cmd.RegisterFlagCompletionFunc("fail-on", cobra.FixedCompletions(failOn.kinds, cobra.ShellCompDirectiveNoFileComp)) // it was just defined
 	out := formats(cmd, "table", "json")

@@ -13,19 +13,28 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"sigs.k8s.io/yaml"
 )
 
 // format is a command's -o.
 type format struct {
-	value string
+	value string // yaml is json to a command: see inYAML
 	kinds []string
+	yaml  bool
 }
 
-// formats defines -o for a command; the first kind is the default.
+// formats defines -o for a command; the first kind is the default. What prints tables takes
+// wide, too, if it has nothing more to show there, and what prints JSON prints YAML.
 func formats(cmd *cobra.Command, kinds ...string) *format {
-	f := &format{kinds[0], kinds}
-	cmd.Flags().VarP(f, "output", "o", "`format`: "+or(kinds))
-	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(kinds, cobra.ShellCompDirectiveNoFileComp)) // it was just defined
+	f := &format{value: kinds[0], kinds: slices.Clone(kinds)}
+	if i := slices.Index(f.kinds, "table"); i >= 0 && !slices.Contains(f.kinds, "wide") {
+		f.kinds = slices.Insert(f.kinds, i+1, "wide")
+	}
+	if i := slices.Index(f.kinds, "json"); i >= 0 {
+		f.kinds = slices.Insert(f.kinds, i+1, "yaml")
+	}
+	cmd.Flags().VarP(f, "output", "o", "`format`: "+or(f.kinds))
+	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(f.kinds, cobra.ShellCompDirectiveNoFileComp)) // it was just defined
 	return f
 }
 
@@ -41,8 +50,30 @@ func (f *format) Set(s string) error {
 	if !slices.Contains(f.kinds, s) {
 		return fmt.Errorf("want %s", or(f.kinds))
 	}
-	f.value = s
+	if f.value, f.yaml = s, s == "yaml"; f.yaml {
+		f.value = "json"
+	}
 	return nil
+}
+
+// inYAML writes each JSON document that is written to it, in one piece, as YAML.
+type inYAML struct {
+	w    io.Writer
+	next bool // it is not the first
+}
+
+// Write is part of io.Writer.
+func (y *inYAML) Write(document []byte) (int, error) {
+	text, err := yaml.JSONToYAML(document)
+	if err != nil {
+		return 0, fmt.Errorf("as YAML: %w", err)
+	}
+	if y.next {
+		text = append([]byte("---\n"), text...)
+	}
+	y.next = true
+	_, err = y.w.Write(text)
+	return len(document), err
 }
 
 // printJSON writes what programs read: names of fields stay as they are.

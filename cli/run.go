@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/culvert-mesh/culvert/cli/progress"
 )
 
 // Exit codes. Those of failed gates and of errors are the same: a pipeline that cannot
@@ -88,7 +90,16 @@ func (h *hinted) Unwrap() error { return h.error }
 // command is what all commands have in common.
 type command struct {
 	Process
-	from sources
+	from  sources
+	still bool // somebody else tells how far it is
+}
+
+// working tells on stderr how far something is that takes a while.
+func (c *command) working(what string, of int, most time.Duration) *progress.Work {
+	if c.still {
+		return nil
+	}
+	return progress.Begin(c.Stderr, terminal(c.Stderr) != nil, what, of, most)
 }
 
 // New returns the command tree.
@@ -113,13 +124,19 @@ what a policy command found, and 2 something failed or could not be looked at.`,
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return hint(err, "see %s --help", cmd.CommandPath())
 	})
+	root.PersistentPreRun = func(cmd *cobra.Command, _ []string) {
+		if out := cmd.Flags().Lookup("output"); out != nil && out.Value.(*format).yaml {
+			c.Stdout = &inYAML{w: c.Stdout}
+		}
+	}
 	c.from.define(root.PersistentFlags())
 	root.AddCommand(c.parts()...)
+	c.completing(root)
 	return root
 }
 
 func (c *command) parts() []*cobra.Command {
-	return []*cobra.Command{c.status(), c.check(), c.expiry(), c.certs(), c.identities(), c.edges(), c.connections(), c.why(), c.livemap(), c.bundle(), c.authority(), c.deny(), c.allow(), c.denied(), c.node(), c.policy(), c.preflight(), c.join(), c.identity(), c.audit(), c.bench(), c.man()}
+	return []*cobra.Command{c.watchable(c.status()), c.check(), c.expiry(), c.certs(), c.identities(), c.watchable(c.edges()), c.watchable(c.connections()), c.watchable(c.workloads()), c.watchable(c.services()), c.watchable(c.policies()), c.tap(), c.stat(), c.top(), c.bugReport(), c.version(), c.log(), c.why(), c.livemap(), c.bundle(), c.authority(), c.deny(), c.allow(), c.denied(), c.node(), c.policy(), c.preflight(), c.join(), c.identity(), c.audit(), c.bench(), c.man()}
 }
 
 // noun returns a command that only groups others.

@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -25,6 +26,7 @@ type Ztunnel struct {
 	CA          map[string]any
 	Skew        time.Duration // of its clock
 	More        map[string]any
+	Events      []any // what /events tells at once; then it is silent
 }
 
 // Held is an identity, with its certificate or why there is none.
@@ -87,12 +89,29 @@ func (z Ztunnel) Dump() map[string]any {
 
 // ServeHTTP answers as ztunnel's admin address does.
 func (z Ztunnel) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path == "/events" && z.Events != nil {
+		z.tell(w, r)
+		return
+	}
+	if r.URL.Path == "/logging" {
+		fmt.Fprintln(w, "level info")
+		return
+	}
 	if r.URL.Path != "/config_dump" || !strings.HasPrefix(r.Host, "127.0.0.1:") {
 		http.Error(w, "this address answers for localhost only", http.StatusMisdirectedRequest)
 		return
 	}
 	w.Header().Set("Date", time.Now().Add(z.Skew).UTC().Format(http.TimeFormat))
 	_ = json.NewEncoder(w).Encode(z.Dump()) // a client that went is no matter
+}
+
+// tell answers /events until the client goes.
+func (z Ztunnel) tell(w http.ResponseWriter, r *http.Request) {
+	for _, e := range z.Events {
+		_ = json.NewEncoder(w).Encode(e) // a client that went is no matter
+	}
+	_ = http.NewResponseController(w).Flush()
+	<-r.Context().Done()
 }
 
 // Serve starts a server until the test ends, and returns its address.

@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -34,8 +35,9 @@ type Kubernetes struct {
 	pods      []corev1.Pod
 	loopbacks map[string]map[string]string // by namespace/name of a pod: addresses by port
 	commands  map[string]func([]string) (stdout, stderr string)
-	Denied    map[string]bool // rights that the caller lacks, as "create secrets"
-	Forwards  int             // that were begun
+	Logs      map[string]string // of pods, by namespace/name
+	Denied    map[string]bool   // rights that the caller lacks, as "create secrets"
+	Forwards  int               // that were begun
 }
 
 // Pod adds a pod that runs on a node, with what its loopback's ports lead to, and the
@@ -55,6 +57,13 @@ func (k *Kubernetes) Pod(namespace, name, app, node string, ready bool, ports ma
 		k.loopbacks = map[string]map[string]string{}
 	}
 	k.loopbacks[namespace+"/"+name] = ports
+}
+
+// Gone takes a pod away. What was forwarded to it stays open, as with a kubelet.
+func (k *Kubernetes) Gone(namespace, name string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.pods = slices.DeleteFunc(k.pods, func(p corev1.Pod) bool { return p.Namespace == namespace && p.Name == name })
 }
 
 // Put has an object at a path, as /api/v1/namespaces/NS/secrets/NAME.
@@ -112,6 +121,8 @@ func (k *Kubernetes) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		k.forward(w, r, parts[3]+"/"+parts[5])
 	case len(parts) == 7 && parts[6] == "exec":
 		k.exec(w, r, parts[3]+"/"+parts[5])
+	case len(parts) == 7 && parts[6] == "log":
+		k.log(w, r, parts[3]+"/"+parts[5])
 	case r.Method == http.MethodGet && len(parts) == 5 && parts[4] == "pods":
 		k.list(w, parts[3], r.URL.Query().Get("labelSelector"))
 	case r.Method == http.MethodGet:
@@ -131,6 +142,18 @@ func (k *Kubernetes) read(w http.ResponseWriter, path string) {
 	refuse(w, apierrors.NewNotFound(schema.GroupResource{Resource: "objects"}, path))
 }
 
+func (k *Kubernetes) log(w http.ResponseWriter, r *http.Request, pod string) {
+	k.mu.Lock()
+	text, logs := k.Logs[pod]
+	k.mu.Unlock()
+	if !logs || r.URL.Query().Get("previous") != "" {
+		refuse(w, apierrors.NewBadRequest("there is no such container"))
+		return
+	}
+	w.Header().Set("Content-Type", "text/plain")
+	_, _ = io.WriteString(w, text) // a client that went is no matter
+}
+
 func (k *Kubernetes) list(w http.ResponseWriter, namespace, selector string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -141,7 +164,7 @@ func (k *Kubernetes) list(w http.ResponseWriter, namespace, selector string) {
 	list := corev1.PodList{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "PodList"}}
 	_, app, _ := strings.Cut(selector, "=")
 	for _, pod := range k.pods {
-		if pod.Namespace == namespace && pod.Labels["app.kubernetes.io/name"] == app {
+		if pod.Namespace == namespace && (selector == "" || pod.Labels["app.kubernetes.io/name"] == app) {
 			list.Items = append(list.Items, pod)
 		}
 	}
@@ -245,6 +268,7 @@ func carry(data, errs httpstream.Stream, ports map[string]string) {
 	errs.Close()
 	go func() {
 		_, _ = io.Copy(far, data) // its end is that of the other direction
+		far.Close()               // the client went
 	}()
 	_, _ = io.Copy(data, far)
 	data.Close()

@@ -81,6 +81,12 @@ func (t Target) get(ctx context.Context, port int, path string) (body []byte, c 
 	return body, c, nil
 }
 
+// Fetch asks a port of a target for a page. Its error is for a row of a table.
+func (t Target) Fetch(ctx context.Context, port int, path string) ([]byte, error) {
+	body, _, err := t.get(ctx, port, path)
+	return body, err
+}
+
 func firstLine(body []byte) string {
 	line, _, _ := strings.Cut(strings.TrimSpace(string(body)), "\n")
 	return line[:min(len(line), 200)]
@@ -99,8 +105,25 @@ func plain(err error) error {
 	return err
 }
 
+// Watch is told of targets that were asked: nil is told nothing.
+type Watch interface {
+	Parts(of int)
+	Done(parts int)
+}
+
+type watched struct{}
+
+// Watched has those who are asked with ctx told to w.
+func Watched(ctx context.Context, w Watch) context.Context {
+	return context.WithValue(ctx, watched{}, w)
+}
+
 // each runs do for every target, some at a time, and waits for all.
-func each(targets []Target, do func(i int, t Target)) {
+func each(ctx context.Context, targets []Target, do func(i int, t Target)) {
+	w, told := ctx.Value(watched{}).(Watch)
+	if told {
+		w.Parts(len(targets))
+	}
 	var group sync.WaitGroup
 	slots := make(chan struct{}, atATime)
 	for i, t := range targets {
@@ -108,6 +131,9 @@ func each(targets []Target, do func(i int, t Target)) {
 			slots <- struct{}{}
 			defer func() { <-slots }()
 			do(i, t)
+			if told {
+				w.Done(1)
+			}
 		})
 	}
 	group.Wait()

@@ -93,7 +93,7 @@ func CAs(ctx context.Context, source Source) ([]CA, error) {
 		return nil, err
 	}
 	all := make([]CA, len(targets))
-	each(targets, func(i int, t Target) { all[i] = t.ca(ctx) })
+	each(ctx, targets, func(i int, t Target) { all[i] = t.ca(ctx) })
 	return all, nil
 }
 

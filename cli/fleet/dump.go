@@ -276,8 +276,26 @@ func Nodes(ctx context.Context, source Source) ([]Node, error) {
 		return nil, err
 	}
 	nodes := make([]Node, len(targets))
-	each(targets, func(i int, t Target) { nodes[i] = t.node(ctx) })
+	each(ctx, targets, func(i int, t Target) { nodes[i] = t.node(ctx) })
 	return nodes, nil
+}
+
+// First asks some targets, and returns what the first of them says that answers.
+func First(ctx context.Context, targets []Target) Dump {
+	const some = 3
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	targets = targets[:min(len(targets), some)]
+	answers := make(chan Node, len(targets))
+	for _, t := range targets {
+		go func() { answers <- t.node(ctx) }()
+	}
+	for range targets {
+		if n := <-answers; n.Problem == "" {
+			return n.Dump
+		}
+	}
+	return Dump{}
 }
 
 func (t Target) node(ctx context.Context) Node {

@@ -57,10 +57,10 @@ func (c *Cluster) targets(ctx context.Context, labels string, name func(corev1.P
 				return forward(ctx, c.API, pod.Namespace, pod.Name, port)
 			},
 			renew: func(ctx context.Context, identities []string) ([]byte, error) {
-				if pod.Status.Phase != corev1.PodRunning {
-					return nil, fmt.Errorf("pod %s is %s", pod.Name, pod.Status.Phase)
-				}
-				return Exec(ctx, c.API, pod.Namespace, pod.Name, ztunnelContainer, renewArgs(arguments(pod), identities))
+				return c.run(ctx, pod, renewArgs(arguments(pod), identities))
+			},
+			level: func(ctx context.Context, level string) ([]byte, error) {
+				return c.run(ctx, pod, levelArgs(arguments(pod), level))
 			},
 			probe: func(ctx context.Context, q Question) ([]byte, error) {
 				if pod.Status.Phase != corev1.PodRunning {
@@ -72,6 +72,14 @@ func (c *Cluster) targets(ctx context.Context, labels string, name func(corev1.P
 	}
 	slices.SortFunc(all, func(a, b Target) int { return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Pod, b.Pod)) })
 	return all, nil
+}
+
+// run runs a command in the container of a pod's ztunnel.
+func (c *Cluster) run(ctx context.Context, pod corev1.Pod, command []string) ([]byte, error) {
+	if pod.Status.Phase != corev1.PodRunning {
+		return nil, fmt.Errorf("pod %s is %s", pod.Name, pod.Status.Phase)
+	}
+	return Exec(ctx, c.API, pod.Namespace, pod.Name, ztunnelContainer, command)
 }
 
 // arguments are those of ztunnel in its pod.

@@ -64,6 +64,9 @@ func Sockets(paths []string) (all []Target) {
 			probe: func(ctx context.Context, q Question) ([]byte, error) {
 				return post(ctx, dial, "/probe?"+q.query().Encode())
 			},
+			level: func(ctx context.Context, level string) ([]byte, error) {
+				return post(ctx, dial, levelQuery(level))
+			},
 		})
 	}
 	return all
@@ -100,14 +103,18 @@ func post(ctx context.Context, dial func(context.Context, int) (net.Conn, error)
 	return body, err
 }
 
-// renewArgs is the command that renews, in a ztunnel's container. args are the program's own:
-// its socket is in its -state-dir.
+// inPod is a command of ztunnel in its container. args are the program's own: its socket is
+// in its -state-dir.
+func inPod(args []string, word string) []string {
+	return append([]string{"/bin/ztunnel", word}, stateDir(args)...)
+}
+
+// renewArgs is the command that renews.
 func renewArgs(args, identities []string) []string {
-	command := append([]string{"/bin/ztunnel", "renew"}, stateDir(args)...)
 	if len(identities) == 0 {
-		return append(command, "-all")
+		return append(inPod(args, "renew"), "-all")
 	}
-	return append(command, "-identities="+strings.Join(identities, ","))
+	return append(inPod(args, "renew"), "-identities="+strings.Join(identities, ","))
 }
 
 // bounded keeps the first bytes of a stream, and fails if there are more.

@@ -40,6 +40,7 @@ type Connection struct {
 	Src         string  `json:"src"`
 	OriginalDst string  `json:"originalDst"`
 	ActualDst   string  `json:"actualDst"`
+	Dst         string  `json:"dst,omitempty"` // the app that it is for
 	SrcIdentity string  `json:"srcIdentity,omitempty"`
 	DstIdentity string  `json:"dstIdentity,omitempty"`
 	Service     string  `json:"service,omitempty"`

@@ -12,10 +12,12 @@ import (
 
 // Ports of the mesh's programs, where nothing else is said.
 const (
-	ZtunnelAdmin = 15000 // /config_dump, on loopback
-	CARequests   = 15012 // TLS
-	CAMetrics    = 15014 // /metrics
-	CAAdmin      = 15013 // /config_dump, on loopback
+	ZtunnelAdmin   = 15000 // /config_dump, on loopback
+	CARequests     = 15012 // TLS
+	CAMetrics      = 15014 // /metrics
+	CAAdmin        = 15013 // /config_dump, on loopback
+	ZtunnelMetrics = 15020 // /metrics
+	ZtunnelReady   = 15021 // /healthz/ready
 )
 
 const (
@@ -31,6 +33,7 @@ type Target struct {
 	dial  func(ctx context.Context, port int) (net.Conn, error)
 	renew func(ctx context.Context, identities []string) ([]byte, error) // nil: no way to change anything there
 	probe func(ctx context.Context, q Question) ([]byte, error)          // nil: no way to have anything tried there
+	level func(ctx context.Context, level string) ([]byte, error)        // as renew
 }
 
 // Source says which programs there are.
@@ -50,7 +53,13 @@ type Addresses struct {
 func (a Addresses) Ztunnels(context.Context) ([]Target, error) {
 	var all []Target
 	for _, address := range a.Ztunnel {
-		all = append(all, Target{Name: address, Ready: true, dial: to(map[int]string{ZtunnelAdmin: address})})
+		at := map[int]string{ZtunnelAdmin: address}
+		if machine, _, err := net.SplitHostPort(address); err == nil { // where nothing else is said
+			for _, port := range []int{ZtunnelMetrics, ZtunnelReady} {
+				at[port] = net.JoinHostPort(machine, strconv.Itoa(port))
+			}
+		}
+		all = append(all, Target{Name: address, Ready: true, dial: to(at)})
 	}
 	return all, nil
 }

@@ -12,6 +12,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/url"
+	"strconv"
 	"time"
 
 	authorizationv1 "k8s.io/api/authorization/v1"
@@ -86,6 +87,18 @@ func (a *API) Pods(ctx context.Context, namespace, labels string) ([]corev1.Pod,
 	var list corev1.PodList
 	err := a.do(ctx, "GET", Path(namespace, "pods", ""), url.Values{"labelSelector": {labels}}, nil, &list)
 	return list.Items, err
+}
+
+// Log returns the end of what a container of a pod has logged, or, if previous, of what the
+// one before it had: so many bytes at most.
+func (a *API) Log(ctx context.Context, namespace, pod, container string, previous bool, most int64) ([]byte, error) {
+	const line = 200 // bytes, about: the API server bounds from the begin
+	request := a.client.Get().AbsPath(Path(namespace, "pods", pod)+"/log").Param("container", container).
+		Param("tailLines", strconv.FormatInt(most/line, 10)).Param("limitBytes", strconv.FormatInt(most, 10)).Param("timestamps", "true")
+	if previous {
+		request.Param("previous", "true")
+	}
+	return request.DoRaw(ctx)
 }
 
 // Path is that of objects of the core API, or of one of them.

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -107,6 +108,29 @@ func paper(t *testing.T, e *testscript.Env) error {
 			"tunnel": map[string]any{"cipher": "TLS_AES_128_GCM_SHA256", "group": "X25519MLKEM768", "peerSerial": "2a", "until": now.Add(time.Hour), "tcp": map[string]any{"rttMicroseconds": 120, "retransmitted": 1}}}},
 		"omitted": 3,
 	}
+	told := func(kind string, more map[string]any) map[string]any {
+		e := map[string]any{
+			"time": now, "event": kind, "direction": "inbound", "secured": true, "service": "shop/db", "path": "tunnel",
+			"source":      map[string]any{"namespace": "shop", "workload": "web", "pod": "web-1", "identity": web, "address": "10.0.0.7:4711"},
+			"destination": map[string]any{"namespace": "shop", "workload": "db", "pod": "db-1", "identity": db, "address": "10.0.0.8:5432"},
+		}
+		maps.Copy(e, more)
+		return e
+	}
+	one.Events = []any{
+		told("open", nil), told("close", map[string]any{"result": "ok", "bytesSent": 100, "bytesRecv": 200, "duration": "1.5s"}),
+		told("refused", map[string]any{"result": "denied", "policy": "AuthorizationPolicy shop/db", "secured": false, "plaintext": "outside", "source": map[string]any{"address": "192.0.2.1:9"}}),
+		map[string]any{"time": now, "event": "enrolled", "pod": "shop/web-2", "identity": web}, map[string]any{"time": now, "event": "policy_changed"},
+		map[string]any{"time": now, "event": "repaired", "what": "link", "pod": "shop/\x1b[31mweb-2"}, map[string]any{"time": now, "event": "dropped", "count": 7, "news": true},
+	}
+	one.More["services"] = []any{
+		map[string]any{"namespace": "shop", "name": "db", "vips": []string{"/10.96.0.10", "/fd00::10"}, "ports": map[string]int{"5432": 5432, "80": 0},
+			"endpoints": map[string]any{
+				"192.0.2.8": map[string]any{"port": map[string]int{"5432": 5432, "80": 8080}, "addresses": []string{"192.0.2.8"}},
+				"192.0.2.9": map[string]any{"port": map[string]int{"5432": 5432}, "addresses": []string{"192.0.2.9"}, "leaving": true},
+			}},
+		map[string]any{"namespace": "bank", "name": "all", "vips": []string{}, "headless": true},
+	}
 	one.Pods["uid-web-2"].(map[string]any)["connections"] = []any{} // as an older one lists them
 	two := clitest.Ztunnel{
 		Node: "node2",
@@ -149,6 +173,7 @@ func paper(t *testing.T, e *testscript.Env) error {
 		"NODE1": clitest.Serve(t, one), "NODE2": clitest.Serve(t, two), "NODE3": clitest.Serve(t, other), "NODE4": clitest.Serve(t, good), "LACKING": clitest.Serve(t, lacking), "SILENT": clitest.Serve(t, silent), "GUARDED": clitest.Serve(t, guarded), "NODE5": clitest.Serve(t, clitest.Ztunnel{Node: "node5", Held: []clitest.Held{{ID: web, State: "Initializing"}}}), "DEAD": "127.0.0.1:1",
 		"CA": clitest.ServeTLS(t, serving), "CAADMIN": clitest.Serve(t, answer(ca)), "REKEYING": clitest.Serve(t, answer(rekeying)),
 		"CADIR": "ca", "AGEKEY": filepath.Join(e.WorkDir, "age.key"),
+		"GROWING": clitest.Serve(t, growing()),
 	} {
 		e.Setenv(name, value)
 	}
@@ -195,6 +220,18 @@ func paper(t *testing.T, e *testscript.Env) error {
 	}
 	e.Setenv("AGE1", key.Recipient().String())
 	return os.WriteFile(filepath.Join(e.WorkDir, "age.key"), []byte(key.String()+"\n"), 0o600)
+}
+
+// growing is a node that counts ten connections more at each look, one of them refused.
+func growing() http.Handler {
+	var looks atomic.Int64
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		n := 10 * looks.Add(1)
+		clitest.Ztunnel{Node: "node7", More: map[string]any{"version": "v1.2.3", "edges": []any{map[string]any{
+			"direction": "outbound", "source": map[string]any{"namespace": "shop", "workload": "web"}, "destination": map[string]any{"namespace": "shop", "workload": "db"},
+			"service": "shop/db", "secured": true, "opened": n, "refused": map[string]any{"denied": n / 10}, "bytesSent": n * 1000, "bytesRecv": n * 1000000,
+		}}}}.ServeHTTP(w, r)
+	})
 }
 
 func workload(namespace, name, owner string, more map[string]any) map[string]any {

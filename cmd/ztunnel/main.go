@@ -26,6 +26,10 @@ func main() {
 		probe(os.Args[2:])
 		return
 	}
+	if len(os.Args) > 1 && os.Args[1] == "log" {
+		logging(os.Args[2:])
+		return
+	}
 	p := program.New("ztunnel", usage)
 	cfg := ztunnel.Config{Level: p.Level}
 	define(p.Flags, &cfg)

@@ -40,10 +40,5 @@ func renew(args []string) {
 			_, err = os.Stdout.Write(answer)
 		}
 		return err
-	}, func(error) string {
-		if os.Geteuid() != 0 {
-			return "only root reaches ztunnel's socket"
-		}
-		return ""
-	})
+	}, notRoot)
 }

@@ -107,6 +107,8 @@ const imports = `
 	ztunnel/policy, ztunnel/networkpolicy, ztunnel/configdump < cli/fleet;
 	identity/ca < cli/custody;
 	identity, cli/fleet, cli/custody < cli/check;
+	# How commands tell what they do, and what of it is no secret.
+	NONE < cli/progress, cli/report < cli;
 	# What policies mean to the source that ztunnel reads by.
 	ztunnel/source, ztunnel/source/file < cli/lint < cli;
 	# What policies would say, and what they said.

@@ -62,7 +62,7 @@ var thirdParties = []struct {
 		"Kubernetes types stop at the source"},
 	{"k8s.io/apimachinery", []string{"ztunnel/source", "ztunnel/source/*", "ztunnel/report", "identity/server", "identity/ca/cluster", "identity/taint", "identity/verdict", "identity/lease", "cli", "cli/*", "test/lab", "test/lab/*"},
 		"Kubernetes types stop at the source"},
-	{"sigs.k8s.io/yaml", []string{"ztunnel/source", "ztunnel/source/*", "identity/server", "identity/deny", "identity/federation", "test/lab", "test/lab/*"},
+	{"sigs.k8s.io/yaml", []string{"ztunnel/source", "ztunnel/source/*", "identity/server", "identity/deny", "identity/federation", "cli", "test/lab", "test/lab/*"},
 		"YAML is read by sources and written by the lab"},
 	{"go.yaml.in/yaml/v3", []string{"ztunnel/source/file"},
 		"keys of a map are judged as they are written, which sigs.k8s.io/yaml does not show"},
@@ -93,6 +93,8 @@ var thirdParties = []struct {
 		"the CA reads CSRs and writes leaves in DER, as crypto/x509 does, and only what it needs of them"},
 	{"golang.org/x/sys", []string{anywhere}, ""},
 	{"golang.org/x/sync", []string{anywhere}, ""},
+	{"golang.org/x/term", []string{"cli"},
+		"what is shown again and again replaces itself on a terminal, in as many lines as that has"},
 	{"github.com/google/go-cmp", nil, "only tests compare with go-cmp"},
 	{"github.com/rogpeppe/go-internal", nil, "only tests use testscript"},
 }

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"os"
+
+	"github.com/culvert-mesh/culvert/cmd/program"
+	"github.com/culvert-mesh/culvert/ztunnel"
+)
+
+const levelUsage = `Usage: ztunnel log {-level LEVEL | -reset} [flags]
+
+Has the ztunnel of this node log from another level on, until it ends, and prints the
+level. It asks on the socket in -state-dir, which only root can reach.
+culvert log runs this on the nodes of a cluster.
+
+Flags:
+`
+
+func logging(args []string) {
+	p := program.New("ztunnel log", levelUsage)
+	var level, dir string
+	var reset bool
+	program.Var(p.Flags, &level, "level", "", "`level` from which on records are logged: debug, info, warn or error; this or -reset is required", program.OneOf("debug", "info", "warn", "error"))
+	program.Switch(p.Flags, &reset, "reset", "go back to the level that ztunnel was started with")
+	program.Var(p.Flags, &dir, "state-dir", "/run/culvert", "`directory` that ztunnel has as -state-dir", program.Path)
+	p.Parse(args, func() error {
+		if reset == (level != "") {
+			return errors.New("-level or -reset is required, and not both")
+		}
+		return nil
+	})
+	p.Run(func(ctx context.Context) error {
+		answer, err := ztunnel.SetLevel(ctx, dir, level)
+		if err == nil {
+			_, err = os.Stdout.Write(answer)
+		}
+		return err
+	}, notRoot)
+}
+
+func notRoot(error) string {
+	if os.Geteuid() != 0 {
+		return "only root reaches ztunnel's socket"
+	}
+	return ""
+}

@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ztunnel
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+
+	"github.com/culvert-mesh/culvert/ztunnel/admin"
+)
+
+// SetLevel has the ztunnel whose state is in a directory log from a level on, or, if that is
+// empty, from the one that it was started with, and returns its answer: "level LEVEL".
+func SetLevel(ctx context.Context, stateDir, level string) ([]byte, error) {
+	query := url.Values{"level": {level}}
+	if level == "" {
+		query = url.Values{"reset": {""}}
+	}
+	socket := Config{StateDir: stateDir}.adminSocket()
+	answer, err := admin.Post(ctx, socket, "/logging?"+query.Encode())
+	if err != nil {
+		return nil, fmt.Errorf("ask ztunnel at %s: %w", socket, err)
+	}
+	return answer, nil
+}
