@@ -6,7 +6,8 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { eventually, stage } from "./stage.mjs";
 
-const most = Number(process.env.FRAME_MS ?? 250); // a slow machine beside other tests; see docs/map.md
+// Of the processor's time, which what else the machine does hardly changes.
+const most = Number(process.env.FRAME_MS ?? 250);
 
 test("300 workloads and 2,000 edges stay fluid", { timeout: 300_000 }, async () => {
   await stage("fixture", async ({ open, problems, browser }) => {
@@ -23,19 +24,19 @@ test("300 workloads and 2,000 edges stay fluid", { timeout: 300_000 }, async () 
     await page.mouse.up();
     for (let i = 0; i < 20; i++) await page.mouse.wheel(0, i % 2 ? 60 : -60);
     await page.waitForTimeout(3000); // moments come every second meanwhile
-    const frames = times(JSON.parse(await browser.stopTracing()).traceEvents);
-
-    const at = (share) => frames[Math.min(frames.length - 1, Math.floor(frames.length * share))];
-    const numbers = `${frames.length} frames that drew: half within ${at(0.5).toFixed(1)} ms, 95 of 100 within ${at(0.95).toFixed(1)} ms, the longest ${frames.at(-1).toFixed(1)} ms`;
+    const events = JSON.parse(await browser.stopTracing()).traceEvents;
+    const frames = times(events, "tdur"), by = (all, share) => all[Math.min(all.length - 1, Math.floor(all.length * share))]?.toFixed(1);
+    const say = (all) => `half within ${by(all, 0.5)} ms, 95 of 100 within ${by(all, 0.95)} ms, the longest ${all.at(-1)?.toFixed(1)} ms`;
+    const numbers = `${frames.length} frames that drew: of the processor's time ${say(frames)}; by the clock ${say(times(events, "dur"))}`;
     if (process.env.FRAMES) console.log(numbers);
     assert.ok(frames.length > 20, numbers);
-    assert.ok(at(0.95) < most, numbers);
+    assert.ok(by(frames, 0.95) < most, numbers);
     assert.deepEqual(problems, []);
   });
 });
 
 // times are how long the page's own work took of each frame in which it drew, sorted, in
-// milliseconds.
-function times(events) {
-  return events.filter((e) => e.name === "FireAnimationFrame" && e.ph === "X").map((e) => e.dur / 1000).filter((ms) => ms > 1).sort((a, b) => a - b);
+// milliseconds: tdur is its share of a processor, dur goes by the clock.
+function times(events, field) {
+  return events.filter((e) => e.name === "FireAnimationFrame" && e.ph === "X").map((e) => (e[field] ?? 0) / 1000).filter((ms) => ms > 1).sort((a, b) => a - b);
 }
