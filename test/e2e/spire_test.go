@@ -61,7 +61,7 @@ func TestSPIREGivesThePodsOfTwoNodesTheirIdentities(t *testing.T) {
 
 	again = replaced()
 	s.must(p.server.Kill())
-	c.until("a node's agent is told that its server is away", func() bool { _, err := p.try("healthcheck"); return err != nil })
+	c.until("the server is away", func() bool { _, err := p.try("healthcheck"); return err != nil })
 	p.startServer()
 	c.until("the server is back, and SVIDs are replaced", again)
 

@@ -49,6 +49,7 @@ func Survive(t *testing.T, open func(t *testing.T) Place) {
 		m.nodes[1].keep = false
 		m.ended(next, rekey.Done)
 	})
+	// The last clause of T-ROOT: two replicas see a new Secret 60 s apart.
 	t.Run("a replica sees each change late", func(t *testing.T) {
 		m := newMesh(t, open(t))
 		m.replicas[1].late = 60 // of a second each
