@@ -20,16 +20,16 @@ import (
 // tapping is what tap is to show, and for how long.
 type tapping struct {
 	*command
-	out              *format
-	nodes, kinds     []string
-	ns, from, to     string
-	direction        string
-	refused          bool
-	during           lifetime
-	most             int
-	lines            columns
-	shown, listening int
-	silent           map[string]bool // nodes that do not answer now
+	out          *format
+	nodes, kinds []string
+	ns, from, to string
+	direction    string
+	refused      bool
+	during       lifetime
+	most         int
+	lines        columns
+	shown        int
+	silent       map[string]bool // nodes that do not answer now
 }
 
 func (c *command) tap() *cobra.Command {
