@@ -108,10 +108,16 @@ func (w *writer) writeNextUnlocking(waits bool) (n int, leads bool) {
 	return n, true
 }
 
+// keeper is a wire that has a batch in memory of its own while it waits.
+type keeper interface{ Held() int }
+
 // blocked notes that the socket does not take a batch at once. Until it has, the pod
 // holds the batch for a peer that may never read it; mu is held.
 func (w *writer) blocked(b *record.Batch) {
 	w.blockedAt, w.blockedBy, w.blockedIn = time.Now(), b.Len(), b.Cap()
+	if wire, ok := w.c.wire.(keeper); ok {
+		w.blockedIn += wire.Held()
+	}
 	w.c.memory.hold(w.blockedIn)
 }
 

@@ -7,11 +7,15 @@ import (
 	"crypto/tls"
 	"errors"
 	"net"
+	"time"
 
 	"github.com/culvert-mesh/culvert/ztunnel/buffer"
 	"github.com/culvert-mesh/culvert/ztunnel/hbone/record"
 	"github.com/culvert-mesh/culvert/ztunnel/socket"
 )
+
+// alertSize is the bytes of an alert, RFC 8446 §6.
+const alertSize = 2
 
 // tlsWire is crypto/tls over a tlsSocket. crypto/tls reads and writes a record at a time;
 // the tlsSocket moves many a syscall.
@@ -77,6 +81,9 @@ func (w *tlsWire) open() (n int, err error) {
 	if errors.Is(err, errWouldWait) {
 		w.some, err = false, nil
 	}
+	if beyond := w.socket.overrun(); beyond != nil {
+		n, err = 0, beyond
+	}
 	if n == 0 {
 		w.letGo()
 	}
@@ -137,6 +144,25 @@ func (w *tlsWire) seal(b *record.Batch) error {
 	}
 	return nil
 }
+
+// CloseWrite says goodbye, as soon as the socket takes it.
+func (w *tlsWire) CloseWrite() error {
+	w.socket.gather(tlsOverhead + alertSize)
+	err := w.Conn.CloseWrite()
+	w.socket.gathered()
+	w.socket.close()
+	if err != nil {
+		return err
+	}
+	// crypto/tls leaves a deadline that is over.
+	if err := w.SetWriteDeadline(time.Time{}); err != nil {
+		return err
+	}
+	return w.Finish()
+}
+
+// Held is the memory that a batch takes in the wire while it waits for the socket.
+func (w *tlsWire) Held() int { return w.socket.held() }
 
 // Written counts the bytes that the socket took. Those of the handshake are among
 // them, which does no harm: TCP acknowledges bytes in sequence, so a stream's bytes are

@@ -161,23 +161,72 @@ func TestABatchOfCryptoTLSThatDoesNotFitWaits(t *testing.T) {
 	}
 }
 
-func TestAPeerThatHasCryptoTLSAnswerAndReadsNothingIsLeft(t *testing.T) {
+// A peer may have crypto/tls answer by KeyUpdates, and read nothing. No answer waits for the
+// socket, whether a batch does or not, and there is an end of them.
+func TestAPeerThatHasCryptoTLSAnswerAgainAndAgainIsLeft(t *testing.T) {
+	for _, pending := range []bool{false, true} {
+		client, server := stdPair(t, func(c net.Conn) net.Conn { return c })
+		b := batchOf(t, record.BatchSize)
+		for done := pending; done; {
+			var err error
+			if done, err = client.Begin(b); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var err error
+		n := 0
+		for ; err == nil && n < 100; n++ {
+			_, err = client.Write([]byte("an answer"))
+		}
+		if !errors.Is(err, errLate) || n < 30 {
+			t.Errorf("pending %v: after %d: %v", pending, n, err)
+		}
+		if err := server.WriteBatch(batchOf(t, 9)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := client.Receive(); !errors.Is(err, errLate) {
+			t.Errorf("pending %v: the reader goes on: %v", pending, err)
+		}
+	}
+}
+
+// What the reader's tls.Conn says behind close_notify goes nowhere, and does not fail: it
+// would read what the peer still sends by a key of before.
+func TestCryptoTLSReadsOnBehindItsGoodbye(t *testing.T) {
+	client, server := stdPair(t, func(c net.Conn) net.Conn { return c })
+	if err := client.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	written := client.Written()
+	if n, err := client.socket.Write([]byte("an answer")); n != 9 || err != nil || client.Written() != written || client.socket.late != nil {
+		t.Errorf("%d, %v, %d bytes more", n, err, client.Written()-written)
+	}
+	if _, err := server.Receive(); err != io.EOF {
+		t.Errorf("the peer hears %v", err)
+	}
+	if err := server.WriteBatch(batchOf(t, 70_000)); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := take(client, 70_000); err != nil || len(got) != 70_000 {
+		t.Errorf("%d bytes, %v", len(got), err)
+	}
+}
+
+// A batch that waits is held twice: as plaintext, and as records.
+func TestWhatCryptoTLSHoldsIsCounted(t *testing.T) {
 	client, _ := stdPair(t, func(c net.Conn) net.Conn { return c })
 	b := batchOf(t, record.BatchSize)
+	if client.Held() != 0 {
+		t.Errorf("at rest it holds %d bytes", client.Held())
+	}
 	for done := true; done; {
 		var err error
 		if done, err = client.Begin(b); err != nil {
 			t.Fatal(err)
 		}
 	}
-	var err error
-	for n := 0; err == nil; n++ {
-		if _, err = client.Write([]byte("an answer")); n > mostLate {
-			t.Fatalf("%d answers wait", n)
-		}
-	}
-	if !errors.Is(err, errLate) {
-		t.Error(err)
+	if client.Held() < record.BatchSize {
+		t.Errorf("it says that it holds %d bytes", client.Held())
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"syscall"
 
+	"github.com/culvert-mesh/culvert/rate"
 	"github.com/culvert-mesh/culvert/ztunnel/buffer"
 	"github.com/culvert-mesh/culvert/ztunnel/socket"
 )
@@ -19,10 +20,13 @@ const (
 	// tlsOverhead is what a record of TLS 1.3 has besides its plaintext: header, kind and
 	// tag, RFC 8446 §5.2.
 	tlsOverhead = 5 + 1 + 16
-	// mostLate is the bytes of records that crypto/tls may make by itself while a batch
-	// waits for the socket: answers to the peer's KeyUpdates.
+	// mostLate is the bytes of records that crypto/tls may make by itself while the socket
+	// takes nothing: answers to the peer's KeyUpdates.
 	mostLate = 16 << 10
 )
+
+// answerRate bounds these answers: each costs a key schedule, as in package record.
+var answerRate = rate.Limit{PerSecond: 1, Burst: 32}
 
 // sealedSizes hold 1, 4 and 16 full records; the smallest is for what is not even one.
 var (
@@ -30,12 +34,13 @@ var (
 	sealed      = buffer.NewPool(sealedSizes...)
 )
 
-// errLate ends a tunnel whose peer has crypto/tls answer and reads nothing.
-var errLate = errors.New("the peer asks for keys again and again, and takes none")
+// errLate ends a tunnel whose peer has crypto/tls answer again and again.
+var errLate = errors.New("too many KeyUpdates")
 
 // tlsSocket is the socket below a tls.Conn. In the handshake it is just that. Then Read
-// never waits: it hands over what fill has read. What the tls.Conn writes between gather
-// and gathered waits for flush; else it is written at once.
+// never waits: it hands over what fill has read. Nor does Write: what the tls.Conn writes
+// between gather and gathered is left to flush, and what it writes by itself goes as far as
+// the socket takes it, then with the next flush.
 type tlsSocket struct {
 	net.Conn
 	raw     syscall.RawConn // nil: a net.Conn that blocks
@@ -56,7 +61,11 @@ type tlsSocket struct {
 	gathering bool
 	out       *buffer.Buffer // what was gathered and not written: [o:n); nil: nothing
 	o, n      int
-	late      []byte // behind out
+	late      []byte    // behind out
+	answers   rate.Left // of answerRate
+	beyond    error     // why the peer gets no more of them
+	closed    bool      // close_notify was said: nothing follows
+	lateFn    func(uintptr) bool
 
 	// flush's alone.
 	writeFn, tryFn func(uintptr) bool
@@ -70,6 +79,7 @@ func (s *tlsSocket) begin() {
 	s.begun = true
 	s.readFn, s.writeFn = s.readSome, s.writeSome
 	s.tryFn = func(fd uintptr) bool { s.writeSome(fd); return true }
+	s.lateFn = s.writeLate
 	if c, ok := s.Conn.(syscall.Conn); ok {
 		if raw, err := c.SyscallConn(); err == nil {
 			s.raw = raw
@@ -167,37 +177,84 @@ func (s *tlsSocket) readSome(fd uintptr) bool {
 }
 
 // Write is the tls.Conn's, which calls it in the sequence of its records. The reader's
-// calls, for an answer to a KeyUpdate, may come in the middle of a batch, or behind it.
+// calls, for answers to KeyUpdates, may come in the middle of a batch, or behind it.
 func (s *tlsSocket) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	if s.gathering || s.out != nil {
-		defer s.mu.Unlock()
-		return s.append(p)
+	if !s.begun {
+		n, err := s.Conn.Write(p)
+		s.written.Add(uint64(n))
+		return n, err
 	}
-	s.mu.Unlock()
-	n, err := s.Conn.Write(p)
-	s.written.Add(uint64(n))
-	return n, err
-}
-
-// append puts p behind what was gathered; mu is held.
-func (s *tlsSocket) append(p []byte) (int, error) {
-	if len(s.late) == 0 && len(p) <= len(s.out.Bytes)-s.n {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.closed: // crypto/tls would not read on if this failed
+		return len(p), nil
+	case s.gathering && len(p) <= len(s.out.Bytes)-s.n:
 		s.n += copy(s.out.Bytes[s.n:], p)
 		return len(p), nil
+	case s.gathering:
+		s.late = append(s.late, p...) // the last records of a batch, if it was interrupted
+		return len(p), nil
 	}
-	if len(s.late)+len(p) > mostLate {
+	return s.answer(p)
+}
+
+// answer sends what the reader's tls.Conn says by itself, or keeps it; mu is held.
+func (s *tlsSocket) answer(p []byte) (int, error) {
+	if len(s.late)+len(p) > mostLate || !s.answers.Spend(answerRate) {
+		s.beyond = errLate
 		return 0, errLate
 	}
 	s.late = append(s.late, p...)
+	if s.raw != nil && s.out == nil { // no flush is under way, or it ends without mu
+		_ = s.raw.Write(s.lateFn) // a socket that fails is found by the next batch
+	}
 	return len(p), nil
 }
 
-// gather has what is written, some n bytes, wait for flush.
+// writeLate writes what the socket takes of late; mu is held.
+func (s *tlsSocket) writeLate(fd uintptr) bool {
+	n, err := socket.Write(fd, s.late)
+	if err == nil {
+		s.written.Add(uint64(n))
+		if s.late = s.late[n:]; len(s.late) == 0 {
+			s.late = nil
+		}
+	}
+	return true
+}
+
+// overrun is why the peer is left, if it had crypto/tls answer too often.
+func (s *tlsSocket) overrun() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.beyond
+}
+
+// gather has what is written, some n bytes, wait for flush, behind what waits already.
 func (s *tlsSocket) gather(n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.gathering, s.out, s.o, s.n = true, sealed.Take(n), 0, 0
+	s.gathering, s.out = true, sealed.Take(n+len(s.late))
+	s.o, s.n = 0, copy(s.out.Bytes, s.late)
+	s.late = s.late[s.n:]
+}
+
+// held is the bytes of memory that wait for the socket.
+func (s *tlsSocket) held() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.out == nil {
+		return 0
+	}
+	return len(s.out.Bytes)
+}
+
+// close has nothing follow what was gathered.
+func (s *tlsSocket) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
 }
 
 // gathered ends gather.

@@ -136,6 +136,7 @@ func (l *secrets) config(config *tls.Config) (*tls.Config, error) {
 	private.KeyLogWriter = l
 	private.MinVersion, private.MaxVersion = tls.VersionTLS13, tls.VersionTLS13
 	private.SessionTicketsDisabled = true
+	private.DynamicRecordSizingDisabled = true // for an OtherCipher, whose tls.Conn goes on
 	private.ClientSessionCache = nil
 	return private, nil
 }
