@@ -44,6 +44,13 @@ build: ## build the programs and the reference CNI plugins into bin/ (default)
 signer: ## build culvert-signer, for keys in an HSM or KMS, into bin/ (needs gcc)
 	$(COMPILE) CGO_ENABLED=1 go -C signer build -o ../bin/culvert-signer .
 
+.PHONY: install
+PREFIX ?= /usr/local
+install: build ## install culvert, kubectl's plugin and the manual pages below PREFIX (/usr/local)
+	install -D -m 0755 bin/culvert $(DESTDIR)$(PREFIX)/bin/culvert
+	ln -sf culvert $(DESTDIR)$(PREFIX)/bin/kubectl-culvert
+	bin/culvert man $(DESTDIR)$(PREFIX)/share/man/man1
+
 .PHONY: demo
 demo: build ## show two nodes and their pods getting mutual TLS (root; KEEP=1 leaves it running)
 	CGO_ENABLED=0 go build -o bin/demo ./test/demo
