@@ -76,10 +76,9 @@ write. Where root.key is kept elsewhere, give --root-offline for that of the nex
 	lockFlags(flags, &r.lock)
 	r.signers.define(cmd)
 	caPassphraseFlag(cmd, &r.passphrase)
-	cmd.MarkFlagsMutuallyExclusive("status", "pause", "resume", "abort", "rollback", "from")
+	cmd.MarkFlagsMutuallyExclusive("status", "pause", "resume", "abort", "rollback", "from", "key-kind")
 	cmd.MarkFlagsMutuallyExclusive("from", "root-offline", "root-signer")
 	cmd.MarkFlagsMutuallyExclusive("from", "issuer-signer")
-	cmd.MarkFlagsMutuallyExclusive("from", "key-kind")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		keep, files, err := c.kept(cmd.Context())
 		if err != nil {

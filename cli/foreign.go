@@ -53,11 +53,15 @@ func foreign(ctx context.Context, api *kubeapi.API) (all []check.Foreign, err er
 		return all, nil
 	case err != nil:
 		return nil, fmt.Errorf("ConfigMap %s/%s: %w", ciliumNamespace, ciliumConfig, err)
-	case config.Data[ciliumExclusive] != "false": // Cilium's default is true
-		all = append(all, check.Foreign{
+	case config.Data[ciliumExclusive] == "true", config.Data[ciliumExclusive] == "":
+		cilium := check.Foreign{
 			What: "Cilium", Object: fmt.Sprintf("the ConfigMap %s/%s: %s: \"false\"", ciliumNamespace, ciliumConfig, ciliumExclusive),
 			Breaks: true, Why: "it removes the files of other CNI plugins, and with them what keeps pods from starting unprotected",
-		})
+		}
+		if config.Data[ciliumExclusive] == "" { // before 1.13 that was true
+			cilium.Breaks, cilium.Why = false, "its configuration does not say whether it removes the files of other CNI plugins: cni-exclusive"
+		}
+		all = append(all, cilium)
 	}
 	return all, nil
 }

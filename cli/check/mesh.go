@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -33,7 +32,10 @@ const oldestMajor, oldestMinor = 5, 15
 var nodeRules = []rule{
 	{"node-kernel", CategoryNode, "every node's kernel is new enough",
 		"Culvert needs Linux 5.15 or newer on each node of the mesh.", ofHosts(func(w *World, n fleet.Node, a *answer) {
-			if major, minor, ok := release(n.Dump.Host.Kernel); !ok || major < oldestMajor || major == oldestMajor && minor < oldestMinor {
+			switch major, minor, ok := release(n.Dump.Host.Kernel); {
+			case !ok:
+				a.warn("node %s: %q is no version that is known here", n.Name, n.Dump.Host.Kernel)
+			case major < oldestMajor || major == oldestMajor && minor < oldestMinor:
 				a.fail("node %s has %q", n.Name, n.Dump.Host.Kernel)
 			}
 		})},
@@ -61,10 +63,7 @@ var dataRules = []rule{
 			return w.containers("ztunnel", "ztunnel", a)
 		}},
 	{"steering-sound", CategoryData, "every node's kernel steers as it should",
-		"ztunnel puts back what others remove, and says what it cannot: see its log.", ofNodes(func(w *World) (a answer) {
-			if !slices.ContainsFunc(w.answered(), func(n fleet.Node) bool { return n.Dump.Steering != nil }) {
-				return skipped(noneSays)
-			}
+		"ztunnel puts back what others remove, and says what it cannot: see its log.", ofThose(steeringKnown, func(w *World) (a answer) {
 			for _, n := range w.answered() {
 				switch s := n.Dump.Steering; {
 				case s == nil:
@@ -76,13 +75,13 @@ var dataRules = []rule{
 			return a
 		})},
 	{"steering-repaired", CategoryData, "nobody removed what ztunnel attached, in the last hour",
-		"ztunnel has put it back. See which program of the node does that: an agent that cleans up, another mesh.", ofNodes(func(w *World) (a answer) {
+		"ztunnel has put it back. See which program of the node does that: an agent that cleans up, another mesh.", ofThose(steeringKnown, func(w *World) (a answer) {
 			for _, n := range w.answered() {
 				if n.Dump.Steering == nil {
 					continue
 				}
 				for _, r := range n.Dump.Steering.Repairs {
-					if w.Now.Sub(r.At) < repairsWithin {
+					if w.nowOn(n).Sub(r.At) < repairsWithin {
 						a.warn("node %s at %s: %s%s", n.Name, stamp(r.At), r.What, because(r.Pod))
 					}
 				}
@@ -103,6 +102,10 @@ var enrollRules = []rule{
 				}
 			}
 			for _, pod := range w.intended() {
+				if w.noZtunnel(pod.Node) {
+					a.fail("%s/%s on node %s: there is no ztunnel", pod.Namespace, pod.Name, pod.Node)
+					continue
+				}
 				switch state := has[pod.UID]; state {
 				case enrolled:
 				case "":
@@ -114,21 +117,19 @@ var enrollRules = []rule{
 			return a
 		})},
 	{"pods-verified", CategoryEnroll, "the kernel confirms each enrolled pod",
-		"ztunnel asks the kernel every two seconds, and repairs what it can: see its log.", ofNodes(func(w *World) (a answer) {
+		"ztunnel asks the kernel every two seconds, and repairs what it can: see its log.", ofThose(steeringKnown, func(w *World) (a answer) {
 			for _, n := range w.answered() {
 				if n.Dump.Steering == nil {
 					continue // an older ztunnel, which does not say
 				}
-				now := w.Now
-				if !n.Taken.IsZero() {
-					now = n.Taken
-				}
 				for _, uid := range slices.Sorted(maps.Keys(n.Dump.Pods)) {
 					switch pod := n.Dump.Pods[uid]; {
 					case pod.State != enrolled:
+					case pod.Verified.IsZero() && pod.Reason == "": // it may have been enrolled just now
+						a.warn("%s/%s on node %s: not yet", pod.Sandbox.Namespace, pod.Sandbox.Name, n.Name)
 					case pod.Verified.IsZero():
-						a.fail("%s/%s on node %s: never", pod.Sandbox.Namespace, pod.Sandbox.Name, n.Name)
-					case now.Add(n.Clock.Offset).Sub(pod.Verified) > verifiedWithin:
+						a.fail("%s/%s on node %s: %s", pod.Sandbox.Namespace, pod.Sandbox.Name, n.Name, pod.Reason)
+					case w.nowOn(n).Sub(pod.Verified) > verifiedWithin:
 						a.fail("%s/%s on node %s: not since %s", pod.Sandbox.Namespace, pod.Sandbox.Name, n.Name, stamp(pod.Verified))
 					}
 				}
@@ -149,7 +150,7 @@ var policyRules = []rule{
 			return a
 		})},
 	{"tunnels-let-through", CategoryPolicy, "no NetworkPolicy drops the mesh's tunnels",
-		"The pod network drops port 15008 between these pods: add an ingress rule for it, as docs/policy.md shows.", ofNodes(func(w *World) (a answer) {
+		"The pod network drops port 15008 between these pods: add an ingress rule for it, as docs/policy.md shows.", ofThose(networkKnown, func(w *World) (a answer) {
 			told := map[string]bool{}
 			for _, n := range w.answered() {
 				if n.Dump.Network == nil {
@@ -184,19 +185,36 @@ var versionRules = []rule{
 
 // ofHosts asks each node that says what it is like.
 func ofHosts(ask func(*World, fleet.Node, *answer)) func(*World) answer {
-	return ofNodes(func(w *World) (a answer) {
-		said := false
+	return ofThose(func(d fleet.Dump) bool { return d.Host != nil }, func(w *World) (a answer) {
 		for _, n := range w.answered() {
 			if n.Dump.Host != nil {
-				said = true
 				ask(w, n, &a)
 			}
 		}
-		if !said {
-			return skipped(noneSays)
-		}
 		return a
 	})
+}
+
+// ofThose asks only if a node answered that says what the question is about.
+func ofThose(says func(fleet.Dump) bool, ask func(*World) answer) func(*World) answer {
+	return ofNodes(func(w *World) answer {
+		if !slices.ContainsFunc(w.answered(), func(n fleet.Node) bool { return says(n.Dump) }) {
+			return skipped(noneSays)
+		}
+		return ask(w)
+	})
+}
+
+func steeringKnown(d fleet.Dump) bool { return d.Steering != nil }
+
+func networkKnown(d fleet.Dump) bool { return d.Network != nil }
+
+// nowOn is the time by a node's clock.
+func (w *World) nowOn(n fleet.Node) time.Time { return w.Now.Add(n.Clock.Offset) }
+
+// noZtunnel reports of a node of Kubernetes whether no ztunnel was found on it.
+func (w *World) noZtunnel(node string) bool {
+	return w.Cluster != nil && !slices.ContainsFunc(w.Nodes, func(n fleet.Node) bool { return n.Name == node })
 }
 
 // containers fails for each pod of a program in which a container is not ready.
@@ -204,10 +222,13 @@ func (w *World) containers(app, container string, a answer) answer {
 	if w.Cluster == nil {
 		return skipped("there is no Kubernetes")
 	}
+	found := false
 	for _, pod := range w.Cluster.Pods {
-		if pod.Labels["app.kubernetes.io/name"] != app {
+		ended := pod.DeletionTimestamp != nil || pod.Status.Phase == corev1.PodFailed || pod.Status.Phase == corev1.PodSucceeded
+		if pod.Labels["app.kubernetes.io/name"] != app || ended {
 			continue
 		}
+		found = true
 		i := slices.IndexFunc(pod.Status.ContainerStatuses, func(s corev1.ContainerStatus) bool { return s.Name == container })
 		switch {
 		case i < 0:
@@ -216,20 +237,24 @@ func (w *World) containers(app, container string, a answer) answer {
 			a.fail("pod %s on node %s: its container %s is not ready", pod.Name, pod.Spec.NodeName, container)
 		}
 	}
+	if !found {
+		a.fail("there is no pod of %s", app)
+	}
 	return a
 }
 
 // wanted is a pod that is to be in the mesh.
 type wanted struct{ UID, Namespace, Name, Node string }
 
-// intended are those that the first node that answered knows, on nodes that were asked.
+// intended are those that the first node that answered knows: on nodes that answered, and
+// on those without a ztunnel. A pod without an address has not been started.
 func (w *World) intended() (all []wanted) {
 	asked := map[string]bool{}
 	for _, n := range w.answered() {
 		asked[n.Dump.Config.NodeName] = true
 	}
 	for _, p := range w.answered()[0].Dump.Workloads {
-		if p.Meshed && !p.Terminated && asked[p.Node] {
+		if p.Meshed && !p.Terminated && len(p.Addrs) > 0 && (asked[p.Node] || w.noZtunnel(p.Node)) {
 			all = append(all, wanted{p.UID, p.Namespace, p.Name, p.Node})
 		}
 	}
@@ -238,12 +263,8 @@ func (w *World) intended() (all []wanted) {
 
 // release reads the numbers of uname -r.
 func release(kernel string) (major, minor int, ok bool) {
-	first, rest, _ := strings.Cut(kernel, ".")
-	second, _, _ := strings.Cut(rest, ".")
-	second, _, _ = strings.Cut(second, "-")
-	major, err := strconv.Atoi(first)
-	minor, also := strconv.Atoi(second)
-	return major, minor, err == nil && also == nil
+	n, _ := fmt.Sscanf(kernel, "%d.%d", &major, &minor)
+	return major, minor, n == 2
 }
 
 func orUnknown(version string) string {

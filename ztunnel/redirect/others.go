@@ -60,9 +60,6 @@ func (d *Datapath) othersHooked() (all []Other, err error) {
 			return nil, fmt.Errorf("%s programs of cgroup %s: %w", hook.kind, d.opts.Cgroup, err)
 		}
 		for _, p := range there.Programs {
-			if ours[p.ID] {
-				continue
-			}
 			info, err := programInfo(p.ID)
 			if errors.Is(err, os.ErrNotExist) {
 				continue // unloaded meanwhile
@@ -70,24 +67,27 @@ func (d *Datapath) othersHooked() (all []Other, err error) {
 			if err != nil {
 				return nil, err
 			}
+			if ours[info.Name] {
+				continue
+			}
 			all = append(all, Other{ID: uint32(p.ID), Name: info.Name, Kind: hook.kind})
 		}
 	}
 	return all, nil
 }
 
-// ours are the programs on the cgroup that this Datapath attached.
-func (d *Datapath) ours() (map[ebpf.ProgramID]bool, error) {
+// ours are the names of the programs on the cgroup that this Datapath attached. Those of
+// another version, which takes over, have the same.
+func (d *Datapath) ours() (map[string]bool, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	all := map[ebpf.ProgramID]bool{}
+	all := map[string]bool{}
 	for _, a := range d.anchors {
 		info, err := a.prog.Info()
 		if err != nil {
 			return nil, err
 		}
-		id, _ := info.ID()
-		all[id] = true
+		all[info.Name] = true
 	}
 	return all, nil
 }
