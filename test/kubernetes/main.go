@@ -95,10 +95,7 @@ func build(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if _, err = binaries.CertManager(ctx, module, os.Stdout); err != nil {
-		return "", err
-	}
-	_, err = binaries.SPIRE(ctx, module, os.Stdout)
+	_, err = binaries.CertManager(ctx, module, os.Stdout)
 	return dir, err
 }
 
