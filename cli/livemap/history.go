@@ -72,7 +72,8 @@ type History struct {
 	frames   []frame
 	samples  int
 	refusals refusals
-	last     []fleet.Node // as they answered last
+	last     []fleet.Node    // as they answered last
+	domains  map[string]bool // trust domains of the nodes that answered last
 	changed  chan struct{}
 }
 
@@ -103,9 +104,23 @@ func (h *History) Add(nodes []fleet.Node, at time.Time) {
 		}
 	}
 	h.last = nodes
+	if domains := domainsOf(nodes); len(domains) > 0 {
+		h.domains = domains
+	}
 	h.push(f)
 	close(h.changed)
 	h.changed = make(chan struct{})
+}
+
+// domainsOf are the nodes' own trust domains: two while the mesh moves to another.
+func domainsOf(nodes []fleet.Node) map[string]bool {
+	all := map[string]bool{}
+	for _, n := range nodes {
+		if name := n.Dump.Config.TrustDomain; name != "" {
+			all[name] = true
+		}
+	}
+	return all
 }
 
 func (h *History) begin() {

@@ -38,7 +38,7 @@ func fromOutside(opened, denied uint64, last time.Time) fleet.Edge {
 
 func node(name string, edges ...fleet.Edge) fleet.Node {
 	n := fleet.Node{Dump: fleet.Dump{Edges: edges}}
-	n.Name, n.Dump.Config.NodeName = name, name
+	n.Name, n.Dump.Config.NodeName, n.Dump.Config.TrustDomain = name, name, "cluster.local"
 	for _, w := range []string{"web", "db"} {
 		n.Dump.Workloads = append(n.Dump.Workloads, workload.Workload{UID: w, Namespace: "shop", Name: w + "-1", Owner: w, Node: name, Meshed: true})
 	}

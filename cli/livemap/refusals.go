@@ -31,6 +31,8 @@ type Refusal struct {
 	Count       uint64    `json:"count"`
 	First       time.Time `json:"first"`
 	Last        time.Time `json:"last"`
+
+	spaces [2]string // namespaces of Pods, by which a Sight hides them
 }
 
 // refusals are the last ones, each kind once.
@@ -110,6 +112,7 @@ func (r *refusals) explain(nodes []fleet.Node) {
 			continue
 		}
 		one.Policy, one.Error, one.Pods = known.Policy, known.Error, [2]string{known.Source.Pod, known.Dest.Pod}
+		one.spaces = [2]string{known.Source.Namespace, known.Dest.Namespace}
 		one.Source, one.Destination = addressOf(known.Source), addressOf(known.Dest)
 	}
 }

@@ -14,6 +14,8 @@ const elsewhere = "(elsewhere)"
 type Sight struct {
 	All        bool
 	Namespaces map[string]bool
+
+	domains map[string]bool // trust domains whose namespaces are the cluster's; History knows them
 }
 
 // Sees reports whether what is in a namespace has a name for the viewer.
@@ -25,13 +27,17 @@ func (s Sight) seesEnd(end string) bool {
 	if s.All {
 		return true
 	}
-	namespace := spaceOf(end)
+	namespace := s.spaceOf(end)
 	return namespace != "" && s.Sees(namespace)
 }
 
-// spaceOf is the namespace of an end, or empty.
-func spaceOf(end string) string {
-	if strings.HasPrefix(end, "spiffe://") {
+// spaceOf is the namespace of an end, or empty. A partner's namespace of the same name is
+// not the viewer's.
+func (s Sight) spaceOf(end string) string {
+	if id, proved := strings.CutPrefix(end, "spiffe://"); proved {
+		if domain, _, _ := strings.Cut(id, "/"); !s.domains[domain] {
+			return ""
+		}
 		return namespaceOf(end)
 	}
 	namespace, _, found := strings.Cut(end, "/")
@@ -39,6 +45,27 @@ func spaceOf(end string) string {
 		return ""
 	}
 	return namespace
+}
+
+// mayRead reports whether each object and identity that a text names is of the viewer's
+// namespaces: what ztunnel and the policies say is written for those who see all.
+func (s Sight) mayRead(text string) bool {
+	if s.All {
+		return true
+	}
+	for _, word := range strings.FieldsFunc(text, func(r rune) bool { return strings.ContainsRune(" \t\n,;()[]\"'", r) }) {
+		namespace, _, object := strings.Cut(strings.TrimRight(word, ":."), "/")
+		switch {
+		case strings.Contains(word, "spiffe://"):
+			if !s.seesEnd(strings.TrimRight(word[strings.Index(word, "spiffe://"):], ":.")) {
+				return false
+			}
+		case word == "i/o" || !object || strings.ContainsAny(namespace, ".:"): // an error's word, or a range of addresses
+		case !s.Sees(namespace):
+			return false
+		}
+	}
+	return true
 }
 
 // end is the name of an end for the viewer.
@@ -82,17 +109,28 @@ func (s Sight) refusals(all []Refusal) []Refusal {
 	some := []Refusal{}
 	for _, r := range all {
 		from, to := s.seesEnd(r.From) || r.From == nobody, s.seesEnd(r.To) || r.To == nobody
+		for i, namespace := range r.spaces {
+			if namespace != "" && !s.Sees(namespace) { // of a pod that is gone, which is an end without a name
+				r.hide(i)
+			}
+			if r.Identities[i] != "" && !s.seesEnd(r.Identities[i]) {
+				r.Identities[i] = ""
+			}
+		}
 		switch {
 		case s.All || from && to:
 			if !s.ofSight(r.Policy) {
 				r.Policy, r.Error = "", ""
 			}
+			if !s.mayRead(r.Error) {
+				r.Error = ""
+			}
 		case from && r.From != nobody:
 			r.hide(1)
-			r.To, r.Destination, r.Service = elsewhere, "", ""
+			r.To, r.Service = elsewhere, ""
 		case to && r.To != nobody:
 			r.hide(0)
-			r.From, r.Source = elsewhere, ""
+			r.From = elsewhere
 		default:
 			continue
 		}
@@ -114,6 +152,11 @@ func (s Sight) refusals(all []Refusal) []Refusal {
 // hide takes away what tells of one end.
 func (r *Refusal) hide(end int) {
 	r.Pods[end], r.Identities[end], r.Policy, r.Error = "", "", "", ""
+	if end == 0 {
+		r.Source = ""
+	} else {
+		r.Destination = ""
+	}
 }
 
 // unique has refusals that look alike once, the last of them.

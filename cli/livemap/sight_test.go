@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/culvert-mesh/culvert/cli/fleet"
+	"github.com/culvert-mesh/culvert/ztunnel/policy"
 	"github.com/culvert-mesh/culvert/ztunnel/workload"
 )
 
@@ -92,5 +93,81 @@ func TestTheTopologyChangesWithWhatAViewerSees(t *testing.T) {
 	h.Add([]fleet.Node{n}, noon.Add(10*time.Second))
 	if after, _ := h.Tick(shop); after.Topology == before.Topology {
 		t.Error("an edge came, and it is the same")
+	}
+}
+
+// A partner's namespace of the same name is not the viewer's.
+func TestAPartnersNamespaceIsNotTheViewers(t *testing.T) {
+	h, shop := &History{}, Sight{Namespaces: map[string]bool{"shop": true}}
+	partner := toDB(1, 0, 0, 0, noon)
+	partner.Direction, partner.Source = "inbound", fleet.End{Identity: "spiffe://partner.example/ns/shop/sa/" + secret}
+	n := node("one", partner)
+	n.Dump.Certificates = []fleet.Held{{Identity: "spiffe://partner.example/ns/shop/sa/" + secret}, {Identity: end("shop", "web").Identity}}
+	h.Add([]fleet.Node{n}, noon)
+	g := h.Graph(shop, time.Time{})
+	text, err := json.Marshal(g)
+	if err != nil || strings.Contains(string(text), secret) || strings.Contains(string(text), "partner.example") {
+		t.Errorf("%v: %s", err, text)
+	}
+	if edgeOf(t, g, "(elsewhere)→shop/db"); len(g.Edges) != 1 || len(g.Certificates) != 1 {
+		t.Errorf("%d edges, %d certificates", len(g.Edges), len(g.Certificates))
+	}
+}
+
+// A pod of a hidden namespace that is gone has no workload any more, and no name as an end.
+func TestAPodThatIsGoneIsAsHiddenAsItWas(t *testing.T) {
+	h, shop := &History{}, Sight{Namespaces: map[string]bool{"shop": true}}
+	n := node("one", fromOutside(1, 1, noon))
+	gone := fleet.RefusedEnd{Namespace: secret, Pod: secret + "-1", Address: netip.MustParseAddrPort("10.9.9.9:4711")}
+	n.Dump.Pods = map[string]fleet.Pod{"db": {State: enrolled, Refused: []fleet.Refused{
+		{Time: noon, Result: "denied", Policy: "AuthorizationPolicy shop/db", Error: secret, Source: gone, Dest: fleet.RefusedEnd{Namespace: "shop", Pod: "db-1"}},
+	}}}
+	h.Add([]fleet.Node{n}, noon)
+	if r := h.Graph(all, time.Time{}).Refusals; len(r) != 1 || r[0].Source != "10.9.9.9:4711" || r[0].Pods[0] != secret+"-1" {
+		t.Fatalf("who sees all: %+v", r)
+	}
+	r := h.Graph(shop, time.Time{}).Refusals
+	text, err := json.Marshal(r)
+	if err != nil || len(r) != 1 || strings.Contains(string(text), secret) || strings.Contains(string(text), "10.9.9.9") || r[0].Pods[1] != "db-1" {
+		t.Errorf("%v: %s", err, text)
+	}
+}
+
+// What allows a connection is named in the reason alone.
+func TestAVerdictNamesNoPolicyOfAnotherNamespace(t *testing.T) {
+	h, shop := &History{}, Sight{Namespaces: map[string]bool{"shop": true}}
+	n := node("one", toDB(1, 0, 0, 0, noon))
+	for i := range n.Dump.Workloads {
+		n.Dump.Workloads[i].Addrs = addrs("10.0.0." + []string{"7", "8"}[i])
+	}
+	n.Dump.Policies = policy.Objects{RootNamespace: "istio-system", AuthorizationPolicies: []policy.AuthorizationPolicy{
+		{Namespace: "istio-system", Name: secret, Action: policy.Allow, Rules: []policy.Rule{{}}},
+	}}
+	h.Add([]fleet.Node{n}, noon)
+	for _, s := range []Sight{all, shop} {
+		d, known := h.Detail(s, "shop/web→shop/db")
+		if !known || len(d.Verdicts) != 1 || d.Verdicts[0].Allowed != "yes" {
+			t.Fatalf("%+v", d)
+		}
+		if strings.Contains(d.Verdicts[0].Why, secret) != s.All {
+			t.Errorf("%v: why %q", s, d.Verdicts[0].Why)
+		}
+	}
+}
+
+func TestATextIsReadByThoseWhoSeeAllThatItNames(t *testing.T) {
+	shop := Sight{Namespaces: map[string]bool{"shop": true}, domains: map[string]bool{"cluster.local": true}}
+	for text, want := range map[string]bool{
+		"": true, "dial tcp 10.0.0.1:15008: i/o timeout": true, "no rule of 10.0.0.0/8 or fd00::/8 allows it": true,
+		"rule 0 of AuthorizationPolicy shop/db allows it": true, "rule 0 of AuthorizationPolicy hush/db: allows it": false,
+		`peer is "spiffe://cluster.local/ns/hush/sa/web", not`:   false,
+		`peer is "spiffe://cluster.local/ns/shop/sa/web": not`:   true,
+		`peer is uri=spiffe://partner.example/ns/shop/sa/web`:    false,
+		"over the share of hush/web-1, (shop/db-1)":              false,
+		"over the share of shop/web-1, (shop/db-1), [shop/db-2]": true,
+	} {
+		if got := shop.mayRead(text); got != want {
+			t.Errorf("%s: %v, want %v", text, got, want)
+		}
 	}
 }

@@ -88,6 +88,7 @@ type window struct {
 func (h *History) Graph(s Sight, at time.Time) Graph {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	s = h.local(s)
 	i := h.index(at)
 	g := Graph{Nodes: []Node{}, Namespaces: []string{}, Workloads: []Workload{}, Edges: []Edge{}, Certificates: []Certificate{}, Refusals: []Refusal{}, All: s.All}
 	if i < 0 {
@@ -111,6 +112,7 @@ func (h *History) Graph(s Sight, at time.Time) Graph {
 func (h *History) Tick(s Sight) (Tick, bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	s = h.local(s)
 	i := len(h.frames) - 1
 	if i < 0 {
 		return Tick{}, false
@@ -147,6 +149,12 @@ func (h *History) Fresh(now time.Time) bool {
 	defer h.mu.Unlock()
 	n := len(h.frames)
 	return n > 0 && now.Sub(h.frames[n-1].at) < 2*time.Minute
+}
+
+// local is a viewer's sight, with the trust domains in which it is one.
+func (h *History) local(s Sight) Sight {
+	s.domains = h.domains
+	return s
 }
 
 // index is the last frame until at, or the oldest one.
@@ -289,7 +297,7 @@ func (g *Graph) setScene(scene *Scene, s Sight) {
 		}
 	}
 	for _, c := range scene.Certificates {
-		if s.All || c.Namespace != "" && s.Sees(c.Namespace) {
+		if s.seesEnd(c.Identity) {
 			g.Certificates = append(g.Certificates, c)
 		}
 	}

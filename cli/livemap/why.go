@@ -50,6 +50,7 @@ func (h *History) Detail(s Sight, id string) (Detail, bool) {
 	if len(h.frames) == 0 {
 		return Detail{}, false
 	}
+	s = h.local(s)
 	edges := h.visible(len(h.frames)-1, s)
 	i := slices.IndexFunc(edges, func(v *shown) bool { return v.name == id })
 	if i < 0 {
@@ -71,6 +72,9 @@ func (s Sight) verdicts(all []Verdict) []Verdict {
 		if !s.All {
 			if all[i].HeldBy = ""; !s.ofSight(all[i].By) {
 				all[i].By, all[i].Why = "another namespace", ""
+			}
+			if !s.mayRead(all[i].Why) { // what allows has no By
+				all[i].Why = "a policy of another namespace says so"
 			}
 		}
 	}
