@@ -48,6 +48,9 @@ func Parse(text []byte, own spiffeid.TrustDomain) ([]Domain, error) {
 	if err := yaml.UnmarshalStrict(text, &entries); err != nil {
 		return nil, fmt.Errorf("not a list of {trustDomain, url, profile}: %v", err)
 	}
+	if entries == nil { // an empty file may be half of one that is being written
+		return nil, errors.New("there is no list: want [] for no trust domain")
+	}
 	if len(entries) > identityv1.MaxFederated {
 		return nil, fmt.Errorf("there are %d trust domains, the limit is %d", len(entries), identityv1.MaxFederated)
 	}

@@ -24,6 +24,8 @@ func TestParseNamesWhatIsWrong(t *testing.T) {
 	}
 	for _, row := range []struct{ text, says string }{
 		{"other.example", "not a list"},
+		{"", "there is no list: want []"},
+		{"# none\nnull\n", "there is no list: want []"},
 		{"- {trustDomain: other.example, uri: x}", "unknown field"},
 		{"- {url: 'https://x', profile: https_web}", "entry 0: trustDomain"},
 		{"- {trustDomain: here.example, url: 'https://x', profile: https_web}", "here.example is that of this mesh"},
