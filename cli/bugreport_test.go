@@ -87,7 +87,7 @@ func TestABugReportOfAClusterHoldsAllButSecrets(t *testing.T) {
 
 	o := operator{t, k.Kubeconfig(t, t.TempDir())}
 	to := filepath.Join(t.TempDir(), "report.tar.gz")
-	says(t, o.must(2, "bug-report", "--to", to, "--listen", "500ms"), to, "things are missing: INDEX.txt in it says which and why")
+	says(t, o.must(2, "bug-report", "--to", to, "--listen", "5s"), to, "things are missing: INDEX.txt in it says which and why")
 	files := unpacked(t, to)
 	node, ca := "nodes/node1/culvert-system_ztunnel-1/", "ca/culvert-identity-1/"
 	for name, want := range map[string]string{

@@ -141,8 +141,8 @@ func TestPodsThatComeAndGoAreFollowed(t *testing.T) {
 	if began := next(t, told); began.Word != Began || began.Nodes != 1 {
 		t.Fatalf("first %+v", began)
 	}
-	k.Gone("culvert-system", "ztunnel-1")
 	add("ztunnel-2", "node1", young)
+	k.Gone("culvert-system", "ztunnel-1")
 	<-young.queries
 	young.lines <- `{"event":"open"}`
 	if e := next(t, told); e.Node != "node1" || e.Event.Kind != "open" {

@@ -110,7 +110,7 @@ func TestWhatPodsLackIsTold(t *testing.T) {
 		"mesh-client: in the mesh, it is not enrolled": func(p *corev1.Pod) { stagetest.Runs(p); p.Annotations = nil },
 	} {
 		s, _ := newStage(t, start)
-		s.Wait = time.Second
+		s.Wait = 5 * time.Second
 		if _, made, err := s.Build(t.Context()); err == nil || !made || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %s", err, want)
 		}

@@ -35,7 +35,7 @@ func TestAnIssuerIsReplacedUnderLoad(t *testing.T) {
 		if text, err := s.culvert(s.one, "ca", "renew-issuer", "--ca-dir", dir); err != nil {
 			t.Fatalf("%v\n%s", err, text)
 		}
-		clock := env.NewStopwatch(s.Identity.PID())
+		clock := env.NewStopwatch(s.Identity.PID(), s.two.Ztunnel.PID())
 		s.eventually("the CA takes another issuer", func() bool { return s.caEvents(ca.IssuerUpdated) > before })
 		took := clock.Elapsed()
 		next := s.signing(dir)

@@ -130,10 +130,10 @@ func (p *spire) ask(args ...string) string {
 	return said
 }
 
-// entry registers an identity for a node's pods, by SVIDs that last 20 s.
+// entry registers an identity for a node's pods, by SVIDs that last a minute.
 func (p *spire) entry(n *lab.Node, id string, selectors ...string) {
 	p.Helper()
-	args := []string{"entry", "create", "-parentID", "spiffe://cluster.local/" + n.Name, "-spiffeID", id, "-x509SVIDTTL", "20"}
+	args := []string{"entry", "create", "-parentID", "spiffe://cluster.local/" + n.Name, "-spiffeID", id, "-x509SVIDTTL", "60"}
 	for _, one := range selectors {
 		args = append(args, "-selector", one)
 	}

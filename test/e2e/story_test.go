@@ -252,10 +252,10 @@ func (s *story) record(n *lab.Node, fields ...string) lab.Record {
 	return found
 }
 
-// eventually waits until done, for at most half a minute.
+// eventually waits until done, for at most a minute.
 func (s *story) eventually(what string, done func() bool) {
 	s.Helper()
-	ctx, cancel := context.WithTimeout(s.ctx, 30*time.Second)
+	ctx, cancel := context.WithTimeout(s.ctx, time.Minute)
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()

