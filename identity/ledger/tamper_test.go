@@ -57,12 +57,21 @@ func spoiled(t *testing.T) *rig {
 	return r
 }
 
+// But of what nobody signed: a head that was written before the CA had certified the key,
+// and which the other slot has followed.
 func TestAnyByteThatIsChangedIsFound(t *testing.T) {
 	t.Parallel()
 	r := spoiled(t)
 	for _, path := range r.files("*") {
 		text := r.text(path)
+		var slots [2]*Checkpoint
+		if strings.HasSuffix(path, headSuffix) {
+			slots, _ = readSlots(bytes.NewReader(text))
+		}
 		for _, at := range some(len(text), 150) {
+			if slot := slots[min(at/headSlot, 1)]; slot != nil && slot.Signer == "" {
+				continue
+			}
 			changed := slices.Clone(text)
 			changed[at] ^= 1 << rand.N(8)
 			r.set(path, changed)

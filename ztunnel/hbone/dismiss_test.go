@@ -19,8 +19,8 @@ import (
 func TestTunnelsThatDoNotGoWhenAskedKeepNobodyOut(t *testing.T) {
 	const most = 2 * holderLeast
 	f := newFair(t, ListenerConfig{MaxTunnels: most})
+	begin := time.Now()
 	for addr := 2; f.ln.Stats().Tunnels < hardLimit(most); addr++ {
-		begin := time.Now()
 		if err := f.overstay(fmt.Sprintf("127.0.0.%d", addr), hardLimit(most)); err != nil {
 			if time.Since(begin) < leaveTimeout {
 				t.Fatal(err)
