@@ -40,8 +40,11 @@ func (k *walk) connection() explain.Connection {
 }
 
 func (k *walk) networkPolicy() Step {
-	if k.peer == nil || !k.peer.Meshed || k.plain != "" || k.itself() {
+	switch {
+	case k.peer == nil || !k.peer.Meshed || k.itself():
 		return notNeeded("ztunnel does not ask NetworkPolicies about it: the pod network does")
+	case k.plain != "":
+		return k.podNetwork()
 	}
 	n := k.judge()
 	a := explain.Answer{Allowed: explain.Yes}
@@ -61,6 +64,22 @@ func (k *walk) networkPolicy() Step {
 		return ok("no NetworkPolicy isolates either end").by(k.World, n)
 	}
 	return ok("NetworkPolicies admit it, or their namespace does not enforce them").because(rows...).by(k.World, n)
+}
+
+// podNetwork is whether plaintext comes to a pod in the mesh. NetworkPolicies on its way
+// are the pod network's, and nobody of the mesh can ask that. Only a connection that came
+// proves it: the app is tried on its own node.
+func (k *walk) podNetwork() Step {
+	if n := k.dstNode; n != nil {
+		state, _ := podState(n, k.peer.UID)
+		for _, c := range state.Connections.Inbound {
+			src, err := netip.ParseAddrPort(c.Src)
+			if err == nil && src.Addr().Unmap() == k.dst.from && c.ActualDst == k.target.String() {
+				return ok("a connection from %v to %v is open", k.dst.from, k.target).by(k.World, n)
+			}
+		}
+	}
+	return unknown("%s: whether the pod network, and its NetworkPolicies, let it through from %v to %v nobody in the mesh knows", k.plain, k.dst.from, k.target)
 }
 
 func admits(i explain.Isolation) string {

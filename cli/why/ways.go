@@ -39,7 +39,7 @@ func (w *World) ways(src source, dst destination) (all []*way) {
 		}
 	}
 	slices.SortFunc(targets, netip.AddrPort.Compare)
-	for _, t := range targets[:min(len(targets), maxWalks)] {
+	for _, t := range targets {
 		all = append(all, &way{t})
 	}
 	return all
@@ -49,7 +49,7 @@ func (w *World) ways(src source, dst destination) (all []*way) {
 func headlessWays(dst destination) (all []*way) {
 	for _, p := range dst.service.Ports {
 		for _, e := range p.Endpoints {
-			if p.Port == dst.addr.Port() && e.Addr.Addr().Is4() == dst.addr.Addr().Is4() && len(all) < maxWalks {
+			if p.Port == dst.addr.Port() && e.Addr.Addr().Is4() == dst.addr.Addr().Is4() {
 				all = append(all, &way{netip.AddrPortFrom(e.Addr.Addr(), p.Port)})
 			}
 		}

@@ -101,14 +101,18 @@ type World struct {
 // stale is the age from which evidence says it.
 const stale = 15 * time.Second
 
-// maxWalks is how many endpoints of a Service are walked to.
+// maxWalks is how many endpoints of a Service are walked to, and tried.
 const maxWalks = 16
+
+// maxUnproved is after how many endpoints that are not proved no more are tried: each may
+// have taken three tries that nobody answered.
+const maxUnproved = 3
 
 // Explain walks from a source to a destination, each as Ends reads it. The error is of
 // ends that mean nothing to anybody.
 //
-// Of a Service it walks to each endpoint by what is known, and tries only the first that
-// faults, or the first of all.
+// Of a Service it walks to each endpoint: by what is known, and if none faults, with each
+// tried. The answer is of the first that faults, else of one that is not proved.
 func (w *World) Explain(ctx context.Context, from, to string) (Answer, error) {
 	src, err := w.source(from)
 	if err != nil {
@@ -118,22 +122,71 @@ func (w *World) Explain(ctx context.Context, from, to string) (Answer, error) {
 	if err != nil {
 		return Answer{}, err
 	}
-	a := w.walk(ctx, src, dst, nil)
-	ways := w.ways(src, dst)
-	if len(ways) > 1 {
-		still := *w
-		still.Probe = nil
-		for _, way := range ways {
-			if a = still.walk(ctx, src, dst, way); a.Verdict == Refused {
-				break
-			}
-		}
-		if a.Verdict != Refused {
-			a = w.walk(ctx, src, dst, ways[0])
-		}
+	var a Answer
+	if ways := w.ways(src, dst); len(ways) > 1 {
+		a = w.toEach(ctx, src, dst, ways)
+	} else {
+		a = w.walk(ctx, src, dst, nil)
 	}
 	a.Records, a.Unanswered = w.records(src, dst), w.silent()
 	return a, nil
+}
+
+// toEach walks to the endpoints of a Service. What is known costs nothing, so that an
+// endpoint that faults by it is found before any is tried.
+func (w *World) toEach(ctx context.Context, src source, dst destination, ways []*way) Answer {
+	still := *w
+	still.Probe = nil
+	walked := ways[:min(len(ways), maxWalks)]
+	for _, way := range walked {
+		if a := still.walk(ctx, src, dst, way); a.Verdict == Refused {
+			return a
+		}
+	}
+	var worst Answer
+	unproved := 0
+	for i, way := range walked {
+		a := w.walk(ctx, src, dst, way)
+		if a.Verdict == Refused {
+			return a
+		}
+		if i == 0 || a.Verdict == NotKnown && worst.Verdict == Carried {
+			worst = a
+		}
+		if a.Verdict == NotKnown {
+			unproved++
+		}
+		if unproved == maxUnproved {
+			return worst.among(i+1, len(ways))
+		}
+	}
+	return worst.among(len(walked), len(ways))
+}
+
+// among says of an Answer for how many endpoints it stands: it proves nothing of those
+// to which nobody walked.
+func (a Answer) among(walked, of int) Answer {
+	s := &a.Steps[stepAt(StepEndpoint)]
+	if walked == of {
+		*s = s.because(fmt.Sprintf("none of the %d endpoints faults", of))
+		return a
+	}
+	if s.State == OK {
+		s.State = Unknown
+	}
+	a.Verdict = NotKnown
+	*s = s.because(fmt.Sprintf("none of %d endpoints faults, and %d more were not looked at: name a pod to ask for one", walked, of-walked))
+	return a
+}
+
+// stepAt is where a step stands.
+func stepAt(step string) int {
+	for i, l := range looks {
+		if l.step == step {
+			return i
+		}
+	}
+	return -1
 }
 
 // looks are the steps and who looks at them.

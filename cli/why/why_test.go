@@ -230,21 +230,12 @@ func TestEachFaultIsNamedWithTheObjectToChange(t *testing.T) {
 				t.Errorf("%s at %q, want %s: %+v\n%+v", a.Verdict, a.EndsAt, tc.step, s, a.Steps)
 			}
 			for i, s := range a.Steps {
-				if reached := i <= stepIndex(tc.step); reached != (s.State != NotReached) {
+				if reached := i <= stepAt(tc.step); reached != (s.State != NotReached) {
 					t.Errorf("step %s is %s", s.Step, s.State)
 				}
 			}
 		})
 	}
-}
-
-func stepIndex(step string) int {
-	for i, l := range looks {
-		if l.step == step {
-			return i
-		}
-	}
-	return -1
 }
 
 // What nobody says is unknown: neither ok nor a fault.
@@ -307,21 +298,6 @@ func TestTheCASaysWhatItKnowsOfANodeWithoutACertificate(t *testing.T) {
 		"the CA c has not heard of node1 lately; the CA d answers, and does not say more: no address"
 	if evidence != want {
 		t.Errorf("%s\nwant %s", evidence, want)
-	}
-}
-
-// One endpoint of a Service that faults is found among others that do not.
-func TestTheEndpointThatFaultsIsFound(t *testing.T) {
-	p := newPair(t)
-	for _, z := range []*clitest.Ztunnel{&p.one, &p.two} {
-		second := clitest.PairPod("db", "node2", "10.0.1.9", 5432)
-		second["UID"], second["Name"] = "uid-db-2", "db-2"
-		z.Workloads = append(z.Workloads.([]any), second)
-		endpoints := z.More["services"].([]any)[0].(map[string]any)["endpoints"].(map[string]any)
-		endpoints["uid-db-2"] = map[string]any{"workloadUid": "uid-db-2", "port": map[string]any{"5432": 5432}, "addresses": []string{"10.0.1.9"}, "node": "node2"}
-	}
-	if a := p.why("shop/web-1", "shop/db"); a.EndsAt != StepDestSteered || !strings.Contains(a.step(StepDestSteered).Says, "has no sandbox of shop/db-2") {
-		t.Errorf("%s at %s: %+v", a.Verdict, a.EndsAt, a.step(StepDestSteered))
 	}
 }
 
