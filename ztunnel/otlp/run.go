@@ -12,6 +12,7 @@ import (
 const (
 	firstPause = 500 * time.Millisecond
 	mostPause  = 5 * time.Second
+	mostNamed  = time.Minute // by the receiver
 )
 
 // refusal is an answer by which a batch is not to be sent again as it is.
@@ -93,7 +94,7 @@ func (e *Exporter) deliver(ctx context.Context, batch [][]byte) {
 		wait := pause/2 + rand.N(pause/2)
 		var named later
 		if errors.As(err, &named) {
-			wait = min(named.after, mostPause)
+			wait = max(wait, min(named.after, mostNamed))
 		}
 		if pause = min(2*pause, mostPause); !rest(ctx, wait) {
 			e.count(Expired, len(batch))
