@@ -8,9 +8,11 @@
 package kubeapi
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/url"
 	"strconv"
 	"time"
@@ -92,13 +94,46 @@ func (a *API) Pods(ctx context.Context, namespace, labels string) ([]corev1.Pod,
 // Log returns the end of what a container of a pod has logged, or, if previous, of what the
 // one before it had: so many bytes at most.
 func (a *API) Log(ctx context.Context, namespace, pod, container string, previous bool, most int64) ([]byte, error) {
-	const line = 200 // bytes, about: the API server bounds from the begin
+	const line = 200 // bytes, as short as lines are: limitBytes would cut the end off
 	request := a.client.Get().AbsPath(Path(namespace, "pods", pod)+"/log").Param("container", container).
-		Param("tailLines", strconv.FormatInt(most/line, 10)).Param("limitBytes", strconv.FormatInt(most, 10)).Param("timestamps", "true")
+		Param("tailLines", strconv.FormatInt(most/line, 10)).Param("timestamps", "true")
 	if previous {
 		request.Param("previous", "true")
 	}
-	return request.DoRaw(ctx)
+	text, err := request.Stream(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer text.Close()
+	return tail(text, int(most))
+}
+
+// tail reads to the end, and returns the last bytes, from the begin of a line.
+func tail(r io.Reader, most int) ([]byte, error) {
+	var end []byte
+	cut, chunk := false, make([]byte, 64<<10)
+	keep := func() {
+		end, cut = append([]byte(nil), end[len(end)-most:]...), true
+	}
+	for {
+		n, err := r.Read(chunk)
+		if end = append(end, chunk[:n]...); len(end) > 2*most {
+			keep()
+		}
+		if err == nil {
+			continue
+		}
+		if len(end) > most {
+			keep()
+		}
+		if line := bytes.IndexByte(end, '\n'); cut && line >= 0 {
+			end = end[line+1:]
+		}
+		if err == io.EOF {
+			err = nil
+		}
+		return end, err
+	}
 }
 
 // Path is that of objects of the core API, or of one of them.

@@ -3,8 +3,11 @@
 package kubeapi
 
 import (
+	"fmt"
+	"io"
 	"strings"
 	"testing"
+	"testing/iotest"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
@@ -27,5 +30,29 @@ func TestARefusalIsToldInTheServersWords(t *testing.T) {
 		if may, err := api.MayCreate(t.Context(), Resource{Namespace: "ns", Name: name}); may != want || err != nil {
 			t.Errorf("create %s: %v, %v", name, may, err)
 		}
+	}
+}
+
+// The end of a log is what a report is made for: it stays, whole lines of it, whatever came
+// before.
+func TestOfALongLogTheLastLinesStay(t *testing.T) {
+	var log strings.Builder
+	for i := range 20_000 {
+		fmt.Fprintf(&log, "line %d\n", i)
+	}
+	for _, most := range []int{50, 9_000, 70_000, 200_000, 1 << 20} {
+		end, err := tail(iotest.OneByteReader(strings.NewReader(log.String())), most)
+		if most > 9_000 {
+			end, err = tail(strings.NewReader(log.String()), most)
+		}
+		if err != nil || len(end) > most || !strings.HasSuffix(log.String(), string(end)) || !strings.HasPrefix(string(end), "line ") {
+			t.Errorf("of %d bytes: %d, %v", most, len(end), err)
+		}
+		if want := min(most, log.Len()); len(end) < want-len("line 19999\n") {
+			t.Errorf("of %d bytes only %d", want, len(end))
+		}
+	}
+	if _, err := tail(iotest.ErrReader(io.ErrUnexpectedEOF), 9); err != io.ErrUnexpectedEOF {
+		t.Error(err)
 	}
 }
