@@ -83,6 +83,8 @@ type CA struct {
 	news    news
 	tainted atomic.Pointer[[]Key]     // nil: none
 	foreign atomic.Pointer[[]Foreign] // nil: none
+
+	upstream attempts // to have an issuer
 }
 
 // New returns a CA that has no issuer yet: until Load, or Take, it signs nothing.

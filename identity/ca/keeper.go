@@ -58,6 +58,7 @@ type Keeper struct {
 	defects       []Defect  // that were
 	gone          time.Time // since when there is no CA in the store; zero while there is
 	askedUpstream time.Time // when the upstream authority was asked for its root
+	rootRefused   error     // why that root is not taken
 	warned        time.Time // when it was said last that the issuer is not renewed
 	share         float64   // of a twentieth of the issuer's life that this process waits after its half
 }

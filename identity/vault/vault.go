@@ -108,6 +108,9 @@ func (v *Vault) Sign(ctx context.Context, csr []byte, name string, uri *url.URL,
 	if err != nil {
 		return nil, err
 	}
+	if v.o.TokenFile == "" {
+		defer v.revoke(ctx, token)
+	}
 	var got struct {
 		Data struct {
 			Certificate string   `json:"certificate"`
@@ -172,6 +175,12 @@ func (v *Vault) token(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("%s: the login as %s gives no token", v, v.o.Role)
 	}
 	return got.Auth.Token, nil
+}
+
+// revoke ends the token of a login, which nobody needs any more. If that fails, Vault ends it
+// by its time.
+func (v *Vault) revoke(ctx context.Context, token string) {
+	v.exchange(context.WithoutCancel(ctx), http.MethodPost, "auth/token/revoke-self", token, nil)
 }
 
 // secret is what a file holds, in one line.

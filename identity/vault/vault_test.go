@@ -67,6 +67,9 @@ func TestACAHasItsIssuerFromVault(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			if n := served.Logins(); n != 0 {
+				t.Errorf("%d tokens of logins are left, want none, and the file's as it was", n)
+			}
 			if _, there := files[ca.RootKeyFile]; there || len(made.Roots()) != 1 || !strings.HasPrefix(made.Roots()[0].Subject.CommonName, "vault root") {
 				t.Errorf("roots: %v", made.Roots())
 			}

@@ -42,6 +42,7 @@ type Vault struct {
 	sealed bool
 	max    time.Duration
 	back   time.Duration
+	logins int // whose tokens are not revoked
 }
 
 // Serve runs a Vault until the test ends.
@@ -51,6 +52,7 @@ func Serve(t testing.TB) *Vault {
 	v.NewRoot(t)
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /v1/auth/kubernetes/login", v.login)
+	mux.HandleFunc("POST /v1/auth/token/revoke-self", v.revoke)
 	mux.HandleFunc("GET /v1/pki/ca_chain", v.chain)
 	mux.HandleFunc("POST /v1/pki/root/sign-intermediate", v.sign)
 	server := httptest.NewTLSServer(mux)
@@ -138,7 +140,28 @@ func (v *Vault) login(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusForbidden, "permission denied")
 		return
 	}
+	v.mu.Lock()
+	v.logins++
+	v.mu.Unlock()
 	json.NewEncoder(w).Encode(map[string]any{"auth": map[string]any{"client_token": Token, "lease_duration": 3600}})
+}
+
+func (v *Vault) revoke(w http.ResponseWriter, r *http.Request) {
+	if r.Header.Get("X-Vault-Token") != Token {
+		fail(w, http.StatusForbidden, "permission denied")
+		return
+	}
+	v.mu.Lock()
+	v.logins--
+	v.mu.Unlock()
+	w.WriteHeader(http.StatusNoContent)
+}
+
+// Logins are those whose tokens were not revoked; less than none, if others were.
+func (v *Vault) Logins() int {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.logins
 }
 
 func (v *Vault) chain(w http.ResponseWriter, _ *http.Request) {
