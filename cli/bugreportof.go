@@ -152,15 +152,33 @@ func (r *reporting) ofKubernetes() []task {
 func withoutValues(pods []corev1.Pod) []corev1.Pod {
 	for i := range pods {
 		pods[i].Annotations, pods[i].ManagedFields = nil, nil
-		for _, containers := range [][]corev1.Container{pods[i].Spec.InitContainers, pods[i].Spec.Containers} {
-			for _, c := range containers {
-				for j := range c.Env {
-					if c.Env[j].Value != "" {
-						c.Env[j].Value = "(not shown)"
-					}
-				}
+		spec := &pods[i].Spec
+		for _, containers := range [][]corev1.Container{spec.InitContainers, spec.Containers} {
+			for j := range containers {
+				withoutSecrets(containers[j].Env, containers[j].LivenessProbe, containers[j].ReadinessProbe, containers[j].StartupProbe)
 			}
+		}
+		for j := range spec.EphemeralContainers {
+			withoutSecrets(spec.EphemeralContainers[j].Env)
 		}
 	}
 	return pods
+}
+
+// withoutSecrets hides what a container's environment and its probes' headers say.
+func withoutSecrets(env []corev1.EnvVar, probes ...*corev1.Probe) {
+	const hidden = "(not shown)"
+	for i := range env {
+		if env[i].Value != "" {
+			env[i].Value = hidden
+		}
+	}
+	for _, p := range probes {
+		if p == nil || p.HTTPGet == nil {
+			continue
+		}
+		for i := range p.HTTPGet.HTTPHeaders {
+			p.HTTPGet.HTTPHeaders[i].Value = hidden
+		}
+	}
 }

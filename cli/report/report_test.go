@@ -30,17 +30,24 @@ func TestNoKeyAndNoTokenRemains(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, tc := range map[string]struct{ text, secret string }{
-		"PEM":            {"before\n" + key + "after stays", "secretsecret"},
-		"PEM in JSON":    {string(inJSON), "secretsecret"},
-		"EC, cut off":    {"stays -----BEGIN EC PRIVATE KEY-----\nsecretsecret", "secretsecret"},
-		"base64 of PEM":  {`{"tls.key":"` + base64.StdEncoding.EncodeToString([]byte(key)) + `","x":"stays"}`, base64.StdEncoding.EncodeToString([]byte(key))[60:80]},
-		"base64 of both": {"stays " + base64.StdEncoding.EncodeToString([]byte(cert+key)), base64.StdEncoding.EncodeToString([]byte(cert + key))[120:140]},
-		"a JWT":          {"token=" + jwt + " stays", "eyJpc3MiOiJrdWJlcm5ldGVzIn0"},
-		"a header":       {"Authorization: Bearer abcdef0123456789 stays", "abcdef0123456789"},
-		"a JSON header":  {`{"authorization":"Basic dXNlcjpwYXNzd29yZA==","b":"stays"}`, "dXNlcjpwYXNz"},
-		"bearer alone":   {`got bearer abcdef0123456789, stays`, "abcdef0123456789"},
-		"a join token":   {"culvert-join.0011aabb.c2VjcmV0c2VjcmV0 stays", "c2VjcmV0c2VjcmV0"},
-		"an age key":     {"AGE-SECRET-KEY-1QQQQQQQQQQQQ stays", "QQQQ"},
+		"PEM":                    {"before\n" + key + "after stays", "secretsecret"},
+		"PEM in JSON":            {string(inJSON), "secretsecret"},
+		"EC, cut off":            {"stays -----BEGIN EC PRIVATE KEY-----\nsecretsecret", "secretsecret"},
+		"base64 of PEM":          {`{"tls.key":"` + base64.StdEncoding.EncodeToString([]byte(key)) + `","x":"stays"}`, base64.StdEncoding.EncodeToString([]byte(key))[60:80]},
+		"base64 of both":         {"stays " + base64.StdEncoding.EncodeToString([]byte(cert+key)), base64.StdEncoding.EncodeToString([]byte(cert + key))[120:140]},
+		"a JWT":                  {"token=" + jwt + " stays", "eyJpc3MiOiJrdWJlcm5ldGVzIn0"},
+		"a header":               {"Authorization: Bearer abcdef0123456789 stays", "abcdef0123456789"},
+		"a JSON header":          {`{"authorization":"Basic dXNlcjpwYXNzd29yZA==","b":"stays"}`, "dXNlcjpwYXNz"},
+		"bearer alone":           {`got bearer abcdef0123456789, stays`, "abcdef0123456789"},
+		"a join token":           {"culvert-join.0011aabb.c2VjcmV0c2VjcmV0 stays", "c2VjcmV0c2VjcmV0"},
+		"base64 in lines":        {"stays\n" + inLines(key), inLines(key)[80:100]},
+		"a key cut off in front": {"secretsecret\n-----END PRIVATE KEY-----\nstays", "secretsecret"},
+		"a URL with a user":      {"https://vault:hushhush@vault.test/x stays", "hushhush"},
+		"a token in a URL":       {"GET /x?a=1&token=hushhush&b=2 stays", "hushhush"},
+		"an argument":            {`"args":["--password=hushhush","stays"]`, "hushhush"},
+		"a token of Vault":       {"hvs.CAESIhushhush stays", "hushhush"},
+		"a header of Vault":      {`{"name":"X-Vault-Token","value":"hushhush"} stays`, "hushhush"},
+		"an age key":             {"AGE-SECRET-KEY-1QQQQQQQQQQQQ stays", "QQQQ"},
 	} {
 		got := string(Redact([]byte(tc.text)))
 		if strings.Contains(got, tc.secret) || !strings.Contains(got, "stays") || !strings.Contains(got, removed) {
@@ -52,6 +59,15 @@ func TestNoKeyAndNoTokenRemains(t *testing.T) {
 			t.Errorf("%q became %q", text, got)
 		}
 	}
+}
+
+// inLines is the base64 of a text as mail and kubectl wrap it.
+func inLines(text string) (lines string) {
+	whole := base64.StdEncoding.EncodeToString([]byte(strings.Repeat(text, 2)))
+	for len(whole) > 76 {
+		lines, whole = lines+whole[:76]+"\n", whole[76:]
+	}
+	return lines + whole + "\n"
 }
 
 func TestAnArchiveIsBoundedAndSaysWhatIsMissing(t *testing.T) {
