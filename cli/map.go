@@ -20,10 +20,14 @@ import (
 	"github.com/culvert-mesh/culvert/loopback"
 )
 
+// mapAudience is what tokens are for with which one can do nothing but look at the map.
+const mapAudience = "culvert-map"
+
 // mapFlags say where the map is served, and to whom.
 type mapFlags struct {
 	listen, health string
 	review         bool
+	audience       string
 	cert, key      string
 	hosts          []string
 	every          time.Duration
@@ -39,8 +43,9 @@ mutual TLS, how much, and what is refused and why; with certificates, enrollment
 hour. It asks all nodes every few seconds and prints the page's address, which holds a token:
 whoever has the address sees all that this command sees.
 
-With --token-review it is for a team, in the cluster: each viewer gives a token of Kubernetes,
-which the API server reviews, and sees the namespaces whose pods that token's owner may list.
+With --token-review it is for a team, in the cluster: each viewer gives a token of Kubernetes
+that was made for this page, which the API server reviews, and sees the namespaces whose pods
+that token's owner may list: kubectl create token SERVICEACCOUNT --audience culvert-map.
 Beyond loopback it answers in TLS alone, by --tls-cert and --tls-key.`,
 		Example: "  culvert map\n  culvert map --ztunnel 127.0.0.1:15000",
 		Args:    cobra.NoArgs,
@@ -49,6 +54,7 @@ Beyond loopback it answers in TLS alone, by --tls-cert and --tls-key.`,
 	flags.StringVar(&f.listen, "listen", "127.0.0.1:15080", "`address` to serve the page at; port 0 is any that is free")
 	flags.StringVar(&f.health, "health-listen", "", "`address` at which /readyz says whether the nodes were asked, and nothing else (default none)")
 	flags.BoolVar(&f.review, "token-review", false, "viewers sign in with tokens of Kubernetes, and see the namespaces whose pods they may list")
+	flags.StringVar(&f.audience, "token-audience", mapAudience, "`name` for which viewers' tokens must be made; empty: the API server, so that the map could act as they")
 	flags.StringVar(&f.cert, "tls-cert", "", "`file` of the page's certificate chain, which is read again when it changes")
 	flags.StringVar(&f.key, "tls-key", "", "`file` of its private key")
 	flags.StringSliceVar(&f.hosts, "host", nil, "`names` by which browsers ask for the page, beside those of loopback")
@@ -67,6 +73,9 @@ func (f *mapFlags) check(machine bool) error {
 	}
 	if f.cert != "" && !f.review {
 		problems = append(problems, errors.New("--tls-cert is for a page of a team: give --token-review, too"))
+	}
+	if f.audience != mapAudience && !f.review {
+		problems = append(problems, errors.New("--token-audience is of the tokens that --token-review reviews: give it, too"))
 	}
 	if f.every < time.Second || f.every > time.Minute {
 		problems = append(problems, fmt.Errorf("--every %v: want 1s to 1m", f.every))
@@ -129,7 +138,7 @@ func (c *command) serveMap(ctx context.Context, f mapFlags) error {
 		if err != nil {
 			return err
 		}
-		server.Gate = &livemap.Review{API: cluster.API, Namespaces: history.Namespaces}
+		server.Gate = &livemap.Review{API: cluster.API, Namespaces: history.Namespaces, Audience: f.audience}
 	} else {
 		token := livemap.NewToken()
 		server.Gate = token

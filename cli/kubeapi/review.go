@@ -4,6 +4,7 @@ package kubeapi
 
 import (
 	"context"
+	"slices"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
@@ -19,20 +20,26 @@ type User struct {
 }
 
 // ReviewToken returns whose a token is; the zero User if the API server does not vouch for
-// it, or if it is meant for others than the API server.
-func (a *API) ReviewToken(ctx context.Context, token string) (User, error) {
+// it, or if it is not meant for audience; empty: for the API server.
+func (a *API) ReviewToken(ctx context.Context, token, audience string) (User, error) {
 	review := authenticationv1.TokenReview{
 		TypeMeta: metav1.TypeMeta{APIVersion: "authentication.k8s.io/v1", Kind: "TokenReview"},
 		Spec:     authenticationv1.TokenReviewSpec{Token: token},
 	}
-	if err := a.do(ctx, "POST", "/apis/authentication.k8s.io/v1/tokenreviews", nil, review, &review); err != nil {
+	if audience != "" {
+		review.Spec.Audiences = []string{audience}
+	}
+	var answer authenticationv1.TokenReview
+	if err := a.do(ctx, "POST", "/apis/authentication.k8s.io/v1/tokenreviews", nil, review, &answer); err != nil {
 		return User{}, err
 	}
-	if !review.Status.Authenticated {
+	// One that knows of no audiences names none: it vouches for tokens that are its own.
+	said := answer.Status
+	if !said.Authenticated || audience != "" && !slices.Contains(said.Audiences, audience) {
 		return User{}, nil
 	}
-	u := User{Name: review.Status.User.Username, UID: review.Status.User.UID, Groups: review.Status.User.Groups, Extra: map[string][]string{}}
-	for key, values := range review.Status.User.Extra {
+	u := User{Name: said.User.Username, UID: said.User.UID, Groups: said.User.Groups, Extra: map[string][]string{}}
+	for key, values := range said.User.Extra {
 		u.Extra[key] = values
 	}
 	return u, nil

@@ -20,6 +20,8 @@ type Gate interface {
 	// SignIn takes the request's token, and returns the value of a cookie by which Sight
 	// knows the viewer from then on. ErrStranger: the token is none.
 	SignIn(ctx context.Context, token string) (cookie string, err error)
+	// SignOut forgets the cookie of a request.
+	SignOut(r *http.Request)
 }
 
 // ErrStranger says that nobody vouches for a viewer.
@@ -49,6 +51,9 @@ func (t Token) SignIn(_ context.Context, token string) (string, error) {
 	}
 	return token, nil
 }
+
+// SignOut is part of Gate. The cookie is the token, which ends with the program.
+func (t Token) SignOut(*http.Request) {}
 
 func (t Token) is(token string) bool {
 	return t != "" && subtle.ConstantTimeCompare([]byte(t), []byte(token)) == 1

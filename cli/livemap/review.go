@@ -5,27 +5,19 @@ package livemap
 import (
 	"context"
 	"crypto/rand"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net/http"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/culvert-mesh/culvert/cli/kubeapi"
 )
 
-const (
-	believeFor  = time.Minute // an answer of the API server
-	maxSessions = 1000
-	maxToken    = 16 << 10 // bytes
-	maxReviews  = 4        // questions that are asked at a time
-)
-
 // Reviewer is an API server that vouches for tokens and knows what their owners may do.
 type Reviewer interface {
-	ReviewToken(ctx context.Context, token string) (kubeapi.User, error)
+	// ReviewToken returns whose a token is, if it is meant for audience; empty: for the API server.
+	ReviewToken(ctx context.Context, token, audience string) (kubeapi.User, error)
 	MayListPods(ctx context.Context, u kubeapi.User, namespace string) (bool, error)
 }
 
@@ -34,38 +26,30 @@ type Reviewer interface {
 type Review struct {
 	API        Reviewer
 	Namespaces func() []string // those of the mesh
+	Audience   string          // for which a token must be; empty: the API server's own, with which the map could act as its viewers
 	Now        func() time.Time
 
-	mu       sync.Mutex // guards what follows
-	sessions map[string]*session
-	asking   chan struct{}
-}
-
-// session is a viewer, by a token that never leaves this process.
-type session struct {
-	token string
-	used  time.Time
-
-	mu    sync.Mutex // guards what follows; held while the API server is asked
-	asked time.Time
-	of    string // the namespaces that were asked about
-	user  kubeapi.User
-	sight Sight
-	err   error
+	sessions sessions
 }
 
 // SignIn is part of Gate.
 func (v *Review) SignIn(ctx context.Context, token string) (string, error) {
-	token = strings.TrimSpace(token)
-	key, s, err := v.open(token, "c:"+rand.Text())
+	token, cookie := strings.TrimSpace(token), rand.Text()
+	sealed, err := seal(token, cookie)
 	if err != nil {
 		return "", err
 	}
-	if _, _, err := v.ask(ctx, s); err != nil {
-		v.close(key)
+	if _, _, err := v.admit(ctx, ofCookie(cookie), token, sealed); err != nil {
 		return "", err
 	}
-	return strings.TrimPrefix(key, "c:"), nil
+	return cookie, nil
+}
+
+// SignOut is part of Gate.
+func (v *Review) SignOut(r *http.Request) {
+	if c, err := r.Cookie(cookieOf(r)); err == nil {
+		v.sessions.end(ofCookie(c.Value))
+	}
 }
 
 // Sight is part of Gate. Who sends a token with each request needs no cookie, as behind a
@@ -75,92 +59,72 @@ func (v *Review) Sight(r *http.Request) (Sight, string, error) {
 	if shown == "" {
 		return Sight{}, "", ErrStranger
 	}
-	key := "c:" + shown
-	v.mu.Lock()
-	s := v.sessions[key]
-	v.mu.Unlock()
-	if s == nil && r.Header.Get("Authorization") != "" {
+	key, token := ofCookie(shown), shown
+	s := v.sessions.find(key, v.now())
+	if s != nil {
 		var err error
-		if key, s, err = v.open(shown, fmt.Sprintf("t:%x", sha256.Sum256([]byte(shown)))); err != nil {
+		if token, err = s.open(shown); err != nil {
 			return Sight{}, "", err
 		}
+	} else {
+		if r.Header.Get("Authorization") == "" {
+			return Sight{}, "", ErrStranger
+		}
+		key = ofToken(shown)
+		s = v.sessions.find(key, v.now())
 	}
 	if s == nil {
-		return Sight{}, "", ErrStranger
+		return v.admit(r.Context(), key, shown, nil)
 	}
-	sight, viewer, err := v.ask(r.Context(), s)
+	sight, viewer, err := v.ask(r.Context(), s, token, v.sessions.asking)
 	if errors.Is(err, ErrStranger) {
-		v.close(key)
+		v.sessions.end(key)
 	}
 	return sight, viewer, err
 }
 
-// open returns the session of a key, which it makes if there is none. The one that was not
-// used for the longest time makes room.
-func (v *Review) open(token, key string) (string, *session, error) {
+// admit makes a session of a token that the API server vouches for. Until it does, the
+// token has neither a place among sessions nor a turn of theirs.
+func (v *Review) admit(ctx context.Context, key, token string, sealed []byte) (Sight, string, error) {
 	if token == "" || len(token) > maxToken {
-		return "", nil, ErrStranger
+		return Sight{}, "", ErrStranger
 	}
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if v.sessions == nil {
-		v.sessions, v.asking = map[string]*session{}, make(chan struct{}, maxReviews)
+	s, err := v.sessions.arrive(key, token, sealed, v.now())
+	if err != nil {
+		return Sight{}, "", err
 	}
-	s := v.sessions[key]
-	if s == nil {
-		if len(v.sessions) >= maxSessions {
-			v.evict()
-		}
-		s = &session{token: token}
-		v.sessions[key] = s
-	}
-	s.used = v.now()
-	return key, s, nil
-}
-
-// evict drops the session that was not used for the longest time; mu is held.
-func (v *Review) evict() {
-	oldest := ""
-	for key, s := range v.sessions {
-		if oldest == "" || s.used.Before(v.sessions[oldest].used) {
-			oldest = key
-		}
-	}
-	delete(v.sessions, oldest)
-}
-
-func (v *Review) close(key string) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	delete(v.sessions, key)
+	sight, viewer, err := v.ask(ctx, s, token, v.sessions.admitting)
+	v.sessions.settle(key, token, s, viewer, err, v.now())
+	return sight, viewer, err
 }
 
 // ask returns what the owner of a session's token sees, and the owner's name, by an answer
 // that is young. If the API server does not answer, nothing is seen.
-func (v *Review) ask(ctx context.Context, s *session) (Sight, string, error) {
+func (v *Review) ask(ctx context.Context, s *session, token string, turns chan struct{}) (Sight, string, error) {
 	namespaces := v.Namespaces()
 	of := strings.Join(namespaces, " ")
-	v.mu.Lock()
-	s.used = v.now()
-	v.mu.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.err == nil && s.of == of && !s.asked.IsZero() && v.now().Sub(s.asked) < believeFor {
+	switch age := v.now().Sub(s.asked); {
+	case s.asked.IsZero():
+	case s.err == nil && s.of == of && age < believeFor:
 		return s.sight, s.user.Name, nil
+	case errors.Is(s.err, ErrStranger) && age < refuseFor:
+		return Sight{}, "", s.err
 	}
 	select {
-	case v.asking <- struct{}{}:
-		defer func() { <-v.asking }()
+	case turns <- struct{}{}:
+		defer func() { <-turns }()
 	case <-ctx.Done():
 		return Sight{}, "", ctx.Err()
 	}
-	s.sight, s.err = v.review(ctx, s, namespaces)
+	s.sight, s.err = v.review(ctx, s, token, namespaces)
 	s.asked, s.of = v.now(), of
 	return s.sight, s.user.Name, s.err
 }
 
-func (v *Review) review(ctx context.Context, s *session, namespaces []string) (Sight, error) {
-	user, err := v.API.ReviewToken(ctx, s.token)
+func (v *Review) review(ctx context.Context, s *session, token string, namespaces []string) (Sight, error) {
+	user, err := v.API.ReviewToken(ctx, token, v.Audience)
 	switch {
 	case err != nil:
 		return Sight{}, fmt.Errorf("ask the API server about a token: %v", err)

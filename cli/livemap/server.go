@@ -47,6 +47,7 @@ func (s *Server) Handler() http.Handler {
 	}
 	mux.HandleFunc("POST /login", s.signIn(files))
 	mux.HandleFunc("POST /logout", func(w http.ResponseWriter, r *http.Request) {
+		s.Gate.SignOut(r)
 		setCookie(w, r, "", -time.Second)
 		http.Redirect(w, r, "/", http.StatusSeeOther)
 	})
@@ -85,12 +86,14 @@ func (s *Server) answersFor(host string) bool {
 		slices.ContainsFunc(s.Hosts, func(name string) bool { return strings.EqualFold(name, host) })
 }
 
-// page is the map, or for strangers where they sign in. A token of the address becomes a
-// cookie, so that it stays in no address bar.
+// page is the map, or for strangers where they sign in. The Token of the address becomes a
+// cookie, so that it stays in no address bar. No other token is taken from there: an address
+// stands in the logs of proxies, and a link must not sign anybody in as somebody else.
 func (s *Server) page(files fs.FS) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		query := r.URL.Query()
-		if token := query.Get("token"); token != "" {
+		_, ofAddress := s.Gate.(Token)
+		if token := query.Get("token"); ofAddress && token != "" {
 			cookie, err := s.Gate.SignIn(r.Context(), token)
 			if err != nil {
 				s.strange(w, r, files, err)
