@@ -57,9 +57,20 @@ func TestTheMapMayReadAndReviewAndNothingElse(t *testing.T) {
 func TestAWrongValueOfTheMapIsRefusedByItsPath(t *testing.T) {
 	for value, path := range map[string]string{
 		"map.enabled=yes": "/map/enabled", "map.every=5": "/map/every", "map.tlsSecret=A_b": "/map/tlsSecret", "map.hosts={https://x}": "/map/hosts/0", "map.replicas=2": "/map",
+		"map.every=500ms": "/map/every", "map.every=2m": "/map/every", "map.every=61s": "/map/every", "map.every=0s": "/map/every",
+		"map.hosts={map.example.com}": "/map/tlsSecret", "map.tokenAudience=a b": "/map/tokenAudience",
 	} {
 		if _, err := template(t, "--set="+value); err == nil || !strings.Contains(err.Error(), path) {
 			t.Errorf("%s: %v, want %s", value, err, path)
+		}
+	}
+}
+
+func TestTheMapTakesTokensThatAreForItAlone(t *testing.T) {
+	for value, want := range map[string]string{"map.every=1m": "- --token-audience=culvert-map\n", "map.tokenAudience=": "- --token-audience=\n"} {
+		rendered, err := template(t, "--set=map.enabled=true,"+value, "--show-only=templates/map.yaml")
+		if err != nil || !strings.Contains(rendered, want) {
+			t.Errorf("%s: %v, no %q in\n%s", value, err, want, rendered)
 		}
 	}
 }
