@@ -25,18 +25,21 @@ import (
 //	and none of them is idle    the identity with the most loses a tunnel to one that
 //	                            has less than half of that; others are refused
 //
+// All identities of another trust domain count as one: its CA makes as many as it likes.
+// None of them takes the place of a tunnel of ours that is in use.
+//
 // A tunnel that was asked to go may still open a stream. Its place is another's only for
 // leaveTimeout (dismiss.go), and of all tunnels there are no more than hardLimit.
 type Census struct {
 	mu        sync.Mutex // guards what follows, and conn.dismissed
 	holders   map[holder]*holding
-	peers     map[spiffeid.ID]int // tunnels of an identity, whatever its addresses
+	peers     map[spiffeid.ID]int // tunnels of a payer, whatever its addresses
 	size      int
 	leaving   int         // of size: asked to go, and not gone yet
 	dismissed []dismissal // of them, those that may stay nevertheless; the oldest first
 }
 
-// holder is who holds tunnels: an identity at an address. Replicas of one
+// holder is who holds tunnels: a payer at an address. Replicas of one
 // identity have addresses of their own, so none suffers for another.
 type holder struct {
 	peer spiffeid.ID
@@ -78,7 +81,16 @@ func NewCensus() *Census {
 	return &Census{holders: make(map[holder]*holding), peers: make(map[spiffeid.ID]int)}
 }
 
-func holderOf(c *conn) holder { return holder{c.peer, c.remote.Addr()} }
+func holderOf(c *conn) holder { return holder{c.payer, c.remote.Addr()} }
+
+// payerOf is for whom what a peer uses is counted: the peer itself or, if it is of another
+// trust domain than own, all of that.
+func payerOf(peer spiffeid.ID, own spiffeid.TrustDomain) spiffeid.ID {
+	if own.IsZero() || peer.MemberOf(own) {
+		return peer
+	}
+	return peer.TrustDomain().ID()
+}
 
 // place finds room for a tunnel that is about to be added; mu is held. The caller calls
 // makeRoom, if it is not nil, without locks.
@@ -102,7 +114,7 @@ func (ce *Census) place(c *conn, most int) (makeRoom func(), err error) {
 	if idle := ce.idlest(0, nil); idle != nil && ce.size < leavingFactor*most {
 		return ce.dismiss(idle), nil
 	}
-	if victim := ce.overgrown(who.peer); victim != nil {
+	if victim := ce.overgrown(c); victim != nil {
 		return ce.expel(victim, errOvergrown), nil
 	}
 	return nil, fmt.Errorf("%w: %d tunnels are in use, %d of them by %v", ErrLimit, ce.size, ce.peers[who.peer], who.peer)
@@ -170,13 +182,15 @@ func (c *conn) isRetired() bool {
 	return c.retired
 }
 
-// overgrown is a tunnel in use of the identity with the most of all, if that is
-// twice what newcomer will have: its youngest, at the address with the most. If all of
-// them were asked to go, it is the first of these.
-func (ce *Census) overgrown(newcomer spiffeid.ID) (victim *conn) {
+// overgrown is a tunnel in use of the payer with the most of all, if that is
+// twice what the newcomer's will have: its youngest, at the address with the most. If all of
+// them were asked to go, it is the first of these. One of another trust domain finds none
+// but of such.
+func (ce *Census) overgrown(c *conn) (victim *conn) {
+	newcomer, foreign := c.payer, c.payer != c.peer
 	largest, n := newcomer, 2*(ce.peers[newcomer]+1)
 	for peer, count := range ce.peers {
-		if peer != newcomer && count >= n {
+		if peer != newcomer && count >= n && (!foreign || peer.Path() == "") {
 			largest, n = peer, count
 		}
 	}
@@ -206,7 +220,7 @@ func (ce *Census) add(c *conn) {
 	}
 	h.tunnels = append(h.tunnels, c)
 	c.tolerance = &h.tolerance
-	ce.peers[c.peer]++
+	ce.peers[c.payer]++
 	if ce.size++; len(ce.holders) > 2*ce.size {
 		ce.forget()
 	}
@@ -229,8 +243,8 @@ func (ce *Census) remove(c *conn) {
 	if len(h.tunnels) == 0 && h.tolerance.whole() {
 		delete(ce.holders, who)
 	}
-	if ce.peers[c.peer]--; ce.peers[c.peer] == 0 {
-		delete(ce.peers, c.peer)
+	if ce.peers[c.payer]--; ce.peers[c.payer] == 0 {
+		delete(ce.peers, c.payer)
 	}
 	ce.size--
 }

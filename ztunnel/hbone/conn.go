@@ -24,6 +24,7 @@ type conn struct {
 	client        bool
 	wire          wire
 	peer          spiffeid.ID
+	payer         spiffeid.ID // for whom what the peer uses is counted: see payerOf
 	local, remote netip.AddrPort
 	cipher        uint16
 	group         tls.CurveID
@@ -120,7 +121,7 @@ type hooks struct {
 func newConn(client bool, w wire, proof proof, h *hooks) *conn {
 	c := &conn{
 		client: client, wire: w, hooks: h,
-		rtt: proof.rtt, peer: proof.peer, local: proof.local, remote: proof.remote, until: proof.until, cipher: proof.cipher, group: proof.group, serial: proof.serial,
+		rtt: proof.rtt, peer: proof.peer, payer: proof.peer, local: proof.local, remote: proof.remote, until: proof.until, cipher: proof.cipher, group: proof.group, serial: proof.serial,
 		nextID: 1,
 	}
 	limit := h2.ServerHeaderLimit

@@ -46,10 +46,10 @@ func (ce *Census) recount(now time.Time) {
 	}
 }
 
-// dismissedOf is the tunnel of an identity that was asked to go first, nil if none was.
-func (ce *Census) dismissedOf(peer spiffeid.ID) *conn {
+// dismissedOf is the tunnel of a payer that was asked to go first, nil if none was.
+func (ce *Census) dismissedOf(payer spiffeid.ID) *conn {
 	for _, d := range ce.dismissed {
-		if d.c.peer == peer {
+		if d.c.payer == payer {
 			return d.c
 		}
 	}

@@ -13,6 +13,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
 	"github.com/culvert-mesh/culvert/ztunnel/socket"
 )
 
@@ -24,6 +26,10 @@ type ListenerConfig struct {
 	// requests that Accept does not return: not meant for us, over a limit, or
 	// over before they were accepted. So somebody records them. Default: nobody does.
 	Refused func(from netip.AddrPort, err error)
+
+	// TrustDomain is the pod's. The peers of another share among them what one peer of it
+	// may have. Default: each peer has that for itself.
+	TrustDomain spiffeid.TrustDomain
 
 	Share            Share         // of sockets; default: no bound
 	Door             *Door         // of the process's Gate, the pod's; default: of one of its own

@@ -96,6 +96,7 @@ func (l *Listener) shake(ctx context.Context, socket net.Conn, v *visitor) (*con
 	}
 	c := newConn(false, w, proof, &l.hooks)
 	c.streamLimit = l.cfg.MaxStreams
+	c.payer = payerOf(c.peer, l.cfg.TrustDomain)
 	c.memory = l.cfg.Memory
 	c.idleTimeout = l.cfg.IdleTimeout
 	if err := l.join(c, epoch, denials); err != nil {

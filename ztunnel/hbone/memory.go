@@ -18,7 +18,7 @@ import (
 //     (early.go) until the peer answered and that is sent;
 //   - lent: the bytes by which windows are larger than at first, for the peer may
 //     send them at once. Of a pod's share of these each of its peers, by identity, has
-//     a share in turn.
+//     a share in turn; another trust domain has one in all.
 //
 // Package quota says what a pod's share is, and that one beyond it takes nothing from
 // others. If a pod wants more:

@@ -58,7 +58,7 @@ func (c *conn) fit(s *Stream, now time.Time) {
 
 // widen doubles a stream's window, if Memory lends the bytes; mu is held.
 func (c *conn) widen(s *Stream) {
-	if c.memory.lend(c.peer, s.limit) {
+	if c.memory.lend(c.payer, s.limit) {
 		s.lent += s.limit
 		s.unacked += s.limit
 		s.limit *= 2
@@ -81,7 +81,7 @@ func (c *conn) narrow(s *Stream) {
 func (c *conn) cover(s *Stream) bool {
 	missing := s.limit - streamWindow - s.lent
 	if missing > 0 {
-		if !c.memory.lend(c.peer, missing) {
+		if !c.memory.lend(c.payer, missing) {
 			return false
 		}
 		s.lent += missing
@@ -93,7 +93,7 @@ func (c *conn) cover(s *Stream) bool {
 func (c *conn) repay(s *Stream, n int) {
 	if n > 0 {
 		s.lent -= n
-		c.memory.repay(c.peer, n)
+		c.memory.repay(c.payer, n)
 	}
 }
 

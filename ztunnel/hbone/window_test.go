@@ -212,11 +212,11 @@ func TestOnePeersWindowsDoNotKeepThoseOfOthersSmall(t *testing.T) {
 		m := newBudgetOfBytes(16 << 20).share()
 		for range 50 {
 			w := newWindow(m, 0)
-			w.c.peer = clientID
+			w.c.payer = clientID
 			w.take(time.Millisecond)
 		}
 		w := newWindow(m, 0)
-		w.c.peer = otherID
+		w.c.payer = otherID
 		if got := w.take(time.Millisecond); got != wideWindow {
 			t.Errorf("another peer's window is %d bytes, want %d", got, wideWindow)
 		}

@@ -83,6 +83,8 @@ func (p *Pods) newCarrier(m *member) *carrier {
 	inbound, census := present(l.HBONE4, l.HBONE6), hbone.NewCensus()
 	for _, ln := range inbound {
 		c.tunnels = append(c.tunnels, hbone.NewListener(ln, hbone.ListenerConfig{
+			TrustDomain: m.id.TrustDomain(),
+
 			Share:   share.Descriptors,
 			Door:    door,
 			Memory:  memory,

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
 	"github.com/culvert-mesh/culvert/rate"
 )
 
@@ -30,7 +32,8 @@ type brake struct {
 	peers map[peer]*hapless
 }
 
-// peer is one that opens connections: a proven identity at an address.
+// peer is one that opens connections: a proven identity, or all of another trust domain, at
+// an address.
 type peer struct {
 	identity string
 	addr     netip.Addr
@@ -93,7 +96,15 @@ func (c *connection) hasty(err error, began time.Time, sent, received uint64) bo
 	return sent == 0 || sent+received <= hastyBytes // sent is what the app answered
 }
 
-func (c *connection) peer() peer { return peer{c.src.identity, c.src.addr.Addr()} }
+// peer counts all identities of another trust domain as one: its CA makes as many as it
+// likes.
+func (c *connection) peer() peer {
+	identity := c.src.identity
+	if id, err := spiffeid.FromString(identity); err == nil && c.foreign(id) {
+		identity = id.TrustDomain().IDString()
+	}
+	return peer{identity, c.src.addr.Addr()}
+}
 
 // wait returns when a connection of p may go on, or an error if that is too late.
 func (b *brake) wait(ctx context.Context, p peer) error {

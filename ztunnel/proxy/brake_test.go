@@ -313,3 +313,23 @@ func TestHowLittleAndHowSoonIsAtOnce(t *testing.T) {
 		}
 	})
 }
+
+// The CA of another trust domain makes identities as it likes: none of them begins anew.
+func TestIdentitiesOfAnotherTrustDomainAreOnePeer(t *testing.T) {
+	of := func(id, addr string) peer {
+		c := &connection{}
+		c.src.identity, c.src.addr = id, netip.MustParseAddrPort(addr)
+		c.dst.workload = &workload.Workload{ID: sa("db")}
+		return c.peer()
+	}
+	const a, b = "spiffe://other.example/ns/shop/sa/a", "spiffe://other.example/ns/shop/sa/b"
+	if of(a, "192.0.2.1:1") != of(b, "192.0.2.1:2") {
+		t.Error("two identities of another trust domain at an address are two peers")
+	}
+	if of(a, "192.0.2.1:1") == of(a, "192.0.2.2:1") {
+		t.Error("two addresses are one peer")
+	}
+	if of(sa("web").String(), "192.0.2.1:1") == of(sa("bank").String(), "192.0.2.1:1") {
+		t.Error("two identities of ours are one peer")
+	}
+}

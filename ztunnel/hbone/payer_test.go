@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hbone
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+)
+
+// minted is one of the identities that the CA of another trust domain makes as it likes.
+func minted(n int) spiffeid.ID {
+	return spiffeid.RequireFromString(fmt.Sprintf("spiffe://other.example/ns/shop/sa/made-%d", n))
+}
+
+// Each identity has a share, and a CA of another trust domain makes identities without end: all
+// of them together have one, and break no stream of ours.
+func TestIdentitiesOfAnotherTrustDomainShareOnePlace(t *testing.T) {
+	f := newFair(t, ListenerConfig{MaxTunnels: holderLeast, TrustDomain: clientID.TrustDomain()})
+	var ours []*guest
+	for i := range holderLeast {
+		ours = append(ours, f.enter(clientID, fmt.Sprintf("127.0.0.%d", 2+i)))
+	}
+	for i := range 20 {
+		if f.enter(minted(i), "127.0.1.1").err == nil {
+			t.Fatalf("foreign identity %d took the place of a tunnel in use", i)
+		}
+	}
+	for _, g := range ours {
+		g.wantOpen()
+	}
+	ours[0].rest() // an idle one makes room, as for anybody
+	foreign := f.enter(minted(0), "127.0.1.1")
+	foreign.wantOpen()
+	for i := range 20 {
+		if f.enter(minted(1+i), "127.0.1.1").err == nil {
+			t.Fatalf("foreign identity %d of the address took another place", 1+i)
+		}
+	}
+	for _, g := range ours[1:] {
+		g.wantOpen()
+	}
+	foreign.wantOpen()
+}
+
+// One of ours takes a place of another trust domain that has the most, whatever identities
+// that has used.
+func TestAnotherTrustDomainLosesATunnelToANewPeerOfOurs(t *testing.T) {
+	f := newFair(t, ListenerConfig{MaxTunnels: 4, TrustDomain: clientID.TrustDomain()})
+	var foreign []*guest
+	for i := range 4 {
+		foreign = append(foreign, f.enter(minted(i), fmt.Sprintf("127.0.1.%d", 1+i)))
+		foreign[i].wantOpen()
+	}
+	f.enter(clientID, "127.0.0.2").wantOpen()
+	waitUntil(t, func() bool {
+		left := 0
+		for _, g := range foreign {
+			left += g.pool.Stats().Tunnels
+		}
+		return left == 3
+	})
+	for _, c := range f.ln.all() {
+		if c.peer.MemberOf(clientID.TrustDomain()) != (c.payer == c.peer) || c.payer.TrustDomain() != c.peer.TrustDomain() {
+			t.Errorf("what %v uses is counted for %v", c.peer, c.payer)
+		}
+	}
+}
