@@ -15,22 +15,20 @@ func foreign(c Connection) bool {
 }
 
 // foreignRule asks a rule about a peer of another trust domain. One that allows must name
-// that domain, and its namespace is none of ours. One that denies may read it either way.
+// that domain, and its namespace is none of ours. One that denies takes its namespace for ours
+// where it names some, and for none where it excepts some.
 func (q question) foreignRule(r policy.Rule, action policy.Action) (Truth, string) {
-	as, why := q.rule(r)
-	q.account = identity.ServiceAccount{}
-	bare, bareWhy := q.rule(r)
+	q.notAccount = identity.ServiceAccount{}
 	if action != policy.Allow {
-		if as >= bare {
-			return as, why
-		}
-		return bare, bareWhy
+		return q.rule(r)
 	}
+	q.account = identity.ServiceAccount{}
+	bare, why := q.rule(r)
 	named := q.named(r)
 	if bare != No && named == No {
 		return No, "it does not name the trust domain " + q.trustDomain
 	}
-	return min(bare, named), bareWhy
+	return min(bare, named), why
 }
 
 // named is whether a match holds that names the peer's trust domain.

@@ -18,9 +18,10 @@ type question struct {
 	known                  bool // who opens it
 	principal, trustDomain string
 	account                identity.ServiceAccount
-	foreign                bool       // of another trust domain than the pod
-	src, dst               netip.Addr // zero: not known
-	port                   uint16     // 0: not known
+	notAccount             identity.ServiceAccount // account, for the fields with "not": see foreignRule
+	foreign                bool                    // of another trust domain than the pod
+	src, dst               netip.Addr              // zero: not known
+	port                   uint16                  // 0: not known
 }
 
 func newQuestion(c Connection) question {
@@ -30,6 +31,7 @@ func newQuestion(c Connection) question {
 		if id := c.From.ID; !id.IsZero() {
 			q.principal, q.trustDomain = strings.TrimPrefix(id.String(), "spiffe://"), id.TrustDomain().Name()
 			q.account, _ = identity.Parse(id) // of another ID there is none
+			q.notAccount = q.account
 			q.foreign = foreign(c)
 		}
 	}
@@ -185,12 +187,17 @@ func (q *question) fields(m *policy.Match) (all []field) {
 	}
 	words("principals", q.principal)(m.Principals, m.NotPrincipals)
 	words("trustDomains", q.trustDomain)(m.TrustDomains, m.NotTrustDomains)
-	words("namespaces", q.account.Namespace)(m.Namespaces, m.NotNamespaces)
-	account := ""
-	if q.account != (identity.ServiceAccount{}) {
-		account = q.account.String()
+	words("namespaces", q.account.Namespace)(m.Namespaces, nil)
+	words("namespaces", q.notAccount.Namespace)(nil, m.NotNamespaces)
+	accounts := func(yes, not []identity.ServiceAccount, is identity.ServiceAccount) {
+		text := ""
+		if is != (identity.ServiceAccount{}) {
+			text = is.String()
+		}
+		all = append(all, ask("serviceAccounts", yes, not, q.known, text, func(a identity.ServiceAccount) bool { return a == is })...)
 	}
-	all = append(all, ask("serviceAccounts", m.ServiceAccounts, m.NotServiceAccounts, q.known, account, func(a identity.ServiceAccount) bool { return a == q.account })...)
+	accounts(m.ServiceAccounts, nil, q.account)
+	accounts(nil, m.NotServiceAccounts, q.notAccount)
 	within := func(addr netip.Addr) func(netip.Prefix) bool {
 		return func(p netip.Prefix) bool { return p.Contains(addr) }
 	}

@@ -94,6 +94,7 @@ func (s set[T]) has(v T) bool { _, ok := s[v]; return ok }
 type question struct {
 	principal, trustDomain string
 	account                identity.ServiceAccount // zero: the ID is not that of one
+	notAccount             identity.ServiceAccount // account, for the fields with "not": see foreign.go
 	src, dst               netip.Addr
 	port                   uint16
 	named                  bool // only rules match that name the peer's trust domain: see foreign.go
@@ -108,6 +109,7 @@ func ask(r *Request) question {
 	q.principal = strings.TrimPrefix(r.Peer.String(), "spiffe://")
 	q.trustDomain = r.Peer.TrustDomain().Name()
 	q.account = accountOf(r.Peer)
+	q.notAccount = q.account
 	return q
 }
 
@@ -155,8 +157,8 @@ func (m *match) matches(q *question) bool {
 	case m.ports != nil && !m.ports.has(q.port), m.notPorts.has(q.port),
 		m.principals != nil && !m.principals.has(q.principal), m.notPrincipals.has(q.principal),
 		m.trustDomains != nil && !m.trustDomains.has(q.trustDomain), m.notTrustDomains.has(q.trustDomain),
-		m.namespaces != nil && !m.namespaces.has(q.account.Namespace), m.notNamespaces.has(q.account.Namespace),
-		m.accounts != nil && !m.accounts.has(q.account), m.notAccounts.has(q.account),
+		m.namespaces != nil && !m.namespaces.has(q.account.Namespace), m.notNamespaces.has(q.notAccount.Namespace),
+		m.accounts != nil && !m.accounts.has(q.account), m.notAccounts.has(q.notAccount),
 		m.sources != nil && !m.sources.has(q.src), m.notSources.has(q.src),
 		m.dsts != nil && !m.dsts.has(q.dst), m.notDsts.has(q.dst):
 		return false

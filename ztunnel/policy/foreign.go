@@ -15,8 +15,9 @@ import (
 //   - An ALLOW rule lets a foreign peer in only if a principal or a trust domain that matches
 //     names the foreign domain in full. No namespace and no ServiceAccount is a foreign one.
 //   - Without such a rule the peer is refused, also where no policy concerns the workload.
-//   - A DENY rule matches it if it would match the identity as one of this domain, or as one
-//     that has neither namespace nor ServiceAccount: whatever was meant, it refuses.
+//   - A DENY rule compares its namespace and ServiceAccount as those of this domain where it
+//     names some, and where it excepts some the peer is none of them: whatever was meant, it
+//     refuses.
 
 // foreign reports whether the peer is of another trust domain than the workload. A workload
 // without an identity has none in common with anybody.
@@ -45,18 +46,16 @@ func (c *Concern) wouldRefuseForeign(d *dryRun, q question) bool {
 	return c.allow.find(named) == nil && (d.policy.Action != Allow || d.rules.find(named) == nil)
 }
 
-// findForeign returns a rule that matches a foreign peer by either reading of it.
+// findForeign returns a rule that refuses a foreign peer. No field matches more of such a peer:
+// one that names matches no peer without an account, and one with "not" matches every such.
 func findForeign(x *index, q question) *rule {
-	if rule := x.find(&q); rule != nil {
-		return rule
-	}
-	q.account = identity.ServiceAccount{}
+	q.notAccount = identity.ServiceAccount{}
 	return x.find(&q)
 }
 
 // askForeign is what ALLOW rules are asked about a foreign peer.
 func askForeign(q question) *question {
-	q.account, q.named = identity.ServiceAccount{}, true
+	q.account, q.notAccount, q.named = identity.ServiceAccount{}, identity.ServiceAccount{}, true
 	return &q
 }
 

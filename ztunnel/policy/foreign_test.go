@@ -51,6 +51,8 @@ func TestAForeignPeerIsLetInOnlyByAPolicyThatNamesItsDomain(t *testing.T) {
 		{"denied by its namespace", append(allow(named), deny(Match{Namespaces: []Pattern{"shop"}})...), false, "rule 0 denies it"},
 		{"denied as none of a namespace", append(allow(named), deny(Match{NotNamespaces: []Pattern{"shop"}})...), false, "rule 0 denies it"},
 		{"denied as none of our trust domain", append(allow(named), deny(Match{NotTrustDomains: []Pattern{"cluster.local"}})...), false, "rule 0 denies it"},
+		{"denied but for an account of ours", append(allow(named), deny(Match{Namespaces: []Pattern{"shop"}, NotServiceAccounts: []identity.ServiceAccount{{Namespace: "shop", Name: "client"}}})...), false, "rule 0 denies it"},
+		{"denied by its account, but for a namespace of ours", append(allow(named), deny(Match{ServiceAccounts: []identity.ServiceAccount{{Namespace: "shop", Name: "client"}}, NotNamespaces: []Pattern{"sh*"}})...), false, "rule 0 denies it"},
 		{"others denied", append(allow(named), deny(Match{Namespaces: []Pattern{"bank"}})...), true, ""},
 		{"not understood", append(allow(named), AuthorizationPolicy{Object: Object{Namespace: "shop", Name: "odd"}}), false, "not understood"},
 	} {

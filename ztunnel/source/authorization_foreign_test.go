@@ -24,3 +24,20 @@ func (a asks) named(r *Rule, namespace string) bool {
 		return c.Key == "source.principal" && slices.ContainsFunc(c.Values, principal)
 	})
 }
+
+// excepted is of whom namespaces and accounts with "not" are asked.
+func (a asks) excepted() asks {
+	if a.excepting {
+		a.namespace, a.account = "", ""
+	}
+	return a
+}
+
+// read is a peer as a policy reads it: of a foreign one, ALLOW knows no account, and DENY none
+// where it excepts.
+func (a asks) read(foreign, allow bool) asks {
+	if a.excepting = foreign; foreign && allow {
+		a.namespace, a.account = "", ""
+	}
+	return a
+}

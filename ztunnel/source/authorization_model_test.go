@@ -36,6 +36,7 @@ type asks struct {
 	principal, trustDomain, namespace, account string // empty: not authenticated
 	src, dst                                   string
 	port                                       uint16
+	excepting                                  bool // fields with "not" are asked of nobody's account
 }
 
 func modelled(r policy.Request) asks {
@@ -145,11 +146,13 @@ func (a asks) source(s *Peer, namespace string) []truth {
 		return []truth{unclear}
 	}
 	principal := func(v string) truth { return wildcard(v, a.principal) }
-	inNamespace := func(v string) truth {
-		if strings.Contains(v, "/") {
-			return unclear
+	inNamespace := func(a asks) func(v string) truth {
+		return func(v string) truth {
+			if strings.Contains(v, "/") {
+				return unclear
+			}
+			return wildcard(v, a.namespace)
 		}
-		return wildcard(v, a.namespace)
 	}
 	domain := func(v string) truth {
 		if strings.Contains(v, "/") {
@@ -157,19 +160,21 @@ func (a asks) source(s *Peer, namespace string) []truth {
 		}
 		return wildcard(v, a.trustDomain)
 	}
-	account := func(v string) truth {
-		if !strings.Contains(v, "/") {
-			v = namespace + "/" + v
+	account := func(a asks) func(v string) truth {
+		return func(v string) truth {
+			if !strings.Contains(v, "/") {
+				v = namespace + "/" + v
+			}
+			if strings.Count(v, "/") != 1 || strings.ContainsAny(v, "*\x00 :") || strings.HasSuffix(v, "/") {
+				return unclear
+			}
+			return said(v == a.account)
 		}
-		if strings.Count(v, "/") != 1 || strings.ContainsAny(v, "*\x00 :") || strings.HasSuffix(v, "/") {
-			return unclear
-		}
-		return said(v == a.account)
 	}
 	from := func(v string) truth { return block(v, a.src) }
 	return []truth{
-		listed(s.Principals, principal), none(s.NotPrincipals, principal), listed(s.Namespaces, inNamespace), none(s.NotNamespaces, inNamespace),
-		listed(s.TrustDomains, domain), none(s.NotTrustDomains, domain), listed(s.ServiceAccounts, account), none(s.NotServiceAccounts, account),
+		listed(s.Principals, principal), none(s.NotPrincipals, principal), listed(s.Namespaces, inNamespace(a)), none(s.NotNamespaces, inNamespace(a.excepted())),
+		listed(s.TrustDomains, domain), none(s.NotTrustDomains, domain), listed(s.ServiceAccounts, account(a)), none(s.NotServiceAccounts, account(a.excepted())),
 		listed(s.IPBlocks, from), none(s.NotIPBlocks, from),
 		absent(s.RemoteIPBlocks), absent(s.NotRemoteIPBlocks), absent(s.RequestPrincipals), absent(s.NotRequestPrincipals),
 	}
@@ -201,7 +206,11 @@ func (a asks) condition(c *Condition) []truth {
 	if !known {
 		return []truth{unclear}
 	}
-	return []truth{listed(c.Values, judge), none(c.NotValues, judge)}
+	not := judge
+	if c.Key == "source.namespace" {
+		not = func(v string) truth { return wildcard(v, a.excepted().namespace) }
+	}
+	return []truth{listed(c.Values, judge), none(c.NotValues, not)}
 }
 
 // ruleMatches is "one of from, one of to and all of when". In an ALLOW policy a rule that
@@ -259,15 +268,10 @@ func modelAllows(policies []*AuthorizationPolicy, dst workload.Workload, a asks)
 			continue
 		}
 		allow := p.Spec.Action == "" || p.Spec.Action == "ALLOW"
-		matches := slices.ContainsFunc(p.Spec.Rules, func(r *Rule) bool { return a.ruleMatches(r, p.Namespace, allow) })
-		if foreign {
-			bare := a
-			bare.namespace, bare.account = "", ""
-			without := slices.ContainsFunc(p.Spec.Rules, func(r *Rule) bool {
-				return bare.ruleMatches(r, p.Namespace, allow) && (!allow || bare.named(r, p.Namespace))
-			})
-			matches = without || matches && !allow
-		}
+		a := a.read(foreign, allow)
+		matches := slices.ContainsFunc(p.Spec.Rules, func(r *Rule) bool {
+			return a.ruleMatches(r, p.Namespace, allow) && (!foreign || !allow || a.named(r, p.Namespace))
+		})
 		switch {
 		case allow:
 			allowing, allowed = true, allowed || matches
