@@ -39,14 +39,14 @@ type Origins struct {
 
 // admitOrigin asks whether the peer's identity comes from where the registry has it. A pod
 // that the registry does not know yet is waited for, if its connection would be refused. A peer
-// of another trust domain may come from anywhere but from what is ours.
+// of another trust domain may come from any address outside the mesh's CIDRs that nobody has.
 func (p *Pod) admitOrigin(c *connection, peer spiffeid.ID) error {
 	addr := c.src.addr.Addr().Unmap()
 	if p.Origins.Mode == AtSourceOff || slices.ContainsFunc(p.Origins.Exempt, func(cidr netip.Prefix) bool { return cidr.Contains(addr) }) {
 		return nil
 	}
 	origin := p.Registry.OriginOf(peer, addr)
-	if origin == workload.Home || origin == workload.Unknown && c.foreign(peer) {
+	if origin == workload.Home || origin == workload.Unknown && c.foreign(peer) && !p.Registry.Inside(addr) {
 		return nil
 	}
 	mode := p.Origins.Mode

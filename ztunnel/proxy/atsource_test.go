@@ -11,6 +11,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
 	"github.com/culvert-mesh/culvert/ztunnel/workload"
 )
 
@@ -147,6 +149,29 @@ func TestConnectionsFromElsewhereThatWaitAreBounded(t *testing.T) {
 		}
 		if _, used := budget.Stats(); used["waits"] != 0 {
 			t.Errorf("%v still wait", used["waits"])
+		}
+	})
+}
+
+// No registry of ours says where an identity of another trust domain runs; but an address of
+// this mesh is none of its.
+func TestAForeignIdentityComesFromOutsideTheMesh(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		budget, db := NewBudget(), newBench(t, registryOf(meshOf(5432, 80)), "db")
+		db.Origins.Mode, db.Share = AtSourceEnforce, budget.Share("shop/db")
+		foreign := spiffeid.RequireFromString("spiffe://other.example/ns/shop/sa/web")
+		for addr, want := range map[string]Word{
+			"192.0.2.1":         "",
+			"2001:db8::1":       "",
+			ghostAddr.String():  NotAtSource, // inside the CIDRs of the mesh, and nobody has it
+			legacyAddr.String(): NotAtSource,
+		} {
+			from := netip.MustParseAddr(addr)
+			c := db.arrival(foreign, from)
+			c.dst.workload = db.whoWeAre()
+			if err := db.admitOrigin(c, foreign); (err == nil) != (want == "") || err != nil && wordOf(err) != want {
+				t.Errorf("from %v: %v, want %q", from, err, want)
+			}
 		}
 	})
 }

@@ -221,6 +221,11 @@ func (r *Registry) resolve(client netip.Addr, dst netip.AddrPort) (Destination, 
 
 // inside reports whether an address is one of the mesh, by the registry's own
 // CIDRs or those of a snapshot.
+// Inside reports whether an address is of the mesh's own CIDRs, whoever has it.
+func (r *Registry) Inside(addr netip.Addr) bool {
+	return r.inside(r.index.Load().mesh.CIDRs, addr.Unmap())
+}
+
 func (r *Registry) inside(cidrs []netip.Prefix, addr netip.Addr) bool {
 	addr = addr.WithZone("")
 	holds := func(p netip.Prefix) bool { return p.Contains(addr) }
