@@ -35,8 +35,9 @@ there an endpoint, do both ends hold certificates that the other believes, is th
 do policies let it in, and does the app accept it. Each step is ok, a fault, unknown, not
 needed or not reached. A fault names the object to change.
 
-SRC is a pod, namespace/name, or an address. DST is a pod, a Service or an address. PORT is a
-number or a name; without it, the only port that the pod or the Service declares.
+SRC is a pod, namespace/name, or an address. DST is a pod, a Service or an address. If a pod
+and a Service have that name, write pod/namespace/name or svc/namespace/name. PORT is a number
+or a name; without it, the only port that the pod or the Service declares.
 
 What the nodes do not know they try, if they are asked by the way that root has: on
 Kubernetes by exec in the pods of ztunnel, on a machine by --ztunnel-socket. Then the
@@ -196,6 +197,9 @@ func (c *command) printWhy(a why.Answer, wide bool) error {
 	at := ""
 	if a.EndsAt != "" {
 		at = " at " + a.EndsAt
+	}
+	if !a.AsOf.IsZero() {
+		at += ", as of " + stamp(a.AsOf)
 	}
 	fold(c.Stdout, "", fmt.Sprintf("%s%s: %s to %s", a.Verdict, at, a.Source, a.Destination))
 	if a.Record != nil {

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"time"
 
 	"github.com/culvert-mesh/culvert/cni/enroll"
 	"github.com/culvert-mesh/culvert/ztunnel/certs"
@@ -121,6 +122,7 @@ func (s *status) dumps() map[string]func() any {
 		"denials":         func() any { return s.pods.Certs.Denying() },
 		"source":          func() any { return s.objects.Stats() },
 		"version":         func() any { return version() },
+		"time":            func() any { return time.Now().UTC() },
 		"host":            func() any { return lookAtHost(s.cfg.Cgroup, s.others) },
 		"config":          func() any { return s.cfg },
 	}

@@ -197,3 +197,12 @@ func TestAStoredStateTakesNoNamespaceOutOfThePluginsSnapshot(t *testing.T) {
 		t.Error("the source's own map was written to")
 	}
 }
+
+// A copy of /config_dump says when it was taken: its file's time is that of the copy.
+func TestTheDumpSaysWhen(t *testing.T) {
+	before := time.Now()
+	when, is := newStatus(t).dumps()["time"]().(time.Time)
+	if !is || when.Before(before.Round(0)) || when.After(time.Now()) || when.Location() != time.UTC {
+		t.Errorf("%v, between %v and now", when, before)
+	}
+}

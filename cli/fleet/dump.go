@@ -25,7 +25,8 @@ type Node struct {
 	Problem string // why there is no dump; empty: there is one
 	Clock   Clock
 	Dump    Dump
-	Taken   time.Time // when the file that it was read of was written; zero: it answered now
+	File    bool      // it is read of a file, and is not of now
+	Taken   time.Time // of a file: when the node said it; zero: an older ztunnel does not say
 }
 
 // Dump is what of a /config_dump is of use here. What an older ztunnel does not say
@@ -46,6 +47,7 @@ type Dump struct {
 	Steering     *Steering           `json:"steering"` // nil: an older ztunnel
 	Host         *Host               `json:"host"`     // nil: an older ztunnel
 	Version      string              `json:"version"`
+	Time         time.Time           `json:"time"` // when it was asked; zero: an older ztunnel
 }
 
 // UnmarshalJSON is part of json.Unmarshaler. An older ztunnel has the objects of its

@@ -33,7 +33,7 @@ func Files(path string) ([]Node, error) {
 }
 
 func readNode(name string) Node {
-	n := Node{Target: Target{Name: name}}
+	n := Node{Target: Target{Name: name}, File: true}
 	info, err := os.Stat(name)
 	if err != nil {
 		n.Problem = err.Error()
@@ -53,7 +53,7 @@ func readNode(name string) Node {
 		n.Problem, n.Dump = err.Error(), Dump{}
 		return n
 	}
-	n.Taken = info.ModTime()
+	n.Taken = n.Dump.Time // the file's own is when it was copied
 	if n.Dump.Config.NodeName != "" {
 		n.Name = n.Dump.Config.NodeName
 	}

@@ -96,6 +96,9 @@ func (k *walk) certificate(n *fleet.Node, pod *workload.Workload) Step {
 	case word == "expired":
 		return fault(k.certificateOf(n), "the certificate of %v on %s expired at %s", pod.ID, n.Name, stamp(held.Until())).because(problem, k.standing(n)).because(k.authority(n)...).by(k.World, n)
 	}
+	if undated(n) {
+		return unknown("%v, until %s; it is not said when that was", pod.ID, stamp(held.Until())).because(older).by(k.World, n)
+	}
 	if left := held.UsedUntil().Sub(k.at(n)); left <= 0 {
 		return fault(k.certificateOf(n), "the certificate of %v on %s expired at %s", pod.ID, n.Name, stamp(held.UsedUntil())).because(problem, k.standing(n)).because(k.authority(n)...).by(k.World, n)
 	}
@@ -165,9 +168,15 @@ func (k *walk) certificateOf(n *fleet.Node) string {
 	return "culvert-identity at " + address + ": it does not sign for " + n.Name + " (" + ca.Reason + ")"
 }
 
-// at is the time on a node's clock.
+// undated reports whether nobody knows of when a node's word is: nothing that ends is ok by it.
+func undated(n *fleet.Node) bool { return n.File && n.Taken.IsZero() }
+
+// older is why.
+const older = "the file is of an older ztunnel, and has no time: that of a file is of its last copy"
+
+// at is the time on a node's clock, of a node that is not undated.
 func (k *walk) at(n *fleet.Node) time.Time {
-	if !n.Taken.IsZero() {
+	if n.File {
 		return n.Taken
 	}
 	return k.Now.Add(n.Clock.Offset)
@@ -181,7 +190,7 @@ const clockOff = 30 * time.Second
 // that is off.
 func (k *walk) clock(n *fleet.Node, held *fleet.Held) Step {
 	off := n.Clock.Skewed()
-	if !n.Taken.IsZero() || off.Abs() < clockOff {
+	if n.File || off.Abs() < clockOff {
 		return Step{}
 	}
 	for o := range k.answered {

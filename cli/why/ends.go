@@ -137,7 +137,7 @@ func (w *World) source(text string) (s source, err error) {
 	if notAddr == nil {
 		s.addr, s.text = addr.Unmap(), addr.Unmap().String()
 		s.pod = w.at(s.addr)
-	} else if s.pod, err = w.named(text); err != nil {
+	} else if s.pod, err = w.aPod(text); err != nil {
 		return s, err
 	} else if s.pod == nil {
 		return s, &Unheard{fmt.Sprintf("no node that answered knows a pod %s", text), w.like(text)}
@@ -161,15 +161,8 @@ func (w *World) destination(src source, text string) (d destination, err error) 
 		if d.service = serviceAt(src.view, addr); d.service != nil {
 			d.pod = nil
 		}
-	} else if d.pod, err = w.named(host); err != nil {
+	} else if err = w.find(&d, src.view, host); err != nil {
 		return d, err
-	} else if d.pod == nil {
-		if d.service, err = serviceNamed(src.view, host); err != nil {
-			return d, err
-		}
-		if d.service == nil {
-			return d, &Unheard{fmt.Sprintf("no node that answered knows a pod or a Service %s", host), w.like(host)}
-		}
 	}
 	number, err := d.port(port)
 	if err != nil {
@@ -192,6 +185,55 @@ func (w *World) destination(src source, text string) (d destination, err error) 
 		d.text = d.addr.String()
 	}
 	return d, nil
+}
+
+// find sets the pod or the Service that a text names.
+func (w *World) find(d *destination, view *fleet.Node, text string) (err error) {
+	kind, name := cutKind(text)
+	if kind != kindService {
+		if d.pod, err = w.named(name); err != nil {
+			return err
+		}
+	}
+	if kind != kindPod {
+		if d.service, err = serviceNamed(view, name); err != nil {
+			return err
+		}
+	}
+	switch {
+	case d.pod != nil && d.service != nil:
+		return fmt.Errorf("%s is a pod and a Service: say which, as %s/%s or %s/%s/%s", text, kindPod, d.pod, kindService, d.service.Namespace, d.service.Name)
+	case d.pod == nil && d.service == nil:
+		return &Unheard{fmt.Sprintf("no node that answered knows a pod or a Service %s", text), w.like(text)}
+	}
+	return nil
+}
+
+// What may stand in front of a name, with a slash.
+const (
+	kindPod     = "pod"
+	kindService = "svc"
+)
+
+// cutKind cuts the kind in front of a name; empty: there is none.
+func cutKind(text string) (kind, name string) {
+	kind, name, _ = strings.Cut(text, "/")
+	switch kind {
+	case kindPod, kindService:
+		return kind, name
+	case "service":
+		return kindService, name
+	}
+	return "", text
+}
+
+// aPod is the one pod that a text names; nil: none is known.
+func (w *World) aPod(text string) (*workload.Workload, error) {
+	kind, name := cutKind(text)
+	if kind == kindService {
+		return nil, fmt.Errorf("%s: want a pod, as shop/web-1", text)
+	}
+	return w.named(name)
 }
 
 // cutPort cuts what stands behind the last colon, unless that is a part of an address.

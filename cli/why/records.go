@@ -42,7 +42,7 @@ func (w *World) records(src source, dst destination) []Record {
 
 // LastRefused explains the last connection from or to a pod that was refused.
 func (w *World) LastRefused(ctx context.Context, name string) (Answer, error) {
-	pod, err := w.named(name)
+	pod, err := w.aPod(name)
 	if err != nil {
 		return Answer{}, err
 	}

@@ -24,7 +24,7 @@ var errNotTried = errors.New("nothing was tried")
 
 // probe has a node try something, if there is a way.
 func (k *walk) probe(n *fleet.Node, q fleet.Question) (fleet.Proof, error) {
-	if k.Probe == nil || !n.Taken.IsZero() {
+	if k.Probe == nil || n.File {
 		return fleet.Proof{}, errNotTried
 	}
 	return k.Probe(k.ctx, n, q)
@@ -99,7 +99,7 @@ func (k *walk) openTunnel() Step {
 // notTried says why n tried nothing.
 func notTried(n *fleet.Node, why error) string {
 	switch {
-	case !n.Taken.IsZero():
+	case n.File:
 		return "a file tells what was open; whether more works only a node can try"
 	case why == nil || errors.Is(why, errNotTried):
 		return "nothing was tried"

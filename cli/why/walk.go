@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -125,6 +126,8 @@ func (k *walk) inKernel(n *fleet.Node, pod *workload.Workload, state fleet.Pod) 
 		return unknown("%v is enrolled, and the kernel does not confirm it: %s", pod, state.Reason).because(repairs...).by(k.World, n)
 	case state.Verified.IsZero():
 		return unknown("%v is enrolled; when the kernel confirmed it is not said", pod).because(repairs...).by(k.World, n)
+	case undated(n):
+		return unknown("the kernel said at %s that it steers %v; it is not said when that was read", stamp(state.Verified), pod).because(older).by(k.World, n)
 	case k.at(n).Sub(state.Verified) > stale:
 		return unknown("the kernel said at %s that it steers %v, and not since", stamp(state.Verified), pod).because(repairs...).by(k.World, n)
 	}
@@ -175,10 +178,14 @@ func (k *walk) nodeSilent(n *fleet.Node, pod *workload.Workload) Step {
 	return fault(ztunnelOf(n, pod.Node), "ztunnel on %s, where %v is, does not run: %s", pod.Node, pod, strings.Join(problems, "; "))
 }
 
+// absent is the end of a problem that only a ztunnel which does not run has: nobody listens
+// at its socket, or on loopback at its port. Others refuse connections too: the API server
+// tells of a kubelet that is down, and an address may be the wrong one.
+var absent = regexp.MustCompile(`(^dial unix \S+: connect: (connection refused|no such file or directory)|` +
+	`\bdial tcp[46]? (127\.0\.0\.1|\[::1\]|localhost):15000: connect: connection refused)$`)
+
 // nobodyListens reports whether a problem is that the program is not there.
-func nobodyListens(problem string) bool {
-	return strings.HasSuffix(problem, "connection refused") || strings.HasSuffix(problem, "no such file or directory")
-}
+func nobodyListens(problem string) bool { return absent.MatchString(problem) }
 
 // ztunnelOf names the object that runs ztunnel on a node.
 func ztunnelOf(n *fleet.Node, node string) string {

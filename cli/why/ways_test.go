@@ -5,6 +5,7 @@ package why
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/culvert-mesh/culvert/cli/clitest"
 )
@@ -72,6 +73,89 @@ func TestWhateverANodeDoesNotSayTheWalkEnds(t *testing.T) {
 					}
 				}
 			}
+		}
+	}
+}
+
+// Others refuse connections too: only where ztunnel itself listens does that say that it
+// does not run.
+func TestANodeThatDoesNotAnswerIsNoFaultOfItsZtunnel(t *testing.T) {
+	for problem, want := range map[string]State{
+		"dial unix /run/culvert/admin.sock: connect: connection refused":                            Fault,
+		"dial unix /run/culvert/admin.sock: connect: no such file or directory":                     Fault,
+		"dial tcp4 127.0.0.1:15000: connect: connection refused":                                    Fault,
+		"dial tcp6 [::1]:15000: connect: connection refused":                                        Fault,
+		"port-forward: error dialing backend: dial tcp 10.1.2.3:10250: connect: connection refused": Unknown,
+		"dial tcp 10.1.2.3:6443: connect: connection refused":                                       Unknown,
+		"dial tcp 127.0.0.1:16000: connect: connection refused":                                     Unknown,
+		"dial unix /run/culvert/admin.sock: connect: permission denied":                             Unknown,
+		"open dumps/node2.json: no such file or directory":                                          Unknown,
+	} {
+		p := newPair(t)
+		p.silent["node2"] = problem
+		if s := p.why("shop/web-1", "shop/db").step(StepDestSteered); s.State != want {
+			t.Errorf("%s: %s, want %s", problem, s.State, want)
+		}
+	}
+}
+
+// A name that is a pod's and a Service's is neither, until it says which.
+func TestANameOfAPodAndAServiceSaysWhich(t *testing.T) {
+	p := newPair(t)
+	for i := range 2 {
+		p.one.Workloads.([]any)[i].(map[string]any)["Name"] = []string{"web", "db"}[i]
+	}
+	for to, want := range map[string]string{
+		"svc/shop/db:5432": "Service shop/db port 5432 (10.96.0.10)", "svc/db": "Service shop/db port 5432 (10.96.0.10)",
+		"service/db:sql": "Service shop/db port 5432 (10.96.0.10)", "pod/shop/db:5432": "shop/db port 5432 (10.0.1.8)", "pod/db": "shop/db port 5432 (10.0.1.8)",
+	} {
+		w := p.world()
+		w.Nodes = w.Nodes[:1]
+		if a, err := w.Explain(t.Context(), "pod/web", to); err != nil || a.Destination != want || a.Source != "shop/web" {
+			t.Errorf("%s: from %q to %q, %v", to, a.Source, a.Destination, err)
+		}
+	}
+	for _, tc := range []struct{ from, to, want string }{
+		{"shop/web", "shop/db:5432", "shop/db is a pod and a Service: say which, as pod/shop/db or svc/shop/db"},
+		{"shop/web", "db", "db is a pod and a Service: say which, as pod/shop/db or svc/shop/db"},
+		{"svc/db", "shop/db:5432", "svc/db: want a pod, as shop/web-1"},
+		{"shop/web", "pod/empty:80", "no node that answered knows a pod or a Service pod/empty"},
+		{"shop/web", "svc/web:80", "no node that answered knows a pod or a Service svc/web"},
+	} {
+		w := p.world()
+		w.Nodes = w.Nodes[:1]
+		if _, err := w.Explain(t.Context(), tc.from, tc.to); err == nil || err.Error() != tc.want {
+			t.Errorf("%s to %s: %v, want %s", tc.from, tc.to, err, tc.want)
+		}
+	}
+}
+
+// A file is as of the time that it says. Without one nothing that ends with time is ok.
+func TestAFileIsAsOfTheTimeInIt(t *testing.T) {
+	why := func(taken time.Time) Answer {
+		w := newPair(t).world()
+		for i := range w.Nodes {
+			w.Nodes[i].File, w.Nodes[i].Taken = true, taken
+		}
+		a, err := w.Explain(t.Context(), "shop/web-1", "shop/db")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return a
+	}
+	if a := why(clitest.Now); a.Verdict != Carried || !a.AsOf.Equal(clitest.Now) {
+		t.Errorf("taken now: %s as of %v: %+v", a.Verdict, a.AsOf, a.Steps)
+	}
+	if a := why(clitest.Now.Add(time.Hour)); a.EndsAt != StepSourceCert {
+		t.Errorf("taken when the certificates are over: %s at %q: %+v", a.Verdict, a.EndsAt, a.Steps)
+	}
+	a := why(time.Time{})
+	if a.Verdict != NotKnown || !a.AsOf.IsZero() {
+		t.Errorf("without a time: %s as of %v", a.Verdict, a.AsOf)
+	}
+	for _, step := range []string{StepSourceSteered, StepSourceCert, StepDestSteered, StepDestCert} {
+		if s := a.step(step); s.State != Unknown || !strings.HasSuffix(s.By, ", when is not said") {
+			t.Errorf("without a time: %s is %s by %s", step, s.State, s.By)
 		}
 	}
 }

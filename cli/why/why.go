@@ -67,6 +67,7 @@ const (
 type Answer struct {
 	Verdict     Verdict   `json:"verdict"`
 	EndsAt      string    `json:"endsAt,omitempty"` // the step that faults
+	AsOf        time.Time `json:"asOf,omitzero"`    // of files: when the oldest says that it was; zero: now, or none says it
 	Source      string    `json:"source"`
 	Destination string    `json:"destination"`
 	Record      *Record   `json:"explains,omitempty"` // the record that was asked about
@@ -128,8 +129,18 @@ func (w *World) Explain(ctx context.Context, from, to string) (Answer, error) {
 	} else {
 		a = w.walk(ctx, src, dst, nil)
 	}
-	a.Records, a.Unanswered = w.records(src, dst), w.silent()
+	a.Records, a.Unanswered, a.AsOf = w.records(src, dst), w.silent(), w.asOf()
 	return a, nil
+}
+
+// asOf is when the oldest file that answers for a node was taken.
+func (w *World) asOf() (oldest time.Time) {
+	for n := range w.answered {
+		if !n.Taken.IsZero() && (oldest.IsZero() || n.Taken.Before(oldest)) {
+			oldest = n.Taken
+		}
+	}
+	return oldest
 }
 
 // toEach walks to the endpoints of a Service. What is known costs nothing, so that an
@@ -257,10 +268,13 @@ func notNeeded(format string, args ...any) Step {
 
 // by says whose word a step is, and how old it is if it is not of now.
 func (s Step) by(w *World, n *fleet.Node) Step {
-	if s.By = n.Name; !n.Taken.IsZero() {
-		if age := w.Now.Sub(n.Taken); age > stale {
-			s.By += ", " + age.Round(time.Second).String() + " ago"
-		}
+	s.By = n.Name
+	switch age := w.Now.Sub(n.Taken); {
+	case !n.File:
+	case n.Taken.IsZero():
+		s.By += ", when is not said"
+	case age > stale:
+		s.By += ", " + age.Round(time.Second).String() + " ago"
 	}
 	return s
 }

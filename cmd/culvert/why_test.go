@@ -5,7 +5,6 @@ package main
 import (
 	"encoding/json"
 	"maps"
-	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -39,24 +38,17 @@ func layPair(t *testing.T, e *testscript.Env) error {
 	return layDumps(filepath.Join(e.WorkDir, "denied"), one, two)
 }
 
-// layDumps writes files that are two minutes old.
+// layDumps writes what was taken two minutes ago.
 func layDumps(dir string, nodes ...clitest.Ztunnel) error {
 	files := map[string][]byte{}
 	for _, n := range nodes {
-		text, err := json.Marshal(n.Dump())
+		dump := n.Dump()
+		dump["time"] = clitest.Now.Add(-2 * time.Minute)
+		text, err := json.Marshal(dump)
 		if err != nil {
 			return err
 		}
 		files[n.Node+".json"] = text
 	}
-	if err := lay(dir, files); err != nil {
-		return err
-	}
-	written := clitest.Now.Add(-2 * time.Minute)
-	for name := range files {
-		if err := os.Chtimes(filepath.Join(dir, name), written, written); err != nil {
-			return err
-		}
-	}
-	return nil
+	return lay(dir, files)
 }
