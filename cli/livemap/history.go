@@ -18,7 +18,8 @@ const (
 	recent     = time.Minute // for so long an edge shows what happened to it
 	maxPairs   = 10_000      // edges that are followed
 	maxRows    = 100_000
-	maxSamples = 1_500_000 // of all frames: some 60 MB
+	maxKept    = 60 << 20 // bytes of all frames, beside one whole scene
+	sampleSize = 40       // bytes
 )
 
 // way is how connections of a pair went.
@@ -44,7 +45,10 @@ type frame struct {
 	since   time.Duration // the frame before
 	scene   *Scene
 	samples []sample
+	bytes   int // that it keeps beside what it shares with the frame before
 }
+
+func (f *frame) size() int { return f.bytes + sampleSize*len(f.samples) }
 
 // edge is a pair, while a node counts it or a frame tells of it.
 type edge struct {
@@ -70,7 +74,7 @@ type History struct {
 	edges    map[pair]*edge
 	omitted  int // rows that had no room
 	frames   []frame
-	samples  int
+	kept     int // bytes of all frames
 	refusals refusals
 	last     []fleet.Node    // as they answered last
 	domains  map[string]bool // trust domains of the nodes that answered last
@@ -86,9 +90,7 @@ func (h *History) Add(nodes []fleet.Node, at time.Time) {
 	f := frame{at: at, scene: scene}
 	if n := len(h.frames); n > 0 {
 		f.since = at.Sub(h.frames[n-1].at)
-		if before := h.frames[n-1].scene; before.equal(scene) {
-			f.scene = before
-		}
+		f.bytes = scene.share(h.frames[n-1].scene)
 	}
 	now := h.standing(nodes)
 	grew := h.growth(nodes, now, owners, at)
@@ -275,11 +277,12 @@ func (h *History) settle(now map[rowKey]counts, at time.Time) {
 // push appends a frame, and lets those go that are too old or too many.
 func (h *History) push(f frame) {
 	slices.SortFunc(f.samples, func(a, b sample) int { return strings.Compare(a.edge.name, b.edge.name) })
+	f.samples = slices.Clip(f.samples)
 	h.frames = append(h.frames, f)
-	h.samples += len(f.samples)
+	h.kept += f.size()
 	drop := 0
-	for drop < len(h.frames)-1 && (f.at.Sub(h.frames[drop].at) > keep || h.samples > maxSamples) {
-		h.samples -= len(h.frames[drop].samples)
+	for drop < len(h.frames)-1 && (f.at.Sub(h.frames[drop].at) > keep || h.kept > maxKept) {
+		h.kept -= h.frames[drop].size()
 		h.frames[drop] = frame{} // what it holds goes before the array does
 		drop++
 	}

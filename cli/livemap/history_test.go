@@ -5,8 +5,10 @@ package livemap
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/culvert-mesh/culvert/cli/fleet"
 	"github.com/culvert-mesh/culvert/ztunnel/workload"
@@ -202,14 +204,14 @@ func TestAnHourIsKeptAndNoMore(t *testing.T) {
 	for i := range 800 {
 		h.Add([]fleet.Node{node("one", toDB(uint64(i), 0, 0, 0, noon))}, noon.Add(time.Duration(i)*5*time.Second))
 	}
-	if n := len(h.frames); n != 721 || h.samples != 721 {
-		t.Errorf("%d frames, %d samples; want those of an hour", n, h.samples)
+	if n := len(h.frames); n != 721 || h.kept < 721*sampleSize || h.kept > 800*sampleSize {
+		t.Errorf("%d frames, %d bytes; want those of an hour", n, h.kept)
 	}
 	for i := range 800 {
 		h.Add([]fleet.Node{node("one")}, noon.Add(time.Duration(800+i)*5*time.Second))
 	}
-	if len(h.edges) != 0 || h.samples != 0 || len(h.rows) != 0 {
-		t.Errorf("an hour after its last row: %d edges, %d samples", len(h.edges), h.samples)
+	if len(h.edges) != 0 || h.kept != 0 || len(h.rows) != 0 {
+		t.Errorf("an hour after its last row: %d edges, %d bytes", len(h.edges), h.kept)
 	}
 }
 
@@ -232,12 +234,71 @@ func TestABusyMeshKeepsLessThanAnHour(t *testing.T) {
 	e := newEdge(pair{"a", "b"})
 	for i := range 6 {
 		f := frame{at: noon.Add(time.Duration(i) * 5 * time.Second), scene: &Scene{}}
-		for range maxSamples / 4 {
+		for range maxKept / sampleSize / 4 {
 			f.samples = append(f.samples, sample{edge: e})
 		}
 		h.push(f)
 	}
-	if len(h.frames) != 4 || h.samples != maxSamples {
-		t.Errorf("%d frames with %d samples, want 4 with %d", len(h.frames), h.samples, maxSamples)
+	if len(h.frames) != 4 || h.kept > maxKept {
+		t.Errorf("%d frames with %d bytes, want 4 with at most %d", len(h.frames), h.kept, maxKept)
+	}
+	if size := unsafe.Sizeof(sample{}); size != sampleSize {
+		t.Errorf("a sample has %d bytes", size)
+	}
+}
+
+// crowd is a node with many workloads, of which the pod of one changes.
+func crowd(workloads, step int) fleet.Node {
+	n := fleet.Node{}
+	n.Name = "one"
+	for i := range workloads {
+		name := fmt.Sprintf("worker-%d", i)
+		n.Dump.Workloads = append(n.Dump.Workloads, workload.Workload{UID: name, Namespace: fmt.Sprintf("ns-%04d", i/10), Name: name + "-1", Owner: name, Node: "one", Meshed: true})
+	}
+	n.Dump.Pods = map[string]fleet.Pod{"worker-7": {State: fmt.Sprintf("state %d", step)}}
+	return n
+}
+
+func TestFramesShareWhatHasNotChanged(t *testing.T) {
+	h := &History{}
+	const workloads = 1000
+	for i := range 50 {
+		h.Add([]fleet.Node{crowd(workloads, i)}, noon.Add(time.Duration(i)*5*time.Second))
+	}
+	distinct := map[*Workload]bool{}
+	for _, f := range h.frames {
+		for _, w := range f.scene.Workloads {
+			distinct[w] = true
+		}
+	}
+	if len(distinct) != workloads+49 {
+		t.Errorf("%d workloads are kept, want %d and one of each later frame", len(distinct), workloads)
+	}
+	for _, f := range h.frames[1:] {
+		if &f.scene.Nodes[0] != &h.frames[0].scene.Nodes[0] || f.bytes < 8*workloads || f.bytes > 8*workloads+1000 {
+			t.Fatalf("a frame has %d bytes of its own", f.bytes)
+		}
+	}
+	if g := h.Graph(all, noon.Add(5*time.Second)); len(g.Workloads) != workloads || g.Workloads[7].Problems[0] != "worker-7-1: state 1" {
+		t.Errorf("the past: %+v", g.Workloads[7])
+	}
+}
+
+// Scenes count, too: one that is new in each frame leaves less of the past.
+func TestAMeshThatChangesWhollyKeepsLessThanAnHour(t *testing.T) {
+	h := &History{}
+	for i := range 10 {
+		s := &Scene{}
+		for j := range 100 {
+			s.Workloads = append(s.Workloads, &Workload{ID: fmt.Sprint(j), Problems: []string{strings.Repeat("x", maxKept/400) + fmt.Sprint(i)}})
+		}
+		f := frame{at: noon.Add(time.Duration(i) * 5 * time.Second), scene: s}
+		if n := len(h.frames); n > 0 {
+			f.bytes = s.share(h.frames[n-1].scene)
+		}
+		h.push(f)
+	}
+	if len(h.frames) > 4 || h.kept > maxKept {
+		t.Errorf("%d frames, %d bytes", len(h.frames), h.kept)
 	}
 }

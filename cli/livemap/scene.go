@@ -16,18 +16,20 @@ import (
 )
 
 const (
-	maxWorkloads = 5000 // that are shown
+	maxWorkloads = 5000 // that are shown to one viewer
 	maxProblems  = 5    // of one workload
 
 	enrolled = "enrolled" // ztunnel's word for a pod that it carries
 )
 
-// Scene is who is there at one moment. It is not changed once it is made.
+// Scene is who is there at one moment. It is not changed once it is made, and shares what is
+// as it was with the scene before.
 type Scene struct {
-	Nodes        []Node        `json:"nodes"`
-	Workloads    []Workload    `json:"workloads"`
-	Certificates []Certificate `json:"certificates"`
-	Omitted      int           `json:"omitted"` // workloads
+	Nodes        []*Node
+	Workloads    []*Workload    // by ID
+	Certificates []*Certificate // the one that ends first is the first
+
+	namespaces []string // of all workloads
 }
 
 // Node is one of the mesh.
@@ -65,21 +67,23 @@ type Certificate struct {
 
 // sceneOf is what the nodes that answered know.
 func sceneOf(nodes []fleet.Node) *Scene {
-	s := &Scene{Nodes: []Node{}, Workloads: workloadsOf(nodes), Certificates: certificatesOf(nodes)}
+	s := &Scene{Nodes: []*Node{}, Workloads: workloadsOf(nodes), Certificates: certificatesOf(nodes), namespaces: []string{}}
 	for _, n := range nodes {
-		s.Nodes = append(s.Nodes, Node{Name: n.Name, CA: n.Dump.CA.Reason, Problem: n.Problem})
+		s.Nodes = append(s.Nodes, &Node{Name: n.Name, CA: n.Dump.CA.Reason, Problem: n.Problem})
 	}
-	if more := len(s.Workloads) - maxWorkloads; more > 0 {
-		s.Workloads, s.Omitted = s.Workloads[:maxWorkloads], more
+	for _, w := range s.Workloads {
+		if n := len(s.namespaces); n == 0 || s.namespaces[n-1] != w.Namespace { // they are sorted
+			s.namespaces = append(s.namespaces, w.Namespace)
+		}
 	}
 	return s
 }
 
 // workloadsOf are those that the first node knows that answered, since each knows all.
-func workloadsOf(nodes []fleet.Node) []Workload {
+func workloadsOf(nodes []fleet.Node) []*Workload {
 	i := slices.IndexFunc(nodes, func(n fleet.Node) bool { return n.Problem == "" })
 	if i < 0 {
-		return []Workload{}
+		return []*Workload{}
 	}
 	states := map[string]fleet.Pod{}
 	for _, n := range nodes {
@@ -102,7 +106,7 @@ func workloadsOf(nodes []fleet.Node) []Workload {
 		}
 		all[name(end)].add(w, states[w.UID], policies)
 	}
-	return slices.SortedFunc(values(all), func(a, b Workload) int { return strings.Compare(a.ID, b.ID) })
+	return slices.SortedFunc(maps.Values(all), func(a, b *Workload) int { return strings.Compare(a.ID, b.ID) })
 }
 
 // add counts one pod.
@@ -143,7 +147,7 @@ func (w *Workload) enroll(state fleet.Pod) string {
 }
 
 // certificatesOf has each identity once, by the certificate that ends first.
-func certificatesOf(nodes []fleet.Node) []Certificate {
+func certificatesOf(nodes []fleet.Node) []*Certificate {
 	all := map[string]*Certificate{}
 	for _, n := range nodes {
 		for _, h := range n.Dump.Certificates {
@@ -156,7 +160,7 @@ func certificatesOf(nodes []fleet.Node) []Certificate {
 			c.hold(h)
 		}
 	}
-	return slices.SortedFunc(values(all), func(a, b Certificate) int {
+	return slices.SortedFunc(maps.Values(all), func(a, b *Certificate) int {
 		return cmp.Or(a.Until.Compare(b.Until), strings.Compare(a.Identity, b.Identity))
 	})
 }
@@ -195,4 +199,58 @@ func values[K comparable, V any](m map[K]*V) func(yield func(V) bool) {
 	}
 }
 
-func (s *Scene) equal(t *Scene) bool { return reflect.DeepEqual(s, t) }
+// share takes from the scene before what has not changed, and returns how many bytes the rest
+// keeps, about. A pod that changes in each frame must not keep the whole mesh in each.
+func (s *Scene) share(before *Scene) (bytes int) {
+	nodes := share(&s.Nodes, before.Nodes, func(n *Node) string { return n.Name })
+	workloads := share(&s.Workloads, before.Workloads, func(w *Workload) string { return w.ID })
+	certificates := share(&s.Certificates, before.Certificates, func(c *Certificate) string { return c.Identity })
+	if slices.Equal(s.namespaces, before.namespaces) {
+		s.namespaces = before.namespaces
+	}
+	return nodes + workloads + certificates
+}
+
+// share is that of one list.
+func share[T sized](now *[]T, before []T, key func(T) string) (bytes int) {
+	known, same := map[string]T{}, len(*now) == len(before)
+	for _, one := range before {
+		known[key(one)] = one
+	}
+	for i, one := range *now {
+		if old, found := known[key(one)]; found && reflect.DeepEqual(old, one) {
+			(*now)[i], same = old, same && before[i] == old
+			continue
+		}
+		same = false
+		bytes += one.bytes()
+	}
+	if same {
+		*now = before
+		return 0
+	}
+	return bytes + 8*len(*now)
+}
+
+// sized knows how many bytes it keeps, about.
+type sized interface {
+	comparable
+	bytes() int
+}
+
+func (n *Node) bytes() int { return 64 + len(n.Name+n.CA+n.Problem) }
+
+func (w *Workload) bytes() int {
+	return 192 + len(w.ID+w.Namespace+w.Name+w.Mode+w.ModeBy) + textsOf(w.Nodes) + textsOf(w.Problems)
+}
+
+func (c *Certificate) bytes() int {
+	return 192 + len(c.Identity+c.Namespace+c.Serial+c.Problem) + textsOf(c.Nodes)
+}
+
+func textsOf(all []string) (bytes int) {
+	for _, text := range all {
+		bytes += 16 + len(text)
+	}
+	return bytes
+}

@@ -171,3 +171,17 @@ func TestATextIsReadByThoseWhoSeeAllThatItNames(t *testing.T) {
 		}
 	}
 }
+
+// What is shown has a bound for each viewer: the first namespaces are not in the others' way.
+func TestTheBoundOfWorkloadsIsEachViewersOwn(t *testing.T) {
+	h := &History{}
+	h.Add([]fleet.Node{crowd(maxWorkloads+100, 0)}, noon)
+	if g := h.Graph(all, time.Time{}); len(g.Workloads) != maxWorkloads || g.Omitted != 100 {
+		t.Errorf("who sees all: %d workloads, %d omitted", len(g.Workloads), g.Omitted)
+	}
+	names := h.Namespaces()
+	last := names[len(names)-1]
+	if g := h.Graph(Sight{Namespaces: map[string]bool{last: true}}, time.Time{}); len(names) != maxWorkloads/10+10 || len(g.Workloads) != 10 || g.Omitted != 0 {
+		t.Errorf("%d namespaces; who sees %s: %d workloads, %d omitted", len(names), last, len(g.Workloads), g.Omitted)
+	}
+}

@@ -95,7 +95,7 @@ func (h *History) Graph(s Sight, at time.Time) Graph {
 		return g
 	}
 	f := &h.frames[i]
-	g.At, g.From, g.Omitted = f.at, h.frames[0].at, f.scene.Omitted+h.omitted
+	g.At, g.From, g.Omitted = f.at, h.frames[0].at, h.omitted
 	g.setScene(f.scene, s)
 	sparks := h.sparks(i)
 	for _, e := range h.visible(i, s) {
@@ -132,15 +132,10 @@ func (h *History) Tick(s Sight) (Tick, bool) {
 func (h *History) Namespaces() []string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	all := []string{}
 	if n := len(h.frames); n > 0 {
-		for _, w := range h.frames[n-1].scene.Workloads {
-			if len(all) == 0 || all[len(all)-1] != w.Namespace { // they are sorted
-				all = append(all, w.Namespace)
-			}
-		}
+		return h.frames[n-1].scene.namespaces
 	}
-	return all
+	return []string{}
 }
 
 // Fresh reports whether the nodes were asked within two minutes.
@@ -284,21 +279,25 @@ func (g *Graph) setScene(scene *Scene, s Sight) {
 			g.Silent++
 		}
 		if s.All {
-			g.Nodes = append(g.Nodes, n)
+			g.Nodes = append(g.Nodes, *n)
 		}
 	}
 	for _, w := range scene.Workloads {
 		if !s.Sees(w.Namespace) {
 			continue
 		}
-		g.Workloads = append(g.Workloads, s.workload(w))
 		if i, there := slices.BinarySearch(g.Namespaces, w.Namespace); !there {
 			g.Namespaces = slices.Insert(g.Namespaces, i, w.Namespace)
 		}
+		if len(g.Workloads) >= maxWorkloads { // of the viewer's own
+			g.Omitted++
+			continue
+		}
+		g.Workloads = append(g.Workloads, s.workload(*w))
 	}
 	for _, c := range scene.Certificates {
 		if s.seesEnd(c.Identity) {
-			g.Certificates = append(g.Certificates, c)
+			g.Certificates = append(g.Certificates, *c)
 		}
 	}
 }
