@@ -55,25 +55,49 @@ type serving struct {
 
 	mu      sync.Mutex // guards what follows
 	current *tls.Certificate
-	by      *authority // that signed it
+	by      *authority    // that signed it
+	err     error         // what the last attempt to make one came to
+	making  chan struct{} // closed when the attempt under way ends; nil: there is none
 }
 
+// get has one made if it is time. A handshake does not wait for a signer elsewhere while
+// there is one that holds; without one all wait for the same attempt.
 func (s *serving) get() (*tls.Certificate, error) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	now, by := time.Now(), s.ca.inForce.Load()
+	current, there := s.current, s.holds(now, end)
 	if s.by == by && s.holds(now, middle) {
-		return s.current, nil
+		s.mu.Unlock()
+		return current, nil
 	}
-	fresh, err := by.serving(s.names, s.id)
-	if err == nil {
-		s.current, s.by = fresh, by
-		return fresh, nil
+	if s.making == nil {
+		s.making = make(chan struct{})
+		go s.make(by, s.making)
 	}
-	if s.holds(now, end) {
+	making := s.making
+	s.mu.Unlock()
+	if there && s.ca.Signer() != nil {
+		return current, nil
+	}
+	<-making
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err == nil || s.holds(time.Now(), end) {
 		return s.current, nil // better than none; the next handshake tries again
 	}
-	return nil, fmt.Errorf("certificate of the CA's server: %w", err)
+	return nil, fmt.Errorf("certificate of the CA's server: %w", s.err)
+}
+
+// make has an authority sign the next one.
+func (s *serving) make(by *authority, done chan struct{}) {
+	fresh, err := by.serving(s.names, s.id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err == nil {
+		s.current, s.by = fresh, by
+	}
+	s.err, s.making = err, nil
+	close(done)
 }
 
 // holds reports whether there is a certificate, valid now and before a time of its

@@ -5,9 +5,11 @@ package ca
 import (
 	"bytes"
 	"context"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/x509"
 	"errors"
+	"io"
 	"maps"
 	"strings"
 	"testing"
@@ -150,6 +152,47 @@ func TestACAWaitsForItsSignerAndSaysWhenItIsLost(t *testing.T) {
 	h.issuer.Has(key, nil)
 	await(t, "its return is told", func() bool { return k.Events()[SignerBack] == 1 })
 	sign(t, k.ca, plainCSR(t), time.Hour)
+}
+
+// hanging is a key that signs when it is let go.
+type hanging struct {
+	crypto.Signer
+	on chan struct{}
+}
+
+func (h hanging) Sign(random io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
+	<-h.on
+	return h.Signer.Sign(random, digest, opts)
+}
+
+// The next certificate of the CA's own is due, and its signer hangs: handshakes go on.
+func TestAHandshakeDoesNotWaitForASignerThatHangs(t *testing.T) {
+	h := heldCA(t, Options{})
+	store := &Memory{}
+	store.Set(h.files)
+	c := open(t, store).ca
+	serving := c.ServerCertificate("ca")
+	first, err := serving(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const jump = MaxTTL/2 + time.Hour
+	first.Leaf.NotBefore, first.Leaf.NotAfter = first.Leaf.NotBefore.Add(-jump), first.Leaf.NotAfter.Add(-jump)
+	on := make(chan struct{})
+	key := h.issuer.Has(nil, nil)
+	h.issuer.Has(hanging{key, on}, nil)
+	before := c.Signer().Counts()
+	if now, err := serving(nil); err != nil || now != first {
+		t.Errorf("another certificate, %v", err)
+	}
+	if after := c.Signer().Counts(); after != before {
+		t.Errorf("a handshake had the signer's answer: %+v, before %+v", after, before)
+	}
+	close(on)
+	await(t, "the next certificate is made", func() bool {
+		now, err := serving(nil)
+		return err == nil && now != first
+	})
 }
 
 func await(t *testing.T, what string, done func() bool) {

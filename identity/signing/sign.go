@@ -23,27 +23,65 @@ const (
 	checkEvery = 10 * time.Second // of one that nobody had a signature of
 )
 
-// Sign is part of crypto.Signer. It waits for five seconds at most.
+// Sign is part of crypto.Signer. It waits for five seconds at most, and returns no signature
+// that does not verify: of a signer that is asked all the time, nothing else shows it.
 func (k *Key) Sign(_ io.Reader, message []byte, opts crypto.SignerOpts) ([]byte, error) {
 	if err := k.begin(); err != nil {
 		return nil, err
 	}
-	signature, err := k.ask(message, opts)
+	signature, err := k.proved(message, opts)
 	k.end(err)
 	return signature, err
 }
 
+// proved has the signer sign once, and verifies the signature.
+func (k *Key) proved(message []byte, opts crypto.SignerOpts) ([]byte, error) {
+	signature, err := k.ask(message, opts)
+	if err != nil {
+		return nil, err
+	}
+	if !k.verifies(message, opts, signature) {
+		return nil, fmt.Errorf("%s: %w: its signature does not verify under the key %s", k, ErrOtherKey, fingerprint(k.spki))
+	}
+	return signature, nil
+}
+
+func (k *Key) verifies(message []byte, opts crypto.SignerOpts, signature []byte) bool {
+	var hash crypto.Hash
+	if opts != nil {
+		hash = opts.HashFunc()
+	}
+	switch public := k.public.(type) {
+	case *ecdsa.PublicKey:
+		return ecdsa.VerifyASN1(public, message, signature)
+	case *rsa.PublicKey:
+		if salt := saltOf(opts); salt != 0 {
+			return rsa.VerifyPSS(public, hash, message, signature, &rsa.PSSOptions{SaltLength: salt}) == nil
+		}
+		return rsa.VerifyPKCS1v15(public, hash, message, signature) == nil
+	case ed25519.PublicKey:
+		return ed25519.VerifyWithOptions(public, message, signature, &ed25519.Options{Hash: hash}) == nil
+	}
+	return false
+}
+
+// saltOf is the salt's length that is asked for, or 0: not RSA-PSS.
+func saltOf(opts crypto.SignerOpts) int {
+	pss, ok := opts.(*rsa.PSSOptions)
+	if ok && pss.SaltLength == rsa.PSSSaltLengthAuto {
+		return rsa.PSSSaltLengthEqualsHash
+	}
+	if !ok {
+		return 0
+	}
+	return pss.SaltLength
+}
+
 // ask has the signer sign once.
 func (k *Key) ask(message []byte, opts crypto.SignerOpts) ([]byte, error) {
-	q := question{Key: fingerprint(k.spki), Message: message}
+	q := question{Key: fingerprint(k.spki), Message: message, Salt: saltOf(opts)}
 	if opts != nil && opts.HashFunc() != 0 {
 		q.Hash = opts.HashFunc().String()
-	}
-	if pss, ok := opts.(*rsa.PSSOptions); ok {
-		q.Salt = pss.SaltLength
-		if q.Salt == rsa.PSSSaltLengthAuto {
-			q.Salt = rsa.PSSSaltLengthEqualsHash
-		}
 	}
 	got, err := exchange(context.Background(), k.path, http.MethodPost, signPath, &q)
 	if err != nil {
@@ -94,31 +132,17 @@ func (k *Key) Check() error {
 var probe = []byte("culvert: is this signer's key the one that it was?")
 
 func (k *Key) prove() error {
-	message, opts := probe, crypto.SignerOpts(crypto.Hash(0))
-	digest := sha256.Sum256(probe)
+	message, opts := probe, crypto.Hash(0)
 	switch k.public.(type) {
 	case *ecdsa.PublicKey, *rsa.PublicKey:
+		digest := sha256.Sum256(probe)
 		message, opts = digest[:], crypto.SHA256
-	}
-	signature, err := k.ask(message, opts)
-	if err != nil {
-		return err
-	}
-	var good bool
-	switch public := k.public.(type) {
-	case *ecdsa.PublicKey:
-		good = ecdsa.VerifyASN1(public, message, signature)
-	case *rsa.PublicKey:
-		good = rsa.VerifyPKCS1v15(public, crypto.SHA256, message, signature) == nil
 	case ed25519.PublicKey:
-		good = ed25519.Verify(public, message, signature)
 	default:
-		return fmt.Errorf("%s: a key of the type %T is not supported, want ECDSA, RSA or Ed25519", k, public)
+		return fmt.Errorf("%s: a key of the type %T is not supported, want ECDSA, RSA or Ed25519", k, k.public)
 	}
-	if !good {
-		return fmt.Errorf("%s: %w: its signature does not verify under the key %s", k, ErrOtherKey, fingerprint(k.spki))
-	}
-	return nil
+	_, err := k.proved(message, opts)
+	return err
 }
 
 // Watch is called now and then, and asks the signer if nobody else has for some time. It

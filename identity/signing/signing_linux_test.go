@@ -146,6 +146,61 @@ func TestASignatureThatDoesNotVerifyIsRefused(t *testing.T) {
 	}
 }
 
+// A signer that began to lie is seen by whoever has it sign: a busy CA sends it no probe.
+func TestASignerThatBeginsToSignWrongIsInTrouble(t *testing.T) {
+	ed := func() crypto.Signer {
+		_, key, err := ed25519.GenerateKey(rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return key
+	}
+	rsa2048 := func() crypto.Signer {
+		key, err := rsa.GenerateKey(rand.Reader, 2048)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return key
+	}
+	pss := &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthAuto, Hash: crypto.SHA256}
+	for name, tc := range map[string]struct {
+		has, lies crypto.Signer
+		opts      crypto.SignerOpts
+	}{
+		"ECDSA":   {p256(t), p256(t), crypto.SHA256},
+		"RSA":     {rsa2048(), rsa2048(), crypto.SHA256},
+		"RSA-PSS": {rsa2048(), rsa2048(), pss},
+		"Ed25519": {ed(), ed(), crypto.Hash(0)},
+	} {
+		r := serve(t, tc.has)
+		key, err := Ask(t.Context(), r.uri)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := key.Sign(nil, make([]byte, 32), tc.opts); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		signed := key.Counts().Signed
+		r.have(wrong{tc.has, tc.lies}, nil)
+		if _, err := key.Sign(nil, make([]byte, 32), tc.opts); !errors.Is(err, ErrOtherKey) || !errors.Is(key.Trouble(), ErrOtherKey) {
+			t.Errorf("%s: a wrong signature: %v, trouble %v", name, err, key.Trouble())
+		}
+		if n := key.Counts(); n.Signed != signed || n.Wrong != 1 {
+			t.Errorf("%s: counts %+v", name, n)
+		}
+	}
+}
+
+// wrong shows one key, and signs by another.
+type wrong struct {
+	crypto.Signer
+	by crypto.Signer
+}
+
+func (w wrong) Sign(random io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
+	return w.by.Sign(random, digest, opts)
+}
+
 func TestASignerThatIsAwayIsAskedAgain(t *testing.T) {
 	r := serve(t, p256(t))
 	key, err := Ask(t.Context(), r.uri)
