@@ -18,16 +18,18 @@ type Foreign struct {
 }
 
 // Federate says of which other trust domains nodes are told, instead of those that it said
-// before. What the CA signs is not changed by it.
+// before. What the CA signs is not changed by it. The same again is no news.
 func (c *CA) Federate(all []Foreign) {
-	all = slices.Clone(all)
-	if before := c.foreign.Swap(&all); before == nil && len(all) > 0 || before != nil && !reflect.DeepEqual(*before, all) {
-		c.news.tell()
+	if before := c.Federated(); len(all) == 0 && len(before) == 0 || reflect.DeepEqual(before, all) {
+		return
 	}
+	all = slices.Clone(all)
+	c.foreign.Store(&all)
+	c.news.tell()
 }
 
-// Federated are those of the last Federate; the caller must not write to them. Another
-// Federate gives another slice.
+// Federated are those of the last Federate; the caller must not write to them. They are
+// another slice only if they are others.
 func (c *CA) Federated() []Foreign {
 	if all := c.foreign.Load(); all != nil {
 		return *all
