@@ -24,6 +24,7 @@ func (c *config) federated(authority *ca.CA) (*federation.Federation, error) {
 type endpoint struct {
 	listener    net.Listener
 	certificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
+	trouble     func() string // with the files of the certificate; nil: there are none
 }
 
 // openEndpoint returns nil if nobody gets the bundle.
@@ -33,11 +34,8 @@ func (c *config) openEndpoint(authority *ca.CA) (*endpoint, error) {
 	}
 	e := &endpoint{certificate: authority.EndpointCertificate()}
 	if c.endpointCert != "" {
-		web, err := server.NewWebCertificate(c.endpointCert, c.endpointKey, c.log)
-		if err != nil {
-			return nil, refused("bundle-endpoint-cert", err)
-		}
-		e.certificate = web.Get
+		web := server.NewWebCertificate(c.endpointCert, c.endpointKey, c.log)
+		e.certificate, e.trouble = web.Get, web.Trouble
 	}
 	var err error
 	e.listener, err = net.Listen("tcp", c.bundleEndpoint)

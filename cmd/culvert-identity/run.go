@@ -47,6 +47,11 @@ func run(ctx context.Context, cfg config) error {
 	if err != nil {
 		return err
 	}
+	endpoint, err := cfg.openEndpoint(signer.ca)
+	if err != nil {
+		return err
+	}
+	defer endpoint.close()
 	config := server.Config{
 		CA:           signer.ca,
 		Attestor:     attestor,
@@ -83,6 +88,9 @@ func run(ctx context.Context, cfg config) error {
 		return err
 	}
 	config.Rekey = rekeyer.Status
+	if endpoint != nil {
+		config.EndpointTrouble = endpoint.trouble
+	}
 	service, err = server.New(config)
 	if err != nil {
 		return err
@@ -103,11 +111,6 @@ func run(ctx context.Context, cfg config) error {
 		return refused("admin-address", err)
 	}
 	defer admin.Close()
-	endpoint, err := cfg.openEndpoint(signer.ca)
-	if err != nil {
-		return err
-	}
-	defer endpoint.close()
 	cfg.log.Info("certificate authority started", logTrustDomain, cfg.trustDomain.String(), logAddress, nodes.Addr().String())
 
 	group, ctx := errgroup.WithContext(ctx)

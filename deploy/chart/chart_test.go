@@ -221,11 +221,15 @@ func TestTheCAFederatesWithWhomItIsTold(t *testing.T) {
 	for _, want := range []string{
 		"- -federation=/etc/culvert/federation/federation.yaml\n", "- -federation-state=/var/lib/culvert-federation\n", "- -bundle-endpoint=:15016\n",
 		"- -bundle-endpoint-cert=/run/culvert/bundle-endpoint/tls.crt\n", "- -bundle-refresh-hint=5m\n",
-		"configMap:\n            name: others\n", "secretName: web\n", "containerPort: 15016\n", "targetPort: 15016\n",
+		"configMap:\n            name: others\n            optional: true\n", "secretName: web\n            optional: true\n", "- name: federation-state\n          emptyDir: {}\n", "containerPort: 15016\n", "targetPort: 15016\n",
 	} {
 		if !strings.Contains(rendered, want) {
 			t.Errorf("no %q in:\n%s", want, rendered)
 		}
+	}
+	const claimed = "- name: federation-state\n          persistentVolumeClaim:\n            claimName: kept\n"
+	if rendered, err = template(t, append(show, "--set=identity.federation.configMap=others", "--set=identity.federation.claim=kept")...); err != nil || !strings.Contains(rendered, claimed) || !strings.Contains(rendered, "fsGroup: 65532\n") {
+		t.Errorf("with a claim: %v\n%s", err, rendered)
 	}
 	if rendered, err = template(t); err != nil || strings.Contains(rendered, "federation") || strings.Contains(rendered, "15016") {
 		t.Errorf("without it: %v\n%s", err, rendered)

@@ -19,17 +19,8 @@ import (
 // check refuses a bundle that is none of the domain, or is older than the one that is known.
 // own are the roots of this trust domain.
 func check(b *spiffebundle.Bundle, known kept, own []*x509.Certificate) error {
-	roots := b.X509Authorities()
-	switch n := len(roots); {
-	case n == 0:
-		return errors.New("the bundle has no root: no key of the use x509-svid")
-	case n > identityv1.MaxFederatedRoots:
-		return fmt.Errorf("the bundle has %d roots, the limit is %d", n, identityv1.MaxFederatedRoots)
-	}
-	for _, root := range roots {
-		if err := checkRoot(root, b.TrustDomain(), own); err != nil {
-			return fmt.Errorf("the root %q: %v", root.Subject, err)
-		}
+	if err := checkRoots(b.X509Authorities(), b.TrustDomain(), own); err != nil {
+		return err
 	}
 	if len(known.Roots) == 0 {
 		return nil
@@ -39,6 +30,23 @@ func check(b *spiffebundle.Bundle, known kept, own []*x509.Certificate) error {
 		return fmt.Errorf("the bundle has no number (spiffe_sequence), and the one in force has %d", known.Sequence)
 	case sequence < known.Sequence:
 		return fmt.Errorf("the bundle has the number %d, and the one in force %d: it is older", sequence, known.Sequence)
+	}
+	return nil
+}
+
+// checkRoots is asked of what an endpoint gives, and again of what was kept: an own root may
+// have come since.
+func checkRoots(roots []*x509.Certificate, td spiffeid.TrustDomain, own []*x509.Certificate) error {
+	switch n := len(roots); {
+	case n == 0:
+		return errors.New("the bundle has no root: no key of the use x509-svid")
+	case n > identityv1.MaxFederatedRoots:
+		return fmt.Errorf("the bundle has %d roots, the limit is %d", n, identityv1.MaxFederatedRoots)
+	}
+	for _, root := range roots {
+		if err := checkRoot(root, td, own); err != nil {
+			return fmt.Errorf("the root %q: %v", root.Subject, err)
+		}
 	}
 	return nil
 }

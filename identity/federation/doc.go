@@ -9,7 +9,11 @@
 // domain any more, whatever becomes of its endpoint.
 package federation
 
-import "time"
+import (
+	"time"
+
+	"github.com/culvert-mesh/culvert/rate"
+)
 
 // Bounds.
 const (
@@ -29,4 +33,10 @@ const (
 	firstRetry = 5 * time.Second
 
 	lookEvery = 2 * time.Second // at the file
+
+	numberEvery = DefaultRefresh // a number alone is told
 )
+
+// pushRate bounds how often nodes are told what other domains change, of all of them together: a
+// node answers each time, and the CA ends the stream of one that answers more than once a second.
+var pushRate = rate.Limit{PerSecond: 0.1, Burst: 5}

@@ -16,6 +16,7 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/culvert-mesh/culvert/identity/ca"
+	"github.com/culvert-mesh/culvert/rate"
 	"github.com/culvert-mesh/culvert/regular"
 )
 
@@ -35,9 +36,13 @@ type Federation struct {
 	text      []byte     // of the file, as it is in force
 	followers map[spiffeid.TrustDomain]*follower
 	problem   string // of the file; empty: none
+	told      []ca.Foreign
+	toldAt    time.Time
+	pace      rate.Left // of what others change
 }
 
-// New reads the file, and what was kept.
+// New reads the file, and what was kept. What of the file is wrong is left out, which Trouble
+// says: a neighbour's file is no reason not to issue certificates.
 func New(opts Options) (*Federation, error) {
 	if opts.CA == nil || opts.File == "" {
 		return nil, errors.New("federation: CA and File are required")
@@ -47,34 +52,50 @@ func New(opts Options) (*Federation, error) {
 	}
 	f := &Federation{opts: opts, followers: map[spiffeid.TrustDomain]*follower{}}
 	text, domains, err := f.read()
-	if err != nil {
-		return nil, err
-	}
 	f.apply(text, domains, nil)
+	if err != nil {
+		f.problem = err.Error()
+		opts.Log.Error("the file of federations is not understood; what can be read of it is in force", logError, err)
+		return f, nil
+	}
+	f.clean()
 	return f, nil
 }
 
+// clean forgets the domains that left the file while nobody looked.
+func (f *Federation) clean() {
+	for _, td := range listed(f.opts.State) {
+		if f.followers[td] == nil {
+			forget(f.opts.State, td)
+			f.opts.Log.Warn("another trust domain is federated with no more", logTrustDomain, td.Name())
+		}
+	}
+}
+
+// read returns what can be read of the file, and all that is wrong with it. A domain whose
+// bundle file is wrong is among the domains: a bundle of it may be known.
 func (f *Federation) read() ([]byte, []Domain, error) {
 	text, err := regular.ReadFile(f.opts.File, maxFile)
 	if err != nil {
 		return nil, nil, err
 	}
+	var problems []error
 	domains, err := Parse(text, f.opts.CA.TrustDomain())
 	if err != nil {
-		return nil, nil, fmt.Errorf("%s: %w", f.opts.File, err)
+		problems = append(problems, fmt.Errorf("%s: %w", f.opts.File, err))
 	}
 	for _, d := range domains {
 		if d.Profile == HTTPSSPIFFE {
 			if _, _, err := d.begin(); err != nil {
-				return nil, nil, fmt.Errorf("%s: %s: %w", f.opts.File, d.TrustDomain, err)
+				problems = append(problems, fmt.Errorf("%s: %s: %w", f.opts.File, d.TrustDomain, err))
 			}
 		}
 	}
-	return text, domains, nil
+	return text, domains, errors.Join(problems...)
 }
 
 // Run fetches bundles, and follows the file, until ctx ends. A file that is wrong, or gone,
-// changes nothing.
+// changes nothing then.
 func (f *Federation) Run(ctx context.Context) error {
 	var running sync.WaitGroup
 	defer running.Wait()
@@ -98,6 +119,7 @@ func (f *Federation) Run(ctx context.Context) error {
 			return nil
 		case <-poll.C:
 			f.look(start)
+			f.publish()
 		}
 	}
 }
@@ -163,7 +185,7 @@ func (f *Federation) replace(text []byte, domains []Domain, start func(*follower
 		}
 	}
 	f.followers = next
-	f.publishLocked()
+	f.publishLocked(true)
 	return gone
 }
 
@@ -175,7 +197,7 @@ func (f *Federation) follow(d Domain, before *follower) *follower {
 		return one
 	}
 	var err error
-	if one.known, err = restore(f.opts.State, d.TrustDomain); err != nil {
+	if one.known, err = restore(f.opts.State, d.TrustDomain, f.opts.CA.Roots()); err != nil {
 		f.opts.Log.Warn("what was kept of another trust domain's bundle is ignored", logTrustDomain, d.TrustDomain.Name(), logError, err)
 	}
 	one.roots, _ = one.known.roots() // restore has read them
@@ -183,14 +205,42 @@ func (f *Federation) follow(d Domain, before *follower) *follower {
 	return one
 }
 
-// publishLocked tells the CA.
-func (f *Federation) publishLocked() {
+// publish tells the CA what publishLocked put off.
+func (f *Federation) publish() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.publishLocked(false)
+}
+
+// publishLocked tells the CA. Each node hears of it, so what others change is put off beyond
+// pushRate, and a number without another root until there are others, or for numberEvery. What
+// the operator changes is told at once.
+func (f *Federation) publishLocked(operator bool) {
 	all := make([]ca.Foreign, 0, len(f.followers))
 	for _, one := range f.followers {
 		all = append(all, one.foreign())
 	}
 	slices.SortFunc(all, func(a, b ca.Foreign) int { return cmp.Compare(a.TrustDomain.Name(), b.TrustDomain.Name()) })
+	if !operator {
+		roots, numbers := differ(f.told, all)
+		if !roots && (!numbers || time.Since(f.toldAt) < numberEvery) || !f.pace.Spend(pushRate) {
+			return
+		}
+	}
+	f.told, f.toldAt = all, time.Now()
 	f.opts.CA.Federate(all)
+}
+
+// differ reports whether two say other domains or roots, and whether other numbers.
+func differ(a, b []ca.Foreign) (roots, numbers bool) {
+	if len(a) != len(b) {
+		return true, true
+	}
+	for i := range a {
+		roots = roots || a[i].TrustDomain != b[i].TrustDomain || !sameRoots(a[i].Roots, b[i].Roots)
+		numbers = numbers || a[i].Sequence != b[i].Sequence
+	}
+	return roots, numbers
 }
 
 // Status is how it stands with one trust domain. Programs read it: names stay.

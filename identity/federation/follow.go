@@ -124,7 +124,7 @@ func (f *follower) take(b *spiffebundle.Bundle, began []byte) error {
 	}
 	news := next.Sequence != f.known.Sequence || !sameRoots(f.roots, roots)
 	f.known, f.roots, f.problem = next, roots, ""
-	f.of.publishLocked()
+	f.of.publishLocked(false)
 	f.of.mu.Unlock()
 	if err := f.keep(next); err != nil {
 		f.of.opts.Log.Error("the bundle of another trust domain is not kept over a restart", logTrustDomain, f.domain.TrustDomain.Name(), logPath, f.of.opts.State, logError, err)

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -22,7 +23,7 @@ type kept struct {
 	TrustDomain string        `json:"trustDomain"`
 	Sequence    uint64        `json:"sequence"`
 	Numbered    bool          `json:"numbered"`
-	Roots       [][]byte      `json:"roots"` // DER; none: no bundle came yet
+	Roots       [][]byte      `json:"roots"` // DER
 	Fetched     time.Time     `json:"fetched"`
 	Refresh     time.Duration `json:"refreshNanoseconds"`
 	// Began is SHA-256 of the bundle file when a bundle last came: it vouches for the endpoint
@@ -45,8 +46,9 @@ func statePath(dir string, td spiffeid.TrustDomain) string {
 	return filepath.Join(dir, td.Name()+".json")
 }
 
-// restore returns what was kept; the zero one if nothing was.
-func restore(dir string, td spiffeid.TrustDomain) (k kept, err error) {
+// restore returns what was kept; the zero one if nothing was. own are the roots of this trust
+// domain.
+func restore(dir string, td spiffeid.TrustDomain, own []*x509.Certificate) (k kept, err error) {
 	if dir == "" {
 		return kept{}, nil
 	}
@@ -64,7 +66,11 @@ func restore(dir string, td spiffeid.TrustDomain) (k kept, err error) {
 	if k.TrustDomain != td.Name() {
 		return kept{}, fmt.Errorf("%s is of the trust domain %q", path, k.TrustDomain)
 	}
-	if _, err := k.roots(); err != nil {
+	roots, err := k.roots()
+	if err == nil {
+		err = checkRoots(roots, td, own)
+	}
+	if err != nil {
 		return kept{}, fmt.Errorf("%s: %v", path, err)
 	}
 	return k, nil
@@ -99,6 +105,21 @@ func (k kept) save(dir string, td spiffeid.TrustDomain) error {
 		return err
 	}
 	return errors.Join(open.Sync(), open.Close())
+}
+
+// listed are the domains of which something is kept.
+func listed(dir string) (all []spiffeid.TrustDomain) {
+	if dir == "" {
+		return nil
+	}
+	files, _ := os.ReadDir(dir) // none: nothing is kept
+	for _, f := range files {
+		name, is := strings.CutSuffix(f.Name(), ".json")
+		if td, err := spiffeid.TrustDomainFromString(name); is && err == nil {
+			all = append(all, td)
+		}
+	}
+	return all
 }
 
 // forget removes what was kept of a domain that is federated with no more.

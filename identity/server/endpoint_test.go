@@ -92,8 +92,9 @@ func TestOthersGetTheBundleByHTTPSSPIFFE(t *testing.T) {
 func TestTheWebCertificateIsReadAgain(t *testing.T) {
 	dir := t.TempDir()
 	certFile, keyFile := filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key")
-	if _, err := NewWebCertificate(certFile, keyFile, slog.Default()); err == nil {
-		t.Error("files that are not there were taken")
+	late := NewWebCertificate(certFile, keyFile, slog.New(slog.DiscardHandler))
+	if _, err := late.Get(nil); err == nil || late.Trouble() != err.Error() {
+		t.Errorf("of files that are not there: %v, %q", err, late.Trouble())
 	}
 	first, firstKey := webPair(t)
 	write := func(cert, key []byte) {
@@ -105,9 +106,10 @@ func TestTheWebCertificateIsReadAgain(t *testing.T) {
 	}
 	write(first, firstKey)
 	var said strings.Builder
-	w, err := NewWebCertificate(certFile, keyFile, slog.New(slog.NewTextHandler(&said, nil)))
-	if err != nil {
-		t.Fatal(err)
+	w := NewWebCertificate(certFile, keyFile, slog.New(slog.NewTextHandler(&said, nil)))
+	late.looked = time.Time{}
+	if pair, err := late.Get(nil); err != nil || pair == nil || late.Trouble() != "" {
+		t.Errorf("files that came late: %v, %q", err, late.Trouble())
 	}
 	shows := func() string {
 		w.looked = time.Time{} // it is time to look

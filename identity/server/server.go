@@ -43,31 +43,32 @@ const (
 
 // Config says whom a Server serves.
 type Config struct {
-	CA           *ca.CA                    // required
-	Attestor     Attestor                  // required
-	Placement    *Placement                // required
-	Accounts     *Accounts                 // ServiceAccounts and lifetimes; none are known
-	Join         join.Store                // of processes outside Kubernetes, which may ask for their own identity; none may
-	DNSNames     []string                  // in the server's own certificate; required
-	NodeAccounts []identity.ServiceAccount // whose tokens speak for a node; culvert-system/ztunnel
-	TTL          time.Duration             // of a leaf, unless less is asked for; 1 h
-	ClockSkew    time.Duration             // as the CA's; then nodes are told when to renew; 0
-	NodeRate     float64                   // requests per second of one node, in the long run; 50
-	NodeBurst    int                       // and at once; 200
-	IDRate       float64                   // certificates per second of one identity for one node, in the long run; 0.2
-	IDBurst      int                       // and at once; 30
-	Denied       *deny.Set                 // what gets no certificate; nothing
-	Ledger       *ledger.Ledger            // keeps each decision; nobody does. Its Run must end after Serve
-	LedgerFailed bool                      // there should be a Ledger, and it cannot be opened: UseLedger may follow
-	Waiting      func() error              // why nodes cannot be served yet, beside what the Server knows; nothing
-	Store        string                    // where the CA is kept, as "directory /var/lib/ca"; not said
-	Trouble      func() ca.Trouble         // with what is kept there now; none
-	Renewal      func() ca.Renewal         // how the issuer will be renewed; not said
-	Rekey        func() rekey.Status       // how far a re-key of the root is; not said
-	Events       func() map[string]uint64  // how often what happened to the CA where it is kept; no events
-	Federation   *federation.Federation    // the bundles of other trust domains; none
-	RefreshHint  time.Duration             // what ServeBundle tells others; federation.DefaultRefresh
-	Log          *slog.Logger              // slog.Default()
+	CA              *ca.CA                    // required
+	Attestor        Attestor                  // required
+	Placement       *Placement                // required
+	Accounts        *Accounts                 // ServiceAccounts and lifetimes; none are known
+	Join            join.Store                // of processes outside Kubernetes, which may ask for their own identity; none may
+	DNSNames        []string                  // in the server's own certificate; required
+	NodeAccounts    []identity.ServiceAccount // whose tokens speak for a node; culvert-system/ztunnel
+	TTL             time.Duration             // of a leaf, unless less is asked for; 1 h
+	ClockSkew       time.Duration             // as the CA's; then nodes are told when to renew; 0
+	NodeRate        float64                   // requests per second of one node, in the long run; 50
+	NodeBurst       int                       // and at once; 200
+	IDRate          float64                   // certificates per second of one identity for one node, in the long run; 0.2
+	IDBurst         int                       // and at once; 30
+	Denied          *deny.Set                 // what gets no certificate; nothing
+	Ledger          *ledger.Ledger            // keeps each decision; nobody does. Its Run must end after Serve
+	LedgerFailed    bool                      // there should be a Ledger, and it cannot be opened: UseLedger may follow
+	Waiting         func() error              // why nodes cannot be served yet, beside what the Server knows; nothing
+	Store           string                    // where the CA is kept, as "directory /var/lib/ca"; not said
+	Trouble         func() ca.Trouble         // with what is kept there now; none
+	Renewal         func() ca.Renewal         // how the issuer will be renewed; not said
+	Rekey           func() rekey.Status       // how far a re-key of the root is; not said
+	Events          func() map[string]uint64  // how often what happened to the CA where it is kept; no events
+	Federation      *federation.Federation    // the bundles of other trust domains; none
+	EndpointTrouble func() string             // why the bundle endpoint's certificate is not what was written last; nothing is wrong
+	RefreshHint     time.Duration             // what ServeBundle tells others; federation.DefaultRefresh
+	Log             *slog.Logger              // slog.Default()
 }
 
 // Validate returns all that is wrong with the Config.

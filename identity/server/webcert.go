@@ -5,6 +5,7 @@ package server
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -30,12 +31,14 @@ type WebCertificate struct {
 	problem string
 }
 
-// NewWebCertificate reads the chain and its key, both PEM.
-func NewWebCertificate(certFile, keyFile string, log *slog.Logger) (*WebCertificate, error) {
-	w := &WebCertificate{certFile: certFile, keyFile: keyFile, log: log, looked: time.Now()}
-	var err error
-	w.current, err = w.read()
-	return w, err
+// NewWebCertificate reads the chain and its key, both PEM. If they cannot be read yet, Trouble
+// says why, and who connects is refused until they can.
+func NewWebCertificate(certFile, keyFile string, log *slog.Logger) *WebCertificate {
+	w := &WebCertificate{certFile: certFile, keyFile: keyFile, log: log}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.lookLocked()
+	return w
 }
 
 func (w *WebCertificate) read() (*tls.Certificate, error) {
@@ -64,16 +67,37 @@ func (w *WebCertificate) read() (*tls.Certificate, error) {
 func (w *WebCertificate) Get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if now := time.Now(); now.Sub(w.looked) >= lookAtFiles {
-		w.looked = now
-		next, err := w.read()
-		switch {
-		case err == nil:
-			w.current, w.problem = next, ""
-		case err.Error() != w.problem:
-			w.problem = err.Error()
-			w.log.Error("the certificate of the bundle endpoint is not read again; the last good one stays", logError, err)
-		}
+	w.lookLocked()
+	if w.current == nil {
+		return nil, errors.New(w.problem)
 	}
 	return w.current, nil
+}
+
+// Trouble is why the pair that is shown is not what the files hold; empty: it is.
+func (w *WebCertificate) Trouble() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.lookLocked()
+	return w.problem
+}
+
+func (w *WebCertificate) lookLocked() {
+	now := time.Now()
+	if !w.looked.IsZero() && now.Sub(w.looked) < lookAtFiles {
+		return
+	}
+	w.looked = now
+	next, err := w.read()
+	switch {
+	case err == nil:
+		w.current, w.problem = next, ""
+	case err.Error() != w.problem:
+		goesOn := "the last good one stays"
+		if w.current == nil {
+			goesOn = "nobody gets the bundle"
+		}
+		w.problem = err.Error()
+		w.log.Error("the certificate of the bundle endpoint cannot be read; "+goesOn, logError, err)
+	}
 }

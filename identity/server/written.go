@@ -7,19 +7,16 @@ import "github.com/prometheus/client_golang/prometheus"
 // written are counts of what operators wrote and the CA does not go by.
 func written(cfg Config) prometheus.Collector {
 	wrong := prometheus.NewDesc("culvert_identity_not_understood",
-		"What operators wrote and is not understood, so that what was in force before stays: lifetimes of certificates in annotations, the deny set, the file of federations.", []string{"what"}, nil)
+		"What operators wrote and is not understood, so that what was in force before stays: lifetimes of certificates in annotations, the deny set, the file of federations, the certificate of the bundle endpoint.", []string{"what"}, nil)
 	return collectorFunc(func(out chan<- prometheus.Metric) {
 		out <- prometheus.MustNewConstMetric(wrong, prometheus.GaugeValue, float64(cfg.Accounts.wrong()), "lifetime")
-		denied := 0.
-		if cfg.Denied != nil && cfg.Denied.Trouble() != "" {
-			denied = 1
+		for what, is := range map[string]bool{
+			"deny_set":        cfg.Denied != nil && cfg.Denied.Trouble() != "",
+			"federation":      cfg.Federation != nil && cfg.Federation.Trouble() != "",
+			"bundle_endpoint": cfg.EndpointTrouble != nil && cfg.EndpointTrouble() != "",
+		} {
+			out <- prometheus.MustNewConstMetric(wrong, prometheus.GaugeValue, number(is), what)
 		}
-		out <- prometheus.MustNewConstMetric(wrong, prometheus.GaugeValue, denied, "deny_set")
-		federated := 0.
-		if cfg.Federation != nil && cfg.Federation.Trouble() != "" {
-			federated = 1
-		}
-		out <- prometheus.MustNewConstMetric(wrong, prometheus.GaugeValue, federated, "federation")
 	})
 }
 

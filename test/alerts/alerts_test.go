@@ -75,6 +75,7 @@ func TestEveryAlertFiresWhenItShould(t *testing.T) {
 			"a token is refused":                aTokenIsRefused,
 			"an issuer that is none":            anIssuerIsRefused,
 			"another domain's endpoint is away": anotherDomainIsAway,
+			"a file of federations is wrong":    aFileOfFederationsIsWrong,
 			"a node keeps an old bundle":        aNodeLagsBehind,
 			"a re-key that waits":               aRekeyWaits,
 			"keys of tokens are gone":           keysAreGone,
@@ -265,6 +266,26 @@ func anotherDomainIsAway(t *testing.T) {
 		return err == nil && strings.Contains(string(text), "\nculvert_identity_federation_failing{trust_domain=\"other.example\"} 1\n")
 	})
 	p.wants(30*time.Minute, "CulvertFederationFails/warning")
+	if answer := n.Standing(); answer.Reason != certs.Signs || !a.ready() {
+		t.Errorf("the CA does not sign on: %+v", answer)
+	}
+}
+
+// The file of federations is gone. The CA serves its own nodes on.
+func aFileOfFederationsIsWrong(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "federation.yaml")
+	if err := os.WriteFile(file, []byte("[]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	a, n, p, _ := well(t, "-federation", file)
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it is seen", func() bool {
+		text, err := a.target().scrape()
+		return err == nil && strings.Contains(string(text), "\nculvert_identity_not_understood{what=\"federation\"} 1\n")
+	})
+	p.wants(10*time.Minute, "CulvertNotUnderstood/warning")
 	if answer := n.Standing(); answer.Reason != certs.Signs || !a.ready() {
 		t.Errorf("the CA does not sign on: %+v", answer)
 	}

@@ -92,7 +92,7 @@ const imports = `
 	flock, identity, identity/identityv1, identity/join, regular < identity/process;
 	identity/ca, identity/deny, identity/join, identity/ledger, identity/identityv1, rate, regular < identity/server;
 	# The bundles of other trust domains, which the CA tells nodes of.
-	identity, identity/identityv1, identity/ca, regular < identity/federation < identity/server, cmd/culvert-identity;
+	identity, identity/identityv1, identity/ca, rate, regular < identity/federation < identity/server, cmd/culvert-identity;
 	identity < identity/taint;
 	identity, identity/ca, regular < identity/rekey;
 	identity/rekey < identity/server, identity/ca/cluster, cli/fleet, cli;
