@@ -107,13 +107,7 @@ func grown(before, now uint64) uint64 {
 
 // underway is how many bytes the open connections of each pair have carried: a node counts
 // those of a row when they have ended.
-func underway(n fleet.Node, owners map[netip.Addr]fleet.End) map[pair]uint64 {
-	byUID := map[string]fleet.End{}
-	for _, w := range n.Dump.Workloads {
-		if _, ours := n.Dump.Pods[w.UID]; ours {
-			byUID[w.UID] = fleet.End{Namespace: w.Namespace, Workload: cmp.Or(w.Owner, w.Name)}
-		}
-	}
+func underway(n fleet.Node, byUID map[string]fleet.End, owners map[netip.Addr]fleet.End) map[pair]uint64 {
 	all := map[pair]uint64{}
 	for uid, pod := range n.Dump.Pods {
 		self, known := byUID[uid]
@@ -140,24 +134,6 @@ func peer(owners map[netip.Addr]fleet.End, address, identity string) fleet.End {
 		}
 	}
 	return fleet.End{Identity: identity}
-}
-
-// ownersOf says whose an address is.
-func ownersOf(nodes []fleet.Node) map[netip.Addr]fleet.End {
-	all := map[netip.Addr]fleet.End{}
-	for _, n := range nodes {
-		for _, w := range n.Dump.Workloads {
-			for _, addr := range w.Addrs {
-				if !w.Terminated && !w.HostNetwork {
-					all[addr.Unmap()] = fleet.End{Namespace: w.Namespace, Workload: cmp.Or(w.Owner, w.Name)}
-				}
-			}
-		}
-		if len(n.Dump.Workloads) > 0 {
-			return all // each node knows all
-		}
-	}
-	return all
 }
 
 // merge adds the counts of a node's row to the row of an edge.

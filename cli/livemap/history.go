@@ -4,7 +4,6 @@ package livemap
 
 import (
 	"maps"
-	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -76,14 +75,15 @@ type History struct {
 	frames   []frame
 	kept     int // bytes of all frames
 	refusals refusals
-	last     []fleet.Node    // as they answered last
+	mesh     mesh            // as a node knew it last
 	domains  map[string]bool // trust domains of the nodes that answered last
 	changed  chan struct{}
 }
 
 // Add takes what the nodes said at one time. It is called with times that grow.
 func (h *History) Add(nodes []fleet.Node, at time.Time) {
-	scene, owners := sceneOf(nodes), ownersOf(nodes)
+	m := meshOf(nodes)
+	scene := sceneOf(nodes, &m)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.begin()
@@ -93,8 +93,8 @@ func (h *History) Add(nodes []fleet.Node, at time.Time) {
 		f.bytes = scene.share(h.frames[n-1].scene)
 	}
 	now := h.standing(nodes)
-	grew := h.growth(nodes, now, owners, at)
-	h.refusals.explain(nodes)
+	grew := h.growth(nodes, now, &m, at)
+	h.refusals.explain(nodes, &m)
 	h.settle(now, at)
 	for p, s := range grew {
 		if e := h.edges[p]; e != nil && (s.open > 0 || s.opened > 0 || s.refused > 0 || s.bytes > 0) {
@@ -105,7 +105,7 @@ func (h *History) Add(nodes []fleet.Node, at time.Time) {
 			f.samples = append(f.samples, *s)
 		}
 	}
-	h.last = nodes
+	h.mesh = m
 	if domains := domainsOf(nodes); len(domains) > 0 {
 		h.domains = domains
 	}
@@ -174,7 +174,7 @@ func (h *History) standing(nodes []fleet.Node) map[rowKey]counts {
 
 // growth is what happened since the nodes answered before. What a node counted before it
 // was first asked is no news, unless it is of the last minute.
-func (h *History) growth(nodes []fleet.Node, now map[rowKey]counts, owners map[netip.Addr]fleet.End, at time.Time) map[pair]*sample {
+func (h *History) growth(nodes []fleet.Node, now map[rowKey]counts, m *mesh, at time.Time) map[pair]*sample {
 	grew := map[pair]*sample{}
 	of := func(p pair) *sample {
 		if grew[p] == nil {
@@ -182,7 +182,7 @@ func (h *History) growth(nodes []fleet.Node, now map[rowKey]counts, owners map[n
 		}
 		return grew[p]
 	}
-	ended := map[string]map[pair]uint64{}
+	pods, owners, ended := m.byUID(), m.owners(), map[string]map[pair]uint64{}
 	for k, c := range now {
 		s, before := of(k.pair()), h.rows[k]
 		opened, refused := grown(before.opened, c.opened), grown(before.refused, c.refused)
@@ -211,7 +211,7 @@ func (h *History) growth(nodes []fleet.Node, now map[rowKey]counts, owners map[n
 		if carried == nil {
 			carried = map[pair]uint64{}
 		}
-		for p, bytes := range underway(n, owners) {
+		for p, bytes := range underway(n, pods, owners) {
 			carried[p] += bytes
 		}
 		if before := h.carried[n.Name]; h.nodes[n.Name] {

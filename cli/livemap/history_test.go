@@ -302,3 +302,28 @@ func TestAMeshThatChangesWhollyKeepsLessThanAnHour(t *testing.T) {
 		t.Errorf("%d frames, %d bytes", len(h.frames), h.kept)
 	}
 }
+
+// fleet.Lean leaves what all nodes know with one of them, which need not be the first.
+func TestWhatOneNodeKnowsOfTheMeshIsEnough(t *testing.T) {
+	h := &History{}
+	carrying := func(bytes uint64) []fleet.Node {
+		one, two := node("one", toDB(1, 1, 0, 0, noon)), node("two")
+		one.Dump.Workloads = nil
+		for i := range two.Dump.Workloads {
+			two.Dump.Workloads[i].Addrs = addrs("10.0.0." + []string{"7", "8"}[i])
+		}
+		one.Dump.Pods = map[string]fleet.Pod{"web": {State: enrolled, Connections: fleet.Connections{Outbound: []fleet.Connection{{
+			Direction: "outbound", ActualDst: "10.0.0.8:15008", DstIdentity: end("shop", "db").Identity, BytesSent: bytes,
+		}}}}}
+		return []fleet.Node{one, two}
+	}
+	h.Add(carrying(1000), noon)
+	h.Add(carrying(6000), noon.Add(5*time.Second))
+	g := h.Graph(all, time.Time{})
+	if e := edgeOf(t, g, "shop/web→shop/db"); e.Bytes != 1000 || len(g.Workloads) != 2 || g.Workloads[1].Enrolled != 1 {
+		t.Errorf("%+v, %+v", e, g.Workloads)
+	}
+	if d, known := h.Detail(all, "shop/web→shop/db"); !known || len(d.Verdicts) != 1 || d.Verdicts[0].HeldBy != "two" {
+		t.Errorf("%+v", d)
+	}
+}

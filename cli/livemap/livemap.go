@@ -19,7 +19,7 @@ func (h *History) Watch(ctx context.Context, source fleet.Source, every time.Dur
 	problem := ""
 	for {
 		began := time.Now()
-		nodes, err := fleet.Nodes(ctx, source)
+		nodes, err := fleet.Lean(ctx, source)
 		if ctx.Err() != nil {
 			return nil
 		}

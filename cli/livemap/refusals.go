@@ -88,11 +88,11 @@ func (r *refusals) count(k rowKey, word string, count uint64, last, at time.Time
 // explain takes what the nodes remember of the last connections that each pod was refused:
 // by which policy, or by which error. Of the two nodes of a connection the one that has the
 // policy names it.
-func (r *refusals) explain(nodes []fleet.Node) {
+func (r *refusals) explain(nodes []fleet.Node, m *mesh) {
 	if len(r.all) == 0 {
 		return
 	}
-	owners := podOwners(nodes)
+	owners := m.pods()
 	type kind struct{ from, to, word string }
 	last := map[kind]fleet.Refused{}
 	for _, n := range nodes {
@@ -126,19 +126,6 @@ func addressOf(e fleet.RefusedEnd) string {
 
 // owned says which workload a pod is of, by NAMESPACE/POD.
 type owned map[string]string
-
-func podOwners(nodes []fleet.Node) owned {
-	all := owned{}
-	for _, n := range nodes {
-		for _, w := range n.Dump.Workloads {
-			all[w.String()] = cmp.Or(w.Owner, w.Name)
-		}
-		if len(all) > 0 {
-			break // each node knows all
-		}
-	}
-	return all
-}
 
 // name is what the edge calls that end.
 func (o owned) name(e fleet.RefusedEnd) string {

@@ -66,8 +66,8 @@ type Certificate struct {
 }
 
 // sceneOf is what the nodes that answered know.
-func sceneOf(nodes []fleet.Node) *Scene {
-	s := &Scene{Nodes: []*Node{}, Workloads: workloadsOf(nodes), Certificates: certificatesOf(nodes), namespaces: []string{}}
+func sceneOf(nodes []fleet.Node, m *mesh) *Scene {
+	s := &Scene{Nodes: []*Node{}, Workloads: workloadsOf(nodes, m), Certificates: certificatesOf(nodes), namespaces: []string{}}
 	for _, n := range nodes {
 		s.Nodes = append(s.Nodes, &Node{Name: n.Name, CA: n.Dump.CA.Reason, Problem: n.Problem})
 	}
@@ -79,12 +79,8 @@ func sceneOf(nodes []fleet.Node) *Scene {
 	return s
 }
 
-// workloadsOf are those that the first node knows that answered, since each knows all.
-func workloadsOf(nodes []fleet.Node) []*Workload {
-	i := slices.IndexFunc(nodes, func(n fleet.Node) bool { return n.Problem == "" })
-	if i < 0 {
-		return []*Workload{}
-	}
+// workloadsOf are those of the mesh, with what each node says of its pods.
+func workloadsOf(nodes []fleet.Node, m *mesh) []*Workload {
 	states := map[string]fleet.Pod{}
 	for _, n := range nodes {
 		for uid, pod := range n.Dump.Pods {
@@ -94,13 +90,13 @@ func workloadsOf(nodes []fleet.Node) []*Workload {
 		}
 	}
 	policies := policy.NewSet()
-	policies.Replace(nodes[i].Dump.Policies)
+	policies.Replace(m.policies)
 	all := map[string]*Workload{}
-	for _, w := range nodes[i].Dump.Workloads {
+	for _, w := range m.workloads {
 		if w.Terminated {
 			continue
 		}
-		end := fleet.End{Namespace: w.Namespace, Workload: cmp.Or(w.Owner, w.Name)}
+		end := endOf(w)
 		if all[name(end)] == nil {
 			all[name(end)] = &Workload{ID: name(end), Namespace: w.Namespace, Name: end.Workload}
 		}

@@ -21,6 +21,11 @@ const secret = "hush"
 
 func secretMesh() *History {
 	h := &History{}
+	h.Add([]fleet.Node{secretNode()}, noon)
+	return h
+}
+
+func secretNode() fleet.Node {
 	n := node("node-"+secret, toDB(3, 1, 1, 100, noon))
 	n.Dump.CA.Reason = secret
 	n.Dump.Workloads = append(n.Dump.Workloads, workload.Workload{UID: secret, Namespace: secret, Name: secret + "-1", Owner: secret, Meshed: true, Addrs: addrs("10.9.9.9"), Unsteerable: secret})
@@ -34,8 +39,7 @@ func secretMesh() *History {
 	within.Destination = end(secret, secret+"3")
 	n.Dump.Edges = append(n.Dump.Edges, hidden, other, within)
 	n.Dump.Certificates = []fleet.Held{{Identity: end(secret, secret).Identity, State: secret}}
-	h.Add([]fleet.Node{n}, noon)
-	return h
+	return n
 }
 
 func TestNothingOfAnotherNamespaceLeavesTheServer(t *testing.T) {
@@ -84,7 +88,7 @@ func TestTheTopologyChangesWithWhatAViewerSees(t *testing.T) {
 	if h.Graph(shop, time.Time{}).Topology != before.Topology {
 		t.Error("the graph and the tick of a moment differ")
 	}
-	n := h.last[0]
+	n := secretNode()
 	h.Add([]fleet.Node{n}, noon.Add(5*time.Second))
 	if same, _ := h.Tick(shop); same.Topology != before.Topology {
 		t.Error("it changed without a reason")

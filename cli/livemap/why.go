@@ -3,15 +3,12 @@
 package livemap
 
 import (
-	"cmp"
 	"net/netip"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/culvert-mesh/culvert/cli/explain"
-	"github.com/culvert-mesh/culvert/cli/fleet"
-	"github.com/culvert-mesh/culvert/ztunnel/policy"
 	"github.com/culvert-mesh/culvert/ztunnel/workload"
 )
 
@@ -61,7 +58,7 @@ func (h *History) Detail(s Sight, id string) (Detail, bool) {
 		rows := rowsOf(h.rows, part.pair)
 		d.Rows = append(d.Rows, s.rows(rows)...)
 		if (s.seesEnd(part.from) || part.from == nobody) && s.seesEnd(part.to) {
-			d.Verdicts = append(d.Verdicts, s.verdicts(verdicts(h.last, part.pair, rows))...)
+			d.Verdicts = append(d.Verdicts, s.verdicts(verdicts(h.mesh, part.pair, rows))...)
 		}
 	}
 	return d, true
@@ -103,22 +100,19 @@ func (h *History) hour(of []*edge) []Point {
 }
 
 // verdicts asks the policies about one pod of the destination and each port.
-func verdicts(nodes []fleet.Node, of pair, rows []Row) []Verdict {
+func verdicts(m mesh, of pair, rows []Row) []Verdict {
 	all := []Verdict{}
 	pods := map[string]workload.Workload{} // of both ends, the first of each
-	for _, n := range nodes {
-		for _, w := range n.Dump.Workloads {
-			end := name(fleet.End{Namespace: w.Namespace, Workload: cmp.Or(w.Owner, w.Name)})
-			if _, known := pods[end]; !known && !w.Terminated && len(w.Addrs) > 0 && (end == of.from || end == of.to) {
-				pods[end] = w
-			}
+	for _, w := range m.workloads {
+		end := name(endOf(w))
+		if _, known := pods[end]; !known && !w.Terminated && len(w.Addrs) > 0 && (end == of.from || end == of.to) {
+			pods[end] = w
 		}
 	}
 	to, known := pods[of.to]
 	if !known {
 		return all
 	}
-	policies, node := held(nodes, to.Node)
 	asked := map[uint16]bool{}
 	for _, r := range rows {
 		if r.Port == 0 || asked[r.Port] || len(all) >= maxVerdicts {
@@ -131,20 +125,8 @@ func verdicts(nodes []fleet.Node, of pair, rows []Row) []Verdict {
 				from.ID, from.Pod = pod.ID, &pod
 			}
 		}
-		a := explain.Explain(policies, explain.Connection{Dst: to, Port: r.Port, From: &from})
-		all = append(all, Verdict{Pod: to.String(), Port: r.Port, Allowed: a.Allowed.String(), By: a.By, Why: a.Why, HeldBy: node})
+		a := explain.Explain(m.policies, explain.Connection{Dst: to, Port: r.Port, From: &from})
+		all = append(all, Verdict{Pod: to.String(), Port: r.Port, Allowed: a.Allowed.String(), By: a.By, Why: a.Why, HeldBy: m.node})
 	}
 	return all
-}
-
-// held are the policies of a node, or, if it did not answer, of another.
-func held(nodes []fleet.Node, of string) (policy.Objects, string) {
-	i := slices.IndexFunc(nodes, func(n fleet.Node) bool { return n.Problem == "" && (n.Name == of || n.Dump.Config.NodeName == of) })
-	if i < 0 {
-		i = slices.IndexFunc(nodes, func(n fleet.Node) bool { return n.Problem == "" })
-	}
-	if i < 0 {
-		return policy.Objects{}, ""
-	}
-	return nodes[i].Dump.Policies, nodes[i].Name
 }

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package fleet
+
+import (
+	"fmt"
+	"net/http"
+	"testing"
+
+	"github.com/culvert-mesh/culvert/cli/clitest"
+)
+
+func TestTheMeshIsKeptOfOneNodeAlone(t *testing.T) {
+	node := func(name, workloads string) string {
+		return clitest.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			fmt.Fprintf(w, `{"config": {"NodeName": %q}, "policyObjects": {"RootNamespace": "istio-system"}, "networkPolicies": {}, "edges": [{"port": 1}], "workloads": %s}`, name, workloads)
+		}))
+	}
+	down := clitest.Serve(t, http.NotFoundHandler())
+	some := `[{"UID": "1", "Namespace": "shop", "Name": "web-1"}]`
+	for range 5 { // answers come in any order
+		nodes, err := Lean(t.Context(), Addresses{Ztunnel: []string{down, node("new", "[]"), node("first", some), node("second", some), node("third", some)}})
+		if err != nil || len(nodes) != 5 || nodes[0].Problem == "" {
+			t.Fatalf("%v: %+v", err, nodes)
+		}
+		for _, n := range nodes[1:] {
+			if len(n.Dump.Edges) != 1 {
+				t.Errorf("%s has %d edges", n.Name, len(n.Dump.Edges))
+			}
+			if holds := len(n.Dump.Workloads) > 0 && n.Dump.Policies.RootNamespace != "" && n.Dump.Network != nil; holds != (n.Name == "first") || !holds && len(n.Dump.Workloads) > 0 {
+				t.Errorf("%s: holds the mesh: %v, %d workloads", n.Name, holds, len(n.Dump.Workloads))
+			}
+		}
+	}
+}
