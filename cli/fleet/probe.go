@@ -63,6 +63,7 @@ type Outcome struct {
 	Error   string `json:"error"`   // why not
 	Refused bool   `json:"refused"` // somebody answered, and nobody listens there
 	Took    string `json:"took"`
+	Shown   *bool  `json:"shown"` // of a tunnel that failed: the peer showed a certificate before; nil: an older ztunnel does not say
 }
 
 // MayProbe reports whether there is a way to ask the target to try anything.

@@ -54,9 +54,11 @@ func (k *walk) destinationCertificate() Step {
 		return ok("%s has verified that it is %v's", k.src.view.Name, k.peer.ID).because(s.Says).by(k.World, k.src.view)
 	case t.Word == wordDenied:
 		return fault("the deny set of the CA (culvert denied), or the roots that are published", "%s refuses the peer: %s", k.src.view.Name, t.Error).by(k.World, k.src.view)
+	case t.Word != wordTLS:
+		return s // it was not tried
 	default:
 		return fault(fmt.Sprintf("Pod %v: spec.serviceAccountName, or the roots of %s and %s (culvert bundle acks)", k.peer, k.src.view.Name, k.peer.Node),
-			"%v does not prove to be %v: %s", k.target.Addr(), k.peer.ID, t.Error).by(k.World, k.src.view)
+			"%s and %v do not prove to each other who they are, and %v is wanted: %s", k.src.view.Name, k.target.Addr(), k.peer.ID, t.Error).by(k.World, k.src.view)
 	}
 }
 

@@ -18,6 +18,7 @@ const (
 	wordIdentity = "identity"
 	wordExpired  = "expired"
 	wordDenied   = "denied"
+	wordLimit    = "limit"
 )
 
 var errNotTried = errors.New("nothing was tried")
@@ -72,8 +73,15 @@ func (k *walk) tunnel() Step {
 	switch t := k.tried.Tunnel; {
 	case t.OK:
 		return ok("%s has proved a tunnel to %v, in %s", n.Name, at, t.Took).by(k.World, n)
-	case t.Word == wordTLS, t.Word == wordDenied, t.Word == wordIdentity, t.Word == wordExpired:
-		return ok("%v answers %s", at, n.Name).by(k.World, n) // whom it shows is the next question
+	case t.Shown != nil && *t.Shown:
+		return ok("%v answers %s, and shows a certificate", at, n.Name).by(k.World, n) // whose, is the next question
+	case t.Word == wordIdentity, t.Word == wordExpired, t.Word == wordLimit: // of the source's node
+		return unknown("%s did not get to ask %v: %s", n.Name, at, t.Error).by(k.World, n)
+	case t.Shown == nil && (t.Word == wordTLS || t.Word == wordDenied):
+		return unknown("the older ztunnel on %s does not say whether %v showed a certificate: %s", n.Name, at, t.Error).by(k.World, n)
+	case t.Word == wordTLS:
+		return fault(fmt.Sprintf("ztunnel on %s, or whatever else takes TCP port %d of Pod %v or cuts it off on its way", k.peer.Node, at.Port(), k.peer),
+			"%v takes the connection of %s, and shows no certificate: %s", at, n.Name, t.Error).by(k.World, n)
 	case t.Refused:
 		return fault("ztunnel on "+k.peer.Node+", or the enrolment of Pod "+k.peer.String(), "nobody takes tunnels at %v: %s", at, t.Error).by(k.World, n)
 	default:

@@ -151,6 +151,14 @@ func TestEachFaultIsNamedWithTheObjectToChange(t *testing.T) {
 		}},
 		{fault: "the peer proves to be another", step: StepDestCert, change: "Pod shop/db-1: spec.serviceAccountName", plant: func(p *pair) {
 			p.tries(refusedAt("tls", "unexpected ID", false))
+			p.tries(func(proof *fleet.Proof) { proof.Tunnel.Shown = new(true) })
+		}},
+		{fault: "the peer proves to be another, by an older ztunnel", step: StepDestCert, change: "Pod shop/db-1: spec.serviceAccountName", plant: func(p *pair) {
+			p.tries(refusedAt("tls", "unexpected ID", false))
+		}},
+		{fault: "a handshake that nobody answers", step: StepTunnel, change: "ztunnel on node2, or whatever else takes TCP port 15008 of Pod shop/db-1", plant: func(p *pair) {
+			p.tries(refusedAt("tls", "i/o timeout", false))
+			p.tries(func(proof *fleet.Proof) { proof.Tunnel.Shown = new(false) })
 		}},
 		{fault: "an expired leaf", step: StepSourceCert, change: "culvert-identity at ca.test:15012: it does not answer node1", plant: func(p *pair) {
 			p.pod("uid-web-1")["certificate"] = map[string]any{"state": "expired", "error": "no answer"}
@@ -256,6 +264,11 @@ func TestWhatNobodySaysIsUnknown(t *testing.T) {
 		"the kernel's word is old": {step: StepSourceSteered, plant: func(p *pair) {
 			p.pod("uid-web-1")["verified"] = clitest.Now.Add(-time.Minute)
 			p.probe = func(*fleet.Node, fleet.Question) (fleet.Proof, error) { return fleet.Proof{}, errors.New("no way") }
+		}},
+		"the source's node has no room to try": {step: StepTunnel, plant: func(p *pair) {
+			p.tries(func(proof *fleet.Proof) {
+				proof.Tunnel = &fleet.Outcome{Word: "limit", Error: "too many handshakes", Shown: new(false)}
+			})
 		}},
 		"the kernel does not confirm all of it": {step: StepSourceSteered, plant: (*pair).unconfirmed},
 		"the kernel does not confirm, and is not asked": {step: StepSourceSteered, plant: func(p *pair) {

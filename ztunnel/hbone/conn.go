@@ -261,13 +261,13 @@ func (c *conn) lost(err error) error {
 	if c.client && !c.settled {
 		// With TLS 1.3 a client is done before the server has looked at
 		// its certificate: a refusal looks like this.
-		return fmt.Errorf("%w: %w: peer %v ended the tunnel before its first frame: %v", ErrTLS, errLost, c.remote, err)
+		return &shownError{fmt.Errorf("%w: %w: peer %v ended the tunnel before its first frame: %v", ErrTLS, errLost, c.remote, err)}
 	}
 	if !c.deadline.IsZero() && time.Until(c.deadline) < hangUpTimeout {
 		return fmt.Errorf("%w: %w: certificates of the tunnel to %v ran out", ErrExpired, errLost, c.remote) // the peer noticed first
 	}
 	if c.barred {
-		return fmt.Errorf("%w: %w: peer %v said %s", ErrDenied, errLost, c.remote, c.goodbye)
+		return &shownError{fmt.Errorf("%w: %w: peer %v said %s", ErrDenied, errLost, c.remote, c.goodbye)}
 	}
 	if c.goodbye != "" {
 		return fmt.Errorf("%w: %w: peer %v said %s", ErrReset, errLost, c.remote, c.goodbye)

@@ -139,7 +139,7 @@ func (p *Pool) tunnel(key Key) (*conn, error) {
 	}
 	if proof.peer != key.Dst { // the credential has checked it; never rely on one check here
 		w.Close() // nothing of an app was sent
-		return nil, fmt.Errorf("%w: %v is %v, want %v", ErrTLS, key.Addr, proof.peer, key.Dst)
+		return nil, &shownError{fmt.Errorf("%w: %v is %v, want %v", ErrTLS, key.Addr, proof.peer, key.Dst)}
 	}
 	c := newConn(true, w, proof, nil)
 	c.hooks = &hooks{

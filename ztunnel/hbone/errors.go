@@ -96,3 +96,15 @@ type notTaken struct {
 
 func (e *notTaken) Error() string { return e.err.Error() }
 func (e *notTaken) Unwrap() error { return e.err }
+
+// shownError marks the end of a tunnel whose peer had shown a certificate by then.
+type shownError struct{ error }
+
+func (e *shownError) Unwrap() error { return e.error }
+
+// Shown reports whether the peer of a tunnel that failed had shown a certificate: then it
+// is there and speaks TLS. ErrTLS alone is also what ends a handshake that nobody answers.
+func Shown(err error) bool {
+	_, is := errors.AsType[*shownError](err)
+	return is
+}

@@ -43,6 +43,9 @@ func TestPoolNeverSharesATunnelAcrossIdentities(t *testing.T) {
 		if !errors.Is(err, ErrTLS) {
 			t.Fatalf("stream %v, error %v, want %v", s, err, ErrTLS)
 		}
+		if !Shown(err) {
+			t.Errorf("the other showed its certificate: %v", err)
+		}
 	}
 	if a.s.Peer() != serverID {
 		t.Errorf("peer is %v", a.s.Peer())
@@ -59,7 +62,7 @@ func TestPoolChecksThePeerItself(t *testing.T) {
 		return l.ca.credential(clientID, Key{}.Dst, time.Hour), nil
 	}
 	other := Key{otherID, l.key.Addr}
-	if _, err := l.pool.Open(context.Background(), other, l.target(other)); !errors.Is(err, ErrTLS) {
+	if _, err := l.pool.Open(context.Background(), other, l.target(other)); !errors.Is(err, ErrTLS) || !Shown(err) {
 		t.Fatalf("error %v, want %v", err, ErrTLS)
 	}
 }
@@ -111,7 +114,7 @@ func TestPeerThatRefusesOurCertificate(t *testing.T) {
 		return l.ca.credential(otherID, key.Dst, time.Hour), nil
 	}
 	_, err := l.pool.Open(context.Background(), l.key, l.target(l.key))
-	if !errors.Is(err, ErrTLS) || l.dials.Load() != 1 {
+	if !errors.Is(err, ErrTLS) || !Shown(err) || l.dials.Load() != 1 {
 		t.Errorf("error %v after %d dials", err, l.dials.Load())
 	}
 }
@@ -121,7 +124,7 @@ func TestPeerMustSpeakHTTP2(t *testing.T) {
 	cred := l.ca.credential(clientID, serverID, time.Hour)
 	cred.Config.NextProtos = nil
 	l.pool.cfg.Credential = func(context.Context, Key) (Credential, error) { return cred, nil }
-	if _, err := l.pool.Open(context.Background(), l.key, l.target(l.key)); !errors.Is(err, ErrTLS) {
+	if _, err := l.pool.Open(context.Background(), l.key, l.target(l.key)); !errors.Is(err, ErrTLS) || !Shown(err) {
 		t.Errorf("error %v", err)
 	}
 }

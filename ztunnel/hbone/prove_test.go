@@ -3,7 +3,10 @@
 package hbone
 
 import (
+	"context"
 	"errors"
+	"io"
+	"net"
 	"testing"
 	"time"
 )
@@ -53,4 +56,26 @@ func TestATunnelThatIsNotThereIsNotProved(t *testing.T) {
 			t.Errorf("it took %v", took)
 		}
 	})
+}
+
+// A handshake that nobody answers, or that is cut off, is of a peer that was not seen.
+func TestAHandshakeWithoutAnAnswerShowsNobody(t *testing.T) {
+	for name, far := range map[string]func(net.Conn){
+		"silent":    func(c net.Conn) { io.Copy(io.Discard, c) },
+		"cut off":   func(c net.Conn) { c.Close() },
+		"other TCP": func(c net.Conn) { c.Write([]byte("220 ready\r\n")); io.Copy(io.Discard, c) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, time.Hour, func(t *testing.T, b *bubble) {
+				b.pool.connect = func(context.Context, Key) (net.Conn, error) {
+					near, other := b.pipe()
+					go far(other)
+					return near, nil
+				}
+				if err := b.pool.Prove(t.Context(), b.key); !errors.Is(err, ErrTLS) || Shown(err) {
+					t.Errorf("shown %v: %v", Shown(err), err)
+				}
+			})
+		})
+	}
 }

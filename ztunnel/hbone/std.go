@@ -37,7 +37,7 @@ func std(ctx context.Context, socket net.Conn, client bool, config *tls.Config) 
 		w.Conn = tls.Client(&w.socket, full)
 	}
 	if err := w.HandshakeContext(ctx); err != nil {
-		return nil, tls.ConnectionState{}, err
+		return nil, w.ConnectionState(), err
 	}
 	w.begin()
 	return w, w.ConnectionState(), nil

@@ -109,7 +109,11 @@ func secure(ctx context.Context, socket net.Conn, client bool, records Records, 
 			return w, p, nil
 		}
 	}
-	return nil, proof{}, fmt.Errorf("%w: handshake with %v: %w", causeOf(err, ErrTLS), socket.RemoteAddr(), err)
+	err = fmt.Errorf("%w: handshake with %v: %w", causeOf(err, ErrTLS), socket.RemoteAddr(), err)
+	if len(state.PeerCertificates) > 0 {
+		err = &shownError{err}
+	}
+	return nil, proof{}, err
 }
 
 // own leaves a tunnel to crypto/tls whose cipher is ChaCha20-Poly1305. That is

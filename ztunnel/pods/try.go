@@ -37,6 +37,7 @@ type Outcome struct {
 	Error   string `json:"error,omitempty"`
 	Refused bool   `json:"refused,omitempty"` // somebody answered, and nobody listens there
 	Took    string `json:"took"`
+	Shown   *bool  `json:"shown,omitempty"` // of a tunnel that failed: the peer showed a certificate before
 }
 
 // mayTry is how many questions are answered at the same time.
@@ -61,7 +62,10 @@ func (p *Pods) Try(ctx context.Context, q Question) (proof Proof, err error) {
 	proof.Kernel = outcome(time.Now(), p.inKernel(m))
 	if q.Peer != (hbone.Key{}) {
 		began := time.Now()
-		proof.Tunnel = outcome(began, m.carrier.pool.Prove(ctx, q.Peer))
+		err := m.carrier.pool.Prove(ctx, q.Peer)
+		if proof.Tunnel = outcome(began, err); err != nil {
+			proof.Tunnel.Shown = new(hbone.Shown(err))
+		}
 	}
 	if q.App.IsValid() {
 		began := time.Now()

@@ -31,7 +31,7 @@ func TestWhatIsTriedForAPod(t *testing.T) {
 
 	// Nobody issues certificates in this world: the pod cannot show who it is.
 	peer := hbone.Key{Dst: spiffeid.RequireFromString("spiffe://cluster.local/ns/shop/sa/db"), Addr: netip.MustParseAddrPort("10.1.0.2:15008")}
-	if proof, err = w.pods.Try(t.Context(), Question{Pod: "web", Peer: peer}); err != nil || proof.Tunnel == nil || proof.Tunnel.OK || proof.App != nil {
+	if proof, err = w.pods.Try(t.Context(), Question{Pod: "web", Peer: peer}); err != nil || proof.Tunnel == nil || proof.Tunnel.OK || proof.Tunnel.Shown == nil || *proof.Tunnel.Shown || proof.App != nil {
 		t.Errorf("%+v, %v", proof.Tunnel, err)
 	}
 

@@ -23,7 +23,8 @@ func Supported() bool { return !fips140.Enabled() }
 
 // Client shakes hands as the client on socket. The Config is crypto/tls's, but
 // the result is always TLS 1.3 with AES-GCM, without resumption. When it fails,
-// the caller closes the socket, unless it goes on with the Conn of an OtherCipher.
+// the caller closes the socket, unless it goes on with the Conn of an OtherCipher; the
+// ConnectionState then has the certificates that the peer had shown.
 //
 // The ConnectionState is not kept: it holds the peer's certificates and much else.
 // Of a socket with a NetConn, the Conn goes on with that.
@@ -53,10 +54,11 @@ func shake(ctx context.Context, socket net.Conn, config *tls.Config, client bool
 	} else {
 		conn = tls.Server(exact, private)
 	}
-	if err := conn.HandshakeContext(ctx); err != nil {
-		return nil, tls.ConnectionState{}, err
-	}
+	err = conn.HandshakeContext(ctx)
 	state := conn.ConnectionState()
+	if err != nil {
+		return nil, state, err
+	}
 	s := suites[state.CipherSuite]
 	switch {
 	case state.Version != tls.VersionTLS13:
