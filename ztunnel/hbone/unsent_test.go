@@ -16,6 +16,7 @@ import (
 // little in the kernel: what is for it waits in our queues, which Memory counts.
 func TestKernelHoldsLittleForAnAppThatReadsNoMore(t *testing.T) {
 	near, far := socketPair(t)
+	far.SetReadBuffer(1 << 20) // of an app that once read fast it may grow to 32 MB: to all there is
 	l := newLink(t, func(s *Stream) {
 		s.Accept()
 		s.Carry(near)
