@@ -53,6 +53,9 @@ not understood.`,
 			if f.Sequence > 0 {
 				sequence = fmt.Sprint(f.Sequence)
 			}
+			if f.Problem == "" && f.Dropped > 0 {
+				f.Problem = fmt.Sprintf("bundleFile has %d roots that the bundle has dropped: write it anew", f.Dropped)
+			}
 			rows = append(rows, []string{f.TrustDomain, f.Profile, sequence, fmt.Sprint(f.Roots), since(f.AgeSeconds), since(f.RefreshSeconds), f.CA, f.Problem})
 		}
 		if err := table(c.Stdout, "TRUST DOMAIN|PROFILE|SEQUENCE|ROOTS|AGE|REFRESH|CA|PROBLEM", rows); err != nil {

@@ -77,6 +77,7 @@ type Federation struct {
 	RefreshSeconds float64   `json:"refreshSeconds"`
 	Failures       uint64    `json:"failures"`
 	Problem        string    `json:"problem,omitempty"` // of the last attempt
+	Dropped        int       `json:"bundleFileDropped"` // roots of bundleFile that the bundle has no more
 }
 
 // Visit is what a node said last to one replica.

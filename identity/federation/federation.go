@@ -193,7 +193,7 @@ func (f *Federation) replace(text []byte, domains []Domain, start func(*follower
 func (f *Federation) follow(d Domain, before *follower) *follower {
 	one := &follower{of: f, domain: d, since: time.Now()}
 	if before != nil {
-		one.known, one.roots, one.failures, one.since = before.known, before.roots, before.failures, before.since
+		one.known, one.roots, one.failures, one.since, one.dropped = before.known, before.roots, before.failures, before.since, before.dropped
 		return one
 	}
 	var err error
@@ -255,6 +255,7 @@ type Status struct {
 	RefreshSeconds float64   `json:"refreshSeconds"`    // how often it should be fetched
 	Failures       uint64    `json:"failures"`          // of this process
 	Problem        string    `json:"problem,omitempty"` // of the last attempt
+	Dropped        int       `json:"bundleFileDropped"` // roots of bundleFile that the bundle has no more
 }
 
 // Status is that of all domains, by name.
@@ -266,7 +267,7 @@ func (f *Federation) Status() []Status {
 		k := one.known
 		s := Status{
 			TrustDomain: one.domain.TrustDomain.Name(), URL: one.domain.URL, Profile: one.domain.Profile,
-			Sequence: k.Sequence, Roots: len(one.roots), Fetched: k.Fetched, Failures: one.failures, Problem: one.problem,
+			Sequence: k.Sequence, Roots: len(one.roots), Fetched: k.Fetched, Failures: one.failures, Problem: one.problem, Dropped: one.dropped,
 			RefreshSeconds: cmp.Or(k.Refresh, DefaultRefresh).Seconds(),
 		}
 		since := k.Fetched

@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/bundle/spiffebundle"
@@ -27,6 +28,7 @@ type follower struct {
 	since    time.Time           // when it began; a bundle's age counts from here if none came
 	failures uint64
 	problem  string // of the last attempt; empty: none
+	dropped  int    // roots of the bundle file that the bundle in force has no more
 }
 
 // run fetches until ctx ends.
@@ -66,7 +68,7 @@ func (f *follower) first() time.Duration {
 
 // attempt fetches the bundle once, and says when the next is due.
 func (f *follower) attempt(ctx context.Context) (time.Duration, error) {
-	vouching, began, err := f.vouching()
+	vouching, first, began, err := f.vouching()
 	var b *spiffebundle.Bundle
 	if err == nil {
 		b, err = f.domain.fetch(ctx, vouching)
@@ -84,13 +86,13 @@ func (f *follower) attempt(ctx context.Context) (time.Duration, error) {
 		f.fail(err)
 		return 0, err
 	}
-	return refresh(b), f.take(b, began)
+	return refresh(b), f.take(b, first, began)
 }
 
-// vouching are the roots that vouch for the endpoint, with the hash of the bundle file.
-func (f *follower) vouching() (roots []*x509.Certificate, began []byte, err error) {
+// vouching are the roots that vouch for the endpoint, with those of the bundle file and its hash.
+func (f *follower) vouching() (roots, first []*x509.Certificate, began []byte, err error) {
 	if f.domain.Profile != HTTPSSPIFFE {
-		return nil, nil, nil
+		return nil, nil, nil, nil
 	}
 	f.of.mu.Lock()
 	roots, known := f.roots, f.known
@@ -98,19 +100,19 @@ func (f *follower) vouching() (roots []*x509.Certificate, began []byte, err erro
 	text, first, err := f.domain.begin()
 	if err != nil {
 		if len(roots) > 0 {
-			return roots, known.Began, nil // a file that is gone does no harm any more
+			return roots, nil, known.Began, nil // a file that is gone does no harm any more
 		}
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	sum := sha256.Sum256(text)
 	if len(roots) == 0 || !bytes.Equal(sum[:], known.Began) {
 		roots = append(roots[:len(roots):len(roots)], first...)
 	}
-	return roots, sum[:], nil
+	return roots, first, sum[:], nil
 }
 
-// take puts a bundle in force and keeps it.
-func (f *follower) take(b *spiffebundle.Bundle, began []byte) error {
+// take puts a bundle in force and keeps it. first are the roots of the bundle file.
+func (f *follower) take(b *spiffebundle.Bundle, first []*x509.Certificate, began []byte) error {
 	next := kept{TrustDomain: f.domain.TrustDomain.Name(), Fetched: time.Now().UTC(), Refresh: refresh(b), Began: began}
 	next.Sequence, next.Numbered = b.SequenceNumber()
 	roots := b.X509Authorities()
@@ -123,7 +125,9 @@ func (f *follower) take(b *spiffebundle.Bundle, began []byte) error {
 		return context.Canceled // another is in its place
 	}
 	news := next.Sequence != f.known.Sequence || !sameRoots(f.roots, roots)
-	f.known, f.roots, f.problem = next, roots, ""
+	dropped := lacking(first, roots)
+	stale := dropped > 0 && f.dropped == 0
+	f.known, f.roots, f.problem, f.dropped = next, roots, "", dropped
 	f.of.publishLocked(false)
 	f.of.mu.Unlock()
 	if err := f.keep(next); err != nil {
@@ -132,7 +136,20 @@ func (f *follower) take(b *spiffebundle.Bundle, began []byte) error {
 	if news {
 		f.of.opts.Log.Info("the bundle of another trust domain is in force", logTrustDomain, f.domain.TrustDomain.Name(), logSequence, next.Sequence, logRoots, len(roots))
 	}
+	if stale {
+		f.of.opts.Log.Warn("the bundle file of another trust domain has roots that its bundle has dropped, and a CA that has kept nothing believes them: write the file anew", logTrustDomain, f.domain.TrustDomain.Name(), logPath, f.domain.BundleFile, logRoots, dropped)
+	}
 	return nil
+}
+
+// lacking is how many of some are not among others.
+func lacking(some, others []*x509.Certificate) (n int) {
+	for _, root := range some {
+		if !slices.ContainsFunc(others, root.Equal) {
+			n++
+		}
+	}
+	return n
 }
 
 // keep writes what is known, unless the domain has gone meanwhile. A disk that hangs holds up

@@ -143,3 +143,25 @@ func TestAnEndpointDoesNotSetThePaceOfPushes(t *testing.T) {
 	f.publish()
 	r.wants(other, 101, 3)
 }
+
+// A root of the bundle file that the domain has dropped would vouch again for a CA that kept
+// nothing: it is told.
+func TestABundleFileWithDroppedRootsIsTold(t *testing.T) {
+	r, n := newRig(t), newNeighbour(t, other)
+	r.write(r.file, r.spiffe(n))
+	f := r.open()
+	wants := func(dropped int) {
+		t.Helper()
+		if err := r.attempt(f, other); err != nil {
+			t.Fatal(err)
+		}
+		if is := f.Status()[0].Dropped; is != dropped {
+			t.Errorf("%d roots of the file were dropped, want %d", is, dropped)
+		}
+	}
+	wants(0)
+	r.pem("other.example.pem", append(n.Roots(), authority(t, other).Roots()...)...)
+	wants(1)
+	r.pem("other.example.pem", n.Roots()...)
+	wants(0)
+}

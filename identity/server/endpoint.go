@@ -94,6 +94,7 @@ func federating(f *federation.Federation) prometheus.Collector {
 	roots := prometheus.NewDesc("culvert_identity_federation_roots", "Roots of another trust domain that nodes are told of.", of, nil)
 	failures := prometheus.NewDesc("culvert_identity_federation_failures_total", "Attempts to fetch the bundle of another trust domain that failed, or gave what was refused.", of, nil)
 	failing := prometheus.NewDesc("culvert_identity_federation_failing", "Whether the last attempt to fetch the bundle of another trust domain failed.", of, nil)
+	dropped := prometheus.NewDesc("culvert_identity_federation_file_dropped", "Roots in the bundle file of another trust domain that its bundle has dropped.", of, nil)
 	return collectorFunc(func(out chan<- prometheus.Metric) {
 		for _, s := range f.Status() {
 			gauge := func(desc *prometheus.Desc, v float64) {
@@ -103,6 +104,7 @@ func federating(f *federation.Federation) prometheus.Collector {
 			gauge(due, s.RefreshSeconds)
 			gauge(roots, float64(s.Roots))
 			gauge(failing, number(s.Problem != ""))
+			gauge(dropped, float64(s.Dropped))
 			out <- prometheus.MustNewConstMetric(failures, prometheus.CounterValue, float64(s.Failures), s.TrustDomain)
 		}
 	})
