@@ -27,11 +27,11 @@ func (a *accused) define(flags *pflag.FlagSet) {
 	flags.StringVar(&a.spki, "spki", "", "a key, by the SHA-256 of its SubjectPublicKeyInfo in hexadecimal `digits`")
 	flags.StringVar(&a.issuer, "issuer", "", "an issuer and all that it signed, by its subject key identifier in hexadecimal `digits`")
 	flags.StringVar(&a.node, "node", "", "a node, by its `name`: all that it would prove, and all that it would get")
-	flags.StringVar(&a.trustDomain, "trust-domain", "", "the mesh's trust `domain`, of which a SPIFFE ID must be (default as the pods of culvert-identity say, else cluster.local)")
+	flags.StringVar(&a.trustDomain, "trust-domain", "", "the mesh's trust `domain`: a SPIFFE ID of another is noted (default as the pods of culvert-identity say, else cluster.local)")
 }
 
-// entry is what the arguments and flags name. domain is the mesh's trust domain.
-func (a *accused) entry(args []string, domain string, until time.Time, reason string) (deny.Entry, error) {
+// entry is what the arguments and flags name.
+func (a *accused) entry(args []string, until time.Time, reason string) (deny.Entry, error) {
 	named := map[deny.Kind]string{deny.KindSerial: a.serial, deny.KindSPKI: a.spki, deny.KindIssuer: a.issuer, deny.KindNode: a.node}
 	if len(args) > 0 {
 		named[deny.KindID] = args[0]
@@ -45,17 +45,7 @@ func (a *accused) entry(args []string, domain string, until time.Time, reason st
 	if len(found) != 1 {
 		return deny.Entry{}, errors.New("want exactly one of a SPIFFE ID, --serial, --spki, --issuer and --node")
 	}
-	entry, err := deny.New(found[0], named[found[0]], until, reason)
-	if err != nil {
-		return deny.Entry{}, err
-	}
-	if entry.Kind == deny.KindID {
-		if id, _ := spiffeid.FromString(entry.Value); id.TrustDomain().Name() != domain { // it is one: New has read it
-			return deny.Entry{}, hint(fmt.Errorf("%s is of the trust domain %s, and the mesh of %s: it would deny nobody", entry.Value, id.TrustDomain(), domain),
-				"if the mesh is of that trust domain, say so by --trust-domain")
-		}
-	}
-	return entry, nil
+	return deny.New(found[0], named[found[0]], until, reason)
 }
 
 // domain is the mesh's trust domain, as far as flags and the CA's pods say.
@@ -166,14 +156,18 @@ func (c *command) named(cmd *cobra.Command, args []string, a *accused, d denying
 	if err != nil {
 		return deny.Entry{}, nil, err
 	}
-	domain := ""
-	if len(args) > 0 {
-		if domain, err = c.domain(cmd, a); err != nil {
-			return deny.Entry{}, nil, err
-		}
+	entry, err := a.entry(args, until, reason)
+	if err != nil || entry.Kind != deny.KindID {
+		return entry, place, err
 	}
-	entry, err := a.entry(args, domain, until, reason)
-	return entry, place, err
+	domain, err := c.domain(cmd, a)
+	if err != nil {
+		return deny.Entry{}, nil, err
+	}
+	if id, _ := spiffeid.FromString(entry.Value); id.TrustDomain().Name() != domain { // it is one: New has read it
+		fmt.Fprintf(c.Stderr, "culvert: %s is of the trust domain %s, and the mesh of %s: it names a peer only if the CA is federated with that domain\n", entry.Value, id.TrustDomain(), domain)
+	}
+	return entry, place, nil
 }
 
 // except are those that deny something else.
