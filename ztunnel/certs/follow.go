@@ -101,14 +101,19 @@ func (s *Store) take(b Bundle) error {
 	before := s.trust.said.Generation
 	err := s.trust.say(b, now, s.longestLife())
 	s.following.connected = true
-	later := s.trust.said.Generation != before
+	news, barred, later := "", false, s.trust.said.Generation != before
 	judged := err == nil && s.file.judge()
 	if later {
 		s.following.since = now
 	}
 	changed := s.rebuild(now)
 	if s.heedsForeign(err) {
-		changed = s.federateLocked(b.Foreign) || changed
+		before := s.barred != nil
+		changed = s.federateLocked(b.Foreign, b.Sole, now) || changed
+		barred = s.barred != nil && !before
+		if without := leftOut(b.Foreign); without != s.leftOut {
+			s.leftOut, news = without, without
+		}
 	}
 	tainted := s.renewTainted(b.Tainted, now)
 	said := s.noteLocked(err)
@@ -118,6 +123,12 @@ func (s *Store) take(b Bundle) error {
 	}
 	if later {
 		s.cfg.Log.Info("trust bundle taken", logGeneration, b.Generation, logBundle, hexOf(b.Hash), logRoots, len(b.Roots))
+	}
+	if news != "" {
+		s.cfg.Log.Warn("roots of other trust domains are not taken; of those in force some may stay", logError, news)
+	}
+	if barred {
+		s.cfg.Log.Warn("the CA names a trust domain or root again that it had withdrawn, without a greater number; it counts in "+behindFor.String(), logGeneration, b.Generation)
 	}
 	if tainted > 0 {
 		s.cfg.Log.Warn("certificates of an authority that the CA has tainted are renewed at once", logCount, tainted)
@@ -141,6 +152,9 @@ func (s *Store) lose(err error, heard bool) {
 	}
 	said := !heard && s.noteLocked(err)
 	s.mu.Unlock()
+	if errors.Is(err, errNoStream) {
+		s.defederate()
+	}
 	switch {
 	case heard:
 		s.cfg.Log.Debug("the stream of the CA's trust bundle ended", logError, err)

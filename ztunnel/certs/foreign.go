@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -22,6 +23,41 @@ type Foreign struct {
 	TrustDomain spiffeid.TrustDomain
 	Sequence    uint64              // that the domain gave to this set; 0: it gives none
 	Roots       []*x509.Certificate // none: whoever says so does not know them yet
+	Problem     string              // why some of them, or all, are left out; the log says it
+}
+
+// NewForeign is the bundle of another trust domain within the bounds of those that a CA says.
+// Roots that would cost too much to check signatures of are left out; of too many roots all
+// are, so that those in force stay.
+func NewForeign(td spiffeid.TrustDomain, roots []*x509.Certificate) Foreign {
+	f := Foreign{TrustDomain: td}
+	if n := len(roots); n > identityv1.MaxFederatedRoots {
+		f.Problem = fmt.Sprintf("it has %d roots, the limit is %d", n, identityv1.MaxFederatedRoots)
+		return f
+	}
+	for _, root := range roots {
+		if err := identity.CheckKey(root); err != nil {
+			f.Problem = fmt.Sprintf("the root %q: %v", root.Subject, err)
+			continue
+		}
+		f.Roots = append(f.Roots, root)
+	}
+	return f
+}
+
+// leftOut is what of other trust domains is not taken, and why; empty: all is.
+func leftOut(all []Foreign) string {
+	var problems []string
+	for i, f := range all {
+		switch {
+		case i >= identityv1.MaxFederated:
+			problems = append(problems, fmt.Sprintf("%d more than %d trust domains, from %v on", len(all)-i, identityv1.MaxFederated, f.TrustDomain))
+			return strings.Join(problems, "; ")
+		case f.Problem != "":
+			problems = append(problems, fmt.Sprintf("%v: %s", f.TrustDomain, f.Problem))
+		}
+	}
+	return strings.Join(problems, "; ")
 }
 
 // foreigners are the bundles of other trust domains that are in force. Store.mu guards them.
@@ -30,6 +66,7 @@ type foreigners map[spiffeid.TrustDomain]*foreigner
 type foreigner struct {
 	sequence uint64
 	bundle   *bundle
+	restored bool // from the file of an earlier ztunnel: the domain may have begun anew since
 }
 
 // foreignOf reads what a bundle says of other trust domains. What of it is wrong, or too much,
@@ -48,29 +85,70 @@ func foreignOf(all []*identityv1.FederatedBundle) (foreign []Foreign) {
 // not older than the one in force. s.mu is held.
 func (s *Store) heedsForeign(err error) bool { return !errors.Is(err, errOldBundle) }
 
-// federateLocked has the bundles of other trust domains be these, and reports whether that
-// changed them. One keeps what is known of it if that has a greater number, or if nothing is
-// said of its roots.
-func (s *Store) federateLocked(all []Foreign) (changed bool) {
+// federateLocked has the bundles of other trust domains be these, and reports whether other
+// roots vouch than before. A domain keeps what is known of it if that has a greater number, or
+// if nothing is said of its roots.
+func (s *Store) federateLocked(all []Foreign, sole bool, now time.Time) (changed bool) {
 	next := foreigners{}
-	for _, f := range all {
-		if f.TrustDomain == s.cfg.TrustDomain || len(next) >= identityv1.MaxFederated {
+	s.ended, s.barred = s.ended.recent(now), nil
+	for _, f := range all[:min(len(all), identityv1.MaxFederated)] {
+		if f.TrustDomain == s.cfg.TrustDomain {
 			continue
 		}
 		before := s.foreign[f.TrustDomain]
+		if !sole && !before.younger(f) {
+			barred := false
+			if f, barred = s.ended.spare(f, before != nil, now); barred {
+				s.barred = all
+			}
+		}
 		if after := f.after(before, s.cfg.ClockSkew); after != nil {
 			next[f.TrustDomain] = after
-			changed = changed || after != before
+			changed = changed || before == nil || after.bundle != before.bundle
 		}
 	}
-	changed = changed || len(next) != len(s.foreign)
+	for td, before := range s.foreign {
+		s.ended = s.ended.follow(td, before, next[td], now)
+		changed = changed || next[td] == nil
+	}
+	for td, after := range next {
+		if s.foreign[td] == nil {
+			s.ended = s.ended.follow(td, nil, after, now)
+		}
+	}
 	s.foreign = next
 	return changed
 }
 
+// federateAgain has what was said last count in full once nothing bars it any more.
+func (s *Store) federateAgain(now time.Time) {
+	s.mu.Lock()
+	changed := s.barred != nil && s.federateLocked(s.barred, false, now)
+	s.mu.Unlock()
+	if changed {
+		s.newBundle()
+	}
+}
+
+// defederate ends what is known of other trust domains: the CA has no stream to say it.
+func (s *Store) defederate() {
+	s.mu.Lock()
+	changed := len(s.foreign) > 0
+	s.foreign, s.barred = nil, nil
+	s.mu.Unlock()
+	if changed {
+		s.newBundle()
+	}
+}
+
+// younger reports whether what is in force of a domain counts more than what f says.
+func (in *foreigner) younger(f Foreign) bool {
+	return in != nil && !in.restored && f.Sequence < in.sequence
+}
+
 // after is what is in force of a domain when f was said of it; nil: nothing.
 func (f Foreign) after(before *foreigner, skew time.Duration) *foreigner {
-	if len(f.Roots) == 0 || before != nil && f.Sequence < before.sequence {
+	if len(f.Roots) == 0 || before.younger(f) {
 		return before
 	}
 	b, err := newBundle(f.Roots, skew)
@@ -78,12 +156,9 @@ func (f Foreign) after(before *foreigner, skew time.Duration) *foreigner {
 		return before
 	}
 	if before != nil && b.equal(before.bundle) {
-		if f.Sequence == before.sequence {
-			return before
-		}
 		b = before.bundle // it has proofs
 	}
-	return &foreigner{f.Sequence, b}
+	return &foreigner{sequence: f.Sequence, bundle: b}
 }
 
 // prove proves a peer by the bundle of the trust domain that its leaf names, as it is now.

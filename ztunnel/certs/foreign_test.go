@@ -142,11 +142,11 @@ func TestAForeignPeerRestsOnNoRootOfOurs(t *testing.T) {
 	}
 }
 
-// A ztunnel that starts while the CA is away knows the foreign bundles of its predecessor, and
-// their numbers.
+// A ztunnel that starts while the CA is away knows the foreign bundles of its predecessor. What
+// the CA says first takes their place, whatever its number: the domain may have begun anew.
 func TestForeignBundlesOutliveZtunnel(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "bundle")
-	authority, first, second := newCA(t, td), certstest.NewCA(), certstest.NewCA()
+	authority, first, second, third := newCA(t, td), certstest.NewCA(), certstest.NewCA(), certstest.NewCA()
 	i := &issuer{ca: authority}
 	r := run(t, Config{TTL: time.Hour, BundleFile: file}, i, i)
 	r.federates(t, of(others, 5, first))
@@ -155,8 +155,11 @@ func TestForeignBundlesOutliveZtunnel(t *testing.T) {
 	hold(t, r, db)
 	r.wantsPeer(t, "after a restart", first.Leaf(guest), "")
 	r.federates(t, of(others, 4, second))
-	r.wantsPeer(t, "an older bundle", second.Leaf(guest), "unknown authority")
-	if f := r.Following().Federated[0]; f.TrustDomain != "other.example" || f.Sequence != 5 || f.Roots != 1 {
+	r.wantsPeer(t, "the first bundle", second.Leaf(guest), "")
+	r.wantsPeer(t, "a root that it does not name", first.Leaf(guest), "unknown authority")
+	r.federates(t, of(others, 3, third))
+	r.wantsPeer(t, "an older bundle", third.Leaf(guest), "unknown authority")
+	if f := r.Following().Federated[0]; f.TrustDomain != "other.example" || f.Sequence != 4 || f.Roots != 1 {
 		t.Errorf("%+v", f)
 	}
 }
@@ -174,5 +177,24 @@ func TestForeignBundlesAreBounded(t *testing.T) {
 	got := foreignOf(all)
 	if len(got) != identityv1.MaxFederated-2 || got[0].TrustDomain.Name() != "torn.example" || len(got[0].Roots) != 1 {
 		t.Errorf("%d bundles, first %v", len(got), got[0])
+	}
+}
+
+// What is left out is said, and a domain that is named without roots keeps those in force.
+func TestWhatIsLeftOutOfForeignBundlesIsSaid(t *testing.T) {
+	r := newRig(t, newCA(t, td), time.Hour)
+	hold(t, r, db)
+	first := certstest.NewCA()
+	r.federates(t, of(others, 1, first))
+	all := []Foreign{{TrustDomain: others, Problem: "it is torn"}}
+	for i := range identityv1.MaxFederated + 1 {
+		all = append(all, of(spiffeid.RequireTrustDomainFromString(string(rune('a'+i))+".example"), 1, first))
+	}
+	r.federates(t, all...)
+	r.wantsPeer(t, "the bundle cannot be used", first.Leaf(guest), "")
+	r.Store.mu.Lock()
+	defer r.Store.mu.Unlock()
+	if want := "other.example: it is torn; 2 more than 16 trust domains, from p.example on"; r.leftOut != want {
+		t.Errorf("%q, want %q", r.leftOut, want)
 	}
 }

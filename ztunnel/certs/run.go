@@ -64,6 +64,7 @@ func (s *Store) Run(ctx context.Context) error {
 			s.clockSet(now, jump)
 		}
 		last = now
+		s.federateAgain(now)
 		timer.Reset(s.start(ctx, &attempts))
 	}
 }

@@ -30,6 +30,7 @@ type saved struct {
 	Judged      sum          `json:"judged"` // see rootFile
 
 	Federated []savedForeign `json:"federated,omitempty"`
+	Ended     []savedEnded   `json:"ended,omitempty"`
 }
 
 type savedHeard struct {
@@ -60,7 +61,8 @@ func (s *Store) save() {
 	defer s.saving.Unlock()
 	s.mu.Lock()
 	now := s.trust.saved(s.cfg.TrustDomain.Name(), s.file.judged)
-	now.Federated = s.foreign.saved()
+	s.ended = s.ended.recent(time.Now())
+	now.Federated, now.Ended = s.foreign.saved(), s.ended.saved()
 	s.mu.Unlock()
 	if err := writeSaved(s.cfg.BundleFile, savedBundle, now); err != nil {
 		s.cfg.Log.Error("writing the trust bundle; a start without the CA would find an older one", logPath, s.cfg.BundleFile, logError, err)
@@ -98,8 +100,13 @@ func (s *Store) restore() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.trust, s.file.judged = t, v.Judged
-	s.federateLocked(restoreForeign(v.Federated))
-	s.rebuild(time.Now())
+	now := time.Now()
+	s.federateLocked(restoreForeign(v.Federated), true, now)
+	for _, f := range s.foreign {
+		f.restored = true
+	}
+	s.ended = restoreEnded(v.Ended, now)
+	s.rebuild(now)
 }
 
 // trust leaves out roots that Go cannot read, unless that leaves none: a ztunnel of

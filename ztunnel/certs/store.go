@@ -30,6 +30,9 @@ type Store struct {
 	trust    trust
 	bundle   *bundle             // of trust's roots; nil while there are none
 	foreign  foreigners          // bundles of other trust domains
+	ended    endings             // oldest first
+	leftOut  string              // see leftOut; of what was said last
+	barred   []Foreign           // what was said last of other trust domains, if ended had a part of it left out
 	news     news                // of another bundle
 	above    []*x509.Certificate // the leaf in the last answer: SVIDs share them
 	inFlight int                 // waves

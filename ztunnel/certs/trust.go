@@ -37,6 +37,7 @@ type Bundle struct {
 	Roots      []*x509.Certificate
 	Tainted    []sum     // identity.KeyHash of authorities: what they signed is renewed at once
 	Foreign    []Foreign // other trust domains whose workloads may be peers; of others none may
+	Sole       bool      // nobody else says bundles: none is behind, so Foreign counts as it is
 }
 
 // trust is what this node knows of the roots of its trust domain. What vouches for

@@ -55,7 +55,7 @@ func (c *Client) bundleOf(answer *delegatedv1.SubscribeToX509BundlesResponse, kn
 	if err != nil {
 		return certs.Bundle{}, because(certs.Failed, "the trust bundle of SPIRE's agent: %v", err)
 	}
-	next.Foreign = c.foreign(all)
+	next.Foreign, next.Sole = c.foreign(all), true
 	next.Generation = max(1, known.Generation)
 	if known.Generation != 0 && next.Hash != known.Hash {
 		next.Generation++
@@ -63,17 +63,20 @@ func (c *Client) bundleOf(answer *delegatedv1.SubscribeToX509BundlesResponse, kn
 	return next, nil
 }
 
-// foreign are the bundles of other trust domains, in the order of their names. What cannot be
-// read says nothing of the rest.
+// foreign are the bundles of other trust domains, in the order of their names. A domain stays
+// as it is known whose bundle cannot be read.
 func (c *Client) foreign(all map[string][]byte) (foreign []certs.Foreign) {
 	for _, name := range slices.Sorted(maps.Keys(all)) {
 		td, err := spiffeid.TrustDomainFromString(name)
 		if err != nil || td == c.cfg.TrustDomain {
 			continue
 		}
-		if b, err := parseBundle(all[name]); err == nil {
-			foreign = append(foreign, certs.Foreign{TrustDomain: td, Roots: b.Roots})
+		b, err := parseBundle(all[name])
+		if err != nil {
+			foreign = append(foreign, certs.Foreign{TrustDomain: td, Problem: err.Error()})
+			continue
 		}
+		foreign = append(foreign, certs.NewForeign(td, b.Roots))
 	}
 	return foreign
 }
