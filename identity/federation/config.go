@@ -29,7 +29,7 @@ type Domain struct {
 	Profile     Profile
 	EndpointID  spiffeid.ID // of https_spiffe
 	BundleFile  string      // of https_spiffe: the bundle to begin with, a JWKS or PEM
-	RootsFile   string      // of https_web: PEM; empty: the system's roots
+	RootsFile   string      // of https_web: PEM; empty: the system's roots, of which images have none
 }
 
 // entry is a Domain as it is written.

@@ -189,9 +189,15 @@ func (f *Federation) replace(text []byte, domains []Domain, start func(*follower
 	return gone
 }
 
+// copied is the trust domain that policies written for another mesh are most likely to name.
+const copied = "cluster.local"
+
 // follow returns a follower that has not begun yet, with what is known.
 func (f *Federation) follow(d Domain, before *follower) *follower {
 	one := &follower{of: f, domain: d, since: time.Now()}
+	if before == nil && d.TrustDomain.Name() == copied {
+		f.opts.Log.Warn("policies that name principals of cluster.local, as those copied from Istio do for their own mesh, let in the federated domain of that name", logTrustDomain, copied)
+	}
 	if before != nil {
 		one.known, one.roots, one.failures, one.since, one.dropped = before.known, before.roots, before.failures, before.since, before.dropped
 		return one

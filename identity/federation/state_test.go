@@ -4,6 +4,7 @@ package federation
 
 import (
 	"crypto/x509"
+	"log/slog"
 	"os"
 	"strings"
 	"testing"
@@ -164,4 +165,19 @@ func TestABundleFileWithDroppedRootsIsTold(t *testing.T) {
 	wants(1)
 	r.pem("other.example.pem", n.Roots()...)
 	wants(0)
+}
+
+// Policies that were copied from elsewhere name cluster.local for their own mesh.
+func TestADomainThatIsCalledAsUsualIsWarnedOf(t *testing.T) {
+	r := newRig(t)
+	for domain, want := range map[string]bool{"cluster.local": true, "other.example": false} {
+		var said strings.Builder
+		r.write(r.file, "- {trustDomain: "+domain+", url: 'https://127.0.0.1:1/', profile: https_web}\n")
+		if _, err := New(Options{CA: r.ca, File: r.file, Log: slog.New(slog.NewTextHandler(&said, nil))}); err != nil {
+			t.Fatal(err)
+		}
+		if is := strings.Contains(said.String(), "principals of cluster.local"); is != want {
+			t.Errorf("%s: %s", domain, &said)
+		}
+	}
 }
