@@ -214,18 +214,22 @@ func TestTheCAPutsTheTaintBackOnlyIfItIsToldAndZtunnelTakesItOff(t *testing.T) {
 // What is not asked for is not mounted, and no port of it is open.
 func TestTheCAFederatesWithWhomItIsTold(t *testing.T) {
 	show := []string{"--show-only=templates/identity.yaml", "--show-only=templates/networkpolicy.yaml", "--set=networkPolicy.enabled=true"}
-	rendered, err := template(t, append(show, "--set=identity.federation.configMap=others", "--set=identity.federation.endpoint.enabled=true", "--set=identity.federation.endpoint.tlsSecret=web")...)
+	rendered, err := template(t, append(show, "--set=identity.federation.configMap=others", "--set=identity.federation.endpoint.enabled=true", "--set=identity.federation.endpoint.serviceType=NodePort", "--set=identity.federation.endpoint.tlsSecret=web")...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
 		"- -federation=/etc/culvert/federation/federation.yaml\n", "- -federation-state=/var/lib/culvert-federation\n", "- -bundle-endpoint=:15016\n",
 		"- -bundle-endpoint-cert=/run/culvert/bundle-endpoint/tls.crt\n", "- -bundle-refresh-hint=5m\n",
-		"configMap:\n            name: others\n            optional: true\n", "secretName: web\n            optional: true\n", "- name: federation-state\n          emptyDir: {}\n", "containerPort: 15016\n", "targetPort: 15016\n",
+		"configMap:\n            name: others\n            optional: true\n", "secretName: web\n            optional: true\n", "- name: federation-state\n          emptyDir: {}\n", "containerPort: 15016\n",
+		"spec:\n  type: NodePort\n  selector:\n    app.kubernetes.io/name: culvert-identity\n  ports:\n    - name: bundle\n      port: 15016\n      targetPort: 15016\n",
 	} {
 		if !strings.Contains(rendered, want) {
 			t.Errorf("no %q in:\n%s", want, rendered)
 		}
+	}
+	if strings.Contains(rendered, "targetPort: 15012\n    - name: bundle") {
+		t.Errorf("who reaches the bundle reaches where nodes get certificates:\n%s", rendered)
 	}
 	const claimed = "- name: federation-state\n          persistentVolumeClaim:\n            claimName: kept\n"
 	if rendered, err = template(t, append(show, "--set=identity.federation.configMap=others", "--set=identity.federation.claim=kept")...); err != nil || !strings.Contains(rendered, claimed) || !strings.Contains(rendered, "fsGroup: 65532\n") {
