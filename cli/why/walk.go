@@ -181,7 +181,7 @@ func (k *walk) nodeSilent(n *fleet.Node, pod *workload.Workload) Step {
 // absent is the end of a problem that only a ztunnel which does not run has: nobody listens
 // at its socket, or on loopback at its port. Others refuse connections too: the API server
 // tells of a kubelet that is down, and an address may be the wrong one.
-var absent = regexp.MustCompile(`(^dial unix \S+: connect: (connection refused|no such file or directory)|` +
+var absent = regexp.MustCompile(`(^dial unix .+: connect: (connection refused|no such file or directory)|` +
 	`\bdial tcp[46]? (127\.0\.0\.1|\[::1\]|localhost):15000: connect: connection refused)$`)
 
 // nobodyListens reports whether a problem is that the program is not there.

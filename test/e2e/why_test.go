@@ -108,7 +108,7 @@ func TestWhyNamesWhereAConnectionEndsAndWhatToChange(t *testing.T) {
 			}()
 			// To know that nobody answers takes 12 s, and more than one attempt while
 			// routes of before are remembered.
-			for range every(t, 100*time.Millisecond, 2*time.Minute) {
+			for range every(t, 100*time.Millisecond, 5*time.Minute) {
 				a = sub.why(args...)
 				says, change := a.at(f.step)
 				if a.code == 1 && a.Verdict == "refused" && a.EndsAt == f.step && strings.Contains(change, f.change) {
@@ -129,7 +129,7 @@ func TestWhyNamesWhereAConnectionEndsAndWhatToChange(t *testing.T) {
 func (s *story) isWell(from, to string) {
 	s.Helper()
 	var a answer
-	for range every(s.T, 100*time.Millisecond, 2*time.Minute) {
+	for range every(s.T, 100*time.Millisecond, 5*time.Minute) {
 		if a = s.why(from, to); a.Verdict == "carried" && a.code == 0 {
 			return
 		}
@@ -201,7 +201,7 @@ func (s *story) faults(client, server *lab.Pod) []planted {
 		}, "source-certificate", ca + ": it does not answer node1", true},
 		{"an expired leaf", func(s *story) ([]string, func()) {
 			id := client.SPIFFEID("cluster.local")
-			for range every(s.T, 100*time.Millisecond, 2*time.Minute) {
+			for range every(s.T, 100*time.Millisecond, 5*time.Minute) {
 				if !s.holds(s.one, id) {
 					break
 				}
