@@ -62,8 +62,11 @@ func (k rowKey) pair() pair {
 	return pair{name(k.source), name(k.destination)}
 }
 
-func (k rowKey) row() Row {
-	return Row{SourceIdentity: k.source.Identity, DestinationIdentity: k.destination.Identity, Service: k.service, Port: k.port, Secured: k.secured, Reason: k.reason}
+func (k rowKey) row(c counts) Row {
+	return Row{
+		SourceIdentity: k.source.Identity, DestinationIdentity: k.destination.Identity, Service: k.service, Port: k.port, Secured: k.secured, Reason: k.reason,
+		Open: c.open, Opened: c.opened, Refused: c.words, Sent: c.sent, Received: c.received, Last: c.last,
+	}
 }
 
 // counts is how the counters of a row or a pair stand, or by how much they grew.
@@ -136,38 +139,48 @@ func peer(owners map[netip.Addr]fleet.End, address, identity string) fleet.End {
 	return fleet.End{Identity: identity}
 }
 
-// merge adds the counts of a node's row to the row of an edge.
-func (r *Row) merge(c counts) {
-	r.Open, r.Opened, r.Sent, r.Received = r.Open+c.open, r.Opened+c.opened, r.Sent+c.sent, r.Received+c.received
-	for word, n := range c.words {
-		if r.Refused == nil {
-			r.Refused = map[string]uint64{}
+// merge adds the counts of another row.
+func (r *Row) merge(more Row) {
+	r.Open, r.Opened, r.Sent, r.Received = r.Open+more.Open, r.Opened+more.Opened, r.Sent+more.Sent, r.Received+more.Received
+	words := maps.Clone(r.Refused)
+	for word, n := range more.Refused {
+		if words == nil {
+			words = map[string]uint64{}
 		}
-		r.Refused[word] += n
+		words[word] += n
 	}
-	if c.last.After(r.Last) {
-		r.Last = c.last
+	if r.Refused = words; more.Last.After(r.Last) {
+		r.Last = more.Last
 	}
 }
 
-// rowsOf has the rows of a pair, those of several nodes as one.
-func rowsOf(all map[rowKey]counts, of pair) []Row {
+// rowsOf has the rows of each of some pairs, in one pass: a viewer's edge may stand for
+// thousands of pairs.
+func rowsOf(all map[rowKey]counts, of map[pair]bool) map[pair][]Row {
+	rows := map[pair][]Row{}
+	for k, c := range all {
+		if p := k.pair(); of[p] {
+			rows[p] = append(rows[p], k.row(c))
+		}
+	}
+	return rows
+}
+
+// alike has rows that differ in counts alone as one.
+func alike(all []Row) []Row {
 	type way struct {
 		service, reason, from, to string
 		port                      uint16
 		secured                   bool
 	}
 	rows := map[way]*Row{}
-	for k, c := range all {
-		if k.pair() != of {
-			continue
-		}
-		w := way{k.service, k.reason, k.source.Identity, k.destination.Identity, k.port, k.secured}
-		if rows[w] == nil {
-			row := k.row()
+	for _, row := range all {
+		w := way{row.Service, row.Reason, row.SourceIdentity, row.DestinationIdentity, row.Port, row.Secured}
+		if known := rows[w]; known != nil {
+			known.merge(row)
+		} else {
 			rows[w] = &row
 		}
-		rows[w].merge(c)
 	}
 	return slices.SortedFunc(values(rows), func(a, b Row) int {
 		return cmp.Or(-a.Last.Compare(b.Last), strings.Compare(a.Service, b.Service), cmp.Compare(a.Port, b.Port), strings.Compare(a.Reason, b.Reason),

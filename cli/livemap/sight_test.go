@@ -4,7 +4,9 @@ package livemap
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/netip"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -187,5 +189,37 @@ func TestTheBoundOfWorkloadsIsEachViewersOwn(t *testing.T) {
 	last := names[len(names)-1]
 	if g := h.Graph(Sight{Namespaces: map[string]bool{last: true}}, time.Time{}); len(names) != maxWorkloads/10+10 || len(g.Workloads) != 10 || g.Omitted != 0 {
 		t.Errorf("%d namespaces; who sees %s: %d workloads, %d omitted", len(names), last, len(g.Workloads), g.Omitted)
+	}
+}
+
+// An edge of a viewer may stand for thousands of hidden ones: their rows are looked at once,
+// not for each of them, and are one row, as how many there are is hidden, too.
+func TestThousandsOfHiddenClientsAreOneRow(t *testing.T) {
+	h, shop := &History{}, Sight{Namespaces: map[string]bool{"shop": true}}
+	const clients, ports = 4000, 10
+	var edges []fleet.Edge
+	for i := range clients {
+		for port := range ports {
+			e := toDB(2, 1, 1, 10, noon)
+			e.Source, e.Port = end(secret, fmt.Sprintf("client-%d", i)), uint16(port+1)
+			edges = append(edges, e)
+		}
+	}
+	h.Add([]fleet.Node{node("one", edges...)}, noon)
+	d, known := h.Detail(shop, "(elsewhere)→shop/db")
+	if !known || len(d.Rows) != ports {
+		t.Fatalf("%v, %d rows, want one of each port", known, len(d.Rows))
+	}
+	if r := d.Rows[0]; r.Opened != 2*clients || r.Open != clients || r.Sent != 10*clients || r.Refused["denied"] != clients {
+		t.Errorf("%+v", r)
+	}
+	if n := testing.AllocsPerRun(1, func() { h.Detail(shop, "(elsewhere)→shop/db") }); n > 20*clients*ports {
+		t.Errorf("%.0f allocations for %d rows: they are looked at again and again", n, clients*ports)
+	}
+	if again, _ := h.Detail(shop, "(elsewhere)→shop/db"); !reflect.DeepEqual(again, d) {
+		t.Error("looking changes what is counted")
+	}
+	if len(d.Hour) != 1 || d.Hour[0].Open != clients*ports {
+		t.Errorf("hour %+v", d.Hour)
 	}
 }

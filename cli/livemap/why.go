@@ -54,13 +54,18 @@ func (h *History) Detail(s Sight, id string) (Detail, bool) {
 		return Detail{}, false
 	}
 	d := Detail{ID: id, Rows: []Row{}, Verdicts: []Verdict{}, Hour: h.hour(edges[i].parts)}
+	pairs := map[pair]bool{}
 	for _, part := range edges[i].parts {
-		rows := rowsOf(h.rows, part.pair)
-		d.Rows = append(d.Rows, s.rows(rows)...)
+		pairs[part.pair] = true
+	}
+	rows := rowsOf(h.rows, pairs)
+	for _, part := range edges[i].parts {
+		d.Rows = append(d.Rows, s.rows(rows[part.pair])...)
 		if (s.seesEnd(part.from) || part.from == nobody) && s.seesEnd(part.to) {
-			d.Verdicts = append(d.Verdicts, s.verdicts(verdicts(h.mesh, part.pair, rows))...)
+			d.Verdicts = append(d.Verdicts, s.verdicts(verdicts(h.mesh, part.pair, alike(rows[part.pair])))...)
 		}
 	}
+	d.Rows = alike(d.Rows)
 	return d, true
 }
 
@@ -80,18 +85,31 @@ func (s Sight) verdicts(all []Verdict) []Verdict {
 
 // hour is what happened on some edges at each moment that is kept, together.
 func (h *History) hour(of []*edge) []Point {
+	const few = 16 // for more of them each sample is looked at once
+	set := map[*edge]bool{}
+	for _, e := range of {
+		set[e] = true
+	}
 	points := make([]Point, 0, len(h.frames))
 	for _, f := range h.frames {
 		p := Point{At: f.at}
-		for _, e := range of {
-			i, found := slices.BinarySearchFunc(f.samples, e.name, func(s sample, name string) int { return strings.Compare(s.edge.name, name) })
-			if !found {
-				continue
-			}
-			s := f.samples[i]
+		add := func(s sample) {
 			p.Open, p.Refused = p.Open+s.open, p.Refused+s.refused
 			if seconds := f.since.Seconds(); seconds > 0 {
 				p.Bytes += uint64(float64(s.bytes) / seconds)
+			}
+		}
+		if len(of) <= few {
+			for _, e := range of {
+				if i, found := slices.BinarySearchFunc(f.samples, e.name, func(s sample, name string) int { return strings.Compare(s.edge.name, name) }); found {
+					add(f.samples[i])
+				}
+			}
+		} else {
+			for _, s := range f.samples {
+				if set[s.edge] {
+					add(s)
+				}
 			}
 		}
 		points = append(points, p)
