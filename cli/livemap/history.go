@@ -143,30 +143,49 @@ func (h *History) Changed() <-chan struct{} {
 }
 
 // standing is how all rows stand: those of a node that does not answer as they did. Rows of
-// nodes that the source does not have any more go.
+// nodes that the source does not have any more go. Those that are known come first, so that
+// newer ones do not push them out.
 func (h *History) standing(nodes []fleet.Node) map[rowKey]counts {
-	silent, now := map[string]bool{}, map[rowKey]counts{}
-	h.omitted = 0
-	for _, n := range nodes {
+	silent, now, room := map[string]bool{}, map[rowKey]counts{}, newRoom(h.edges)
+	stand := func(k rowKey, c counts) {
+		now[k] = c
+		room.rows[holder(k.pair())]++
+	}
+	told := make([]map[rowKey]counts, len(nodes))
+	for i, n := range nodes {
 		if n.Problem != "" {
 			silent[n.Name] = true
 			continue
 		}
-		for k, c := range countsOf(n) {
-			_, known := h.edges[k.pair()]
-			if len(now) >= maxRows || !known && len(h.edges) >= maxPairs {
-				h.omitted++
-				continue
-			}
-			now[k] = c
-			if !known {
-				h.edges[k.pair()] = newEdge(k.pair())
+		told[i] = countsOf(n)
+		for k, c := range told[i] {
+			if _, known := h.rows[k]; known {
+				stand(k, c)
 			}
 		}
 	}
 	for k, c := range h.rows {
 		if silent[k.node] {
-			now[k] = c
+			stand(k, c)
+		}
+	}
+	h.omitted = 0
+	for _, rows := range told {
+		for k, c := range rows {
+			if _, known := h.rows[k]; known {
+				continue
+			}
+			p := k.pair()
+			_, known := h.edges[p]
+			if !room.forRow(p, len(now)) || !known && !room.forEdge(p, len(h.edges)) {
+				h.omitted++
+				continue
+			}
+			stand(k, c)
+			if !known {
+				h.edges[p] = newEdge(p)
+				room.edges[holder(p)]++
+			}
 		}
 	}
 	return now

@@ -327,3 +327,67 @@ func TestWhatOneNodeKnowsOfTheMeshIsEnough(t *testing.T) {
 		t.Errorf("%+v", d)
 	}
 }
+
+// dials has rows of sources that each dial many destinations.
+func dials(sources, destinations int, identity bool) []fleet.Edge {
+	var edges []fleet.Edge
+	for i := range sources {
+		for j := range destinations {
+			e := toDB(1, 1, 1, 0, noon)
+			e.Source, e.Destination = end("hog", fmt.Sprintf("hog-%d", i)), end("far", fmt.Sprintf("far-%d", j))
+			if identity {
+				e.Source = fleet.End{Identity: fmt.Sprintf("spiffe://partner.example/%d/%d", i, j)}
+			}
+			edges = append(edges, e)
+		}
+	}
+	return edges
+}
+
+// Whoever dials everybody leaves room for others.
+func TestEdgesAreSharedByTheirSources(t *testing.T) {
+	for name, hogs := range map[string][]fleet.Edge{"two that dial all": dials(2, maxPairs/2+100, false), "a partner's identities": dials(2, maxPairs/2+100, true)} {
+		h := &History{}
+		h.Add([]fleet.Node{node("one", hogs...)}, noon)
+		if n := len(h.edges); n > maxPairs/2 {
+			t.Errorf("%s: %d edges", name, n)
+		}
+		h.Add([]fleet.Node{node("one", append(hogs, toDB(1, 1, 1, 0, noon))...)}, noon.Add(5*time.Second))
+		g := h.Graph(all, time.Time{})
+		edgeOf(t, g, "shop/web→shop/db")
+		if g.Omitted == 0 {
+			t.Errorf("%s: none is omitted", name)
+		}
+		for i := range 2 { // the newest refusals are all of one source
+			for j := range maxRefusals {
+				at := noon.Add(time.Duration(i+10) * time.Second)
+				h.refusals.put(Refusal{From: "hog/hog-0", To: fmt.Sprint(j), Word: fmt.Sprint(i), Count: 1, First: at, Last: at})
+			}
+		}
+		if r := h.refusals.all["shop/web shop/db shop/db denied one"]; r == nil || len(h.refusals.all) != maxRefusals {
+			t.Errorf("%s: the refusal of another source is gone, of %d", name, len(h.refusals.all))
+		}
+	}
+}
+
+// A table that is full keeps what it has: a row that came and went would be counted anew.
+func TestRowsThatAreKnownStay(t *testing.T) {
+	h := &History{}
+	var edges []fleet.Edge
+	for i := range maxRows + 1000 {
+		e := toDB(100, 0, 0, 0, noon)
+		e.Source, e.Port = end("shop", fmt.Sprintf("web-%d", i%100)), uint16(i/100+1)
+		edges = append(edges, e)
+	}
+	h.begin()
+	h.rows = h.standing([]fleet.Node{node("one", edges...)})
+	again := h.standing([]fleet.Node{node("one", edges...)})
+	if len(again) > maxRows || len(h.rows) < maxRows*9/10 || len(h.edges) != 100 {
+		t.Errorf("%d rows, %d edges", len(again), len(h.edges))
+	}
+	for k := range h.rows {
+		if _, there := again[k]; !there {
+			t.Fatalf("%+v has gone", k)
+		}
+	}
+}

@@ -4,7 +4,6 @@ package livemap
 
 import (
 	"cmp"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -12,7 +11,7 @@ import (
 	"github.com/culvert-mesh/culvert/cli/fleet"
 )
 
-const maxRefusals = 500 // kinds of them, the oldest of which go
+const maxRefusals = 500 // kinds of them
 
 // Refusal is the connections of one client that were refused for one reason.
 type Refusal struct {
@@ -38,11 +37,12 @@ type Refusal struct {
 // refusals are the last ones, each kind once.
 type refusals struct {
 	all map[string]*Refusal
+	of  map[string]int // how many are of each source
 }
 
 func (r *refusals) put(one Refusal) {
 	if r.all == nil {
-		r.all = map[string]*Refusal{}
+		r.all, r.of = map[string]*Refusal{}, map[string]int{}
 	}
 	one.ID = strings.Join([]string{one.From, one.To, one.Service, one.Word, one.Node}, " ")
 	if known := r.all[one.ID]; known != nil {
@@ -50,10 +50,33 @@ func (r *refusals) put(one Refusal) {
 		return
 	}
 	if len(r.all) >= maxRefusals {
-		oldest := slices.MinFunc(slices.Collect(maps.Values(r.all)), func(a, b *Refusal) int { return a.Last.Compare(b.Last) })
-		delete(r.all, oldest.ID)
+		r.drop()
 	}
 	r.all[one.ID] = &one
+	r.of[one.holder()]++
+}
+
+func (r *Refusal) holder() string { return holder(pair{from: r.From}) }
+
+// drop lets the oldest one go of the source that has most of them, so that whoever is refused
+// everywhere does not push out what others were refused.
+func (r *refusals) drop() {
+	source, most := "", 0
+	for of, n := range r.of {
+		if n > most || n == most && of < source {
+			source, most = of, n
+		}
+	}
+	var oldest *Refusal
+	for _, one := range r.all {
+		if (oldest == nil || one.Last.Before(oldest.Last)) && one.holder() == source {
+			oldest = one
+		}
+	}
+	delete(r.all, oldest.ID)
+	if r.of[source]--; r.of[source] == 0 {
+		delete(r.of, source)
+	}
 }
 
 // before keeps what a node has counted before it was first asked.

@@ -196,7 +196,7 @@ func TestTheBoundOfWorkloadsIsEachViewersOwn(t *testing.T) {
 // not for each of them, and are one row, as how many there are is hidden, too.
 func TestThousandsOfHiddenClientsAreOneRow(t *testing.T) {
 	h, shop := &History{}, Sight{Namespaces: map[string]bool{"shop": true}}
-	const clients, ports = 4000, 10
+	const clients, ports = 1000, 10
 	var edges []fleet.Edge
 	for i := range clients {
 		for port := range ports {
