@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/culvert-mesh/culvert/identity"
 	"github.com/culvert-mesh/culvert/identity/ca"
 	"github.com/culvert-mesh/culvert/identity/signing"
 )
@@ -27,6 +28,9 @@ func (s *signerFlags) defineIssuer(cmd *cobra.Command) {
 
 // ask puts the signers' keys into opts.
 func (s *signerFlags) ask(ctx context.Context, opts *ca.Options) (err error) {
+	if opts.Keys == identity.MLDSA65 && s.root+s.issuer != "" {
+		return errors.New("--key-kind mldsa65: no signer has such a key: give no --root-signer and no --issuer-signer with it")
+	}
 	if s.root != "" {
 		if opts.RootKey, err = askSigner(ctx, "root-signer", s.root); err != nil {
 			return err

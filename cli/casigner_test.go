@@ -85,6 +85,13 @@ func TestASignerThatCannotSignMakesNoCA(t *testing.T) {
 	if !strings.Contains(text, "--issuer-signer: "+signer.URI) || !strings.Contains(text, "the token is locked") {
 		t.Errorf("a locked token:\n%s", text)
 	}
+	signer.Has(signingtest.P256(t), nil)
+	if text := onDir(t, 2, dir, "ca", "init", "--root-signer", signer.URI, "--issuer-signer", signer.URI); !strings.Contains(text, "same key") {
+		t.Errorf("one signer for both:\n%s", text)
+	}
+	if text := onDir(t, 2, dir, "ca", "init", "--key-kind", "mldsa65", "--root-signer", signer.URI); !strings.Contains(text, "--key-kind mldsa65") {
+		t.Errorf("a kind that no signer has:\n%s", text)
+	}
 	if text := onDir(t, 2, dir, "ca", "init", "--root-signer", "pkcs11:token=a"); !strings.Contains(text, "want unix:PATH") {
 		t.Errorf("another scheme:\n%s", text)
 	}

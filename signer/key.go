@@ -9,11 +9,14 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/miekg/pkcs11"
 	"go.step.sm/crypto/kms"
 	"go.step.sm/crypto/kms/apiv1"
 	_ "go.step.sm/crypto/kms/awskms"   // they name themselves to kms
@@ -23,8 +26,7 @@ import (
 	"go.step.sm/crypto/kms/uri"
 )
 
-// openAgain is the pause between two attempts to open the key: tokens lock themselves after
-// a few wrong PINs.
+// openAgain is the pause between two attempts to open the key.
 const openAgain = 10 * time.Second
 
 // maxPIN bounds the file of a PIN.
@@ -41,8 +43,23 @@ type key struct {
 	mu      sync.Mutex // guards what follows
 	manager apiv1.KeyManager
 	signer  crypto.Signer
+	opened  int // how often it was: tells a key that is open from those before it
 	problem error
 	tried   time.Time
+
+	refusedPIN string // by the token, for refusal; empty: none
+	refusal    error
+}
+
+// known are what a URI may say, by its scheme. Nothing else is taken: what a library reads
+// there may be a secret, and the URI stands in the command line, in the log, and in what the
+// CA says of its signer.
+var known = map[string][]string{
+	"pkcs11":   {"module-path", "token", "serial", "slot-id", "id", "object", "max-sessions", "pin-source"},
+	"awskms":   {"profile", "region", "credentials-file", "key-id", "name"},
+	"cloudkms": {"credentials-file", "resource"},
+	"azurekms": {"vault", "name", "version", "hsm", "environment", "tenant-id", "aad-endpoint"},
+	"softkms":  {"path"},
 }
 
 var errPINGiven = errors.New("-key: a PIN in a command line is read by everybody on the machine: want pin-source=file:PATH")
@@ -58,9 +75,18 @@ func newKey(text string, log *slog.Logger) (*key, error) {
 	if u.Has("pin-value") || u.Has("pin-prompt") || u.User != nil {
 		return nil, errPINGiven
 	}
-	kind := apiv1.Type(strings.ToLower(u.Scheme))
-	if _, known := apiv1.LoadKeyManagerNewFunc(kind); !known {
-		return nil, fmt.Errorf("-key %s: the scheme is %q, want pkcs11, awskms, cloudkms, azurekms or softkms", text, u.Scheme)
+	kind := strings.ToLower(u.Scheme)
+	attributes, ok := known[kind]
+	if !ok {
+		return nil, fmt.Errorf("-key: the scheme is %q, want pkcs11, awskms, cloudkms, azurekms or softkms", u.Scheme)
+	}
+	for _, given := range slices.Concat(slices.Collect(maps.Keys(u.Values)), slices.Collect(maps.Keys(u.URL.Query()))) {
+		if kind == "cloudkms" && strings.HasPrefix(given, "projects/") {
+			continue // the name of the key, without "resource="
+		}
+		if !slices.Contains(attributes, given) {
+			return nil, fmt.Errorf("-key: %q is not taken from a URI of the scheme %s, want %s; secrets are given by environment or file", given, kind, strings.Join(attributes, ", "))
+		}
 	}
 	return &key{text: text, uri: u, log: log}, nil
 }
@@ -72,7 +98,7 @@ func (k *key) open() (crypto.Signer, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.signer != nil {
-		return held{k.signer, k}, nil
+		return held{k.signer, k, k.opened}, nil
 	}
 	if k.problem != nil && time.Since(k.tried) < openAgain {
 		return nil, k.problem
@@ -90,7 +116,7 @@ func (k *key) open() (crypto.Signer, error) {
 	}
 	k.problem = nil
 	k.log.Info("the key is open", "key", k.String())
-	return held{k.signer, k}, nil
+	return held{k.signer, k, k.opened}, nil
 }
 
 func (k *key) openLocked() error {
@@ -98,9 +124,17 @@ func (k *key) openLocked() error {
 	if err != nil {
 		return err
 	}
+	if k.refusal != nil && pin == k.refusedPIN {
+		return k.refusal
+	}
+	k.refusedPIN, k.refusal = "", nil
 	name := k.String()
 	opts := apiv1.Options{URI: name, Pin: pin}
 	manager, err := kms.New(context.Background(), opts)
+	if refusesPIN(err) {
+		k.refusedPIN, k.refusal = pin, fmt.Errorf("%w: it is not tried again until the file of pin-source holds another PIN", err)
+		return k.refusal
+	}
 	if err != nil {
 		return err
 	}
@@ -113,7 +147,16 @@ func (k *key) openLocked() error {
 		return errors.Join(err, manager.Close())
 	}
 	k.manager, k.signer = manager, signer
+	k.opened++
 	return nil
+}
+
+// refusesPIN reports whether a token has counted a wrong PIN: after three to ten of them, most
+// are locked, some for good. One that is locked counts no more, and may be tried.
+func refusesPIN(err error) bool {
+	var code pkcs11.Error
+	return errors.As(err, &code) && slices.Contains([]pkcs11.Error{
+		pkcs11.CKR_PIN_INCORRECT, pkcs11.CKR_PIN_INVALID, pkcs11.CKR_PIN_LEN_RANGE, pkcs11.CKR_PIN_EXPIRED}, code)
 }
 
 // pin is what the file of pin-source holds, in one line.
@@ -139,7 +182,11 @@ func (k *key) pin() (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("pin-source: %w", err)
 	}
-	return strings.TrimRight(string(text), "\r\n"), nil
+	pin := strings.TrimRight(string(text), "\r\n")
+	if pin == "" {
+		return "", fmt.Errorf("pin-source: %s is empty", path)
+	}
+	return pin, nil
 }
 
 // hungAfter is how long a token may take. Its library cannot be interrupted: whoever started
@@ -156,10 +203,10 @@ func (k *key) watched() (done func()) {
 }
 
 // lose has the next question open the key anew, if it is still the one that failed.
-func (k *key) lose(signer crypto.Signer, err error) {
+func (k *key) lose(opened int, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.signer != signer {
+	if k.signer == nil || k.opened != opened {
 		return
 	}
 	k.log.Error("the key does not sign; it is opened again", "error", err)
@@ -187,13 +234,14 @@ func (k *key) closeLocked() {
 // put back has forgotten its sessions.
 type held struct {
 	crypto.Signer
-	key *key
+	key    *key
+	opened int
 }
 
 func (h held) Sign(random io.Reader, message []byte, opts crypto.SignerOpts) ([]byte, error) {
 	signature, err := h.sign(random, message, opts)
 	if err != nil {
-		h.key.lose(h.Signer, err)
+		h.key.lose(h.opened, err)
 		return nil, fmt.Errorf("%s: %w", h.key, err)
 	}
 	return signature, nil

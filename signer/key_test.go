@@ -5,6 +5,7 @@ package main
 import (
 	"crypto"
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
@@ -26,6 +27,9 @@ func TestKeysAreNamedByURI(t *testing.T) {
 		"awskms:region=eu-central-1;key-id=1234abcd-12ab-34cd-56ef-1234567890ab",
 		"cloudkms:projects/p/locations/l/keyRings/r/cryptoKeys/k/cryptoKeyVersions/1",
 		"azurekms:vault=v;name=k",
+		"azurekms:vault=v;name=k?version=1&hsm=true",
+		"cloudkms:resource=projects/p/locations/l/keyRings/r/cryptoKeys/k/cryptoKeyVersions/1;credentials-file=/etc/c",
+		"pkcs11:slot-id=1;id=%01;module-path=/usr/lib/a.so;max-sessions=4",
 		"softkms:path=/etc/key",
 	} {
 		if _, err := newKey(uri, discard); err != nil {
@@ -39,6 +43,11 @@ func TestKeysAreNamedByURI(t *testing.T) {
 		"tpmkms:name=k":                 "want pkcs11, awskms, cloudkms, azurekms or softkms",
 		"pkcs11:token=a?pin-value=1234": "pin-source=file:PATH",
 		"pkcs11:token=a;pin-value=1234": "pin-source=file:PATH",
+		"azurekms:vault=v;name=k;tenant-id=t;client-id=c;client-secret=1234": "is not taken from a URI of the scheme azurekms, want vault, name,",
+		"azurekms:vault=v;name=k?client-secret=1234":                         `"client-secret" is not taken`,
+		"awskms:key-id=k;secret-access-key=1234":                             `"secret-access-key" is not taken`,
+		"pkcs11:token=a;object=b;sloot-id=1234":                              `"sloot-id" is not taken`,
+		"yubikey:management-key=1234":                                        "want pkcs11, awskms",
 	} {
 		_, err := newKey(uri, discard)
 		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "1234") {
@@ -84,12 +93,39 @@ func TestAPINThatOthersMayReadIsRefused(t *testing.T) {
 	}
 }
 
-func TestAKeyInAFileSigns(t *testing.T) {
-	made, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+// An Ed25519 key cannot be compared, and one that fails late must not close its successor.
+func TestALostKeyIsOpenedAnewAndOnlyThatOneIsClosed(t *testing.T) {
+	_, made, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	der, err := x509.MarshalPKCS8PrivateKey(made)
+	k, err := newKey("softkms:path="+keyFile(t, made), discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	former, err := k.open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // the second one is late: another key is open
+		if _, err := former.Sign(rand.Reader, make([]byte, 32), crypto.SHA256); err == nil {
+			t.Fatal("a digest is signed")
+		}
+		if k.signer != nil && k.opened != 2 {
+			t.Fatal("what does not sign stays open")
+		}
+		if _, err := k.open(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if k.opened != 2 {
+		t.Errorf("opened %d times, want 2", k.opened)
+	}
+}
+
+func keyFile(t *testing.T, key crypto.Signer) string {
+	t.Helper()
+	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,7 +133,15 @@ func TestAKeyInAFileSigns(t *testing.T) {
 	if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	k, err := newKey("softkms:path="+path, discard)
+	return path
+}
+
+func TestAKeyInAFileSigns(t *testing.T) {
+	made, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k, err := newKey("softkms:path="+keyFile(t, made), discard)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -30,7 +30,8 @@ Signs for Culvert's CA with a key that the CA does not have. -key names it:
 
 Clouds are entered as their own programs are: by the environment, or by what the machine
 is. The PIN of a token is in a file that nobody else may read; none is taken from here.
-A token that is locked or absent is tried again, and the CA is told why it waits.
+A token that is locked or absent is tried again, and the CA is told why it waits. A PIN that
+the token refuses is tried once, until the file holds another.
 
 Flags:
 `

@@ -234,6 +234,45 @@ func TestAWrongPINAndAnotherKeyAreNamed(t *testing.T) {
 	k.await("the right PIN opens it", func() bool { return key.Check() == nil })
 }
 
+// A token locks itself after a few wrong PINs, and some tokens for good.
+func TestAWrongPINIsTriedOnce(t *testing.T) {
+	k := newToken(t)
+	key, err := newKey(k.uri(";object=issuer"), discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer key.close()
+	open := func(want string) {
+		t.Helper()
+		key.tried = time.Time{}
+		if _, err := key.open(); err == nil && want != "" || err != nil && (want == "" || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%v, want %q", err, want)
+		}
+	}
+	k.write("pin", "9999\n")
+	open("CKR_PIN_INCORRECT: it is not tried again until")
+	away := func(from, to string) {
+		t.Helper()
+		if err := os.RemoveAll(k.path(to)); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(k.path(from), k.path(to)); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.MkdirAll(k.path("tokens"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	away("tokens", "away") // whoever asks now hears that there is no token
+	open("CKR_PIN_INCORRECT")
+	k.write("pin", "\n") // half written
+	open("is empty")
+	k.write("pin", "1234\n")
+	open("could not find")
+	away("away", "tokens")
+	open("")
+}
+
 func TestAKeyThatTheTokenLacksIsNamed(t *testing.T) {
 	k := newToken(t)
 	s := k.serve("nobody", "s")

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/culvert-mesh/culvert/identity"
 	"github.com/culvert-mesh/culvert/identity/signing"
 )
 
@@ -19,7 +20,29 @@ func Make(opts Options) (Files, error) {
 	if opts.TrustDomain.IsZero() {
 		return nil, errors.New("no trust domain")
 	}
+	if err := opts.fits(); err != nil {
+		return nil, err
+	}
 	return generate(opts.withDefaults())
+}
+
+// fits says why the keys of signers are not those of the CA that is asked for, or nil.
+func (o Options) fits() error {
+	switch {
+	case o.RootKey != nil && sameKey(o.RootKey, o.IssuerKey):
+		return errOneKey
+	case o.Keys == identity.MLDSA65 && (o.RootKey != nil || o.IssuerKey != nil):
+		return fmt.Errorf("keys of the kind %s are made here, and no signer has one: its own key is of another kind", o.Keys)
+	}
+	return nil
+}
+
+var errOneKey = errors.New("root and issuer have the same key of a signer: whoever may have leaves signed could make authorities, and no next issuer would end that")
+
+// sameKey reports whether a signer has the key, under whichever URI.
+func sameKey(key crypto.Signer, held *signing.Key) bool {
+	public, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool })
+	return held != nil && ok && public.Equal(held.Public())
 }
 
 // NextIssuer returns the files of another issuer under the root in files whose private
@@ -42,6 +65,9 @@ func NextIssuer(files Files, rootKey crypto.Signer, opts Options) (Files, error)
 	}
 	opts = opts.withDefaults()
 	opts.IssuerKey = files.issuerKey(opts)
+	if sameKey(rootKey, opts.IssuerKey) {
+		return nil, errOneKey
+	}
 	return generateIssuer(opts, opts.IssuerTTL, root, rootKey)
 }
 

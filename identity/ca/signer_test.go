@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/culvert-mesh/culvert/identity"
 	"github.com/culvert-mesh/culvert/identity/signing"
 	"github.com/culvert-mesh/culvert/identity/signing/signingtest"
 )
@@ -94,6 +95,35 @@ func TestACAWhoseKeysSignersHaveSignsAndRenews(t *testing.T) {
 	}
 	if n := k.ca.Signer().Counts(); n.Signed == 0 || n.Away+n.Wrong > 0 {
 		t.Errorf("signatures: %+v", n)
+	}
+}
+
+func TestKeysOfSignersThatMakeNoSuchCAAreRefused(t *testing.T) {
+	one := signingtest.Serve(t, signingtest.P256(t))
+	key, again := one.Key(t), one.Key(t)
+	for name, opts := range map[string]Options{
+		"same key":   {RootKey: key, IssuerKey: again},
+		"of another": {RootKey: key, Keys: identity.MLDSA65},
+		"no signer":  {IssuerKey: key, Keys: identity.MLDSA65},
+	} {
+		opts.TrustDomain = td
+		if _, err := Make(opts); err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	made, err := Make(Options{TrustDomain: td, RootKey: key})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := NextIssuer(made, key, Options{IssuerKey: again}); err == nil || !strings.Contains(err.Error(), "same key") {
+		t.Errorf("the root's key for the next issuer: %v", err)
+	}
+	quantum, err := Make(Options{TrustDomain: td, Keys: identity.MLDSA65})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Successor(quantum, Options{RootKey: key}); err != nil {
+		t.Errorf("a root of ML-DSA is followed by a signer's: %v", err)
 	}
 }
 

@@ -68,7 +68,8 @@ var ErrEncrypted = errors.New("its key is encrypted, and the next one would not 
 var ErrHeld = errors.New("a signer has its key, and would not have the next one")
 
 // Successor returns the files of another CA for the trust domain of files, as Make does. Its
-// keys are of the kind of the root's, unless opts.Keys says of which.
+// keys are of the kind of the root's, unless opts.Keys says of which, or a signer has the next
+// root's.
 func Successor(files Files, opts Options) (Files, error) {
 	for _, name := range []string{RootKeyFile, IssuerKeyFile} {
 		if encryptedIn(files[name]) {
@@ -83,7 +84,7 @@ func Successor(files Files, opts Options) (Files, error) {
 		}
 	}
 	opts.TrustDomain = domainOf(files)
-	if opts.Keys == "" {
+	if opts.Keys == "" && opts.RootKey == nil {
 		opts.Keys = keyKindOf(files)
 	}
 	return Make(opts)

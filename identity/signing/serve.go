@@ -114,11 +114,34 @@ func (s *service) sign(r *http.Request) (answer, error) {
 	if have := fingerprint(spki); q.Key != have {
 		return answer{}, refuse(http.StatusConflict, "its public key is %s, and a signature by %s was asked for", have, q.Key)
 	}
-	if _, whole := key.Public().(ed25519.PublicKey); !whole && opts.HashFunc() == 0 {
-		return answer{}, refuse(http.StatusBadRequest, "hash: a key of the type %T signs digests alone", key.Public())
+	if err := fits(key.Public(), opts); err != nil {
+		return answer{}, refuse(http.StatusBadRequest, "%v", err)
 	}
 	signature, err := key.Sign(rand.Reader, q.Message, opts)
 	return answer{Signature: signature}, err
+}
+
+// fits says why a key signs nothing so, or nil. What a signer itself refuses is taken for its
+// trouble: it must not be that somebody asked amiss.
+func fits(public crypto.PublicKey, opts crypto.SignerOpts) error {
+	_, whole := public.(ed25519.PublicKey)
+	pss, _ := opts.(*rsa.PSSOptions)
+	switch {
+	case whole && opts.HashFunc() != 0:
+		return fmt.Errorf("hash: a key of the type %T signs whole messages alone", public)
+	case !whole && opts.HashFunc() == 0:
+		return fmt.Errorf("hash: a key of the type %T signs digests alone", public)
+	case pss == nil:
+		return nil
+	}
+	key, ok := public.(*rsa.PublicKey)
+	if !ok {
+		return fmt.Errorf("salt: a key of the type %T has none", public)
+	}
+	if longest := key.Size() - pss.Hash.Size() - 2; pss.SaltLength > longest || pss.SaltLength < rsa.PSSSaltLengthEqualsHash {
+		return fmt.Errorf("salt: it has %d bytes, want %d to %d", pss.SaltLength, rsa.PSSSaltLengthEqualsHash, longest)
+	}
+	return nil
 }
 
 // hashes are those of signatures that verifiers of certificates know.

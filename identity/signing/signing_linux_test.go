@@ -334,3 +334,47 @@ func TestQuestionsAreBounded(t *testing.T) {
 		t.Errorf("ECDSA without a digest: %v", err)
 	}
 }
+
+// What cannot be signed is not put to the key: its error would be taken for trouble of its own.
+func TestWhatAKeyCannotSignIsNotPutToIt(t *testing.T) {
+	_, ed, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rsa2048, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, tc := range map[string]struct {
+		key  crypto.Signer
+		opts crypto.SignerOpts
+		want string
+	}{
+		"Ed25519 of a digest": {ed, crypto.SHA256, "hash: a key of the type ed25519.PublicKey signs whole messages alone"},
+		"ECDSA with a salt":   {p256(t), &rsa.PSSOptions{SaltLength: 32, Hash: crypto.SHA256}, "salt: a key of the type *ecdsa.PublicKey has none"},
+		"a long salt":         {rsa2048, &rsa.PSSOptions{SaltLength: 223, Hash: crypto.SHA256}, "salt: it has 223 bytes, want -1 to 222"},
+		"a negative salt":     {rsa2048, &rsa.PSSOptions{SaltLength: -2, Hash: crypto.SHA256}, "salt: it has -2 bytes"},
+	} {
+		r := serve(t, tc.key)
+		key, err := Ask(t.Context(), r.uri)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var asked atomic.Bool
+		r.have(told{tc.key, &asked}, nil)
+		if _, err := key.Sign(nil, make([]byte, 32), tc.opts); err == nil || !strings.Contains(err.Error(), tc.want) || asked.Load() {
+			t.Errorf("%s: %v, and the key was asked: %v", name, err, asked.Load())
+		}
+	}
+}
+
+// told is a key that notes that it was asked.
+type told struct {
+	crypto.Signer
+	asked *atomic.Bool
+}
+
+func (k told) Sign(random io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
+	k.asked.Store(true)
+	return k.Signer.Sign(random, digest, opts)
+}

@@ -36,6 +36,8 @@ var thirdParties = []struct {
 		"only spiffeid is vocabulary; SVIDs and bundles are verified in certs and made in identity/ca; the Workload API is spoken to SPIRE and to pods, bundles are exchanged with other trust domains"},
 	{"go.step.sm/crypto", []string{"signer"},
 		"keys in an HSM or a cloud's KMS are those of a program of its own"},
+	{"github.com/miekg/pkcs11", []string{"signer"},
+		"a PIN that a token refuses is known by PKCS#11's own code alone; go.step.sm/crypto has the module already"},
 	{"go.etcd.io/etcd", []string{"test/kubernetes/kubeall"},
 		"etcd is part of the real cluster, and of nothing else"},
 	{"github.com/coredns/coredns", []string{"test/kubernetes/coredns"},
