@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 
 	"github.com/spf13/cobra"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/util/validation"
 
@@ -56,6 +57,7 @@ could not be read.`,
 	flags := cmd.Flags()
 	flags.BoolVar(&strict, "strict", false, "exit with 1 if there is a warning")
 	trustDomain.define(cmd, "")
+	flags.StringSliceVar(&w.Federated, "federated", nil, "`names` of trust domains that the CA is federated with (default what the CA says, with objects of the API server; else none)")
 	flags.StringVar(&w.RootNamespace, "root-namespace", source.DefaultRootNamespace, "`namespace` of mesh-wide policies")
 	flags.BoolVar(&w.Upgrade, "upgrade", false, "also say whom policies let in that earlier versions of Culvert took for a refusal of everybody")
 	cmd.RunE = func(cmd *cobra.Command, args []string) (err error) {
@@ -73,6 +75,14 @@ could not be read.`,
 		}
 		if w.TrustDomain, err = c.trustDomain(cmd.Context(), trustDomain, w.Live); err != nil {
 			return err
+		}
+		for _, name := range w.Federated {
+			if _, err := spiffeid.TrustDomainFromString(name); err != nil {
+				return fmt.Errorf("--federated %q: %v", name, err)
+			}
+		}
+		if w.Live && !flags.Changed("federated") {
+			w.Federated = c.saidFederated(cmd.Context())
 		}
 		found := linted{Findings: nonNil(lint.Run(w)), Policies: policiesIn(w.Text)}
 		if !w.Live && found.Policies == 0 && len(found.Findings) == 0 {

@@ -3,6 +3,7 @@
 package cli
 
 import (
+	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -85,6 +86,28 @@ func TestLintGoesByTheTrustDomainOfTheMesh(t *testing.T) {
 	}
 	mesh := &clitest.Kubernetes{}
 	mesh.Pod("culvert-system", "ztunnel-1", "ztunnel", "n1", true, map[string]string{"15000": clitest.Serve(t, clitest.Ztunnel{Node: "n1", TrustDomain: "prod"})})
+	federated := &clitest.Kubernetes{}
+	says := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		io.WriteString(w, `{"trustDomain": "prod", "federation": {"domains": [{"trustDomain": "other.example"}]}}`)
+	})
+	federated.Pod("culvert-system", "ca-1", "culvert-identity", "n1", true, map[string]string{"15013": clitest.Serve(t, says)})
+	objects := of("other.example")
+	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.Contains(r.URL.Path, "/namespaces/culvert-system/") {
+			federated.ServeHTTP(w, r)
+			return
+		}
+		objects.ServeHTTP(w, r)
+	})
+	o := operator{t, clitest.Kubeconfig(t, h, t.TempDir())}
+	for _, row := range []struct {
+		args  []string
+		found bool
+	}{{nil, false}, {[]string{"--federated", "third.example"}, true}, {[]string{"--federated", ""}, true}} {
+		if _, stdout, stderr := o.run(append([]string{"policy", "lint"}, row.args...)...); strings.Contains(stdout, "other-trust-domain") != row.found {
+			t.Errorf("%q of a CA that is federated: %s%s", row.args, stdout, stderr)
+		}
+	}
 	for _, row := range []struct {
 		domain  string
 		running bool

@@ -68,3 +68,21 @@ func (c *command) saidTrustDomains(ctx context.Context) (names []string) {
 	}
 	return names
 }
+
+// saidFederated are the trust domains that a replica of the CA says that it is federated with.
+func (c *command) saidFederated(ctx context.Context) (names []string) {
+	programs, err := c.from.fleet()
+	if err != nil {
+		return nil
+	}
+	cas, _ := fleet.CAs(ctx, programs) // one that does not answer says nothing
+	for _, ca := range cas {
+		if ca.State == nil || ca.State.Federation == nil {
+			continue
+		}
+		for _, f := range ca.State.Federation.Domains {
+			names = append(names, f.TrustDomain)
+		}
+	}
+	return names
+}

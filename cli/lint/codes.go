@@ -86,7 +86,7 @@ var codes = []sort{
 	{closed, Info, "Other ALLOW policies of the same pods still let in."},
 	{letsPlaintextIn, Warning, "Add principals: [\"*\"] to the source, or a PeerAuthentication STRICT."},
 
-	{otherTrustDomain, Warning, "Write the trust domain of this mesh (--trust-domain says which it is), or one that its CA is federated with."},
+	{otherTrustDomain, Warning, "Write the trust domain of this mesh (--trust-domain says which it is), or one that its CA is federated with (--federated)."},
 	{noSuchNamespace, Warning, "Correct the name, or create the namespace."},
 	{noSuchAccount, Warning, "Correct the name, or create the ServiceAccount."},
 	{hostBits, Warning, "Write the CIDR without host bits, or the address alone."},

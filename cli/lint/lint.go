@@ -49,6 +49,7 @@ type World struct {
 	file.Text
 	TrustDomain   spiffeid.TrustDomain // required
 	RootNamespace string               // istio-system
+	Federated     []string             // other trust domains whose workloads may be peers; none
 	// Live: an API server has taken the objects. What it let pass of other kinds than
 	// policies is no mistake.
 	Live bool

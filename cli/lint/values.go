@@ -72,7 +72,7 @@ func (s *scene) principal(a *authorization, path, value string) {
 		return
 	}
 	if !policy.Pattern(td).Matches(s.TrustDomain.Name()) {
-		s.say(a.Object, otherTrustDomain, path, "%.80q: the mesh is %s, and peers of others are refused unless the CA is federated with their domain", value, s.TrustDomain.Name())
+		s.other(a, path, value, td)
 		return
 	}
 	parts := strings.Split(rest, "/")
@@ -84,6 +84,13 @@ func (s *scene) principal(a *authorization, path, value string) {
 
 func (s *scene) trustDomain(a *authorization, path, value string) {
 	if !policy.Pattern(value).Matches(s.TrustDomain.Name()) {
+		s.other(a, path, value, value)
+	}
+}
+
+// other is of a value that names no trust domain of ours, but td: the name of one, or a pattern.
+func (s *scene) other(a *authorization, path, value, td string) {
+	if !slices.ContainsFunc(s.Federated, policy.Pattern(td).Matches) {
 		s.say(a.Object, otherTrustDomain, path, "%.80q: the mesh is %s, and peers of others are refused unless the CA is federated with their domain", value, s.TrustDomain.Name())
 	}
 }
