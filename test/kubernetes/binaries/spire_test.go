@@ -27,12 +27,10 @@ func (repo *upstreamAuthorityRepository) BuiltIns() []catalog.BuiltIn {
 	"github.com/spiffe/spire/pkg/common/catalog"
 	"github.com/spiffe/spire/pkg/server/plugin/upstreamauthority"
 	"github.com/spiffe/spire/pkg/server/plugin/upstreamauthority/disk"
-	spireplugin "github.com/spiffe/spire/pkg/server/plugin/upstreamauthority/spire"
 )
 
 func (repo *upstreamAuthorityRepository) BuiltIns() []catalog.BuiltIn {
 	return []catalog.BuiltIn{
-		spireplugin.BuiltIn(),
 		disk.BuiltIn(),
 	}
 }
