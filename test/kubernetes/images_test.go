@@ -23,8 +23,12 @@ func TestCulvertsImagesAreOnBothNodesAndRun(t *testing.T) {
 			}
 			pod := program + "-" + node
 			t.Cleanup(func() { _, _ = c.kubectl("delete", "pod", pod, "--grace-period=1") })
-			c.mustKubectl("run", pod, "--image="+name, "--image-pull-policy=Never", "--restart=Never",
-				fmt.Sprintf(`--overrides={"spec":{"nodeName":%q}}`, node), "--", "-version")
+			version := []string{"-version"}
+			if program == "culvert" {
+				version = []string{"version", "--client"}
+			}
+			c.mustKubectl(append([]string{"run", pod, "--image=" + name, "--image-pull-policy=Never", "--restart=Never",
+				fmt.Sprintf(`--overrides={"spec":{"nodeName":%q}}`, node), "--"}, version...)...)
 			c.mustKubectl("wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/"+pod, "--timeout=60s")
 			if said := c.mustKubectl("logs", pod); !strings.HasPrefix(said, program+" ") {
 				t.Errorf("%s -version says %q", program, said)
