@@ -79,6 +79,8 @@ func (k *walk) tunnel() Step {
 		return unknown("%s did not get to ask %v: %s", n.Name, at, t.Error).by(k.World, n)
 	case t.Shown == nil && (t.Word == wordTLS || t.Word == wordDenied):
 		return unknown("the older ztunnel on %s does not say whether %v showed a certificate: %s", n.Name, at, t.Error).by(k.World, n)
+	case t.Word == wordTLS && k.dstNode != nil && k.certificate(k.dstNode, k.peer).State == Fault:
+		return ok("%v takes the connection of %s, and has no certificate to show", at, n.Name).by(k.World, n) // why, is the next question
 	case t.Word == wordTLS:
 		return fault(fmt.Sprintf("ztunnel on %s, or whatever else takes TCP port %d of Pod %v or cuts it off on its way", k.peer.Node, at.Port(), k.peer),
 			"%v takes the connection of %s, and shows no certificate: %s", at, n.Name, t.Error).by(k.World, n)

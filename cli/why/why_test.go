@@ -212,6 +212,11 @@ func TestEachFaultIsNamedWithTheObjectToChange(t *testing.T) {
 		{fault: "a clock is ahead", step: StepDestCert, change: "the clock of node node2: set it", plant: func(p *pair) {
 			p.skew["node2"] = time.Hour
 		}},
+		{fault: "a clock is ahead, so that nothing can be shown", step: StepDestCert, change: "the clock of node node2: set it", plant: func(p *pair) {
+			p.skew["node2"] = time.Hour
+			p.tries(refusedAt("tls", "EOF", false))
+			p.tries(func(proof *fleet.Proof) { proof.Tunnel.Shown = new(false) })
+		}},
 		{fault: "a clock is behind", step: StepSourceCert, change: "the clock of node node1: set it", plant: func(p *pair) {
 			p.skew["node1"] = -time.Hour
 		}},
