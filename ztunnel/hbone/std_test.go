@@ -190,6 +190,31 @@ func TestAPeerThatHasCryptoTLSAnswerAgainAndAgainIsLeft(t *testing.T) {
 	}
 }
 
+// Answers that wait go before a batch. If it then has no room for all of its records, those
+// behind the first that is left out are left out, too, however short.
+func TestRecordsOfABatchStayInSequenceBehindAnswers(t *testing.T) {
+	var s tlsSocket
+	s.begun = true
+	s.late = bytes.Repeat([]byte{1}, mostLate)
+	s.gather(sealedSizes[len(sealedSizes)-1])
+	var want []byte
+	want = append(want, s.out.Bytes[:s.n]...)
+	for i := range record.MaxRecords + 1 {
+		size := 16<<10 + tlsOverhead
+		if i == record.MaxRecords {
+			size = 100 // the last of a batch is as short as what is left of it
+		}
+		rec := bytes.Repeat([]byte{byte(2 + i)}, size)
+		want = append(want, rec...)
+		if _, err := s.Write(rec); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := append(append([]byte{}, s.out.Bytes[:s.n]...), s.late...); !bytes.Equal(got, want) || len(s.late) < 100 {
+		t.Errorf("%d bytes of %d, of which %d come later, are not in sequence", len(got), len(want), len(s.late))
+	}
+}
+
 // What the reader's tls.Conn says behind close_notify goes nowhere, and does not fail: it
 // would read what the peer still sends by a key of before.
 func TestCryptoTLSReadsOnBehindItsGoodbye(t *testing.T) {

@@ -189,11 +189,11 @@ func (s *tlsSocket) Write(p []byte) (int, error) {
 	switch {
 	case s.closed: // crypto/tls would not read on if this failed
 		return len(p), nil
-	case s.gathering && len(p) <= len(s.out.Bytes)-s.n:
+	case s.gathering && len(s.late) == 0 && len(p) <= len(s.out.Bytes)-s.n:
 		s.n += copy(s.out.Bytes[s.n:], p)
 		return len(p), nil
 	case s.gathering:
-		s.late = append(s.late, p...) // the last records of a batch, if it was interrupted
+		s.late = append(s.late, p...) // the last records of a batch, if answers went before it
 		return len(p), nil
 	}
 	return s.answer(p)
