@@ -21,6 +21,7 @@ import (
 	"net/url"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -62,7 +63,12 @@ func Endpoint(s string) (string, error) {
 	case strings.HasPrefix(u.Scheme, "grpc") && u.Port() == "":
 		return "", errors.New("it has no port, as 4317: " + want)
 	}
-	return s, nil
+	if port := u.Port(); port != "" {
+		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+			return "", fmt.Errorf("%s is no port, 1 to 65535: %s", port, want)
+		}
+	}
+	return u.String(), nil // its scheme is in lower case
 }
 
 // Secure reports whether an endpoint is asked by TLS.
@@ -148,11 +154,16 @@ func (e *Exporter) count(what string, n int) {
 	e.counts[what] += uint64(n)
 }
 
-// put queues an encoded record, or drops it.
-func (e *Exporter) put(record []byte) {
+// put queues an encoded record, or drops it. What went well leaves a quarter of the room to
+// what did not: thousands of connections may say at once that they are alive.
+func (e *Exporter) put(record []byte, level slog.Level) {
+	records, bytes := recordsMost, bytesMost
+	if level < slog.LevelWarn {
+		records, bytes = records/4*3, bytes/4*3
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if len(e.queue) >= recordsMost || e.bytes+len(record) > bytesMost || len(record) > recordMost {
+	if len(e.queue) >= records || e.bytes+len(record) > bytes || len(record) > recordMost {
 		e.counts[Full]++
 		return
 	}
@@ -194,7 +205,7 @@ type handler struct {
 }
 
 func (h handler) Handle(ctx context.Context, r slog.Record) error {
-	h.e.put(appendRecord(nil, &r, h.attrs))
+	h.e.put(appendRecord(nil, &r, h.attrs), r.Level)
 	return h.Handler.Handle(ctx, r)
 }
 

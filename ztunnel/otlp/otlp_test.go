@@ -423,3 +423,31 @@ func FuzzRejected(f *testing.F) {
 	f.Add([]byte{0x0a, 0x02, 0x08, 0x01})
 	f.Fuzz(func(t *testing.T, response []byte) { rejected(response) })
 }
+
+// A refusal has room in a queue that what went well has filled.
+func TestWhatWentWellLeavesRoomForRefusals(t *testing.T) {
+	e, err := New(Config{Endpoint: "http://192.0.2.1:4318", Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := slog.New(e.Handler(slog.NewTextHandler(io.Discard, nil)))
+	for range recordsMost {
+		log.Info("connection alive")
+	}
+	before := e.Stats()[Full]
+	log.Warn("connection failed")
+	if after := e.Stats()[Full]; before == 0 || after != before {
+		t.Errorf("%d dropped, then %d", before, after)
+	}
+}
+
+func TestAnEndpointIsAURLWithAPort(t *testing.T) {
+	if got, err := Endpoint("HTTPS://c.test:4318"); err != nil || !Secure(got) {
+		t.Errorf("%s: %v", got, err)
+	}
+	for _, wrong := range []string{"http://c.test:0", "grpc://c.test:99999"} {
+		if _, err := Endpoint(wrong); err == nil || !strings.Contains(err.Error(), "is no port, 1 to 65535") {
+			t.Errorf("%s: %v", wrong, err)
+		}
+	}
+}
