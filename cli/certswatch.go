@@ -15,7 +15,7 @@ import (
 
 func (c *command) certsWatch() *cobra.Command {
 	var s selection
-	var every, during lifetime = lifetime(2 * time.Second), 0
+	every, during := interval{lifetime(2 * time.Second)}, lifetime(0)
 	cmd := &cobra.Command{
 		Use:   "watch",
 		Short: "Print certificates as they come, change and go",
@@ -40,7 +40,7 @@ back. It ends when it is interrupted, or after --for.`,
 			defer stop()
 		}
 		w := watch{command: c, selection: s, json: out.value == "json"}
-		err := w.run(ctx, time.Duration(every))
+		err := w.run(ctx, time.Duration(every.lifetime))
 		if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
 			return nil
 		}

@@ -46,3 +46,20 @@ func (l *lifetime) String() string {
 }
 
 func (l *lifetime) Type() string { return "duration" }
+
+// interval is the time between two looks: it is no load for those who are looked at.
+type interval struct{ lifetime }
+
+const leastInterval = 100 * time.Millisecond
+
+func (i *interval) Set(s string) error {
+	var l lifetime
+	if err := l.Set(s); err != nil {
+		return err
+	}
+	if time.Duration(l) < leastInterval {
+		return fmt.Errorf("want %v or more", leastInterval)
+	}
+	i.lifetime = l
+	return nil
+}

@@ -25,7 +25,7 @@ var orderNames = []string{"conn", "refused", "open", "bytes"}
 
 func (c *command) top() *cobra.Command {
 	var k counting
-	var every, during lifetime = lifetime(2 * time.Second), 0
+	every, during := interval{lifetime(2 * time.Second)}, lifetime(0)
 	by, most := "conn", 20
 	cmd := &cobra.Command{
 		Use:   "top [workloads|services|namespaces]",
@@ -60,7 +60,7 @@ then.`,
 			return err
 		}
 		k.busiest, k.most = orders[by], most
-		if err := c.pass(cmd.Context(), "counts", time.Duration(every)); err != nil {
+		if err := c.pass(cmd.Context(), "counts", time.Duration(every.lifetime)); err != nil {
 			return interrupted(err)
 		}
 		return interrupted(c.repeat(cmd, repeating{every: every, during: during}, func() error {

@@ -73,14 +73,14 @@ func fitting(text []byte, lines int) []byte {
 // repeating is how a command is repeated.
 type repeating struct {
 	on     bool
-	every  lifetime
+	every  interval
 	during lifetime
 }
 
 // watchable gives a command that shows something --watch. Such a command writes to c.Stdout
 // and c.Stderr alone.
 func (c *command) watchable(cmd *cobra.Command) *cobra.Command {
-	r := repeating{every: lifetime(2 * time.Second)}
+	r := repeating{every: interval{lifetime(2 * time.Second)}}
 	cmd.Flags().BoolVarP(&r.on, "watch", "w", false, "show it again and again: in place on a terminal, else one after the other")
 	cmd.Flags().Var(&r.every, "every", "with --watch: `time` between two looks")
 	cmd.Flags().Var(&r.during, "for", "with --watch: `time` after which it ends (default never)")
@@ -140,7 +140,7 @@ func (c *command) repeat(cmd *cobra.Command, r repeating, look func() error) err
 		select {
 		case <-ctx.Done():
 			return last
-		case <-time.After(time.Duration(r.every)):
+		case <-time.After(time.Duration(r.every.lifetime)):
 		}
 	}
 }
