@@ -160,6 +160,7 @@ func TestAWorkloadOfAnotherTrustDomainIsLetInByAPolicyThatNamesIt(t *testing.T) 
 	f.turnedAway("without a policy", guest, true)
 	f.record(f.two, "direction", "inbound", "src.identity", id, "result", "denied",
 		"error", "connection closed due to policy rejection: the peer is of the trust domain other.example, and no AuthorizationPolicy names it")
+	f.crowds(other)
 	for _, rules := range []string{`{}`, `{from: [{source: {principals: ["*"]}}]}`, `{from: [{source: {namespaces: [shop]}}]}`, `{from: [{source: {notTrustDomains: [cluster.local]}}]}`} {
 		f.authorize("server", "rule", "action: ALLOW, rules: ["+rules+"]")
 		f.turnedAway(rules, guest, true)
@@ -198,6 +199,16 @@ func TestAWorkloadOfAnotherTrustDomainIsLetInByAPolicyThatNamesIt(t *testing.T) 
 	f.eventually("what was open ended as denied", func() bool { return f.cutOff(id) > cut })
 	f.eventually("the node knows the domain no more", func() bool { return f.knows("other.example") == 0 })
 	f.turnedAway("after the federation", f.guest(other, id), false)
+}
+
+// crowds has more peers of a domain that no policy names than it has places, beside one.
+func (f *federation) crowds(other *lab.Identity) {
+	f.Helper()
+	const places = 16
+	for i := range places {
+		f.turnedAway("one of many that no policy names", f.guest(other, fmt.Sprintf("spiffe://other.example/ns/shop/sa/made-%d", i)), i < places-1)
+	}
+	f.record(f.two, "direction", "inbound", "result", "limit", "error", "")
 }
 
 // rotates replaces the root of another trust domain's CA while its workloads come and go.

@@ -26,7 +26,8 @@ import (
 //	                            has less than half of that; others are refused
 //
 // All identities of another trust domain count as one: its CA makes as many as it likes.
-// None of them takes the place of a tunnel of ours that is in use.
+// None of them takes the place of a tunnel of ours that is in use. Those of domains of which
+// nobody is let in have few places in all, enough to be told so.
 //
 // A tunnel that was asked to go may still open a stream. Its place is another's only for
 // leaveTimeout (dismiss.go), and of all tunnels there are no more than hardLimit.
@@ -35,6 +36,7 @@ type Census struct {
 	holders   map[holder]*holding
 	peers     map[spiffeid.ID]int // tunnels of a payer, whatever its addresses
 	size      int
+	unawaited int         // of size: of domains of which nobody is let in
 	leaving   int         // of size: asked to go, and not gone yet
 	dismissed []dismissal // of them, those that may stay nevertheless; the oldest first
 }
@@ -96,6 +98,9 @@ func payerOf(peer spiffeid.ID, own spiffeid.TrustDomain) spiffeid.ID {
 // makeRoom, if it is not nil, without locks.
 func (ce *Census) place(c *conn, most int) (makeRoom func(), err error) {
 	ce.recount(time.Now())
+	if c.unawaited && ce.unawaited >= unawaitedLimit {
+		return nil, fmt.Errorf("%w: no policy lets in anybody of the trust domain %v, and %d tunnels of such domains are open", ErrLimit, c.peer.TrustDomain(), ce.unawaited)
+	}
 	who := holderOf(c)
 	h, each := ce.holders[who], mostOfHolder(most)
 	room := ce.size < hardLimit(most)
@@ -221,6 +226,9 @@ func (ce *Census) add(c *conn) {
 	h.tunnels = append(h.tunnels, c)
 	c.tolerance = &h.tolerance
 	ce.peers[c.payer]++
+	if c.unawaited {
+		ce.unawaited++
+	}
 	if ce.size++; len(ce.holders) > 2*ce.size {
 		ce.forget()
 	}
@@ -242,6 +250,9 @@ func (ce *Census) remove(c *conn) {
 	ce.undismiss(c)
 	if len(h.tunnels) == 0 && h.tolerance.whole() {
 		delete(ce.holders, who)
+	}
+	if c.unawaited {
+		ce.unawaited--
 	}
 	if ce.peers[c.payer]--; ce.peers[c.payer] == 0 {
 		delete(ce.peers, c.payer)

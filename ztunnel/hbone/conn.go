@@ -25,6 +25,7 @@ type conn struct {
 	wire          wire
 	peer          spiffeid.ID
 	payer         spiffeid.ID // for whom what the peer uses is counted: see payerOf
+	unawaited     bool        // server: nobody of the peer's trust domain would be let in when it came
 	local, remote netip.AddrPort
 	cipher        uint16
 	group         tls.CurveID

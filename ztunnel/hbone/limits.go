@@ -68,14 +68,15 @@ const (
 
 // What a Listener holds.
 const (
-	acceptLimit   = 1024 // streams that nobody accepted yet
-	tunnelLimit   = 4096
-	holderShare   = 8   // of a Listener's tunnels, one in so many is the most that one holder may have
-	holderLeast   = 16  // if that is more
-	leavingFactor = 2   // tunnels, with those that were asked to go, over the most
-	liveFactor    = 2   // streams whose app is still being served, over those the peer sees open
-	serverStreams = 200 // MAX_CONCURRENT_STREAMS
-	clientStreams = 100 // streams that a Pool puts into one tunnel
+	acceptLimit    = 1024 // streams that nobody accepted yet
+	tunnelLimit    = 4096
+	holderShare    = 8   // of a Listener's tunnels, one in so many is the most that one holder may have
+	holderLeast    = 16  // if that is more
+	unawaitedLimit = 16  // tunnels of trust domains of which nobody is let in
+	leavingFactor  = 2   // tunnels, with those that were asked to go, over the most
+	liveFactor     = 2   // streams whose app is still being served, over those the peer sees open
+	serverStreams  = 200 // MAX_CONCURRENT_STREAMS
+	clientStreams  = 100 // streams that a Pool puts into one tunnel
 )
 
 // What a Gate lets in. A socket that still says why it was refused counts.

@@ -30,6 +30,9 @@ type ListenerConfig struct {
 	// TrustDomain is the pod's. The peers of another share among them what one peer of it
 	// may have. Default: each peer has that for itself.
 	TrustDomain spiffeid.TrustDomain
+	// Awaited reports whether any peer of another trust domain may be let in. All peers of
+	// domains of which none may be have 16 tunnels in the Census. Default: some may be.
+	Awaited func(spiffeid.TrustDomain) bool
 
 	Share            Share         // of sockets; default: no bound
 	Door             *Door         // of the process's Gate, the pod's; default: of one of its own
@@ -190,7 +193,9 @@ func (l *Listener) take(s *Stream) bool {
 }
 
 func (l *Listener) gone(c *conn) {
-	l.cfg.Door.parted(c.remote.Addr())
+	if !c.unawaited {
+		l.cfg.Door.parted(c.remote.Addr())
+	}
 	l.cfg.Census.mu.Lock()
 	l.cfg.Census.remove(c)
 	l.cfg.Census.mu.Unlock()

@@ -97,12 +97,15 @@ func (l *Listener) shake(ctx context.Context, socket net.Conn, v *visitor) (*con
 	c := newConn(false, w, proof, &l.hooks)
 	c.streamLimit = l.cfg.MaxStreams
 	c.payer = payerOf(c.peer, l.cfg.TrustDomain)
+	c.unawaited = c.payer != c.peer && l.cfg.Awaited != nil && !l.cfg.Awaited(c.peer.TrustDomain())
 	c.memory = l.cfg.Memory
 	c.idleTimeout = l.cfg.IdleTimeout
 	if err := l.join(c, epoch, denials); err != nil {
 		return nil, err
 	}
-	l.cfg.Door.settled(c.remote.Addr())
+	if !c.unawaited { // such a one is no reason to let its address go first
+		l.cfg.Door.settled(c.remote.Addr())
+	}
 	return c, nil
 }
 

@@ -4,6 +4,8 @@ package hbone
 
 import (
 	"fmt"
+	"net/netip"
+	"sync/atomic"
 	"testing"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -66,4 +68,53 @@ func TestAnotherTrustDomainLosesATunnelToANewPeerOfOurs(t *testing.T) {
 			t.Errorf("what %v uses is counted for %v", c.peer, c.payer)
 		}
 	}
+}
+
+// A domain that no policy names is told so in few tunnels, and holds no other places; once a
+// policy names it, its peers come in as others do.
+func TestADomainThatNoPolicyNamesHoldsFewPlaces(t *testing.T) {
+	var named atomic.Bool
+	f := newFair(t, ListenerConfig{TrustDomain: clientID.TrustDomain(), Awaited: func(spiffeid.TrustDomain) bool { return named.Load() }})
+	var guests []*guest
+	for i := range unawaitedLimit {
+		guests = append(guests, f.enter(minted(i), fmt.Sprintf("127.0.1.%d", 1+i)))
+		guests[i].wantOpen()
+	}
+	f.wantRefused(f.enter(minted(99), "127.0.2.1"), "no policy lets in anybody of the trust domain other.example")
+	third := f.enter(spiffeid.RequireFromString("spiffe://third.example/ns/shop/sa/a"), "127.0.2.2")
+	f.wantRefused(third, "third.example")
+	f.enter(clientID, "127.0.2.1").wantOpen() // one of ours, at the same address
+
+	named.Store(true)
+	f.enter(minted(99), "127.0.2.1").wantOpen()
+	named.Store(false)
+
+	guests[0].pool.Close()
+	waitUntil(t, func() bool { return f.ln.Stats().Tunnels == unawaitedLimit+1 })
+	f.enter(minted(100), "127.0.2.3").wantOpen()
+}
+
+// An address whose tunnel nobody awaits does not go before strangers for it.
+func TestADomainThatNoPolicyNamesDoesNotGoFirst(t *testing.T) {
+	for _, named := range []bool{false, true} {
+		gate := NewGate()
+		f := newFair(t, ListenerConfig{Door: gate.Door(), TrustDomain: clientID.TrustDomain(), Awaited: func(spiffeid.TrustDomain) bool { return named }})
+		g := f.enter(minted(0), "127.0.1.1")
+		g.wantOpen()
+		if known := knownOf(gate, "127.0.1.1"); (known == 1) != named {
+			t.Errorf("named by a policy: %v; the gate knows %d tunnels of its address", named, known)
+		}
+		g.pool.Close()
+		waitUntil(t, func() bool { return f.ln.Stats().Tunnels == 0 })
+	}
+}
+
+// knownOf is how many tunnels a Gate knows of an address.
+func knownOf(g *Gate, addr string) int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if a := g.accounts[alone(netip.MustParseAddr(addr))]; a != nil {
+		return a.tunnels
+	}
+	return 0
 }

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
 	"github.com/culvert-mesh/culvert/ztunnel/certs"
 	"github.com/culvert-mesh/culvert/ztunnel/hbone"
 	"github.com/culvert-mesh/culvert/ztunnel/metrics"
@@ -84,6 +86,7 @@ func (p *Pods) newCarrier(m *member) *carrier {
 	for _, ln := range inbound {
 		c.tunnels = append(c.tunnels, hbone.NewListener(ln, hbone.ListenerConfig{
 			TrustDomain: m.id.TrustDomain(),
+			Awaited:     p.awaited(m.sandbox),
 
 			Share:   share.Descriptors,
 			Door:    door,
@@ -98,6 +101,14 @@ func (p *Pods) newCarrier(m *member) *carrier {
 	}
 	c.neighbour = proxy.NewNeighbour(c.pod, c.tunnelsTo)
 	return c
+}
+
+// awaited asks whether a policy of the pod of s, as they are then, names a trust domain.
+func (p *Pods) awaited(s sandbox) func(spiffeid.TrustDomain) bool {
+	return func(domain spiffeid.TrustDomain) bool {
+		w, known := p.workload(s)
+		return known && p.Policy.Concern(w).MayLetIn(domain)
+	}
 }
 
 // againAfter is how long a destination at which nobody answered is refused when

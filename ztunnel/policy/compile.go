@@ -16,6 +16,7 @@ import (
 type compiled struct {
 	policy AuthorizationPolicy
 	rules  []*rule
+	names  set[string] // trust domains that its rules name in full
 }
 
 // rule is a Rule as it is asked.
@@ -62,6 +63,7 @@ func compile(p AuthorizationPolicy) *compiled {
 		}
 		c.rules = append(c.rules, out)
 	}
+	c.names = domainsNamed(p.Rules)
 	return c
 }
 

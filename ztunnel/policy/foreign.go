@@ -3,7 +3,10 @@
 package policy
 
 import (
+	"slices"
 	"strings"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/culvert-mesh/culvert/identity"
 )
@@ -82,6 +85,46 @@ func (r *rule) names(q *question) bool {
 
 func (m *match) names(q *question) bool {
 	return m.trustDomains.exactly(q.trustDomain) || m.principals.within(q.trustDomain+"/", q.principal)
+}
+
+// MayLetIn reports whether an ALLOW rule could let in a peer of another trust domain. If not,
+// all that such a peer asks for is refused.
+func (c *Concern) MayLetIn(trustDomain spiffeid.TrustDomain) bool {
+	return slices.ContainsFunc(c.policies, func(p *compiled) bool {
+		return p.policy.Action == Allow && p.names.has(trustDomain.Name())
+	})
+}
+
+// domainsNamed are the trust domains of which the rules name somebody; nil: none.
+func domainsNamed(rules []Rule) (domains set[string]) {
+	for _, r := range rules {
+		for _, clause := range r {
+			for i := range clause {
+				for _, domain := range clause[i].domains() {
+					if domains == nil {
+						domains = set[string]{}
+					}
+					domains[domain] = struct{}{}
+				}
+			}
+		}
+	}
+	return domains
+}
+
+// domains are the trust domains that m names; see match.names.
+func (m *Match) domains() (domains []string) {
+	for _, p := range m.TrustDomains {
+		if kind, domain := p.parse(); kind == exact {
+			domains = append(domains, domain)
+		}
+	}
+	for _, p := range m.Principals {
+		if domain, ok := p.Names(); ok {
+			domains = append(domains, domain)
+		}
+	}
+	return domains
 }
 
 // Names reports whether the pattern of a principal stands for identities of one trust domain

@@ -62,6 +62,39 @@ func TestAForeignPeerIsLetInOnlyByAPolicyThatNamesItsDomain(t *testing.T) {
 		if (err == nil) != row.lets || err != nil && !strings.Contains(err.Error(), row.says) {
 			t.Errorf("%s: %v, want it let in: %v %s", row.name, err, row.lets, row.says)
 		}
+		if err == nil && !s.Concern(web).MayLetIn(foreign.TrustDomain()) {
+			t.Errorf("%s: it is let in, and MayLetIn says that none of its domain may be", row.name)
+		}
+	}
+}
+
+// What MayLetIn rules out costs a domain its places, so it is asked about each workload by itself.
+func TestADomainMayBeLetInWhereAnAllowRuleNamesIt(t *testing.T) {
+	other := spiffeid.RequireTrustDomainFromString("other.example")
+	for _, row := range []struct {
+		name string
+		with []AuthorizationPolicy
+		may  bool
+	}{
+		{"no policy", nil, false},
+		{"rules: [{}]", allow(Match{}), false},
+		{"every principal", allow(Match{Principals: []Pattern{"*"}}), false},
+		{"a third domain", allow(Match{Principals: []Pattern{"third.example/*"}}), false},
+		{"a domain that begins alike", allow(Match{Principals: []Pattern{"other.example.org/*", "other.example*"}}), false},
+		{"denied by name", deny(Match{TrustDomains: []Pattern{"other.example"}}), false},
+		{"an account of it", allow(Match{Principals: []Pattern{"other.example/ns/a/sa/b"}}), true},
+		{"beside others", allow(Match{Namespaces: []Pattern{"shop"}}, Match{TrustDomains: []Pattern{"other.example"}}), true},
+	} {
+		s := NewSet()
+		s.Replace(Objects{AuthorizationPolicies: row.with})
+		if may := s.Concern(web).MayLetIn(other); may != row.may {
+			t.Errorf("%s: MayLetIn says %v, want %v", row.name, may, row.may)
+		}
+		elsewhere := web
+		elsewhere.Namespace = "bank"
+		if s.Concern(elsewhere).MayLetIn(other) {
+			t.Errorf("%s: the policy counts in another namespace", row.name)
+		}
 	}
 }
 
