@@ -215,6 +215,10 @@ bench-smoke: ## see that every benchmark runs (root, under 3 minutes)
 bench-attacks: ## see what attacks cost those beside, into docs/security.md (root, 4 minutes; BEFORE=COMMIT: of that too, 8)
 	go -C bench run ./attacks $(if $(BEFORE),-before $(BEFORE))
 
+.PHONY: bench-noise
+bench-noise: ## see what a quiet pod feels of a noisy one, into docs/security.md (root, 4 minutes; BEFORE=COMMIT: of that too, 8)
+	go -C bench run ./attacks -noise $(if $(BEFORE),-before $(BEFORE))
+
 .PHONY: clean
 clean: ## remove what was built
 	rm -rf bin

@@ -7,7 +7,7 @@
 //	make bench-attacks BEFORE=18472f9
 //
 // measures the tree and, before it, an older commit, and puts the table between
-// the markers in docs/security.md.
+// the markers in docs/security.md. With -noise it is a noisy pod beside a quiet one.
 package main
 
 import (
@@ -50,34 +50,48 @@ func exit(err error) {
 func run(ctx context.Context) error {
 	before := flag.String("before", "", "commit whose ztunnel is measured too; none")
 	duration := flag.Duration("duration", 5*time.Second, "of one measurement of the victim")
-	doc := flag.String("doc", "../docs/security.md", "file whose table is replaced; empty: none")
-	isSmoke := flag.Bool("smoke", false, "every attack for a moment, written nowhere: does it run?")
+	doc := flag.String("doc", "../docs/security.md", "file whose tables are replaced; empty: none")
+	rounds := flag.Int("rounds", 3, "measurements of each noise")
+	isNoise := flag.Bool("noise", false, "what a quiet pod feels of a noisy one, and no attacks")
+	isSmoke := flag.Bool("smoke", false, "every attack and noise for a moment, written nowhere: does it run?")
 	flag.Parse()
-	if flag.NArg() > 0 || *duration <= 0 {
-		return errors.New("usage: attacks [-before COMMIT] [-duration D] [-doc FILE] | -smoke")
+	if flag.NArg() > 0 || *duration <= 0 || *rounds <= 0 {
+		return errors.New("usage: attacks [-before COMMIT] [-duration D] [-doc FILE] [-noise [-rounds N]] | -smoke")
 	}
 	if *isSmoke {
 		return smoke(ctx)
 	}
-	r := report{before: *before, duration: *duration}
-	if *before != "" {
-		program, remove, err := buildOld(ctx, *before)
-		if err != nil {
-			return err
-		}
-		r.old, err = measure(ctx, program, *duration)
-		if err = errors.Join(err, remove()); err != nil {
-			return err
-		}
-	}
-	var err error
-	if r.now, err = measure(ctx, "", *duration); err != nil {
+	old, remove, err := buildOld(ctx, *before)
+	if err != nil {
 		return err
 	}
-	r.host = host.Describe(ctx)
-	fmt.Print(r.markdown())
+	var table interface{ markdown() string }
+	markers := attackMarkers
+	if *isNoise {
+		markers = noiseMarkers
+		table, err = listenAll(ctx, quiet{before: *before, duration: *duration, rounds: *rounds}, old)
+	} else {
+		table, err = attackAll(ctx, report{before: *before, duration: *duration}, old)
+	}
+	if err = errors.Join(err, remove()); err != nil {
+		return err
+	}
+	fmt.Print(table.markdown())
 	if *doc == "" {
 		return nil
 	}
-	return r.replaceIn(*doc)
+	return markers.replaceIn(*doc, table.markdown())
+}
+
+// attackAll measures both builds.
+func attackAll(ctx context.Context, r report, old string) (report, error) {
+	var err error
+	if old != "" {
+		if r.old, err = measure(ctx, old, r.duration); err != nil {
+			return r, err
+		}
+	}
+	r.now, err = measure(ctx, "", r.duration)
+	r.host = host.Describe(ctx)
+	return r, err
 }

@@ -11,8 +11,12 @@ import (
 	"path/filepath"
 )
 
-// buildOld builds the ztunnel of another commit, in a worktree of its own.
+// buildOld builds the ztunnel of another commit, in a worktree of its own. Without a
+// commit there is no program.
 func buildOld(ctx context.Context, commit string) (program string, remove func() error, err error) {
+	if commit == "" {
+		return "", func() error { return nil }, nil
+	}
 	dir, err := os.MkdirTemp("", "attacks")
 	if err != nil {
 		return "", nil, err

@@ -19,10 +19,12 @@ type report struct {
 	old, now []felt
 }
 
-// The table stands between these in the document.
-const (
-	begin = "<!-- attacks: begin -->\n"
-	end   = "<!-- attacks: end -->\n"
+// between is the markers that a table stands between in the document.
+type between struct{ begin, end string }
+
+var (
+	attackMarkers = between{"<!-- attacks: begin -->\n", "<!-- attacks: end -->\n"}
+	noiseMarkers  = between{"<!-- noise: begin -->\n", "<!-- noise: end -->\n"}
 )
 
 func (r report) markdown() string {
@@ -80,16 +82,16 @@ func number(v float64) string {
 	return fmt.Sprintf("%.2f", v)
 }
 
-// replaceIn puts the table into a document.
-func (r report) replaceIn(path string) error {
+// replaceIn puts a table into a document.
+func (m between) replaceIn(path, table string) error {
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return err
 	}
-	head, rest, ok := strings.Cut(string(text), begin)
-	_, tail, closed := strings.Cut(rest, end)
+	head, rest, ok := strings.Cut(string(text), m.begin)
+	_, tail, closed := strings.Cut(rest, m.end)
 	if !ok || !closed {
-		return fmt.Errorf("%s has no markers for the table: %s", path, begin)
+		return fmt.Errorf("%s has no markers for the table: %s", path, m.begin)
 	}
-	return os.WriteFile(path, []byte(head+begin+"\n"+r.markdown()+"\n"+end+tail), 0o644)
+	return os.WriteFile(path, []byte(head+m.begin+"\n"+table+"\n"+m.end+tail), 0o644)
 }

@@ -22,7 +22,8 @@ const (
 )
 
 // site is two nodes: the victim's client on the one; its server and a neighbour,
-// which is attacked, on the other; and a peer on the wire that means harm.
+// which is attacked, on the other; a peer on the wire that means harm; and two pods that
+// make noise, one on each node.
 type site struct {
 	lab                     *lab.Lab
 	post                    *load.Post
@@ -32,7 +33,10 @@ type site struct {
 	serverGate, gate        netip.AddrPort // where it and the neighbour take tunnels
 	app, closed             netip.AddrPort // of the neighbour
 	neighbour               *load.Worker
-	ztunnel                 int // of the second node
+	noisy, noisyServer      *load.Worker
+	noisyAt, noisyServerAt  netip.AddrPort
+	noisyGate               netip.AddrPort // where the latter takes tunnels
+	ztunnel                 int            // of the second node
 	peer                    load.Credential
 }
 
@@ -64,21 +68,28 @@ func newSite(ctx context.Context, program string) (s *site, err error) {
 	if err := s.lab.Namespace(namespace, map[string]string{"culvert.dev/mesh": "enabled"}); err != nil {
 		return nil, err
 	}
-	var pods [3]*lab.Pod
+	var pods [5]*lab.Pod
 	for i, p := range []struct {
-		name   string
-		node   *lab.Node
-		worker **load.Worker
-	}{{"client", s.lab.Nodes[0], &s.client}, {"server", s.lab.Nodes[1], &s.server}, {"neighbour", s.lab.Nodes[1], &s.neighbour}} {
+		name    string
+		node    *lab.Node
+		worker  **load.Worker
+		command string
+	}{
+		{"client", s.lab.Nodes[0], &s.client, loadCommand}, {"server", s.lab.Nodes[1], &s.server, loadCommand},
+		{"neighbour", s.lab.Nodes[1], &s.neighbour, loadCommand},
+		{"noisy", s.lab.Nodes[0], &s.noisy, boundCommand}, {"noisy-server", s.lab.Nodes[1], &s.noisyServer, boundCommand},
+	} {
 		if pods[i], err = p.node.Pod(ctx, lab.PodSpec{Namespace: namespace, Name: p.name, ServiceAccount: p.name}); err != nil {
 			return nil, err
 		}
-		if *p.worker, err = s.start(pods[i].Place, loadCommand); err != nil {
+		if *p.worker, err = s.start(pods[i].Place, p.command); err != nil {
 			return nil, err
 		}
 	}
 	s.clientPod = pods[0]
 	s.to, s.app = pods[1].At("tcp4", load.Port), pods[2].At("tcp4", load.Port)
+	s.noisyAt, s.noisyServerAt = pods[3].At("tcp4", load.Port), pods[4].At("tcp4", load.Port)
+	s.noisyGate = pods[4].At("tcp4", tunnelPort)
 	s.serverGate = pods[1].At("tcp4", tunnelPort)
 	s.gate, s.closed = pods[2].At("tcp4", tunnelPort), pods[2].At("tcp4", closedPort)
 	if s.outside, err = s.start(s.lab.Outside.Place, boundCommand); err != nil {

@@ -28,7 +28,23 @@ func smoke(ctx context.Context) (err error) {
 			return fmt.Errorf("%s: %w", a.name, err)
 		}
 	}
+	for _, n := range noises {
+		if err := s.hears(ctx, n, 100*time.Millisecond); err != nil {
+			return fmt.Errorf("%s: %w", n.name, err)
+		}
+	}
 	return nil
+}
+
+// hears makes a noise for a time, and is an error if it is none or the quiet pod is not
+// served.
+func (s *site) hears(ctx context.Context, n noise, d time.Duration) error {
+	h := s.hear(ctx, n, d)
+	err := errors.Join(h.err, h.beside.echo.err, h.beside.open.err)
+	if h.did == "" {
+		err = errors.Join(err, errNothing)
+	}
+	return err
 }
 
 // try runs an attack for a time, and ends what it left.

@@ -27,14 +27,14 @@ import (
 // them for one.
 const chainLength = 8
 
-// strangers makes such a chain. No root of anybody's is in it.
-func strangers() (cert tls.Certificate, err error) {
-	key, err := ecdsa.GenerateKey(elliptic.P521(), rand.Reader)
+// strangers makes a chain of so many. No root of anybody's is in it.
+func strangers(curve elliptic.Curve, length int) (cert tls.Certificate, err error) {
+	key, err := ecdsa.GenerateKey(curve, rand.Reader)
 	if err != nil {
 		return cert, err
 	}
 	cert.PrivateKey = key
-	for n := range chainLength {
+	for n := range length {
 		template := &x509.Certificate{
 			SerialNumber: big.NewInt(int64(n + 1)), Subject: pkix.Name{CommonName: "nobody"}, DNSNames: []string{fmt.Sprint("nobody", n)},
 			URIs:      []*url.URL{{Scheme: "spiffe", Host: "cluster.local", Path: "/ns/nobody/sa/nobody"}}, // else nobody looks further
@@ -53,9 +53,9 @@ func strangers() (cert tls.Certificate, err error) {
 	return cert, nil
 }
 
-// chains counts the handshakes that it began; all are refused.
-func chains(o Order) (Answer, error) {
-	cert, err := strangers()
+// refusedHandshakes counts those that it began, with strangers' certificates.
+func refusedHandshakes(o Order, curve elliptic.Curve, length int) (Answer, error) {
+	cert, err := strangers(curve, length)
 	if err != nil {
 		return Answer{}, err
 	}

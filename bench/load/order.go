@@ -27,10 +27,11 @@ const (
 // What a peer does that means harm. It speaks HBONE itself, and what it opens
 // stays open until Release.
 const (
-	Chains  Kind = "chains"  // handshakes with a chain of self-made P-521 certificates, Streams at once
-	Unread  Kind = "unread"  // Streams tunnels full of streams to Target, an app that reads nothing, and fill them
-	Refused Kind = "refused" // streams to Target, where nobody listens, one after the other in each of Streams tunnels
-	Dropped Kind = "dropped" // the same, each reset at once
+	Chains    Kind = "chains"    // handshakes with a chain of self-made P-521 certificates, Streams at once
+	Strangers Kind = "strangers" // handshakes with one self-made P-256 certificate, Streams at once
+	Unread    Kind = "unread"    // Streams tunnels full of streams to Target, an app that reads nothing, and fill them
+	Refused   Kind = "refused"   // streams to Target, where nobody listens, one after the other in each of Streams tunnels
+	Dropped   Kind = "dropped"   // the same, each reset at once
 )
 
 // Order tells a worker what to do. Fields that a Kind does not name are not
@@ -44,9 +45,9 @@ type Order struct {
 	Reverse  bool           // Bulk: from server to client
 	Duration time.Duration  // 1 s
 	Behind   int            // RTT: so many bulk streams run meanwhile; 0
-	Rate     float64        // RTT, Open, Chains, Refused, Dropped: begin so many a second whether or not others are done; 0: when done
+	Rate     float64        // RTT, Open, Chains, Strangers, Refused, Dropped: begin so many a second whether or not others are done; 0: when done
 	Whole    bool           // Prove: without a half-close
-	Tunnel   Credential     // Handshakes, Tunnels, and what means harm but for Chains
+	Tunnel   Credential     // Handshakes, Tunnels, and what means harm but for Chains and Strangers
 	Target   netip.AddrPort // Unread, Refused, Dropped: of the CONNECT
 }
 
@@ -58,7 +59,7 @@ type Answer struct {
 	Error     string             `json:",omitempty"`
 	Bytes     uint64             `json:",omitempty"` // Bulk: that arrived
 	PerStream []uint64           `json:",omitempty"` // Bulk
-	Count     int                `json:",omitempty"` // RTT, Open, First, Handshakes, Chains, Refused, Dropped: done
+	Count     int                `json:",omitempty"` // RTT, Open, First, Handshakes, Chains, Strangers, Refused, Dropped: done
 	Elapsed   time.Duration      `json:",omitempty"`
 	Quantiles []float64          `json:",omitempty"` // RTT, First: in ns, at 0, 1/1000 … 1
 	Gauges    map[string]float64 `json:",omitempty"` // Gauge: see gauge

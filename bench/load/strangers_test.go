@@ -3,6 +3,7 @@
 package load
 
 import (
+	"crypto/elliptic"
 	"crypto/x509"
 	"strings"
 	"testing"
@@ -11,7 +12,7 @@ import (
 // It is an attack only if the chain is looked at, for the identity that it claims, and
 // crypto/x509 tries as often as it ever does.
 func TestStrangersHaveCryptoX509TryToTheLast(t *testing.T) {
-	cert, err := strangers()
+	cert, err := strangers(elliptic.P521(), chainLength)
 	if err != nil {
 		t.Fatal(err)
 	}

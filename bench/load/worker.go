@@ -3,6 +3,7 @@
 package load
 
 import (
+	"crypto/elliptic"
 	"crypto/tls"
 	"encoding/json"
 	"errors"
@@ -113,7 +114,9 @@ func (w *worker) do(o Order) (Answer, error) {
 	case Stall:
 		return w.stall(o)
 	case Chains:
-		return chains(o)
+		return refusedHandshakes(o, elliptic.P521(), chainLength)
+	case Strangers:
+		return refusedHandshakes(o, elliptic.P256(), 1)
 	case Unread:
 		return w.unread(o)
 	case Refused, Dropped:
