@@ -23,6 +23,7 @@ type Budget struct {
 	waits       resource
 	records     recordLimit
 	room        *quota.Resource // bytes in the kernel, for relays in bulk
+	turns       *turns          // of the processors
 
 	others   atomic.Int64 // descriptors that are not in the budget
 	measured atomic.Int64 // when, in nanoseconds since start
@@ -36,6 +37,7 @@ type Share struct {
 	waits       *Part
 	records     *recordLimit // one for all pods
 	room        *quota.Part
+	turns       *podTurns
 }
 
 const (
@@ -58,6 +60,7 @@ func NewBudget() *Budget {
 		waits:       resource{name: "connections that wait for their source to be known", Resource: quota.New(waitsMost, leastPart)},
 		descriptors: resource{name: "descriptors", Resource: quota.New(0, leastPart)},
 		room:        quota.New(roomOfAll, 0),
+		turns:       newTurns(),
 		start:       time.Now(),
 	}
 	b.measure()
@@ -67,7 +70,7 @@ func NewBudget() *Budget {
 
 // Share returns a part of everything for a pod that goes by name in errors.
 func (b *Budget) Share(name string) *Share {
-	return &Share{Descriptors: b.descriptors.part(name), dials: b.dials.part(name), waits: b.waits.part(name), records: &b.records, room: b.room.Part()}
+	return &Share{Descriptors: b.descriptors.part(name), dials: b.dials.part(name), waits: b.waits.part(name), records: &b.records, room: b.room.Part(), turns: b.turns.pod()}
 }
 
 // Stats returns how much there is of each resource, and how much of it is used.
@@ -191,6 +194,13 @@ func (s *Share) lending() *quota.Part {
 		return nil
 	}
 	return s.room
+}
+
+func (s *Share) beginning() *podTurns {
+	if s == nil {
+		return nil
+	}
+	return s.turns
 }
 
 func (s *Share) logging() *recordLimit {

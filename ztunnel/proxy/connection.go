@@ -23,8 +23,9 @@ type connection struct {
 	ctx    context.Context // ends with a cause that is a failure
 	cancel context.CancelCauseFunc
 	record
-	held    int  // descriptors of the pod's share
-	payer   peer // that they are taken for, if the connection arrives
+	held    int   // descriptors of the pod's share
+	turn    *turn // of the pod's, until the connection waits for somebody
+	payer   peer  // that they are taken for, if the connection arrives
 	bytes   tally
 	stream  atomic.Pointer[hbone.Stream] // of the way inTunnel, whose engine counts, instead of bytes
 	far     atomic.Pointer[net.TCPConn]  // of the way inPlain: to the other end
@@ -110,6 +111,7 @@ func (c *connection) count() {
 func (c *connection) run(open func() (way, error)) {
 	defer c.pod.Metrics.Socket(c.direction.reporter())()
 	w, err := open()
+	c.endTurn()
 	if err == nil {
 		c.count()
 		c.tellOpen()
@@ -118,6 +120,12 @@ func (c *connection) run(open func() (way, error)) {
 		c.brake(err, began)
 	}
 	c.finish(err)
+}
+
+// endTurn has another connection begin: this one waits from here on, or is open.
+func (c *connection) endTurn() {
+	c.turn.end()
+	c.turn = nil // an idle connection holds nothing that it does not need
 }
 
 // cutIfOver ends the stream of a connection whose context has ended. Whoever

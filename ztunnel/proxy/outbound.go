@@ -113,6 +113,7 @@ func (o Outbound) mesh(c *connection, app *net.TCPConn, self *workload.Workload,
 func (o Outbound) tunnel(c *connection, app *net.TCPConn, self *workload.Workload, key hbone.Key, d *workload.Destination) (way, error) {
 	target := hbone.Target{Authority: d.Target, Header: header(o.baggage(self), c.src.addr, d.Service)}
 	var stream *hbone.Stream
+	c.endTurn()
 	err := o.patiently(c.ctx, &d.Peer, func() (err error) {
 		stream, err = o.Tunnels.OpenFor(c.ctx, key, target, app)
 		return err
@@ -193,6 +194,7 @@ func (o Outbound) direct(c *connection, app *net.TCPConn, self *workload.Workloa
 	if o.Bound != nil {
 		from = o.Bound(app)
 	}
+	c.endTurn()
 	return o.dial(c, d.Target, func(ctx context.Context) (*net.TCPConn, error) {
 		return o.Direct(ctx, from, d.Target)
 	})

@@ -15,8 +15,9 @@ import (
 )
 
 // serve carries, each in a goroutine of its own, the connections that next
-// returns, until next fails. It waits for them to end.
-func (p *Pod) serve(ctx context.Context, next func() (carry func(context.Context), err error)) error {
+// returns, until next fails. It waits for them to end. Each begins in a turn of the
+// pod's, for which the others wait where they are.
+func (p *Pod) serve(ctx context.Context, next func() (carry func(context.Context, *turn), err error)) error {
 	// Not a child of ctx, whose end starts the drain and not the end.
 	base, force := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer force(nil)
@@ -30,7 +31,8 @@ func (p *Pod) serve(ctx context.Context, next func() (carry func(context.Context
 			}
 			break
 		}
-		connections.Go(func() { carry(base) })
+		turn := p.Share.beginning().take(ctx)
+		connections.Go(func() { carry(base, turn) })
 	}
 	p.await(ctx, &connections, force)
 	return broken
@@ -72,13 +74,14 @@ func (p *Pod) serveTCP(ctx context.Context, ln *net.TCPListener, d direction, op
 		p.begin(ctx, d, src).finish(fail(Limit, err))
 	}}
 	defer a.spare.close()
-	return p.serve(ctx, func() (func(context.Context), error) {
+	return p.serve(ctx, func() (func(context.Context, *turn), error) {
 		conn, err := a.accept(ctx)
 		if err != nil {
 			return nil, err
 		}
-		return func(ctx context.Context) {
+		return func(ctx context.Context, turn *turn) {
 			c := p.begin(ctx, d, socket.AddrPort(conn.RemoteAddr()))
+			c.turn = turn
 			c.run(func() (way, error) { return c.openOrReset(conn, open) })
 		}, nil
 	})
