@@ -81,8 +81,8 @@ type CA struct {
 	inForce atomic.Pointer[authority] // nil until the first Take
 	bundle  atomic.Pointer[bundle]    // nil until the first Take
 	news    news
-	tainted atomic.Pointer[[]Key]     // nil: none
-	foreign atomic.Pointer[[]Foreign] // nil: none
+	tainted atomic.Pointer[[]Key]       // nil: none
+	foreign atomic.Pointer[Federations] // nil: none
 
 	upstream attempts // to have an issuer
 }

@@ -13,7 +13,7 @@ func TestTheSameForeignBundlesAgainAreNoNews(t *testing.T) {
 	var c CA
 	say := func(sequence uint64) (told bool) {
 		changed := c.Changed()
-		c.Federate([]Foreign{{TrustDomain: spiffeid.RequireTrustDomainFromString("other.example"), Sequence: sequence}})
+		c.Federate(Federations{All: []Foreign{{TrustDomain: spiffeid.RequireTrustDomainFromString("other.example"), Sequence: sequence}}})
 		select {
 		case <-changed:
 			return true
@@ -24,11 +24,11 @@ func TestTheSameForeignBundlesAgainAreNoNews(t *testing.T) {
 	if !say(1) {
 		t.Error("the first are no news")
 	}
-	before := &c.Federated()[0]
-	if say(1) || &c.Federated()[0] != before {
+	before := &c.Federated().All[0]
+	if say(1) || &c.Federated().All[0] != before {
 		t.Error("the same again is told, or is another slice")
 	}
-	if !say(2) || &c.Federated()[0] == before {
+	if !say(2) || &c.Federated().All[0] == before {
 		t.Error("another number is not told, or is the same slice")
 	}
 }

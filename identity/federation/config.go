@@ -3,6 +3,7 @@
 package federation
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"net/url"
@@ -42,18 +43,58 @@ type entry struct {
 	RootsFile        string  `json:"rootsFile"`
 }
 
-// Parse reads a YAML list of domains. It returns all that is wrong with it.
-func Parse(text []byte, own spiffeid.TrustDomain) ([]Domain, error) {
-	var entries []entry
-	if err := yaml.UnmarshalStrict(text, &entries); err != nil {
-		return nil, fmt.Errorf("not a list of {trustDomain, url, profile}: %v", err)
+// maxNumber is beyond all numbers that are times in seconds. A greater one, written by mistake,
+// would leave no greater ones.
+const maxNumber = 1 << 48
+
+// List is what the file says.
+type List struct {
+	Number  uint64 // greater with each change; 0: it has none
+	Domains []Domain
+}
+
+// Parse reads a YAML list of domains, or {number, domains}. It returns all that is wrong with
+// it, and then what it could read, without a number.
+func Parse(text []byte, own spiffeid.TrustDomain) (List, error) {
+	number, entries, err := entriesOf(text)
+	if err != nil {
+		return List{}, err
 	}
 	if entries == nil { // an empty file may be half of one that is being written
-		return nil, errors.New("there is no list: want [] for no trust domain")
+		return List{}, errors.New("there is no list: want [] for no trust domain")
 	}
 	if len(entries) > identityv1.MaxFederated {
-		return nil, fmt.Errorf("there are %d trust domains, the limit is %d", len(entries), identityv1.MaxFederated)
+		return List{}, fmt.Errorf("there are %d trust domains, the limit is %d", len(entries), identityv1.MaxFederated)
 	}
+	all, err := domainsOf(entries, own)
+	if err != nil {
+		return List{Domains: all}, err
+	}
+	return List{number, all}, nil
+}
+
+// entriesOf reads either form of the file.
+func entriesOf(text []byte) (number uint64, entries []entry, err error) {
+	if raw, err := yaml.YAMLToJSON(text); err != nil || !bytes.HasPrefix(raw, []byte("{")) {
+		if err := yaml.UnmarshalStrict(text, &entries); err != nil {
+			return 0, nil, fmt.Errorf("not a list of {trustDomain, url, profile}: %v", err)
+		}
+		return 0, entries, nil
+	}
+	var numbered struct {
+		Number  uint64  `json:"number"`
+		Domains []entry `json:"domains"`
+	}
+	if err := yaml.UnmarshalStrict(text, &numbered); err != nil {
+		return 0, nil, fmt.Errorf("neither a list of {trustDomain, url, profile}, nor {number, domains}: %v", err)
+	}
+	if numbered.Number == 0 || numbered.Number > maxNumber {
+		return 0, nil, fmt.Errorf("number: %d is not within 1 and %d", numbered.Number, uint64(maxNumber))
+	}
+	return numbered.Number, numbered.Domains, nil
+}
+
+func domainsOf(entries []entry, own spiffeid.TrustDomain) ([]Domain, error) {
 	var all []Domain
 	var problems []error
 	seen := map[spiffeid.TrustDomain]bool{}

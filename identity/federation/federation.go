@@ -34,9 +34,10 @@ type Federation struct {
 
 	mu        sync.Mutex // guards what follows
 	text      []byte     // of the file, as it is in force
+	number    uint64     // of its list; 0: it has none
 	followers map[spiffeid.TrustDomain]*follower
 	problem   string // of the file; empty: none
-	told      []ca.Foreign
+	told      ca.Federations
 	toldAt    time.Time
 	pace      rate.Left // of what others change
 }
@@ -51,8 +52,11 @@ func New(opts Options) (*Federation, error) {
 		opts.Log = slog.Default()
 	}
 	f := &Federation{opts: opts, followers: map[spiffeid.TrustDomain]*follower{}}
-	text, domains, err := f.read()
-	f.apply(text, domains, nil)
+	text, list, err := f.read()
+	if err != nil {
+		list.Number = 0 // a part of the list is not the list of that number
+	}
+	f.apply(text, list, nil)
 	if err != nil {
 		f.problem = err.Error()
 		opts.Log.Error("the file of federations is not understood; what can be read of it is in force", logError, err)
@@ -74,24 +78,24 @@ func (f *Federation) clean() {
 
 // read returns what can be read of the file, and all that is wrong with it. A domain whose
 // bundle file is wrong is among the domains: a bundle of it may be known.
-func (f *Federation) read() ([]byte, []Domain, error) {
+func (f *Federation) read() ([]byte, List, error) {
 	text, err := regular.ReadFile(f.opts.File, maxFile)
 	if err != nil {
-		return nil, nil, err
+		return nil, List{}, err
 	}
 	var problems []error
-	domains, err := Parse(text, f.opts.CA.TrustDomain())
+	list, err := Parse(text, f.opts.CA.TrustDomain())
 	if err != nil {
 		problems = append(problems, fmt.Errorf("%s: %w", f.opts.File, err))
 	}
-	for _, d := range domains {
+	for _, d := range list.Domains {
 		if d.Profile == HTTPSSPIFFE {
 			if _, _, err := d.begin(); err != nil {
 				problems = append(problems, fmt.Errorf("%s: %s: %w", f.opts.File, d.TrustDomain, err))
 			}
 		}
 	}
-	return text, domains, errors.Join(problems...)
+	return text, list, errors.Join(problems...)
 }
 
 // Run fetches bundles, and follows the file, until ctx ends. A file that is wrong, or gone,
@@ -133,7 +137,10 @@ func (f *Federation) look(start func(*follower)) {
 	if same {
 		return
 	}
-	text, domains, err := f.read()
+	text, list, err := f.read()
+	if err == nil {
+		err = f.follows(list)
+	}
 	if err != nil {
 		f.mu.Lock()
 		said := f.problem == err.Error()
@@ -144,23 +151,47 @@ func (f *Federation) look(start func(*follower)) {
 		}
 		return
 	}
-	f.apply(text, domains, start)
+	f.apply(text, list, start)
+}
+
+// follows says why a list may not follow the one in force. One that changed and kept its number
+// may: then nodes cannot tell which of two replicas is behind, as if there were none.
+func (f *Federation) follows(next List) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch {
+	case next.Number != 0 && next.Number < f.number:
+		return fmt.Errorf("%s: number: %d is less than %d of the list in force: nodes would not go by it", f.opts.File, next.Number, f.number)
+	case next.Number == f.number && f.number != 0 && !f.lists(next.Domains):
+		f.opts.Log.Warn("the list of other trust domains was changed and has the same number: give it a greater one, so that no replica that is behind changes it back", logNumber, next.Number)
+	}
+	return nil
+}
+
+// lists reports whether exactly these domains are in force; f.mu is held.
+func (f *Federation) lists(domains []Domain) bool {
+	for _, d := range domains {
+		if f.followers[d.TrustDomain] == nil {
+			return false
+		}
+	}
+	return len(domains) == len(f.followers)
 }
 
 // apply has the domains be those of a file. A domain that stays keeps its bundle.
-func (f *Federation) apply(text []byte, domains []Domain, start func(*follower)) {
-	for _, gone := range f.replace(text, domains, start) {
+func (f *Federation) apply(text []byte, list List, start func(*follower)) {
+	for _, gone := range f.replace(text, list, start) {
 		forget(f.opts.State, gone)
 		f.opts.Log.Warn("another trust domain is federated with no more", logTrustDomain, gone.Name())
 	}
 }
 
-func (f *Federation) replace(text []byte, domains []Domain, start func(*follower)) (gone []spiffeid.TrustDomain) {
+func (f *Federation) replace(text []byte, list List, start func(*follower)) (gone []spiffeid.TrustDomain) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.text, f.problem = text, ""
+	f.text, f.number, f.problem = text, list.Number, ""
 	next := map[spiffeid.TrustDomain]*follower{}
-	for _, d := range domains {
+	for _, d := range list.Domains {
 		before := f.followers[d.TrustDomain]
 		if before != nil && before.domain == d {
 			next[d.TrustDomain] = before
@@ -228,13 +259,13 @@ func (f *Federation) publishLocked(operator bool) {
 	}
 	slices.SortFunc(all, func(a, b ca.Foreign) int { return cmp.Compare(a.TrustDomain.Name(), b.TrustDomain.Name()) })
 	if !operator {
-		roots, numbers := differ(f.told, all)
+		roots, numbers := differ(f.told.All, all)
 		if !roots && (!numbers || time.Since(f.toldAt) < numberEvery) || !f.pace.Spend(pushRate) {
 			return
 		}
 	}
-	f.told, f.toldAt = all, time.Now()
-	f.opts.CA.Federate(all)
+	f.told, f.toldAt = ca.Federations{Number: f.number, All: all}, time.Now()
+	f.opts.CA.Federate(f.told)
 }
 
 // differ reports whether two say other domains or roots, and whether other numbers.

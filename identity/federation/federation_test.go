@@ -4,6 +4,7 @@ package federation
 
 import (
 	"crypto/x509"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -19,10 +20,21 @@ import (
 func TestParseNamesWhatIsWrong(t *testing.T) {
 	good := "{trustDomain: other.example, url: 'https://ca.other.example:15016', profile: https_spiffe, endpointSPIFFEID: 'spiffe://other.example/culvert/identity', bundleFile: /other.pem}"
 	web := "{trustDomain: web.example, url: 'https://web.example/bundle', profile: https_web}"
-	if all, err := Parse([]byte("- "+good+"\n- "+web+"\n"), here); err != nil || len(all) != 2 || all[1].Profile != HTTPSWeb {
+	if all, err := Parse([]byte("- "+good+"\n- "+web+"\n"), here); err != nil || len(all.Domains) != 2 || all.Domains[1].Profile != HTTPSWeb || all.Number != 0 {
+		t.Fatalf("%+v, %v", all, err)
+	}
+	if all, err := Parse([]byte("number: 7\ndomains:\n- "+good+"\n"), here); err != nil || len(all.Domains) != 1 || all.Number != 7 {
+		t.Fatalf("%+v, %v", all, err)
+	}
+	if all, err := Parse([]byte("{number: 7, domains: []}"), here); err != nil || all.Number != 7 {
 		t.Fatalf("%+v, %v", all, err)
 	}
 	for _, row := range []struct{ text, says string }{
+		{"{number: 7}", "there is no list"},
+		{"{domains: []}", "number: 0 is not within 1"},
+		{"{number: 281474976710657, domains: []}", "number: 281474976710657 is not within"},
+		{"{number: -1, domains: []}", "nor {number, domains}"},
+		{"{number: 7, domain: []}", "unknown field"},
 		{"other.example", "not a list"},
 		{"", "there is no list: want []"},
 		{"# none\nnull\n", "there is no list: want []"},
@@ -44,6 +56,40 @@ func TestParseNamesWhatIsWrong(t *testing.T) {
 			t.Errorf("%s: %v, want %q", row.text, err, row.says)
 		}
 	}
+}
+
+// The number of the list goes to nodes with it. A file that would go back is refused, and what
+// is only a part of a list has no number.
+func TestTheListOfDomainsHasANumber(t *testing.T) {
+	r, n := newRig(t), newNeighbour(t, other)
+	entry := r.spiffe(n)
+	none := func(number int) string { return fmt.Sprintf("{number: %d, domains: []}", number) }
+	list := func(number int, entries string) string {
+		return fmt.Sprintf("number: %d\ndomains:\n%s", number, entries)
+	}
+	wants := func(when string, number uint64, domains int) {
+		t.Helper()
+		if is := r.ca.Federated(); is.Number != number || len(is.All) != domains {
+			t.Errorf("%s: nodes are told of list %d with %d domains, want %d with %d", when, is.Number, len(is.All), number, domains)
+		}
+	}
+	r.write(r.file, list(7, entry))
+	f := r.open()
+	wants("at first", 7, 1)
+	r.write(r.file, none(6))
+	f.look(nil)
+	wants("a lower number", 7, 1)
+	if trouble := f.Trouble(); !strings.Contains(trouble, "number: 6 is less than 7") {
+		t.Errorf("a lower number: %q", trouble)
+	}
+	r.write(r.file, none(8))
+	f.look(nil)
+	wants("a greater number", 8, 0)
+	r.write(r.file, list(8, entry))
+	f.look(nil)
+	wants("the same number", 8, 1) // which the log says
+	r.write(r.file, list(9, entry+"- {trustDomain: third.example}\n"))
+	wants("a part, to a CA that starts", 0, len(r.open().followers))
 }
 
 // A bundle comes by https_spiffe, is followed, kept while the endpoint is away or says what
@@ -232,10 +278,11 @@ func TestADamagedStateIsFetchedAnew(t *testing.T) {
 
 func FuzzParse(f *testing.F) {
 	f.Add("- {trustDomain: other.example, url: 'https://x', profile: https_web}")
+	f.Add("{number: 7, domains: [{trustDomain: other.example, url: 'https://x', profile: https_web}]}")
 	f.Add("[{trustDomain: a, url: 'https://x', profile: https_spiffe, endpointSPIFFEID: 'spiffe://a/b', bundleFile: c}]")
 	f.Fuzz(func(t *testing.T, text string) {
 		all, err := Parse([]byte(text), here)
-		for _, d := range all {
+		for _, d := range all.Domains {
 			if err == nil && (d.TrustDomain == here || !strings.HasPrefix(d.URL, "https://") && !strings.HasPrefix(strings.ToLower(d.URL), "https://")) {
 				t.Errorf("%q gives %+v", text, d)
 			}

@@ -7,6 +7,7 @@ const (
 	logError       = "error"
 	logPath        = "path"
 	logTrustDomain = "trust_domain"
+	logNumber      = "number"
 	logSequence    = "sequence"
 	logRoots       = "roots"
 )

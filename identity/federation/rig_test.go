@@ -148,7 +148,7 @@ func (r *rig) attempt(f *Federation, td spiffeid.TrustDomain) error {
 
 // told is what nodes are told of a domain.
 func (r *rig) told(td spiffeid.TrustDomain) (ca.Foreign, bool) {
-	for _, f := range r.ca.Federated() {
+	for _, f := range r.ca.Federated().All {
 		if f.TrustDomain == td {
 			return f, true
 		}

@@ -347,9 +347,13 @@ type Bundle struct {
 	// Other trust domains whose workloads may be peers, 16 at most, in the sequence of their
 	// names. A domain that is not among them is trusted no more. A bundle comes again, with
 	// its generation, when they change; its generation and hash are of roots alone.
-	Federated     []*FederatedBundle `protobuf:"bytes,5,rep,name=federated,proto3" json:"federated,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Federated []*FederatedBundle `protobuf:"bytes,5,rep,name=federated,proto3" json:"federated,omitempty"`
+	// The number that whoever wrote the list gave to it; 0: it has none. A node that goes by a
+	// list with a greater number takes from this one neither that a domain is there nor that it
+	// is not.
+	FederatedNumber uint64 `protobuf:"varint,6,opt,name=federated_number,json=federatedNumber,proto3" json:"federated_number,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Bundle) Reset() {
@@ -415,6 +419,13 @@ func (x *Bundle) GetFederated() []*FederatedBundle {
 		return x.Federated
 	}
 	return nil
+}
+
+func (x *Bundle) GetFederatedNumber() uint64 {
+	if x != nil {
+		return x.FederatedNumber
+	}
+	return 0
 }
 
 // The roots of another trust domain, which vouch for the workloads of that domain alone.
@@ -899,7 +910,7 @@ const file_identity_identityv1_service_proto_rawDesc = "" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x126\n" +
 	"\arefusal\x18\x03 \x01(\v2\x1c.culvert.identity.v1.RefusalR\arefusal\x12:\n" +
 	"\vretry_after\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\n" +
-	"retryAfter\"\xb4\x01\n" +
+	"retryAfter\"\xdf\x01\n" +
 	"\x06Bundle\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
@@ -907,7 +918,8 @@ const file_identity_identityv1_service_proto_rawDesc = "" +
 	"\x06sha256\x18\x02 \x01(\fR\x06sha256\x12\x14\n" +
 	"\x05roots\x18\x03 \x03(\fR\x05roots\x12\x18\n" +
 	"\atainted\x18\x04 \x03(\fR\atainted\x12B\n" +
-	"\tfederated\x18\x05 \x03(\v2$.culvert.identity.v1.FederatedBundleR\tfederated\"f\n" +
+	"\tfederated\x18\x05 \x03(\v2$.culvert.identity.v1.FederatedBundleR\tfederated\x12)\n" +
+	"\x10federated_number\x18\x06 \x01(\x04R\x0ffederatedNumber\"f\n" +
 	"\x0fFederatedBundle\x12!\n" +
 	"\ftrust_domain\x18\x01 \x01(\tR\vtrustDomain\x12\x1a\n" +
 	"\bsequence\x18\x02 \x01(\x04R\bsequence\x12\x14\n" +

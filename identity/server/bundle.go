@@ -82,25 +82,25 @@ func (s *Server) bundle() ([]*identityv1.Bundle, uint64, <-chan struct{}) {
 type bundleMessage struct {
 	mu      sync.Mutex // guards what follows
 	tainted []ca.Key
-	foreign []ca.Foreign
+	foreign ca.Federations
 	is      *identityv1.Bundle
 }
 
-func (m *bundleMessage) of(generation uint64, roots []*x509.Certificate, tainted []ca.Key, foreign []ca.Foreign) *identityv1.Bundle {
+func (m *bundleMessage) of(generation uint64, roots []*x509.Certificate, tainted []ca.Key, foreign ca.Federations) *identityv1.Bundle {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.is.GetGeneration() == generation && slices.Equal(m.tainted, tainted) && sameSlice(m.foreign, foreign) {
+	if m.is.GetGeneration() == generation && slices.Equal(m.tainted, tainted) && m.foreign.Number == foreign.Number && sameSlice(m.foreign.All, foreign.All) {
 		return m.is
 	}
 	hash := identity.BundleHash(roots)
-	m.tainted, m.foreign, m.is = tainted, foreign, &identityv1.Bundle{Generation: generation, Sha256: hash[:]}
+	m.tainted, m.foreign, m.is = tainted, foreign, &identityv1.Bundle{Generation: generation, Sha256: hash[:], FederatedNumber: foreign.Number}
 	for _, root := range roots {
 		m.is.Roots = append(m.is.Roots, root.Raw)
 	}
 	for _, key := range tainted {
 		m.is.Tainted = append(m.is.Tainted, key[:])
 	}
-	for _, f := range foreign {
+	for _, f := range foreign.All {
 		other := &identityv1.FederatedBundle{TrustDomain: f.TrustDomain.Name(), Sequence: f.Sequence}
 		for _, root := range f.Roots {
 			other.Roots = append(other.Roots, root.Raw)

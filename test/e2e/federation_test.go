@@ -37,6 +37,7 @@ const endpointPort = 15016
 type federation struct {
 	*story
 	file   string // of the federations
+	number int    // of the list in it
 	server *lab.Pod
 }
 
@@ -48,7 +49,7 @@ func tellOfFederation(t *testing.T) *federation {
 		t.Fatal(err)
 	}
 	s := tellAlone(t, lab.Options{IdentityArgs: []string{"-federation", file, "-federation-state", filepath.Join(dir, "state")}}, "mesh")
-	f := &federation{s, file, s.pod(s.two, "server", nil)}
+	f := &federation{s, file, 0, s.pod(s.two, "server", nil)}
 	f.serve(f.server.Place, agent.Echo, 8080)
 	return f
 }
@@ -73,7 +74,9 @@ func bySPIFFE(i *lab.Identity, td string) string {
 // with has the CA federate with the domains of entries.
 func (f *federation) with(entries ...string) {
 	f.Helper()
-	f.must(os.WriteFile(f.file+".new", []byte(strings.Join(entries, "")+"\n"), 0o600))
+	f.number++
+	list := fmt.Sprintf("number: %d\ndomains:\n%s\n", f.number, strings.Join(entries, ""))
+	f.must(os.WriteFile(f.file+".new", []byte(list), 0o600))
 	f.must(os.Rename(f.file+".new", f.file))
 }
 
@@ -157,6 +160,9 @@ func TestAWorkloadOfAnotherTrustDomainIsLetInByAPolicyThatNamesIt(t *testing.T) 
 
 	f.with(bySPIFFE(other, "other.example"))
 	f.eventually("the node knows the other domain's root", func() bool { return f.knows("other.example") == 1 })
+	if got := f.following(f.two).FederatedNumber; got != f.number {
+		f.Errorf("the node goes by list %d, want %d", got, f.number)
+	}
 	f.turnedAway("without a policy", guest, true)
 	f.record(f.two, "direction", "inbound", "src.identity", id, "result", "denied",
 		"error", "connection closed due to policy rejection: the peer is of the trust domain other.example, and no AuthorizationPolicy names it")
@@ -195,7 +201,7 @@ func TestAWorkloadOfAnotherTrustDomainIsLetInByAPolicyThatNamesIt(t *testing.T) 
 	f.must(err)
 	defer stream.Reset()
 	cut := f.cutOff(id)
-	f.with("[]")
+	f.with("  []")
 	f.eventually("what was open ended as denied", func() bool { return f.cutOff(id) > cut })
 	f.eventually("the node knows the domain no more", func() bool { return f.knows("other.example") == 0 })
 	f.turnedAway("after the federation", f.guest(other, id), false)

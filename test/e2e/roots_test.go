@@ -159,10 +159,11 @@ func TestARootIsRenewedWhileConnectionsGoOn(t *testing.T) {
 
 // following is what a node says of its trust bundle.
 func (s *story) following(n *lab.Node) (f struct {
-	Generation   uint64
-	Roots, Heard int
-	Connected    bool
-	Federated    []struct {
+	Generation      uint64
+	Roots, Heard    int
+	Connected       bool
+	FederatedNumber int
+	Federated       []struct {
 		TrustDomain string
 		Sequence    uint64
 		Roots       int

@@ -202,7 +202,7 @@ func bundleOf(message *identityv1.Bundle) (Bundle, error) {
 			b.Tainted = append(b.Tainted, sum(key))
 		}
 	}
-	b.Foreign = foreignOf(message.GetFederated())
+	b.Foreign, b.Listed = foreignOf(message.GetFederated()), message.GetFederatedNumber()
 	switch {
 	case !slices.Equal(message.GetSha256(), b.Hash[:]):
 		return b, fmt.Errorf("its hash is %x, and its roots have %x", message.GetSha256()[:min(len(message.GetSha256()), sha256.Size)], b.Hash)

@@ -14,9 +14,10 @@ import (
 // maxEnded bounds what is remembered of other trust domains that is in force no more.
 const maxEnded = 128
 
-// ended is what was in force of another trust domain, and is no more. The list of domains has
-// no number, so a replica of the CA that is behind looks like one that is ahead. For behindFor
-// nothing that ended comes back, unless the domain has given a greater number since.
+// ended is what was in force of another trust domain, and is no more. Without a number of the
+// list of domains, a replica of the CA that is behind looks like one that is ahead. For behindFor
+// nothing that ended comes back, unless the domain has given a greater number since, or the list
+// that names the domain has a greater one.
 type ended struct {
 	of       spiffeid.TrustDomain
 	root     sum    // zero: the domain, with all of its roots
@@ -44,6 +45,13 @@ func (all endings) spare(f Foreign, known bool, now time.Time) (spared Foreign, 
 }
 
 type endings []ended
+
+// without forgets that these domains ended. What they dropped stays dropped.
+func (all endings) without(named []Foreign) endings {
+	return slices.DeleteFunc(all, func(e ended) bool {
+		return e.root == sum{} && slices.ContainsFunc(named, func(f Foreign) bool { return f.TrustDomain == e.of })
+	})
+}
 
 // follow notes what ended of a domain with the step from one bundle to the next, of which
 // either may be nil, and forgets what came back.

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/culvert-mesh/culvert/identity"
 	"github.com/culvert-mesh/culvert/ztunnel/certs/certstest"
 )
 
@@ -21,7 +22,7 @@ func (r *rig) ages() {
 	r.federateAgain(time.Now())
 }
 
-// The list of trust domains has no number. A replica of the CA that is behind brings back no
+// A list of trust domains without a number cannot be told from a later one. A replica of the CA that is behind brings back no
 // domain, and none of its roots, unless the domain itself has given a greater number.
 func TestAReplicaThatIsBehindBringsBackNoTrustDomain(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "bundle")
@@ -119,4 +120,69 @@ func TestForeignBundlesEndWithTheStreamThatSaysThem(t *testing.T) {
 	if r.bundles.Load() != told+1 {
 		t.Error("nobody was told")
 	}
+}
+
+// numbered has the CA say which domains there are, by a list with a number.
+func (r *rig) numbered(t *testing.T, number uint64, foreign ...Foreign) {
+	t.Helper()
+	roots := r.issuer.ca.Roots()
+	if err := r.take(Bundle{Generation: 1, Hash: identity.BundleHash(roots), Roots: roots, Foreign: foreign, Listed: number}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Where the list of domains has a number, a replica of the CA that is behind brings back nothing
+// however long it is, and ends nothing; a list with a greater number counts at once.
+func TestAListThatIsBehindNeverBringsBackATrustDomain(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "bundle")
+	i := &issuer{ca: newCA(t, td)}
+	r := run(t, Config{TTL: time.Hour, BundleFile: file}, i, i)
+	hold(t, r, db)
+	first, second := certstest.NewCA(), certstest.NewCA()
+	const no = "nor of one that it is federated with"
+	r.numbered(t, 7, of(others, 1, first))
+	r.numbered(t, 8)
+	r.wantsPeer(t, "the removed domain", first.Leaf(guest), no)
+	r.numbered(t, 7, of(others, 1, first))
+	r.ages()
+	r.numbered(t, 7, of(others, 9, first))
+	r.wantsPeer(t, "a list that is behind for long, and a greater number of the domain", first.Leaf(guest), no)
+	if got := r.Following().FederatedNumber; got != 8 {
+		t.Errorf("the node goes by list %d, want 8", got)
+	}
+
+	r = run(t, Config{TTL: time.Hour, BundleFile: file}, i, i)
+	waitFor(t, "the number is restored", func() bool { return r.Following().FederatedNumber == 8 })
+	hold(t, r, db)
+	r.numbered(t, 7, of(others, 9, first))
+	r.wantsPeer(t, "a list that is behind, after a restart", first.Leaf(guest), no)
+
+	r.numbered(t, 9, of(others, 1, first))
+	r.wantsPeer(t, "a greater list that names it again", first.Leaf(guest), "")
+	r.numbered(t, 8)
+	r.wantsPeer(t, "a list that is behind, and lacks it", first.Leaf(guest), "")
+	r.numbered(t, 8, of(others, 2, second))
+	r.wantsPeer(t, "what the domain says of itself counts from any list", second.Leaf(guest), "")
+	r.numbered(t, 9)
+	r.wantsPeer(t, "a list that was changed, with its number", second.Leaf(guest), no)
+	r.numbered(t, 9, of(others, 2, second))
+	r.wantsPeer(t, "changed back", second.Leaf(guest), no)
+}
+
+// A greater number of the list says which domains there are, and nothing of a root that its
+// domain has dropped; a list without a number, as of an older CA, is what it always was.
+func TestANumberOfTheListIsNoneOfADomain(t *testing.T) {
+	r := newRig(t, newCA(t, td), time.Hour)
+	hold(t, r, db)
+	first, second := certstest.NewCA(), certstest.NewCA()
+	r.numbered(t, 7, of(others, 1, first))
+	r.numbered(t, 7, of(others, 2, second))
+	r.numbered(t, 8, of(others, 1, first))
+	r.wantsPeer(t, "a root that the domain has dropped", first.Leaf(guest), "unknown authority")
+	r.federates(t)
+	r.wantsPeer(t, "a list without a number ends it", second.Leaf(guest), "nor of one that it is federated with")
+	r.federates(t, of(others, 2, second))
+	r.wantsPeer(t, "and brings it back", second.Leaf(guest), "nor of one that it is federated with")
+	r.ages()
+	r.wantsPeer(t, "for long", second.Leaf(guest), "")
 }

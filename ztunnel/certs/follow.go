@@ -108,10 +108,10 @@ func (s *Store) take(b Bundle) error {
 	}
 	changed := s.rebuild(now)
 	if s.heedsForeign(err) {
-		before := s.barred != nil
-		changed = s.federateLocked(b.Foreign, b.Sole, now) || changed
-		barred = s.barred != nil && !before
-		if without := leftOut(b.Foreign); without != s.leftOut {
+		before, listed, l := s.barred != nil, s.listed, listing{b.Listed, b.Foreign, b.Sole}
+		changed = s.federateLocked(l, now) || changed
+		barred, judged = s.barred != nil && !before, judged || s.listed != listed
+		if without := leftOut(l, s.listed); without != s.leftOut {
 			s.leftOut, news = without, without
 		}
 	}
@@ -187,6 +187,8 @@ type Following struct {
 	Problem    string    `json:"problem,omitempty"` // of the stream, as it was last
 
 	Federated []Federated `json:"federated,omitempty"` // other trust domains whose workloads may be peers
+	// FederatedNumber is the greatest number of a list of them; 0: none had one.
+	FederatedNumber uint64 `json:"federatedNumber,omitempty"`
 }
 
 // Following is what is known now.
@@ -198,6 +200,8 @@ func (s *Store) Following() Following {
 		Connected: s.following.connected, Since: s.following.since, Problem: s.following.problem,
 		AgeSeconds: s.following.age(time.Now()).Seconds(),
 		Federated:  s.foreign.dump(),
+
+		FederatedNumber: s.listed,
 	}
 	if s.bundle != nil {
 		f.SHA256, f.Roots = hexOf(s.trust.hash()), len(s.bundle.roots)

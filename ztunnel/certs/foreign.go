@@ -45,9 +45,14 @@ func NewForeign(td spiffeid.TrustDomain, roots []*x509.Certificate) Foreign {
 	return f
 }
 
-// leftOut is what of other trust domains is not taken, and why; empty: all is.
-func leftOut(all []Foreign) string {
+// leftOut is what of other trust domains is not taken by a node that goes by the list of number
+// listed, and why; empty: all is.
+func leftOut(l listing, listed uint64) string {
 	var problems []string
+	all := l.all
+	if l.number != 0 && l.number < listed {
+		problems = append(problems, fmt.Sprintf("the list is number %d, and number %d is in force: it says neither which domains there are nor which not", l.number, listed))
+	}
 	for i, f := range all {
 		switch {
 		case i >= identityv1.MaxFederated:
@@ -85,21 +90,33 @@ func foreignOf(all []*identityv1.FederatedBundle) (foreign []Foreign) {
 // not older than the one in force. s.mu is held.
 func (s *Store) heedsForeign(err error) bool { return !errors.Is(err, errOldBundle) }
 
-// federateLocked has the bundles of other trust domains be these, and reports whether other
-// roots vouch than before. A domain keeps what is known of it if that has a greater number, or
-// if nothing is said of its roots.
-func (s *Store) federateLocked(all []Foreign, sole bool, now time.Time) (changed bool) {
-	next := foreigners{}
+// listing is what was said of other trust domains at a time.
+type listing struct {
+	number uint64 // of the list; 0: it has none
+	all    []Foreign
+	sole   bool // nobody else says lists
+}
+
+// federateLocked has the bundles of other trust domains be those of a list, and reports whether
+// other roots vouch than before. A domain keeps what is known of it if that has a greater
+// number, or if nothing is said of its roots. A list with a greater number than any before
+// says which domains there are, whatever ended; one with a lower number does not say it.
+func (s *Store) federateLocked(l listing, now time.Time) (changed bool) {
+	behind := l.number != 0 && l.number < s.listed
 	s.ended, s.barred = s.ended.recent(now), nil
-	for _, f := range all[:min(len(all), identityv1.MaxFederated)] {
-		if f.TrustDomain == s.cfg.TrustDomain {
+	if l.number > s.listed {
+		s.listed, s.ended = l.number, s.ended.without(l.all)
+	}
+	next := foreigners{}
+	for _, f := range l.all[:min(len(l.all), identityv1.MaxFederated)] {
+		before := s.foreign[f.TrustDomain]
+		if f.TrustDomain == s.cfg.TrustDomain || behind && before == nil {
 			continue
 		}
-		before := s.foreign[f.TrustDomain]
-		if !sole && !before.younger(f) {
+		if !l.sole && !before.younger(f) {
 			barred := false
 			if f, barred = s.ended.spare(f, before != nil, now); barred {
-				s.barred = all
+				s.barred = &l
 			}
 		}
 		if after := f.after(before, s.cfg.ClockSkew); after != nil {
@@ -107,23 +124,41 @@ func (s *Store) federateLocked(all []Foreign, sole bool, now time.Time) (changed
 			changed = changed || before == nil || after.bundle != before.bundle
 		}
 	}
+	if behind {
+		next.keep(s.foreign)
+	}
+	changed = s.ends(next, now) || changed
+	s.foreign = next
+	return changed
+}
+
+// keep has domains of before stay that are not there.
+func (all foreigners) keep(before foreigners) {
+	for td, f := range before {
+		if all[td] == nil {
+			all[td] = f
+		}
+	}
+}
+
+// ends notes what ends with the step to next, and reports whether a domain does; s.mu is held.
+func (s *Store) ends(next foreigners, now time.Time) (gone bool) {
 	for td, before := range s.foreign {
 		s.ended = s.ended.follow(td, before, next[td], now)
-		changed = changed || next[td] == nil
+		gone = gone || next[td] == nil
 	}
 	for td, after := range next {
 		if s.foreign[td] == nil {
 			s.ended = s.ended.follow(td, nil, after, now)
 		}
 	}
-	s.foreign = next
-	return changed
+	return gone
 }
 
 // federateAgain has what was said last count in full once nothing bars it any more.
 func (s *Store) federateAgain(now time.Time) {
 	s.mu.Lock()
-	changed := s.barred != nil && s.federateLocked(s.barred, false, now)
+	changed := s.barred != nil && s.federateLocked(*s.barred, now)
 	s.mu.Unlock()
 	if changed {
 		s.newBundle()

@@ -31,6 +31,7 @@ type saved struct {
 
 	Federated []savedForeign `json:"federated,omitempty"`
 	Ended     []savedEnded   `json:"ended,omitempty"`
+	Listed    uint64         `json:"listed,omitempty"` // number of the list that Federated is
 }
 
 type savedHeard struct {
@@ -62,7 +63,7 @@ func (s *Store) save() {
 	s.mu.Lock()
 	now := s.trust.saved(s.cfg.TrustDomain.Name(), s.file.judged)
 	s.ended = s.ended.recent(time.Now())
-	now.Federated, now.Ended = s.foreign.saved(), s.ended.saved()
+	now.Federated, now.Ended, now.Listed = s.foreign.saved(), s.ended.saved(), s.listed
 	s.mu.Unlock()
 	if err := writeSaved(s.cfg.BundleFile, savedBundle, now); err != nil {
 		s.cfg.Log.Error("writing the trust bundle; a start without the CA would find an older one", logPath, s.cfg.BundleFile, logError, err)
@@ -101,7 +102,7 @@ func (s *Store) restore() {
 	defer s.mu.Unlock()
 	s.trust, s.file.judged = t, v.Judged
 	now := time.Now()
-	s.federateLocked(restoreForeign(v.Federated), true, now)
+	s.federateLocked(listing{v.Listed, restoreForeign(v.Federated), true}, now)
 	for _, f := range s.foreign {
 		f.restored = true
 	}

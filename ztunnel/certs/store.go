@@ -32,7 +32,8 @@ type Store struct {
 	foreign  foreigners          // bundles of other trust domains
 	ended    endings             // oldest first
 	leftOut  string              // see leftOut; of what was said last
-	barred   []Foreign           // what was said last of other trust domains, if ended had a part of it left out
+	barred   *listing            // what was said last of other trust domains, if ended had a part of it left out
+	listed   uint64              // the greatest number of a list of other trust domains; 0: none had one
 	news     news                // of another bundle
 	above    []*x509.Certificate // the leaf in the last answer: SVIDs share them
 	inFlight int                 // waves

@@ -37,6 +37,7 @@ type Bundle struct {
 	Roots      []*x509.Certificate
 	Tainted    []sum     // identity.KeyHash of authorities: what they signed is renewed at once
 	Foreign    []Foreign // other trust domains whose workloads may be peers; of others none may
+	Listed     uint64    // number of the list that Foreign is, greater with each change; 0: it has none
 	Sole       bool      // nobody else says bundles: none is behind, so Foreign counts as it is
 }
 
