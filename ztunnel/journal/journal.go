@@ -3,7 +3,8 @@
 // Package journal is a log that cannot stop the program that writes it.
 //
 // A record is formatted by its caller and put into a bounded queue; one
-// goroutine writes the queue out. If the output blocks (stderr is a pipe whose
+// goroutine writes the queue out. A record that follows a write within 5 ms waits for
+// the rest of them, unless it is an error: one write takes several. If the output blocks (stderr is a pipe whose
 // reader has stopped) or fails (a full disk), records are dropped and counted.
 // When the output takes text again, one record says how many were dropped.
 //
@@ -83,6 +84,7 @@ type Journal struct {
 	room   chan struct{} // closed by the next take
 	wake   *sync.Cond    // queued or closed changed
 
+	hurry chan struct{} // has one for Run to gather no longer
 	ended chan struct{} // closed when Run returns
 }
 
@@ -111,7 +113,7 @@ func (b *batch) reset() {
 // New returns a journal in front of out. format makes the handlers that write
 // records as text, one call of Write for each. Nothing is written before Run.
 func New(out io.Writer, format func(io.Writer) slog.Handler, opts Options) *Journal {
-	j := &Journal{out: out, opts: opts.withDefaults(), room: make(chan struct{}), ended: make(chan struct{})}
+	j := &Journal{out: out, opts: opts.withDefaults(), room: make(chan struct{}), hurry: make(chan struct{}, 1), ended: make(chan struct{})}
 	j.wake = sync.NewCond(&j.mu)
 	for c := range class(classes) {
 		j.root[c] = format(queue{j, c})
@@ -139,6 +141,7 @@ func (j *Journal) Close(timeout time.Duration) bool {
 	j.closed = true
 	j.wake.Signal()
 	j.mu.Unlock()
+	j.hasten()
 	limit := time.NewTimer(timeout)
 	defer limit.Stop()
 	select {
@@ -178,7 +181,18 @@ func (q queue) Write(text []byte) (int, error) {
 	if len(j.queued.ends) == 1 {
 		j.wake.Signal()
 	}
+	if q.c == classOf(slog.LevelError) {
+		j.hasten()
+	}
 	return len(text), nil
+}
+
+// hasten has Run write now what is queued.
+func (j *Journal) hasten() {
+	select {
+	case j.hurry <- struct{}{}:
+	default:
+	}
 }
 
 // drop counts a record that is not queued.

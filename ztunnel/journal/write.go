@@ -20,6 +20,9 @@ const (
 	// busyPause is how long to wait when another process has made our output
 	// non-blocking and it is full.
 	busyPause = 10 * time.Millisecond
+
+	// gatherTime is how long after a write the next one waits for more records.
+	gatherTime = 5 * time.Millisecond
 )
 
 // Run writes what is queued until Close.
@@ -27,6 +30,8 @@ func (j *Journal) Run() {
 	defer close(j.ended)
 	var b batch
 	torn := false // the output ends in a part of a record
+	pause := time.NewTimer(gatherTime)
+	defer pause.Stop()
 	for {
 		lost, ok := j.take(&b)
 		if !ok {
@@ -36,6 +41,11 @@ func (j *Journal) Run() {
 		var written int
 		written, torn = j.write(&b, torn)
 		j.failed(&b, written, lost)
+		pause.Reset(gatherTime)
+		select {
+		case <-pause.C:
+		case <-j.hurry:
+		}
 	}
 }
 
