@@ -33,7 +33,7 @@ const imports = `
 	# What a machine's own processes may read of ztunnel, and of the CA.
 	NONE < loopback < ztunnel/admin, identity/server, cmd/culvert-identity;
 
-	NONE < ztunnel/netns, ztunnel/metrics, ztunnel/edges, ztunnel/events, ztunnel/socket, ztunnel/buffer, ztunnel/quota, ztunnel/hbone/aead, ztunnel/hbone/h2;
+	NONE < ztunnel/metrics, ztunnel/edges, ztunnel/events, ztunnel/socket, ztunnel/buffer, ztunnel/quota, ztunnel/hbone/aead, ztunnel/hbone/h2;
 	NONE < test/arch, test/skips;
 	NONE < ztunnel/mountinfo < test/env;
 
@@ -48,6 +48,7 @@ const imports = `
 	# SPIRE's agent in the CA's place.
 	NONE < ztunnel/spire/delegatedv1;
 	identity, ztunnel/certs, ztunnel/spire/delegatedv1 < ztunnel/spire;
+	ztunnel/socket < ztunnel/netns;
 	ztunnel/netns, ztunnel/mountinfo, flock < ztunnel/redirect;
 	ztunnel/workload, ztunnel/policy, ztunnel/networkpolicy, ztunnel/hbone, ztunnel/socket, ztunnel/metrics, ztunnel/edges, ztunnel/events, ztunnel/quota, rate < ztunnel/proxy;
 

@@ -91,7 +91,7 @@ func (s *Stream) writeWaiting(p []byte) (n int, err error) {
 
 // tell passes the peer's END_STREAM on to the app, as a FIN.
 func (s *Stream) tell() {
-	if err := s.toApp.app.CloseWrite(); err != nil {
+	if err := socket.CloseWrite(s.toApp.raw); err != nil {
 		s.appBroke(err)
 		return
 	}

@@ -8,15 +8,17 @@ import (
 	"fmt"
 	"net"
 	"syscall"
+
+	"github.com/culvert-mesh/culvert/ztunnel/socket"
 )
 
 // secure shakes hands by way of the Gate. If it fails, the caller closes the socket.
-func (v *visitor) secure(ctx context.Context, socket net.Conn, client bool, records Records, cred Credential) (wire, proof, error) {
-	t := &turnstile{Conn: socket, ctx: ctx, visitor: v}
+func (v *visitor) secure(ctx context.Context, conn net.Conn, client bool, records Records, cred Credential) (wire, proof, error) {
+	t := &turnstile{Conn: conn, ctx: ctx, visitor: v}
 	defer t.open()
 	w, p, err := t.shake(client, records, cred)
 	if err != nil && t.late { // which says nothing of the peer
-		err = fmt.Errorf("%w: too many handshakes: the one with %v did not get its turn in time", ErrLimit, socket.RemoteAddr())
+		err = fmt.Errorf("%w: too many handshakes: the one with %v did not get its turn in time", ErrLimit, conn.RemoteAddr())
 	}
 	return w, p, err
 }
@@ -62,7 +64,7 @@ func (t *turnstile) Read(p []byte) (int, error) {
 // What is left to do before the next Read is little.
 func (t *turnstile) Write(p []byte) (int, error) {
 	t.release()
-	return t.Conn.Write(p)
+	return socket.WriteAll(t.Conn, p)
 }
 
 func (t *turnstile) take() error {

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/culvert-mesh/culvert/ztunnel/socket"
 )
 
 // errSecondSocket ends a dial for which package net wants another socket: it
@@ -61,36 +63,29 @@ func (ns *NS) Dial(ctx context.Context, to netip.AddrPort, prepare func(fd int) 
 	}}
 	d.SetMultipathTCP(false)
 
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("dial %v: %w", to, err)
+	}
 	runtime.LockOSThread()
 	if err := ns.enter(); err != nil {
 		runtime.UnlockOSThread()
 		return nil, fmt.Errorf("dial %v: %w", to, err)
 	}
-	conn, err := d.DialContext(ctx, network(to.Addr()), to.String())
+	conn, err := d.DialTCP(ctx, network(to.Addr()), netip.AddrPort{}, to)
 	if away {
 		back() // no socket, so no call of Control
 	}
 	if stranded != nil {
 		return nil, stranded
 	}
-	if err != nil {
-		return nil, err
-	}
-	return conn.(*net.TCPConn), nil
+	return conn, err
 }
 
 // begin connects before package net does. A peer on this machine has answered
 // by the time connect() returns, which cannot say so yet; the next connect()
 // does, and there is no need to wait for it in the netpoller. What fails here
 // fails there too, and is told there.
-func begin(fd int, to netip.AddrPort) { unix.Connect(fd, sockaddr(to)) }
-
-func sockaddr(at netip.AddrPort) unix.Sockaddr {
-	if at.Addr().Is4() {
-		return &unix.SockaddrInet4{Port: int(at.Port()), Addr: at.Addr().As4()}
-	}
-	return &unix.SockaddrInet6{Port: int(at.Port()), Addr: at.Addr().As16()}
-}
+func begin(fd int, to netip.AddrPort) { _ = socket.Connect(uintptr(fd), to) }
 
 // keepAlive is on every TCP connection of a pod. It is also what ends a
 // half-closed connection whose other side is gone for good: the kernel of a
