@@ -200,8 +200,10 @@ func (c *conn) expire() {
 
 // extend lets the open streams live until a younger tunnel between the same
 // two ends would have to end: there both have proved themselves again.
-func (c *conn) extend(younger *conn) {
-	until, again := younger.holdsUntil()
+func (c *conn) extend(younger *conn) { c.extendTo(younger.holdsUntil()) }
+
+// extendTo is extend to until when the younger tunnel holds, and how to ask that again.
+func (c *conn) extendTo(until time.Time, again asked) {
 	if !until.IsZero() && !time.Now().Before(until) {
 		return // its root was dropped meanwhile
 	}

@@ -175,9 +175,20 @@ func (l *Listener) join(c *conn, epoch, denials uint64) error {
 // extendOlder lets the open streams of older tunnels live on that the same
 // peer made from the same address.
 func (l *Listener) extendOlder(younger *conn) {
-	for _, c := range l.all() {
-		if c != younger && c.peer == younger.peer && c.remote.Addr() == younger.remote.Addr() {
-			c.extend(younger)
+	older := slices.DeleteFunc(l.all(), func(c *conn) bool {
+		return c == younger || c.peer != younger.peer || c.remote.Addr() != younger.remote.Addr()
+	})
+	if len(older) == 0 {
+		return
+	}
+	provings := l.provingsNow()
+	until, again := younger.holdsUntil() // once: it parses the certificates anew
+	for _, c := range older {
+		c.extendTo(until, again)
+	}
+	if l.since(provings) { // until is by roots of before
+		for _, c := range older {
+			c.reprove()
 		}
 	}
 }

@@ -15,9 +15,7 @@ import (
 
 // serve takes one connection from handshake to end.
 func (l *Listener) serve(socket net.Conn) {
-	l.mu.Lock()
-	provings := l.provings
-	l.mu.Unlock()
+	provings := l.provingsNow()
 	c := l.meet(socket)
 	if c == nil {
 		return

@@ -235,6 +235,12 @@ func (p *Pool) since(provings uint64) bool {
 	return p.provings != provings
 }
 
+func (l *Listener) provingsNow() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.provings
+}
+
 func (l *Listener) since(provings uint64) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
