@@ -148,7 +148,7 @@ soak: ## have certificates of 25 s replaced under 500 new connections/s (root; S
 .PHONY: lint
 lint: ## gofmt, go.mod, vet, staticcheck, the import table, shell syntax
 	@test -z "$$(gofmt -l . | tee /dev/stderr)" || { echo "lint: run gofmt -w on these files" >&2; exit 1; }
-	@for module in . bench signer tools tools/helm test/alerts test/kubernetes test/kubernetes/certmanager \
+	@for module in . bench bench/fortio signer tools tools/helm test/alerts test/kubernetes test/kubernetes/certmanager \
 		test/kubernetes/spire test/kubernetes/spire/ejbca; do go -C $$module mod tidy -diff || exit 1; done
 	$(COMPILE) go vet ./...
 	$(COMPILE) GOOS=darwin CGO_ENABLED=0 go build $(FAST) -ldflags='-s -w' -o /dev/null ./cmd/culvert
@@ -200,8 +200,14 @@ fuzz: ## run each fuzz target for FUZZTIME (30s)
 		{ printf "FAIL %s %s\n%s\n" "$$0" "$$1" "$$out"; exit 1; }'
 
 .PHONY: bench
-bench: ## set the tunnel beside other proxies (root, up to 40 minutes; ROW=bulk,rtt PEER=ours,nginx: a part)
-	go -C bench run . $(if $(ROW),-row '$(ROW)') $(if $(PEER),-peer '$(PEER)')
+bench: ## set the tunnel beside other proxies (root, up to 40 minutes; ROW=bulk,rtt PEER=ours,nginx: a part, RESULTS=DIR)
+	go -C bench run . $(if $(ROW),-row '$(ROW)') $(if $(PEER),-peer '$(PEER)') $(if $(RESULTS),-results '$(abspath $(RESULTS))')
+
+.PHONY: bench-goals
+bench-goals: ## measure what is asked beside Istio's ztunnel (root, under 15 minutes; ZTUNNEL=PATH, RESULTS=DIR)
+	@test -x '$(ZTUNNEL)' || { echo "bench-goals: ZTUNNEL=PATH of Istio's ztunnel is needed" >&2; exit 1; }
+	go -C bench run . -row burst,idle,bulk,open,cold,behind,handshakes,fortio -repetitions 5 \
+		-peer 'direct,relay,ours,ours-aes256,ours-std,ztunnel=$(abspath $(ZTUNNEL))' $(if $(RESULTS),-results '$(abspath $(RESULTS))')
 
 .PHONY: bench-smoke
 bench-smoke: ## see that every benchmark runs (root, under 3 minutes)

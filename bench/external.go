@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -24,12 +25,12 @@ import (
 const certificateLife = time.Hour
 
 // redirection is what Istio's agent sets up in a pod by iptables, for what is
-// measured: connections to the load's port go to ztunnel's outbound listener,
+// measured: connections to the servers' ports go to ztunnel's outbound listener,
 // but not its own, which bear its mark.
 const redirection = `table ip bench {
 	chain output {
 		type nat hook output priority -100;
-		meta mark != 0x539 tcp dport %d redirect to :15001
+		meta mark != 0x539 tcp dport { %d, %d, %d } redirect to :15001
 	}
 }
 `
@@ -37,6 +38,10 @@ const redirection = `table ip bench {
 // buildExternal makes the columns of a proxy that is configured as Istio's
 // ztunnel: certificates from our CA, pods from us as from Istio's agent.
 func (w *world) buildExternal(ctx context.Context, e external, nodes []*lab.Node) error {
+	if _, err := exec.LookPath("nft"); err != nil {
+		w.note("no column %s: the program nft (Debian: nftables), which redirects as Istio's agent does, is not installed", e.name)
+		return nil
+	}
 	if err := retire(ctx, nodes); err != nil {
 		return err
 	}
@@ -60,9 +65,9 @@ func (w *world) buildExternal(ctx context.Context, e external, nodes []*lab.Node
 			return err
 		}
 	}
-	rules := fmt.Sprintf(redirection, load.Port)
+	rules := fmt.Sprintf(redirection, load.Port, fortioPort, iperfPort)
 	if _, err := t.client.pod.Run(ctx, "nft", rules); err != nil {
-		return fmt.Errorf("redirect as Istio does (Debian: nftables): %w", err)
+		return fmt.Errorf("redirect as Istio does: %w", err)
 	}
 	tunnel, err := w.mint(e.name)
 	if err != nil {
@@ -70,7 +75,7 @@ func (w *world) buildExternal(ctx context.Context, e external, nodes []*lab.Node
 	}
 	about := []string{"redirected by nftables, ENABLE_ORIG_SRC=false"}
 	w.peers = append(w.peers, &peer{
-		name: e.name, client: t.client.load, server: t.server.load, to: t.server.pod.At("tcp4", load.Port),
+		name: e.name, near: t.client, far: t.server, client: t.client.load, server: t.server.load, to: t.server.pod.At("tcp4", load.Port),
 		proxies: pids, hops: 3, crypto: true, about: about,
 		gate: t.server.pod.At("tcp4", tunnelPort), tunnel: tunnel, gateway: pids[1], sever: t.sever,
 	}, &peer{

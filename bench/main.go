@@ -20,6 +20,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -92,7 +93,7 @@ func (o *options) mixes() bool {
 func parse(args []string) (options, error) {
 	var o options
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
-	rows := flags.String("row", "", "rows to measure, by commas: "+strings.Join(rowNames(), " ")+" (default all)")
+	rows := flags.String("row", "", "rows to measure, by commas: "+strings.Join(rowNames(), " ")+" (default all but burst fortio iperf3 cores)")
 	peers := flags.String("peer", "", "columns, by commas: "+strings.Join(peerNames, " ")+"; NAME=COMMAND adds a proxy that is configured as Istio's ztunnel (default all, and env ISTIO_ZTUNNEL)")
 	flags.IntVar(&o.repetitions, "repetitions", wholeRepetitions, "of each number; the table has their median and quartiles")
 	flags.DurationVar(&o.duration, "duration", wholeDuration, "of a repetition")
@@ -116,7 +117,7 @@ func parse(args []string) (options, error) {
 	return o, o.choosePeers(fields(*peers))
 }
 
-// choosePeers tells names from NAME=COMMAND. Those alone restrict nothing.
+// choosePeers tells names from NAME=COMMAND. Without a name, all columns are wanted.
 func (o *options) choosePeers(list []string) error {
 	if program := os.Getenv("ISTIO_ZTUNNEL"); program != "" {
 		o.external = append(o.external, external{istios, program})
@@ -135,7 +136,21 @@ func (o *options) choosePeers(list []string) error {
 			o.peers = append(o.peers, name)
 		}
 	}
+	o.joinGiven(list)
 	return nil
+}
+
+// joinGiven wants what was given as NAME=COMMAND beside names, if they name no column of it.
+func (o *options) joinGiven(list []string) {
+	if len(o.peers) == 0 {
+		return
+	}
+	for _, p := range list {
+		name, command, given := strings.Cut(p, "=")
+		if given && !slices.ContainsFunc(external{name, command}.columns(), o.wants) {
+			o.peers = append(o.peers, name)
+		}
+	}
 }
 
 func (o *options) isExternal(name string) bool {

@@ -33,6 +33,16 @@ const (
 	mRequests   = "requests"
 	mSchedule   = "p99 at a fixed rate"
 	mOverload   = "connections at twice the rate"
+
+	mBurst        = "RSS 60 s after a burst"
+	mFortio       = "fortio requests"
+	mFortio99     = "fortio p99"
+	mFortioCPU    = "CPU per fortio request"
+	mIperf        = "iperf3 throughput"
+	mCoresBulk    = "bulk throughput by CPUs"
+	mCoresCPU     = "CPU of the proxies by CPUs"
+	mCoresOpen    = "connections by CPUs"
+	mCoresOpenCPU = "CPU per connection by CPUs"
 )
 
 type metric struct {
@@ -48,6 +58,8 @@ var metrics = []metric{
 	{mCold, "us", false}, {mFirst, "us", false}, {mIdle, "MB", false}, {mTunnels, "MB", false},
 	{mBehind, "us", false}, {mSyscalls, "/MB", false}, {mAllocs, "/MB", false},
 	{mHandshakes, "/s", true}, {mRequests, "/s", true}, {mSchedule, "us", false}, {mOverload, "/s", true},
+	{mBurst, "", false}, {mFortio, "/s", true}, {mFortio99, "us", false}, {mFortioCPU, "us", false}, {mIperf, "Gb/s", true},
+	{mCoresBulk, "Gb/s", true}, {mCoresCPU, "s/GB", false}, {mCoresOpen, "/s", true}, {mCoresOpenCPU, "us", false},
 }
 
 // measurement is a run in progress.
@@ -60,18 +72,26 @@ type measurement struct {
 }
 
 // spend runs a load through a column and says what its proxies used meanwhile.
-func (p *peer) spend(ctx context.Context, by *load.Worker, o load.Order) (load.Answer, time.Duration, error) {
+func (p *peer) spend(ctx context.Context, by *load.Worker, o load.Order) (a load.Answer, used time.Duration, err error) {
+	used, err = p.cost(func() (err error) {
+		a, err = by.Do(ctx, o)
+		return err
+	})
+	return a, used, err
+}
+
+// cost is what the proxies used while work was done.
+func (p *peer) cost(work func() error) (time.Duration, error) {
 	family := p.family()
 	before, err := p.used(family)
 	if err != nil {
-		return load.Answer{}, 0, fmt.Errorf("the proxy is gone: %w", err)
+		return 0, fmt.Errorf("the proxy is gone: %w", err)
 	}
-	a, err := by.Do(ctx, o)
-	if err != nil {
-		return a, 0, err
+	if err := work(); err != nil {
+		return 0, err
 	}
 	after, err := p.used(family)
-	return a, after - before, err
+	return after - before, err
 }
 
 // used is the CPU time so far.

@@ -43,6 +43,35 @@ func measureIdle(ctx context.Context, m *measurement, p *peer, c cell) (readings
 	return readings{mIdle: more / float64(len(p.proxies)) * 1000 / float64(c.streams)}, err
 }
 
+// The row burst: so many connections are open at once, and go; then nothing happens.
+const (
+	burstStreams = 10000
+	burstWait    = time.Minute
+)
+
+// measureBurst compares with what the proxies had before the first row of the run.
+func measureBurst(ctx context.Context, _ *measurement, p *peer, c cell) (readings, error) {
+	if len(p.proxies) == 0 {
+		return nil, errNotHere
+	}
+	const steps = 10 // each is answered before the next begins, so that no queue is tested
+	for range steps {
+		if _, err := p.client.Do(ctx, load.Order{Kind: load.Hold, To: p.to, Streams: c.streams / steps}); err != nil {
+			return nil, errors.Join(err, p.release(ctx))
+		}
+	}
+	if err := p.release(ctx); err != nil {
+		return nil, err
+	}
+	select {
+	case <-time.After(burstWait):
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	after, err := proc.RSS(p.family()...)
+	return readings{mBurst: float64(after) / float64(p.resting)}, err
+}
+
 // release closes what the columns' workers hold.
 func (p *peer) release(ctx context.Context) error {
 	_, err := p.client.Do(ctx, load.Order{Kind: load.Release})

@@ -84,7 +84,7 @@ func (w *world) buildOurs(ctx context.Context, s site, nodes []*lab.Node) error 
 		w.ours = &mesh{t, near, far}
 	}
 	w.peers = append(w.peers, &peer{
-		name: s.name, client: t.client.load, server: t.server.load, to: t.server.pod.At("tcp4", load.Port),
+		name: s.name, near: t.client, far: t.server, client: t.client.load, server: t.server.load, to: t.server.pod.At("tcp4", load.Port),
 		proxies: []int{near, far}, hops: 3, crypto: true, brief: variant.brief, about: about,
 		gate: t.server.pod.At("tcp4", tunnelPort), tunnel: tunnel, gateway: far, mallocs: scrape(nodes), sever: t.sever,
 	}, &peer{

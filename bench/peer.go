@@ -34,6 +34,8 @@ var peerNames = []string{direct, ours, ours + sameNode, oursStd, oursAES, oursAE
 // peer is a column: a way from one pod to another.
 type peer struct {
 	name    string
+	near    *place // the client's; nil where no row needs it
+	far     *place
 	client  *load.Worker
 	server  *load.Worker
 	to      netip.AddrPort // what the client dials to reach the server
@@ -44,6 +46,7 @@ type peer struct {
 	brief   bool           // a variant of ours: bulk with 8 streams says what there is to say of it
 	softirq bool           // much of its work is in no process
 	sever   func() error   // resets its tunnels; nil: it has none that last
+	resting int64          // resident memory of the proxies before the first row, in bytes
 	about   []string       // what the table says of it
 
 	gate    netip.AddrPort                        // where it takes HBONE tunnels; invalid: it does not

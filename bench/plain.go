@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -49,7 +50,7 @@ func (w *world) buildPlain(ctx context.Context, _ site, nodes []*lab.Node) error
 		near := end{w.plain[0], w.plain[0].pod.At("tcp4", 9000+uint16(i)), w.plain[1].pod.At("tcp4", 9500+uint16(i))}
 		far := end{w.plain[1], near.to, server}
 		if err := w.startPair(ctx, p, near, far); err != nil {
-			w.note("no column %s: %v", p.name, err)
+			w.note("no column %s: %v; what it needs (Debian): %s", p.name, err, cmp.Or(p.debian, "nothing"))
 		}
 	}
 	if w.opts.wants(wireguard) {
@@ -62,7 +63,8 @@ func (w *world) buildPlain(ctx context.Context, _ site, nodes []*lab.Node) error
 
 // add adds a column between the plain pods.
 func (w *world) add(p *peer) {
-	p.client, p.server = w.plain[0].load, w.plain[1].load
+	p.near, p.far = w.plain[0], w.plain[1]
+	p.client, p.server = p.near.load, p.far.load
 	w.peers = append(w.peers, p)
 }
 

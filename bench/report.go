@@ -18,11 +18,13 @@ import (
 // report is the file that a run writes.
 type report struct {
 	Host        host.Host            `json:"host"`
+	Lacks       []string             `json:"lacks"` // what a whole run has and this one has not
 	Settings    settings             `json:"settings"`
 	Columns     []column             `json:"columns"`
 	Calibration calibration          `json:"calibration"` // in seconds; the median of all batches
 	Results     []result             `json:"results"`
 	Targets     []target             `json:"targets"`
+	Goals       []goal               `json:"goals"`
 	Notes       []string             `json:"notes"`
 	Latency     map[string][]float64 `json:"latency_us"` // of 64 B, by column: the quantiles at 0, 1/100 … 1
 }
@@ -43,7 +45,7 @@ func newReport(m *measurement, h host.Host) *report {
 	r := &report{
 		Host:     h,
 		Settings: settings{m.repetitions, m.duration.Seconds(), m.plain[0].load.Congestion},
-		Notes:    m.notes, Latency: make(map[string][]float64),
+		Lacks:    m.missing(), Notes: m.notes, Latency: make(map[string][]float64),
 	}
 	var all []calibration
 	for _, s := range m.stages {
@@ -59,7 +61,7 @@ func newReport(m *measurement, h host.Host) *report {
 			r.Latency[p.name] = append(r.Latency[p.name], round(m.latency[p.name][i]))
 		}
 	}
-	r.Targets = judge(r)
+	r.Targets, r.Goals = judge(r), r.goals()
 	return r
 }
 
@@ -110,9 +112,14 @@ func (r *report) machine() string {
 func (r *report) markdown() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s\n\nMedian (quartiles) of %d repetitions of %g s, by turns.\n", r.machine(), r.Settings.Repetitions, r.Settings.Seconds)
+	if len(r.Lacks) > 0 {
+		fmt.Fprintf(&b, "\nNot a whole run: it lacks %s.\n", strings.Join(r.Lacks, ", "))
+	}
 	for _, m := range metrics {
 		r.writeTable(&b, m)
 	}
+	r.writeScaling(&b)
+	r.writeGoals(&b)
 	r.writeTargets(&b)
 	b.WriteString("\n| column | |\n|---|---|\n")
 	for _, c := range r.Columns {

@@ -16,18 +16,21 @@ type result struct {
 	Direction      string   `json:"direction,omitempty"`
 	Size           int      `json:"size,omitempty"` // of messages, in bytes
 	Rate           int      `json:"rate,omitempty"` // of messages a second
+	Once           bool     `json:"once,omitempty"` // a connection for each message
+	CPUs           int      `json:"cpus,omitempty"` // that both proxies are confined to
 	Unit           string   `json:"unit"`
 	Median         float64  `json:"median"`
 	P25            float64  `json:"p25"`
 	P75            float64  `json:"p75"`
 	N              int      `json:"n"`
 	RatioToDirect  *float64 `json:"ratio_to_direct"` // median of the repetitions' ratios
-	Limit          *float64 `json:"limit"`           // by the formula, from the calibration of the batch
+	RatioToZtunnel *float64 `json:"ratio_to_ztunnel,omitempty"`
+	Limit          *float64 `json:"limit"` // by the formula, from the calibration of the batch
 	PercentOfLimit *float64 `json:"percent_of_limit"`
 }
 
 // cell is where in the table it stands.
-func (r result) cell() cell { return cell{r.Streams, r.Direction, r.Size, r.Rate} }
+func (r result) cell() cell { return cell{r.Streams, r.Direction, r.Size, r.Rate, r.Once, r.CPUs} }
 
 // results are those of a stage.
 func (s *stage) results(peers []*peer) (all []result) {
@@ -58,10 +61,13 @@ func (s *stage) addDifferences() {
 
 func (s *stage) result(m metric, p *peer, values []float64, cal calibration) result {
 	r := result{
-		Row: m.name, Peer: p.name, Streams: s.cell.streams, Direction: s.cell.direction, Size: s.cell.size, Rate: s.cell.rate, Unit: m.unit,
+		Row: m.name, Peer: p.name, Streams: s.cell.streams, Direction: s.cell.direction, Size: s.cell.size, Rate: s.cell.rate, Once: s.cell.once, CPUs: s.cell.cpus, Unit: m.unit,
 		Median: round(quantile(values, 0.5)), P25: round(quantile(values, 0.25)), P75: round(quantile(values, 0.75)), N: count(values),
 	}
 	r.RatioToDirect = ratio(values, s.samples[m.name][direct])
+	if p.name != istios {
+		r.RatioToZtunnel = ratio(values, s.samples[m.name][istios])
+	}
 	if limit := cal.limit(m.name, s.cell, p); p.hops > 1 && !math.IsNaN(limit) {
 		rounded := round(limit)
 		r.Limit = &rounded

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -19,6 +20,8 @@ type cell struct {
 	direction string // forward: to the server; empty: both at once
 	size      int    // of a message; 0: no messages
 	rate      int    // of messages a second, by the clock; 0: as fast as goes
+	once      bool   // a connection for each message
+	cpus      int    // that both proxies are confined to; 0: none are
 }
 
 const (
@@ -34,6 +37,8 @@ type row struct {
 	name    string
 	all     bool          // small messages in all columns; or else direct, ours, xnet and what was given
 	bare    bool          // in relay too
+	asked   bool          // only if asked for by name: no part of a whole run
+	apps    bool          // of the field's own programs, in columns that lead to any port
 	short   bool          // half as long
 	more    time.Duration // what a repetition takes in a column beyond its time, about
 	cells   []cell
@@ -48,6 +53,7 @@ var errNotHere = errors.New("not measured in this column")
 var rows = []row{
 	{name: "tunnels", measure: measureTunnels, repeat: 5, short: true, more: time.Second, cells: []cell{{streams: 200}}},
 	{name: "idle", bare: true, measure: measureIdle, repeat: 5, short: true, cells: []cell{{streams: 1000}}},
+	{name: "burst", asked: true, measure: measureBurst, repeat: 1, short: true, more: burstWait + 20*time.Second, cells: []cell{{streams: burstStreams}}},
 	{name: "bulk", all: true, measure: measureBulk, cells: []cell{
 		{streams: 1, direction: forward}, {streams: 1, direction: reverse}, {streams: 8, direction: forward},
 		{streams: 8, direction: reverse}, {streams: 64, direction: forward}, {streams: 64, direction: reverse}}},
@@ -61,6 +67,11 @@ var rows = []row{
 	{name: "requests", short: true, measure: measureRequests, cells: []cell{{streams: 64, size: 1024}}},
 	{name: "schedule", short: true, measure: measureSchedule, cells: []cell{
 		{streams: 64, size: 1024, rate: 1000}, {streams: 64, size: 1024, rate: 5000}, {streams: 64, size: 1024, rate: 10000}}},
+	{name: "fortio", asked: true, apps: true, more: 500 * time.Millisecond, measure: measureFortio, cells: []cell{
+		{streams: 1, size: fortioSize}, {streams: 10, size: fortioSize}, {streams: 100, size: fortioSize}, {streams: 100, size: fortioSize, once: true}}},
+	{name: "iperf3", asked: true, apps: true, more: 500 * time.Millisecond, measure: measureIperf, cells: []cell{
+		{streams: 1, direction: forward}, {streams: 8, direction: forward}}},
+	{name: "cores", asked: true, bare: true, short: true, more: noticed, measure: measureCores, cells: confinements()},
 	{name: "overload", short: true, more: 500 * time.Millisecond, measure: measureOverload, cells: []cell{{streams: 512, size: 64}}},
 }
 
@@ -75,6 +86,8 @@ func rowNames() (names []string) {
 // take more than the 40 minutes that a run may.
 func (r row) in(p *peer, c cell) bool {
 	switch {
+	case r.apps && (p.name == xnet || p.mixed), c.cpus > runtime.NumCPU():
+		return false
 	case p.mixed:
 		return r.name == "bulk" && c.streams != 8
 	case p.brief:
@@ -85,6 +98,11 @@ func (r row) in(p *peer, c cell) bool {
 		return r.bare
 	}
 	return !known(p.name, peerNames) && !strings.HasSuffix(p.name, sameNode)
+}
+
+// measured reports whether any of the columns has the cell.
+func (r row) measured(c cell, peers []*peer) bool {
+	return slices.ContainsFunc(peers, func(p *peer) bool { return r.in(p, c) })
 }
 
 // planned is about how long a run takes, without building the lab.
@@ -102,6 +120,9 @@ func (o options) planned(peers []*peer) (all time.Duration) {
 			length /= 2
 		}
 		for _, c := range r.cells {
+			if !r.measured(c, peers) {
+				continue
+			}
 			all += time.Duration((times+1)/2) * calibrate
 			for _, p := range peers {
 				if r.in(p, c) {
@@ -113,12 +134,14 @@ func (o options) planned(peers []*peer) (all time.Duration) {
 	return all
 }
 
-// chosen are the rows that are asked for.
+// chosen are the rows that are asked for, or those of a whole run.
 func (o options) chosen() []row {
-	if len(o.rows) == 0 {
-		return rows
-	}
-	return slices.DeleteFunc(slices.Clone(rows), func(r row) bool { return !known(r.name, o.rows) })
+	return slices.DeleteFunc(slices.Clone(rows), func(r row) bool {
+		if len(o.rows) == 0 {
+			return r.asked
+		}
+		return !known(r.name, o.rows)
+	})
 }
 
 // text names the cell in the table.
@@ -132,6 +155,12 @@ func (c cell) text() string {
 	}
 	if c.rate > 0 {
 		s += fmt.Sprintf(", %d/s", c.rate)
+	}
+	if c.once {
+		s += ", a connection each"
+	}
+	if c.cpus > 0 {
+		s += fmt.Sprintf(", on %d of the CPUs", c.cpus)
 	}
 	return s
 }

@@ -52,6 +52,9 @@ func (m *measurement) run(ctx context.Context) error {
 	fmt.Fprintf(os.Stderr, "bench: %d columns, about %.0f min\n", len(m.peers), m.opts.planned(m.peers).Minutes())
 	for _, r := range m.opts.chosen() {
 		for _, c := range r.cells {
+			if !r.measured(c, m.peers) {
+				continue
+			}
 			begin := time.Now()
 			s, err := m.stage(ctx, r, c)
 			if err != nil {

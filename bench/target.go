@@ -96,14 +96,6 @@ func suffixed(names []string) (with []string) {
 	return with
 }
 
-func (j *judgement) median(metric, peer string, c cell) float64 {
-	res, ok := j.find(metric, peer, c)
-	if !ok {
-		return math.NaN()
-	}
-	return res.Median
-}
-
 // best is the best of some columns.
 func (j *judgement) best(metric string, peers []string, c cell) float64 {
 	best := math.NaN()

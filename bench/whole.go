@@ -39,7 +39,7 @@ func (m *measurement) destination() string {
 
 // missing lists what a whole run has and this one has not.
 func (m *measurement) missing() (list []string) {
-	for _, r := range rows {
+	for _, r := range (options{}).chosen() {
 		cells := 0
 		for _, s := range m.stages {
 			if s.row.name == r.name {

@@ -9,8 +9,10 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/culvert-mesh/culvert/bench/load"
+	"github.com/culvert-mesh/culvert/bench/proc"
 	"github.com/culvert-mesh/culvert/test/lab"
 )
 
@@ -25,6 +27,7 @@ const (
 // pods: ztunnel too listens in the pods, so all have the same way to go.
 type world struct {
 	opts  options
+	tools fieldTools
 	lab   *lab.Lab
 	post  *load.Post
 	self  string
@@ -39,8 +42,9 @@ type world struct {
 
 // place is a pod and the worker in it.
 type place struct {
-	pod  *lab.Pod
-	load *load.Worker
+	pod     *lab.Pod
+	load    *load.Worker
+	serving map[string]bool // servers beside the worker, by name
 }
 
 // site is what has two nodes of its own.
@@ -53,6 +57,9 @@ type site struct {
 // here is left out with a note.
 func newWorld(ctx context.Context, opts options) (_ *world, err error) {
 	w := &world{opts: opts}
+	if w.tools, err = findTools(ctx, opts); err != nil {
+		return nil, err
+	}
 	sites := w.sites()
 	if w.lab, err = lab.New(ctx, lab.Options{Nodes: 2 * len(sites)}); err != nil {
 		return nil, err
@@ -111,7 +118,9 @@ func (w *world) sites() []site {
 }
 
 func (w *world) note(format string, args ...any) {
-	w.notes = append(w.notes, fmt.Sprintf(format, args...))
+	text := fmt.Sprintf(format, args...)
+	w.notes = append(w.notes, text)
+	fmt.Fprintf(os.Stderr, "bench: %s\n", strings.TrimSpace(text))
 }
 
 // retire removes our ztunnel, and its programs, from a node.
@@ -145,7 +154,7 @@ func (w *world) pod(ctx context.Context, node *lab.Node, spec lab.PodSpec) (*pla
 		return nil, err
 	}
 	l, err := w.startLoad(p.Place)
-	return &place{p, l}, err
+	return &place{p, l, make(map[string]bool)}, err
 }
 
 func (w *world) startLoad(at *lab.Place) (*load.Worker, error) {
@@ -156,7 +165,7 @@ func (w *world) startLoad(at *lab.Place) (*load.Worker, error) {
 }
 
 // proveAll drops the columns that do not carry bytes as they are.
-func (w *world) proveAll(ctx context.Context) error {
+func (w *world) proveAll(ctx context.Context) (err error) {
 	var good []*peer
 	for _, p := range w.peers {
 		if err := w.inspect(ctx, p); err != nil {
@@ -166,6 +175,11 @@ func (w *world) proveAll(ctx context.Context) error {
 		good = append(good, p)
 	}
 	w.peers = good
+	for _, p := range good {
+		if p.resting, err = proc.RSS(p.family()...); err != nil {
+			return fmt.Errorf("the proxies of %s: %w", p.name, err)
+		}
+	}
 	if len(good) == 0 {
 		return errors.New("no column is left:\n" + fmt.Sprint(w.notes) + w.lab.Logs())
 	}
