@@ -62,6 +62,7 @@ func heldCA(t *testing.T, opts Options) heldKeys {
 	return h
 }
 
+// A002-21: keys that programs of others have, as of a KMS or an HSM.
 func TestACAWhoseKeysSignersHaveSignsAndRenews(t *testing.T) {
 	// Half of its life is over: it is backdated by a minute.
 	h := heldCA(t, Options{IssuerTTL: 50 * time.Second})

@@ -49,7 +49,7 @@ func newCA(t *testing.T, up ca.Upstream, ttl time.Duration) *ca.CA {
 	return made
 }
 
-// Vault has the root, and its key never comes here.
+// Vault has the root, and its key never comes here. A002-21, A004-1.
 func TestACAHasItsIssuerFromVault(t *testing.T) {
 	served := vaulttest.Serve(t)
 	for name, o := range map[string]vault.Options{

@@ -77,6 +77,7 @@ func readLine(ctx context.Context, conn *agent.Conn) (line string, err error) {
 	return line, nil
 }
 
+// A002-5: an app's own TLS is carried as any bytes. It gets no label of its own.
 func TestAppsMaySpeakTLSOfTheirOwn(t *testing.T) {
 	const name, secret = "inner.example", "a secret within a secret"
 	cert, roots := appCertificate(name)

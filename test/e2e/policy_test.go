@@ -76,7 +76,7 @@ func TestAPolicyChangeEndsWhatItForbidsAndNothingElse(t *testing.T) {
 
 // A node that believes in another ServiceAccount at an address than the one
 // that runs there refuses, and never tries plaintext.
-// A001-20, A002-2: the peer must be exactly who is expected there.
+// A001-20, A002-2, A003-2: the peer must be exactly who is expected there.
 func TestAPeerOfAnotherIdentityThanExpectedIsRefused(t *testing.T) {
 	s := tell(t, "mesh")
 	client, server := s.pod(s.one, "client", nil), s.pod(s.two, "server", nil)

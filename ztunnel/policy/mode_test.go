@@ -172,7 +172,7 @@ func model(policies []PeerAuthentication, dst workload.Workload, port uint16) Mo
 	return cmp.Or(append(said, Permissive)...)
 }
 
-// istio/istio#54146, #53884, #51556: modes of several scopes were joined wrongly.
+// A003-5, A003-6. istio/istio#54146, #53884, #51556: modes of several scopes were joined wrongly.
 func TestAllCombinationsOfModesAgreeWithTheModel(t *testing.T) {
 	const absent = Mode(255)
 	modes := []Mode{absent, Unset, Permissive, Strict, Disable}
