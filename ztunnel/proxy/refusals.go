@@ -5,6 +5,7 @@ package proxy
 import (
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -20,8 +21,6 @@ type Refusal struct {
 	Source      RefusalEnd     `json:"source"`
 	Destination RefusalEnd     `json:"destination"`
 	Asked       netip.AddrPort `json:"asked,omitzero"` // what the app connected to: of a Service, its address
-
-	err error // of Error, which is written for whoever asks
 }
 
 // RefusalEnd is one end of it, as far as it is known.
@@ -44,14 +43,15 @@ type refusals struct {
 	last []Refusal  // the youngest last
 }
 
-// add keeps what a record would say of c, whether or not it is written.
+// add keeps what a record would say of c, whether or not it is written. It keeps the text of
+// an error, not the error: that may hold the certificates of a peer.
 func (r *refusals) add(c *connection, e *outcome) {
-	said := Refusal{
+	refusal := Refusal{
 		Time: e.at, Direction: string(c.direction), Result: e.word, Policy: e.policy,
-		Source: c.src.refusal(), Destination: c.dst.refusal(), Asked: c.asked, err: e.err,
+		Source: c.src.refusal(), Destination: c.dst.refusal(), Asked: c.asked, Error: said(e.err),
 	}
 	if c.direction == inbound {
-		said.Asked = c.target()
+		refusal.Asked = c.target()
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -59,7 +59,7 @@ func (r *refusals) add(c *connection, e *outcome) {
 		copy(r.last, r.last[1:])
 		r.last = r.last[:remembered-1]
 	}
-	r.last = append(r.last, said)
+	r.last = append(r.last, refusal)
 }
 
 func (e *end) refusal() RefusalEnd {
@@ -72,12 +72,17 @@ func (e *end) refusal() RefusalEnd {
 func (p *Pod) LastRefused() []Refusal {
 	p.refusals.mu.Lock()
 	defer p.refusals.mu.Unlock()
-	all := slices.Clone(p.refusals.last)
-	for i := range all {
-		if all[i].err != nil {
-			text := all[i].err.Error()
-			all[i].Error = text[:min(len(text), maxSaid)]
-		}
+	return slices.Clone(p.refusals.last)
+}
+
+// said is the text of err, cut to maxSaid bytes.
+func said(err error) string {
+	if err == nil {
+		return ""
 	}
-	return all
+	text := err.Error()
+	if len(text) > maxSaid {
+		text = strings.Clone(text[:maxSaid])
+	}
+	return text
 }
