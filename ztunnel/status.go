@@ -102,7 +102,7 @@ func (s *status) unread() string {
 func (s *status) dumps() map[string]func() any {
 	return map[string]func() any{
 		"workloads": func() any {
-			return configdump.Workloads(s.registry.All().Workloads.Unpack(), s.cfg.Cluster)
+			return configdump.Workloads(s.registry.All().Workloads.Unpack(), s.cfg.Cluster, s.registry.Locality)
 		},
 		"services": func() any {
 			mesh := s.registry.All()

@@ -36,15 +36,24 @@ type Workload struct {
 	WorkloadType string       `json:"workloadType"`
 	ClusterID    string       `json:"clusterId"`
 	TrustDomain  string       `json:"trustDomain"`
+	Locality     Locality     `json:"locality,omitzero"`
 }
 
-// Workloads are the pods of a mesh in a cluster of that name.
-func Workloads(pods []workload.Workload, cluster string) []Workload {
+// Locality is where a workload's node is.
+type Locality struct {
+	Region string `json:"region"`
+	Zone   string `json:"zone"`
+}
+
+// Workloads are the pods of a mesh in a cluster of that name; where is asked for the
+// locality of each node.
+func Workloads(pods []workload.Workload, cluster string, where func(node string) workload.Locality) []Workload {
 	out := make([]Workload, len(pods))
 	for i, w := range pods {
 		out[i] = Workload{
 			Workload: w, WorkloadIPs: nonNil(w.Addrs), Protocol: TCP, Status: unhealthy,
 			WorkloadName: w.Owner, WorkloadType: "pod", ClusterID: cluster, TrustDomain: w.ID.TrustDomain().Name(),
+			Locality: Locality(where(w.Node)),
 		}
 		if w.Meshed {
 			out[i].Protocol = HBONE

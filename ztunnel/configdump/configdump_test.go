@@ -85,12 +85,16 @@ func dump(t *testing.T) []byte {
 	t.Helper()
 	m := mesh()
 	text, err := json.MarshalIndent(map[string]any{
-		"workloads": Workloads(m.Workloads.Unpack(), "Kubernetes"), "services": Services(m.Services, m.Workloads), "policies": Policies(objects()),
+		"workloads": Workloads(m.Workloads.Unpack(), "Kubernetes", where), "services": Services(m.Services, m.Workloads), "policies": Policies(objects()),
 	}, "", "  ")
 	if err != nil {
 		t.Fatal(err)
 	}
 	return append(text, '\n')
+}
+
+func where(node string) workload.Locality {
+	return map[string]workload.Locality{"node-1": {Region: "atlantis", Zone: "east"}}[node]
 }
 
 func TestTheDumpIsWhatItWas(t *testing.T) {

@@ -57,7 +57,7 @@ func value(t *testing.T, m *Metrics, name string, labels ...string) string {
 
 var shopFlow = Flow{
 	Reporter:    Source,
-	Source:      Peer{Workload: "web", Namespace: "shop", Principal: "spiffe://cluster.local/ns/shop/sa/web", Cluster: "Kubernetes"},
+	Source:      Peer{Workload: "web", Namespace: "shop", Principal: "spiffe://cluster.local/ns/shop/sa/web", Cluster: "Kubernetes", Region: "atlantis", Zone: "east"},
 	Destination: Peer{Workload: "db", Canonical: "db", Revision: "v2", Namespace: "shop", App: "db", Version: "v2"},
 	Service:     Service{Host: "db.shop.svc.cluster.local", Namespace: "shop", Name: "db"},
 	MutualTLS:   true,
@@ -93,12 +93,12 @@ func TestTrafficHasTheNamesAndLabelsOfIstio(t *testing.T) {
 func TestLabelValuesStandInTheOrderOfTheLabels(t *testing.T) {
 	f := Flow{
 		Reporter:    "1",
-		Source:      Peer{"2", "3", "4", "5", "6", "7", "8", "9"},
+		Source:      Peer{"2", "3", "4", "5", "6", "7", "8", "9", "24", "25"},
 		Service:     Service{"10", "11", "12"},
-		Destination: Peer{"13", "14", "15", "16", "17", "18", "19", "20"},
+		Destination: Peer{"13", "14", "15", "16", "17", "18", "19", "20", "26", "27"},
 		MutualTLS:   true,
 	}
-	want := "1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 tcp 22 mutual_tls"
+	want := "1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 tcp 22 mutual_tls 24 25 26 27"
 	if got := strings.Join(f.labels("22"), " "); got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}

@@ -13,6 +13,9 @@ import (
 const (
 	maxFlows   = 4096
 	maxOfLocal = 512
+	// maxLocated is up to which a pod's peers of one workload are told apart by region and
+	// zone: those take no room that other workloads need.
+	maxLocated = maxOfLocal / 2
 
 	keepFlows  = 10 * time.Minute // after the last connection and pod
 	sweepEvery = time.Minute
@@ -22,7 +25,7 @@ const (
 const other = "other"
 
 var (
-	otherPeer    = Peer{other, other, other, other, other, other, other, other}
+	otherPeer    = Peer{Workload: other, Canonical: other, Revision: other, Namespace: other, Principal: other, App: other, Version: other, Cluster: other}
 	otherService = Service{other, other, other}
 )
 
@@ -70,9 +73,35 @@ func (f *Flow) local() *Peer {
 	return &f.Destination
 }
 
+func (f *Flow) peer() *Peer {
+	if f.Reporter == Source {
+		return &f.Destination
+	}
+	return &f.Source
+}
+
 // of returns the series of flow, or those that stand for what there is no room
-// for: first of its local pod with all others, then of all pods. t.mu is held.
+// for: first of that flow wherever its peer is, then of its local pod with all
+// others, then of all pods. t.mu is held.
 func (t *traffic) of(flow *Flow) *series {
+	if s, ok := t.series[*flow]; ok {
+		return s
+	}
+	if s, ok := t.series[*flow]; ok {
+		return s
+	}
+	if peer := flow.peer(); peer.located() && (t.locals[*flow.local()] >= maxLocated || len(t.series) >= maxFlows/2) {
+		anywhere := *flow
+		anywhere.peer().Region, anywhere.peer().Zone = other, other
+		return t.at(&anywhere)
+	}
+	return t.at(flow)
+}
+
+func (p *Peer) located() bool { return p.Region != "" || p.Zone != "" }
+
+// at is of, with no regard to where peers are.
+func (t *traffic) at(flow *Flow) *series {
 	if s, ok := t.series[*flow]; ok {
 		return s
 	}

@@ -169,6 +169,37 @@ func TestOnePodCannotTakeTheSeriesOfOthers(t *testing.T) {
 	}
 }
 
+// The pods of a workload may be in many zones. Who talks to many workloads is told these
+// apart first.
+func TestZonesTakeNoRoomThatWorkloadsNeed(t *testing.T) {
+	m := New(Config{})
+	for n := range maxLocated {
+		for zone := range 3 {
+			f := flow(Source, "loud", fmt.Sprintf("peer-%d", n))
+			f.Source.Zone, f.Destination.Zone = "z0", fmt.Sprintf("z%d", zone)
+			m.Open(f, nothing).Close("-")
+		}
+	}
+	if got := value(t, m, "culvert_series_overflow_total"); got != "0" {
+		t.Errorf("overflow = %s, want none", got)
+	}
+	near, far := `destination_workload="peer-0"`, fmt.Sprintf(`destination_workload="peer-%d"`, maxLocated-1)
+	if got := value(t, m, "istio_tcp_connections_opened_total", near, `source_zone="z0"`, `destination_zone="z2"`); got != "1" {
+		t.Errorf("of the first = %q, want 1 in its zone", got)
+	}
+	if got := value(t, m, "istio_tcp_connections_opened_total", far, `source_zone="z0"`, `destination_zone="other"`); got != "3" {
+		t.Errorf("of the last = %q, want 3 in zones that are not told apart", got)
+	}
+}
+
+func TestWhereNobodySaysWhereItIsThereAreNoLabelsOfPlaces(t *testing.T) {
+	m := New(Config{})
+	m.Open(flow(Source, "web", "db"), nothing).Close("-")
+	if got := value(t, m, "istio_tcp_connections_opened_total", `source_region=""`, `destination_zone=""`); got != "1" {
+		t.Errorf("%q, want 1 without a place", got)
+	}
+}
+
 func TestSeriesAreBoundedWhoeverComes(t *testing.T) {
 	m := New(Config{})
 	for n := range maxFlows + 1000 {

@@ -3,6 +3,7 @@
 package metrics
 
 import (
+	"strings"
 	"sync"
 	"time"
 
@@ -28,6 +29,7 @@ var trafficLabels = []string{
 	"destination_workload_namespace", "destination_principal", "destination_app", "destination_version",
 	"destination_cluster",
 	"request_protocol", "response_flags", "connection_security_policy",
+	"source_region", "source_zone", "destination_region", "destination_zone",
 }
 
 // Peer names one end of a connection. What is not known stays empty.
@@ -40,6 +42,8 @@ type Peer struct {
 	App       string
 	Version   string
 	Cluster   string
+	Region    string // of its node
+	Zone      string // likewise
 }
 
 // Service names the service that was asked for. What is not known stays empty.
@@ -74,7 +78,20 @@ func (f *Flow) labels(flags string) []string {
 	for i := range values {
 		values[i] = known(values[i])
 	}
-	return values
+	return append(values, f.localities()...)
+}
+
+// localities are the values of the last four labels, empty if neither end says where it is:
+// to Prometheus an empty label is none.
+func (f *Flow) localities() []string {
+	where := []string{f.Source.Region, f.Source.Zone, f.Destination.Region, f.Destination.Zone}
+	if strings.Join(where, "") == "" {
+		return where
+	}
+	for i := range where {
+		where[i] = known(where[i])
+	}
+	return where
 }
 
 // Bytes are the payload bytes of one connection so far. Received went from

@@ -99,7 +99,7 @@ func (c *connection) tunnelled(to, target netip.AddrPort) {
 func (c *connection) count() {
 	if c.named && c.counted == nil {
 		var flow metrics.Flow
-		c.describe(&flow, c.pod.cluster())
+		c.describe(&flow, c.pod.cluster(), c.pod.Registry)
 		c.counted = c.pod.Metrics.Open(&flow, c.metricBytes)
 		c.onEdge()
 		c.opened(c.pod.Log, c.pod.cluster())

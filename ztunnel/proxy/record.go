@@ -249,22 +249,26 @@ func (r *record) names(attrs []slog.Attr, cluster string) []slog.Attr {
 }
 
 // describe fills in the time series that the connection counts in.
-func (r *record) describe(f *metrics.Flow, cluster string) {
+func (r *record) describe(f *metrics.Flow, cluster string, nodes *workload.Registry) {
 	f.Reporter, f.MutualTLS = r.direction.reporter(), r.mutualTLS()
-	r.src.describe(&f.Source, cluster)
-	r.dst.describe(&f.Destination, cluster)
+	r.src.describe(&f.Source, cluster, nodes)
+	r.dst.describe(&f.Destination, cluster, nodes)
 	if s := r.service; s != nil {
 		f.Service = metrics.Service{Host: s.Hostname(), Namespace: s.Namespace, Name: s.Name}
 	}
 }
 
-func (e *end) describe(peer *metrics.Peer, cluster string) {
+func (e *end) describe(peer *metrics.Peer, cluster string, nodes *workload.Registry) {
 	w := e.known()
 	*peer = metrics.Peer{
 		Workload: w.Owner, Canonical: w.CanonicalName, Revision: w.CanonicalRevision, Namespace: w.Namespace,
 		Principal: e.identity, App: w.CanonicalName, Version: w.CanonicalRevision, // as Istio's ztunnel
 	}
 	peer.Cluster = e.cluster(cluster)
+	if w.Node != "" {
+		where := nodes.Locality(w.Node)
+		peer.Region, peer.Zone = where.Region, where.Zone
+	}
 }
 
 // cluster is where a known pod is.

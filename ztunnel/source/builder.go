@@ -155,7 +155,7 @@ func (b *Builder) Set(o Object) error {
 	case *corev1.ServiceAccount:
 		b.accounts.set(name, o)
 	case *corev1.Node:
-		b.setNode(name.Name, ownAddrs(o), o.Labels[corev1.LabelTopologyZone])
+		b.setNode(name.Name, ownAddrs(o), localityOf(o))
 		b.cidrs.addTexts(o.Spec.PodCIDR)
 		b.cidrs.addTexts(o.Spec.PodCIDRs...)
 	case *corev1.Pod:
@@ -191,7 +191,7 @@ func (b *Builder) Delete(kind Kind, name Name) {
 	case KindServiceAccount:
 		b.accounts.delete(name)
 	case KindNode:
-		b.setNode(name.Name, nil, "")
+		b.setNode(name.Name, nil, workload.Locality{})
 	case KindPod:
 		b.deletePod(name)
 	case KindRuntimeClass:
@@ -229,16 +229,16 @@ func (b *Builder) Snapshot() Snapshot {
 		},
 		NetworkPolicies: b.network.all(),
 		Mesh: workload.Mesh{
-			Workloads: slices.Clone(b.pods.workloads), Services: b.services.build(&b.pods, b.nodes.zones),
+			Workloads: slices.Clone(b.pods.workloads), Services: b.services.build(&b.pods, b.nodes.localities),
 			Namespaces: namespaces, Nodes: b.nodes.sorted(), CIDRs: b.cidrs.merged(),
 		},
 		Accounts: b.accounts.snapshot(),
 	}
 }
 
-func (b *Builder) setNode(name string, addrs []netip.Addr, zone string) {
-	if b.nodes.zones[name] != zone {
+func (b *Builder) setNode(name string, addrs []netip.Addr, where workload.Locality) {
+	if b.nodes.localities[name].Zone != where.Zone {
 		b.services.zoneChanged()
 	}
-	b.nodes.setNode(name, addrs, zone)
+	b.nodes.setNode(name, addrs, where)
 }

@@ -37,25 +37,33 @@ func newPlace(pod *corev1.Pod) unique.Handle[place] {
 // nodes are the nodes' own addresses: those that Node objects tell, and those that
 // pods tell of their nodes, where there is no Node.
 type nodes struct {
-	told    map[unique.Handle[place]]int // how many pods tell it
-	own     map[string][]netip.Addr      // what the Node objects tell
-	zones   map[string]string            // what they are labelled with
-	changed bool
-	list    []workload.Node // sorted; of before changed
+	told       map[unique.Handle[place]]int // how many pods tell it
+	own        map[string][]netip.Addr      // what the Node objects tell
+	localities localities                   // what they are labelled with
+	changed    bool
+	list       []workload.Node // sorted; of before changed
 }
 
+// localities are where nodes are, by name, of those that say so.
+type localities map[string]workload.Locality
+
 func newNodes() nodes {
-	return nodes{told: map[unique.Handle[place]]int{}, own: map[string][]netip.Addr{}, zones: map[string]string{}}
+	return nodes{told: map[unique.Handle[place]]int{}, own: map[string][]netip.Addr{}, localities: localities{}}
+}
+
+// localityOf is what the labels of a Node say.
+func localityOf(node *corev1.Node) workload.Locality {
+	return workload.Locality{Region: node.Labels[corev1.LabelTopologyRegion], Zone: node.Labels[corev1.LabelTopologyZone]}
 }
 
 // setNode takes what a Node object tells; nil: it is gone.
-func (n *nodes) setNode(name string, addrs []netip.Addr, zone string) {
-	n.changed = n.changed || n.zones[name] != zone || !slices.Equal(n.own[name], addrs)
+func (n *nodes) setNode(name string, addrs []netip.Addr, where workload.Locality) {
+	n.changed = n.changed || n.localities[name] != where || !slices.Equal(n.own[name], addrs)
 	if n.own[name] = addrs; addrs == nil {
 		delete(n.own, name)
 	}
-	if n.zones[name] = zone; zone == "" {
-		delete(n.zones, name)
+	if n.localities[name] = where; where == (workload.Locality{}) {
+		delete(n.localities, name)
 	}
 }
 
@@ -76,7 +84,7 @@ func (n *nodes) sorted() []workload.Node {
 	if n.changed {
 		n.changed, n.list = false, nil
 		addrs := map[string][]netip.Addr{}
-		for name := range n.zones {
+		for name := range n.localities {
 			addrs[name] = nil
 		}
 		for name, own := range n.own {
@@ -89,7 +97,8 @@ func (n *nodes) sorted() []workload.Node {
 		}
 		for _, name := range sortedKeys(addrs) {
 			slices.SortFunc(addrs[name], netip.Addr.Compare)
-			n.list = append(n.list, workload.Node{Name: name, Zone: n.zones[name], Addrs: slices.Compact(addrs[name])})
+			where := n.localities[name]
+			n.list = append(n.list, workload.Node{Name: name, Region: where.Region, Zone: where.Zone, Addrs: slices.Compact(addrs[name])})
 		}
 	}
 	return slices.Clone(n.list)

@@ -15,7 +15,7 @@ import (
 func TestNodesHaveTheirOwnAddressesAndThoseThatTheirPodsTell(t *testing.T) {
 	s := mustBuild(t, Objects{
 		Nodes: []*corev1.Node{parse[corev1.Node](t, `
-metadata: {name: node-1, labels: {topology.kubernetes.io/zone: east}}
+metadata: {name: node-1, labels: {topology.kubernetes.io/region: atlantis, topology.kubernetes.io/zone: east}}
 status:
   addresses:
   - {type: InternalIP, address: 192.168.0.1}
@@ -34,7 +34,7 @@ status:
 		return out
 	}
 	want := []workload.Node{
-		{Name: "node-1", Zone: "east", Addrs: addrs("192.168.0.1", "192.168.5.1", "2001:db8::1")},
+		{Name: "node-1", Region: "atlantis", Zone: "east", Addrs: addrs("192.168.0.1", "192.168.5.1", "2001:db8::1")},
 		{Name: "node-2", Addrs: addrs("192.168.0.2")},
 	}
 	if diff := cmp.Diff(want, s.Mesh.Nodes, values); diff != "" {

@@ -103,8 +103,8 @@ func distribution(svc *corev1.Service, node, zone string) *workload.Hints {
 }
 
 // fromPods does what the endpoint slice controller would, among the pods of the
-// service's namespace; zones are those of nodes, by name.
-func (p *pods) fromPods(svc *corev1.Service, port corev1.ServicePort, zones map[string]string) []backend {
+// service's namespace; where are the nodes.
+func (p *pods) fromPods(svc *corev1.Service, port corev1.ServicePort, where localities) []backend {
 	var out []backend
 	for _, at := range p.byName[svc.Namespace] {
 		w, e := p.workloads[at], p.entries[at]
@@ -117,7 +117,7 @@ func (p *pods) fromPods(svc *corev1.Service, port corev1.ServicePort, zones map[
 		}
 		for _, addr := range w.Addrs {
 			out = append(out, backend{
-				Endpoint: workload.Endpoint{Addr: netip.AddrPortFrom(addr, number), Node: w.Node, Hints: distribution(svc, w.Node, zones[w.Node])},
+				Endpoint: workload.Endpoint{Addr: netip.AddrPortFrom(addr, number), Node: w.Node, Hints: distribution(svc, w.Node, where[w.Node].Zone)},
 				ready:    w.Ready, serving: e.serving, terminating: e.terminating,
 			})
 		}

@@ -111,17 +111,17 @@ func (s *services) zoneChanged() {
 }
 
 // build returns all services, and builds those that have changed.
-func (s *services) build(pods *pods, zones map[string]string) []workload.Service {
+func (s *services) build(pods *pods, where localities) []workload.Service {
 	for name := range s.changed {
 		if e := s.entries[name]; e != nil {
-			s.built[e.at] = s.buildOne(name, e.object, pods, zones)
+			s.built[e.at] = s.buildOne(name, e.object, pods, where)
 		}
 	}
 	clear(s.changed)
 	return slices.Clone(s.built)
 }
 
-func (s *services) buildOne(name Name, o *corev1.Service, pods *pods, zones map[string]string) workload.Service {
+func (s *services) buildOne(name Name, o *corev1.Service, pods *pods, where localities) workload.Service {
 	behind := s.slices[name]
 	bySelector := len(behind) == 0 && len(o.Spec.Selector) > 0
 	switch {
@@ -134,7 +134,7 @@ func (s *services) buildOne(name Name, o *corev1.Service, pods *pods, zones map[
 	}
 	built := newService(o, func(port corev1.ServicePort) []backend {
 		if bySelector {
-			return pods.fromPods(o, port, zones)
+			return pods.fromPods(o, port, where)
 		}
 		return fromSlices(behind, port.Name)
 	})

@@ -23,11 +23,12 @@ type index struct {
 	lbs     map[netip.Addr]*virtual
 	changed chan struct{} // closed once this index is no longer in force
 
-	nodes     map[netip.Addr]string // names, by address
-	hostPorts map[netip.AddrPort]hostPort
-	nodePorts map[uint16]*nodePort
-	clients   map[stickyPort]*clients
-	runs      runs // the one thing that is made later
+	nodes      map[netip.Addr]string // names, by address
+	localities map[string]Locality   // of nodes that have one, by name
+	hostPorts  map[netip.AddrPort]hostPort
+	nodePorts  map[uint16]*nodePort
+	clients    map[stickyPort]*clients
+	runs       runs // the one thing that is made later
 }
 
 // virtual is one virtual address. A cluster IP is one service's, a load
@@ -62,7 +63,7 @@ func buildIndex(mesh Mesh, node string, before *index, inside func(netip.Addr) b
 		lbs:     map[netip.Addr]*virtual{},
 		changed: make(chan struct{}),
 
-		nodes: map[netip.Addr]string{}, hostPorts: map[netip.AddrPort]hostPort{}, nodePorts: map[uint16]*nodePort{},
+		nodes: map[netip.Addr]string{}, localities: map[string]Locality{}, hostPorts: map[netip.AddrPort]hostPort{}, nodePorts: map[uint16]*nodePort{},
 		clients: map[stickyPort]*clients{},
 	}
 	for i := range mesh.Workloads {

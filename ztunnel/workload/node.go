@@ -10,10 +10,17 @@ import (
 // Node is a node of the cluster. What its own addresses lead to, but for the
 // ports of services and pods, is not in the mesh.
 type Node struct {
-	Name  string // empty: not known
-	Zone  string // empty: it is in none
-	Addrs []netip.Addr
+	Name   string // empty: not known
+	Region string // empty: it is in none
+	Zone   string // likewise
+	Addrs  []netip.Addr
 }
+
+// Locality is where a node is. Empty: not known.
+type Locality struct{ Region, Zone string }
+
+// Locality is where a node is, by its name: the zero value of one that says nothing.
+func (r *Registry) Locality(node string) Locality { return r.index.Load().localities[node] }
 
 // HostPort is a port of a pod's node that leads to the pod.
 type HostPort struct {
@@ -42,6 +49,9 @@ type nodePortFamily struct {
 // addNodes needs all workloads added.
 func (idx *index) addNodes() {
 	for _, n := range idx.mesh.Nodes {
+		if where := (Locality{n.Region, n.Zone}); where != (Locality{}) {
+			idx.localities[n.Name] = where
+		}
 		if n.Name == idx.here.node {
 			idx.here.zone = n.Zone
 		}

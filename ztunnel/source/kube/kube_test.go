@@ -202,7 +202,7 @@ func TestWhatTheAPIServerSaysBecomesOneSnapshotAfterAnother(t *testing.T) {
 			if len(services) != 1 || fmt.Sprint(services[0].VIPs, services[0].Ports[0].Port, services[0].Ports[0].Endpoints[0].Addr) != "[10.96.0.7] 80 10.1.0.1:8080" {
 				t.Errorf("services %+v", services)
 			}
-			if got := fmt.Sprint(w.last.Mesh.CIDRs, w.last.Mesh.Nodes); got != "[10.1.0.0/24 10.96.0.0/12] [{node-1 east [192.168.0.1]}]" {
+			if got := fmt.Sprint(w.last.Mesh.CIDRs, w.last.Mesh.Nodes); got != "[10.1.0.0/24 10.96.0.0/12] [{node-1  east [192.168.0.1]}]" {
 				t.Errorf("CIDRs and nodes %s", got)
 			}
 

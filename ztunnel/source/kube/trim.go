@@ -48,7 +48,7 @@ func trim(o source.Object) source.Object {
 		o.Labels, o.Secrets, o.ImagePullSecrets = nil, nil, nil
 	case *corev1.Node:
 		o.Annotations = nil
-		maps.DeleteFunc(o.Labels, func(key, _ string) bool { return key != corev1.LabelTopologyZone })
+		maps.DeleteFunc(o.Labels, func(key, _ string) bool { return key != corev1.LabelTopologyZone && key != corev1.LabelTopologyRegion })
 		o.Spec = corev1.NodeSpec{PodCIDR: o.Spec.PodCIDR, PodCIDRs: o.Spec.PodCIDRs, Taints: o.Spec.Taints}
 		o.Status = corev1.NodeStatus{Addresses: o.Status.Addresses}
 	case *discoveryv1.EndpointSlice:

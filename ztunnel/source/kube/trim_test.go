@@ -27,7 +27,7 @@ func rich(t *testing.T) []source.Object {
 	}
 	return []source.Object{
 		parse[corev1.Namespace](t, `{metadata: {name: shop, labels: {culvert.dev/mesh: enabled}, annotations: {a: superfluous}}}`),
-		parse[corev1.Node](t, `{metadata: {name: node-1, labels: {a: superfluous, topology.kubernetes.io/zone: z}}, spec: {podCIDR: 10.1.0.0/24, podCIDRs: [10.1.0.0/24, "fd00::/64"], providerID: superfluous},
+		parse[corev1.Node](t, `{metadata: {name: node-1, labels: {a: superfluous, topology.kubernetes.io/zone: z, topology.kubernetes.io/region: r}}, spec: {podCIDR: 10.1.0.0/24, podCIDRs: [10.1.0.0/24, "fd00::/64"], providerID: superfluous},
  status: {addresses: [{type: InternalIP, address: 192.168.0.1}], images: [{names: [superfluous]}], nodeInfo: {kernelVersion: superfluous}}}`),
 		parse[nodev1.RuntimeClass](t, `{metadata: {name: secure, annotations: {a: superfluous}}, handler: kata}`),
 		parse[corev1.Pod](t, `
