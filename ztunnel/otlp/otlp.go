@@ -88,6 +88,7 @@ const (
 type Exporter struct {
 	cfg  Config
 	send func(ctx context.Context, request []byte) error
+	cut  int // records that were queued when sending ended; of Run alone
 
 	mu     sync.Mutex // guards what follows
 	queue  [][]byte

@@ -385,28 +385,6 @@ func TestAReceiverMayTakeAPart(t *testing.T) {
 	}
 }
 
-// When the exporter ends, a receiver that hangs costs it two seconds, and what is lost is
-// counted.
-func TestTheEndDoesNotWaitForAReceiverThatHangs(t *testing.T) {
-	r := newReceiver(t, "tcp", "127.0.0.1:0", false)
-	asked := make(chan struct{}, 10)
-	r.says(func(w http.ResponseWriter, q *http.Request) {
-		io.Copy(io.Discard, q.Body)
-		asked <- struct{}{}
-		<-q.Context().Done()
-	})
-	e, log, stop := exporter(t, Config{Endpoint: "http://" + r.Listener.Addr().String()})
-	log.Info("under way")
-	<-asked
-	for range 2 * batchMost {
-		log.Info("queued")
-	}
-	stop()
-	if got := e.Stats(); got[Expired] != 1+2*batchMost {
-		t.Error(got)
-	}
-}
-
 func TestWrongEndpointsAreRefused(t *testing.T) {
 	for _, s := range []string{"", "collector:4317", "udp://c:1", "http://", "http://:4318", "grpc://c", "grpc://c:4317/v1/logs", "http://u:p@c:4318", "http://c:4318?x=1", "grp://c:1", "://"} {
 		if _, err := New(Config{Endpoint: s}); err == nil {

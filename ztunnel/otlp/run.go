@@ -56,8 +56,24 @@ func (e *Exporter) Run(ctx context.Context) error {
 			}
 		}
 		if over {
+			e.tellCut()
 			return nil
 		}
+	}
+}
+
+// tellCut tells of what the end cut off: nobody asks for metrics any more.
+func (e *Exporter) tellCut() {
+	if e.cut > 0 {
+		e.cfg.Log.Warn("the end came before the receiver of connection records took the last", logEndpoint, e.cfg.Endpoint, logRecords, e.cut)
+	}
+}
+
+// expire counts records that are too late, because they are too old or because sending ended.
+func (e *Exporter) expire(sending context.Context, records int) {
+	e.count(Expired, records)
+	if sending.Err() != nil {
+		e.cut += records
 	}
 }
 
@@ -85,7 +101,7 @@ func (e *Exporter) deliver(ctx context.Context, batch [][]byte) {
 			e.count(Refused, len(batch))
 			return
 		case time.Since(began) > e.cfg.GiveUp, ctx.Err() != nil:
-			e.count(Expired, len(batch))
+			e.expire(ctx, len(batch))
 			return
 		case !lost:
 			lost = true
@@ -97,7 +113,7 @@ func (e *Exporter) deliver(ctx context.Context, batch [][]byte) {
 			wait = max(wait, min(named.after, mostNamed))
 		}
 		if pause = min(2*pause, mostPause); !rest(ctx, wait) {
-			e.count(Expired, len(batch))
+			e.expire(ctx, len(batch))
 			return
 		}
 	}
