@@ -87,6 +87,7 @@ func TestEveryAlertFiresWhenItShould(t *testing.T) {
 			"pods are not what they should":     podsAreNotWhatTheyShouldBe,
 			"another hand removes a link":       anotherHandRemovesALink,
 			"policies refuse more":              policiesRefuseMore,
+			"a new node refuses always":         aNewNodeRefusesAlways,
 			"a node runs short":                 aNodeRunsShort,
 			"the plugin goes":                   thePluginGoes,
 			"another program fights":            anotherProgramFights,

@@ -4,11 +4,15 @@ package alerts
 
 import (
 	"context"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/prometheus/prometheus/model/rulefmt"
 
 	"github.com/culvert-mesh/culvert/ztunnel/metrics"
 )
@@ -83,16 +87,34 @@ func policiesRefuseMore(t *testing.T) {
 	p.wants(interval, "CulvertDenials/warning", "CulvertUnknownPeers/warning")
 }
 
+// A node refuses two connections a second for as long as anybody knows it: in the first
+// hours that is what it does, not more than it did.
+func aNewNodeRefusesAlways(t *testing.T) {
+	a, in := newAgent(t, "node1"), newInstaller(t)
+	p := newPrometheus(t, a.target(), in.target("node1"))
+	p.rules = slices.DeleteFunc(p.rules, func(r rulefmt.Rule) bool { return r.Alert != "CulvertDenials" })
+	for range 240 {
+		for range 60 {
+			a.Refused("inbound", "denied")
+		}
+		p.run(0)
+	}
+	if len(p.active) > 0 || len(p.fired) > 0 {
+		t.Errorf("active: %v; fired: %v", p.states(), slices.Sorted(maps.Keys(p.fired)))
+	}
+}
+
 func aNodeRunsShort(t *testing.T) {
 	a, _, p := wellNode(t)
 	a.used.Store(95)
 	a.lost.Store(7)
+	a.lostBy.Store(7)
 	a.SourceError()
 	for i := range 520 { // a workload has 512 series
 		flow := metrics.Flow{Reporter: metrics.Source, Source: metrics.Peer{Workload: "client"}, Service: metrics.Service{Name: string(rune('a'+i%26)) + string(rune('a'+i/26))}}
 		a.Open(&flow, func() metrics.Bytes { return metrics.Bytes{} }).Close("-")
 	}
-	p.wants(10*time.Minute, "CulvertBudgetUsedUp/warning", "CulvertRecordsDropped/warning", "CulvertSourceFails/warning", "CulvertSeriesOverflow/info")
+	p.wants(10*time.Minute, "CulvertBudgetUsedUp/warning", "CulvertRecordsDropped/warning", "CulvertRecordsNotExported/warning", "CulvertSourceFails/warning", "CulvertSeriesOverflow/info")
 }
 
 // The list of plugins goes, and with it the plugin's entry.

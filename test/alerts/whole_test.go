@@ -18,6 +18,7 @@ import (
 	"github.com/culvert-mesh/culvert/cni/install"
 	"github.com/culvert-mesh/culvert/ztunnel/certs"
 	"github.com/culvert-mesh/culvert/ztunnel/metrics"
+	"github.com/culvert-mesh/culvert/ztunnel/otlp"
 	"github.com/culvert-mesh/culvert/ztunnel/proxy"
 )
 
@@ -30,6 +31,7 @@ type agent struct {
 	pods   atomic.Pointer[metrics.Enrollment]
 	used   atomic.Int64 // of 100, of each budget
 	lost   atomic.Int64 // log records
+	lostBy atomic.Int64 // access records that OpenTelemetry's receiver did not take
 	down   atomic.Bool
 	left   atomic.Int64 // bytes that the open connection carried
 }
@@ -60,6 +62,9 @@ func newAgent(t *testing.T, name string) *agent {
 		return map[string]uint64{"written": 1}, map[string]uint64{"written": 1}
 	})
 	m.LogDropped(func() map[string]uint64 { return map[string]uint64{"info": uint64(a.lost.Load())} })
+	m.AccessExported(func() map[string]uint64 {
+		return map[string]uint64{otlp.Sent: 7, otlp.Full: uint64(a.lostBy.Load()), otlp.Refused: 0, otlp.Expired: 0}
+	})
 	m.NetworkPoliciesBlocking(func() int { return 0 })
 	m.DryRuns(func() []metrics.DryRun {
 		return []metrics.DryRun{{Namespace: "demo", Policy: "web", Verdict: "would_deny", Enforced: "allowed", Connections: 1}}
