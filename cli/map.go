@@ -131,7 +131,7 @@ func (c *command) serveMap(ctx context.Context, f mapFlags) error {
 	}
 	defer ln.Close()
 	history := &livemap.History{}
-	server := &livemap.Server{History: history, Hosts: f.hosts}
+	server := &livemap.Server{History: history, Hosts: f.hosts, Walk: livemap.Walk(source)}
 	address := "http://" + ln.Addr().String() + "/"
 	if f.review {
 		cluster, err := c.from.cluster()

@@ -114,6 +114,19 @@ func TestARefusalIsExplainedByWhatThePodsRemember(t *testing.T) {
 	}
 }
 
+// refusedMesh has one refusal of shop/web-1 by shop/db-1, and a node more.
+func refusedMesh() (*History, string) {
+	h := &History{}
+	n := node("one", toDB(2, 0, 1, 0, noon))
+	n.Dump.Pods = map[string]fleet.Pod{"web": {State: enrolled, Refused: []fleet.Refused{{
+		Time: noon, Result: "denied", Policy: "AuthorizationPolicy shop/db", Error: "rule 0", Asked: netip.MustParseAddrPort("10.96.0.1:80"),
+		Source: fleet.RefusedEnd{Namespace: "shop", Pod: "web-1", Address: netip.MustParseAddrPort("10.0.0.7:4711")},
+		Dest:   fleet.RefusedEnd{Namespace: "shop", Pod: "db-1", Address: netip.MustParseAddrPort("10.0.0.8:15008")},
+	}}}}
+	h.Add([]fleet.Node{n, node("other")}, noon)
+	return h, h.Graph(all, time.Time{}).Refusals[0].ID
+}
+
 func TestThePastIsAsItWas(t *testing.T) {
 	h := &History{}
 	h.Add([]fleet.Node{node("one")}, noon)

@@ -32,6 +32,7 @@ type Refusal struct {
 	Last        time.Time `json:"last"`
 
 	spaces [2]string // namespaces of Pods, by which a Sight hides them
+	asks   [2]string // who asked for what, for whoever walks it; empty: not known
 }
 
 // refusals are the last ones, each kind once.
@@ -137,6 +138,7 @@ func (r *refusals) explain(nodes []fleet.Node, m *mesh) {
 		one.Policy, one.Error, one.Pods = known.Policy, known.Error, [2]string{known.Source.Pod, known.Dest.Pod}
 		one.spaces = [2]string{known.Source.Namespace, known.Dest.Namespace}
 		one.Source, one.Destination = addressOf(known.Source), addressOf(known.Dest)
+		one.asks = [2]string{known.Source.Name(), addressOf(fleet.RefusedEnd{Address: cmp.Or(known.Asked, known.Dest.Address)})}
 	}
 }
 

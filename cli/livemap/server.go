@@ -30,8 +30,10 @@ type Server struct {
 	// Hosts are names by which browsers may ask for it, beside those of this machine's
 	// loopback: a page whose name was rebound to our address must not read what we show.
 	Hosts []string
+	Walk  Walker // of refusals; nil: nobody walks
 
 	streams streams
+	walks   walks
 }
 
 // Handler returns what answers requests.
@@ -53,6 +55,7 @@ func (s *Server) Handler() http.Handler {
 	})
 	mux.HandleFunc("GET /api/graph", s.seeing(s.graph))
 	mux.HandleFunc("GET /api/edge", s.seeing(s.edge))
+	mux.HandleFunc("GET /api/why", s.seeing(s.walk))
 	mux.HandleFunc("GET /api/words", s.seeing(func(w http.ResponseWriter, r *http.Request, _ Sight, _ string) { answer(w, r, words) }))
 	mux.HandleFunc("GET /api/live", s.seeing(s.live))
 	return s.guarded(http.NewCrossOriginProtection().Handler(mux))

@@ -118,7 +118,7 @@ const imports = `
 	# Where a connection ends, by all that the nodes say.
 	cli/fleet, cli/explain < cli/why < cli;
 	# Who talks to whom, as a page; and what policies say of it.
-	cli/kubeapi, cli/fleet, cli/explain < cli/livemap < cli;
+	cli/kubeapi, cli/fleet, cli/explain, cli/why < cli/livemap < cli;
 	loopback < cli;
 	# What a path carries, measured from one of its ends.
 	NONE < cli/speed < cli;

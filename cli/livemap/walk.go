@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package livemap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/culvert-mesh/culvert/cli/fleet"
+	"github.com/culvert-mesh/culvert/cli/why"
+)
+
+const (
+	maxWalks    = 4 // at a time: each asks nodes for all that they know
+	walkWithin  = 20 * time.Second
+	maxAskedAll = 8 // nodes; of more, those of both ends are asked
+	walkIsBusy  = "a walk is under way for you, or four are: try again in a moment"
+)
+
+// Walker walks a connection between two ends, each as culvert why takes them, by what nodes
+// say now. The nodes are those of both ends, as far as that is known.
+type Walker func(ctx context.Context, from, to string, nodes []string) (why.Answer, error)
+
+// Walk returns a Walker that asks the nodes of a source. It tries nothing: no tunnel, and no
+// connection to an app.
+func Walk(source fleet.Source) Walker {
+	return func(ctx context.Context, from, to string, ends []string) (why.Answer, error) {
+		nodes, err := fleet.Nodes(ctx, &someNodes{source, ends})
+		if err != nil {
+			return why.Answer{}, err
+		}
+		if !slices.ContainsFunc(nodes, func(n fleet.Node) bool { return n.Problem == "" }) {
+			return why.Answer{}, errors.New("no node answered")
+		}
+		w := &why.World{Nodes: nodes, Now: time.Now(), CAs: func(ctx context.Context) []fleet.CA {
+			cas, _ := fleet.CAs(ctx, source) // without them the nodes' word remains
+			return cas
+		}}
+		return w.Explain(ctx, from, to)
+	}
+}
+
+// someNodes is a source of few nodes: each has all of the mesh in its answer.
+type someNodes struct {
+	fleet.Source
+	names []string
+}
+
+// Ztunnels is part of fleet.Source.
+func (s *someNodes) Ztunnels(ctx context.Context) ([]fleet.Target, error) {
+	all, err := s.Source.Ztunnels(ctx)
+	if err != nil || len(all) <= maxAskedAll {
+		return all, err
+	}
+	some := slices.DeleteFunc(slices.Clone(all), func(t fleet.Target) bool { return !slices.Contains(s.names, t.Name) })
+	if len(some) == 0 {
+		some = all[:1]
+	}
+	return some, nil
+}
+
+// walks counts those who wait for an answer.
+type walks struct {
+	mu  sync.Mutex
+	all int
+	of  map[string]bool // by viewer, if viewers have names
+}
+
+func (w *walks) enter(viewer string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.all >= maxWalks || viewer != "" && w.of[viewer] {
+		return false
+	}
+	if w.of == nil {
+		w.of = map[string]bool{}
+	}
+	w.all, w.of[viewer] = w.all+1, true
+	return true
+}
+
+func (w *walks) leave(viewer string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.all--
+	delete(w.of, viewer)
+}
+
+// Walked is why a connection is refused now, as a viewer may read it.
+type Walked struct {
+	Verdict why.Verdict `json:"verdict"`
+	EndsAt  string      `json:"endsAt,omitempty"`
+	From    string      `json:"from"`
+	To      string      `json:"to"`
+	At      time.Time   `json:"at"`
+	Steps   []why.Step  `json:"steps"`
+	Silent  int         `json:"silent"` // nodes that did not answer
+}
+
+// walk answers why a refusal that the viewer sees would be one now.
+func (s *Server) walk(w http.ResponseWriter, r *http.Request, sight Sight, viewer string) {
+	if s.Walk == nil {
+		http.Error(w, "nobody walks here", http.StatusNotFound)
+		return
+	}
+	one, err := s.History.walkable(sight, r.URL.Query().Get("id"))
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusNotFound)
+		return
+	}
+	if !s.walks.enter(viewer) {
+		http.Error(w, walkIsBusy, http.StatusServiceUnavailable)
+		return
+	}
+	defer s.walks.leave(viewer)
+	ctx, cancel := context.WithTimeout(r.Context(), walkWithin)
+	defer cancel()
+	a, err := s.Walk(ctx, one.from, one.to, one.nodes)
+	switch {
+	case ctx.Err() != nil:
+		http.Error(w, fmt.Sprintf("the nodes took longer than %v", walkWithin), http.StatusGatewayTimeout)
+	case err != nil:
+		http.Error(w, one.sight.text(err.Error(), one.hidden, "that cannot be walked, for a reason that names another namespace"), http.StatusBadGateway)
+	default:
+		answer(w, r, one.walked(a, time.Now()))
+	}
+}
+
+// walkable is a refusal whose ends both are the viewer's.
+type walkable struct {
+	sight    Sight
+	from, to string
+	nodes    []string // of the two ends
+	hidden   []string // nodes whose names the viewer does not read
+}
+
+var (
+	errNoRefusal = errors.New("there is no such refusal")
+	errNotYours  = errors.New("one end of it is not yours to see")
+	errForgotten = errors.New("the nodes do not remember its addresses any more: culvert why SRC DST:PORT asks by name")
+)
+
+// walkable finds a refusal by its ID, as the viewer has it.
+func (h *History) walkable(s Sight, id string) (*walkable, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.frames) == 0 {
+		return nil, errNoRefusal
+	}
+	s = h.local(s)
+	last := &h.frames[len(h.frames)-1]
+	all := s.refusals(h.refusals.sorted(last.at))
+	i := slices.IndexFunc(all, func(r Refusal) bool { return r.ID == id })
+	if i < 0 {
+		return nil, errNoRefusal
+	}
+	r := &all[i]
+	for end, name := range []string{r.From, r.To} {
+		if name == elsewhere || r.spaces[end] != "" && !s.Sees(r.spaces[end]) {
+			return nil, errNotYours
+		}
+	}
+	one := &walkable{sight: s, from: r.asks[0], to: r.asks[1]}
+	if one.from == "" || one.to == "" {
+		return nil, errForgotten
+	}
+	for i := range r.Pods {
+		if node := h.mesh.nodeOf(r.spaces[i], r.Pods[i]); node != "" {
+			one.nodes = append(one.nodes, node)
+		}
+	}
+	for _, n := range last.scene.Nodes {
+		if !slices.Contains(one.nodes, n.Name) {
+			one.hidden = append(one.hidden, n.Name)
+		}
+	}
+	return one, nil
+}
+
+// nodeOf is where a pod runs; empty: it is not known.
+func (m *mesh) nodeOf(namespace, pod string) string {
+	for _, w := range m.workloads {
+		if w.Namespace == namespace && w.Name == pod && !w.Terminated {
+			return w.Node
+		}
+	}
+	return ""
+}
+
+// walked is an answer without what the viewer must not read.
+func (one *walkable) walked(a why.Answer, now time.Time) Walked {
+	out := Walked{Verdict: a.Verdict, EndsAt: a.EndsAt, From: one.from, To: one.to, At: now.UTC(), Steps: []why.Step{}, Silent: len(a.Unanswered)}
+	for _, step := range a.Steps {
+		out.Steps = append(out.Steps, one.step(step))
+	}
+	return out
+}
+
+func (one *walkable) step(step why.Step) why.Step {
+	if one.sight.All {
+		return step
+	}
+	const hides = "what it says names another namespace"
+	if step.By = ""; step.Says != "" {
+		step.Says = one.sight.text(step.Says, one.hidden, hides)
+	}
+	step.Change = one.sight.text(step.Change, one.hidden, "")
+	step.Evidence = slices.DeleteFunc(slices.Clone(step.Evidence), func(e string) bool { return one.sight.text(e, one.hidden, "") == "" })
+	return step
+}
+
+// text is what a viewer may read of a text that is written for those who see all, or instead.
+func (s Sight) text(text string, hidden []string, instead string) string {
+	if s.All || s.mayRead(text) && !slices.ContainsFunc(hidden, func(node string) bool { return strings.Contains(text, node) }) {
+		return text
+	}
+	return instead
+}

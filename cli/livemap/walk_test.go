@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package livemap
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/culvert-mesh/culvert/cli/fleet"
+	"github.com/culvert-mesh/culvert/cli/why"
+)
+
+// asked is a Walker that keeps what it was asked.
+type asked struct {
+	from, to string
+	nodes    []string
+	answer   why.Answer
+	err      error
+}
+
+func (a *asked) walk(_ context.Context, from, to string, nodes []string) (why.Answer, error) {
+	a.from, a.to, a.nodes = from, to, nodes
+	return a.answer, a.err
+}
+
+// sees is a Gate that lets everybody see the same.
+type sees struct {
+	Token
+	sight  Sight
+	viewer string
+}
+
+func (s sees) Sight(*http.Request) (Sight, string, error) { return s.sight, s.viewer, nil }
+
+func walked(t *testing.T, s *Server, id string) (int, string) {
+	t.Helper()
+	server, client := serve(t, s)
+	answer, text := ask(t, client, "GET", server.URL+"/api/why?id="+url.QueryEscape(id), nil)
+	return answer.StatusCode, strings.TrimSpace(text)
+}
+
+func TestARefusalIsWalkedFromItsSourceToWhatItAskedFor(t *testing.T) {
+	h, id := refusedMesh()
+	a := &asked{answer: why.Answer{Verdict: why.Refused, EndsAt: why.StepPolicy, Steps: []why.Step{{Step: why.StepPolicy, State: why.Fault, Says: "rule 0", By: "one"}}}}
+	status, text := walked(t, &Server{History: h, Gate: sees{sight: all}, Walk: a.walk}, id)
+	var got Walked
+	if err := json.Unmarshal([]byte(text), &got); err != nil || status != 200 {
+		t.Fatalf("%d %s: %v", status, text, err)
+	}
+	if a.from != "shop/web-1" || a.to != "10.96.0.1:80" || len(a.nodes) != 2 || a.nodes[0] != "one" {
+		t.Errorf("asked for %s to %s on %v", a.from, a.to, a.nodes)
+	}
+	if got.Verdict != why.Refused || got.EndsAt != why.StepPolicy || len(got.Steps) != 1 || got.Steps[0].By != "one" || got.At.IsZero() {
+		t.Errorf("%+v", got)
+	}
+}
+
+// What a step says is written for those who see all.
+func TestAWalkTellsAViewerNothingOfOtherNamespaces(t *testing.T) {
+	h, _ := refusedMesh()
+	shop := Sight{Namespaces: map[string]bool{"shop": true}}
+	id := h.Graph(shop, time.Time{}).Refusals[0].ID
+	a := &asked{answer: why.Answer{Verdict: why.Refused, EndsAt: why.StepPolicy, Steps: []why.Step{
+		{Step: why.StepSource, State: why.OK, Says: "shop/web-1 on one", By: "other"},
+		{Step: why.StepDestination, State: why.Unknown, Says: "other did not answer"},
+		{Step: why.StepPolicy, State: why.Fault, Says: "AuthorizationPolicy vault/no refuses it", Change: "AuthorizationPolicy vault/no: rule 1", Evidence: []string{"shop/db-1 is STRICT", "spiffe://cluster.local/ns/vault/sa/key"}},
+	}}}
+	status, text := walked(t, &Server{History: h, Gate: sees{sight: shop, viewer: "ann"}, Walk: a.walk}, id)
+	if status != 200 || strings.Contains(text, "vault") || strings.Contains(text, "other did") || strings.Contains(text, `"by"`) {
+		t.Errorf("%d %s", status, text)
+	}
+	if !strings.Contains(text, "shop/web-1 on one") || !strings.Contains(text, "shop/db-1 is STRICT") || !strings.Contains(text, `"endsAt":"policy"`) {
+		t.Errorf("what is the viewer's is missing: %s", text)
+	}
+	a.err = errors.New("no node knows pod vault/key")
+	if status, text := walked(t, &Server{History: h, Gate: sees{sight: shop, viewer: "ann"}, Walk: a.walk}, id); status != http.StatusBadGateway || strings.Contains(text, "vault") {
+		t.Errorf("%d %s", status, text)
+	}
+}
+
+func TestOnlyRefusalsWhoseEndsAreBothTheViewersAreWalked(t *testing.T) {
+	h := &History{}
+	n := node("one", toDB(2, 0, 1, 0, noon))
+	n.Dump.Edges[0].Destination = end("vault", "key")
+	h.Add([]fleet.Node{n}, noon)
+	shop := Sight{Namespaces: map[string]bool{"shop": true}}
+	half := h.Graph(shop, time.Time{}).Refusals[0].ID
+	whole := h.Graph(all, time.Time{}).Refusals[0].ID
+	a := &asked{}
+	for id, want := range map[string]string{half: errNotYours.Error(), whole: errNoRefusal.Error(), "": errNoRefusal.Error()} {
+		if status, text := walked(t, &Server{History: h, Gate: sees{sight: shop}, Walk: a.walk}, id); status != 404 || text != want {
+			t.Errorf("%q: %d %s, want %s", id, status, text, want)
+		}
+	}
+	if status, text := walked(t, &Server{History: h, Gate: sees{sight: all}, Walk: a.walk}, whole); status != 404 || text != errForgotten.Error() {
+		t.Errorf("without addresses: %d %s", status, text)
+	}
+	if a.from != "" {
+		t.Errorf("walked from %s", a.from)
+	}
+}
+
+// A walk asks nodes for all that they know.
+func TestAViewerWalksOneRefusalAtATimeAndAllOfThemFew(t *testing.T) {
+	var w walks
+	if !w.enter("ann") || w.enter("ann") || !w.enter("") || !w.enter("") || !w.enter("bob") || w.enter("carl") {
+		t.Error("want one of each viewer, and four of all")
+	}
+	w.leave("ann")
+	if !w.enter("ann") {
+		t.Error("the place of one who has left is lost")
+	}
+	h, id := refusedMesh()
+	s := &Server{History: h, Gate: sees{sight: all, viewer: "ann"}, Walk: (&asked{}).walk}
+	s.walks.enter("ann")
+	if status, text := walked(t, s, id); status != http.StatusServiceUnavailable || text != walkIsBusy {
+		t.Errorf("%d %s", status, text)
+	}
+}
+
+// Of many nodes those of both ends are asked.
+func TestAWalkAsksFewNodes(t *testing.T) {
+	var all targets
+	for _, name := range strings.Fields("a b c d e f g h i") {
+		all = append(all, fleet.Target{Name: name})
+	}
+	for _, tc := range []struct {
+		of   targets
+		ends []string
+		want string
+	}{{all, []string{"c", "i"}, "c i"}, {all, nil, "a"}, {all[:3], []string{"c"}, "a b c"}} {
+		some, err := (&someNodes{tc.of, tc.ends}).Ztunnels(t.Context())
+		var names []string
+		for _, one := range some {
+			names = append(names, one.Name)
+		}
+		if got := strings.Join(names, " "); err != nil || got != tc.want {
+			t.Errorf("of %d, for %v: %s (%v), want %s", len(tc.of), tc.ends, got, err, tc.want)
+		}
+	}
+}
+
+type targets []fleet.Target
+
+func (t targets) Ztunnels(context.Context) ([]fleet.Target, error) { return t, nil }
+func (t targets) CAs(context.Context) ([]fleet.Target, error)      { return nil, nil }
