@@ -136,7 +136,7 @@ what a policy command found, and 2 something failed or could not be looked at.`,
 }
 
 func (c *command) parts() []*cobra.Command {
-	return []*cobra.Command{c.watchable(c.status()), c.check(), c.expiry(), c.certs(), c.identities(), c.watchable(c.edges()), c.watchable(c.connections()), c.watchable(c.workloads()), c.watchable(c.services()), c.watchable(c.policies()), c.tap(), c.stat(), c.top(), c.bugReport(), c.version(), c.log(), c.why(), c.livemap(), c.bundle(), c.authority(), c.deny(), c.allow(), c.denied(), c.node(), c.policy(), c.preflight(), c.join(), c.identity(), c.audit(), c.bench(), c.man()}
+	return []*cobra.Command{c.watchable(c.status()), c.check(), c.expiry(), c.certs(), c.identities(), c.watchable(c.edges()), c.watchable(c.connections()), c.watchable(c.workloads()), c.watchable(c.services()), c.watchable(c.policies()), c.tap(), c.stat(), c.top(), c.bugReport(), c.version(), c.log(), c.why(), c.verify(), c.livemap(), c.bundle(), c.authority(), c.deny(), c.allow(), c.denied(), c.node(), c.policy(), c.preflight(), c.join(), c.identity(), c.audit(), c.bench(), c.man()}
 }
 
 // noun returns a command that only groups others.

@@ -134,7 +134,7 @@ func Run(ctx context.Context, cfg Config) error {
 	admin, err := admin.Open(admin.Config{
 		MetricsAddress: cfg.MetricsAddress, ReadyAddress: cfg.ReadyAddress, AdminAddress: cfg.AdminAddress,
 		Socket: cfg.adminSocket(), Metrics: counts.Handler(), Pending: status.pending, Dumps: status.dumps(),
-		Renew: renewer(store, td), Probe: prober(members), Quit: quit, Level: cfg.Level, Events: happened,
+		Renew: renewer(store, td), Probe: prober(members), Verify: verifier(cfg.HostNetns, members), Quit: quit, Level: cfg.Level, Events: happened,
 	})
 	if err != nil {
 		return err

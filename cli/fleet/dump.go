@@ -300,6 +300,9 @@ func First(ctx context.Context, targets []Target) Dump {
 	return Dump{}
 }
 
+// Ask asks a target for its dump.
+func (t Target) Ask(ctx context.Context) Node { return t.node(ctx) }
+
 func (t Target) node(ctx context.Context) Node {
 	n := Node{Target: t}
 	body, clock, err := t.get(ctx, ZtunnelAdmin, "/config_dump")

@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/url"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -61,6 +62,9 @@ func (c *Cluster) targets(ctx context.Context, labels string, name func(corev1.P
 			},
 			level: func(ctx context.Context, level string) ([]byte, error) {
 				return c.run(ctx, pod, levelArgs(arguments(pod), level))
+			},
+			verify: func(ctx context.Context, query url.Values) ([]byte, error) {
+				return c.run(ctx, pod, verifyArgs(arguments(pod), query))
 			},
 			probe: func(ctx context.Context, q Question) ([]byte, error) {
 				if pod.Status.Phase != corev1.PodRunning {

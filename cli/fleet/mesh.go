@@ -56,6 +56,7 @@ type OpenTunnel struct {
 	Direction string         `json:"direction"` // outbound: the pod made it
 	Peer      string         `json:"peer"`      // its identity
 	Address   netip.AddrPort `json:"address"`   // of the peer's end
+	Tunnel
 }
 
 // Refused is an access record of a connection that was refused or broken off.

@@ -64,6 +64,9 @@ func Sockets(paths []string) (all []Target) {
 			probe: func(ctx context.Context, q Question) ([]byte, error) {
 				return post(ctx, dial, "/probe?"+q.query().Encode())
 			},
+			verify: func(ctx context.Context, query url.Values) ([]byte, error) {
+				return post(ctx, dial, "/verify?"+query.Encode())
+			},
 			level: func(ctx context.Context, level string) ([]byte, error) {
 				return post(ctx, dial, levelQuery(level))
 			},

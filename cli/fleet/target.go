@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/url"
 	"strconv"
 	"time"
 )
@@ -34,6 +35,8 @@ type Target struct {
 	renew func(ctx context.Context, identities []string) ([]byte, error) // nil: no way to change anything there
 	probe func(ctx context.Context, q Question) ([]byte, error)          // nil: no way to have anything tried there
 	level func(ctx context.Context, level string) ([]byte, error)        // as renew
+
+	verify func(ctx context.Context, query url.Values) ([]byte, error) // a step of a trial; nil: as probe
 }
 
 // Source says which programs there are.

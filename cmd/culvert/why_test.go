@@ -16,6 +16,7 @@ import (
 
 // layPair writes what two nodes dump: in well/ all is well, in denied/ a policy refuses,
 // and web-1 remembers that. $WELL and $PAIR2 serve the first node and the second of well/.
+// one.sock and two.sock are those of two nodes on which nothing is plaintext.
 func layPair(t *testing.T, e *testscript.Env) error {
 	one, two := clitest.Pair()
 	if err := layDumps(filepath.Join(e.WorkDir, "well"), one, two); err != nil {
@@ -23,6 +24,13 @@ func layPair(t *testing.T, e *testscript.Env) error {
 	}
 	e.Setenv("WELL", clitest.Serve(t, one))
 	e.Setenv("PAIR2", clitest.Serve(t, two))
+	near, far := clitest.TrialPair()
+	if err := clitest.ServeSocket(t, filepath.Join(e.WorkDir, "one.sock"), near); err != nil {
+		return err
+	}
+	if err := clitest.ServeSocket(t, filepath.Join(e.WorkDir, "two.sock"), far); err != nil {
+		return err
+	}
 	two.Policies = map[string]any{"RootNamespace": "istio-system", "AuthorizationPolicies": []any{map[string]any{
 		"Namespace": "shop", "Name": "nobody", "Action": "DENY", "Selector": map[string]string{"app": "db"},
 		"Rules": []any{[]any{[]any{map[string]any{"Ports": []int{6379}}}}, []any{[]any{map[string]any{"Ports": []int{5432}}}}},

@@ -26,6 +26,10 @@ func main() {
 		probe(os.Args[2:])
 		return
 	}
+	if len(os.Args) > 1 && os.Args[1] == "verify" {
+		verify(os.Args[2:])
+		return
+	}
 	if len(os.Args) > 1 && os.Args[1] == "log" {
 		logging(os.Args[2:])
 		return

@@ -55,6 +55,9 @@ const imports = `
 	ztunnel/redirect, ztunnel/netns, ztunnel/certs, ztunnel/proxy, ztunnel/hbone, ztunnel/workload < ztunnel/pods;
 	ztunnel/policy, ztunnel/networkpolicy, ztunnel/metrics, cni/enroll < ztunnel/pods;
 
+	# What is on the wires of a node and its pods while a mark is sent.
+	ztunnel/netns < ztunnel/verify;
+
 	# What is told of pods, to those who look at the API server.
 	ztunnel/pods, ztunnel/source/kube, rate < ztunnel/report;
 
@@ -117,6 +120,8 @@ const imports = `
 	ztunnel/networkpolicy < cli/explain, cli/records < cli;
 	# Where a connection ends, by all that the nodes say.
 	cli/fleet, cli/explain < cli/why < cli;
+	# That what a connection says is on no wire.
+	identity, cli/fleet, cli/why < cli/verify < cli;
 	# Who talks to whom, as a page; and what policies say of it.
 	cli/kubeapi, cli/fleet, cli/explain, cli/why < cli/livemap < cli;
 	loopback < cli;

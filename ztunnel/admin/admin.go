@@ -36,6 +36,7 @@ type Config struct {
 	Events  http.Handler          // serves /events; default none
 	Renew   Renew                 // asked for by /certs/renew; required
 	Probe   Probe                 // asked for by /probe; required
+	Verify  Probe                 // asked for by /verify; required
 	Quit    func()                // asked for by /quitquitquit; required
 	Level   *slog.LevelVar        // set by /logging; required
 }

@@ -89,7 +89,7 @@ func writeLevel(w http.ResponseWriter, level *slog.LevelVar) {
 func changeHandler(cfg Config) http.Handler {
 	initial := cfg.Level.Level()
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /{$}", index("/config_dump", "/certs/renew", "/probe", "/logging", "/quitquitquit", "/debug/pprof/"))
+	mux.HandleFunc("GET /{$}", index("/config_dump", "/certs/renew", "/probe", "/verify", "/logging", "/quitquitquit", "/debug/pprof/"))
 	mux.HandleFunc("POST /logging", func(w http.ResponseWriter, r *http.Request) {
 		query := r.URL.Query()
 		switch {
@@ -108,6 +108,7 @@ func changeHandler(cfg Config) http.Handler {
 	mux.HandleFunc("GET /config_dump", dumpHandler(cfg))
 	mux.HandleFunc("POST /certs/renew", renewHandler(cfg.Renew))
 	mux.HandleFunc("POST /probe", probeHandler(cfg.Probe))
+	mux.HandleFunc("POST /verify", probeHandler(cfg.Verify))
 	mux.HandleFunc("POST /quitquitquit", func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprintln(w, "shutting down")
 		cfg.Quit()

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/culvert-mesh/culvert/ztunnel/hbone"
+	"github.com/culvert-mesh/culvert/ztunnel/netns"
 	"github.com/culvert-mesh/culvert/ztunnel/workload"
 )
 
@@ -89,6 +90,27 @@ func (p *Pods) memberOf(uid string) *member {
 		}
 	}
 	return nil
+}
+
+// OpenNetns opens the netns of a pod of this node, which is in the mesh or not. Whoever
+// calls it closes it.
+func (p *Pods) OpenNetns(uid string) (*netns.NS, error) {
+	for _, pod := range p.all() {
+		s := pod.sandbox()
+		if s.PodUID != uid || s.deleted() {
+			continue
+		}
+		ns, err := netns.Open(s.Netns)
+		if err != nil {
+			return nil, fmt.Errorf("pod: %v: %w", s, err)
+		}
+		if ns.Cookie() != s.Cookie {
+			ns.Close()
+			return nil, fmt.Errorf("pod: %v: %s is another netns than the one that was recorded", s, s.Netns)
+		}
+		return ns, nil
+	}
+	return nil, fmt.Errorf("pod: no sandbox of a pod with UID %q is known on this node", uid)
 }
 
 // mayDial refuses an app that is not the pod's.

@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"encoding/json"
+	"errors"
+	"net/netip"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/culvert-mesh/culvert/test/lab"
+	"github.com/culvert-mesh/culvert/test/lab/agent"
+)
+
+// proved is what culvert verify says, as far as it is judged.
+type proved struct {
+	Verdict, Path string
+	Steps         []struct{ Step, State, Says string }
+	code          int
+	text          string
+}
+
+func (p proved) at(step string) (state, says string) {
+	for _, s := range p.Steps {
+		if s.Step == step {
+			return s.State, s.Says
+		}
+	}
+	return "", ""
+}
+
+// verify asks by the sockets of nodes.
+func (s *story) verify(nodes []*lab.Node, from, to string) (p proved) {
+	s.Helper()
+	program, err := filepath.Abs("../../bin/culvert")
+	s.must(err)
+	var sockets []string
+	for _, n := range nodes {
+		sockets = append(sockets, filepath.Join(n.State, "admin.sock"))
+	}
+	cmd := exec.CommandContext(s.ctx, program, "verify", "-o", "json", "--ztunnel-socket", strings.Join(sockets, ","), from, to)
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	var failed *exec.ExitError
+	if err != nil && !errors.As(err, &failed) {
+		s.Fatal(err)
+	}
+	p.code, p.text = cmd.ProcessState.ExitCode(), string(out)+stderr.String()
+	if len(out) > 0 {
+		s.must(json.Unmarshal(out, &p))
+	}
+	return p
+}
+
+// isVerified tries until all is proved, by that path: certificates come in their time.
+func (s *story) isVerified(path, from, to string) {
+	s.Helper()
+	var p proved
+	defer func() {
+		if s.Failed() {
+			s.Log(p.text)
+		}
+	}()
+	s.eventually(from+" to "+to+" is verified", func() bool {
+		p = s.verify([]*lab.Node{s.one, s.two}, from, to)
+		return p.code == 0
+	})
+	if p.Verdict != "verified" || p.Path != path || len(p.Steps) != 6 {
+		s.Errorf("%s to %s: want path %s", from, to, path)
+	}
+}
+
+// What is said in a tunnel is on no wire in plaintext, and what is not said in one is: the
+// same watch sees both.
+func TestVerifyProvesThatNothingWasOnTheWireInPlaintext(t *testing.T) {
+	t.Parallel()
+	s := tell(t, "mesh")
+	client, server := s.pod(s.one, "client", nil), s.pod(s.two, "server", nil)
+	near := s.pod(s.one, "near", nil)
+	plain := s.pod(s.two, "plain", func(p *lab.PodSpec) { p.Labels["culvert.dev/mesh"] = "disabled" })
+	for _, p := range []*lab.Pod{server, near, plain} {
+		s.serve(p.Place, agent.Echo, 8080)
+	}
+	for _, p := range []*lab.Pod{client, server, near} {
+		s.must(p.AwaitEnrolled(s.ctx))
+	}
+	both, from := []*lab.Node{s.one, s.two}, s.namespace+"/client"
+
+	s.isVerified("tunnel", from, s.namespace+"/server:8080")
+	s.isVerified("tunnel", from, netip.AddrPortFrom(server.IP6, 8080).String())
+	local := "local"
+	if slices.Contains(s.flags, "-same-node=tunnel") {
+		local = "tunnel"
+	}
+	s.isVerified(local, from, s.namespace+"/near:8080")
+
+	// Plaintext that policy allows, either way, is named with its device and packet.
+	for _, way := range [][2]string{{from, s.namespace + "/plain:8080"}, {s.namespace + "/plain", s.namespace + "/near:8080"}} {
+		p := s.verify(both, way[0], way[1])
+		if p.code != 1 || p.Verdict != "not verified" {
+			t.Errorf("%v: %s", way, p.text)
+		}
+		for _, wire := range []string{"source-wire", "destination-wire"} {
+			if state, says := p.at(wire); state != "fault" || !strings.Contains(says, "in plaintext on ") || !strings.Contains(says, ": a packet of ") {
+				t.Errorf("%v: %s is %s: %s", way, wire, state, says)
+			}
+		}
+	}
+	// What a policy refuses is not verified.
+	s.apply("AuthorizationPolicy", s.namespace, "shut",
+		"{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: shut, namespace: "+s.namespace+"}, spec: {action: DENY, rules: [{to: [{operation: {ports: [\"9090\"]}}]}]}}\n")
+	s.serve(server.Place, agent.Echo, 9090)
+	if p := s.verify(both, from, s.namespace+"/server:9090"); p.code != 1 {
+		t.Errorf("what a policy refuses: %s", p.text)
+	} else if state, says := p.at("connection"); state != "fault" || !strings.Contains(says, "did not reach") {
+		t.Errorf("what a policy refuses: %s: %s", state, says)
+	}
+	// A node that is not heard proves nothing.
+	p := s.verify([]*lab.Node{s.one}, from, s.namespace+"/server:8080")
+	if state, _ := p.at("destination-wire"); p.code != 2 || p.Verdict != "not verified" || state != "unknown" {
+		t.Errorf("with one node alone: %s", p.text)
+	}
+}
