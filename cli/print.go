@@ -3,6 +3,7 @@
 package cli
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 	"sigs.k8s.io/yaml"
@@ -77,11 +79,36 @@ func (y *inYAML) Write(document []byte) (int, error) {
 }
 
 // printJSON writes what programs read: names of fields stay as they are.
-func printJSON(w io.Writer, v any) error {
-	out := json.NewEncoder(w)
-	out.SetIndent("", "  ")
+func printJSON(w io.Writer, v any) error { return encode(w, v, "  ") }
+
+func encode(w io.Writer, v any, indent string) error {
+	var text bytes.Buffer
+	out := json.NewEncoder(&text)
+	out.SetIndent("", indent)
 	out.SetEscapeHTML(false)
-	return out.Encode(v)
+	if err := out.Encode(v); err != nil {
+		return err
+	}
+	_, err := w.Write(escaped(text.Bytes()))
+	return err
+}
+
+// escaped is a JSON document in which DEL, the C1 control characters and what is no UTF-8
+// are escaped. JSON lets them stand in strings, and a terminal may obey them.
+func escaped(document []byte) []byte {
+	isControl := func(r rune) bool { return r >= 0x7f && r < 0xa0 || r == utf8.RuneError }
+	if bytes.IndexFunc(document, isControl) < 0 {
+		return document
+	}
+	var safe bytes.Buffer
+	for _, r := range string(document) {
+		if isControl(r) {
+			fmt.Fprintf(&safe, `\u%04x`, r)
+		} else {
+			safe.WriteRune(r)
+		}
+	}
+	return safe.Bytes()
 }
 
 // table writes rows under a head, in columns. What is empty becomes "-".

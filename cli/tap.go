@@ -110,6 +110,28 @@ func (t *tapping) listen(ctx context.Context, source fleet.Source, query url.Val
 		defer stop()
 	}
 	t.lines.w = t.Stdout
+	ended := make(chan error, 1)
+	go func() { ended <- t.follow(ctx, stop, source, query) }()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	late := time.NewTimer(lastWords)
+	defer late.Stop()
+	select {
+	case err := <-ended:
+		return err
+	case <-late.C: // the terminal was stopped, and takes no more words either
+		return fail(true)
+	}
+}
+
+// lastWords is how long an output may take what is still to be said.
+const lastWords = time.Second
+
+// follow tells what nodes tell, until ctx is done. It waits for the output.
+func (t *tapping) follow(ctx context.Context, stop func(), source fleet.Source, query url.Values) error {
 	failed := t.head()
 	err := fleet.Follow(ctx, source, query, func(told fleet.Told) {
 		if ctx.Err() != nil {

@@ -91,14 +91,10 @@ func detail(e fleet.Event) string {
 }
 
 // printLine writes one object in one line.
-func printLine(w io.Writer, v any) error {
-	out := json.NewEncoder(w)
-	out.SetEscapeHTML(false)
-	return out.Encode(v)
-}
+func printLine(w io.Writer, v any) error { return encode(w, v, "") }
 
 // printOf writes an event as its ztunnel tells it, also what is not known here, with the
-// node before it.
+// node before it, and without control characters.
 func printOf(w io.Writer, node string, e fleet.Event) error {
 	name, err := json.Marshal(node)
 	if err != nil {
@@ -109,6 +105,6 @@ func printOf(w io.Writer, node string, e fleet.Event) error {
 	if bytes.Equal(bytes.TrimSpace(rest), []byte("}")) {
 		line = slices.Concat([]byte(`{"node":`), name, []byte("}\n"))
 	}
-	_, err = w.Write(line)
+	_, err = w.Write(escaped(line))
 	return err
 }

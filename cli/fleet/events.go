@@ -88,16 +88,15 @@ func (t Target) events(ctx context.Context, query url.Values, listens func(), ta
 	lines := bufio.NewScanner(answer.Body)
 	lines.Buffer(nil, maxEvent)
 	for lines.Scan() {
+		silent.Stop() // that we take our time is no silence of the target's
+		if line := bytes.TrimSpace(lines.Bytes()); len(line) > 0 {
+			e := Event{Line: bytes.Clone(line)}
+			if err := json.Unmarshal(line, &e); err != nil {
+				return fmt.Errorf("a line of /events is not understood: %v", err)
+			}
+			take(e)
+		}
 		silent.Reset(quiet)
-		line := bytes.TrimSpace(lines.Bytes())
-		if len(line) == 0 {
-			continue
-		}
-		e := Event{Line: bytes.Clone(line)}
-		if err := json.Unmarshal(line, &e); err != nil {
-			return fmt.Errorf("a line of /events is not understood: %v", err)
-		}
-		take(e)
 	}
 	if err := lines.Err(); err != nil {
 		return because(ctx, plain(err))
