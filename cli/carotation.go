@@ -159,6 +159,8 @@ const followEvery = time.Second
 func (c *command) followRekey(cmd *cobra.Command, keep custody.Keep, format string) error {
 	said := map[string]bool{} // lines of the state that it is in
 	var state rekey.State
+	work := c.working("re-keys the root", 0, 0)
+	defer work.End()
 	for {
 		files, err := keep.Read(cmd.Context())
 		if err != nil {
@@ -169,16 +171,21 @@ func (c *command) followRekey(cmd *cobra.Command, keep custody.Keep, format stri
 			return fmt.Errorf("%s: %w", keep, err)
 		}
 		if plan.State == rekey.Stable {
+			work.End()
 			return c.showRekey(keep, plan, nil, format)
 		}
 		if plan.State != state {
 			state, said = plan.State, map[string]bool{}
+			work.Part("state " + string(state))
 		}
 		if format != "json" {
 			for _, line := range shownRekey(keep, plan, c.rekeyNow(cmd.Context())).lines(keep.String()) {
-				if !said[line] {
-					said[line] = true
-					fmt.Fprintln(c.Stdout, printable(line))
+				if said[line] {
+					continue
+				}
+				said[line] = true
+				if err := work.Around(func() error { _, err := fmt.Fprintln(c.Stdout, printable(line)); return err }); err != nil {
+					return err
 				}
 			}
 		}

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/culvert-mesh/culvert/cli/fleet"
+	"github.com/culvert-mesh/culvert/cli/progress"
 )
 
 func (c *command) certsWatch() *cobra.Command {
@@ -39,7 +40,8 @@ back. It ends when it is interrupted, or after --for.`,
 			ctx, stop = context.WithTimeout(ctx, time.Duration(during))
 			defer stop()
 		}
-		w := watch{command: c, selection: s, json: out.value == "json"}
+		w := watch{command: c, selection: s, json: out.value == "json", work: c.working("watches certificates", 0, time.Duration(during))}
+		defer w.work.End()
 		err := w.run(ctx, time.Duration(every.lifetime))
 		if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
 			return nil
@@ -54,6 +56,7 @@ type watch struct {
 	*command
 	selection
 	json bool
+	work *progress.Work
 	last map[string]held // by node and identity; of a silent node, its problem as Error
 }
 
@@ -115,11 +118,12 @@ func (w *watch) look(nodes []fleet.Node) error {
 		case known:
 			word = "changed"
 		}
-		if err := w.say(word, h); err != nil {
+		if err := w.work.Around(func() error { return w.say(word, h) }); err != nil {
 			return err
 		}
 	}
 	w.last = now
+	w.work.Part(fmt.Sprintf("%d nodes, %d of them silent, %d certificates", len(nodes), len(silent), len(now)-len(silent)))
 	return nil
 }
 

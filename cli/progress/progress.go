@@ -30,6 +30,10 @@ type Work struct {
 	most     time.Duration
 	stop     chan struct{}
 	stopped  chan struct{}
+	ended    sync.Once
+
+	drawing sync.Mutex // one that writes at a time; before mu
+	drawn   bool       // a line stands on the terminal; guarded by drawing
 
 	mu       sync.Mutex // guards what follows
 	done, of int
@@ -77,12 +81,32 @@ func (w *Work) Done(parts int) {
 	w.done += parts
 }
 
-// End says that all is done. Nothing is written after it.
+// Around has write write to the same terminal: the line that changes goes before it. What
+// is done in between is told in the next line.
+func (w *Work) Around(write func() error) error {
+	if w == nil {
+		return write()
+	}
+	w.drawing.Lock()
+	defer w.drawing.Unlock()
+	w.erase()
+	return write()
+}
+
+// erase takes the line off the terminal; w.drawing is held.
+func (w *Work) erase() {
+	if w.drawn {
+		fmt.Fprint(w.out, "\r\x1b[K")
+	}
+	w.drawn = false
+}
+
+// End says that all is done. Nothing is written after it; a second End does nothing.
 func (w *Work) End() {
 	if w == nil {
 		return
 	}
-	close(w.stop)
+	w.ended.Do(func() { close(w.stop) })
 	<-w.stopped
 }
 
@@ -90,25 +114,30 @@ func (w *Work) run() {
 	defer close(w.stopped)
 	next := time.NewTimer(quiet)
 	defer next.Stop()
-	shown := false
 	for {
 		select {
 		case <-w.stop:
-			if shown && w.terminal {
-				fmt.Fprint(w.out, "\r\x1b[K")
-			}
+			w.drawing.Lock()
+			w.erase()
+			w.drawing.Unlock()
 			return
 		case <-next.C:
 		}
-		shown = true
-		if w.terminal {
-			fmt.Fprintf(w.out, "\r\x1b[K%s", w.line())
-			next.Reset(redrawn)
-			continue
-		}
-		fmt.Fprintf(w.out, "culvert: %s\n", w.line())
-		next.Reset(toldAgain)
+		next.Reset(w.draw())
 	}
+}
+
+// draw tells how far it is, and returns after which time it is to be told again.
+func (w *Work) draw() time.Duration {
+	w.drawing.Lock()
+	defer w.drawing.Unlock()
+	if w.terminal {
+		w.drawn = true
+		fmt.Fprintf(w.out, "\r\x1b[K%s", w.line())
+		return redrawn
+	}
+	fmt.Fprintf(w.out, "culvert: %s\n", w.line())
+	return toldAgain
 }
 
 // line is as "asks nodes: 3 of 20, node4; for 2s, 12s at most".

@@ -35,6 +35,30 @@ func TestWaitingIsTold(t *testing.T) {
 	}
 }
 
+// What is written meanwhile stands in lines of its own.
+func TestTheLineGoesWhileOthersWrite(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		w := Begin(&out, true, "waits", 0, 0)
+		say := func(text string) {
+			if err := w.Around(func() error { _, err := out.WriteString(text); return err }); err != nil {
+				t.Error(err)
+			}
+		}
+		say("at once\n")
+		time.Sleep(quiet + time.Millisecond)
+		say("later\n")
+		say("still\n")
+		time.Sleep(redrawn)
+		w.End()
+		w.End()
+		want := "at once\n\r\x1b[Kwaits; for 2s\r\x1b[Klater\nstill\n\r\x1b[Kwaits; for 3s\r\x1b[K"
+		if got := out.String(); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	})
+}
+
 func TestOfWhatIsNotKnownNothingIsSaid(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out bytes.Buffer
@@ -49,5 +73,8 @@ func TestOfWhatIsNotKnownNothingIsSaid(t *testing.T) {
 	nobody.Parts(1)
 	nobody.Part("x")
 	nobody.Done(1)
+	if err := nobody.Around(func() error { return nil }); err != nil {
+		t.Error(err)
+	}
 	nobody.End()
 }
