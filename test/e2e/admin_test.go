@@ -4,7 +4,9 @@ package e2e
 
 import (
 	"fmt"
+	"net/http"
 	"net/netip"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -41,16 +43,24 @@ func TestNoPodReachesWhatTellsOfOthers(t *testing.T) {
 	if status, _, err := s.one.HTTPGet(s.ctx, "http://127.0.0.1:15000/logging"); err != nil || status != 200 {
 		t.Fatalf("from the node itself: %d, %v", status, err)
 	}
+	s.mapOf(s.one)
+	s.hasNoAbstractSocket(s.one)
+	// What the map tells whoever has its token.
+	others := map[uint16][]string{15080: {"GET /", "GET /api/graph", "GET /api/live", "POST /login"}, 15081: {"GET /readyz"}}
 	s.overBoth(func(s *story, network string) {
 		s.reached(client.Place, network, server, 8080) // the pod's connections are carried
 		loopback := netip.MustParseAddr("127.0.0.1")
 		if network == "tcp6" {
 			loopback = netip.IPv6Loopback()
 		}
-		for _, addr := range []netip.Addr{loopback, client.At(network, 1).Addr(), server.At(network, 1).Addr(), s.one.Addr(network), s.two.Addr(network)} {
-			for _, request := range requests {
-				if got := s.ask(client.Place, network, netip.AddrPortFrom(addr, 15000), request); got != "" {
-					s.Errorf("%s at %v port 15000: %s", request, addr, got)
+		at := []netip.Addr{loopback, client.At(network, 1).Addr(), server.At(network, 1).Addr(), s.one.Addr(network), s.two.Addr(network)}
+		others[15000] = requests
+		for _, addr := range at {
+			for port, requests := range others {
+				for _, request := range requests {
+					if got := s.ask(client.Place, network, netip.AddrPortFrom(addr, port), request); got != "" {
+						s.Errorf("%s at %v port %d: %s", request, addr, port, got)
+					}
 				}
 			}
 		}
@@ -67,4 +77,31 @@ func TestNoPodReachesWhatTellsOfOthers(t *testing.T) {
 			}
 		}
 	})
+}
+
+// mapOf serves the map on a node, as its operator does, until the story ends.
+func (s *story) mapOf(n *lab.Node) {
+	s.Helper()
+	program, err := filepath.Abs("../../bin/culvert")
+	s.must(err)
+	served, err := n.Host.Start("map", program, "map", "--ztunnel", "127.0.0.1:15000", "--health-listen", "127.0.0.1:15081")
+	s.must(err)
+	s.Cleanup(func() { served.Kill() })
+	s.eventually("the map asks strangers for a token", func() bool {
+		status, _, err := n.HTTPGet(s.ctx, "http://127.0.0.1:15080/api/graph")
+		return err == nil && status == http.StatusUnauthorized
+	})
+}
+
+// hasNoAbstractSocket is that nothing listens on the node at a name without a file: no
+// directory of root's would guard it.
+func (s *story) hasNoAbstractSocket(n *lab.Node) {
+	s.Helper()
+	list, err := n.Host.Run(s.ctx, "cat", "/proc/net/unix")
+	s.must(err)
+	for line := range strings.Lines(list) {
+		if fields := strings.Fields(line); len(fields) == 8 && strings.HasPrefix(fields[7], "@") {
+			s.Errorf("a socket without a file: %s", line)
+		}
+	}
 }
