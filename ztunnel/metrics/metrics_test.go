@@ -295,3 +295,23 @@ func BenchmarkOpenClose(b *testing.B) {
 		m.Open(&shopFlow, totals).Close("-")
 	}
 }
+
+// kialis are labels by which Kiali's graph groups TCP traffic (graph/telemetry/istio of
+// v2.31, and its appenders for security and throughput). It leaves out a series that lacks
+// one, and to Prometheus an empty label is none.
+const kialis = "source_cluster source_workload_namespace source_workload source_canonical_service source_canonical_revision source_principal " +
+	"destination_cluster destination_service_namespace destination_service destination_service_name destination_workload_namespace " +
+	"destination_workload destination_canonical_service destination_canonical_revision destination_principal " +
+	"response_flags connection_security_policy request_protocol reporter"
+
+func TestKialiFindsEachLabelThatItGroupsBy(t *testing.T) {
+	values := map[string]string{}
+	for i, value := range (&Flow{Reporter: Source}).labels(noFlags) { // nothing else is known
+		values[trafficLabels[i]] = value
+	}
+	for label := range strings.FieldsSeq(kialis) {
+		if values[label] == "" {
+			t.Errorf("%s is missing or empty", label)
+		}
+	}
+}
