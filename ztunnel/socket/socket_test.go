@@ -16,17 +16,24 @@ import (
 // pair is the two ends of a TCP connection.
 func pair(t *testing.T) (a, b syscall.RawConn, close func()) {
 	t.Helper()
+	a, b, left, _ := connected(t)
+	return a, b, func() { left.Close() }
+}
+
+// connected is pair with the connections.
+func connected(t *testing.T) (a, b syscall.RawConn, left, right net.Conn) {
+	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer ln.Close()
-	left, err := net.Dial("tcp", ln.Addr().String())
+	left, err = net.Dial("tcp", ln.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { left.Close() })
-	right, err := ln.Accept()
+	right, err = ln.Accept()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -36,7 +43,7 @@ func pair(t *testing.T) (a, b syscall.RawConn, close func()) {
 	}
 	a, _ = left.(*net.TCPConn).SyscallConn()
 	b, _ = right.(*net.TCPConn).SyscallConn()
-	return a, b, func() { left.Close() }
+	return a, b, left, right
 }
 
 func TestAnEmptySocketSaysEAGAINAndAnEndedOneNothing(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -20,32 +21,55 @@ type Ticket uint64
 // return something else than EAGAIN, or at Wake. Who waits for a long time so needs
 // no goroutine, whose stack is the most of an idle connection. A socket that is
 // closed meanwhile calls nobody: Wake does.
-func Wait(raw syscall.RawConn, ready func()) (Ticket, error) { return waiting.add(raw, ready) }
+//
+// The poller is chosen by the descriptor: a socket that waits again finds the one in
+// which it already stands.
+func Wait(raw syscall.RawConn, ready func()) (t Ticket, err error) {
+	if cerr := raw.Control(func(fd uintptr) {
+		t, err = waiting[fd%shards].add(int(fd), ready)
+	}); cerr != nil {
+		return 0, cerr
+	}
+	return t, err
+}
 
 // Wake ends a Wait now. It does nothing if that has ended.
 func Wake(t Ticket) {
-	if ready := waiting.take(t); ready != nil {
+	if ready := shardOf(t).take(t); ready != nil {
 		go ready()
 	}
 }
 
-var waiting waiters
-
-// linger is for how long the poller outlives those who wait.
+// linger is for how long a poller outlives those who wait.
 const linger = time.Second
 
+// shards are so many pollers: the sockets of one wait for no lock of another.
+const shards = 8
+
+var waiting [shards]waiters
+
+// shardOf is where a Ticket was given: its last digit says so.
+func shardOf(t Ticket) *waiters { return &waiting[t%shards] }
+
 // waiters are sockets in an epoll instance, which the Go runtime polls like any
-// other descriptor. A socket stays there after its event, disarmed by EPOLLONESHOT;
-// an event with a Ticket of the past is nobody's.
+// other descriptor. A socket stays there after its event, disarmed by EPOLLONESHOT,
+// until it is closed.
+//
+// No event is lost: EPOLLONESHOT without EPOLLET reports what is there when the socket
+// is armed as well as what comes later, and whoever takes the event finds its function,
+// for add arms the socket and notes the function in one hold of mu. No event reaches
+// another socket: a Ticket is given once, and one of the past is nobody's, also if the
+// number of the descriptor is used again.
 type waiters struct {
 	mu    sync.Mutex
 	poll  *os.File // nil: nobody waits, or has waited lately
 	fd    int      // of poll
-	last  Ticket
+	given uint64   // Tickets
 	ready map[Ticket]func()
 }
 
-func (w *waiters) add(raw syscall.RawConn, ready func()) (Ticket, error) {
+// add arms a socket, which is not closed meanwhile.
+func (w *waiters) add(fd int, ready func()) (Ticket, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.poll == nil {
@@ -53,13 +77,14 @@ func (w *waiters) add(raw syscall.RawConn, ready func()) (Ticket, error) {
 			return 0, err
 		}
 	}
-	w.last++
-	if err := w.arm(raw, w.last); err != nil {
+	w.given++
+	t := Ticket(w.given*shards + uint64(fd%shards))
+	if err := w.arm(fd, t); err != nil {
 		w.lingerIfEmpty()
-		return 0, err
+		return 0, fmt.Errorf("epoll_ctl: %w", err)
 	}
-	w.ready[w.last] = ready
-	return w.last, nil
+	w.ready[t] = ready
+	return t, nil
 }
 
 // open starts the poller; mu is held.
@@ -84,21 +109,13 @@ func (w *waiters) open() error {
 }
 
 // arm asks for one event; mu is held.
-func (w *waiters) arm(raw syscall.RawConn, t Ticket) error {
+func (w *waiters) arm(fd int, t Ticket) error {
 	event := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLRDHUP | unix.EPOLLONESHOT, Fd: int32(t), Pad: int32(t >> 32)}
-	var err error
-	if cerr := raw.Control(func(fd uintptr) {
-		err = unix.EpollCtl(w.fd, unix.EPOLL_CTL_ADD, int(fd), &event)
-		if err == unix.EEXIST { // it has waited before
-			err = unix.EpollCtl(w.fd, unix.EPOLL_CTL_MOD, int(fd), &event)
-		}
-	}); cerr != nil {
-		return cerr
+	err := unix.EpollCtl(w.fd, unix.EPOLL_CTL_ADD, fd, &event)
+	if err == unix.EEXIST { // it has waited before
+		err = unix.EpollCtl(w.fd, unix.EPOLL_CTL_MOD, fd, &event)
 	}
-	if err != nil {
-		return fmt.Errorf("epoll_ctl: %w", err)
-	}
-	return nil
+	return err
 }
 
 func (w *waiters) take(t Ticket) func() {
@@ -126,7 +143,7 @@ func (w *waiters) run(poll syscall.RawConn) {
 		n := 0
 		err := poll.Read(func(fd uintptr) bool {
 			var err error
-			n, err = unix.EpollWait(int(fd), events[:], 0)
+			n, err = arrived(fd, events[:])
 			return n > 0 || err != nil
 		})
 		if err != nil && w.close(err) {
@@ -136,6 +153,15 @@ func (w *waiters) run(poll syscall.RawConn) {
 			Wake(Ticket(uint32(e.Fd)) | Ticket(uint32(e.Pad))<<32)
 		}
 	}
+}
+
+// arrived is epoll_wait(2) that does not wait, and so tells Go's scheduler nothing.
+func arrived(fd uintptr, events []unix.EpollEvent) (int, error) {
+	n, _, errno := syscall.RawSyscall6(unix.SYS_EPOLL_PWAIT, fd, uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)), 0, 0, 0)
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(n), nil
 }
 
 // close ends the poller, unless there is somebody again.

@@ -105,6 +105,13 @@ func TestClosedSocketIsWoken(t *testing.T) {
 	}
 }
 
+// stands reports that the poller is there.
+func (w *waiters) stands() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.poll != nil
+}
+
 func TestManyWaitAtOnce(t *testing.T) {
 	const many = 200
 	var over atomic.Int32
@@ -135,9 +142,12 @@ func TestPollerEndsSomeTimeAfterTheLastAndComesBack(t *testing.T) {
 		<-over
 		receive(t, b)
 		gone := func() bool {
-			waiting.mu.Lock()
-			defer waiting.mu.Unlock()
-			return waiting.poll == nil
+			for i := range waiting {
+				if waiting[i].stands() {
+					return false
+				}
+			}
+			return true
 		}
 		again := time.NewTicker(time.Millisecond)
 		for deadline := time.After(10 * time.Second); !gone(); {
