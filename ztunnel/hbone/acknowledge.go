@@ -67,7 +67,7 @@ func (c *conn) arrive(s *Stream) {
 	if s.mark > c.finally {
 		s.err = c.unheard()
 	}
-	close(s.done)
+	s.isDone()
 }
 
 // sentEnd notes that we sent all on a stream; mu is held.
@@ -124,7 +124,7 @@ func (c *conn) prove() {
 	arrived := c.arrived()
 	n := 0
 	for n < len(c.unproven) && c.unproven[n].mark <= arrived {
-		close(c.unproven[n].done)
+		c.unproven[n].isDone()
 		n++
 	}
 	c.unproven = slices.Delete(c.unproven, 0, n)
@@ -186,7 +186,7 @@ func (c *conn) disown(s *Stream, err error) {
 	if i := slices.Index(c.unproven, s); i >= 0 {
 		c.unproven = slices.Delete(c.unproven, i, i+1)
 		s.err = err
-		close(s.done)
+		s.isDone()
 	}
 }
 

@@ -21,25 +21,36 @@ type Totals struct {
 }
 
 // Carry joins the stream and the app's socket until both directions are done,
-// and owns the socket from now on: it is closed when Carry returns. Each side
+// and owns the socket from now on: it is closed then. Each side
 // may close its direction alone (FIN and END_STREAM). If either breaks off, the
 // other is reset, and so is the app when the tunnel ends; then the error says why.
 // Without an error, the peer's TCP has acknowledged what the app said, and the app's
 // what the peer said.
-func (s *Stream) Carry(app *net.TCPConn) (Totals, error) {
-	defer s.letGo()
+//
+// It calls carried when all is over: before it returns, or later in another goroutine.
+// A stream that is idle has none (park.go).
+func (s *Stream) Carry(app *net.TCPConn, carried func(Totals, error)) {
+	s.carried = carried
 	raw, err := app.SyscallConn()
 	if err != nil {
 		app.Close() // is closed already
 		s.appFailed(err)
-		return Totals{}, s.result()
+		s.letGo()
+		carried(Totals{}, s.result())
+		return
 	}
 	socket.LimitUnsent(raw, socket.UnsentOfApp)
-	app.SetDeadline(time.Time{}) // stopReading is the only one to set one
+	app.SetDeadline(time.Time{}) // from now on the read deadline is rest's
 	if s.attach(app, raw) {
-		s.pump(raw)
+		s.carryOn()
+		return
 	}
-	<-s.done
+	<-s.done // the stream is over
+	s.conclude(app, raw)
+}
+
+// conclude is the end of Carry, when the stream is done.
+func (s *Stream) conclude(app *net.TCPConn, raw syscall.RawConn) {
 	err, orderly := s.ending()
 	switch {
 	case !orderly: // sever does so too, but perhaps later than we close
@@ -52,7 +63,8 @@ func (s *Stream) Carry(app *net.TCPConn) (Totals, error) {
 	// After both FINs the kernel goes on to send what the app was too slow for, and the FIN
 	// behind it: nothing unread is left, for which it would send a reset.
 	app.Close()
-	return s.Totals(), err
+	s.letGo()
+	s.carried(s.Totals(), err)
 }
 
 // Totals is what the stream has carried so far, and in the end what Carry
@@ -64,15 +76,26 @@ func (s *Stream) Totals() Totals {
 }
 
 // pump sends what the app sends, until its end. If that was a reset, it resets the
-// stream: the peer has by then all that came before.
-func (s *Stream) pump(raw syscall.RawConn) {
-	err := raw.Read(s.serve)
+// stream: the peer has by then all that came before. It reports false if the stream is
+// parked.
+func (s *Stream) pump() (ended bool) {
+	raw, serve := s.toApp.raw, s.serve
+	err := raw.Read(serve)
+	for ; errors.Is(err, os.ErrDeadlineExceeded); err = raw.Read(serve) {
+		if s.rest.Park(s.toApp.app, raw, s.resume) {
+			return false
+		}
+		if s.rest.Stopped() {
+			return true
+		}
+	}
 	if err == nil {
 		err = s.c.writer.readError(s)
 	}
-	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+	if err != nil {
 		s.appFailed(err) // nothing, if the stream is over: then it was we who closed the socket
 	}
+	return true
 }
 
 // readError is why the app's socket could not be read to its end, nil if it could.
@@ -119,6 +142,6 @@ func (s *Stream) stopReading() {
 	s.toApp.mu.Lock()
 	defer s.toApp.mu.Unlock()
 	if s.toApp.app != nil {
-		s.toApp.app.SetReadDeadline(time.Unix(1, 0))
+		s.rest.Stop(s.toApp.app)
 	}
 }

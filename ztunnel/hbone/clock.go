@@ -56,14 +56,17 @@ func (c *conn) tick() {
 	if c.heard.Swap(false) {
 		c.missed = 0
 	}
-	var silent, unmoved []*Stream
+	var silent, unmoved, idle []*Stream
 	for _, s := range c.streams {
 		watched, stands := c.writer.look(s)
 		if stands {
 			unmoved = append(unmoved, s)
 		}
-		if !watched {
+		switch {
+		case !watched:
 			silent = append(silent, s)
+		case s.idles():
+			idle = append(idle, s)
 		}
 	}
 	if c.unused() && time.Since(c.usedAt) >= pingInterval {
@@ -71,7 +74,7 @@ func (c *conn) tick() {
 	}
 	c.repayIdle(time.Now())
 	c.grantTunnel() // another tunnel may have made room
-	idle := c.unused() && c.idleTimeout > 0 && time.Since(c.usedAt) >= c.idleTimeout
+	outlived := c.unused() && c.idleTimeout > 0 && time.Since(c.usedAt) >= c.idleTimeout
 	why := c.deadFor(time.Now())
 	expired := !c.deadline.IsZero() && !time.Now().Before(c.deadline)
 	if c.expiry == nil && !c.deadline.IsZero() {
@@ -89,7 +92,7 @@ func (c *conn) tick() {
 		c.giveUp()
 	case expired: // the timer does not run while the machine sleeps
 		c.expire()
-	case idle:
+	case outlived:
 		c.retire()
 	}
 	for _, s := range silent {
@@ -99,6 +102,9 @@ func (c *conn) tick() {
 	}
 	for _, s := range unmoved {
 		s.appFailed(s.broke)
+	}
+	for _, s := range idle {
+		s.rest.Ask(s.toApp.app)
 	}
 }
 

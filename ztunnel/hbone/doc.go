@@ -29,7 +29,8 @@
 // streams a peer takes is known only after the first (room.go).
 //
 // A tunnel without streams rests: until the peer says something, or a timer of the
-// tunnel fires, no goroutine has to do with it.
+// tunnel fires, no goroutine has to do with it. Nor has one with a stream whose app and
+// peer are silent for a tick of the tunnel (park.go).
 //
 // The files, along the way of a connection. A Pool finds or makes a tunnel:
 //
@@ -87,6 +88,7 @@
 //	stream.go       Stream: accepted, rejected, reset, over
 //	early.go        the app's first bytes, along with the CONNECT
 //	carry.go        Carry: joins stream and app; the pump, which waits for the app's bytes
+//	park.go         an idle stream does without the pump's goroutine
 //	turn.go         sender: its states, and the rings in which streams wait for a turn
 //	writer.go       writer: what waits to be sent, and the two entrances to have it written
 //	lead.go         the leader: who writes the batches, and who takes over
@@ -106,7 +108,8 @@
 //
 //	state     what it means                                    what may follow
 //	idle      its pump decides what follows, or there is none  queued, ended
-//	waiting   the app has said all for now                     idle, ended
+//	waiting   the app has said all for now; if it is silent    idle, ended
+//	          for long, there is no pump but a parked stream
 //	queued    it waits for its turn                            idle, waiting, reading, ended
 //	reading   a leader reads from the app                      idle, waiting, queued, dropping, ended
 //	dropping  a leader still reads, but no more is to be sent  ended

@@ -89,7 +89,7 @@ func (l *link) openFor(t *testing.T, near, far *net.TCPConn) *opening {
 			o.done <- result{err: err}
 			return
 		}
-		totals, err := s.Carry(near)
+		totals, err := carryAll(s, near)
 		o.done <- result{totals, err}
 	}()
 	t.Cleanup(func() { far.Close() })

@@ -148,7 +148,15 @@ func (l *link) echo(s *Stream) {
 		near.Close()
 		return
 	}
-	s.Carry(near)
+	carryAll(s, near)
+}
+
+// carryAll is Carry that returns when all is over.
+func carryAll(s *Stream, near *net.TCPConn) (Totals, error) {
+	over := make(chan result, 1)
+	s.Carry(near, func(totals Totals, err error) { over <- result{totals, err} })
+	r := <-over
+	return r.totals, r.err
 }
 
 // socketPair is two ends of a loopback TCP connection.
@@ -216,7 +224,7 @@ func carry(t testing.TB, s *Stream) *app {
 func carryOn(t testing.TB, s *Stream, near, far *net.TCPConn) *app {
 	a := &app{far, t, s, make(chan result, 1)}
 	go func() {
-		totals, err := s.Carry(near)
+		totals, err := carryAll(s, near)
 		a.result <- result{totals, err}
 	}()
 	t.Cleanup(func() { far.Close() })

@@ -82,7 +82,7 @@ func TestOnASlowPathLittleStandsBeforeAConnect(t *testing.T) {
 		near, far := socketPair(t)
 		defer far.Close()
 		go io.Copy(io.Discard, far)
-		s.Carry(near)
+		carryAll(s, near)
 	})
 	moved := l.slowly()
 	for range streams {

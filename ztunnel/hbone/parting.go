@@ -124,6 +124,7 @@ func (s *Stream) sever() {
 	s.c.granted(s, 0, -dropped)
 	if app != nil {
 		raw.Control(func(fd uintptr) { socket.Reset(fd) })
-		app.SetDeadline(time.Unix(1, 0)) // Carry closes it
+		app.SetWriteDeadline(time.Unix(1, 0))
+		s.rest.Stop(app) // Carry closes it
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/culvert-mesh/culvert/ztunnel/hbone/h2"
+	"github.com/culvert-mesh/culvert/ztunnel/socket"
 )
 
 // Stream is one CONNECT in a tunnel: the connection of one app. Whoever got it
@@ -58,8 +59,12 @@ type Stream struct {
 	held       int          // taken off window and waiting for the app
 	lent       int          // of limit, by Memory
 	listening  *net.TCPConn // to wake when the stream is answered or over, or nil
+	whenDone   func()       // goes on with Carry when done is closed; nil: it is not that far
+	moved      uint64       // bytes that were carried at the last tick
 
-	toApp receiver
+	toApp   receiver
+	rest    socket.Rest // of the pump
+	carried func(Totals, error)
 	arrival
 }
 
@@ -209,7 +214,7 @@ func (c *conn) end(s *Stream, err error) bool {
 	}
 	s.err = err
 	c.remove(s)
-	close(s.done)
+	s.isDone()
 	s.fellBefore, c.fallen = c.fallen, s
 	return true
 }

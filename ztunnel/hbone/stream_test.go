@@ -371,7 +371,7 @@ func TestAResetIsNotTakenForAnEndOfData(t *testing.T) {
 		_, err := near.Write([]byte("x"))
 		return errors.Is(err, syscall.ECONNRESET)
 	})
-	if _, err := s.Carry(near); !errors.Is(err, ErrReset) {
+	if _, err := carryAll(s, near); !errors.Is(err, ErrReset) {
 		t.Errorf("Carry returned %v", err)
 	}
 	if _, err := b.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {

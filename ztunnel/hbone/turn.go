@@ -37,7 +37,7 @@ type senderState uint8
 
 const (
 	senderIdle     senderState = iota // its pump decides what is next, or there is none yet
-	senderWaiting                     // its app has said all for now: the pump waits for more, and would see it go
+	senderWaiting                     // its app has said all for now: the pump, or socket.Wait for it, waits for more and sees it go
 	senderQueued                      // in a ring, until a leader takes it
 	senderReading                     // a leader reads from the app
 	senderDropping                    // a leader still does, for nothing: no more is to be sent

@@ -19,7 +19,7 @@ func TestKernelHoldsLittleForAnAppThatReadsNoMore(t *testing.T) {
 	far.SetReadBuffer(1 << 20) // of an app that once read fast it may grow to 32 MB: to all there is
 	l := newLink(t, func(s *Stream) {
 		s.Accept()
-		s.Carry(near)
+		carryAll(s, near)
 	})
 	a := l.open()
 	go a.Write(make([]byte, 32<<20))

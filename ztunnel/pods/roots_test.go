@@ -223,8 +223,9 @@ func (p *pairOf) carry(s *hbone.Stream, app func(*net.TCPConn)) {
 		return
 	}
 	go app(dialed)
-	_, err = s.Carry(near)
-	p.ends <- err
+	over := make(chan error, 1)
+	s.Carry(near, func(_ hbone.Totals, err error) { over <- err })
+	p.ends <- <-over
 }
 
 // until waits for ok, and fails if a stream ends meanwhile.

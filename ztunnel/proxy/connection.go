@@ -107,19 +107,27 @@ func (c *connection) count() {
 }
 
 // run carries the connection by the way that open returns, and records how it
-// ended: by that, or because open refused it.
-func (c *connection) run(open func() (way, error)) {
-	defer c.pod.Metrics.Socket(c.direction.reporter())()
+// ended: by that, or because open refused it. Then it calls over, perhaps after it has
+// returned and in another goroutine: an idle connection has none.
+func (c *connection) run(open func() (way, error), over func()) {
+	closed := c.pod.Metrics.Socket(c.direction.reporter())
 	w, err := open()
 	c.endTurn()
-	if err == nil {
-		c.count()
-		c.tellOpen()
-		began := time.Now()
-		err = w.carry(c)
-		c.brake(err, began)
+	if err != nil {
+		c.finish(err)
+		closed()
+		over()
+		return
 	}
-	c.finish(err)
+	c.count()
+	c.tellOpen()
+	began := time.Now()
+	w.carry(c, func(err error) {
+		c.brake(err, began)
+		c.finish(err)
+		closed()
+		over()
+	})
 }
 
 // endTurn has another connection begin: this one waits from here on, or is open.

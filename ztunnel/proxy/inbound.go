@@ -25,15 +25,15 @@ type Inbound struct{ *Pod }
 // ctx is done or ln has drained. It returns once all streams have ended: by
 // themselves, or p.Drain after ctx.
 func (i Inbound) Serve(ctx context.Context, ln *hbone.Listener) error {
-	return i.serve(ctx, func() (func(context.Context, *turn), error) {
+	return i.serve(ctx, func() (carry, error) {
 		stream, err := ln.Accept(ctx)
 		if err != nil {
 			return nil, err
 		}
-		return func(ctx context.Context, turn *turn) {
+		return func(ctx context.Context, turn *turn, over func()) {
 			c := i.begin(ctx, inbound, stream.RemoteAddr())
 			c.turn = turn
-			c.run(func() (way, error) { return i.open(c, stream) })
+			c.run(func() (way, error) { return i.open(c, stream) }, over)
 		}, nil
 	})
 }

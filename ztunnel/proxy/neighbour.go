@@ -173,8 +173,7 @@ type besideTunnel struct {
 }
 
 // carry resets both sockets if w.to ends, which the end of from ends too.
-func (w *besideTunnel) carry(from *connection) error {
-	defer w.guard.Release()
+func (w *besideTunnel) carry(from *connection, over func(error)) {
 	began := time.Now()
 	err := fail(Reset, relay(w.to.ctx, w.app, w.server, &from.bytes, from.pod.Share))
 	broken := w.to.ctx.Err() != nil // before finish, which ends it
@@ -183,7 +182,8 @@ func (w *besideTunnel) carry(from *connection) error {
 	if broken && err != nil {
 		err = fail(Reset, errors.New("broken off by the destination")) // unless from knows better
 	}
-	return onThisNode(from, err)
+	w.guard.Release()
+	over(onThisNode(from, err))
 }
 
 // leftBySource is how a connection ends for the destination that the source's

@@ -263,7 +263,8 @@ func TestBothRecordsAgreeWhereTheDestinationLeavesAfterAllHasArrived(t *testing.
 		to:     &connection{ctx: endsUnseen{context.Background()}},
 		finish: func(err error) { destination = err },
 	}
-	source := w.carry(&connection{pod: new(Pod)})
+	source := errors.New("no record")
+	w.carry(&connection{pod: new(Pod)}, func(err error) { source = err })
 	if destination != nil || source != nil {
 		t.Errorf("the destination's record says %v, the source's %v; want none", destination, source)
 	}

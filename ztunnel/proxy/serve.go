@@ -14,10 +14,14 @@ import (
 	"github.com/culvert-mesh/culvert/ztunnel/socket"
 )
 
-// serve carries, each in a goroutine of its own, the connections that next
-// returns, until next fails. It waits for them to end. Each begins in a turn of the
+// carry has a connection begin in a turn and run until it calls over. Its context ends
+// when it must.
+type carry func(ctx context.Context, t *turn, over func())
+
+// serve carries the connections that next returns, each from a goroutine of its own, until
+// next fails. It waits for them to end. Each begins in a turn of the
 // pod's, for which the others wait where they are.
-func (p *Pod) serve(ctx context.Context, next func() (carry func(context.Context, *turn), err error)) error {
+func (p *Pod) serve(ctx context.Context, next func() (carry, error)) error {
 	// Not a child of ctx, whose end starts the drain and not the end.
 	base, force := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer force(nil)
@@ -32,7 +36,8 @@ func (p *Pod) serve(ctx context.Context, next func() (carry func(context.Context
 			break
 		}
 		turn := p.Share.beginning().take(ctx)
-		connections.Go(func() { carry(base, turn) })
+		connections.Add(1)
+		go carry(base, turn, connections.Done)
 	}
 	p.await(ctx, &connections, force)
 	return broken
@@ -74,15 +79,15 @@ func (p *Pod) serveTCP(ctx context.Context, ln *net.TCPListener, d direction, op
 		p.begin(ctx, d, src).finish(fail(Limit, err))
 	}}
 	defer a.spare.close()
-	return p.serve(ctx, func() (func(context.Context, *turn), error) {
+	return p.serve(ctx, func() (carry, error) {
 		conn, err := a.accept(ctx)
 		if err != nil {
 			return nil, err
 		}
-		return func(ctx context.Context, turn *turn) {
+		return func(ctx context.Context, turn *turn, over func()) {
 			c := p.begin(ctx, d, socket.AddrPort(conn.RemoteAddr()))
 			c.turn = turn
-			c.run(func() (way, error) { return c.openOrReset(conn, open) })
+			c.run(func() (way, error) { return c.openOrReset(conn, open) }, over)
 		}, nil
 	})
 }

@@ -14,9 +14,9 @@ type ending struct {
 	err     error
 }
 
-func (w *ending) carry(*connection) error {
+func (w *ending) carry(_ *connection, over func(error)) {
 	w.carried++
-	return w.err
+	over(w.err)
 }
 
 func TestAWayIsCarriedOnceAndRecordedOnce(t *testing.T) {
@@ -33,16 +33,16 @@ func TestAWayIsCarriedOnceAndRecordedOnce(t *testing.T) {
 		{"it is refused and has no way", fail(Denied, errors.New("not you")), nil, 0, Denied},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			w := &ending{err: tc.ended}
+			w, over := &ending{err: tc.ended}, 0
 			c := b.begin(t.Context(), outbound, netip.AddrPortFrom(webAddr, 1))
 			c.run(func() (way, error) {
 				if tc.opened != nil {
 					return nil, tc.opened
 				}
 				return w, nil
-			})
+			}, func() { over++ })
 			b.record(tc.word)
-			if w.carried != tc.carried || len(b.records) != 0 {
+			if w.carried != tc.carried || over != 1 || len(b.records) != 0 {
 				t.Errorf("carried %d times and recorded %d times more, want %d and none", w.carried, len(b.records), tc.carried)
 			}
 		})
