@@ -18,6 +18,7 @@ import (
 	"github.com/culvert-mesh/culvert/cni/enroll"
 	"github.com/culvert-mesh/culvert/ztunnel/admin"
 	"github.com/culvert-mesh/culvert/ztunnel/certs"
+	"github.com/culvert-mesh/culvert/ztunnel/collect"
 	"github.com/culvert-mesh/culvert/ztunnel/edges"
 	"github.com/culvert-mesh/culvert/ztunnel/events"
 	"github.com/culvert-mesh/culvert/ztunnel/hbone"
@@ -49,6 +50,7 @@ func Run(ctx context.Context, cfg Config) error {
 	ctx, quit := context.WithCancel(ctx)
 	defer quit()
 
+	defer collect.Seldom(hbone.MemoryToSpare())()
 	if short := hbone.MemoryShort(); short != "" {
 		cfg.Log.Warn("little memory for apps and peers that do not read", logWhat, short)
 	}

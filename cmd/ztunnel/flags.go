@@ -31,7 +31,9 @@ Needs root, a cgroup2 hierarchy, a bpffs and a kernel 5.15 or newer.
 A flag given twice counts once: the later replaces the earlier, lists too.
 GOMEMLIMIT in the environment bounds its memory; a quarter of it is for apps and
 peers that do not read. Without one that is a quarter of its cgroup's limit, or
-256 MiB if that is less; in any case 16 MiB at least.
+256 MiB if that is less; in any case 16 MiB at least. While connections or tunnels
+are opened without a pause, garbage may take a quarter of that more than usual, 64
+MiB at most, to save CPU; not if GOGC is in the environment.
 
 Flags:
 `

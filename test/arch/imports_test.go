@@ -67,6 +67,8 @@ const imports = `
 	# Who else gets the access records.
 	NONE < ztunnel/otlp;
 
+	NONE < ztunnel/collect;
+
 	ztunnel/*, cni/enroll < ztunnel < cmd/ztunnel;
 
 	# What the programs have in common.

@@ -43,6 +43,12 @@ func (l memoryLimits) proper() int64 {
 // is no budget, which then is larger. Empty: there is enough.
 func MemoryShort() string { return limits().short() }
 
+// MemoryToSpare is the bytes that garbage may take beyond what it usually takes: so much
+// as is a quarter of the budget, and 64 MiB at most.
+func MemoryToSpare() uint64 { return limits().spare() }
+
+func (l memoryLimits) spare() uint64 { return uint64(min(l.budget(), memoryDefault) / 4) }
+
 func (l memoryLimits) short() string {
 	name, limit := "GOMEMLIMIT", l.gomemlimit
 	if limit == math.MaxInt64 {

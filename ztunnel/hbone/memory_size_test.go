@@ -64,3 +64,16 @@ func TestTheLeastLimitOfTheCgroupsAboveHolds(t *testing.T) {
 		}
 	}
 }
+
+func TestGarbageIsGivenAQuarterOfTheBudget(t *testing.T) {
+	for limits, want := range map[memoryLimits]uint64{
+		{math.MaxInt64, math.MaxInt64}: 64 << 20,
+		{64 << 30, math.MaxInt64}:      64 << 20,
+		{math.MaxInt64, 512 << 20}:     32 << 20,
+		{1 << 20, math.MaxInt64}:       4 << 20,
+	} {
+		if got := limits.spare(); got != want {
+			t.Errorf("%+v: %d, want %d", limits, got, want)
+		}
+	}
+}
