@@ -221,7 +221,7 @@ const (
 )
 
 func rules() []rule {
-	return slices.Concat(preRules, caRules, rootRules, issuerRules, servingRules, domainRules, bundleRules, leafRules, tokenRules, clockRules, haRules,
+	return slices.Concat(preRules, caRules, rootRules, issuerRules, servingRules, domainRules, bundleRules, federationRules, leafRules, tokenRules, clockRules, haRules,
 		nodeRules, dataRules, enrollRules, policyRules, versionRules)
 }
 

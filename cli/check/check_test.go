@@ -65,6 +65,7 @@ func replica(name string) fleet.CA {
 	ca := fleet.CA{Target: fleet.Target{Name: name, Ready: true}, Chain: []*x509.Certificate{serving.Cert, issuer.Cert}, State: &fleet.State{TrustDomain: "cluster.local"}}
 	ca.State.Bundle.SHA256, ca.State.Issuance.TTLSeconds = "set", 3600
 	ca.State.DenySet = denySet(7, "")
+	ca.State.Federation = &fleet.Federations{Domains: []fleet.Federation{{TrustDomain: "partner.example", Roots: 1, AgeSeconds: 100, RefreshSeconds: 300}}}
 	return ca
 }
 
@@ -310,6 +311,19 @@ func TestEachQuestionHasAMeshInWhichItFails(t *testing.T) {
 			w.Nodes[0].Dump.Denying = &fleet.Denying{Generation: 6, Connected: 2}
 		}},
 		{"denials-current", Failed, "ca-1 does not go by what was written last: not a list", func(w *World) { w.CAs[0].State.DenySet = denySet(7, "not a list") }},
+		{"federation-known", Failed, "ca-1 has no bundle of partner.example: its workloads are refused: no such host", func(w *World) {
+			w.CAs[0].State.Federation.Domains[0] = fleet.Federation{TrustDomain: "partner.example", Problem: "no such host"}
+		}},
+		{"federation-known", Failed, "ca-2 goes by what was written before: not a list", func(w *World) { w.CAs[1].State.Federation.Problem = "not a list" }},
+		{"federation-current", Failed, "ca-1 fetched that of partner.example 15m1s ago, and should every 5m0s: no such host", func(w *World) {
+			f := &w.CAs[0].State.Federation.Domains[0]
+			f.AgeSeconds, f.Problem = 901, "no such host"
+		}},
+		{"federation-current", Warning, "ca-1: the last attempt to fetch that of partner.example failed: no such host", func(w *World) {
+			w.CAs[0].State.Federation.Domains[0].Problem = "no such host"
+		}},
+		{"federation-current", Warning, "the bundleFile of partner.example has 2 roots", func(w *World) { w.CAs[0].State.Federation.Domains[0].Dropped = 2 }},
+		{"federation-current", Skipped, "the CA is federated with nobody", func(w *World) { w.CAs[0].State.Federation, w.CAs[1].State.Federation = nil, nil }},
 		{"bundle-replicas", Failed, "ca-2 has differs", func(w *World) { w.CAs[1].State.Bundle.SHA256 = "differs" }},
 		{"nodes-answer", Failed, "node node2: connection refused", func(w *World) {
 			w.Nodes[1] = fleet.Node{Target: fleet.Target{Name: "node2"}, Problem: "connection refused"}

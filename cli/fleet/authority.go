@@ -43,11 +43,8 @@ type State struct {
 	DenySet *DenySet      `json:"denySet"` // nil: there is none
 	Nodes   []Visit       `json:"nodes"`   // that asked lately
 
-	Federation *struct {
-		Domains []Federation `json:"domains"`
-		Problem string       `json:"problem"` // why they are not what was written last
-	} `json:"federation"` // nil: with nobody
-	Readiness []struct {
+	Federation *Federations `json:"federation"` // nil: with nobody
+	Readiness  []struct {
 		Name    string `json:"name"`
 		Ready   bool   `json:"ready"`
 		Problem string `json:"problem"`
@@ -63,6 +60,12 @@ type DenySet struct {
 	Generation uint64 `json:"generation"` // 0: it is not known yet
 	Entries    int    `json:"entries"`
 	Problem    string `json:"problem"` // why it is not what was written last
+}
+
+// Federations are the trust domains that a replica is federated with.
+type Federations struct {
+	Domains []Federation `json:"domains"`
+	Problem string       `json:"problem"` // why they are not what was written last
 }
 
 // Federation is how a replica stands with another trust domain.

@@ -73,7 +73,7 @@ func TestTheOperatorsCommandReachesEveryNodeOfACluster(t *testing.T) {
 		t.Fatalf("check: %v\n%s", err, out)
 	}
 	for _, c := range answer.Checks {
-		if c.State == "failed" || c.State == "skipped" && c.ID != "leaf-served" && c.ID != "install-rights" {
+		if c.State == "failed" || c.State == "skipped" && c.ID != "leaf-served" && c.ID != "install-rights" && !strings.HasPrefix(c.ID, "federation-") {
 			t.Errorf("check: %s %s: %s", c.ID, c.State, c.Detail)
 		}
 	}
