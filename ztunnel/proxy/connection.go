@@ -207,6 +207,7 @@ func (c *connection) tell(e *outcome) {
 	c.tellEnd(e)
 	if kind, sampled := c.kindOf(e); sampled {
 		var ok bool
+		c.pod.samples.name(c.pod.whoWeAre())
 		if e.omitted, ok = c.pod.samples.take(kind, c.pod.Share.logging(), c.pod.Log); !ok {
 			return
 		}

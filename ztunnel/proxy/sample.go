@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/culvert-mesh/culvert/rate"
+	"github.com/culvert-mesh/culvert/ztunnel/workload"
 )
 
 // samples decides which failures of a pod's connections get an access record. A
@@ -21,6 +22,7 @@ type samples struct {
 	mu   sync.Mutex // guards what follows; before a recordLimit's
 	left rate.Left  // of recordRateOfPod
 	runs map[kind]*run
+	pod  *workload.Workload // whose they are; nil: not known
 }
 
 // recordLimit bounds the sampled records of all pods. The nil one does not.
@@ -153,7 +155,27 @@ func (s *samples) tell(k kind, all *recordLimit, log *slog.Logger) {
 	if k.peer.IsValid() {
 		attrs = append(attrs, peer, k.peer.String())
 	}
-	log.Warn("connections failed without a record", attrs...)
+	log.Warn("connections failed without a record", append(attrs, s.whose(k.direction)...)...)
+}
+
+// name says whose failures they are.
+func (s *samples) name(pod *workload.Workload) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.pod = pod
+}
+
+// whose names the pod, as its records do.
+func (s *samples) whose(d direction) []any {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.pod == nil:
+		return nil
+	case d == outbound:
+		return []any{fieldSrcWorkload, s.pod.Name, fieldSrcNamespace, s.pod.Namespace}
+	}
+	return []any{fieldDstWorkload, s.pod.Name, fieldDstNamespace, s.pod.Namespace}
 }
 
 func (s *samples) untold(k kind, all *recordLimit, log *slog.Logger) (omitted uint64) {

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/culvert-mesh/culvert/ztunnel/workload"
 )
 
 var errBroken = errors.New("broken")
@@ -25,6 +27,7 @@ func recordOf(d direction, far string) *record {
 func TestFailuresAlikeAreSampledAndCounted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var s samples
+		s.name(&workload.Workload{Namespace: "shop", Name: "db-0"})
 		var out bytes.Buffer
 		log := slog.New(slog.NewJSONHandler(&out, nil))
 		take := func(r *record, word Word) (omitted uint64, ok bool) {
@@ -60,7 +63,7 @@ func TestFailuresAlikeAreSampledAndCounted(t *testing.T) {
 		fail("10.0.0.1:1", 109)
 		time.Sleep(tellAfter + time.Second)
 		synctest.Wait()
-		if n := strings.Count(out.String(), "\n"); n != 1 || !strings.Contains(out.String(), `"result":"dial","response_flags":"CONNECT","omitted":90,"src.addr":"10.0.0.1"`) {
+		if n := strings.Count(out.String(), "\n"); n != 1 || !strings.Contains(out.String(), `"result":"dial","response_flags":"CONNECT","omitted":90,"src.addr":"10.0.0.1","dst.workload":"db-0","dst.namespace":"shop"}`) {
 			t.Errorf("%d lines: %s", n, out.String())
 		}
 	})
