@@ -47,6 +47,9 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	defer lock.Close()
+	if err := shortenSlices(); err != nil {
+		cfg.Log.Warn("small messages will wait longer behind bulk", logError, err)
+	}
 	ctx, quit := context.WithCancel(ctx)
 	defer quit()
 

@@ -4,8 +4,13 @@ package e2e
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
+	"path/filepath"
+	"strconv"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/culvert-mesh/culvert/test/lab"
 	"github.com/culvert-mesh/culvert/test/lab/agent"
@@ -23,6 +28,7 @@ func TestAGreedyPodIsRefusedAndItsNeighboursAreNot(t *testing.T) {
 	s.must(err)
 	q, err := quiet.Agent()
 	s.must(err)
+	s.hasShortSlices(s.one)
 	s.overBoth(func(s *story, network string) {
 		outside := netip.AddrPortFrom(s.Outside.Addr(network), 8080)
 		for _, to := range []netip.AddrPort{server.At(network, 8080), outside} {
@@ -69,5 +75,25 @@ func TestAGreedyPodIsRefusedAndItsNeighboursAreNot(t *testing.T) {
 		t.Errorf("no reason in %v", r)
 	} else {
 		s.record(s.one, "error", "pod "+s.namespace+"/greedy has ")
+	}
+}
+
+// hasShortSlices checks that a node's ztunnel gives way to others on its processors after
+// 100 µs, if the kernel lets threads choose that (Linux 6.12).
+func (s *story) hasShortSlices(n *lab.Node) {
+	s.Helper()
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", n.Ztunnel.PID()))
+	s.must(err)
+	for _, task := range tasks {
+		thread, err := strconv.Atoi(filepath.Base(task))
+		s.must(err)
+		attr, err := unix.SchedGetAttr(thread, 0)
+		if errors.Is(err, unix.ESRCH) {
+			continue
+		}
+		s.must(err)
+		if attr.Runtime != 0 && attr.Runtime != 100_000 {
+			s.Errorf("thread %d of ztunnel has a slice of %d ns", thread, attr.Runtime)
+		}
 	}
 }
