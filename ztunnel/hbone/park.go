@@ -16,7 +16,7 @@ package hbone
 // parked; conn.mu is held.
 func (s *Stream) idles() bool {
 	before, now := s.moved, s.Totals()
-	s.moved = now.Sent + now.Received
+	s.moved = uint32(now.Sent + now.Received)
 	return s.moved == before && s.rest.Awake()
 }
 
@@ -33,23 +33,20 @@ func (s *Stream) carryOn() {
 		return
 	}
 	s.rest.Leave()
-	if s.isDoneOr(s.concludeLater) {
-		s.concludeLater()
+	if s.isDoneOrAwaited() {
+		s.conclude(s.toApp.app, s.toApp.raw)
 	}
 }
 
-func (s *Stream) concludeLater() { s.conclude(s.toApp.app, s.toApp.raw) }
-
-// isDoneOr reports that the stream is done. If not, goOn is called in a goroutine of its
-// own when it is.
-func (s *Stream) isDoneOr(goOn func()) bool {
+// isDoneOrAwaited reports that the stream is done. If not, conclude is called when it is.
+func (s *Stream) isDoneOrAwaited() bool {
 	s.c.mu.Lock()
 	defer s.c.unlock()
 	select {
 	case <-s.done:
 		return true
 	default:
-		s.whenDone = goOn
+		s.awaited = true
 		return false
 	}
 }
@@ -57,7 +54,7 @@ func (s *Stream) isDoneOr(goOn func()) bool {
 // isDone closes done; conn.mu is held.
 func (s *Stream) isDone() {
 	close(s.done)
-	if s.whenDone != nil {
-		go s.whenDone()
+	if s.awaited {
+		go s.conclude(s.toApp.app, s.toApp.raw)
 	}
 }

@@ -44,6 +44,9 @@ type Stream struct {
 	over     bool  // off its tunnel; done is closed now or, if orderly, with the proof
 	counted  bool  // in conn.active
 	letGone  bool  // no more in conn.live
+	awaited  bool  // by Carry, which goes on in a goroutine of its own when done is closed
+
+	moved uint32 // bytes that had been carried at the last tick, modulo 2^32
 
 	cause      error // of an RST_STREAM: why the stream is over once the app has what came before
 	overAt     time.Time
@@ -59,8 +62,6 @@ type Stream struct {
 	held       int          // taken off window and waiting for the app
 	lent       int          // of limit, by Memory
 	listening  *net.TCPConn // to wake when the stream is answered or over, or nil
-	whenDone   func()       // goes on with Carry when done is closed; nil: it is not that far
-	moved      uint64       // bytes that were carried at the last tick
 
 	toApp   receiver
 	rest    socket.Rest // of the pump
