@@ -145,6 +145,11 @@ stress: ## have apps talk over a bad path while all goes wrong (root; STRESSTIME
 soak: ## have certificates of 25 s replaced under 500 new connections/s (root; SOAKTIME=10m)
 	@go run ./test/soak -time $(SOAKTIME)
 
+.PHONY: t-root
+t-root: build ## re-key the root of a large mesh under load, while the CA is killed (root; NODES=20 IDENTITIES=200 STREAMS=2000 RATE=500 TTL=60s)
+	T_ROOT='$(or $(NODES),20) $(or $(IDENTITIES),200) $(or $(STREAMS),2000) $(or $(RATE),500) $(or $(TTL),60s)' \
+		go test -count=1 -timeout=30m -v -run='^TestARootIsRekeyedUnderLoadWhileTheCAIsKilled$$' ./test/e2e
+
 .PHONY: lint
 lint: ## gofmt, go.mod, vet, staticcheck, the import table, shell syntax
 	@test -z "$$(gofmt -l . | tee /dev/stderr)" || { echo "lint: run gofmt -w on these files" >&2; exit 1; }

@@ -26,7 +26,7 @@ func TestAnIssuerIsReplacedUnderLoad(t *testing.T) {
 	t.Parallel()
 	s := tellAlone(t, lab.Options{TTL: 25 * time.Second}, "mesh")
 	dir := filepath.Dir(s.Identity.Root)
-	load := s.rekeyLoad(4, 25)
+	load := s.rekeyLoad(rekeyScale{identities: 8, streams: 100, rate: 100})
 	round := 0
 	var firstLeaf time.Duration
 	took := env.Best(2*time.Second, func() time.Duration {

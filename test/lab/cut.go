@@ -33,6 +33,15 @@ func (p *Pod) Capture(context.Context) (c *capture.Capture, err error) {
 // the answers, without a word to either end: as most make a NetworkPolicy. mend
 // ends that.
 func (n *Node) Cut(to *Pod, port uint16) (mend func() error, err error) {
+	return n.cut(port, to.IP4, to.IP6)
+}
+
+// CutFromCA is Cut of what the node says to a CA.
+func (n *Node) CutFromCA(i *Identity) (mend func() error, err error) {
+	return n.cut(i.Addr.Port(), i.Addr.Addr())
+}
+
+func (n *Node) cut(port uint16, addrs ...netip.Addr) (mend func() error, err error) {
 	var made []*netlink.Rule
 	mend = func() error {
 		var problems []error
@@ -43,14 +52,14 @@ func (n *Node) Cut(to *Pod, port uint16) (mend func() error, err error) {
 		return errors.Join(problems...)
 	}
 	only := netlink.NewRulePortRange(port, port)
-	for _, addr := range []netip.Addr{to.IP4, to.IP6} {
+	for _, addr := range addrs {
 		host := &net.IPNet{IP: addr.AsSlice(), Mask: net.CIDRMask(addr.BitLen(), addr.BitLen())}
 		there, back := blackhole(addr), blackhole(addr)
 		there.Dst, there.Dport = host, only
 		back.Src, back.Sport = host, only
 		for _, r := range []*netlink.Rule{there, back} {
 			if err := n.ns.nl.RuleAdd(r); err != nil {
-				return nil, errors.Join(fmt.Errorf("cut port %d of pod %v: %w", port, to, err), mend())
+				return nil, errors.Join(fmt.Errorf("cut port %d of %v: %w", port, addr, err), mend())
 			}
 			made = append(made, r)
 		}

@@ -114,3 +114,8 @@ func (i *Identity) Start(ctx context.Context) (err error) {
 func (i *Identity) Get(ctx context.Context, path string) (int, string, error) {
 	return i.place.httpGet(ctx, fmt.Sprintf("http://127.0.0.1:%d%s", caMetricsPort, path))
 }
+
+// AdminGet asks the CA's admin server, as "/config_dump".
+func (i *Identity) AdminGet(ctx context.Context, path string) (int, string, error) {
+	return i.place.httpGet(ctx, "http://127.0.0.1:15013"+path)
+}
