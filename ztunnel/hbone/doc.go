@@ -90,6 +90,7 @@
 //	carry.go        Carry: joins stream and app; the pump, which waits for the app's bytes
 //	park.go         an idle stream does without the pump's goroutine
 //	turn.go         sender: its states, and the rings in which streams wait for a turn
+//	answer.go       answers that wait to go with other bytes
 //	writer.go       writer: what waits to be sent, and the two entrances to have it written
 //	lead.go         the leader: who writes the batches, and who takes over
 //	pack.go         one batch: control frames, then the bytes of one app after the other

@@ -150,6 +150,7 @@ func (w *writer) wroteUnlocking(err error) {
 	}
 	if err != nil {
 		w.control, w.over = nil, true
+		w.dropAnswers()
 		w.mu.Unlock()
 		w.c.tear()
 		w.mu.Lock()

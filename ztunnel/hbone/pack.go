@@ -25,7 +25,7 @@ var readSizes = []int{
 // what came into control meanwhile goes before the DATA of the stream that it
 // is about, which may be the next.
 func (w *writer) packUnlocking(b *record.Batch) {
-	for w.packControl(b) && w.window > 0 && b.Room() > 2*h2.FrameHeaderSize {
+	for w.packControl(b) && w.window > 0 && b.Room() > 2*h2.FrameHeaderSize+len(w.answers) {
 		s := w.next(b)
 		if s == nil {
 			return
@@ -35,6 +35,8 @@ func (w *writer) packUnlocking(b *record.Batch) {
 		case s.hasPaused():
 			s.state = senderWaiting
 		default:
+			w.answer()
+			w.packControl(b) // all of it: there is room
 			w.takeTurnUnlocking(b, s)
 		}
 		if s.state != senderQueued {
@@ -56,6 +58,9 @@ func (s *Stream) hasPaused() bool {
 // packControl reports whether b took all of control. If not, a frame may be
 // cut, and nothing can come between; mu is held.
 func (w *writer) packControl(b *record.Batch) bool {
+	if len(w.control) > 0 {
+		w.answer()
+	}
 	n := b.Append(w.control)
 	w.control = w.control[:copy(w.control, w.control[n:])]
 	if len(w.control) > 0 {

@@ -126,7 +126,13 @@ func (s *Stream) Accept() error {
 		return s.err
 	}
 	s.accepted = true
-	c.writer.queueBlock(s.id, 0, h2.AppendStatus(nil, 200))
+	answer := h2.AppendStatus(nil, 200)
+	if s.saysEnough() {
+		c.writer.answerSoon(s, answer)
+		c.unlock()
+		return nil
+	}
+	c.writer.queueBlock(s.id, 0, answer)
 	c.unlock()
 	c.writer.run()
 	return nil

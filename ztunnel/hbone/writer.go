@@ -41,6 +41,7 @@ type writer struct {
 	blockedIn   int        // bytes of memory that it holds
 	hangUp      bool       // the writing side is closed when control is out
 	over        bool       // nothing more is written: it is closed, or broke
+	answering
 	pace
 }
 
@@ -153,6 +154,10 @@ func (s *Stream) serve(fd uintptr) bool {
 func (w *writer) stop(s *Stream) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if len(w.answers) > 0 { // whatever is said of the stream follows its answer
+		w.answer()
+		w.kick()
+	}
 	w.stopSending(s)
 	w.letGoKept(s)
 	s.changed.Broadcast()
@@ -163,6 +168,7 @@ func (w *writer) breakOff() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.control, w.over = nil, true
+	w.dropAnswers()
 }
 
 // await reports whether somebody writes. If so, conn.written is called when that is done.
