@@ -66,6 +66,11 @@ test("an edge appears, turns red when STRICT shuts a client out, and explains it
     }
     assert.match(page.url(), /sel=/, "the selection is in the address");
     assert.doesNotMatch(page.url(), /token/, "the token is not");
+    await details.getByRole("button", { name: /^Walk it/ }).first().click();
+    const fault = details.locator(".walk li.fault").first();
+    await fault.waitFor();
+    assert.match(await fault.textContent(), /^policy: fault .*STRICT.*Change: .*PeerAuthentication shop\/default/, "the walk names the object to change");
+    assert.equal(await details.locator(".walk li.ok, .walk li.not-needed").count() > 4, true, "what is so before it");
     await eventually("the graph is arranged", () => page.evaluate(() => document.getElementById("graph").dataset.arranged));
     await page.evaluate(() => window.mapGraph.fit(undefined, 60));
     await picture(page, "map");

@@ -14,7 +14,7 @@ const places = new Map(); // by group and id: where a workload stood last
 export function makeGraph(container, selected) {
   onSelect = selected;
   cy = cytoscape({
-    container, pixelRatio: 1, textureOnViewport: false, hideLabelsOnViewport: true, minZoom: 0.05, maxZoom: 3, selectionType: "single",
+    container, pixelRatio: 1, textureOnViewport: true, hideLabelsOnViewport: true, minZoom: 0.05, maxZoom: 3, selectionType: "single",
     boxSelectionEnabled: false, autounselectify: true, style: style(), layout: { name: "preset" },
   });
   cy.on("tap", (event) => {
@@ -128,7 +128,7 @@ export function tick(edges) {
         const kept = ["selected", "faded", "hidden"].filter((name) => known.hasClass(name));
         known.classes([kind, ...kept].join(" ")).scratch("kind", kind);
       }
-      if (known.data("label") !== next.label || Math.abs(known.data("width") - next.width) > 0.2) known.data(next);
+      if (known.data("label") !== next.label || Math.abs(known.data("width") - next.width) > 0.75) known.data(next);
     });
   });
 }

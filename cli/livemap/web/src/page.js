@@ -2,7 +2,7 @@
 
 // The page: what came from the server, what the viewer chose, and who is told of either.
 import * as view from "./graph.js";
-import { certificatesPanel, detailsPanel, edgeName, edgesPanel, enrollmentPanel, refusalsPanel, resetList, tickEdges } from "./panels.js";
+import { certificatesPanel, detailsPanel, edgeName, edgesPanel, enrollmentPanel, refusalsPanel, resetList, tickEdges, walks, whenAsked } from "./panels.js";
 import { choose, chosen, readAddress } from "./state.js";
 import { clock } from "./words.js";
 
@@ -20,6 +20,7 @@ export async function start() {
   view.makeGraph($("graph"), select);
   controls();
   keys();
+  whenAsked(walk);
   words = await ask("/api/words").catch(() => ({}));
   await load();
   follow();
@@ -128,7 +129,9 @@ function moment(t) {
   const active = new Map(t.edges.map((e) => [e.id, e]));
   for (const e of graph.edges) {
     Object.assign(e, active.get(e.id) ?? idle);
-    if (e.spark.length || e.bytes) e.spark = [...(e.spark.length ? e.spark : [0]), e.bytes].slice(-60);
+    if (!e.spark.length && !e.bytes) continue;
+    if (!e.spark.length) e.spark.push(0);
+    if (e.spark.push(e.bytes) > 60) e.spark.shift();
   }
   if (t.topology !== graph.topology || Date.now() - loaded > 60_000) {
     load();
@@ -189,6 +192,27 @@ function refetch() {
   }
   const id = chosen.sel;
   ask(`/api/edge?id=${encodeURIComponent(id)}`).then((d) => { if (chosen.sel === id) detail = d; }, () => {}).then(() => { if (chosen.tab === "details") panel(); });
+}
+
+// walk asks the nodes where a connection as the refused one would end now.
+async function walk(r) {
+  if (walks.get(r.id)?.asking) return;
+  tellWalk(r, { asking: true });
+  try {
+    const answer = await ask(`/api/why?id=${encodeURIComponent(r.id)}`);
+    tellWalk(r, { answer });
+    $("said").textContent = `${edgeName(r)}: ${answer.endsAt ? `it ends at ${answer.endsAt}` : answer.verdict}`;
+  } catch (problem) {
+    tellWalk(r, { problem: problem.message.trim() });
+  }
+}
+
+function tellWalk(r, state) {
+  walks.delete(r.id); // the last one is the youngest
+  walks.set(r.id, state);
+  if (walks.size > 50) walks.delete(walks.keys().next().value);
+  panel();
+  document.querySelector(`[role=tabpanel]:not([hidden]) [data-why="${CSS.escape(r.id)}"]`)?.focus({ preventScroll: true });
 }
 
 function showTab(name, focus = false) {

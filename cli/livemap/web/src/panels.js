@@ -59,11 +59,22 @@ function fill(e, row) {
   line.replaceChildren(sparkOf(e));
 }
 
+// tickEdges fills the rows that are there, some in each frame: all of them at once would
+// hold up the graph.
+const someRows = 10;
+let filling = 0;
+
 export function tickEdges(edges) {
-  for (const [id, row] of cells) {
-    const e = edges.get(id);
-    if (e) fill(e, row);
-  }
+  cancelAnimationFrame(filling);
+  const rows = [...cells];
+  const some = () => {
+    for (const [id, row] of rows.splice(0, someRows)) {
+      const e = edges.get(id);
+      if (e && row.isConnected) fill(e, row);
+    }
+    filling = rows.length ? requestAnimationFrame(some) : 0;
+  };
+  some();
 }
 
 export function resetList() {
@@ -71,6 +82,29 @@ export function resetList() {
 }
 
 const pairs = (list) => el("dl", {}, list.filter(([, v]) => v != null && v !== "" && v.length !== 0).flatMap(([k, v]) => [el("dt", {}, k), el("dd", {}, ...[v].flat())]));
+
+// walks are what the nodes answered to whoever asked why, by the refusal: asking, problem or
+// answer.
+export const walks = new Map();
+let onWhy = () => {};
+export const whenAsked = (walk) => { onWhy = walk; };
+
+function walkOf(r) {
+  const w = walks.get(r.id);
+  return el("div", { class: "walk" },
+    el("button", { type: "button", "data-why": r.id, "aria-busy": w?.asking ? "true" : null, onclick: () => onWhy(r) }, w?.asking ? "The nodes are asked…" : w ? "Walk it again" : "Walk it: where does it end now?"),
+    w?.problem ? el("p", { class: "bad" }, w.problem) : "", w?.answer ? walked(w.answer) : "");
+}
+
+function walked(a) {
+  const steps = a.steps.map((s) => el("li", { class: s.state.replace(" ", "-") },
+    el("strong", {}, `${s.step}: ${s.state}`), s.says ? ` – ${s.says}` : "", s.by ? el("span", { class: "dim" }, ` (${s.by})`) : "",
+    ...(s.state === "fault" || s.state === "unknown" ? s.evidence ?? [] : []).map((e) => el("div", { class: "dim" }, e)),
+    s.change ? el("div", {}, "Change: ", el("code", {}, s.change)) : "", s.docs ? el("div", { class: "dim" }, s.docs) : ""));
+  const end = { carried: "It would be carried now.", refused: `It ends at ${a.endsAt}.`, "not known": "No step faults, and not all of them are proved." }[a.verdict] ?? a.verdict;
+  const silent = a.silent ? ` ${a.silent} nodes did not answer.` : "";
+  return el("div", {}, el("p", {}, el("strong", { class: a.verdict === "refused" ? "bad" : "" }, end), `${silent} ${a.from} to ${a.to}, at ${clock(a.at)}:`), el("ol", {}, steps));
+}
 
 function refusalCard(r, words, onSelect) {
   const word = words[r.word] ?? { means: r.word, hint: "", doc: "" };
@@ -84,7 +118,7 @@ function refusalCard(r, words, onSelect) {
     pairs([
       ["Count", `${r.count}, last at ${clock(r.last)}${""}`], ["Client", [r.source, r.pods?.[0] && ` (${r.pods[0]})`].filter(Boolean).join("")],
       ["Server", [r.destination, r.pods?.[1] && ` (${r.pods[1]})`].filter(Boolean).join("")], ["Told by", r.node], ["Read", word.doc],
-    ]));
+    ]), walkOf(r));
 }
 
 export function refusalsPanel(graph, words, onSelect) {
