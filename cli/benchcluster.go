@@ -26,13 +26,14 @@ func (c *command) benchCluster() *cobra.Command {
 	s := stage.Stage{Wait: 3 * time.Minute}
 	var rows, nodes []string
 	var perRow time.Duration
-	var svg string
+	var svg, against string
 	var sure, noCosts bool
 	cmd := &cobra.Command{
 		Use:   "cluster --yes",
 		Short: "Measure a cluster between pods that are made for it, in the mesh and beside it",
 		Long: `Measure a cluster: on one node and between two, with both pods in the mesh and with
-neither. It makes a namespace with six pods, which are removed when it ends, however it ends; if
+neither; with --against istio, with both in Istio's ambient mesh, too, in a namespace that is
+labelled for it and in which Culvert is off. It makes a namespace with six pods, or two with nine, which are removed when it ends, however it ends; if
 it is killed, culvert bench clean removes them, and they end by themselves soon after. It loads the
 two nodes and the network between them, and asks the ztunnels of both what they used.
 
@@ -50,9 +51,13 @@ create pods/exec there, and an image with the program culvert, as deploy/images 
 	flags.DurationVar(&perRow, "per-row", 30*time.Second, "`time` of a row, for all turns of all targets: 1s to 1h")
 	flags.IntVar(&plan.Turns, "turns", 3, "`turns` of each target in a row: 1 to 100")
 	flags.BoolVar(&noCosts, "no-costs", false, "do not ask ztunnels what they used: pods cannot reach port 15020 of nodes")
+	flags.StringVar(&against, "against", "", "another `mesh` that is on the cluster, to measure beside: istio, in ambient mode")
 	flags.StringVar(&svg, "svg", "", "`file` for a picture of the results")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) (err error) {
 		ctx := cmd.Context()
+		if s.Istio = against == "istio"; against != "" && !s.Istio {
+			return fmt.Errorf("--against %q: want istio", against)
+		}
 		cluster, err := c.from.cluster()
 		if err != nil {
 			return err
@@ -65,7 +70,7 @@ create pods/exec there, and an image with the program culvert, as deploy/images 
 			return err
 		}
 		// Of as many targets as there will be: what is wrong is told before a pod is made.
-		placeholders := slices.Repeat([]string{""}, 2*len(s.Nodes))
+		placeholders := make([]string, s.Targets())
 		for i := range placeholders {
 			placeholders[i] = fmt.Sprintf("%d=pod:1", i)
 		}
@@ -77,7 +82,7 @@ create pods/exec there, and an image with the program culvert, as deploy/images 
 		}
 		s.Lasts = plan.Takes()
 		if !sure {
-			return hint(fmt.Errorf("this makes pods of %s in the namespace %s on %s, and loads these nodes for %v", s.Image, s.Namespace, named(s.Nodes), s.Lasts), "--yes does it")
+			return hint(fmt.Errorf("this makes pods of %s in the namespace %s on %s, and loads these nodes for %v", s.Image, s.Namespace, named(s.Nodes), s.Lasts.Round(time.Second)), "--yes does it")
 		}
 		return c.onStage(ctx, &s, plan, out.value, svg)
 	}
@@ -87,14 +92,11 @@ create pods/exec there, and an image with the program culvert, as deploy/images 
 // onStage builds the stage, measures, and takes it away.
 func (c *command) onStage(ctx context.Context, s *stage.Stage, plan speed.Plan, format, svg string) (err error) {
 	fmt.Fprintf(c.Stderr, "culvert: making pods on %s\n", named(s.Nodes))
-	targets, mine, err := s.Build(ctx)
-	defer func() { // nobody else's namespace is deleted
-		if !mine {
-			return
-		}
+	targets, err := s.Build(ctx)
+	defer func() {
 		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanAtMost)
 		defer cancel()
-		if _, e := stage.Clean(clean, s.API, s.Namespace); e != nil {
+		if e := s.Remove(clean); e != nil {
 			err = errors.Join(err, hint(e, "culvert bench clean --bench-namespace %s removes it", s.Namespace))
 		}
 	}()
@@ -176,18 +178,22 @@ func (c *command) benchClean() *cobra.Command {
 		Args:  cobra.NoArgs,
 	}
 	cmd.Flags().StringVar(&namespace, "bench-namespace", "culvert-bench", "`namespace` to delete, if bench cluster has made it")
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+	cmd.RunE = func(cmd *cobra.Command, _ []string) (err error) {
 		api, err := kubeapi.Open(c.from.kubeconfig, c.from.context)
 		if err != nil {
 			return err
 		}
 		ctx, cancel := context.WithTimeout(cmd.Context(), cleanAtMost)
 		defer cancel()
-		was, err := stage.Clean(ctx, api, namespace)
-		if err == nil && was {
-			fmt.Fprintf(c.Stderr, "culvert: removed the namespace %s\n", namespace)
+		var removed []string
+		for _, name := range stage.Namespaces(namespace) {
+			was, e := stage.Clean(ctx, api, name)
+			if err = errors.Join(err, e); e == nil && was {
+				removed = append(removed, name)
+				fmt.Fprintf(c.Stderr, "culvert: removed the namespace %s\n", name)
+			}
 		}
-		if err == nil && !was {
+		if err == nil && removed == nil {
 			fmt.Fprintf(c.Stderr, "culvert: there is no namespace %s\n", namespace)
 		}
 		return err

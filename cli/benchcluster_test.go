@@ -49,6 +49,7 @@ func TestAClusterIsMeasuredOnlyIfOneIsSure(t *testing.T) {
 		"3 nodes: want one or two":                        {"--nodes", "a,b,c"},
 		`--rows "udp-1"`:                                  {"--rows", "udp-1"},
 		"want 1s at least":                                {"--per-row", "5s"},
+		`--against "linkerd": want istio`:                 {"--against", "linkerd"},
 		"--turns 0":                                       {"--turns", "0"},
 		"pods of x/y in the namespace a on node2, and lo": {"--image", "x/y", "--bench-namespace", "a", "--nodes", "node2"},
 	} {
@@ -66,6 +67,7 @@ func TestWhatABenchMadeIsRemovedHoweverItEnds(t *testing.T) {
 	}{
 		"clients that cannot be reached": {false, "in pod mesh-client"}, // nobody answers exec here
 		"an interrupt":                   {true, "context canceled"},
+		"no answer":                      {false, "make namespace culvert-bench: "},
 	} {
 		t.Run(name, func(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
@@ -78,13 +80,28 @@ func TestWhatABenchMadeIsRemovedHoweverItEnds(t *testing.T) {
 					cancel()
 				}
 			})
+			if name == "no answer" {
+				k.Drops = func(*corev1.Namespace) bool { return true }
+			}
 			code, said := benchCluster(ctx, t, k, "--yes", "--rows", "request-1", "--turns", "1")
 			if code != exitFail || !strings.Contains(said, c.says) || len(k.Namespaces) != 0 {
 				t.Errorf("%d: %s; left: %v", code, said, k.Namespaces)
 			}
-			if len(made) == 0 || !c.interrupt && len(made) != 6 {
+			if k.Drops == nil && (len(made) == 0 || !c.interrupt && len(made) != 6) {
 				t.Errorf("it made %v: %s", slices.Sorted(maps.Keys(made)), said)
 			}
 		})
+	}
+}
+
+func TestIstioIsAskedForBeforePodsAreMade(t *testing.T) {
+	k := twoNodes(stagetest.Runs)
+	code, said := benchCluster(t.Context(), t, k, "--against", "istio")
+	if code != exitFail || !strings.Contains(said, "loads these nodes for 2m0s") {
+		t.Errorf("%d: %s", code, said)
+	}
+	code, said = benchCluster(t.Context(), t, k, "--against", "istio", "--yes")
+	if code != exitFail || !strings.Contains(said, "no DaemonSet ztunnel and istio-cni-node of Istio has a pod that is ready") || len(k.Namespaces) != 0 {
+		t.Errorf("%d: %s; %v", code, said, k.Namespaces)
 	}
 }

@@ -9,6 +9,7 @@ package stage
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -19,7 +20,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
@@ -28,7 +28,8 @@ import (
 )
 
 const (
-	managedBy = "app.kubernetes.io/managed-by" // ours, on the namespace
+	managedBy = "app.kubernetes.io/managed-by" // ours, on the namespaces
+	runLabel  = "culvert.dev/bench-run"        // whose namespaces they are
 	owner     = "culvert-bench"
 	meshLabel = "culvert.dev/mesh"
 	status    = "culvert.dev/status"
@@ -54,15 +55,46 @@ type Stage struct {
 	Costs     bool          // ask ztunnels what they used
 	Lasts     time.Duration // as long as the measurement is planned
 	Wait      time.Duration // for the pods to be ready
+	Istio     bool          // pairs in Istio's ambient mesh, too
+
+	run        string   // on the namespaces, by Build: nobody else has it
+	made       []string // namespaces that Build made or may have made
+	unanswered string   // the one of them that may yet come; empty: none
 }
 
-// kinds are of pods, by their label. A client measures servers of its own kind.
-var kinds = []struct{ name, mesh string }{{"plain", "disabled"}, {"mesh", "enabled"}}
+// kind is of pods. A client measures servers of its own kind.
+type kind struct {
+	name, mesh string // culvert.dev/mesh of its pods
+	istio      bool   // its namespace is in Istio's ambient mesh
+}
+
+func (s *Stage) kinds() []kind {
+	all := []kind{{name: "plain", mesh: "disabled"}, {name: "mesh", mesh: "enabled"}}
+	if s.Istio {
+		all = append(all, kind{name: "istio", mesh: "disabled", istio: true})
+	}
+	return all
+}
+
+// kindOf is that of a pod or target, by its name.
+func (s *Stage) kindOf(name string) kind {
+	first, _, _ := strings.Cut(name, "-")
+	all := s.kinds()
+	return all[max(0, slices.IndexFunc(all, func(k kind) bool { return k.name == first }))]
+}
+
+// namespaceOf is where pods of a kind are.
+func (s *Stage) namespaceOf(k kind) string {
+	if k.istio {
+		return s.Namespace + besides
+	}
+	return s.Namespace
+}
 
 // pods are their names and nodes.
 func (s *Stage) pods() map[string]Node {
 	all := map[string]Node{}
-	for _, kind := range kinds {
+	for _, kind := range s.kinds() {
 		all[kind.name+"-client"] = s.Nodes[0]
 		for _, place := range s.places() {
 			all[kind.name+"-"+place.name] = place.node
@@ -84,55 +116,52 @@ func (s *Stage) places() []place {
 	return all
 }
 
-// Build makes namespace and pods, and waits until all are ready, and those of the mesh are
-// verified in it. It returns the targets between them, and whether there is something for
-// Clean.
-func (s *Stage) Build(ctx context.Context) (targets []speed.Target, made bool, err error) {
-	ns := corev1.Namespace{
-		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Namespace"},
-		ObjectMeta: metav1.ObjectMeta{Name: s.Namespace, Labels: map[string]string{managedBy: owner}},
-	}
-	if err := s.API.Create(ctx, "/api/v1/namespaces", ns); err != nil {
-		if apierrors.IsAlreadyExists(err) {
-			return nil, false, fmt.Errorf("namespace %s is there already: if an earlier measurement has left it, remove it by culvert bench clean", s.Namespace)
+// Targets is how many Build returns.
+func (s *Stage) Targets() int { return len(s.kinds()) * len(s.places()) }
+
+// Build makes namespaces and pods, and waits until all are ready, and those of a mesh are in
+// it. It returns the targets between them. Whatever it returns, Remove takes away what it
+// made.
+func (s *Stage) Build(ctx context.Context) (targets []speed.Target, err error) {
+	s.run = rand.Text()
+	if s.Istio {
+		if err := s.findIstio(ctx); err != nil {
+			return nil, err
 		}
-		return nil, false, fmt.Errorf("make namespace %s: %w", s.Namespace, err)
+	}
+	if err := s.makeNamespaces(ctx); err != nil {
+		return nil, err
 	}
 	for name, node := range s.pods() {
-		if err := s.API.Create(ctx, kubeapi.Path(s.Namespace, "pods", ""), s.pod(name, node)); err != nil {
-			return nil, true, fmt.Errorf("make pod %s: %w", name, err)
+		pod := s.pod(name, node)
+		if err := s.API.Create(ctx, kubeapi.Path(pod.Namespace, "pods", ""), pod); err != nil {
+			return nil, fmt.Errorf("make pod %s: %w", name, err)
 		}
 	}
 	addresses, err := s.await(ctx)
 	if err != nil {
-		return nil, true, err
+		return nil, err
 	}
 	for _, place := range s.places() {
-		for _, kind := range kinds {
+		for _, kind := range s.kinds() {
 			name := kind.name + "-" + place.name
 			t := speed.Target{Name: name, Address: net.JoinHostPort(addresses[name], strconv.Itoa(port))}
-			if base := kinds[0].name + "-" + place.name; base != name {
+			if base := s.kinds()[0].name + "-" + place.name; base != name {
 				t.Base = base
 			}
 			targets = append(targets, t)
 		}
 	}
-	return targets, true, nil
+	return targets, nil
 }
 
 func (s *Stage) pod(name string, node Node) corev1.Pod {
-	kind, _, _ := strings.Cut(name, "-")
-	mesh := "disabled"
-	for _, k := range kinds {
-		if k.name == kind {
-			mesh = k.mesh
-		}
-	}
+	kind := s.kindOf(name)
 	yes, no, user := true, false, int64(65532)
 	deadline, grace := int64((s.Lasts + s.Wait + beyond).Seconds()), int64(1)
 	return corev1.Pod{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"},
-		ObjectMeta: metav1.ObjectMeta{Namespace: s.Namespace, Name: name, Labels: map[string]string{managedBy: owner, meshLabel: mesh}},
+		ObjectMeta: metav1.ObjectMeta{Namespace: s.namespaceOf(kind), Name: name, Labels: map[string]string{managedBy: owner, meshLabel: kind.mesh}},
 		Spec: corev1.PodSpec{
 			NodeName: node.Name, Tolerations: []corev1.Toleration{{Operator: corev1.TolerationOpExists}},
 			RestartPolicy: corev1.RestartPolicyNever, ActiveDeadlineSeconds: &deadline, TerminationGracePeriodSeconds: &grace,
@@ -159,8 +188,9 @@ func (s *Stage) await(ctx context.Context) (map[string]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.Wait)
 	defer cancel()
 	last := errors.New("nothing was heard of the pods")
+	var unheard error // why not lately
 	for {
-		pods, err := s.API.Pods(ctx, s.Namespace, managedBy+"="+owner)
+		pods, err := s.all(ctx)
 		if err == nil {
 			if last = s.lacks(pods); last == nil {
 				addresses := map[string]string{}
@@ -169,15 +199,28 @@ func (s *Stage) await(ctx context.Context) (map[string]string, error) {
 				}
 				return addresses, nil
 			}
-		} else if ctx.Err() == nil {
-			last = err
+		} else if ctx.Err() != nil {
+			err = nil
 		}
+		unheard = err
 		select {
 		case <-ctx.Done():
-			return nil, fmt.Errorf("pods are not ready: %w", last)
+			return nil, fmt.Errorf("pods are not ready: %w", errors.Join(last, unheard))
 		case <-time.After(500 * time.Millisecond):
 		}
 	}
+}
+
+// all are the pods that are there.
+func (s *Stage) all(ctx context.Context) (pods []corev1.Pod, err error) {
+	for _, namespace := range s.namespaces() {
+		some, err := s.API.Pods(ctx, namespace, managedBy+"="+owner)
+		if err != nil {
+			return nil, err
+		}
+		pods = append(pods, some...)
+	}
+	return pods, nil
 }
 
 // lacks says what is not yet as it should be.
@@ -189,7 +232,7 @@ func (s *Stage) lacks(pods []corev1.Pod) error {
 			problems = append(problems, fmt.Errorf("%s is not there", name))
 			continue
 		}
-		if why := unready(&pods[i]); why != "" {
+		if why := unready(&pods[i], s.kindOf(name)); why != "" {
 			problems = append(problems, fmt.Errorf("%s: %s", name, why))
 		}
 	}
@@ -197,7 +240,7 @@ func (s *Stage) lacks(pods []corev1.Pod) error {
 	return errors.Join(problems...)
 }
 
-func unready(pod *corev1.Pod) string {
+func unready(pod *corev1.Pod, k kind) string {
 	for _, c := range pod.Status.ContainerStatuses {
 		if w := c.State.Waiting; w != nil && w.Reason != "ContainerCreating" {
 			return strings.TrimSpace(w.Reason + " " + w.Message)
@@ -212,58 +255,33 @@ func unready(pod *corev1.Pod) string {
 		return "it is not ready"
 	case pod.Labels[meshLabel] == "enabled" && pod.Annotations[status] != "verified":
 		return "in the mesh, it is " + cmp.Or(pod.Annotations[status], "not enrolled")
+	case k.istio && pod.Annotations[redirection] != "enabled":
+		return "Istio's agent has not taken it into the ambient mesh: it has no annotation " + redirection + ": enabled"
 	}
 	return ""
 }
 
 // Take measures one turn from the client of the target's kind.
 func (s *Stage) Take(ctx context.Context, row speed.Row, target speed.Target, d time.Duration) (t speed.Turn, err error) {
-	kind, _, _ := strings.Cut(target.Name, "-")
+	kind := s.kindOf(target.Name)
 	command := []string{Program, "bench", "run", target.Address, "--rows", fmt.Sprintf("%s-%d", row.Kind, row.Connections),
 		"--turns", "1", "--per-row", d.String(), "--output", "json", "--quiet"}
-	if s.Costs {
+	if s.Costs && !kind.istio { // our ztunnels have no part in it, and Istio's tells no processor time
 		for _, node := range s.Nodes {
 			command = append(command, "--metrics", "http://"+net.JoinHostPort(node.Address, "15020")+"/metrics")
 		}
 	}
-	text, err := s.Exec(ctx, s.Namespace, kind+"-client", Container, command)
+	text, err := s.Exec(ctx, s.namespaceOf(kind), kind.name+"-client", Container, command)
 	if err != nil {
-		return t, fmt.Errorf("in pod %s-client: %w", kind, err)
+		return t, fmt.Errorf("in pod %s-client: %w", kind.name, err)
 	}
 	var report speed.Report
 	if err := json.Unmarshal(text, &report); err != nil || len(report.Rows) != 1 || len(report.Rows[0].Results) != 1 {
-		return t, fmt.Errorf("pod %s-client answers %.200q", kind, text)
+		return t, fmt.Errorf("pod %s-client answers %.200q", kind.name, text)
 	}
 	r := report.Rows[0].Results[0]
 	if r.Problem != "" {
 		return t, errors.New(r.Problem)
 	}
 	return speed.Turn{Value: r.Median, Half: r.Half, Most: r.Most, CPU: r.CPU, Memory: r.Memory}, nil
-}
-
-// Clean deletes the namespace, if it is one of ours, and waits until it is gone.
-func Clean(ctx context.Context, api *kubeapi.API, namespace string) (was bool, err error) {
-	path := "/api/v1/namespaces/" + namespace
-	for deleted := false; ; deleted = true {
-		var ns corev1.Namespace
-		err := api.Object(ctx, path, &ns)
-		switch {
-		case apierrors.IsNotFound(err):
-			return deleted, nil
-		case err != nil:
-			return deleted, err
-		case ns.Labels[managedBy] != owner:
-			return false, fmt.Errorf("namespace %s is not one that culvert bench has made: it has no label %s=%s", namespace, managedBy, owner)
-		}
-		if !deleted {
-			if err := api.Delete(ctx, path); err != nil && !apierrors.IsNotFound(err) {
-				return false, err
-			}
-		}
-		select {
-		case <-ctx.Done():
-			return true, fmt.Errorf("namespace %s is being deleted, and still there", namespace)
-		case <-time.After(500 * time.Millisecond):
-		}
-	}
 }

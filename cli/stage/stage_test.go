@@ -55,9 +55,9 @@ func TestAStageIsBuiltMeasuredAndTakenAway(t *testing.T) {
 		}
 		return json.Marshal(report)
 	}
-	targets, made, err := s.Build(t.Context())
-	if err != nil || !made || len(targets) != 4 || len(k.Pods) != 6 {
-		t.Fatalf("%v, %v, %v; %d pods", targets, made, err, len(k.Pods))
+	targets, err := s.Build(t.Context())
+	if err != nil || s.Targets() != 4 || len(targets) != 4 || len(k.Pods) != 6 {
+		t.Fatalf("%v, %v; %d pods", targets, err, len(k.Pods))
 	}
 	for name, node := range map[string]string{"plain-client": "node1", "mesh-client": "node1", "plain-one-node": "node1", "mesh-one-node": "node1", "plain-two-nodes": "node2", "mesh-two-nodes": "node2"} {
 		pod := k.Pods[name]
@@ -82,8 +82,13 @@ func TestAStageIsBuiltMeasuredAndTakenAway(t *testing.T) {
 		t.Errorf("%q\nwant %s", commands, want)
 	}
 
-	if _, made, err := s.Build(t.Context()); err == nil || made || !strings.Contains(err.Error(), "culvert bench clean") {
-		t.Errorf("a second one: %v, %v", made, err)
+	second := *s
+	second.made = nil
+	if _, err := second.Build(t.Context()); err == nil || !strings.Contains(err.Error(), "culvert bench clean") {
+		t.Errorf("a second one: %v", err)
+	}
+	if err := second.Remove(t.Context()); err != nil || len(k.Namespaces) != 1 {
+		t.Errorf("the second one removes the first's: %v", err)
 	}
 	if was, err := Clean(t.Context(), s.API, s.Namespace); err != nil || !was || len(k.Namespaces) != 0 {
 		t.Errorf("%v, %v: %v", was, err, k.Namespaces)
@@ -95,6 +100,7 @@ func TestAStageIsBuiltMeasuredAndTakenAway(t *testing.T) {
 
 // What keeps a pod from being ready is told by its name.
 func TestWhatPodsLackIsTold(t *testing.T) {
+	t.Parallel()
 	for want, start := range map[string]func(*corev1.Pod){
 		"mesh-client: ImagePullBackOff no such image": func(p *corev1.Pod) {
 			p.Status = corev1.PodStatus{Phase: corev1.PodPending, ContainerStatuses: []corev1.ContainerStatus{{
@@ -109,11 +115,14 @@ func TestWhatPodsLackIsTold(t *testing.T) {
 		},
 		"mesh-client: in the mesh, it is not enrolled": func(p *corev1.Pod) { stagetest.Runs(p); p.Annotations = nil },
 	} {
-		s, _ := newStage(t, start)
-		s.Wait = 5 * time.Second
-		if _, made, err := s.Build(t.Context()); err == nil || !made || !strings.Contains(err.Error(), want) {
-			t.Errorf("%v, want %s", err, want)
-		}
+		t.Run(want, func(t *testing.T) {
+			t.Parallel()
+			s, _ := newStage(t, start)
+			s.Wait = 5 * time.Second
+			if _, err := s.Build(t.Context()); err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%v, want %s", err, want)
+			}
+		})
 	}
 }
 
@@ -138,8 +147,11 @@ func TestAClientThatFailsIsNamed(t *testing.T) {
 func TestAnothersNamespaceStays(t *testing.T) {
 	s, k := newStage(t, stagetest.Runs)
 	k.Namespaces["culvert-bench"] = corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "culvert-bench"}}
-	if _, made, err := s.Build(t.Context()); err == nil || made {
-		t.Errorf("%v, %v", made, err)
+	if _, err := s.Build(t.Context()); err == nil {
+		t.Error("it is used")
+	}
+	if err := s.Remove(t.Context()); err != nil || len(k.Namespaces) != 1 {
+		t.Errorf("it is removed: %v", err)
 	}
 	if _, err := Clean(t.Context(), s.API, s.Namespace); err == nil || len(k.Namespaces) != 1 {
 		t.Errorf("it is deleted: %v", err)

@@ -6,12 +6,15 @@ package stagetest
 import (
 	"encoding/json"
 	"io"
+	"maps"
 	"net/http"
 	"strings"
 	"sync"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
@@ -19,10 +22,13 @@ import (
 // or fail as a kubelet would.
 type Server struct {
 	Start func(*corev1.Pod)
+	// Drops has the creation of a namespace stay without an answer; nil: none does.
+	Drops func(*corev1.Namespace) bool
 
 	mu         sync.Mutex // guards what follows
 	Namespaces map[string]corev1.Namespace
 	Pods       map[string]corev1.Pod
+	DaemonSets []appsv1.DaemonSet
 }
 
 // New returns one that has nothing yet.
@@ -40,6 +46,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	switch {
+	case strings.HasSuffix(r.URL.Path, "/daemonsets"):
+		reply(w, appsv1.DaemonSetList{Items: s.DaemonSets})
 	case len(parts) > 4: // exec: there is no kubelet
 		refuse(w, apierrors.NewNotFound(schema.GroupResource{Resource: "pods/exec"}, parts[3]))
 	case r.Method == "POST" && len(parts) == 1:
@@ -50,6 +58,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		s.Namespaces[ns.Name] = ns
+		if s.Drops != nil && s.Drops(&ns) {
+			panic(http.ErrAbortHandler)
+		}
 		reply(w, ns)
 	case r.Method == "POST":
 		var pod corev1.Pod
@@ -65,13 +76,15 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		if r.Method == "DELETE" {
 			delete(s.Namespaces, parts[1])
-			clear(s.Pods)
+			maps.DeleteFunc(s.Pods, func(_ string, p corev1.Pod) bool { return p.Namespace == parts[1] })
 		}
 		reply(w, ns)
 	default:
 		var list corev1.PodList
 		for _, pod := range s.Pods {
-			list.Items = append(list.Items, pod)
+			if pod.Namespace == parts[1] || pod.Namespace == "" { // a test's own are in all
+				list.Items = append(list.Items, pod)
+			}
 		}
 		reply(w, list)
 	}
@@ -88,6 +101,19 @@ func refuse(w http.ResponseWriter, err *apierrors.StatusError) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(int(status.Code))
 	_ = json.NewEncoder(w).Encode(status)
+}
+
+// InstallIstio has the DaemonSets of Istio's ambient mesh, with so many pods that are ready.
+// Culvert's own ztunnel is there in any case.
+func (s *Server) InstallIstio(ztunnels, agents int32) {
+	for _, d := range []struct {
+		namespace, name, app string
+		ready                int32
+	}{{"culvert-system", "ztunnel", "", 2}, {"istio-system", "ztunnel", "ztunnel", ztunnels}, {"istio-system", "istio-cni-node", "", agents}} {
+		set := appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: d.namespace, Name: d.name}, Status: appsv1.DaemonSetStatus{NumberReady: d.ready}}
+		set.Spec.Template.Labels = map[string]string{"app": d.app}
+		s.DaemonSets = append(s.DaemonSets, set)
+	}
 }
 
 // Runs has a pod run, and be verified in the mesh if its label says so.

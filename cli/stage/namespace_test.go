@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package stage
+
+import (
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/culvert-mesh/culvert/cli/stage/stagetest"
+)
+
+// The API server made the namespace, and its answer was lost.
+func TestANamespaceWithoutAnAnswerIsRemoved(t *testing.T) {
+	s, k := newStage(t, stagetest.Runs)
+	k.Drops = func(*corev1.Namespace) bool { return true }
+	if _, err := s.Build(t.Context()); err == nil || len(k.Namespaces) != 1 {
+		t.Fatalf("%v: %v", err, k.Namespaces)
+	}
+	if err := s.Remove(t.Context()); err != nil || len(k.Namespaces) != 0 {
+		t.Errorf("left: %v, %v", k.Namespaces, err)
+	}
+}
+
+// Another run was first, and no answer said so: its namespace is not ours to remove, though
+// culvert bench made it.
+func TestAnotherRunsNamespaceIsLeftAfterALostAnswer(t *testing.T) {
+	s, k := newStage(t, stagetest.Runs)
+	k.Drops = func(ns *corev1.Namespace) bool {
+		k.Namespaces[ns.Name] = corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: ns.Name, Labels: map[string]string{managedBy: owner, runLabel: "another"}}}
+		return true
+	}
+	if _, err := s.Build(t.Context()); err == nil {
+		t.Fatal("it is built")
+	}
+	if err := s.Remove(t.Context()); err != nil || len(k.Namespaces) != 1 {
+		t.Errorf("left: %v, %v", k.Namespaces, err)
+	}
+}
