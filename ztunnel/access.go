@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 
+	"github.com/culvert-mesh/culvert/ztunnel/loglevel"
 	"github.com/culvert-mesh/culvert/ztunnel/metrics"
 	"github.com/culvert-mesh/culvert/ztunnel/otlp"
 )
@@ -20,11 +21,12 @@ const (
 
 // access is where access records go: to the log and, if there is an exporter, to that.
 func (c Config) access(counts *metrics.Metrics) (*slog.Logger, *otlp.Exporter, error) {
+	log := c.levels.Logger(loglevel.Access)
 	if c.OTLPEndpoint == "" {
-		return c.Log, nil, nil
+		return log, nil, nil
 	}
 	exporter, err := otlp.New(otlp.Config{
-		Endpoint: c.OTLPEndpoint, RootFile: c.OTLPRootFile, Log: c.Log,
+		Endpoint: c.OTLPEndpoint, RootFile: c.OTLPRootFile, Log: c.levels.Logger(loglevel.Export),
 		Resource: []slog.Attr{
 			slog.String(resourceService, "ztunnel"), slog.String(resourceVersion, version()),
 			slog.String(resourceNode, c.NodeName), slog.String(resourceCluster, c.Cluster),
@@ -34,5 +36,5 @@ func (c Config) access(counts *metrics.Metrics) (*slog.Logger, *otlp.Exporter, e
 		return nil, nil, fmt.Errorf("export of access records (-otlp-endpoint, -otlp-root): %w", err)
 	}
 	counts.AccessExported(exporter.Stats)
-	return slog.New(exporter.Handler(c.Log.Handler())), exporter, nil
+	return slog.New(exporter.Handler(log.Handler())), exporter, nil
 }

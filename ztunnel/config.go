@@ -16,6 +16,7 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/culvert-mesh/culvert/identity"
+	"github.com/culvert-mesh/culvert/ztunnel/loglevel"
 	"github.com/culvert-mesh/culvert/ztunnel/otlp"
 	"github.com/culvert-mesh/culvert/ztunnel/proxy"
 	"github.com/culvert-mesh/culvert/ztunnel/redirect"
@@ -82,7 +83,8 @@ type Config struct {
 
 	Log        *slog.Logger             `json:"-"` // default slog.Default()
 	LogDropped func() map[string]uint64 `json:"-"` // records that Log could not take, by level; default none
-	Level      *slog.LevelVar           // level that the admin socket may change; default none
+	Level      *slog.LevelVar           // level of Log, that the admin socket may change; default none
+	levels     *loglevel.Levels         // of Log's scopes; set by withDefaults
 }
 
 // leastTrustAge lets the CA start again before nodes refuse new tunnels.
@@ -128,6 +130,8 @@ func (c Config) withDefaults() Config {
 	if c.Level == nil {
 		c.Level = new(slog.LevelVar)
 	}
+	c.levels = loglevel.New(c.Log, c.Level)
+	c.Log = c.levels.Logger(loglevel.Ztunnel)
 	return c
 }
 
@@ -261,12 +265,12 @@ func halves(p netip.Prefix) (low, high netip.Prefix) {
 func (c Config) source(td spiffeid.TrustDomain, state string, onError func(error)) (source.Source, error) {
 	if c.Kubeconfig == "" {
 		return file.New(c.Workloads, file.Options{
-			TrustDomain: td, RootNamespace: c.RootNamespace, IgnoreIstioLabels: c.NoIstioLabels, Log: c.Log, OnError: onError,
+			TrustDomain: td, RootNamespace: c.RootNamespace, IgnoreIstioLabels: c.NoIstioLabels, Log: c.levels.Logger(loglevel.Source), OnError: onError,
 		}), nil
 	}
 	objects, err := kube.New(kube.Options{
 		Kubeconfig: c.Kubeconfig, Build: source.Options{TrustDomain: td, RootNamespace: c.RootNamespace, IgnoreIstioLabels: c.NoIstioLabels},
-		MeshCIDRs: c.MeshCIDRs, Node: c.NodeName, State: filepath.Join(state, workloadsFile), Log: c.Log, OnError: onError,
+		MeshCIDRs: c.MeshCIDRs, Node: c.NodeName, State: filepath.Join(state, workloadsFile), Log: c.levels.Logger(loglevel.Source), OnError: onError,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("-kubeconfig: %w", err)

@@ -10,8 +10,9 @@ import (
 	"github.com/culvert-mesh/culvert/ztunnel/admin"
 )
 
-// SetLevel has the ztunnel whose state is in a directory log from a level on, or, if that is
-// empty, from the one that it was started with, and returns its answer: "level LEVEL".
+// SetLevel has the ztunnel whose state is in a directory log from a level on, which is as
+// loglevel.Check takes it, or, if that is empty, from the one that it was started with. It
+// returns its answer: a line "level LEVEL", and "SCOPE LEVEL" for each scope.
 func SetLevel(ctx context.Context, stateDir, level string) ([]byte, error) {
 	query := url.Values{"level": {level}}
 	if level == "" {

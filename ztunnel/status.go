@@ -16,6 +16,7 @@ import (
 	"github.com/culvert-mesh/culvert/ztunnel/certs"
 	"github.com/culvert-mesh/culvert/ztunnel/configdump"
 	"github.com/culvert-mesh/culvert/ztunnel/hbone"
+	"github.com/culvert-mesh/culvert/ztunnel/loglevel"
 	"github.com/culvert-mesh/culvert/ztunnel/metrics"
 	"github.com/culvert-mesh/culvert/ztunnel/pods"
 	"github.com/culvert-mesh/culvert/ztunnel/policy"
@@ -79,7 +80,7 @@ func (s *status) reporter() (*report.Reporter, error) {
 	}
 	return report.New(report.Config{
 		Kubeconfig: s.cfg.Kubeconfig, Node: s.cfg.NodeName, Shown: watched.Own, Pending: s.pending,
-		OwnPod: s.cfg.OwnPod, Untaint: s.cfg.Untaint, Log: s.cfg.Log,
+		OwnPod: s.cfg.OwnPod, Untaint: s.cfg.Untaint, Log: s.cfg.levels.Logger(loglevel.Report),
 		Conditions: func() []pods.Condition {
 			if !s.pods.Loaded() {
 				return nil

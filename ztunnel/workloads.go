@@ -10,6 +10,7 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/culvert-mesh/culvert/ztunnel/certs"
+	"github.com/culvert-mesh/culvert/ztunnel/loglevel"
 	"github.com/culvert-mesh/culvert/ztunnel/pods"
 	"github.com/culvert-mesh/culvert/ztunnel/workloadapi"
 )
@@ -23,7 +24,7 @@ func (c Config) serveWorkloads(ctx context.Context, td spiffeid.TrustDomain, mem
 	if err != nil {
 		return fmt.Errorf("%w (-workload-api-socket)", err)
 	}
-	return workloadapi.New(workloadapi.Config{TrustDomain: td, Caller: members.Caller, Export: store.Export, Bundle: store.ExportBundle, Log: c.Log}).Serve(ctx, ln)
+	return workloadapi.New(workloadapi.Config{TrustDomain: td, Caller: members.Caller, Export: store.Export, Bundle: store.ExportBundle, Log: c.levels.Logger(loglevel.Certs)}).Serve(ctx, ln)
 }
 
 // workloadAPI says why it cannot be served.

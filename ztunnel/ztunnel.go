@@ -22,6 +22,7 @@ import (
 	"github.com/culvert-mesh/culvert/ztunnel/edges"
 	"github.com/culvert-mesh/culvert/ztunnel/events"
 	"github.com/culvert-mesh/culvert/ztunnel/hbone"
+	"github.com/culvert-mesh/culvert/ztunnel/loglevel"
 	"github.com/culvert-mesh/culvert/ztunnel/metrics"
 	"github.com/culvert-mesh/culvert/ztunnel/netns"
 	"github.com/culvert-mesh/culvert/ztunnel/networkpolicy"
@@ -96,7 +97,7 @@ func Run(ctx context.Context, cfg Config) error {
 	defer issuer.Close()
 	var members *pods.Pods // before the store runs
 	store = certs.New(certs.Config{
-		TrustDomain: td, Node: cfg.NodeName, Issuer: issuer, TTL: cfg.TTL, Keys: cfg.Keys, Log: cfg.Log, Remedy: cfg.remedy,
+		TrustDomain: td, Node: cfg.NodeName, Issuer: issuer, TTL: cfg.TTL, Keys: cfg.Keys, Log: cfg.levels.Logger(loglevel.Certs), Remedy: cfg.remedy,
 		ClockSkew: cfg.ClockSkew, RootFile: cfg.RootFile, BundleFile: filepath.Join(lock.Held(), cfg.bundleFile()),
 		OnRotate: func(id spiffeid.ID) { members.Retire(id) },
 		OnBundle: func() { members.Reprove() },
@@ -112,7 +113,7 @@ func Run(ctx context.Context, cfg Config) error {
 	members, err = pods.New(pods.Config{
 		Node: cfg.NodeName, Cluster: cfg.Cluster, Host: host.Cookie(), Dir: filepath.Join(lock.Held(), sandboxesDir), Drain: cfg.Drain,
 		SameNodeTunnel: cfg.SameNodeTunnel, StdTLSRecords: cfg.StdTLSRecords,
-		Datapath: datapath, Registry: registry, Policy: policies, NetworkPolicies: networkPolicies, Origins: cfg.origins(objects), Peers: peers, Budget: budget, Certs: store, Metrics: counts, Edges: talk, Events: happened, Log: cfg.Log,
+		Datapath: datapath, Registry: registry, Policy: policies, NetworkPolicies: networkPolicies, Origins: cfg.origins(objects), Peers: peers, Budget: budget, Certs: store, Metrics: counts, Edges: talk, Events: happened, Log: cfg.levels.Logger(loglevel.Pods),
 		Access: access, GoodOneOf: cfg.AccessSample, AliveEvery: cfg.AccessInterval,
 	})
 	if err != nil {
@@ -139,7 +140,7 @@ func Run(ctx context.Context, cfg Config) error {
 	admin, err := admin.Open(admin.Config{
 		MetricsAddress: cfg.MetricsAddress, ReadyAddress: cfg.ReadyAddress, AdminAddress: cfg.AdminAddress,
 		Socket: cfg.adminSocket(), Metrics: counts.Handler(), Pending: status.pending, Dumps: status.dumps(),
-		Renew: renewer(store, td), Probe: prober(members), Verify: verifier(cfg.HostNetns, members), Quit: quit, Level: cfg.Level, Events: happened,
+		Renew: renewer(store, td), Probe: prober(members), Verify: verifier(cfg.HostNetns, members), Quit: quit, Levels: cfg.levels, Events: happened,
 	})
 	if err != nil {
 		return err

@@ -64,6 +64,9 @@ const imports = `
 	# What Istio's tools read of workloads, services and policies.
 	ztunnel/workload, ztunnel/policy < ztunnel/configdump;
 
+	# From which level on each part of it logs.
+	NONE < ztunnel/loglevel < ztunnel/admin;
+
 	# Who else gets the access records.
 	NONE < ztunnel/otlp;
 

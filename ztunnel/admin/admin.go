@@ -21,6 +21,7 @@ import (
 
 	"github.com/culvert-mesh/culvert/loopback"
 	"github.com/culvert-mesh/culvert/unixsocket"
+	"github.com/culvert-mesh/culvert/ztunnel/loglevel"
 )
 
 // Config says where to listen and what to serve.
@@ -38,7 +39,7 @@ type Config struct {
 	Probe   Probe                 // asked for by /probe; required
 	Verify  Probe                 // asked for by /verify; required
 	Quit    func()                // asked for by /quitquitquit; required
-	Level   *slog.LevelVar        // set by /logging; required
+	Levels  *loglevel.Levels      // set by /logging; required
 }
 
 // Renew has the certificates of identities renewed now, of all if none is named, and returns

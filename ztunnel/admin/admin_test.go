@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"github.com/culvert-mesh/culvert/test/env"
+	"github.com/culvert-mesh/culvert/ztunnel/loglevel"
 )
 
 func TestMain(m *testing.M) { os.Exit(env.CheckLeaks(m)) }
@@ -32,7 +33,7 @@ type running struct {
 	*Server
 	t       *testing.T
 	socket  string
-	level   *slog.LevelVar
+	level   *slog.LevelVar // of what has no scope
 	quit    atomic.Bool
 	pending atomic.Pointer[[]string]
 }
@@ -63,7 +64,7 @@ func start(t *testing.T) *running {
 		},
 		Events: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "{}\n") }),
 		Quit:   func() { r.quit.Store(true) },
-		Level:  r.level,
+		Levels: loglevel.New(slog.New(slog.DiscardHandler), r.level),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -184,17 +185,25 @@ func TestARebondHostNameIsRefused(t *testing.T) {
 	}
 }
 
+// levels is the answer of /logging.
+func levels(rest, certs string) string {
+	return strings.NewReplacer("REST", rest, "CERTS", certs).Replace(
+		"level REST\naccess REST\ncerts CERTS\nexport REST\npods REST\nreport REST\nsource REST\nztunnel REST\n")
+}
+
 func TestTheLogLevelIsSetAndResetOnTheSocket(t *testing.T) {
 	r := start(t)
 	for _, step := range []struct {
 		query, body string
 		code        int
 	}{
-		{"?level=debug", "level debug\n", 200},
-		{"", "level debug\n", 200},
+		{"?level=debug", levels("debug", "debug"), 200},
+		{"", levels("debug", "debug"), 200},
 		{"?level=loud", "level \"loud\": want debug, info, warn or error\n", 400},
-		{"?level=ERROR", "level error\n", 200},
-		{"?reset", "level info\n", 200},
+		{"?level=error,crets=debug", "scope \"crets\": want access, certs, export, pods, report, source or ztunnel\n", 400},
+		{"?level=certs=warn", levels("debug", "warn"), 200},
+		{"?level=ERROR,certs:info", levels("error", "info"), 200},
+		{"?reset", levels("info", "info"), 200},
 	} {
 		if code, body := r.ask("admin socket", "POST", "/logging"+step.query); code != step.code || body != step.body {
 			t.Errorf("%s: %d %q, want %d %q", step.query, code, body, step.code, step.body)
@@ -208,16 +217,19 @@ func TestTheLogLevelIsSetAndResetOnTheSocket(t *testing.T) {
 // istioctl ztunnel-config log asks by POST, with an empty level when it only reads.
 func TestTheLogLevelIsReadByTCPAndChangedByRoot(t *testing.T) {
 	r := start(t)
-	r.level.Set(slog.LevelWarn)
+	if _, err := Post(t.Context(), r.socket, "/logging?level=warn,certs%3Ddebug"); err != nil {
+		t.Fatal(err)
+	}
 	for _, step := range []struct {
 		method, query, body string
 		code                int
 	}{
-		{"GET", "", "level warn\n", 200},
-		{"POST", "?level=", "level warn\n", 200},
+		{"GET", "", levels("warn", "debug"), 200},
+		{"POST", "?level=", levels("warn", "debug"), 200},
 		{"POST", "?level=debug", "the log level is changed by root alone: curl --unix-socket " + r.socket + " -X POST 'http://ztunnel/logging?level=debug'\n", 403},
+		{"POST", "?level=certs=debug", "the log level is changed by root alone: curl --unix-socket " + r.socket + " -X POST 'http://ztunnel/logging?level=debug'\n", 403},
 		{"POST", "?level=&reset", "the log level is changed by root alone: curl --unix-socket " + r.socket + " -X POST 'http://ztunnel/logging?level=debug'\n", 403},
-		{"GET", "", "level warn\n", 200},
+		{"GET", "", levels("warn", "debug"), 200},
 	} {
 		if code, body := r.ask("admin", step.method, "/logging"+step.query); code != step.code || body != step.body {
 			t.Errorf("%s %s: %d %q, want %d %q", step.method, step.query, code, body, step.code, step.body)
@@ -314,7 +326,7 @@ func TestAPortThatIsTakenIsKnownAtStart(t *testing.T) {
 	defer taken.Close()
 	_, err = Open(Config{
 		MetricsAddress: taken.Addr().String(), ReadyAddress: "127.0.0.1:0", AdminAddress: "127.0.0.1:0",
-		Socket: filepath.Join(t.TempDir(), "state", "admin.sock"), Level: new(slog.LevelVar), Metrics: http.NotFoundHandler(),
+		Socket: filepath.Join(t.TempDir(), "state", "admin.sock"), Levels: loglevel.New(slog.New(slog.DiscardHandler), new(slog.LevelVar)), Metrics: http.NotFoundHandler(),
 	})
 	if err == nil || !strings.HasPrefix(err.Error(), "metrics: ") {
 		t.Errorf("got %v", err)

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"html"
-	"log/slog"
 	"maps"
 	"net/http"
 	"net/http/pprof"
@@ -70,40 +69,33 @@ func dumpHandler(cfg Config) http.HandlerFunc {
 	}
 }
 
-// levelHandler answers the log level, and refuses to change it.
+// levelHandler answers the log levels, and refuses to change it.
 func levelHandler(cfg Config) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if query := r.URL.Query(); query.Get("level") != "" || query.Has("reset") {
 			http.Error(w, "the log level is changed by root alone: curl --unix-socket "+cfg.Socket+" -X POST 'http://ztunnel/logging?level=debug'", http.StatusForbidden)
 			return
 		}
-		writeLevel(w, cfg.Level)
+		fmt.Fprint(w, cfg.Levels)
 	}
-}
-
-func writeLevel(w http.ResponseWriter, level *slog.LevelVar) {
-	fmt.Fprintf(w, "level %s\n", strings.ToLower(level.Level().String()))
 }
 
 // changeHandler is for root.
 func changeHandler(cfg Config) http.Handler {
-	initial := cfg.Level.Level()
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", index("/config_dump", "/certs/renew", "/probe", "/verify", "/logging", "/quitquitquit", "/debug/pprof/"))
 	mux.HandleFunc("POST /logging", func(w http.ResponseWriter, r *http.Request) {
 		query := r.URL.Query()
 		switch {
 		case query.Has("reset"):
-			cfg.Level.Set(initial)
+			cfg.Levels.Reset()
 		case query.Has("level"):
-			var level slog.Level
-			if err := level.UnmarshalText([]byte(query.Get("level"))); err != nil {
-				http.Error(w, fmt.Sprintf("level %q: want debug, info, warn or error", query.Get("level")), http.StatusBadRequest)
+			if err := cfg.Levels.Set(query.Get("level")); err != nil {
+				http.Error(w, err.Error(), http.StatusBadRequest)
 				return
 			}
-			cfg.Level.Set(level)
 		}
-		writeLevel(w, cfg.Level)
+		fmt.Fprint(w, cfg.Levels)
 	})
 	mux.HandleFunc("GET /config_dump", dumpHandler(cfg))
 	mux.HandleFunc("POST /certs/renew", renewHandler(cfg.Renew))

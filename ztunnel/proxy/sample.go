@@ -151,7 +151,7 @@ func (s *samples) tell(k kind, all *recordLimit, log *slog.Logger) {
 	if k.direction == outbound {
 		peer = fieldDstAddr
 	}
-	attrs := []any{fieldDirection, string(k.direction), fieldResult, string(k.word), fieldFlags, Words[k.word], fieldOmitted, omitted}
+	attrs := []any{fieldScope, scopeAccess, fieldDirection, string(k.direction), fieldResult, string(k.word), fieldFlags, Words[k.word], fieldOmitted, omitted}
 	if k.peer.IsValid() {
 		attrs = append(attrs, peer, k.peer.String())
 	}
