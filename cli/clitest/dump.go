@@ -3,6 +3,7 @@
 package clitest
 
 import (
+	"cmp"
 	"crypto/tls"
 	"encoding/base64"
 	"encoding/json"
@@ -26,7 +27,8 @@ type Ztunnel struct {
 	CA          map[string]any
 	Skew        time.Duration // of its clock
 	More        map[string]any
-	Events      []any // what /events tells at once; then it is silent
+	Log         string // what /logging answers; default "level info"
+	Events      []any  // what /events tells at once; then it is silent
 }
 
 // Held is an identity, with its certificate or why there is none.
@@ -94,7 +96,7 @@ func (z Ztunnel) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if r.URL.Path == "/logging" {
-		fmt.Fprintln(w, "level info")
+		fmt.Fprintln(w, cmp.Or(z.Log, "level info"))
 		return
 	}
 	if r.URL.Path != "/config_dump" || !strings.HasPrefix(r.Host, "127.0.0.1:") {

@@ -13,47 +13,62 @@ import (
 
 const setFor = 15 * time.Second // a level, on one node
 
-// Levels asks all ztunnels from which level on they log.
-func Levels(ctx context.Context, targets []Target) (levels []string, problems []error) {
-	levels, problems = make([]string, len(targets)), make([]error, len(targets))
+// Levels is from which level on a ztunnel logs.
+type Levels struct {
+	Level  string            // of what has no scope
+	Scopes map[string]string // level by scope; empty: the ztunnel is of a version without
+}
+
+// LogLevels asks all ztunnels from which level on they log.
+func LogLevels(ctx context.Context, targets []Target) (levels []Levels, problems []error) {
+	levels, problems = make([]Levels, len(targets)), make([]error, len(targets))
 	each(ctx, targets, func(i int, t Target) {
 		body, err := t.Fetch(ctx, ZtunnelAdmin, "/logging")
 		if err == nil {
-			levels[i], err = levelOf(body)
+			levels[i], err = levelsOf(body)
 		}
 		problems[i] = err
 	})
 	return levels, problems
 }
 
-// SetLevels has all ztunnels log from a level on, or, if it is empty, from the one that each
-// was started with.
-func SetLevels(ctx context.Context, targets []Target, level string) (levels []string, problems []error) {
-	levels, problems = make([]string, len(targets)), make([]error, len(targets))
+// SetLevels has all ztunnels log from a level on, which is as loglevel.Check takes it, or, if
+// it is empty, from the one that each was started with.
+func SetLevels(ctx context.Context, targets []Target, level string) (levels []Levels, problems []error) {
+	levels, problems = make([]Levels, len(targets)), make([]error, len(targets))
 	each(ctx, targets, func(i int, t Target) { levels[i], problems[i] = t.setLevel(ctx, level) })
 	return levels, problems
 }
 
-func (t Target) setLevel(ctx context.Context, level string) (string, error) {
+func (t Target) setLevel(ctx context.Context, level string) (Levels, error) {
 	if t.level == nil {
-		return "", errors.New("no way to its socket is known")
+		return Levels{}, errors.New("no way to its socket is known")
 	}
 	ctx, cancel := context.WithTimeout(ctx, setFor)
 	defer cancel()
 	answer, err := t.level(ctx, level)
 	if err != nil {
-		return "", err
+		return Levels{}, err
 	}
-	return levelOf(answer)
+	return levelsOf(answer)
 }
 
-// levelOf reads "level LEVEL".
-func levelOf(answer []byte) (string, error) {
+// levelsOf reads "level LEVEL" and, of versions that have scopes, lines "SCOPE LEVEL".
+func levelsOf(answer []byte) (Levels, error) {
 	level, ok := strings.CutPrefix(firstLine(answer), "level ")
 	if !ok {
-		return "", fmt.Errorf("its answer is not understood: %q", firstLine(answer))
+		return Levels{}, fmt.Errorf("its answer is not understood: %q", firstLine(answer))
 	}
-	return level, nil
+	all := Levels{level, make(map[string]string)}
+	_, more, _ := strings.Cut(strings.TrimSpace(string(answer)), "\n")
+	for line := range strings.Lines(more) {
+		scope, level, ok := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
+		if !ok {
+			return Levels{}, fmt.Errorf("its answer is not understood: %q", firstLine([]byte(line)))
+		}
+		all.Scopes[scope] = level
+	}
+	return all, nil
 }
 
 // levelQuery is what a socket is asked for.

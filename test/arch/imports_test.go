@@ -65,7 +65,7 @@ const imports = `
 	ztunnel/workload, ztunnel/policy < ztunnel/configdump;
 
 	# From which level on each part of it logs.
-	NONE < ztunnel/loglevel < ztunnel/admin;
+	NONE < ztunnel/loglevel < ztunnel/admin, cmd/ztunnel, cli;
 
 	# Who else gets the access records.
 	NONE < ztunnel/otlp;
