@@ -205,7 +205,7 @@ fuzz: ## run each fuzz target for FUZZTIME (30s)
 		{ printf "FAIL %s %s\n%s\n" "$$0" "$$1" "$$out"; exit 1; }'
 
 .PHONY: bench
-bench: ## set the tunnel beside other proxies (root, up to 40 minutes; ROW=bulk,rtt PEER=ours,nginx: a part, RESULTS=DIR)
+bench: ## set the tunnel beside other proxies (root, up to 45 minutes; ROW=bulk,rtt PEER=ours,nginx: a part, RESULTS=DIR)
 	go -C bench run . $(if $(ROW),-row '$(ROW)') $(if $(PEER),-peer '$(PEER)') $(if $(RESULTS),-results '$(abspath $(RESULTS))')
 
 .PHONY: bench-goals

@@ -141,9 +141,9 @@ func TestServerHelloTellsTheCipher(t *testing.T) {
 	}
 }
 
-// All that is measured with a ztunnel given: make bench must end in 40 minutes,
+// All that is measured with a ztunnel given: make bench must end in 45 minutes,
 // of which building the lab takes one.
-func TestAFullRunTakesLessThanFortyMinutes(t *testing.T) {
+func TestAFullRunTakesLessThanFortyFiveMinutes(t *testing.T) {
 	t.Setenv("ISTIO_ZTUNNEL", "/bin/ztunnel")
 	o, err := parse(nil)
 	if err != nil {
@@ -153,7 +153,7 @@ func TestAFullRunTakesLessThanFortyMinutes(t *testing.T) {
 	for _, name := range append(slices.Clone(peerNames), o.external[0].columns()...) {
 		all = append(all, &peer{name: name, mixed: strings.Contains(name, into), brief: variants[name].brief})
 	}
-	if took := o.planned(all); took > 39*time.Minute {
+	if took := o.planned(all); took > 44*time.Minute {
 		t.Errorf("%d columns would take %v", len(all), took)
 	} else {
 		t.Logf("%d columns take %v", len(all), took)

@@ -13,16 +13,25 @@ import (
 	"github.com/culvert-mesh/culvert/bench/proc"
 )
 
-// grown is by how much the resident memory of processes has grown, in MB,
-// after what came with the change has settled.
-func grown(ctx context.Context, before int64, pids []int) (float64, error) {
+// What came with a change has settled after a moment. That a stream is idle ours notices
+// after ten seconds to twenty, and then lets go of what it does not need. A run with less
+// time for a measurement waits for less, and does not see that.
+const (
+	settled   = 500 * time.Millisecond
+	idleTimes = 22
+	idleLong  = idleTimes * time.Second // in a run of two seconds, of which the row has one
+)
+
+// grown is by how much the resident memory of processes has grown, in MB, some time after
+// the change.
+func grown(ctx context.Context, before int64, pids []int, after time.Duration) (float64, error) {
 	select {
-	case <-time.After(500 * time.Millisecond):
+	case <-time.After(after):
 	case <-ctx.Done():
 		return 0, context.Cause(ctx)
 	}
-	after, err := proc.RSS(pids...)
-	return float64(after-before) / 1e6, err
+	now, err := proc.RSS(pids...)
+	return float64(now-before) / 1e6, err
 }
 
 // measureIdle opens a thousand more streams in each repetition: what they
@@ -39,7 +48,7 @@ func measureIdle(ctx context.Context, m *measurement, p *peer, c cell) (readings
 	if _, err := p.client.Do(ctx, load.Order{Kind: load.Hold, To: p.to, Streams: c.streams}); err != nil {
 		return nil, errors.Join(err, p.release(ctx))
 	}
-	more, err := grown(ctx, before, family)
+	more, err := grown(ctx, before, family, min(idleLong, idleTimes*m.duration))
 	return readings{mIdle: more / float64(len(p.proxies)) * 1000 / float64(c.streams)}, err
 }
 
@@ -92,7 +101,7 @@ func measureTunnels(ctx context.Context, m *measurement, p *peer, c cell) (readi
 	if _, err := m.outside.Do(ctx, load.Order{Kind: load.Tunnels, To: p.gate, Tunnel: p.tunnel, Streams: c.streams}); err != nil {
 		return nil, err
 	}
-	more, err := grown(ctx, before, family)
+	more, err := grown(ctx, before, family, settled)
 	return readings{mTunnels: more * 1000 / float64(c.streams)}, err
 }
 

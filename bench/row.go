@@ -52,7 +52,7 @@ var errNotHere = errors.New("not measured in this column")
 // process gives back slowly what the others made it take.
 var rows = []row{
 	{name: "tunnels", measure: measureTunnels, repeat: 5, short: true, more: time.Second, cells: []cell{{streams: 200}}},
-	{name: "idle", bare: true, measure: measureIdle, repeat: 5, short: true, cells: []cell{{streams: 1000}}},
+	{name: "idle", bare: true, measure: measureIdle, repeat: 3, short: true, more: idleLong, cells: []cell{{streams: 1000}}},
 	{name: "burst", asked: true, measure: measureBurst, repeat: 1, short: true, more: burstWait + 20*time.Second, cells: []cell{{streams: burstStreams}}},
 	{name: "bulk", all: true, measure: measureBulk, cells: []cell{
 		{streams: 1, direction: forward}, {streams: 1, direction: reverse}, {streams: 8, direction: forward},
@@ -83,7 +83,7 @@ func rowNames() (names []string) {
 }
 
 // in reports whether a cell of the row is measured in a column. All of it would
-// take more than the 40 minutes that a run may.
+// take more than the 45 minutes that a run may.
 func (r row) in(p *peer, c cell) bool {
 	switch {
 	case r.apps && (p.name == xnet || p.mixed), c.cpus > runtime.NumCPU():
