@@ -53,9 +53,14 @@ func (s Sight) mayRead(text string) bool {
 	if s.All {
 		return true
 	}
+	before := [2]string{}
 	for _, word := range strings.FieldsFunc(text, func(r rune) bool { return strings.ContainsRune(" \t\n,;()[]\"'", r) }) {
 		namespace, _, object := strings.Cut(strings.TrimRight(word, ":."), "/")
+		named := before == [2]string{"in", "namespace"}
+		before = [2]string{before[1], word}
 		switch {
+		case named && !s.Sees(namespace):
+			return false
 		case strings.Contains(word, "spiffe://"):
 			if !s.seesEnd(strings.TrimRight(word[strings.Index(word, "spiffe://"):], ":.")) {
 				return false

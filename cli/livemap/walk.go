@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -19,8 +20,9 @@ import (
 const (
 	maxWalks    = 4 // at a time: each asks nodes for all that they know
 	walkWithin  = 20 * time.Second
-	maxAskedAll = 8 // nodes; of more, those of both ends are asked
-	walkIsBusy  = "a walk is under way for you, or four are: try again in a moment"
+	walkRest    = 5 * time.Second // of a viewer, after each
+	maxAskedAll = 8               // nodes; of more, those of both ends are asked
+	walkIsBusy  = "a walk is under way for you or was a moment ago, or four are: try again in 5 s"
 )
 
 // Walker walks a connection between two ends, each as culvert why takes them, by what nodes
@@ -67,29 +69,33 @@ func (s *someNodes) Ztunnels(ctx context.Context) ([]fleet.Target, error) {
 
 // walks counts those who wait for an answer.
 type walks struct {
-	mu  sync.Mutex
-	all int
-	of  map[string]bool // by viewer, if viewers have names
+	mu    sync.Mutex
+	all   int
+	rests map[string]time.Time // until when, by viewer, if viewers have names; zero: it waits for an answer
 }
 
-func (w *walks) enter(viewer string) bool {
+func (w *walks) enter(viewer string, now time.Time) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.all >= maxWalks || viewer != "" && w.of[viewer] {
+	maps.DeleteFunc(w.rests, func(_ string, until time.Time) bool { return !until.IsZero() && !now.Before(until) })
+	if _, rests := w.rests[viewer]; w.all >= maxWalks || rests {
 		return false
 	}
-	if w.of == nil {
-		w.of = map[string]bool{}
+	if w.rests == nil {
+		w.rests = map[string]time.Time{}
 	}
-	w.all, w.of[viewer] = w.all+1, true
+	if w.all++; viewer != "" {
+		w.rests[viewer] = time.Time{}
+	}
 	return true
 }
 
-func (w *walks) leave(viewer string) {
+func (w *walks) leave(viewer string, now time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.all--
-	delete(w.of, viewer)
+	if w.all--; viewer != "" {
+		w.rests[viewer] = now.Add(walkRest)
+	}
 }
 
 // Walked is why a connection is refused now, as a viewer may read it.
@@ -114,11 +120,11 @@ func (s *Server) walk(w http.ResponseWriter, r *http.Request, sight Sight, viewe
 		http.Error(w, err.Error(), http.StatusNotFound)
 		return
 	}
-	if !s.walks.enter(viewer) {
+	if !s.walks.enter(viewer, time.Now()) {
 		http.Error(w, walkIsBusy, http.StatusServiceUnavailable)
 		return
 	}
-	defer s.walks.leave(viewer)
+	defer func() { s.walks.leave(viewer, time.Now()) }()
 	ctx, cancel := context.WithTimeout(r.Context(), walkWithin)
 	defer cancel()
 	a, err := s.Walk(ctx, one.from, one.to, one.nodes)
@@ -127,6 +133,8 @@ func (s *Server) walk(w http.ResponseWriter, r *http.Request, sight Sight, viewe
 		http.Error(w, fmt.Sprintf("the nodes took longer than %v", walkWithin), http.StatusGatewayTimeout)
 	case err != nil:
 		http.Error(w, one.sight.text(err.Error(), one.hidden, "that cannot be walked, for a reason that names another namespace"), http.StatusBadGateway)
+	case !one.mayHear(a):
+		http.Error(w, errNotYours.Error(), http.StatusNotFound)
 	default:
 		answer(w, r, one.walked(a, time.Now()))
 	}
@@ -191,6 +199,18 @@ func (m *mesh) nodeOf(namespace, pod string) string {
 		}
 	}
 	return ""
+}
+
+// mayHear reports whether a walk leads from the viewer's to the viewer's: an end without a
+// name is walked by its address, which may be that of another namespace's Service.
+func (one *walkable) mayHear(a why.Answer) bool {
+	ends := []string{a.Source, a.Destination}
+	for _, step := range a.Steps {
+		if step.Step == why.StepDestination || step.Step == why.StepEndpoint {
+			ends = append(ends, step.Says, step.Change)
+		}
+	}
+	return !slices.ContainsFunc(ends, func(end string) bool { return !one.sight.mayRead(end) })
 }
 
 // walked is an answer without what the viewer must not read.

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strings"
 	"testing"
@@ -106,19 +107,53 @@ func TestOnlyRefusalsWhoseEndsAreBothTheViewersAreWalked(t *testing.T) {
 	}
 }
 
+// An end without a name, as that of a Service of which nobody is ready, is walked by an
+// address: whoever has that now may be another's.
+func TestAWalkThatLeadsToAnotherNamespaceIsNotTold(t *testing.T) {
+	h := &History{}
+	n := node("one", toDB(2, 0, 1, 0, noon))
+	n.Dump.Edges[0].Destination = fleet.End{}
+	n.Dump.Pods = map[string]fleet.Pod{"web": {State: enrolled, Refused: []fleet.Refused{{
+		Time: noon, Result: "denied", Asked: netip.MustParseAddrPort("10.96.0.9:80"), Source: fleet.RefusedEnd{Namespace: "shop", Pod: "web-1"},
+	}}}}
+	h.Add([]fleet.Node{n}, noon)
+	shop := Sight{Namespaces: map[string]bool{"shop": true}}
+	id := h.Graph(shop, time.Time{}).Refusals[0].ID
+	unready := why.Step{Step: why.StepApp, State: why.Fault, Says: "nobody", Evidence: []string{"not ready in namespace vault: key-0", "not ready in namespace shop: web-9"}}
+	for _, tc := range []struct {
+		destination, says string
+		status            int
+	}{
+		{"Service vault/key port 80 (10.96.0.9)", "Service", 404},
+		{"10.96.0.9:80", "vault/key-0 on one", 404},
+		{"10.96.0.9:80", "10.96.0.9:80 is outside the mesh", 200},
+	} {
+		a := &asked{answer: why.Answer{Verdict: why.Refused, Source: "shop/web-1", Destination: tc.destination, Steps: []why.Step{{Step: why.StepDestination, State: why.OK, Says: tc.says}, unready}}}
+		status, text := walked(t, &Server{History: h, Gate: sees{sight: shop, viewer: "ann"}, Walk: a.walk}, id)
+		if a.to != "10.96.0.9:80" || status != tc.status || strings.Contains(text, "key-0") || strings.Contains(text, "web-9") != (status == 200) {
+			t.Errorf("%s, %s: asked for %s: %d %s", tc.destination, tc.says, a.to, status, text)
+		}
+	}
+}
+
 // A walk asks nodes for all that they know.
 func TestAViewerWalksOneRefusalAtATimeAndAllOfThemFew(t *testing.T) {
 	var w walks
-	if !w.enter("ann") || w.enter("ann") || !w.enter("") || !w.enter("") || !w.enter("bob") || w.enter("carl") {
+	enter := func(viewer string) bool { return w.enter(viewer, noon) }
+	if !enter("ann") || enter("ann") || !enter("") || !enter("") || !enter("bob") || enter("carl") {
 		t.Error("want one of each viewer, and four of all")
 	}
-	w.leave("ann")
-	if !w.enter("ann") {
-		t.Error("the place of one who has left is lost")
+	w.leave("ann", noon)
+	if enter("ann") || !enter("carl") {
+		t.Error("who has left rests, and others have the place")
+	}
+	w.leave("", noon)
+	if !w.enter("ann", noon.Add(walkRest)) || len(w.rests) != 3 {
+		t.Errorf("the place of one who has left is lost: %v", w.rests)
 	}
 	h, id := refusedMesh()
 	s := &Server{History: h, Gate: sees{sight: all, viewer: "ann"}, Walk: (&asked{}).walk}
-	s.walks.enter("ann")
+	s.walks.enter("ann", time.Now())
 	if status, text := walked(t, s, id); status != http.StatusServiceUnavailable || text != walkIsBusy {
 		t.Errorf("%d %s", status, text)
 	}
