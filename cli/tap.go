@@ -6,10 +6,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net/url"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -30,6 +32,7 @@ type tapping struct {
 	lines        columns
 	shown        int
 	silent       map[string]bool // nodes that do not answer now
+	telling      atomic.Bool     // an output is being written to
 }
 
 func (c *command) tap() *cobra.Command {
@@ -109,6 +112,7 @@ func (t *tapping) listen(ctx context.Context, source fleet.Source, query url.Val
 		ctx, stop = context.WithTimeout(ctx, time.Duration(t.during))
 		defer stop()
 	}
+	t.Stdout, t.Stderr = outlet{t.Stdout, &t.telling}, outlet{t.Stderr, &t.telling}
 	t.lines.w = t.Stdout
 	ended := make(chan error, 1)
 	go func() { ended <- t.follow(ctx, stop, source, query) }()
@@ -117,14 +121,30 @@ func (t *tapping) listen(ctx context.Context, source fleet.Source, query url.Val
 		return err
 	case <-ctx.Done():
 	}
-	late := time.NewTimer(lastWords)
+	late := time.NewTicker(lastWords)
 	defer late.Stop()
-	select {
-	case err := <-ended:
-		return err
-	case <-late.C: // the terminal was stopped, and takes no more words either
-		return fail(true)
+	for {
+		select {
+		case err := <-ended:
+			return err
+		case <-late.C:
+			if t.telling.Load() { // the terminal was stopped, and takes no more words either
+				return fail(true)
+			}
+		}
 	}
+}
+
+// outlet is an output that says whether something is being written to it.
+type outlet struct {
+	io.Writer
+	telling *atomic.Bool
+}
+
+func (w outlet) Write(p []byte) (int, error) {
+	w.telling.Store(true)
+	defer w.telling.Store(false)
+	return w.Writer.Write(p)
 }
 
 // lastWords is how long an output may take what is still to be said.

@@ -8,9 +8,11 @@ import (
 	"io"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/culvert-mesh/culvert/cli/clitest"
+	"github.com/culvert-mesh/culvert/cli/fleet"
 )
 
 // stopped is a terminal on which ^S was typed.
@@ -52,6 +54,27 @@ func TestTapEndsThoughItsTerminalIsStopped(t *testing.T) {
 	case <-time.After(30 * time.Second):
 		t.Fatal("it does not end")
 	}
+}
+
+// slow is a source that takes its time, though nobody wants its answer any more.
+type slow struct{}
+
+func (slow) Ztunnels(context.Context) ([]fleet.Target, error) {
+	time.Sleep(10 * lastWords)
+	return nil, nil
+}
+
+func (slow) CAs(context.Context) ([]fleet.Target, error) { return nil, nil }
+
+// That nodes or a busy machine take long to end is no output that is held up.
+func TestTapThatEndsSlowlyHasNotFailed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		out := Process{Stdout: io.Discard, Stderr: io.Discard}
+		tap := &tapping{command: &command{Process: out}, out: &format{value: "json"}, during: lifetime(time.Second), silent: map[string]bool{}}
+		if err := tap.listen(t.Context(), slow{}, nil); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // What hostile pods have nodes say is no order to the terminal in any format.
