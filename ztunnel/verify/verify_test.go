@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/culvert-mesh/culvert/test/env"
 	"github.com/culvert-mesh/culvert/ztunnel/netns"
@@ -212,6 +213,47 @@ func TestTrialsAreFewAndAskedForRight(t *testing.T) {
 	}
 	if _, err := trials.Await(t.Context(), names[0]); err == nil {
 		t.Error("one that has ended is awaited")
+	}
+}
+
+// A pod at one end may send as fast as it can: what comes after the end is not looked at, so
+// that the trial ends, and gives its place to others.
+func TestWhatComesAfterTheEndIsLeftOut(t *testing.T) {
+	trials, app := world(t, ends)
+	name, err := trials.Begin(Request{Pair: ends, Mark: mark})
+	if err != nil {
+		t.Fatal(err)
+	}
+	found, err := trials.find(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := found.node
+	queued := func() (packets uint32) { // since it was asked before
+		_ = w.raw.Control(func(fd uintptr) {
+			if st, err := unix.GetsockoptTpacketStats(int(fd), unix.SOL_PACKET, unix.PACKET_STATISTICS); err != nil {
+				t.Error(err)
+			} else {
+				packets = st.Packets
+			}
+		})
+		return packets
+	}
+	w.mu.Lock() // it looks at packets, and comes to no end
+	ended := make(chan error, 1)
+	go func() {
+		_, err := trials.End(name)
+		ended <- err
+	}()
+	left := false
+	for began := time.Now(); !left && time.Since(began) < 20*time.Second; {
+		queued()
+		said(t, trials, ends, app, mark)
+		left = queued() == 0
+	}
+	w.mu.Unlock()
+	if err := <-ended; err != nil || !left {
+		t.Errorf("ended: %v; what comes after the end is left out: %v", err, left)
 	}
 }
 

@@ -222,9 +222,24 @@ func (w *watch) look(data []byte, at *unix.SockaddrLinklayer) {
 	w.first.Do(func() { close(w.marked) })
 }
 
+// shut lets no more packets in, so that those that wait are few however fast others come.
+func (w *watch) shut() (err error) {
+	none := []unix.SockFilter{{Code: ret}}
+	if broken := w.raw.Control(func(fd uintptr) {
+		err = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(none)), Filter: &none[0]})
+	}); broken != nil {
+		return broken
+	}
+	return os.NewSyscallError("setsockopt(SO_ATTACH_FILTER)", err)
+}
+
 // end looks at all packets that passed until now, and ends the watch.
 func (w *watch) end() Seen {
+	shut := w.shut()
 	w.mu.Lock()
+	if shut != nil {
+		w.seen.Problem = shut.Error()
+	}
 	_ = w.raw.Control(func(fd uintptr) {
 		w.drain(int(fd))
 		if st, err := unix.GetsockoptTpacketStats(int(fd), unix.SOL_PACKET, unix.PACKET_STATISTICS); err == nil {
