@@ -87,9 +87,6 @@ func (t *traffic) of(flow *Flow) *series {
 	if s, ok := t.series[*flow]; ok {
 		return s
 	}
-	if s, ok := t.series[*flow]; ok {
-		return s
-	}
 	if peer := flow.peer(); peer.located() && (t.locals[*flow.local()] >= maxLocated || len(t.series) >= maxFlows/2) {
 		anywhere := *flow
 		anywhere.peer().Region, anywhere.peer().Zone = other, other
