@@ -81,6 +81,7 @@ func (p *Pod) awaitOrigin(c *connection, peer spiffeid.ID, addr netip.Addr) (wor
 		return workload.Unknown, err
 	}
 	defer c.give(p.Share.waiting())
+	c.endTurn()
 	deadline := time.NewTimer(sourceWithin)
 	defer deadline.Stop()
 	for {

@@ -106,8 +106,9 @@ func (c *connection) peer() peer {
 	return peer{identity, c.src.addr.Addr()}
 }
 
-// wait returns when a connection of p may go on, or an error if that is too late.
-func (b *brake) wait(ctx context.Context, p peer) error {
+// wait returns when a connection of p may go on, or an error if that is too late. Before it
+// waits, it calls waits.
+func (b *brake) wait(ctx context.Context, p peer, waits func()) error {
 	delay := b.turn(p)
 	switch {
 	case delay == 0:
@@ -115,6 +116,7 @@ func (b *brake) wait(ctx context.Context, p peer) error {
 	case delay > turnMost:
 		return fail(Limit, fmt.Errorf("%v opens more than %v connections a second that are broken off at once", p, emptyRate.PerSecond))
 	}
+	waits()
 	select {
 	case <-time.After(delay):
 		return nil

@@ -147,7 +147,7 @@ func TestConnectionsThatAreBrokenOffAtOnceWaitForTheirTurn(t *testing.T) {
 		var b brake
 		start := time.Now()
 		for range 1500 {
-			if err := b.wait(t.Context(), caller); err != nil {
+			if err := b.wait(t.Context(), caller, func() {}); err != nil {
 				t.Fatal(err)
 			}
 			b.ended(caller)
@@ -155,7 +155,7 @@ func TestConnectionsThatAreBrokenOffAtOnceWaitForTheirTurn(t *testing.T) {
 		if d := time.Since(start); d < 900*time.Millisecond || d > 1100*time.Millisecond {
 			t.Errorf("1500 took %v, want a burst of 1000 and one second", d)
 		}
-		if err := b.wait(t.Context(), bystand); err != nil || b.turn(bystand) != 0 {
+		if err := b.wait(t.Context(), bystand, func() {}); err != nil || b.turn(bystand) != 0 {
 			t.Errorf("another peer waits, or %v", err)
 		}
 	})
@@ -170,7 +170,7 @@ func TestConnectionsWithoutATurnAreRefused(t *testing.T) {
 		var waiting, refused atomic.Int32
 		for range 2000 {
 			go func() {
-				if err := b.wait(t.Context(), caller); wordOf(err) == Limit {
+				if err := b.wait(t.Context(), caller, func() {}); wordOf(err) == Limit {
 					refused.Add(1)
 				} else if err == nil {
 					waiting.Add(1)

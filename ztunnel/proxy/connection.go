@@ -130,8 +130,12 @@ func (c *connection) run(open func() (way, error), over func()) {
 	})
 }
 
-// endTurn has another connection begin: this one waits from here on, or is open.
+// endTurn has another connection begin: this one waits from here on, or is open. What
+// arrives beside a tunnel waits in the turn of its source.
 func (c *connection) endTurn() {
+	if c.twin != nil {
+		c.twin.endTurn()
+	}
 	c.turn.end()
 	c.turn = nil // an idle connection holds nothing that it does not need
 }

@@ -129,7 +129,7 @@ func (c *connection) request(self *workload.Workload, peer spiffeid.ID, dst neti
 
 // braked connects to the app, unless the peer's connections came to nothing too often.
 func (p *Pod) braked(c *connection, target netip.AddrPort) (*net.TCPConn, error) {
-	if err := p.brake.wait(c.ctx, c.peer()); err != nil {
+	if err := p.brake.wait(c.ctx, c.peer(), c.endTurn); err != nil {
 		return nil, err
 	}
 	to := approach{c.peer(), target}

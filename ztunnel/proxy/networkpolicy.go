@@ -120,6 +120,7 @@ func (p *Pod) awaitSource(c *connection) (no *policy.Denied, mode networkpolicy.
 		return nil, networkpolicy.Off, err
 	}
 	defer c.give(p.Share.waiting())
+	c.endTurn()
 	deadline := time.NewTimer(sourceWithin)
 	defer deadline.Stop()
 	for {

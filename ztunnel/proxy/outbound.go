@@ -34,7 +34,7 @@ func (o Outbound) open(c *connection, app *net.TCPConn) (way, error) {
 		return nil, fail(NoOriginalDst, fmt.Errorf("original destination of %v: %w", app.RemoteAddr(), err))
 	}
 	c.dst.addr, c.asked = dst, dst
-	self, err := o.self(c.ctx)
+	self, err := o.self(c.ctx, c.endTurn)
 	if err != nil {
 		return nil, err
 	}

@@ -29,7 +29,7 @@ func (p Passthrough) open(c *connection, client *net.TCPConn) (way, error) {
 	if p.isSelf(dst) || p.IsInner(client) {
 		return nil, errSelfCall
 	}
-	self, err := p.self(c.ctx)
+	self, err := p.self(c.ctx, c.endTurn)
 	if err != nil {
 		return nil, err
 	}

@@ -352,14 +352,14 @@ func TestAPodIsWaitedForUntilTheRegistryKnowsIt(t *testing.T) {
 		registry := workload.NewRegistry(nil)
 		p := &Pod{Registry: registry, Self: func() (workload.Workload, bool) { return registry.ByUID("uid-db") }}
 		start := time.Now()
-		if _, err := p.self(t.Context()); wordOf(err) != Identity {
+		if _, err := p.self(t.Context(), func() {}); wordOf(err) != Identity {
 			t.Errorf("got %v", err)
 		}
 		if waited := time.Since(start); waited != selfTimeout {
 			t.Errorf("waited %v", waited)
 		}
 		time.AfterFunc(time.Second, func() { registry.Replace(meshOf(1, 1)) })
-		if w, err := p.self(t.Context()); err != nil || w.Name != "db-0" {
+		if w, err := p.self(t.Context(), func() {}); err != nil || w.Name != "db-0" {
 			t.Errorf("got %v, %v", w, err)
 		}
 	})

@@ -128,10 +128,11 @@ type sandbox struct {
 
 // self waits a while for the workload of the sandbox: the first connection of
 // a pod may be faster than the registry.
-func (p *Pod) self(ctx context.Context) (*workload.Workload, error) {
+func (p *Pod) self(ctx context.Context, waits func()) (*workload.Workload, error) {
 	if w := p.whoWeAre(); w != nil {
 		return w, nil
 	}
+	waits()
 	deadline := time.NewTimer(selfTimeout)
 	defer deadline.Stop()
 	for {

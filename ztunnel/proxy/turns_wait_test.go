@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package proxy
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/culvert-mesh/culvert/ztunnel/networkpolicy"
+	"github.com/culvert-mesh/culvert/ztunnel/workload"
+)
+
+// What a peer has wait would else take all turns of the pod, one after the other, from
+// those of other peers.
+func TestAConnectionThatIsMadeToWaitHasNoTurnMeanwhile(t *testing.T) {
+	for name, waits := range map[string]func(b *bench, c *connection){
+		"for its peer, whose connections came to nothing": func(b *bench, c *connection) {
+			for range 2 * int(emptyRate.Burst) {
+				b.brake.ended(c.peer())
+			}
+			b.brake.wait(c.ctx, c.peer(), c.endTurn)
+		},
+		"for an identity to be at its address": func(b *bench, c *connection) {
+			b.Origins.Mode = AtSourceEnforce
+			b.admitOrigin(c, sa("web"))
+		},
+		"for its source, which NetworkPolicies refuse": func(b *bench, c *connection) {
+			b.NetworkPolicies = networkpolicy.NewSet()
+			n := &network{set: b.NetworkPolicies, mode: networkpolicy.Enforce}
+			n.replace(networkpolicy.Policy{Namespace: "shop", Name: "in", Ingress: side(ofRole("client"))})
+			b.admitNetwork(c)
+		},
+		"for the pod to be known": func(b *bench, c *connection) {
+			b.Registry.Replace(workload.Mesh{})
+			b.self(c.ctx, c.endTurn)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench(t, registryOf(meshOf(5432, 80)), "db")
+				turns := turnsOf(1, time.Hour).pod()
+				b.Share = NewBudget().Share("shop/db")
+				alone, local, source := b.arrival(sa("web"), ghostAddr), b.arrival(sa("web"), ghostAddr), new(connection)
+				local.twin = source // beside a tunnel, the turn is that of the source's pod
+				for c, holds := range map[*connection]*connection{alone: alone, local: source} {
+					holds.turn = turns.take(c.ctx)
+					over := make(chan struct{})
+					go func() {
+						defer close(over)
+						waits(b, c)
+					}()
+					synctest.Wait()
+					select {
+					case <-over:
+						t.Fatal("it does not wait")
+					default:
+					}
+					if turns.taken != 0 {
+						t.Errorf("it waits with %d turns", turns.taken)
+					}
+					holds.endTurn()
+					<-over
+				}
+			})
+		})
+	}
+}
