@@ -6,6 +6,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"runtime/metrics"
 	"testing"
 	"time"
 )
@@ -65,11 +66,12 @@ func TestSmallDifferencesAreNotWorthAStop(t *testing.T) {
 	}
 }
 
-// percentNow reads what SetGCPercent has set.
+// percentNow reads what SetGCPercent has set. To set it twice for that could undo what is
+// set meanwhile.
 func percentNow() int {
-	percent := debug.SetGCPercent(usual)
-	debug.SetGCPercent(percent)
-	return percent
+	sample := []metrics.Sample{{Name: "/gc/gogc:percent"}}
+	metrics.Read(sample)
+	return int(sample[0].Value.Uint64())
 }
 
 func TestAProcessThatCollectsAllTheTimeIsLetBe(t *testing.T) {
