@@ -36,16 +36,16 @@ func startCharted(t *testing.T) *charted {
 }
 
 // helm returns what helm prints of the chart, with the values of this cluster.
-func (c *charted) helm(command string, flags ...string) string {
-	c.t.Helper()
-	cgroup := c.enter("node1", "findmnt", "--noheadings", "--first-only", "--output=TARGET", "--types=cgroup2")
+func (r *running) helm(command string, flags ...string) string {
+	r.t.Helper()
+	cgroup := r.enter("node1", "findmnt", "--noheadings", "--first-only", "--output=TARGET", "--types=cgroup2")
 	cmd := exec.Command("go", append([]string{"tool", "-modfile=tools/helm/go.mod", "helm", command, "culvert", "deploy/chart",
-		"--kubeconfig=" + cluster.Kubeconfig(c.name), "--namespace=culvert-system", "--set=image.pullPolicy=Never",
+		"--kubeconfig=" + cluster.Kubeconfig(r.name), "--namespace=culvert-system", "--set=image.pullPolicy=Never",
 		"--set=ztunnel.cgroup=" + cgroup, "--set=ztunnel.kubeletCgroup=" + cgroup + "/" + cluster.KubeletCgroup}, flags...)...)
-	cmd.Dir, cmd.Stderr = filepath.Join("..", ".."), c.t.Output()
+	cmd.Dir, cmd.Stderr = filepath.Join("..", ".."), r.t.Output()
 	out, err := cmd.Output()
 	if err != nil {
-		c.t.Fatalf("helm %s: %v", command, err)
+		r.t.Fatalf("helm %s: %v", command, err)
 	}
 	return string(out)
 }
@@ -59,17 +59,17 @@ func (c *charted) install() {
 	}
 }
 
-func (c *charted) mustApply(objects string) {
-	c.t.Helper()
-	if err := c.apply(objects); err != nil {
-		c.t.Fatal(err)
+func (r *running) mustApply(objects string) {
+	r.t.Helper()
+	if err := r.apply(objects); err != nil {
+		r.t.Fatal(err)
 	}
 }
 
 // inSystem is kubectl in Culvert's namespace.
-func (c *charted) inSystem(args ...string) string {
-	c.t.Helper()
-	return c.mustKubectl(append([]string{"--namespace=culvert-system"}, args...)...)
+func (r *running) inSystem(args ...string) string {
+	r.t.Helper()
+	return r.mustKubectl(append([]string{"--namespace=culvert-system"}, args...)...)
 }
 
 // awaitStatus waits until all pods of the namespace default have that status of the mesh;

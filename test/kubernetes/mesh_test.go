@@ -238,17 +238,17 @@ func TestPodsOfALabelledNamespaceTalkInTheMesh(t *testing.T) {
 
 // awaitEnrolled waits until the kernel of each node confirms all running pods of a
 // namespace in the mesh.
-func (m *mesh) awaitEnrolled(namespace string) {
-	m.t.Helper()
-	eventually(m.t, func() error {
-		pods, err := m.kubectl("get", "pods", "--namespace="+namespace, "--field-selector=status.phase=Running",
+func (r *running) awaitEnrolled(namespace string) {
+	r.t.Helper()
+	eventually(r.t, func() error {
+		pods, err := r.kubectl("get", "pods", "--namespace="+namespace, "--field-selector=status.phase=Running",
 			`--output=jsonpath={range .items[?(@.spec.hostNetwork!=true)]}{.spec.nodeName} {.metadata.uid}{"\n"}{end}`)
 		if err != nil {
 			return err
 		}
 		dumps := make(map[string]string)
 		for _, node := range bothNodes {
-			if dumps[node], err = m.tryEnter(node, "curl", "--silent", "--fail", "http://127.0.0.1:15000/config_dump"); err != nil {
+			if dumps[node], err = r.tryEnter(node, "curl", "--silent", "--fail", "http://127.0.0.1:15000/config_dump"); err != nil {
 				return err
 			}
 		}
