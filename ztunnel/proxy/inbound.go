@@ -30,8 +30,9 @@ func (i Inbound) Serve(ctx context.Context, ln *hbone.Listener) error {
 		if err != nil {
 			return nil, err
 		}
-		return func(ctx context.Context, turn *turn, over func()) {
-			c := i.begin(ctx, inbound, stream.RemoteAddr())
+		return func(base context.Context, over func()) {
+			turn := i.Share.beginning().take(ctx) // ln's queue is for all peers: nobody waits in it
+			c := i.begin(base, inbound, stream.RemoteAddr())
 			c.turn = turn
 			c.run(func() (way, error) { return i.open(c, stream) }, over)
 		}, nil

@@ -14,13 +14,11 @@ import (
 	"github.com/culvert-mesh/culvert/ztunnel/socket"
 )
 
-// carry has a connection begin in a turn and run until it calls over. Its context ends
-// when it must.
-type carry func(ctx context.Context, t *turn, over func())
+// carry has a connection begin and run until it calls over. Its context ends when it must.
+type carry func(ctx context.Context, over func())
 
 // serve carries the connections that next returns, each from a goroutine of its own, until
-// next fails. It waits for them to end. Each begins in a turn of the
-// pod's, for which the others wait where they are.
+// next fails. It waits for them to end.
 func (p *Pod) serve(ctx context.Context, next func() (carry, error)) error {
 	// Not a child of ctx, whose end starts the drain and not the end.
 	base, force := context.WithCancelCause(context.WithoutCancel(ctx))
@@ -35,9 +33,8 @@ func (p *Pod) serve(ctx context.Context, next func() (carry, error)) error {
 			}
 			break
 		}
-		turn := p.Share.beginning().take(ctx)
 		connections.Add(1)
-		go carry(base, turn, connections.Done)
+		go carry(base, connections.Done)
 	}
 	p.await(ctx, &connections, force)
 	return broken
@@ -84,7 +81,8 @@ func (p *Pod) serveTCP(ctx context.Context, ln *net.TCPListener, d direction, op
 		if err != nil {
 			return nil, err
 		}
-		return func(ctx context.Context, turn *turn, over func()) {
+		turn := p.Share.beginning().take(ctx) // the others wait in the kernel's queue
+		return func(ctx context.Context, over func()) {
 			c := p.begin(ctx, d, socket.AddrPort(conn.RemoteAddr()))
 			c.turn = turn
 			c.run(func() (way, error) { return c.openOrReset(conn, open) }, over)

@@ -13,20 +13,23 @@ import (
 // turns shares the processors among the pods whose connections begin. To ask a
 // connection's questions and to dial is a tenth of a millisecond of work. Thousands of
 // them at once would all be runnable, and what any other pod does would wait behind
-// them. So a connection is begun only in a turn, a pod has some turns at a time, and
-// the others of its connections wait where they came: in the accept queue of the pod's own
-// listener, or in its tunnels.
+// them. So a connection is begun only in a turn, and a pod has some turns at a time. The
+// others of its connections wait in the accept queue of the pod's own listener, or, if
+// they came in tunnels, in the pod's queue here.
 //
-// Of those who wait, whoever has fewest turns goes first, and of these whoever waits for longest. A
-// turn is over when its connection waits for the network, is open or is refused. One
+// Of those who wait, whoever's pod has fewest turns goes first, and of these whoever waits
+// for longest. A turn is over when its connection waits for somebody, is open or is refused. One
 // that is longer than turnLong waits for something, too, and counts no more.
 type turns struct {
 	most, ofPod int           // turns of all pods, and of one, at once
 	long        time.Duration // after which a turn counts no more
 
-	mu      sync.Mutex // a leaf; guards what follows, each pod's count and each turn's state
-	taken   []*turn    // the oldest first
-	waiting []*turn    // in the order in which they came
+	mu      sync.Mutex  // a leaf; guards what follows, each pod's count and queue, and each turn's state
+	taken   []*turn     // the oldest first
+	waiting []*podTurns // the pods that have a queue
+	came    uint64      // turns that had to wait
+	late    *time.Timer // ends turns that are too long, while somebody waits
+	ticking bool        // late is set
 }
 
 // turnLong is many times what a turn takes on a processor of its own.
@@ -43,6 +46,7 @@ func newTurns() *turns {
 type podTurns struct {
 	of    *turns
 	taken int
+	queue []*turn // in the order in which they came
 }
 
 func (t *turns) pod() *podTurns {
@@ -54,10 +58,11 @@ func (t *turns) pod() *podTurns {
 
 // turn is leave to begin one connection: it waits, is taken, and is over.
 type turn struct {
-	pod   *podTurns
-	state turnState
-	since time.Time     // when it was taken
-	begin chan struct{} // closed when it is taken
+	pod    *podTurns
+	state  turnState
+	number uint64        // of turns.came, if it had to wait
+	since  time.Time     // when it was taken
+	begin  chan struct{} // closed when it is taken, if it had to wait
 }
 
 type turnState int
@@ -77,34 +82,19 @@ func (p *podTurns) take(ctx context.Context) *turn {
 	of := p.of
 	t := &turn{pod: p}
 	of.mu.Lock()
-	defer of.mu.Unlock()
-	of.waiting = append(of.waiting, t)
-	of.grantLocked()
-	for t.state == turnWaits {
-		t.begin = make(chan struct{})
-		of.awaitUnlocking(ctx, t)
-		if ctx.Err() != nil {
-			of.leaveLocked(t)
-			return nil
-		}
-		of.expireLocked(time.Now())
-		of.grantLocked()
+	if of.freeLocked(p) { // nobody waits for it, or would have had it
+		of.grantLocked(t)
+		of.mu.Unlock()
+		return t
 	}
-	return t
-}
-
-// awaitUnlocking waits until t is taken, or until a turn may have become too long; mu is
-// held, and released meanwhile.
-func (t *turns) awaitUnlocking(ctx context.Context, next *turn) {
-	left := time.Until(t.taken[0].since.Add(t.long)) // somebody has one, or next had got it
-	t.mu.Unlock()
-	defer t.mu.Lock()
-	timer := time.NewTimer(left)
-	defer timer.Stop()
+	of.queueLocked(t)
+	of.mu.Unlock()
 	select {
-	case <-next.begin:
-	case <-timer.C:
+	case <-t.begin:
+		return t
 	case <-ctx.Done():
+		of.leave(t)
+		return nil
 	}
 }
 
@@ -117,7 +107,7 @@ func (t *turn) end() {
 	of.mu.Lock()
 	defer of.mu.Unlock()
 	of.endLocked(t)
-	of.grantLocked()
+	of.shareLocked()
 }
 
 func (t *turns) endLocked(old *turn) {
@@ -129,39 +119,87 @@ func (t *turns) endLocked(old *turn) {
 	t.taken = slices.DeleteFunc(t.taken, func(other *turn) bool { return other == old })
 }
 
-// leaveLocked is the end of a turn that its caller wants no more.
-func (t *turns) leaveLocked(old *turn) {
-	t.endLocked(old)
-	t.waiting = slices.DeleteFunc(t.waiting, func(other *turn) bool { return other == old })
-	t.grantLocked()
+// queueLocked has a turn wait.
+func (t *turns) queueLocked(next *turn) {
+	t.came++
+	next.number, next.begin = t.came, make(chan struct{})
+	if len(next.pod.queue) == 0 {
+		t.waiting = append(t.waiting, next.pod)
+	}
+	next.pod.queue = append(next.pod.queue, next)
+	if !t.ticking {
+		t.ticking = true
+		t.tickLocked()
+	}
 }
 
-// expireLocked ends the turns that are too long.
-func (t *turns) expireLocked(now time.Time) {
-	for len(t.taken) > 0 && now.Sub(t.taken[0].since) >= t.long {
+// leave is the end of a turn that its caller wants no more.
+func (t *turns) leave(old *turn) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.endLocked(old)
+	if i := slices.Index(old.pod.queue, old); i >= 0 {
+		t.unqueueLocked(old.pod, i)
+	}
+	t.shareLocked()
+}
+
+func (t *turns) unqueueLocked(p *podTurns, i int) {
+	if p.queue = slices.Delete(p.queue, i, i+1); len(p.queue) == 0 {
+		p.queue = nil
+		t.waiting = slices.DeleteFunc(t.waiting, func(other *podTurns) bool { return other == p })
+	}
+}
+
+// tickLocked has expire called when the oldest turn is too long. Who waits, waits for
+// turns that are taken: so there is one.
+func (t *turns) tickLocked() {
+	left := time.Until(t.taken[0].since.Add(t.long))
+	if t.late == nil {
+		t.late = time.AfterFunc(left, t.expire)
+	} else {
+		t.late.Reset(left)
+	}
+}
+
+// expire ends the turns that are too long.
+func (t *turns) expire() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for now := time.Now(); len(t.taken) > 0 && now.Sub(t.taken[0].since) >= t.long; {
 		t.endLocked(t.taken[0])
 	}
+	t.shareLocked()
+	if t.ticking = len(t.waiting) > 0; t.ticking {
+		t.tickLocked()
+	}
 }
 
-// grantLocked gives turns to those who wait, as long as there are any.
-func (t *turns) grantLocked() {
-	for len(t.taken) < t.most {
-		next := -1
-		for i, w := range t.waiting {
-			if w.pod.taken < t.ofPod && (next < 0 || w.pod.taken < t.waiting[next].pod.taken) {
-				next = i
+func (t *turns) freeLocked(p *podTurns) bool {
+	return len(t.taken) < t.most && p.taken < t.ofPod
+}
+
+// shareLocked gives turns to those who wait, as long as there are any.
+func (t *turns) shareLocked() {
+	for {
+		var next *podTurns
+		for _, p := range t.waiting {
+			if t.freeLocked(p) && (next == nil || p.taken < next.taken || p.taken == next.taken && p.queue[0].number < next.queue[0].number) {
+				next = p
 			}
 		}
-		if next < 0 {
+		if next == nil {
 			return
 		}
-		w := t.waiting[next]
-		t.waiting = slices.Delete(t.waiting, next, next+1)
-		w.state, w.since = turnTaken, time.Now()
-		w.pod.taken++
-		t.taken = append(t.taken, w)
-		if w.begin != nil {
-			close(w.begin)
-		}
+		first := next.queue[0]
+		t.unqueueLocked(next, 0)
+		t.grantLocked(first)
+		close(first.begin)
 	}
+}
+
+func (t *turns) grantLocked(next *turn) {
+	next.state, next.since = turnTaken, time.Now()
+	next.pod.taken++
+	t.taken = append(t.taken, next)
 }

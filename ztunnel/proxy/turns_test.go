@@ -6,6 +6,7 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -125,6 +126,8 @@ func TestConnectionsThatBeginOfOnePodHoldNobodyUp(t *testing.T) {
 	echoes := netip.AddrPortFrom(legacyAddr, echo(t, legacyAddr))
 	var asked atomic.Int64
 	goOn := make(chan struct{})
+	release := sync.OnceFunc(func() { close(goOn) })
+	defer release() // or the end would wait for them
 	noisy.OriginalDst = func(*net.TCPConn) (netip.AddrPort, error) {
 		asked.Add(1)
 		<-goOn
@@ -155,7 +158,7 @@ func TestConnectionsThatBeginOfOnePodHoldNobodyUp(t *testing.T) {
 	if n := asked.Load(); n != 2 {
 		t.Errorf("%d connections of the noisy pod are begun at once, want 2", n)
 	}
-	close(goOn)
+	release()
 	for _, conn := range waiting { // none was refused
 		expect(t, conn, "hello")
 	}

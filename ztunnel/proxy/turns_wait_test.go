@@ -3,6 +3,8 @@
 package proxy
 
 import (
+	"net"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -64,5 +66,32 @@ func TestAConnectionThatIsMadeToWaitHasNoTurnMeanwhile(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// The queue of a listener is for all its peers, and who finds it full is refused. So nobody
+// waits in it for a turn.
+func TestStreamsThatWaitForATurnAreAcceptedAlready(t *testing.T) {
+	budget := NewBudget()
+	budget.turns = turnsOf(1, time.Hour)
+	s := tell(t, echo(t, dbAddr), func(s *story) { s.db.Share = budget.Share("shop/db") })
+	turns := s.db.Share.beginning()
+	held := turns.take(t.Context())
+	end := sync.OnceFunc(held.end)
+	t.Cleanup(end)
+	var apps []*net.TCPConn
+	for range 3 {
+		conn := connect(t, webAddr, s.to)
+		send(t, conn, "hello")
+		apps = append(apps, conn)
+	}
+	eventually(t, "all three wait for a turn", func() bool {
+		turns.of.mu.Lock()
+		defer turns.of.mu.Unlock()
+		return len(turns.queue) == 3
+	})
+	end()
+	for _, conn := range apps {
+		expect(t, conn, "hello")
 	}
 }
