@@ -132,7 +132,11 @@ func (s *Server) walk(w http.ResponseWriter, r *http.Request, sight Sight, viewe
 	case ctx.Err() != nil:
 		http.Error(w, fmt.Sprintf("the nodes took longer than %v", walkWithin), http.StatusGatewayTimeout)
 	case err != nil:
-		http.Error(w, one.sight.text(err.Error(), one.hidden, "that cannot be walked, for a reason that names another namespace"), http.StatusBadGateway)
+		text := "the walk failed, for a reason that only those may read who see all namespaces"
+		if one.sight.All {
+			text = err.Error()
+		}
+		http.Error(w, text, http.StatusBadGateway)
 	case !one.mayHear(a):
 		http.Error(w, errNotYours.Error(), http.StatusNotFound)
 	default:
