@@ -158,11 +158,13 @@ func (s *samples) tell(k kind, all *recordLimit, log *slog.Logger) {
 	log.Warn("connections failed without a record", append(attrs, s.whose(k.direction)...)...)
 }
 
-// name says whose failures they are.
+// name says whose failures they are. A pod that nobody knows any more keeps its name.
 func (s *samples) name(pod *workload.Workload) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.pod = pod
+	if pod != nil {
+		s.pod = pod
+	}
 }
 
 // whose names the pod, as its records do.

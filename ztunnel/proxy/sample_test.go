@@ -28,6 +28,7 @@ func TestFailuresAlikeAreSampledAndCounted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var s samples
 		s.name(&workload.Workload{Namespace: "shop", Name: "db-0"})
+		s.name(nil) // the registry has forgotten it
 		var out bytes.Buffer
 		log := slog.New(slog.NewJSONHandler(&out, nil))
 		take := func(r *record, word Word) (omitted uint64, ok bool) {
