@@ -103,6 +103,7 @@ func TestCulvertComesAndGoesByItsChart(t *testing.T) {
 	c.comesAndLeavesNothing()
 	c.comesToAPluginThatWasLeftBehind()
 	c.comesByHelm()
+	c.keepsTheBundleOfAnotherDomain()
 	c.keepsPodsOffANodeWhoseZtunnelIsAway()
 }
 

@@ -16,13 +16,13 @@ import (
 
 // culvert runs the operator's command by a kubeconfig, and returns what it printed and its
 // exit code.
-func (m *installed) culvert(kubeconfig string, args ...string) (out string, code int) {
-	m.t.Helper()
-	cmd := exec.Command(filepath.Join(buildCommand(m.t), "culvert"), append([]string{"--kubeconfig=" + kubeconfig}, args...)...)
+func (r *running) culvert(kubeconfig string, args ...string) (out string, code int) {
+	r.t.Helper()
+	cmd := exec.Command(filepath.Join(buildCommand(r.t), "culvert"), append([]string{"--kubeconfig=" + kubeconfig}, args...)...)
 	text, err := cmd.CombinedOutput()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
-		m.t.Fatal(err)
+		r.t.Fatal(err)
 	}
 	return string(text), cmd.ProcessState.ExitCode()
 }
