@@ -64,7 +64,7 @@ func TestFailuresAlikeAreSampledAndCounted(t *testing.T) {
 		fail("10.0.0.1:1", 109)
 		time.Sleep(tellAfter + time.Second)
 		synctest.Wait()
-		if n := strings.Count(out.String(), "\n"); n != 1 || !strings.Contains(out.String(), `"result":"dial","response_flags":"CONNECT","omitted":90,"src.addr":"10.0.0.1","dst.workload":"db-0","dst.namespace":"shop"}`) {
+		if n := strings.Count(out.String(), "\n"); n != 1 || !strings.Contains(out.String(), `"scope":"access","direction":"inbound","result":"dial","response_flags":"CONNECT","omitted":90,"src.addr":"10.0.0.1","dst.workload":"db-0","dst.namespace":"shop"}`) {
 			t.Errorf("%d lines: %s", n, out.String())
 		}
 	})
