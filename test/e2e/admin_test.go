@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -31,6 +32,18 @@ func (s *story) ask(from *lab.Place, network string, to netip.AddrPort, request 
 	return status
 }
 
+// said awaits that a node's log has each message, and in the scope by which its level is set.
+func (s *story) said(n *lab.Node, scopes map[string]string) {
+	s.Helper()
+	for message, scope := range scopes {
+		s.eventually(message+" stands in the log in scope "+scope, func() bool {
+			text, err := os.ReadFile(n.Ztunnel.Log)
+			s.must(err)
+			return strings.Contains(string(text), fmt.Sprintf(`"message":%q,"scope":%q`, message, scope))
+		})
+	}
+}
+
 // A pod may name any address and port: its own, a neighbour's, the nodes'. Those of the
 // nodes it reaches by its own ztunnel.
 func TestNoPodReachesWhatTellsOfOthers(t *testing.T) {
@@ -43,6 +56,7 @@ func TestNoPodReachesWhatTellsOfOthers(t *testing.T) {
 	if status, _, err := s.one.HTTPGet(s.ctx, "http://127.0.0.1:15000/logging"); err != nil || status != 200 {
 		t.Fatalf("from the node itself: %d, %v", status, err)
 	}
+	s.said(s.one, map[string]string{"ztunnel started": "ztunnel", "SVID issued": "certs", "pod enrolled": "pods"})
 	s.mapOf(s.one)
 	s.hasNoAbstractSocket(s.one)
 	// What the map tells whoever has its token.
