@@ -142,8 +142,7 @@ func TestViewersOfTheMapOnAClusterSeeTheirNamespacesAlone(t *testing.T) {
 	m.mustKubectl("create", "clusterrolebinding", "map-looks", "--clusterrole=view", "--serviceaccount=seen:all")
 	t.Cleanup(func() { _, _ = m.kubectl("delete", "clusterrolebinding", "map-looks") })
 
-	var wholly seen
-	wholly = m.shows(all, func(s seen) bool {
+	wholly := m.shows(all, func(s seen) bool {
 		m.mustKubectl("exec", "client", "--namespace="+older, "--container=load", "--", "/bin/podapp", "get", "http://web.seen/hello")
 		return s.All && s.has(older+"/client", "seen/web") && s.has("seen/client", "seen/web") && s.has(older+"/client", older+"/web")
 	})
