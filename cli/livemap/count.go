@@ -83,14 +83,19 @@ type counts struct {
 func countsOf(n fleet.Node) map[rowKey]counts {
 	all := map[rowKey]counts{}
 	for _, e := range n.Dump.Edges {
-		// One that is no pod where it comes from may have no ztunnel that counts it.
-		if e.Direction == "inbound" && e.Source.Identity != "" && e.Source.Workload != "" {
+		if countedElsewhere(e.Direction, e.Source) {
 			continue
 		}
 		k := rowKey{n.Name, e.Direction, e.Service, e.Reason, e.Source, e.Destination, e.Port, e.Secured}
 		all[k] = counts{e.Open, e.Opened, total(e.Refused), e.BytesSent + e.BytesRecv, e.Refused, e.BytesSent, e.BytesRecv, e.Last}
 	}
 	return all
+}
+
+// countedElsewhere reports whether the node of the source counts it, too. One that is no pod
+// where it comes from may have no ztunnel that does.
+func countedElsewhere(direction string, source fleet.End) bool {
+	return direction == "inbound" && source.Identity != "" && source.Workload != ""
 }
 
 func total(words map[string]uint64) (n uint64) {

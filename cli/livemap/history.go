@@ -75,9 +75,13 @@ type History struct {
 	frames   []frame
 	kept     int // bytes of all frames
 	refusals refusals
+	late     late
 	mesh     mesh            // as a node knew it last
 	domains  map[string]bool // trust domains of the nodes that answered last
-	changed  chan struct{}
+	changed  chan struct{}   // closed when there is another moment
+	told     chan struct{}   // closed when a node's stream told something
+
+	audience audience
 }
 
 // Add takes what the nodes said at one time. It is called with times that grow.
@@ -94,6 +98,8 @@ func (h *History) Add(nodes []fleet.Node, at time.Time) {
 	}
 	now := h.standing(nodes)
 	grew := h.growth(nodes, now, &m, at)
+	h.refusals.settle(nodes)
+	h.late.settle()
 	h.refusals.explain(nodes, &m)
 	h.settle(now, at)
 	for p, s := range grew {
@@ -127,19 +133,20 @@ func domainsOf(nodes []fleet.Node) map[string]bool {
 
 func (h *History) begin() {
 	if h.changed == nil {
-		h.changed = make(chan struct{})
+		h.changed, h.told = make(chan struct{}), make(chan struct{})
+		h.late = late{map[string]bool{}, map[string]int{}}
 	}
 	if h.nodes == nil {
 		h.nodes, h.rows, h.edges, h.carried = map[string]bool{}, map[rowKey]counts{}, map[pair]*edge{}, map[string]map[pair]uint64{}
 	}
 }
 
-// Changed is closed when there is another moment, or another refusal.
-func (h *History) Changed() <-chan struct{} {
+// signals are closed when there is another moment, and when a node's stream told something.
+func (h *History) signals() (changed, told <-chan struct{}) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.begin()
-	return h.changed
+	return h.changed, h.told
 }
 
 // standing is how all rows stand: those of a node that does not answer as they did. Rows of

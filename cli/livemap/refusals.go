@@ -28,31 +28,48 @@ type Refusal struct {
 	Policy      string    `json:"policy,omitempty"`
 	Error       string    `json:"error,omitempty"`
 	Count       uint64    `json:"count"`
+	Fresh       uint64    `json:"fresh,omitempty"` // of them, those that a stream told and no counter has yet
 	First       time.Time `json:"first"`
 	Last        time.Time `json:"last"`
 
 	spaces [2]string // namespaces of Pods, by which a Sight hides them
 	asks   [2]string // who asked for what, for whoever walks it; empty: not known
+
+	aged    uint64    // of Fresh: those that were it when nodes answered last
+	counted time.Time // the last one that a counter has, by the node's clock
 }
 
 // refusals are the last ones, each kind once.
 type refusals struct {
 	all map[string]*Refusal
 	of  map[string]int // how many are of each source
+
+	notes map[kind]*Refusal // what destinations' nodes told since nodes answered last
+	noted map[string]int    // how many of them are of each source
 }
 
+// put takes by how much a counter grew.
 func (r *refusals) put(one Refusal) {
+	if known := r.all[one.id()]; known != nil {
+		known.count(one.Count, one.Last)
+		return
+	}
+	one.counted = one.Last
+	r.add(one)
+}
+
+func (r *Refusal) id() string {
+	return strings.Join([]string{r.From, r.To, r.Service, r.Word, r.Node}, " ")
+}
+
+func (r *refusals) add(one Refusal) {
 	if r.all == nil {
 		r.all, r.of = map[string]*Refusal{}, map[string]int{}
-	}
-	one.ID = strings.Join([]string{one.From, one.To, one.Service, one.Word, one.Node}, " ")
-	if known := r.all[one.ID]; known != nil {
-		known.Count, known.Last = known.Count+one.Count, one.Last
-		return
 	}
 	if len(r.all) >= maxRefusals {
 		r.drop()
 	}
+	one.ID = one.id()
 	r.all[one.ID] = &one
 	r.of[one.holder()]++
 }
@@ -74,7 +91,12 @@ func (r *refusals) drop() {
 			oldest = one
 		}
 	}
-	delete(r.all, oldest.ID)
+	r.remove(oldest.ID)
+}
+
+func (r *refusals) remove(id string) {
+	source := r.all[id].holder()
+	delete(r.all, id)
 	if r.of[source]--; r.of[source] == 0 {
 		delete(r.of, source)
 	}
@@ -117,7 +139,6 @@ func (r *refusals) explain(nodes []fleet.Node, m *mesh) {
 		return
 	}
 	owners := m.pods()
-	type kind struct{ from, to, word string }
 	last := map[kind]fleet.Refused{}
 	for _, n := range nodes {
 		for _, pod := range n.Dump.Pods {
@@ -131,7 +152,7 @@ func (r *refusals) explain(nodes []fleet.Node, m *mesh) {
 		}
 	}
 	for _, one := range r.all {
-		known, found := last[kind{one.From, one.To, one.Word}]
+		known, found := last[one.kind()]
 		if !found {
 			continue
 		}
@@ -142,12 +163,7 @@ func (r *refusals) explain(nodes []fleet.Node, m *mesh) {
 	}
 }
 
-func addressOf(e fleet.RefusedEnd) string {
-	if !e.Address.IsValid() {
-		return ""
-	}
-	return e.Address.String()
-}
+func addressOf(e fleet.RefusedEnd) string { return textOf(e.Address) }
 
 // owned says which workload a pod is of, by NAMESPACE/POD.
 type owned map[string]string
@@ -160,9 +176,9 @@ func (o owned) name(e fleet.RefusedEnd) string {
 	return name(fleet.End{Identity: e.Identity})
 }
 
-// sorted are those that had begun by a time, the last one first.
+// sorted are those that had begun by a time, the last one first; zero: all of them.
 func (r *refusals) sorted(at time.Time) []Refusal {
-	some := slices.DeleteFunc(slices.Collect(values(r.all)), func(one Refusal) bool { return one.First.After(at) })
+	some := slices.DeleteFunc(slices.Collect(values(r.all)), func(one Refusal) bool { return !at.IsZero() && one.First.After(at) })
 	slices.SortFunc(some, func(a, b Refusal) int { return cmp.Or(-a.Last.Compare(b.Last), strings.Compare(a.ID, b.ID)) })
 	return some
 }

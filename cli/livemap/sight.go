@@ -170,7 +170,7 @@ func unique(all []Refusal) []Refusal {
 	some := []Refusal{}
 	for _, r := range all {
 		if i, known := at[r.ID]; known {
-			some[i].Count += r.Count
+			some[i].Count, some[i].Fresh = some[i].Count+r.Count, some[i].Fresh+r.Fresh
 			continue
 		}
 		at[r.ID] = len(some)

@@ -72,6 +72,7 @@ type Tick struct {
 	Topology string    `json:"topology"`
 	Edges    []Now     `json:"edges"`
 	Refusals []Refusal `json:"refusals"`
+	Late     int       `json:"late"` // as of News
 }
 
 // window is what happened to an edge up to a moment.
@@ -104,7 +105,11 @@ func (h *History) Graph(s Sight, at time.Time) Graph {
 			Reasons: e.reasons, Total: e.edge.opened, Spark: e.spark(sparks), Now: e.now(f.since),
 		})
 	}
-	g.Refusals, g.Topology = s.refusals(h.refusals.sorted(f.at)), h.topology(i, s)
+	until := f.at
+	if at.IsZero() {
+		until = at // streams may be ahead of moments
+	}
+	g.Refusals, g.Topology = s.refusals(h.refusals.sorted(until)), h.topology(i, s)
 	return g
 }
 
@@ -112,20 +117,23 @@ func (h *History) Graph(s Sight, at time.Time) Graph {
 func (h *History) Tick(s Sight) (Tick, bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	s = h.local(s)
-	i := len(h.frames) - 1
-	if i < 0 {
+	if len(h.frames) == 0 {
 		return Tick{}, false
 	}
+	return h.tick(h.local(s)), true
+}
+
+func (h *History) tick(s Sight) Tick {
+	i := len(h.frames) - 1
 	f := &h.frames[i]
-	t := Tick{At: f.at, From: h.frames[0].at, Topology: h.topology(i, s), Edges: []Now{}, Refusals: s.refusals(h.refusals.sorted(f.at))}
+	t := Tick{At: f.at, From: h.frames[0].at, Topology: h.topology(i, s), Edges: []Now{}, Refusals: s.refusals(h.refusals.sorted(time.Time{})), Late: h.lateFor(s)}
 	for _, e := range h.visible(i, s) {
 		if now := e.now(f.since); now.Active {
 			now.ID = e.name
 			t.Edges = append(t.Edges, now)
 		}
 	}
-	return t, true
+	return t
 }
 
 // Namespaces are those of the last moment's workloads.
