@@ -185,7 +185,7 @@ map: ## bundle the page of culvert map into cli/livemap/web/dist (npm)
 test-map: ## test the page of culvert map in a browser (root, npm, chromium; CHROMIUM=PATH; PICTURES=DIR makes the docs')
 	CGO_ENABLED=0 go build -o bin/ ./cmd/culvert ./test/map/stage
 	PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD=1 npm --prefix test/map ci --no-audit --no-fund
-	node --test --test-concurrency=1 test/map/shop.test.mjs test/map/large.test.mjs
+	node --test --test-concurrency=1 test/map/shop.test.mjs test/map/live.test.mjs test/map/large.test.mjs
 
 .PHONY: helm
 helm: ## build helm, which renders the chart in its tests, into Go's cache (some minutes, once)

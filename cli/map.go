@@ -40,8 +40,9 @@ func (c *command) livemap() *cobra.Command {
 		Short: "Serve a page that shows who talks to whom, as it happens",
 		Long: `map serves a page with the graph of the mesh: which workloads talk to which, whether in
 mutual TLS, how much, and what is refused and why; with certificates, enrollment and the last
-hour. It asks all nodes every few seconds and prints the page's address, which holds a token:
-whoever has the address sees all that this command sees.
+hour. It asks all nodes every few seconds, and while somebody looks it hears from them what
+they refuse. It prints the page's address, which holds a token: whoever has the address sees
+all that this command sees.
 
 With --token-review it is for a team, in the cluster: each viewer gives a token of Kubernetes
 that was made for this page, which the API server reviews, and sees the namespaces whose pods
@@ -160,6 +161,7 @@ func (c *command) serveMap(ctx context.Context, f mapFlags) error {
 	log := slog.New(slog.NewTextHandler(c.Stderr, nil))
 	group.Go(func() error { return livemap.Serve(ctx, ln, server.Handler()) })
 	group.Go(func() error { return history.Watch(ctx, source, f.every, log) })
+	group.Go(func() error { return history.Listen(ctx, source, log) })
 	return group.Wait()
 }
 

@@ -31,14 +31,15 @@ function start(program, args) {
   };
 }
 
-// stage starts all of it, and calls play; it ends all of it, however that ends.
-export async function stage(kind, play, args = []) {
+// stage starts all of it, and calls play; it ends all of it, however that ends. Nodes are asked
+// as often as every says.
+export async function stage(kind, play, args = [], every = "1s") {
   const running = [];
   let browser;
   try {
     const scene = start("bin/stage", [kind, ...args]);
     running.push(scene);
-    const map = start("bin/culvert", ["map", "--listen", "127.0.0.1:0", "--every", "1s", "--ztunnel", await scene.line()]);
+    const map = start("bin/culvert", ["map", "--listen", "127.0.0.1:0", "--every", every, "--ztunnel", await scene.line()]);
     running.push(map);
     const address = (await map.line()).replace("the map is at ", "");
     browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args: ["--no-sandbox"] });

@@ -5,10 +5,12 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync"
 	"time"
 )
@@ -27,6 +29,7 @@ type fixture struct {
 	workloads []map[string]any
 	pods      []map[string]any // by node
 	edges     [][]map[string]any
+	listeners map[chan map[string]any]bool // of all nodes
 }
 
 func newFixture(workloads, edges int) (*fixture, []string, error) {
@@ -105,12 +108,35 @@ func (f *fixture) handler(node int) http.Handler {
 			"workloads": f.workloads, "workloadState": f.pods[node], "edges": f.edges[node], "certificates": []any{}, "policyObjects": map[string]any{"RootNamespace": "istio-system"},
 		})
 	})
-	mux.HandleFunc("GET /events", func(w http.ResponseWriter, r *http.Request) {
-		w.WriteHeader(http.StatusOK)
-		_ = http.NewResponseController(w).Flush()
-		<-r.Context().Done()
-	})
+	mux.HandleFunc("GET /events", f.events)
 	return mux
+}
+
+func (f *fixture) events(w http.ResponseWriter, r *http.Request) {
+	told := make(chan map[string]any)
+	f.mu.Lock()
+	if f.listeners == nil {
+		f.listeners = map[chan map[string]any]bool{}
+	}
+	f.listeners[told] = true
+	f.mu.Unlock()
+	defer func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		delete(f.listeners, told)
+	}()
+	w.WriteHeader(http.StatusOK)
+	for {
+		if http.NewResponseController(w).Flush() != nil {
+			return
+		}
+		select {
+		case e := <-told:
+			_ = json.NewEncoder(w).Encode(e) // a client that went is no matter
+		case <-r.Context().Done():
+			return
+		}
+	}
 }
 
 // grow has two thirds of a node's edges carry something.
@@ -127,7 +153,31 @@ func (f *fixture) grow(node int) {
 	}
 }
 
-func (f *fixture) do(context.Context, string) (string, error) { return "ok", nil }
+// do is: refuse NAMESPACE/WORKLOAD NAMESPACE/WORKLOAD. A node tells of it, and counts nothing.
+func (f *fixture) do(_ context.Context, line string) (string, error) {
+	words := strings.Fields(line)
+	if len(words) != 3 || words[0] != "refuse" {
+		return "", fmt.Errorf("%q: want refuse NAMESPACE/WORKLOAD NAMESPACE/WORKLOAD", line)
+	}
+	end := func(name string) map[string]any {
+		namespace, workload, _ := strings.Cut(name, "/")
+		return map[string]any{"namespace": namespace, "workload": workload, "pod": workload + "-0"}
+	}
+	e := map[string]any{
+		"event": "refused", "time": time.Now(), "direction": "outbound", "result": "denied", "policy": "AuthorizationPolicy team-00/till",
+		"source": end(words[1]), "destination": end(words[2]),
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for told := range f.listeners {
+		select {
+		case told <- e:
+			return "told", nil
+		default: // it writes still, or has gone
+		}
+	}
+	return "", errors.New("nobody listens")
+}
 
 func (f *fixture) close() error {
 	for _, s := range f.servers {

@@ -12,6 +12,7 @@ const tabs = ["edges", "details", "refusals", "certificates", "enrollment"];
 let graph = { workloads: [], edges: [], certificates: [], refusals: [], nodes: [], namespaces: [], omitted: 0, topology: "" };
 let byID = new Map(), words = {}, detail = null;
 let latest = 0; // the last moment, by the server's clock
+let late = 0; // nodes whose refusals come with their answers only
 let loading = false, again = false, loaded = 0, sorted = 0;
 
 export async function start() {
@@ -59,6 +60,7 @@ function take(next) {
   graph = next;
   byID = new Map(graph.edges.map((e) => [e.id, e]));
   if (!chosen.at && graph.at) latest = Date.parse(graph.at);
+  if (!chosen.at) redden();
   options("ns", graph.namespaces);
   options("node", [...new Set(graph.workloads.flatMap((w) => w.nodes))].sort());
   view.show(graph);
@@ -98,8 +100,9 @@ function panel() {
 function headline() {
   if (!graph.at) return status("waiting for the nodes' first answer");
   const silent = graph.silent ? `, ${graph.silent} nodes do not answer` : "";
+  const behind = late && !chosen.at ? `, refusals of ${late} nodes come late` : "";
   const sees = graph.all ? "" : `, of ${graph.namespaces.length} namespaces that you may see`;
-  status(`${chosen.at ? "as it was" : "live"}: ${graph.workloads.length} workloads, ${graph.edges.length} edges${silent}${sees}`, graph.silent > 0);
+  status(`${chosen.at ? "as it was" : "live"}: ${graph.workloads.length} workloads, ${graph.edges.length} edges${silent}${behind}${sees}`, graph.silent > 0);
 }
 
 function status(text, bad = false) {
@@ -110,6 +113,7 @@ function status(text, bad = false) {
 function follow() {
   const source = new EventSource("/api/live");
   source.addEventListener("tick", (event) => moment(JSON.parse(event.data)));
+  source.addEventListener("refused", (event) => news(JSON.parse(event.data)));
   source.onerror = () => {
     status("the connection to the map is lost; it is tried again", true);
     if (source.readyState === EventSource.CLOSED) setTimeout(() => ask("/api/words").then(follow, follow), 3000);
@@ -119,16 +123,17 @@ function follow() {
 // moment takes what happens now. While the viewer is in the past, only the slider grows.
 function moment(t) {
   latest = Date.parse(t.at);
+  late = t.late;
   graph.from = t.from;
   slider();
   if (chosen.at) return;
   announce(t.refusals);
   graph.refusals = t.refusals;
   graph.at = t.at;
-  const idle = { active: false, open: 0, opened: 0, refused: 0, bytes: 0 };
+  const idle = { active: false, open: 0, opened: 0, refused: 0, bytes: 0 }, counted = { fresh: 0 };
   const active = new Map(t.edges.map((e) => [e.id, e]));
   for (const e of graph.edges) {
-    Object.assign(e, active.get(e.id) ?? idle);
+    Object.assign(e, active.get(e.id) ?? idle, counted);
     if (!e.spark.length && !e.bytes) continue;
     if (!e.spark.length) e.spark.push(0);
     if (e.spark.push(e.bytes) > 60) e.spark.shift();
@@ -137,13 +142,43 @@ function moment(t) {
     load();
     return;
   }
+  redden();
+  happened();
+  if (chosen.tab === "details") refetch();
+}
+
+// news takes what is refused between two moments. What is counted since is in the next one.
+function news(n) {
+  late = n.late;
+  if (chosen.at) return;
+  const told = new Set(n.refusals.map((r) => r.id));
+  graph.refusals = [...n.refusals, ...graph.refusals.filter((r) => !told.has(r.id))];
+  announce(graph.refusals);
+  redden();
+  happened();
+  if (chosen.tab === "details") panel();
+}
+
+// redden shows on edges what no node has counted yet.
+function redden() {
+  const fresh = new Map();
+  for (const r of graph.refusals) {
+    if (r.fresh) fresh.set(`${r.from}→${r.to}`, (fresh.get(`${r.from}→${r.to}`) ?? 0) + r.fresh);
+  }
+  for (const [id, n] of fresh) {
+    const e = byID.get(id);
+    if (e) Object.assign(e, { state: "refused", active: true, refused: e.refused + n - (e.fresh ?? 0), fresh: n });
+  }
+}
+
+// happened shows what has changed on edges, and in the panel that is seen.
+function happened() {
   view.tick(byID);
   headline();
   if (chosen.tab === "edges") {
     tickEdges(byID);
     if (Date.now() - sorted > 15_000 && !$("panel-edges").contains(document.activeElement)) panel();
-  } else if (chosen.tab === "details") refetch();
-  else if (!$(`panel-${chosen.tab}`).contains(document.activeElement)) panel();
+  } else if (chosen.tab !== "details" && !$(`panel-${chosen.tab}`).contains(document.activeElement)) panel();
 }
 
 // announce says new refusals to those who do not see the graph.
