@@ -169,6 +169,44 @@ func TestAYoungerTunnelWhoseRootWasDroppedExtendsNothing(t *testing.T) {
 	})
 }
 
+// The certificates of a younger tunnel are parsed once for all older ones. Roots that change
+// meanwhile count.
+func TestOlderTunnelsAreExtendedByOneLookAtTheYounger(t *testing.T) {
+	inBubble(t, time.Hour, func(t *testing.T, b *bubble) {
+		b.open()
+		b.pool.Retire(Rotated)
+		b.open()
+		older := b.ln.all()
+		if len(older) != 2 {
+			t.Fatalf("%d tunnels, want 2", len(older))
+		}
+		younger, looks := &conn{peer: older[0].peer, remote: older[0].remote}, 0
+		later := older[0].deadline.Add(time.Hour)
+		younger.grounds.own = func([32]byte) time.Time {
+			looks++
+			return later
+		}
+		b.ln.extendOlder(younger)
+		if looks != 1 || !older[0].deadline.Equal(later) || !older[1].deadline.Equal(later) {
+			t.Errorf("%d looks; they end at %v and %v, want %v", looks, older[0].deadline, older[1].deadline, later)
+		}
+		root := trusted()
+		younger.grounds.own = func([32]byte) time.Time {
+			if !root.Swap(false) {
+				return longAgo
+			}
+			b.ln.Reprove() // the root goes after this answer
+			return later.Add(time.Hour)
+		}
+		b.ln.extendOlder(younger)
+		for _, c := range older {
+			if !c.deadline.Equal(later) {
+				t.Errorf("by a root that went meanwhile, it ends at %v, want %v", c.deadline, later)
+			}
+		}
+	})
+}
+
 // What rests on younger tunnels alone gets no new streams, whichever end finds that out, and
 // forgets those of them that do not hold any more, so that they take the place of none that
 // does.
