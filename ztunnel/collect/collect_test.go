@@ -79,6 +79,7 @@ func TestAProcessThatCollectsAllTheTimeIsLetBe(t *testing.T) {
 	os.Unsetenv("GOGC")
 	defer debug.SetGCPercent(usual)
 	stop := Seldom(64 * mib)
+	time.Sleep(often + often/5) // each gap is one between two collections, and none from the start
 	for deadline := time.Now().Add(20 * time.Second); percentNow() == usual; {
 		if time.Now().After(deadline) {
 			t.Fatal("collections go on, as often as before")
@@ -93,6 +94,17 @@ func TestAProcessThatCollectsAllTheTimeIsLetBe(t *testing.T) {
 		}
 		runtime.GC()
 		time.Sleep(time.Millisecond)
+	}
+}
+
+func TestWhatLivesIsKnown(t *testing.T) {
+	held := make([]byte, 8*mib)
+	runtime.GC()
+	with := live()
+	runtime.KeepAlive(held)
+	runtime.GC()
+	if without := live(); with < 8*mib || without > with-4*mib {
+		t.Errorf("%d bytes live with 8 MiB that are held, and %d without", with, without)
 	}
 }
 
