@@ -143,4 +143,14 @@ func TestWriteAllWaitsForRoom(t *testing.T) {
 	if _, err := WriteAll(dialled, sent); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("%v, want that the deadline is over", err)
 	}
+	gone, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone.(*net.TCPConn).SetLinger(0)
+	gone.Close()
+	dialled.SetDeadline(time.Now().Add(30 * time.Second))
+	if n, err := WriteAll(dialled, sent); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("%d bytes, %v, want that the connection broke", n, err)
+	}
 }
