@@ -3,8 +3,10 @@
 package federation
 
 import (
+	"bytes"
 	"crypto/x509"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -85,11 +87,21 @@ func TestTheListOfDomainsHasANumber(t *testing.T) {
 	r.write(r.file, none(8))
 	f.look(nil)
 	wants("a greater number", 8, 0)
-	r.write(r.file, list(8, entry))
-	f.look(nil)
-	wants("the same number", 8, 1) // which the log says
+	var log bytes.Buffer
+	f.opts.Log = slog.New(slog.NewTextHandler(&log, nil))
+	for _, text := range []string{entry, entry + "# said again\n"} {
+		log.Reset()
+		r.write(r.file, list(8, text))
+		f.look(nil)
+		wants("the same number", 8, 1)
+		if warned := strings.Contains(log.String(), "has the same number"); warned != (text == entry) {
+			t.Errorf("the same number, of a list with\n%sthe log says\n%s", text, &log)
+		}
+	}
 	r.write(r.file, list(9, entry+"- {trustDomain: third.example}\n"))
 	wants("a part, to a CA that starts", 0, len(r.open().followers))
+	r.write(r.file, strings.Replace(list(9, entry), n.TrustDomain().Name()+".pem", "missing.pem", 1))
+	wants("a list without the file of a domain, to a CA that starts", 0, len(r.open().followers))
 }
 
 // A bundle comes by https_spiffe, is followed, kept while the endpoint is away or says what
