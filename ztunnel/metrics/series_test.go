@@ -176,7 +176,7 @@ func TestZonesTakeNoRoomThatWorkloadsNeed(t *testing.T) {
 	for n := range maxLocated {
 		for zone := range 3 {
 			f := flow(Source, "loud", fmt.Sprintf("peer-%d", n))
-			f.Source.Zone, f.Destination.Zone = "z0", fmt.Sprintf("z%d", zone)
+			f.Source.Zone, f.Destination.Zone, f.Destination.Region = "z0", fmt.Sprintf("z%d", zone), fmt.Sprintf("r%d", zone)
 			m.Open(f, nothing).Close("-")
 		}
 	}
@@ -187,8 +187,28 @@ func TestZonesTakeNoRoomThatWorkloadsNeed(t *testing.T) {
 	if got := value(t, m, "istio_tcp_connections_opened_total", near, `source_zone="z0"`, `destination_zone="z2"`); got != "1" {
 		t.Errorf("of the first = %q, want 1 in its zone", got)
 	}
-	if got := value(t, m, "istio_tcp_connections_opened_total", far, `source_zone="z0"`, `destination_zone="other"`); got != "3" {
+	if got := value(t, m, "istio_tcp_connections_opened_total", far, `source_zone="z0"`, `destination_region="other"`, `destination_zone="other"`); got != "3" {
 		t.Errorf("of the last = %q, want 3 in zones that are not told apart", got)
+	}
+}
+
+// What all pods of the node may have is shared, too.
+func TestZonesTakeHalfOfTheRoomOfANode(t *testing.T) {
+	m := New(Config{})
+	m.traffic.mu.Lock()
+	defer m.traffic.mu.Unlock()
+	zoneOf := func(source string) string {
+		f := flow(Source, source, "db")
+		f.Destination.Zone = "z1"
+		return m.traffic.of(f).flow.Destination.Zone
+	}
+	for n := range maxFlows / 2 {
+		if zone := zoneOf(fmt.Sprintf("pod-%d", n)); zone != "z1" {
+			t.Fatalf("with %d series there is no room for zone %s", n, zone)
+		}
+	}
+	if zone := zoneOf("one-more"); zone != other {
+		t.Errorf("with %d series zone %s is told apart", maxFlows/2, zone)
 	}
 }
 
