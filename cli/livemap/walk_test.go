@@ -121,19 +121,20 @@ func TestAWalkThatLeadsToAnotherNamespaceIsNotTold(t *testing.T) {
 	h.Add([]fleet.Node{n}, noon)
 	shop := Sight{Namespaces: map[string]bool{"shop": true}}
 	id := h.Graph(shop, time.Time{}).Refusals[0].ID
-	unready := why.Step{Step: why.StepApp, State: why.Fault, Says: "nobody", Evidence: []string{"not ready in namespace vault: key-0", "not ready in namespace shop: web-9"}}
+	unready := why.Step{Step: why.StepApp, State: why.Fault, Says: "nobody but vault/key-1", Evidence: []string{"not ready in namespace vault: key-0", "not ready in namespace shop: web-9"}}
 	for _, tc := range []struct {
-		destination, says string
-		status            int
+		source, destination, says string
+		status                    int
 	}{
-		{"Service vault/key port 80 (10.96.0.9)", "Service", 404},
-		{"10.96.0.9:80", "vault/key-0 on one", 404},
-		{"10.96.0.9:80", "10.96.0.9:80 is outside the mesh", 200},
+		{"shop/web-1", "Service vault/key port 80 (10.96.0.9)", "Service", 404},
+		{"shop/web-1", "10.96.0.9:80", "vault/key-0 on one", 404},
+		{"vault/key-0", "10.96.0.9:80", "10.96.0.9:80 is outside the mesh", 404},
+		{"shop/web-1", "10.96.0.9:80", "10.96.0.9:80 is outside the mesh", 200},
 	} {
-		a := &asked{answer: why.Answer{Verdict: why.Refused, Source: "shop/web-1", Destination: tc.destination, Steps: []why.Step{{Step: why.StepDestination, State: why.OK, Says: tc.says}, unready}}}
+		a := &asked{answer: why.Answer{Verdict: why.Refused, Source: tc.source, Destination: tc.destination, Steps: []why.Step{{Step: why.StepDestination, State: why.OK, Says: tc.says}, unready}}}
 		status, text := walked(t, &Server{History: h, Gate: sees{sight: shop, viewer: "ann"}, Walk: a.walk}, id)
-		if a.to != "10.96.0.9:80" || status != tc.status || strings.Contains(text, "key-0") || strings.Contains(text, "web-9") != (status == 200) {
-			t.Errorf("%s, %s: asked for %s: %d %s", tc.destination, tc.says, a.to, status, text)
+		if a.to != "10.96.0.9:80" || status != tc.status || strings.Contains(text, "key-") || strings.Contains(text, "web-9") != (status == 200) {
+			t.Errorf("%s to %s, %s: asked for %s: %d %s", tc.source, tc.destination, tc.says, a.to, status, text)
 		}
 	}
 }
@@ -158,6 +159,15 @@ func TestAViewerWalksOneRefusalAtATimeAndAllOfThemFew(t *testing.T) {
 	s.walks.enter("ann", time.Now())
 	if status, text := walked(t, s, id); status != http.StatusServiceUnavailable || text != walkIsBusy {
 		t.Errorf("%d %s", status, text)
+	}
+	s.walks.leave("ann", time.Now().Add(-walkRest))
+	for _, want := range []int{http.StatusOK, http.StatusServiceUnavailable} { // after a walk she rests
+		if status, text := walked(t, s, id); status != want {
+			t.Errorf("%d %s, want %d", status, text, want)
+		}
+	}
+	if s.walks.all != 0 {
+		t.Errorf("%d walks are under way, want none", s.walks.all)
 	}
 }
 
