@@ -3,7 +3,9 @@
 package stage
 
 import (
+	"sync/atomic"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -19,6 +21,32 @@ func TestANamespaceWithoutAnAnswerIsRemoved(t *testing.T) {
 		t.Fatalf("%v: %v", err, k.Namespaces)
 	}
 	if err := s.Remove(t.Context()); err != nil || len(k.Namespaces) != 0 {
+		t.Errorf("left: %v, %v", k.Namespaces, err)
+	}
+}
+
+// The API server makes it later still: when Remove has looked once and found none.
+func TestANamespaceThatComesLateIsRemoved(t *testing.T) {
+	t.Parallel()
+	s, k := newStage(t, stagetest.Runs)
+	var late atomic.Pointer[corev1.Namespace]
+	k.Drops = func(ns *corev1.Namespace) bool {
+		first := late.CompareAndSwap(nil, ns)
+		if first {
+			delete(k.Namespaces, ns.Name)
+		}
+		return first
+	}
+	if _, err := s.Build(t.Context()); err == nil {
+		t.Fatal("it is built")
+	}
+	made := make(chan error, 1)
+	time.AfterFunc(again/2, func() { made <- s.API.Create(t.Context(), "/api/v1/namespaces", late.Load()) })
+	err := s.Remove(t.Context())
+	if err := <-made; err != nil {
+		t.Fatal(err)
+	}
+	if err != nil || len(k.Namespaces) != 0 {
 		t.Errorf("left: %v, %v", k.Namespaces, err)
 	}
 }
