@@ -58,13 +58,13 @@ func TestAPodWithManyConnectionsLeavesTurnsToOthers(t *testing.T) {
 func TestThePodWithTheFewestTurnsGoesFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		of := &turns{most: 3, ofPod: 3, long: time.Hour}
-		noisy, quiet := of.pod(), of.pod()
+		noisy, quiet, other := of.pod(), of.pod(), of.pod()
 		var held [3]*turn
 		for i := range held {
 			held[i] = noisy.take(t.Context())
 		}
-		order := make(chan *podTurns, 2)
-		for _, pod := range []*podTurns{noisy, quiet} { // the noisy one comes first
+		order := make(chan *podTurns, 3)
+		for _, pod := range []*podTurns{noisy, quiet, other} { // the noisy one comes first
 			go func() {
 				pod.take(t.Context())
 				order <- pod
@@ -76,6 +76,10 @@ func TestThePodWithTheFewestTurnsGoesFirst(t *testing.T) {
 			t.Error("the next turn is the noisy pod's, which has two")
 		}
 		held[1].end()
+		if next := <-order; next != other {
+			t.Error("of two without turns it was not the first to come that went first")
+		}
+		held[2].end()
 		if next := <-order; next != noisy {
 			t.Error("the noisy pod got no turn, though nobody else waits")
 		}

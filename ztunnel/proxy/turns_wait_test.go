@@ -3,7 +3,10 @@
 package proxy
 
 import (
+	"context"
+	"io"
 	"net"
+	"net/netip"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -16,12 +19,13 @@ import (
 // What a peer has wait would else take all turns of the pod, one after the other, from
 // those of other peers.
 func TestAConnectionThatIsMadeToWaitHasNoTurnMeanwhile(t *testing.T) {
+	outside := netip.MustParseAddrPort("192.0.2.1:80")
 	for name, waits := range map[string]func(b *bench, c *connection){
 		"for its peer, whose connections came to nothing": func(b *bench, c *connection) {
 			for range 2 * int(emptyRate.Burst) {
 				b.brake.ended(c.peer())
 			}
-			b.brake.wait(c.ctx, c.peer(), c.endTurn)
+			b.braked(c, netip.AddrPortFrom(dbAddr, 5432))
 		},
 		"for an identity to be at its address": func(b *bench, c *connection) {
 			b.Origins.Mode = AtSourceEnforce
@@ -35,7 +39,14 @@ func TestAConnectionThatIsMadeToWaitHasNoTurnMeanwhile(t *testing.T) {
 		},
 		"for the pod to be known": func(b *bench, c *connection) {
 			b.Registry.Replace(workload.Mesh{})
-			b.self(c.ctx, c.endTurn)
+			Outbound{b.Pod}.open(c, nil)
+		},
+		"for the pod of an app in plaintext to be known": func(b *bench, c *connection) {
+			b.Registry.Replace(workload.Mesh{})
+			Passthrough{b.Pod}.open(c, new(net.TCPConn))
+		},
+		"for somebody outside the mesh": func(b *bench, c *connection) {
+			Outbound{b.Pod}.direct(c, nil, b.whoWeAre(), &workload.Destination{Target: outside})
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -43,6 +54,12 @@ func TestAConnectionThatIsMadeToWaitHasNoTurnMeanwhile(t *testing.T) {
 				b := newBench(t, registryOf(meshOf(5432, 80)), "db")
 				turns := turnsOf(1, time.Hour).pod()
 				b.Share = NewBudget().Share("shop/db")
+				b.OriginalDst = func(*net.TCPConn) (netip.AddrPort, error) { return outside, nil }
+				b.Direct = func(context.Context, netip.Addr, netip.AddrPort) (*net.TCPConn, error) {
+					time.Sleep(time.Second)
+					return nil, io.EOF
+				}
+				b.Inner = func(context.Context, netip.AddrPort, netip.AddrPort) (*net.TCPConn, error) { return nil, io.EOF }
 				alone, local, source := b.arrival(sa("web"), ghostAddr), b.arrival(sa("web"), ghostAddr), new(connection)
 				local.twin = source // beside a tunnel, the turn is that of the source's pod
 				for c, holds := range map[*connection]*connection{alone: alone, local: source} {
