@@ -17,6 +17,8 @@ func TestFortiosNumbersAreReadOnlyIfAllWereAnswered(t *testing.T) {
 	}
 	for name, bad := range map[string]string{
 		"another answer": strings.Replace(good, `"200": 10`, `"200": 9, "503": 1`, 1),
+		"one too many":   strings.Replace(good, `"200": 10`, `"200": 10, "503": 1`, 1),
+		"none of 200":    strings.NewReplacer(`"200": 10`, `"200": 0`, `"Count": 10`, `"Count": 0`).Replace(good),
 		"a lost one":     strings.Replace(good, `"200": 10`, `"200": 9`, 1),
 		"none at all":    `{"ActualQPS": 1, "RetCodes": {}, "DurationHistogram": {"Count": 0}}`,
 		"no p99":         strings.Replace(good, `"Percentile": 99`, `"Percentile": 90`, 1),

@@ -16,6 +16,10 @@ func besideZtunnel() *report {
 		s.keep(istios, i, readings{mBulk: 10 * speed})
 		s.keep(oursStd, i, readings{mBulk: 9 * speed})
 	}
+	for i := 3; i < 5; i++ { // repetitions that ztunnel has lost, on a faster machine
+		s.keep(ours, i, readings{mBulk: 14 * 8})
+		s.keep(oursStd, i, readings{mBulk: 9 * 8})
+	}
 	r := &report{Columns: []column{{Name: ours}, {Name: oursStd}, {Name: istios}}}
 	r.Results = s.results([]*peer{{name: ours}, {name: oursStd}, {name: istios}})
 	r.Goals = r.goals()

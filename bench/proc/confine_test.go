@@ -3,7 +3,10 @@
 package proc
 
 import (
+	"fmt"
+	"os"
 	"os/exec"
+	"strconv"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -32,5 +35,30 @@ func TestAProcessIsConfinedUntilReleased(t *testing.T) {
 	}
 	if _, err := Confine(all+1, cmd.Process.Pid); err == nil || cpus() != all {
 		t.Errorf("more CPUs than there are: %v; it has %d", err, cpus())
+	}
+}
+
+// A proxy has many threads. This program has some, too.
+func TestAllThreadsOfAProcessAreConfined(t *testing.T) {
+	release, err := Confine(1, os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", os.Getpid()))
+	if err != nil || len(tasks) < 2 {
+		t.Errorf("%d threads: %v", len(tasks), err)
+	}
+	for _, task := range tasks {
+		tid, err := strconv.Atoi(task.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		var set unix.CPUSet
+		if err := unix.SchedGetaffinity(tid, &set); err == nil && set.Count() != 1 { // or it has ended
+			t.Errorf("thread %d is on %d CPUs", tid, set.Count())
+		}
+	}
+	if err := release(); err != nil {
+		t.Error(err)
 	}
 }
