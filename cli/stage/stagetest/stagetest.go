@@ -36,6 +36,14 @@ func New(start func(*corev1.Pod)) *Server {
 	return &Server{Start: start, Namespaces: map[string]corev1.Namespace{}, Pods: map[string]corev1.Pod{}}
 }
 
+// Left is how many namespaces there are. Unlike Namespaces it may be asked after a request
+// that got no answer.
+func (s *Server) Left() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.Namespaces)
+}
+
 // ServeHTTP is part of http.Handler.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
