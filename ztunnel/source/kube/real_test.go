@@ -60,7 +60,7 @@ func TestARealAPIServerIsFollowed(t *testing.T) {
 	o.State = filepath.Join(t.TempDir(), "workloads")
 	w := start(t, o)
 	w.until("the first", meshed("web-1"))
-	if s := w.last.Mesh; fmt.Sprint(s.CIDRs, s.Nodes) != "[10.1.0.0/24 10.96.0.0/16] [{node-1  [192.168.0.1]}]" {
+	if s := w.last.Mesh; fmt.Sprint(s.CIDRs, s.Nodes) != "[10.1.0.0/24 10.96.0.0/16] [{node-1   [192.168.0.1]}]" {
 		t.Errorf("CIDRs and nodes %v %v", s.CIDRs, s.Nodes)
 	}
 	w.until("the service", func(s source.Snapshot) bool {
