@@ -134,7 +134,7 @@ func (w *writer) first() *Stream {
 
 // wanted is the bytes that the next batch may hold, at least; mu is held.
 func (w *writer) wanted() int {
-	n := len(w.control)
+	n := len(w.control) + len(w.answers)
 	for _, r := range []*ring{&w.small, &w.bulk} {
 		for s := r.head; s != nil && n < record.BatchSize; s = s.next {
 			n += h2.FrameHeaderSize + min(s.reads.Size(readSizes), max(s.sendWindow, 0))
