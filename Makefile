@@ -209,7 +209,7 @@ bench: ## set the tunnel beside other proxies (root, up to 45 minutes; ROW=bulk,
 	go -C bench run . $(if $(ROW),-row '$(ROW)') $(if $(PEER),-peer '$(PEER)') $(if $(RESULTS),-results '$(abspath $(RESULTS))')
 
 .PHONY: bench-goals
-bench-goals: ## measure what is asked beside Istio's ztunnel (root, under 15 minutes; ZTUNNEL=PATH, RESULTS=DIR)
+bench-goals: ## measure what is asked beside Istio's ztunnel (root, some 20 minutes; ZTUNNEL=PATH, RESULTS=DIR)
 	@test -x '$(ZTUNNEL)' || { echo "bench-goals: ZTUNNEL=PATH of Istio's ztunnel is needed" >&2; exit 1; }
 	go -C bench run . -row burst,idle,bulk,open,cold,behind,handshakes,fortio -repetitions 5 \
 		-peer 'direct,relay,ours,ours-aes256,ours-std,ztunnel=$(abspath $(ZTUNNEL))' $(if $(RESULTS),-results '$(abspath $(RESULTS))')
