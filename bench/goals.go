@@ -95,5 +95,5 @@ func (r *report) writeGoals(b *strings.Builder) {
 		}
 		fmt.Fprintf(b, "| %s | %s | %s %s | %s |\n", g.Goal, value, sign, number(g.Limit), verdict)
 	}
-	b.WriteString("\nA quiet pod's p99 beside a noisy one is asked and measured by `make bench-attacks`.\n")
+	b.WriteString("\nA quiet pod's p99 beside a noisy one is asked and measured by `make bench-noise`.\n")
 }
