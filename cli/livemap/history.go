@@ -44,7 +44,8 @@ type frame struct {
 	since   time.Duration // the frame before
 	scene   *Scene
 	samples []sample
-	bytes   int // that it keeps beside what it shares with the frame before
+	refused []*Refusal // until then, the last one first; they are not changed
+	bytes   int        // that it keeps beside what it shares with the frame before
 }
 
 func (f *frame) size() int { return f.bytes + sampleSize*len(f.samples) }
@@ -102,6 +103,7 @@ func (h *History) Add(nodes []fleet.Node, at time.Time) {
 	h.late.settle()
 	h.refusals.explain(nodes, &m)
 	h.settle(now, at)
+	h.recall(&f)
 	for p, s := range grew {
 		if e := h.edges[p]; e != nil && (s.open > 0 || s.opened > 0 || s.refused > 0 || s.bytes > 0) {
 			s.edge, e.last = e, at
@@ -118,6 +120,16 @@ func (h *History) Add(nodes []fleet.Node, at time.Time) {
 	h.push(f)
 	close(h.changed)
 	h.changed = make(chan struct{})
+}
+
+// recall has a new frame keep what was refused until then.
+func (h *History) recall(f *frame) {
+	var before []*Refusal
+	if n := len(h.frames); n > 0 {
+		before = h.frames[n-1].refused
+	}
+	refused, bytes := h.refusals.recall(before)
+	f.refused, f.bytes = refused, f.bytes+bytes
 }
 
 // domainsOf are the nodes' own trust domains: two while the mesh moves to another.

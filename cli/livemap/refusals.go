@@ -176,9 +176,7 @@ func (o owned) name(e fleet.RefusedEnd) string {
 	return name(fleet.End{Identity: e.Identity})
 }
 
-// sorted are those that had begun by a time, the last one first; zero: all of them.
-func (r *refusals) sorted(at time.Time) []Refusal {
-	some := slices.DeleteFunc(slices.Collect(values(r.all)), func(one Refusal) bool { return !at.IsZero() && one.First.After(at) })
-	slices.SortFunc(some, func(a, b Refusal) int { return cmp.Or(-a.Last.Compare(b.Last), strings.Compare(a.ID, b.ID)) })
-	return some
+// sorted are all of them, the last one first.
+func (r *refusals) sorted() []Refusal {
+	return slices.SortedFunc(values(r.all), func(a, b Refusal) int { return cmp.Or(-a.Last.Compare(b.Last), strings.Compare(a.ID, b.ID)) })
 }

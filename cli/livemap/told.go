@@ -149,7 +149,7 @@ type News struct {
 
 func (h *History) news(s Sight) News {
 	n := News{Refusals: []Refusal{}, Late: h.lateFor(s)}
-	for _, one := range s.refusals(h.refusals.sorted(time.Time{})) {
+	for _, one := range s.refusals(h.refusals.sorted()) {
 		if one.Fresh > 0 {
 			n.Refusals = append(n.Refusals, one)
 		}

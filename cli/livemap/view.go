@@ -105,11 +105,11 @@ func (h *History) Graph(s Sight, at time.Time) Graph {
 			Reasons: e.reasons, Total: e.edge.opened, Spark: e.spark(sparks), Now: e.now(f.since),
 		})
 	}
-	until := f.at
-	if at.IsZero() {
-		until = at // streams may be ahead of moments
+	refused := h.refusals.sorted() // streams may be ahead of moments
+	if !at.IsZero() {
+		refused = f.recalled()
 	}
-	g.Refusals, g.Topology = s.refusals(h.refusals.sorted(until)), h.topology(i, s)
+	g.Refusals, g.Topology = s.refusals(refused), h.topology(i, s)
 	return g
 }
 
@@ -126,7 +126,7 @@ func (h *History) Tick(s Sight) (Tick, bool) {
 func (h *History) tick(s Sight) Tick {
 	i := len(h.frames) - 1
 	f := &h.frames[i]
-	t := Tick{At: f.at, From: h.frames[0].at, Topology: h.topology(i, s), Edges: []Now{}, Refusals: s.refusals(h.refusals.sorted(time.Time{})), Late: h.lateFor(s)}
+	t := Tick{At: f.at, From: h.frames[0].at, Topology: h.topology(i, s), Edges: []Now{}, Refusals: s.refusals(h.refusals.sorted()), Late: h.lateFor(s)}
 	for _, e := range h.visible(i, s) {
 		if now := e.now(f.since); now.Active {
 			now.ID = e.name

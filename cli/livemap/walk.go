@@ -167,7 +167,7 @@ func (h *History) walkable(s Sight, id string) (*walkable, error) {
 	}
 	s = h.local(s)
 	last := &h.frames[len(h.frames)-1]
-	all := s.refusals(h.refusals.sorted(time.Time{}))
+	all := s.refusals(h.refusals.sorted())
 	i := slices.IndexFunc(all, func(r Refusal) bool { return r.ID == id })
 	if i < 0 {
 		return nil, errNoRefusal
