@@ -148,8 +148,8 @@ func (s *Server) walk(w http.ResponseWriter, r *http.Request, sight Sight, viewe
 type walkable struct {
 	sight    Sight
 	from, to string
-	nodes    []string // of the two ends
-	hidden   []string // nodes whose names the viewer does not read
+	nodes    []string        // of the two ends
+	hidden   map[string]bool // nodes whose names the viewer does not read
 }
 
 var (
@@ -166,7 +166,6 @@ func (h *History) walkable(s Sight, id string) (*walkable, error) {
 		return nil, errNoRefusal
 	}
 	s = h.local(s)
-	last := &h.frames[len(h.frames)-1]
 	all := s.refusals(h.refusals.sorted())
 	i := slices.IndexFunc(all, func(r Refusal) bool { return r.ID == id })
 	if i < 0 {
@@ -187,12 +186,37 @@ func (h *History) walkable(s Sight, id string) (*walkable, error) {
 			one.nodes = append(one.nodes, node)
 		}
 	}
-	for _, n := range last.scene.Nodes {
-		if !slices.Contains(one.nodes, n.Name) {
-			one.hidden = append(one.hidden, n.Name)
-		}
+	for _, name := range h.nodesOfTheHour() {
+		one.hide(name)
 	}
 	return one, nil
+}
+
+// nodesOfTheHour are the names of nodes in all moments that are kept.
+func (h *History) nodesOfTheHour() []string {
+	all := map[string]bool{}
+	var before []*Node
+	for _, f := range h.frames {
+		now := f.scene.Nodes
+		if same := len(now) == len(before) && (len(now) == 0 || &now[0] == &before[0]); same { // they share it
+			continue
+		}
+		for _, n := range now {
+			all[n.Name] = true
+		}
+		before = now
+	}
+	return slices.Collect(maps.Keys(all))
+}
+
+// hide keeps the name of a node from the viewer, unless an end of the refusal is there.
+func (one *walkable) hide(node string) {
+	if one.hidden == nil {
+		one.hidden = map[string]bool{}
+	}
+	if node != "" && !slices.Contains(one.nodes, node) {
+		one.hidden[node] = true
+	}
 }
 
 // nodeOf is where a pod runs; empty: it is not known.
@@ -217,8 +241,12 @@ func (one *walkable) mayHear(a why.Answer) bool {
 	return !slices.ContainsFunc(ends, func(end string) bool { return !one.sight.mayRead(end) })
 }
 
-// walked is an answer without what the viewer must not read.
+// walked is an answer without what the viewer must not read. The walk may know of nodes that
+// came after the last moment.
 func (one *walkable) walked(a why.Answer, now time.Time) Walked {
+	for _, node := range a.Nodes {
+		one.hide(node)
+	}
 	out := Walked{Verdict: a.Verdict, EndsAt: a.EndsAt, From: one.from, To: one.to, At: now.UTC(), Steps: []why.Step{}, Silent: len(a.Unanswered)}
 	for _, step := range a.Steps {
 		out.Steps = append(out.Steps, one.step(step))
@@ -240,9 +268,17 @@ func (one *walkable) step(step why.Step) why.Step {
 }
 
 // text is what a viewer may read of a text that is written for those who see all, or instead.
-func (s Sight) text(text string, hidden []string, instead string) string {
-	if s.All || s.mayRead(text) && !slices.ContainsFunc(hidden, func(node string) bool { return strings.Contains(text, node) }) {
+func (s Sight) text(text string, hidden map[string]bool, instead string) string {
+	if s.All {
 		return text
 	}
-	return instead
+	if !s.mayRead(text) {
+		return instead
+	}
+	for node := range hidden {
+		if strings.Contains(text, node) {
+			return instead
+		}
+	}
+	return text
 }

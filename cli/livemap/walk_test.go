@@ -87,6 +87,32 @@ func TestAWalkTellsAViewerNothingOfOtherNamespaces(t *testing.T) {
 	}
 }
 
+// The walk asks nodes anew: one may have come since the last moment. One that has left may
+// still be in what others say.
+func TestAWalkHidesNodesThatCameSinceOrHaveLeft(t *testing.T) {
+	h, _ := refusedMesh()
+	h.Add([]fleet.Node{node("one"), node("brief")}, noon.Add(5*time.Second))
+	h.Add([]fleet.Node{node("one")}, noon.Add(10*time.Second))
+	shop := Sight{Namespaces: map[string]bool{"shop": true}}
+	id := h.Graph(shop, time.Time{}).Refusals[0].ID
+	a := &asked{answer: why.Answer{Verdict: why.Refused, EndsAt: why.StepTunnel, Nodes: []string{"one", "newcomer"}, Steps: []why.Step{
+		{Step: why.StepSource, State: why.OK, Says: "shop/web-1 on one"},
+		{Step: why.StepTunnel, State: why.Fault, Says: "newcomer does not answer", Change: "ztunnel on newcomer", Evidence: []string{"other told it", "brief told it", "one told it"}},
+	}}}
+	status, text := walked(t, &Server{History: h, Gate: sees{sight: shop, viewer: "ann"}, Walk: a.walk}, id)
+	if status != 200 || !strings.Contains(text, "shop/web-1 on one") || !strings.Contains(text, "one told it") {
+		t.Errorf("what is the viewer's is missing: %d %s", status, text)
+	}
+	for _, name := range []string{"newcomer", "other", "brief"} {
+		if strings.Contains(text, name+" told") || strings.Contains(text, name+" does") || strings.Contains(text, "on "+name) {
+			t.Errorf("the viewer reads of node %s: %s", name, text)
+		}
+	}
+	if _, text := walked(t, &Server{History: h, Gate: sees{sight: all}, Walk: a.walk}, h.Graph(all, time.Time{}).Refusals[0].ID); !strings.Contains(text, "newcomer") {
+		t.Errorf("who sees all does not: %s", text)
+	}
+}
+
 func TestOnlyRefusalsWhoseEndsAreBothTheViewersAreWalked(t *testing.T) {
 	h := &History{}
 	n := node("one", toDB(2, 0, 1, 0, noon))

@@ -9,6 +9,7 @@ package why
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -74,6 +75,10 @@ type Answer struct {
 	Steps       []Step    `json:"steps"`
 	Records     []Record  `json:"records"` // of connections between these ends that were refused, the youngest first
 	Unanswered  []Silence `json:"unanswered"`
+
+	// Nodes are the names of all nodes that a step may tell of: those that were asked, and
+	// those on which a pod is.
+	Nodes []string `json:"-"`
 }
 
 // Record is an access record, and the node that wrote it.
@@ -129,8 +134,22 @@ func (w *World) Explain(ctx context.Context, from, to string) (Answer, error) {
 	} else {
 		a = w.walk(ctx, src, dst, nil)
 	}
-	a.Records, a.Unanswered, a.AsOf = w.records(src, dst), w.silent(), w.asOf()
+	a.Records, a.Unanswered, a.AsOf, a.Nodes = w.records(src, dst), w.silent(), w.asOf(), w.names()
 	return a, nil
+}
+
+// names are those of all nodes that are known, sorted.
+func (w *World) names() []string {
+	all := map[string]bool{}
+	for i := range w.Nodes {
+		n := &w.Nodes[i]
+		all[n.Name], all[n.Dump.Config.NodeName] = true, true
+		for _, pod := range n.Dump.Workloads {
+			all[pod.Node] = true
+		}
+	}
+	delete(all, "")
+	return slices.Sorted(maps.Keys(all))
 }
 
 // asOf is when the oldest file that answers for a node was taken.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -316,6 +317,23 @@ func TestTheCASaysWhatItKnowsOfANodeWithoutACertificate(t *testing.T) {
 		"the CA c has not heard of node1 lately; the CA d answers, and does not say more: no address"
 	if evidence != want {
 		t.Errorf("%s\nwant %s", evidence, want)
+	}
+}
+
+// Whoever must not read the names of nodes leaves out what has one of these.
+func TestAnAnswerNamesAllNodesThatItMayTellOf(t *testing.T) {
+	p := newPair(t)
+	p.silent["two"] = "no route to host"
+	w := p.world()
+	w.Nodes[0].Dump.Workloads[0].Node = "without-a-ztunnel"
+	a, err := w.Explain(t.Context(), "shop/web-1", "shop/db")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{w.Nodes[0].Name, w.Nodes[1].Name, "without-a-ztunnel"} {
+		if !slices.Contains(a.Nodes, name) {
+			t.Errorf("%s is not among %v", name, a.Nodes)
+		}
 	}
 }
 
