@@ -223,6 +223,24 @@ func (s *Store) proveBy(own *bundle, certs []*x509.Certificate, usage x509.ExtKe
 	return p, err
 }
 
+// ErrNoBundle says that nothing can prove a peer of another trust domain.
+var ErrNoBundle = errors.New("this node has no bundle of that trust domain: the list of -federation of the CA, or federatesWith of an entry of SPIRE, has to name it")
+
+// mayExpect reports whether a peer can prove to be id: one of ours, or of a trust domain of
+// which there is a bundle now.
+func (s *Store) mayExpect(id spiffeid.ID) error {
+	if id.MemberOf(s.cfg.TrustDomain) {
+		return s.cfg.checkID(id)
+	}
+	if _, err := identity.Parse(id); err != nil {
+		return err
+	}
+	if s.foreignBundle(id.TrustDomain()) == nil {
+		return fmt.Errorf("%v: %w", id, ErrNoBundle)
+	}
+	return nil
+}
+
 // foreignBundle is the bundle of another trust domain; nil: there is none.
 func (s *Store) foreignBundle(td spiffeid.TrustDomain) *bundle {
 	s.mu.Lock()

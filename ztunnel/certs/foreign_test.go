@@ -5,6 +5,7 @@ package certs
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -76,9 +77,83 @@ func TestARootVouchesForItsOwnTrustDomainOnly(t *testing.T) {
 	r.wantsPeer(t, "a peer of the other under the third's root", more.Leaf(guest), "unknown authority")
 	r.wantsPeer(t, "a peer of the other under nobody's root", stranger.Leaf(guest), "unknown authority")
 	r.wantsPeer(t, "a foreign ID that is no ServiceAccount's", foreign.Leaf(spiffeid.RequireFromPath(others, "/spire/server")), "is not of the form")
+}
 
-	if _, _, err := r.Client(t.Context(), db, guest); err == nil {
-		t.Error("a tunnel leads to a peer of another trust domain")
+// leads is what becomes of a tunnel from db to a peer that is expected, where a leaf is shown.
+func (r *rig) leads(t *testing.T, to spiffeid.ID, shown *certstest.Signer) (later func() bool, err error) {
+	t.Helper()
+	config, until := client(t, r, db, to)
+	server := &tls.Config{Certificates: []tls.Certificate{shown.TLS()}, ClientAuth: tls.RequireAnyClientCert, NextProtos: []string{alpn}, MinVersion: tls.VersionTLS13}
+	e := shake(t, server, config)
+	return func() bool { return until(e.client).After(time.Now()) }, e.clientErr
+}
+
+// A pod dials a workload of another trust domain by its whole SPIFFE ID. Only that domain's roots
+// prove it: ours, those of a third, and the same account of another domain do not.
+func TestATunnelToAnotherTrustDomainLeadsToExactlyWhoIsExpected(t *testing.T) {
+	r := newRig(t, newCA(t, td), time.Hour)
+	hold(t, r, db)
+	foreign, third, ours := certstest.NewCA(), certstest.NewCA(), certstest.NewCA()
+	if _, _, err := r.Client(t.Context(), db, guest); !errors.Is(err, ErrNoBundle) || !strings.Contains(err.Error(), guest.String()) {
+		t.Errorf("without a bundle: %v", err)
+	}
+	roots := append(r.issuer.ca.Roots(), ours.Cert)
+	if err := r.take(Bundle{Generation: 1, Hash: identity.BundleHash(roots), Roots: roots, Foreign: []Foreign{of(others, 1, foreign), of(thirds, 1, third)}}); err != nil {
+		t.Fatal(err)
+	}
+	same := spiffeid.RequireFromPath(thirds, guest.Path())
+	local := spiffeid.RequireFromPath(td, guest.Path())
+	for _, tc := range []struct {
+		name  string
+		to    spiffeid.ID
+		shown *certstest.Signer
+		says  string
+	}{
+		{"who is expected", guest, foreign.Leaf(guest), ""},
+		{"another of its domain", guest, foreign.Leaf(spiffeid.RequireFromPath(others, "/ns/shop/sa/api")), "want " + guest.String()},
+		{"the same account of a third domain", guest, third.Leaf(same), "want " + guest.String()},
+		{"the same account of ours", guest, ours.Leaf(local), "want " + guest.String()},
+		{"its name under a root of ours", guest, ours.Leaf(guest), "unknown authority"},
+		{"its name under a third domain's root", guest, third.Leaf(guest), "unknown authority"},
+		{"its name under nobody's root", guest, certstest.NewCA().Leaf(guest), "unknown authority"},
+		{"one of ours under its root", local, foreign.Leaf(local), "unknown authority"},
+		{"one of ours", local, ours.Leaf(local), ""},
+	} {
+		if _, err := r.leads(t, tc.to, tc.shown); (err == nil) != (tc.says == "") || err != nil && !strings.Contains(err.Error(), tc.says) {
+			t.Errorf("%s: %v, want %q", tc.name, err, tc.says)
+		}
+	}
+	if _, _, err := r.Client(t.Context(), db, spiffeid.RequireFromPath(others, "/spire/server")); err == nil {
+		t.Error("an ID that is no ServiceAccount's is expected")
+	}
+}
+
+// A tunnel to another trust domain lives while that domain's bundle vouches for its peer: younger
+// roots change nothing, and without the bundle it ends, and none is made.
+func TestATunnelToAnotherTrustDomainEndsWithItsBundle(t *testing.T) {
+	r := newRig(t, newCA(t, td), time.Hour)
+	hold(t, r, db)
+	first, second := certstest.NewCA(), certstest.NewCA()
+	r.federates(t, of(others, 1, first))
+	tunnel, err := r.leads(t, guest, first.Leaf(guest))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.federates(t, of(others, 2, first, second))
+	younger, err := r.leads(t, guest, second.Leaf(guest))
+	if err != nil || !tunnel() {
+		t.Errorf("while a root is added: %v, and the tunnel lives: %v", err, tunnel())
+	}
+	r.federates(t, of(others, 3, second))
+	if tunnel() || !younger() {
+		t.Error("a tunnel of the dropped root lives, or one of the younger does not")
+	}
+	r.federates(t)
+	if younger() {
+		t.Error("a tunnel outlived the federation")
+	}
+	if _, _, err := r.Client(t.Context(), db, guest); !errors.Is(err, ErrNoBundle) {
+		t.Errorf("after the federation: %v", err)
 	}
 }
 

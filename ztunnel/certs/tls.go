@@ -65,10 +65,11 @@ func (s *Store) ServerPair(ctx context.Context, id spiffeid.ID) (Pair, error) {
 }
 
 // ClientPair is the outbound side of a tunnel from a pod of id: it proves id and
-// admits exactly peer. See ServerPair.
+// admits exactly peer, which the bundle of its own trust domain proves. If peer is of a trust
+// domain of which there is no bundle, it returns ErrNoBundle. See ServerPair.
 func (s *Store) ClientPair(ctx context.Context, id, peer spiffeid.ID) (Pair, error) {
-	if err := s.cfg.checkID(peer); err != nil {
-		return Pair{}, fmt.Errorf("expect peer %v", err)
+	if err := s.mayExpect(peer); err != nil {
+		return Pair{}, fmt.Errorf("expect peer %w", err)
 	}
 	own, err := s.acquire(ctx, id)
 	if err != nil {
