@@ -122,7 +122,7 @@ func (p *Pool) forget(key Key, t *tunnels) {
 func (p *Pool) tunnel(key Key) (*conn, error) {
 	cred, err := p.cfg.Credential(p.ctx, key)
 	if err != nil {
-		return nil, fmt.Errorf("%w: credential for %v: %w", causeOf(err, ErrIdentity), key.Dst, err)
+		return nil, fmt.Errorf("%w: credential for %v: %w", credentialCause(err), key.Dst, err)
 	}
 	ctx, cancel := context.WithTimeout(p.ctx, p.cfg.DialTimeout)
 	socket, err := p.connect(ctx, key)
@@ -142,6 +142,7 @@ func (p *Pool) tunnel(key Key) (*conn, error) {
 		return nil, &shownError{fmt.Errorf("%w: %v is %v, want %v", ErrTLS, key.Addr, proof.peer, key.Dst)}
 	}
 	c := newConn(true, w, proof, nil)
+	c.payer = payerOf(c.peer, p.cfg.TrustDomain)
 	c.hooks = &hooks{
 		work:      &p.work,
 		proven:    func(*conn) { p.proven(key, c) },
@@ -153,6 +154,14 @@ func (p *Pool) tunnel(key Key) (*conn, error) {
 	c.memory = p.cfg.Memory
 	c.idleTimeout = p.cfg.IdleTimeout
 	return c, nil
+}
+
+// credentialCause is the Cause that a Credential gave its error, if it did.
+func credentialCause(err error) Cause {
+	if cause, ok := errors.AsType[Cause](err); ok {
+		return cause
+	}
+	return causeOf(err, ErrIdentity)
 }
 
 // shake waits for a turn among all handshakes of the process, and shakes hands.

@@ -3,6 +3,8 @@
 package hbone
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"sync/atomic"
@@ -117,4 +119,37 @@ func knownOf(g *Gate, addr string) int {
 		return a.tunnels
 	}
 	return 0
+}
+
+// So they do in tunnels that the pod dialled: what apps of another trust domain send is held
+// for one peer.
+func TestADialledPeerOfAnotherTrustDomainCountsForThat(t *testing.T) {
+	for own, payer := range map[string]spiffeid.ID{"cluster.local": serverID, "mine.example": serverID.TrustDomain().ID()} {
+		l := newLink(t, nil)
+		l.pool.cfg.TrustDomain = spiffeid.RequireTrustDomainFromString(own)
+		s, err := l.pool.Open(t.Context(), l.key, l.target(l.key))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range l.pool.all() {
+			if c.payer != payer {
+				t.Errorf("to a pod of %s, what %v uses is counted for %v, want %v", own, c.peer, c.payer, payer)
+			}
+		}
+		s.Reset()
+	}
+}
+
+// A Credential says by a Cause with which word a stream ends that it gives no tunnel.
+func TestACredentialsCauseIsTheStreams(t *testing.T) {
+	l := newLink(t, nil)
+	for want, err := range map[Cause]error{
+		ErrTLS: fmt.Errorf("%w: nobody vouches for the peer", ErrTLS), ErrDenied: fmt.Errorf("%w: not expected", ErrDenied), ErrIdentity: errors.New("no certificate"),
+	} {
+		l.pool.cfg.Credential = func(context.Context, Key) (Credential, error) { return Credential{}, err }
+		_, got := l.pool.Open(t.Context(), l.key, l.target(l.key))
+		if cause, _ := errors.AsType[Cause](got); cause != want {
+			t.Errorf("%v: %v, want %v", err, got, want)
+		}
+	}
 }

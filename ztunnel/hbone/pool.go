@@ -30,7 +30,11 @@ type PoolConfig struct {
 	// Dial connects to a peer; from may be zero. Required.
 	Dial func(ctx context.Context, from netip.Addr, to netip.AddrPort) (*net.TCPConn, error)
 	// Credential proves the pod's identity and lets nobody but Key.Dst pass. Required.
+	// An error that is a Cause says what the streams that wait for the tunnel end with.
 	Credential func(ctx context.Context, key Key) (Credential, error)
+	// TrustDomain is the pod's own: all identities of another one count as one peer. Default:
+	// each identity counts for itself.
+	TrustDomain spiffeid.TrustDomain
 
 	Share            Share         // of sockets; default: no bound
 	Door             *Door         // of the process's Gate, the pod's; default: of one of its own
