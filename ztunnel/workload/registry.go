@@ -33,6 +33,7 @@ type Registry struct {
 
 	meshCIDRs []netip.Prefix
 	index     atomic.Pointer[index]
+	foreign   atomic.Pointer[foreigners] // nil: none was ever named
 
 	replacing sync.Mutex // one Replace at a time
 	syncOnce  sync.Once
@@ -168,7 +169,7 @@ func (r *Registry) All() Mesh { return r.index.Load().mesh }
 // Destination is what a connection's original destination stands for.
 type Destination struct {
 	// Peer is the workload to talk to; its UID is empty if the destination is
-	// no workload's.
+	// no workload's of this mesh. See Workload.IsForeign.
 	Peer Workload
 	// Target is the address to reach, with any service resolved.
 	Target netip.AddrPort
@@ -183,8 +184,10 @@ type Destination struct {
 // Resolve says what a connection of client's to dst means. Services with session
 // affinity remember client. In order: a service's cluster
 // IP, a pod, a service's load balancer address, a node with its ports for pods
-// and services, then either an error (inside the mesh CIDRs) or a destination
-// without peer (outside).
+// and services, then either an error (inside the mesh CIDRs), a workload of another trust
+// domain or an error (inside that one's CIDRs, which no Service has), or a destination without peer (outside). It
+// does not matter whether an address of another trust domain was dialled, or a service leads
+// there.
 //
 // A pod of which no label says whether it is in the mesh is refused: it may be,
 // and plaintext would be a guess.
@@ -194,7 +197,10 @@ func (r *Registry) Resolve(client netip.Addr, dst netip.AddrPort) (Destination, 
 		return Destination{}, fmt.Errorf("%w at %v: whether pod %v is in the mesh is not known: no label says so",
 			ErrUnknownPeer, d.Target, d.Peer)
 	}
-	return d, err
+	if err != nil {
+		return d, err
+	}
+	return r.abroad(d)
 }
 
 func (r *Registry) resolve(client netip.Addr, dst netip.AddrPort) (Destination, error) {
@@ -204,7 +210,9 @@ func (r *Registry) resolve(client netip.Addr, dst netip.AddrPort) (Destination, 
 	}
 	idx := r.index.Load()
 	node, isNode := idx.nodes[dst.Addr()]
-	if v := idx.at(dst.Addr()); v != nil && (v.has(dst.Port()) || !isNode) {
+	// Whoever may write a Service may give it any external address.
+	_, abroad := r.isAbroad(idx.mesh.CIDRs, dst.Addr())
+	if v := idx.at(dst.Addr()); !abroad && v != nil && (v.has(dst.Port()) || !isNode) {
 		return idx.pick(v, client, dst)
 	}
 	if peer := idx.addr(dst.Addr()); peer != nil {
@@ -267,7 +275,7 @@ func (r *Registry) Nobody() []netip.AddrPort {
 	var out []netip.AddrPort
 	for _, virtuals := range []map[netip.Addr]*virtual{idx.vips, idx.lbs} {
 		for addr, v := range virtuals {
-			if idx.at(addr) != v {
+			if _, abroad := r.isAbroad(idx.mesh.CIDRs, addr); abroad || idx.at(addr) != v {
 				continue // it is somebody else's first
 			}
 			for number, port := range v.ports {
