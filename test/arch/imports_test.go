@@ -39,6 +39,8 @@ const imports = `
 
 	identity < ztunnel/workload < ztunnel/policy < ztunnel/networkpolicy;
 	ztunnel/workload, ztunnel/policy, ztunnel/networkpolicy < ztunnel/source < ztunnel/source/*;
+	# Whom pods dial in other trust domains.
+	identity, regular, ztunnel/workload < ztunnel/source/foreign;
 
 	ztunnel/hbone/aead, ztunnel/socket, ztunnel/buffer, rate < ztunnel/hbone/record < ztunnel/hbone;
 	identity, ztunnel/hbone/h2, ztunnel/quota < ztunnel/hbone;
