@@ -22,7 +22,9 @@ import (
 	"github.com/culvert-mesh/culvert/ztunnel/redirect"
 	"github.com/culvert-mesh/culvert/ztunnel/source"
 	"github.com/culvert-mesh/culvert/ztunnel/source/file"
+	"github.com/culvert-mesh/culvert/ztunnel/source/foreign"
 	"github.com/culvert-mesh/culvert/ztunnel/source/kube"
+	"github.com/culvert-mesh/culvert/ztunnel/workload"
 )
 
 // Config says everything that one ztunnel needs to know. cmd/ztunnel fills it
@@ -37,6 +39,10 @@ type Config struct {
 	Kubeconfig    string         // of the API server, a file or kube.InCluster
 	Untaint       bool           // take source.NotReadyTaint off the Node once OwnPod is Ready; needs Kubeconfig; default false
 	NoIstioLabels bool           // ignore istio.io/dataplane-mode; default false
+
+	// ForeignWorkloads is a YAML file of the workloads of other trust domains that pods may
+	// dial; see source/foreign. default none
+	ForeignWorkloads string
 
 	CAAddress    string        // host:port of culvert-identity or istiod; required, but with SPIRE
 	CARoot       string        // PEM file that the CA's own certificate is verified with; required with CAAddress
@@ -278,6 +284,41 @@ func (c Config) source(td spiffeid.TrustDomain, state string, onError func(error
 	return objects, nil
 }
 
+// foreign is where workloads of other trust domains come from; nil: there are none. An address
+// of theirs that would leave in plaintext, or is of this mesh, is refused.
+func (c Config) foreign(td spiffeid.TrustDomain, state string, registry *workload.Registry, onError func(error)) (*foreign.Source, error) {
+	if c.ForeignWorkloads == "" {
+		return nil, nil
+	}
+	standIns, err := redirect.StandIns(c.StandIns)
+	if err != nil {
+		return nil, err
+	}
+	taken := func(cidr netip.Prefix) error {
+		for _, other := range []struct {
+			prefixes []netip.Prefix
+			what     string
+		}{
+			{c.MeshCIDRs, "which is of this mesh (-mesh-cidrs)"}, {registry.All().CIDRs, "which is of this mesh, by its Nodes and ServiceCIDRs"},
+			{c.ExcludeCIDRs, "which is never steered (-exclude-cidrs)"}, {standIns, "which stands for destinations in pods (-stand-in-cidrs)"},
+		} {
+			if by := overlapping(other.prefixes, cidr); len(by) > 0 {
+				return fmt.Errorf("overlaps %v, %s", by[0], other.what)
+			}
+		}
+		return nil
+	}
+	objects, err := foreign.Open(foreign.Options{
+		TrustDomain: td, File: c.ForeignWorkloads, Kept: filepath.Join(state, foreignFile), Taken: taken,
+		OnError: onError, Log: c.levels.Logger(loglevel.Source),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("workloads of other trust domains (-foreign-workloads): %w", err)
+	}
+	registry.SetForeign(objects.Domains())
+	return objects, nil
+}
+
 // origins is how identities are compared with addresses, by objects.
 func (c Config) origins(objects source.Source) proxy.Origins {
 	return proxy.Origins{Mode: c.AtSource, Exempt: c.AtSourceExempt, Current: func() bool { return !objects.Stats().Old }}
@@ -292,6 +333,7 @@ const (
 	spireFile     = "bundle-spire" // of SPIRE: the generations of one say nothing of the other's
 	denyFile      = "denied"
 	workloadsFile = "workloads"
+	foreignFile   = "foreign-workloads"
 	sandboxesDir  = "sandboxes"
 )
 

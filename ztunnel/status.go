@@ -24,6 +24,7 @@ import (
 	"github.com/culvert-mesh/culvert/ztunnel/redirect"
 	"github.com/culvert-mesh/culvert/ztunnel/report"
 	"github.com/culvert-mesh/culvert/ztunnel/source"
+	"github.com/culvert-mesh/culvert/ztunnel/source/foreign"
 	"github.com/culvert-mesh/culvert/ztunnel/source/kube"
 	"github.com/culvert-mesh/culvert/ztunnel/workload"
 )
@@ -38,6 +39,7 @@ type status struct {
 	others   func() ([]redirect.Other, error)
 	state    func() error // what of the state directory cannot be restored
 	blocking *blocking
+	abroad   *foreign.Source // nil: no workloads of other trust domains
 
 	written      enroll.Snapshot // what the plugin's snapshot says; of the sink alone
 	snapshotFile string          // by redirect.Lock's path, so that it is written to no other ztunnel's directory
@@ -113,6 +115,7 @@ func (s *status) dumps() map[string]func() any {
 		"policyObjects":   func() any { return s.pods.Policy.All() },
 		"networkPolicies": s.blocking.dump,
 		"mesh":            s.mesh,
+		"foreign":         s.foreign,
 		"steering":        s.steeringDump,
 		"policyFeatures":  func() any { return policy.Features },
 		"edges":           func() any { return s.pods.Edges.Rows() },
@@ -136,6 +139,18 @@ func (s *status) mesh() any {
 		CIDRs []netip.Prefix  `json:"cidrs"` // of the API server, beside -mesh-cidrs
 		Nodes []workload.Node `json:"nodes"`
 	}{mesh.CIDRs, mesh.Nodes}
+}
+
+// foreign is the workloads of other trust domains, and what is wrong with their file.
+func (s *status) foreign() any {
+	out := struct {
+		Domains []workload.ForeignDomain `json:"domains"`
+		Problem string                   `json:"problem,omitempty"`
+	}{Domains: []workload.ForeignDomain{}}
+	if s.abroad != nil {
+		out.Domains, out.Problem = s.abroad.Domains(), s.abroad.Problem()
+	}
+	return out
 }
 
 // steeringDump is what the kernel does not do as it should, and what another hand removed.

@@ -33,7 +33,7 @@ func Uninstall(bpffs, stateDir string) error {
 	if err := redirect.Remove(bpffs); err != nil {
 		return fmt.Errorf("-bpffs: %w", err)
 	}
-	for _, name := range []string{enrollSocket, adminSocket, snapshotFile, bundleFile, spireFile, denyFile, workloadsFile, sandboxesDir} {
+	for _, name := range []string{enrollSocket, adminSocket, snapshotFile, bundleFile, spireFile, denyFile, workloadsFile, foreignFile, sandboxesDir} {
 		if err := os.RemoveAll(filepath.Join(stateDir, name)); err != nil {
 			return fmt.Errorf("-state-dir: %w", err)
 		}

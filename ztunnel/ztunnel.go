@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"runtime/debug"
+	"sync"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"golang.org/x/sync/errgroup"
@@ -88,6 +89,11 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 
+	abroad, err := cfg.foreign(td, lock.Held(), registry, func(error) { counts.SourceError() })
+	if err != nil {
+		return err
+	}
+
 	// With which certificate?
 	var store *certs.Store
 	issuer, err := cfg.issuer(td, registry, func(file []*x509.Certificate) ([]*x509.Certificate, uint64) { return store.VouchForCA(file) })
@@ -129,7 +135,7 @@ func Run(ctx context.Context, cfg Config) error {
 			cfg.Log.Error("another hand removed or replaced a part of the state directory, which is restored (-state-dir)", logWhat, what)
 		},
 	}
-	status := &status{cfg: cfg, pods: members, registry: registry, objects: objects, steering: datapath.Sound, others: datapath.Others, state: keeper.Sound,
+	status := &status{cfg: cfg, pods: members, registry: registry, objects: objects, steering: datapath.Sound, others: datapath.Others, state: keeper.Sound, abroad: abroad,
 		snapshotFile: filepath.Join(lock.Held(), snapshotFile)}
 	status.blocking = &blocking{policies: networkPolicies, registry: registry, node: cfg.NodeName, log: cfg.Log}
 	status.publish(counts, datapath, budget)
@@ -154,6 +160,14 @@ func Run(ctx context.Context, cfg Config) error {
 		{"enroll socket", plugins.Keep}, {"admin socket", admin.Keep}, {"records", members.KeepRecords}, {"snapshot", status.keepSnapshot},
 	}
 
+	var refusing sync.Mutex
+	refuseNobody := func() {
+		refusing.Lock()
+		defer refusing.Unlock()
+		if err := datapath.SetNobody(registry.Nobody()); err != nil {
+			cfg.Log.Warn("connects to a service without a ready pod are reset, not refused", logError, err)
+		}
+	}
 	sink := func(s source.Snapshot) {
 		before := policies.All()
 		policies.Replace(s.Policies) // first: see source.Snapshot
@@ -162,9 +176,7 @@ func Run(ctx context.Context, cfg Config) error {
 		}
 		networkPolicies.Replace(s.NetworkPolicies, s.Mesh.Namespaces)
 		registry.Replace(status.stricter(s.Mesh))
-		if err := datapath.SetNobody(registry.Nobody()); err != nil {
-			cfg.Log.Warn("connects to a service without a ready pod are reset, not refused", logError, err)
-		}
+		refuseNobody()
 		counts.SourceApplied(s.Version)
 		members.Recheck()
 		status.snapshot()
@@ -174,6 +186,15 @@ func Run(ctx context.Context, cfg Config) error {
 	defer stop()
 	group, ctx := errgroup.WithContext(ctx)
 	part(group, "source of workloads", func() error { return objects.Run(lasting, sink) })
+	if abroad != nil {
+		part(group, "workloads of other trust domains", func() error {
+			return abroad.Run(lasting, func() {
+				registry.SetForeign(abroad.Domains())
+				refuseNobody()
+				members.Reprove() // ends the tunnels to those that are named no more
+			})
+		})
+	}
 	part(group, "certificates", func() error { return store.Run(lasting) })
 	part(group, "peers", func() error { return peers.Run(lasting) })
 	part(group, "admin", func() error { return admin.Run(lasting) })

@@ -47,6 +47,7 @@ func define(flags *flag.FlagSet, cfg *ztunnel.Config) {
 	program.Var(flags, &cfg.MeshCIDRs, "mesh-cidrs", "", "comma-separated `CIDRs` of pods and services, beside those that Nodes and ServiceCIDRs tell: an address in them that is unknown is refused; required with -workloads", program.List(program.Prefix))
 	program.Var(flags, &cfg.Workloads, "workloads", "", "`directory` of Kubernetes YAML to watch; this or -kubeconfig is required", program.Path)
 	program.Var(flags, &cfg.Kubeconfig, "kubeconfig", "", "`file` that leads to the Kubernetes API server to watch, or in-cluster: by the pod's own ServiceAccount", kubeconfig)
+	program.Var(flags, &cfg.ForeignWorkloads, "foreign-workloads", "", "YAML `file` of workloads of other trust domains, by address and SPIFFE ID, that pods may dial where the CA is federated with those domains; read again when it changes (default none)", program.Path)
 	program.Switch(flags, &cfg.Untaint, "untaint", "take the taint "+source.NotReadyTaint+" off this node's Node once the pod of -own-pod is ready; needs -kubeconfig, and the right to patch Nodes")
 	program.Switch(flags, &cfg.NoIstioLabels, "ignore-istio-labels", "do not enroll by istio.io/dataplane-mode")
 	program.Var(flags, &cfg.CAAddress, "ca-address", "", "`host:port` of culvert-identity; required without -spire-agent-socket", program.Dial)

@@ -46,6 +46,7 @@ var wrong = map[string][][2]string{
 		{"10.77.0.0/33", "no CIDR"}, {"10.0.0.300/8", "no CIDR"}, {"10.77.0.0/16,", "empty entry"}, {"10.77.0.0/16,10.77.0.0/16", "listed twice"},
 		{"10.77.0.0/16 10.78.0.0/16", "no CIDR"}, {"pods", "no CIDR"}, {"fe80::1%eth0", "did you mean fe80::1/128?"}, {"10.0/16", "no CIDR"}},
 	"workloads":           {{"a\x00b", "NUL"}},
+	"foreign-workloads":   {{"a\x00b", "NUL"}},
 	"kubeconfig":          {{"a\x00b", "NUL"}, {"in-cluster", "not from both"}, {"k", "not from both"}},
 	"untaint":             {{"yes", "want true or false"}, {"true", "-untaint needs both"}},
 	"ignore-istio-labels": {{"yes", "want true or false"}, {"1", "want true or false"}},

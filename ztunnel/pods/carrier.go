@@ -52,8 +52,9 @@ func (p *Pods) newCarrier(m *member) *carrier {
 		Records: records,
 		Dial:    direct,
 		Credential: func(ctx context.Context, key hbone.Key) (hbone.Credential, error) {
-			return credential(p.Certs.ClientPair(ctx, m.id, key.Dst))
+			return p.toPeer(ctx, m.id, key)
 		},
+		TrustDomain: m.id.TrustDomain(),
 	})
 	c.pod = &proxy.Pod{
 		Self:            func() (workload.Workload, bool) { return p.workload(m.sandbox) },

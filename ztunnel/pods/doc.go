@@ -15,6 +15,7 @@
 //	steps.go      steps in order, undone in reverse
 //	member.go     one pod in the mesh: the steps that carry, the steps that steer
 //	carrier.go    the proxies of a member
+//	foreign.go    what proves a tunnel to another trust domain
 //	alive.go      records of connections that stay open
 //	addresses.go  the addresses that its netns holds now
 //	routes.go     the routing of its netns

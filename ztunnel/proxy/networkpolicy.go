@@ -40,7 +40,16 @@ func (c *connection) arrives(self *workload.Workload, peer spiffeid.ID, dst neti
 }
 
 func (c *connection) leaves(self *workload.Workload, d *workload.Destination) {
-	c.inMesh.question = networkpolicy.Question{Direction: networkpolicy.Egress, Self: self, Peer: &d.Peer, Addr: d.Target.Addr(), Port: d.Target.Port()}
+	c.inMesh.question = networkpolicy.Question{Direction: networkpolicy.Egress, Self: self, Peer: podOf(&d.Peer), Addr: d.Target.Addr(), Port: d.Target.Port()}
+}
+
+// podOf is a destination as NetworkPolicies see it: a workload of another trust domain is no
+// pod of this cluster, and has an address only.
+func podOf(peer *workload.Workload) *workload.Workload {
+	if peer.IsForeign() {
+		return nil
+	}
+	return peer
 }
 
 // askNetwork asks the NetworkPolicies in force, of both ends as they are now: their labels
@@ -91,7 +100,7 @@ func (p *Pod) admitNetwork(c *connection) error {
 		return nil
 	}
 	no, mode := p.askNetwork(c)
-	if no != nil && mode == networkpolicy.Enforce && c.inMesh.question.Peer == nil {
+	if no != nil && mode == networkpolicy.Enforce && c.inMesh.question.Peer == nil && c.direction == inbound {
 		var err error
 		if no, mode, err = p.awaitSource(c); err != nil {
 			return err
@@ -193,10 +202,11 @@ func (p *Pod) blockers(self, peer *workload.Workload, at netip.Addr) (names []st
 			from = addr
 		}
 	}
-	for _, q := range []networkpolicy.Question{
-		{Direction: networkpolicy.Egress, Self: self, Peer: peer, Addr: at, Port: workload.HBONEPort},
-		{Direction: networkpolicy.Ingress, Self: peer, Peer: self, Addr: from, Port: workload.HBONEPort},
-	} {
+	asked := []networkpolicy.Question{{Direction: networkpolicy.Egress, Self: self, Peer: podOf(peer), Addr: at, Port: workload.HBONEPort}}
+	if !peer.IsForeign() { // no policy of ours is about what arrives there
+		asked = append(asked, networkpolicy.Question{Direction: networkpolicy.Ingress, Self: peer, Peer: self, Addr: from, Port: workload.HBONEPort})
+	}
+	for _, q := range asked {
 		if no, _ := p.NetworkPolicies.Ask(&q); no != nil {
 			names = append(names, no.Error())
 		}
