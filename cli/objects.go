@@ -132,7 +132,7 @@ func yesNo(is bool) string {
 func (c *command) workloads() *cobra.Command {
 	return list(c, listing[workloadRow]{
 		use: "workloads", short: "Show the pods that nodes know, and how each is reached", name: "workloads",
-		long:    "workloads shows all pods: HBONE reaches those in the mesh, TCP the others, and nothing\nthose of which no label says which they are.",
+		long:    "workloads shows all pods: HBONE reaches those in the mesh, TCP the others, and nothing\nthose of which no label says which they are. Workloads of other trust domains that pods may\ndial have their SPIFFE ID for a name.",
 		example: "  culvert workloads --ns shop",
 		head:    "NAMESPACE|POD NAME|ADDRESS|NODE|PROTOCOL", wide: "WORKLOAD|IDENTITY|READY|WHY",
 		of: func(d fleet.Dump) (rows []workloadRow) {
@@ -157,9 +157,27 @@ func (c *command) workloads() *cobra.Command {
 				}
 				rows = append(rows, row)
 			}
-			return rows
+			return append(rows, foreignRows(d)...)
 		},
 	})
+}
+
+// foreignRows are the workloads of other trust domains, which have no pods here: a SPIFFE ID
+// is their name.
+func foreignRows(d fleet.Dump) (rows []workloadRow) {
+	if d.Foreign == nil {
+		return nil
+	}
+	for _, domain := range d.Foreign.Domains {
+		for _, w := range domain.Workloads {
+			row := workloadRow{Name: w.ID.String(), Addresses: []string{}, Protocol: "HBONE", Identity: w.ID.String()}
+			for _, a := range w.Addrs {
+				row.Addresses = append(row.Addresses, a.String())
+			}
+			rows = append(rows, row)
+		}
+	}
+	return rows
 }
 
 type serviceRow struct {

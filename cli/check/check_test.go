@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -55,9 +56,22 @@ func node(name string) fleet.Node {
 	for _, on := range []string{"node1", "node2"} {
 		n.Dump.Workloads = append(n.Dump.Workloads, workload.Workload{UID: "u-" + on, Namespace: "shop", Name: "web-" + on, Node: on, Meshed: true, Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.1")}})
 	}
+	partner := spiffeid.RequireTrustDomainFromString("partner.example")
+	n.Dump.Foreign = &fleet.Foreign{Domains: []workload.ForeignDomain{{TrustDomain: partner, Workloads: make([]workload.ForeignWorkload, 2)}}}
+	n.Dump.Following = federatedWith("partner.example")
 	n.Dump.Steering, n.Dump.Network = &fleet.Steering{}, &fleet.Network{}
 	n.Dump.Host, n.Dump.Version = &fleet.Host{Kernel: "6.18.44-generic", Cgroups: "v2"}, "v1.2.3"
 	return n
+}
+
+// federatedWith is a node that has the bundle of another trust domain.
+func federatedWith(td string) *fleet.Following {
+	f := &fleet.Following{Connected: true}
+	f.Federated = append(f.Federated, struct {
+		TrustDomain string `json:"trustDomain"`
+		Roots       int    `json:"roots"`
+	}{td, 1})
+	return f
 }
 
 func replica(name string) fleet.CA {
@@ -313,6 +327,13 @@ func TestEachQuestionHasAMeshInWhichItFails(t *testing.T) {
 		{"denials-current", Failed, "ca-1 does not go by what was written last: not a list", func(w *World) { w.CAs[0].State.DenySet = denySet(7, "not a list") }},
 		{"federation-known", Failed, "ca-1 has no bundle of partner.example: its workloads are refused: no such host", func(w *World) {
 			w.CAs[0].State.Federation.Domains[0] = fleet.Federation{TrustDomain: "partner.example", Problem: "no such host"}
+		}},
+		{"foreign-known", Failed, "node node1 has no bundle of partner.example, of which it names 2 workloads: they are not reached", func(w *World) {
+			w.Nodes[0].Dump.Following = federatedWith("third.example")
+		}},
+		{"foreign-known", Failed, "node node2 goes by what -foreign-workloads said before: [0].cidrs", func(w *World) { w.Nodes[1].Dump.Foreign.Problem = "[0].cidrs: none" }},
+		{"foreign-known", Skipped, "no node names workloads of other trust domains", func(w *World) {
+			w.Nodes[0].Dump.Foreign, w.Nodes[1].Dump.Foreign = nil, &fleet.Foreign{}
 		}},
 		{"federation-known", Failed, "ca-2 goes by what was written before: not a list", func(w *World) { w.CAs[1].State.Federation.Problem = "not a list" }},
 		{"federation-current", Failed, "ca-1 fetched that of partner.example 15m1s ago, and should every 5m0s: no such host", func(w *World) {

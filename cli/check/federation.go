@@ -35,6 +35,44 @@ var federationRules = []rule{
 				}
 			}, &a, false)
 		}},
+	{"foreign-known", CategoryBundle, "nodes have the bundles of the trust domains whose workloads they name",
+		"Let -federation of the CA name the domain, and see bundle of the node's /config_dump; or take it out of the file of -foreign-workloads.", ofNodes(foreignKnown)},
+}
+
+// foreignKnown asks each node that names workloads of other trust domains whether it can prove
+// them. What it cannot prove is refused.
+func foreignKnown(w *World) (a answer) {
+	named := false
+	for _, n := range w.answered() {
+		if n.Dump.Foreign == nil {
+			continue
+		}
+		if p := n.Dump.Foreign.Problem; p != "" {
+			a.fail("node %s goes by what -foreign-workloads said before: %s", n.Name, p)
+		}
+		for _, d := range n.Dump.Foreign.Domains {
+			named = true
+			if !knowsBundle(n.Dump.Following, d.TrustDomain.Name()) {
+				a.fail("node %s has no bundle of %v, of which it names %d workloads: they are not reached", n.Name, d.TrustDomain, len(d.Workloads))
+			}
+		}
+	}
+	if !named && a.state == "" {
+		return skipped("no node names workloads of other trust domains")
+	}
+	return a
+}
+
+func knowsBundle(f *fleet.Following, td string) bool {
+	if f == nil {
+		return false
+	}
+	for _, d := range f.Federated {
+		if d.TrustDomain == td && d.Roots > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // ofFederations asks each replica of each domain. That a replica does not understand what it

@@ -44,6 +44,7 @@ type Dump struct {
 	Network      *Network            `json:"networkPolicies"` // nil: an older ztunnel, which does not judge them
 	Services     Services            `json:"services"`
 	Mesh         *Mesh               `json:"mesh"`     // nil: an older ztunnel
+	Foreign      *Foreign            `json:"foreign"`  // nil: an older ztunnel
 	Steering     *Steering           `json:"steering"` // nil: an older ztunnel
 	Host         *Host               `json:"host"`     // nil: an older ztunnel
 	Version      string              `json:"version"`
@@ -205,6 +206,10 @@ type Following struct {
 	Since      time.Time `json:"since"`
 	AgeSeconds float64   `json:"ageSeconds"` // for how long no stream was open
 	Problem    string    `json:"problem"`
+	Federated  []struct {
+		TrustDomain string `json:"trustDomain"`
+		Roots       int    `json:"roots"`
+	} `json:"federated"` // the trust domains whose bundles it has
 }
 
 // Denying is how a node knows whom the CA denies.

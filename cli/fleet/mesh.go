@@ -23,6 +23,12 @@ type Mesh struct {
 	Nodes []workload.Node `json:"nodes"`
 }
 
+// Foreign is the workloads of other trust domains that a node's pods may dial.
+type Foreign struct {
+	Domains []workload.ForeignDomain `json:"domains"`
+	Problem string                   `json:"problem"` // with the file that names them; empty: none
+}
+
 // Host is what a node is like, as far as that may be in the way of a mesh.
 type Host struct {
 	Kernel  string  `json:"kernel"`  // as uname -r

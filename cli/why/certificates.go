@@ -37,6 +37,9 @@ func (k *walk) destinationCertificate() Step {
 	if why := k.untunnelled(); why != "" {
 		return notNeeded("no certificate is shown: %s", why)
 	}
+	if k.peer.IsForeign() {
+		return k.foreignCertificate()
+	}
 	if s := k.sameAccount(); s.State == Fault {
 		return s
 	}

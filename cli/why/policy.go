@@ -45,6 +45,8 @@ func (k *walk) networkPolicy() Step {
 		return notNeeded("ztunnel does not ask NetworkPolicies about it: the pod network does")
 	case k.plain != "":
 		return k.podNetwork()
+	case k.peer.IsForeign():
+		return unknown("NetworkPolicies are not asked here about a workload of another trust domain; what they refuse is in the access record")
 	}
 	n := k.judge()
 	a := explain.Answer{Allowed: explain.Yes}
@@ -111,6 +113,9 @@ func network(d fleet.Dump) *explain.Network {
 func (k *walk) authorization() Step {
 	if k.peer == nil || !k.peer.Meshed || k.itself() {
 		return notNeeded("the destination is not in the mesh, or the connection stays inside its pod")
+	}
+	if k.peer.IsForeign() {
+		return k.elsewhere("whether its policies let it in")
 	}
 	n, c := k.judge(), k.connection()
 	a := explain.Explain(n.Dump.Policies, c)

@@ -70,6 +70,9 @@ func (k *walk) tunnel() Step {
 	if k.tried == nil {
 		return k.openTunnel().because(notTried(n, k.reach))
 	}
+	if k.peer.IsForeign() {
+		return k.foreignTunnel()
+	}
 	switch t := k.tried.Tunnel; {
 	case t.OK:
 		return ok("%s has proved a tunnel to %v, in %s", n.Name, at, t.Took).by(k.World, n)
@@ -141,6 +144,9 @@ func (k *walk) whoDrops() string {
 func (k *walk) app() Step {
 	if k.itself() || k.peer == nil || !k.peer.Meshed {
 		return k.outsideApp()
+	}
+	if k.peer.IsForeign() {
+		return k.elsewhere("whether the app listens")
 	}
 	pod, n := k.peer, k.dstNode
 	if n == nil {

@@ -73,6 +73,9 @@ func (k *walk) destinationSteered() Step {
 	if k.peer == nil || !k.peer.Meshed {
 		return notNeeded("the destination is not in the mesh")
 	}
+	if k.peer.IsForeign() {
+		return notNeeded("%v is of another mesh: its ztunnel shows itself in the tunnel", k.peer.ID)
+	}
 	if n := k.node(k.peer.Node); n != nil && n.Problem == "" {
 		k.dstNode = n
 	}
@@ -217,6 +220,8 @@ func (k *walk) theDestination() Step {
 		return fault(fmt.Sprintf("Service %s/%s: spec.loadBalancerSourceRanges", d.service.Namespace, d.service.Name), "%v", err).by(k.World, k.src.view)
 	case err != nil && d.pod != nil:
 		return fault(fmt.Sprintf("Namespace %s or Pod %v: the label culvert.dev/mesh, enabled or disabled", d.pod.Namespace, d.pod), "%v", err).by(k.World, k.src.view)
+	case err != nil && strings.Contains(err.Error(), "-foreign-workloads"):
+		return fault("the file of -foreign-workloads of "+k.src.view.Name, "%v", err).by(k.World, k.src.view)
 	case err != nil:
 		return fault(fmt.Sprintf("the Pod or EndpointSlice that should have %v; or -mesh-cidrs of ztunnel, which hold it", d.addr.Addr()), "%v", err).by(k.World, k.src.view)
 	}
@@ -235,8 +240,11 @@ func (k *walk) resolved(d workload.Destination) {
 				d.Peer = *w
 			}
 		}
+		if there, err := registry(k.src.view, k.src.node()).Resolve(k.dst.from, k.target); err == nil && there.Peer.IsForeign() {
+			d.Peer = there.Peer
+		}
 	}
-	if d.Peer.UID != "" {
+	if d.Peer.UID != "" || d.Peer.IsForeign() {
 		k.peer = &d.Peer
 	}
 	if k.peer == nil || !k.peer.Meshed {
@@ -253,6 +261,8 @@ func (k *walk) isThere() Step {
 		return ok("Service %s/%s", k.dst.service.Namespace, k.dst.service.Name)
 	case k.peer == nil:
 		return ok("%v is outside the mesh: the connection leaves in plaintext", k.target)
+	case k.peer.IsForeign():
+		return ok("%v of another trust domain, by -foreign-workloads", k.peer.ID)
 	case !k.peer.Meshed:
 		return ok("%v on %s is not in the mesh: the connection leaves in plaintext", k.peer, k.peer.Node).because(k.peer.Unsteerable)
 	}
@@ -272,7 +282,11 @@ func (k *walk) endpoint() Step {
 		return fault(k.whatLacks(s), "%v", err).because(k.unready(s)...).by(k.World, k.src.view)
 	}
 	who := k.target.String() + ", which is no pod that is known"
-	if k.peer != nil {
+	switch {
+	case k.peer == nil:
+	case k.peer.IsForeign():
+		who = fmt.Sprintf("%v of another trust domain (%v)", k.peer.ID, k.target)
+	default:
 		who = fmt.Sprintf("%v on %s (%v)", k.peer, k.peer.Node, k.target)
 	}
 	all := 0

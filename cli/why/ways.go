@@ -73,6 +73,9 @@ func registry(n *fleet.Node, of string) *workload.Registry {
 	if m := n.Dump.Mesh; m != nil {
 		mesh.CIDRs, mesh.Nodes = slices.Clone(m.CIDRs), slices.Clone(m.Nodes)
 	}
+	if f := n.Dump.Foreign; f != nil {
+		r.SetForeign(f.Domains)
+	}
 	r.Replace(mesh)
 	return r
 }
