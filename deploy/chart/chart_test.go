@@ -103,7 +103,7 @@ func TestWhatValuesAskForRendersAsItsGoldenFile(t *testing.T) {
 		"--set=ztunnel.access.sample=100,ztunnel.access.interval=5m,ztunnel.access.otlpEndpoint=grpcs://otel.example:4317,ztunnel.access.otlpRootConfigMap=otel",
 		"--set=image.repository=example.com/culvert,image.tag=v1,image.pullSecrets={registry}", "--set=seLinuxType=spc_t",
 		"--set=mesh.cidrs={10.0.0.0/8,fd00::/8},mesh.ignoreIstioLabels=true", "--set=cni.confDir=/etc/x,cni.binDir=/opt/x,cni.pluginLog=/var/log/x,cni.statusStrict=true",
-		"--set=ztunnel.excludeCIDRs={192.0.2.0/24},ztunnel.excludePorts={25,26},ztunnel.standInCIDRs={198.18.0.0/16},ztunnel.memoryLimit=512Mi",
+		"--set=ztunnel.excludeCIDRs={192.0.2.0/24},ztunnel.excludePorts={25,26},ztunnel.standInCIDRs={198.18.0.0/16},ztunnel.foreignWorkloadsConfigMap=foreign,ztunnel.memoryLimit=512Mi",
 		"--set=ztunnel.cgroup=/cg,ztunnel.kubeletCgroup=/cg/kubelet,identity.memoryLimit=,identity.replicas=3,identity.nodeSelector.pool=ca")
 	if err != nil {
 		t.Fatal(err)
