@@ -81,9 +81,11 @@ func (f *federation) with(entries ...string) {
 }
 
 // knows is how many roots of a domain the server's node verifies by.
-func (f *federation) knows(td string) int {
+func (f *federation) knows(td string) int { return f.knowsAt(f.two, td) }
+
+func (f *federation) knowsAt(n *lab.Node, td string) int {
 	f.Helper()
-	for _, d := range f.following(f.two).Federated {
+	for _, d := range f.following(n).Federated {
 		if d.TrustDomain == td {
 			return d.Roots
 		}
@@ -217,41 +219,73 @@ func (f *federation) crowds(other *lab.Identity) {
 	f.record(f.two, "direction", "inbound", "result", "limit", "error", "")
 }
 
+// succession is a CA of another trust domain whose root is replaced, in three steps.
+type succession struct {
+	f           *federation
+	other       *lab.Identity
+	dir, second string // of the CA's files, and of those that follow
+	first       []byte // root
+}
+
+func (f *federation) succeeds(other *lab.Identity) *succession {
+	f.Helper()
+	s := &succession{f: f, other: other, dir: filepath.Dir(other.Root), second: filepath.Join(f.TempDir(), "second")}
+	var err error
+	s.first, err = os.ReadFile(other.Root)
+	f.must(err)
+	_, err = ca.Open(s.second, ca.Options{TrustDomain: spiffeid.RequireTrustDomainFromString("other.example")})
+	f.must(err)
+	return s
+}
+
+func (s *succession) read(name string) []byte {
+	s.f.Helper()
+	text, err := os.ReadFile(filepath.Join(s.second, name))
+	s.f.must(err)
+	return text
+}
+
+func (s *succession) put(name string, text []byte) {
+	s.f.Helper()
+	path := filepath.Join(s.dir, name)
+	s.f.must(os.WriteFile(path+".next", text, 0o600))
+	s.f.must(os.Rename(path+".next", path))
+}
+
+func (s *succession) addRoot() {
+	s.f.Helper()
+	s.f.must(os.Remove(filepath.Join(s.dir, "root.key")))
+	s.put("root.pem", bytes.Join([][]byte{s.first, s.read("root.pem")}, nil))
+}
+
+// sign has the CA sign by an issuer of the next root.
+func (s *succession) sign() {
+	s.f.Helper()
+	s.put("issuer.key", s.read("issuer.key"))
+	s.put("issuer.pem", s.read("issuer.pem"))
+	s.f.eventually("the other CA takes the issuer", func() bool {
+		_, text, err := s.other.Get(s.f.ctx, "/metrics")
+		return err == nil && strings.Contains(text, `{event="IssuerUpdated"} 1`)
+	})
+}
+
+func (s *succession) dropRoot() { s.put("root.pem", s.read("root.pem")) }
+
 // rotates replaces the root of another trust domain's CA while its workloads come and go.
 func (f *federation) rotates(other *lab.Identity, id string) {
 	f.Helper()
-	dir, second := filepath.Dir(other.Root), filepath.Join(f.TempDir(), "second")
-	first, err := os.ReadFile(other.Root)
-	f.must(err)
-	_, err = ca.Open(second, ca.Options{TrustDomain: spiffeid.RequireTrustDomainFromString("other.example")})
-	f.must(err)
-	read := func(name string) []byte {
-		text, err := os.ReadFile(filepath.Join(second, name))
-		f.must(err)
-		return text
-	}
-	put := func(name string, text []byte) {
-		path := filepath.Join(dir, name)
-		f.must(os.WriteFile(path+".next", text, 0o600))
-		f.must(os.Rename(path+".next", path))
-	}
+	next := f.succeeds(other)
 	former := f.guest(other, id)
 	stream, err := f.visit(former)
 	f.must(err)
 	defer stream.Reset()
 	cut := f.cutOff(id)
-	f.must(os.Remove(filepath.Join(dir, "root.key")))
-	put("root.pem", bytes.Join([][]byte{first, read("root.pem")}, nil))
+	next.addRoot()
 	f.eventually("the node knows both roots", func() bool { f.comes("while a root comes", former); return f.knows("other.example") == 2 })
-	put("issuer.key", read("issuer.key"))
-	put("issuer.pem", read("issuer.pem"))
-	f.eventually("the other CA takes the issuer", func() bool {
-		_, text, err := other.Get(f.ctx, "/metrics")
-		return err == nil && strings.Contains(text, `{event="IssuerUpdated"} 1`)
-	})
+	next.sign()
 	f.comes("by the next issuer", f.guest(other, id))
 	f.comes("by the former one", former)
-	put("root.pem", read("root.pem"))
+	next.dropRoot()
 	f.eventually("the node knows the next root alone", func() bool { return f.knows("other.example") == 1 })
 	f.comes("when the former root has gone", f.guest(other, id))
 	if f.cutOff(id) != cut { // a younger tunnel of the same peer proves it

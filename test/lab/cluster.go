@@ -22,13 +22,30 @@ import (
 // directory of every node and of the CA, which watch it.
 type cluster struct {
 	mu         sync.Mutex // guards what follows, and the directories
-	dirs       []string
+	views      []view
 	objects    map[string][]byte // by file name
 	namespaces map[string]*corev1.Namespace
 	services   []*corev1.Service
 	pods       map[string]*corev1.Pod // by UID
 	vips       int
 	marker     int // see Settle
+}
+
+// view is a directory that is kept as the cluster is.
+type view struct {
+	dir  string
+	node string // it has no pods of other nodes; empty: all objects
+}
+
+func (v view) has(object []byte) bool {
+	if v.node == "" {
+		return true
+	}
+	var pod corev1.Pod
+	if err := yaml.Unmarshal(object, &pod); err != nil || pod.Kind != "Pod" {
+		return true
+	}
+	return pod.Spec.NodeName == v.node
 }
 
 func newCluster() *cluster {
@@ -39,16 +56,19 @@ func newCluster() *cluster {
 	}
 }
 
-// join adds a directory, which from now on has all objects.
-func (c *cluster) join(dir string) error {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+// join adds a directory, which from now on has all objects that are in view.
+func (c *cluster) join(v view) error {
+	if err := os.MkdirAll(v.dir, 0o755); err != nil {
 		return err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.dirs = append(c.dirs, dir)
+	c.views = append(c.views, v)
 	for name, object := range c.objects {
-		if err := writeAtomic(filepath.Join(dir, name), object); err != nil {
+		if !v.has(object) {
+			continue
+		}
+		if err := writeAtomic(filepath.Join(v.dir, name), object); err != nil {
 			return err
 		}
 	}
@@ -70,8 +90,11 @@ func (c *cluster) putYAML(doc []byte) error {
 		return err
 	}
 	c.objects[name] = doc
-	for _, dir := range c.dirs {
-		if err := writeAtomic(filepath.Join(dir, name), doc); err != nil {
+	for _, v := range c.views {
+		if !v.has(doc) {
+			continue
+		}
+		if err := writeAtomic(filepath.Join(v.dir, name), doc); err != nil {
 			return err
 		}
 	}
@@ -85,8 +108,8 @@ func (c *cluster) remove(name string) error {
 	}
 	delete(c.objects, name)
 	var errs []error
-	for _, dir := range c.dirs {
-		if err := os.Remove(filepath.Join(dir, name)); !errors.Is(err, fs.ErrNotExist) {
+	for _, v := range c.views {
+		if err := os.Remove(filepath.Join(v.dir, name)); !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
 		}
 	}

@@ -26,7 +26,7 @@ func paper(t *testing.T) (l *Lab, one, two string) {
 	l = &Lab{cluster: newCluster()}
 	one, two = filepath.Join(t.TempDir(), "yaml"), filepath.Join(t.TempDir(), "yaml")
 	for _, dir := range []string{one, two} {
-		if err := l.cluster.join(dir); err != nil {
+		if err := l.cluster.join(view{dir: dir}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -63,7 +63,7 @@ func TestEveryDirectoryHasEveryObject(t *testing.T) {
 		"peerauthentication.shop.default.yaml", "serviceaccount.shop.default.yaml",
 	}
 	late := filepath.Join(t.TempDir(), "yaml")
-	if err := l.cluster.join(late); err != nil {
+	if err := l.cluster.join(view{dir: late}); err != nil {
 		t.Fatal(err)
 	}
 	for _, dir := range []string{one, two, late} {

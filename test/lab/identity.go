@@ -80,7 +80,7 @@ func (l *Lab) prepareIdentity(i *Identity) error {
 		return err
 	}
 	return errors.Join(
-		l.cluster.join(filepath.Join(i.dir, "yaml")),
+		l.cluster.join(view{dir: filepath.Join(i.dir, "yaml")}),
 		writeAtomic(filepath.Join(i.dir, "jwks.json"), keys),
 	)
 }

@@ -25,6 +25,7 @@ type Options struct {
 	TokenTTL     time.Duration // of the nodes' tokens, renewed at half of it; 1 h
 	ZtunnelArgs  []string      // further flags of every ztunnel; none
 	ZtunnelTags  string        // build tags of every ztunnel; none
+	Apart        bool          // each node is a mesh of its own: it knows no pods of other nodes, nor their addresses
 	IdentityArgs []string      // further flags of the CA; none
 	Bin          string        // directory with the programs; what Build builds
 }

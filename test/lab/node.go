@@ -63,7 +63,11 @@ func (l *Lab) newNode(number int) (*Node, error) {
 	if err := n.makePlaces(); err != nil {
 		return nil, err
 	}
-	return n, l.cluster.join(n.yaml)
+	v := view{dir: n.yaml}
+	if l.opts.Apart {
+		v.node = name
+	}
+	return n, l.cluster.join(v)
 }
 
 func (n *Node) makeDirs() error {

@@ -109,7 +109,7 @@ func (n *Node) ztunnelArgs(opts ZtunnelOptions) ([]string, error) {
 	args := []string{
 		"-node-name", n.Name,
 		"-trust-domain", domain,
-		"-mesh-cidrs", l.meshCIDRs(),
+		"-mesh-cidrs", n.meshCIDRs(),
 		"-bpffs", n.BPFFS,
 		"-cgroup", n.Cgroup,
 		"-kubelet-cgroup", n.Kubelet.Cgroup,
@@ -156,12 +156,14 @@ func (n *Node) issuerArgs(opts ZtunnelOptions) ([]string, error) {
 	return args, nil
 }
 
-// meshCIDRs are all pods' and services' addresses. Nodes, CA and outside are
+// meshCIDRs are all pods' and services' addresses of the node's mesh. Nodes, CA and outside are
 // not in the mesh.
-func (l *Lab) meshCIDRs() string {
+func (n *Node) meshCIDRs() string {
 	cidrs := []string{services4.String(), services6.String()}
-	for _, n := range l.Nodes {
-		cidrs = append(cidrs, n.PodCIDR4.String(), n.PodCIDR6.String())
+	for _, other := range n.lab.Nodes {
+		if other == n || !n.lab.opts.Apart {
+			cidrs = append(cidrs, other.PodCIDR4.String(), other.PodCIDR6.String())
+		}
 	}
 	return strings.Join(cidrs, ",")
 }
