@@ -101,7 +101,7 @@ test-kubernetes: build ## test on a real two-node Kubernetes (root; builds it fi
 	@cd test/kubernetes && $(call part,kubernetes,testname) -timeout=45m -skip='$(MEASURES)|$(SPIRE)' $(CLUSTER)
 
 # SPIRE takes as long to build as Kubernetes: it has a command of its own, which CI leaves out.
-SPIRE := ^TestSPIREGivesPodsTheirIdentities
+SPIRE := ^TestSPIRE
 
 .PHONY: test-spire
 test-spire: build ## test with SPIRE's own server and agents (root; builds them first, once: some 8 minutes on two cores)
@@ -154,7 +154,7 @@ t-root: build ## re-key the root of a large mesh under load, while the CA is kil
 lint: ## gofmt, go.mod, vet, staticcheck, the import table, shell syntax
 	@test -z "$$(gofmt -l . | tee /dev/stderr)" || { echo "lint: run gofmt -w on these files" >&2; exit 1; }
 	@for module in . bench bench/fortio signer tools tools/helm test/alerts test/kubernetes test/kubernetes/certmanager \
-		test/kubernetes/spire test/kubernetes/spire/ejbca; do go -C $$module mod tidy -diff || exit 1; done
+		test/kubernetes/spire test/kubernetes/spire/ejbca test/kubernetes/spirecontroller; do go -C $$module mod tidy -diff || exit 1; done
 	$(COMPILE) go vet ./...
 	$(COMPILE) GOOS=darwin CGO_ENABLED=0 go build $(FAST) -ldflags='-s -w' -o /dev/null ./cmd/culvert
 	$(COMPILE) GOOS=windows CGO_ENABLED=0 go build $(FAST) -ldflags='-s -w' -o /dev/null ./cmd/culvert

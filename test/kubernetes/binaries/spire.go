@@ -27,7 +27,7 @@ func SPIRE(ctx context.Context, module string, out io.Writer) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	key, err := moduleKey(ctx, own, fmt.Sprint(spirePlugins), "go.mod", "go.sum")
+	key, err := moduleKey(ctx, own, fmt.Sprint(spirePlugins, unsigned), "go.mod", "go.sum")
 	if err != nil {
 		return "", err
 	}
@@ -58,20 +58,44 @@ func buildSPIRE(ctx context.Context, own, dir string, out io.Writer) error {
 	return os.Rename(unfinished, dir)
 }
 
-// spirePlugins are the plugins that stay, by kind. The others need the SDKs of clouds, and
-// Kubernetes' clients, which take several times as long to compile as all the rest.
+// spirePlugins are the plugins that stay, by kind. The others need the SDKs of clouds, which
+// take several times as long to compile as all the rest.
 var spirePlugins = map[string][]string{
 	"bundlepublisher":   {},
 	"keymanager":        {"disk", "memory"},
-	"nodeattestor":      {"jointoken", "x509pop"},
+	"nodeattestor":      {"jointoken", "k8spsat", "x509pop"},
 	"notifier":          {},
 	"svidstore":         {},
-	"upstreamauthority": {"disk"},
-	"workloadattestor":  {"unix"},
+	"upstreamauthority": {"certmanager", "disk"},
+	"workloadattestor":  {"k8s", "unix"},
 }
 
+// unsigned stands for what verifies signatures of images, which the workload attestor "k8s"
+// does only if it is told to: its libraries are as many as SPIRE's own.
+const unsigned = `package sigstore
+
+import (
+	"context"
+	"errors"
+)
+
+type Verifier interface {
+	Verify(ctx context.Context, imageID string) ([]string, error)
+}
+
+type ImageVerifier struct{}
+
+func NewVerifier(*Config) *ImageVerifier { return &ImageVerifier{} }
+
+func (*ImageVerifier) Init(context.Context) error { return errors.New("it is not in this build") }
+
+func (*ImageVerifier) Verify(context.Context, string) ([]string, error) {
+	return nil, errors.New("it is not in this build")
+}
+`
+
 // trimmed copies SPIRE's sources below dir, leaves out of the lists of plugins those that do
-// not stay, and returns the go.mod by which the copy is built. Nothing else is changed.
+// not stay, and what verifies images. It returns the go.mod by which the copy is built.
 func trimmed(ctx context.Context, own, dir string) (mod string, err error) {
 	source, err := moduleSource(ctx, own, spire)
 	if err != nil {
@@ -92,6 +116,10 @@ func trimmed(ctx context.Context, own, dir string) (mod string, err error) {
 				return "", err
 			}
 		}
+	}
+	verifier := filepath.Join(replaced, "pkg/agent/common/sigstore/sigstore.go")
+	if err := errors.Join(os.Remove(verifier), os.WriteFile(verifier, []byte(unsigned), 0o644)); err != nil {
+		return "", err
 	}
 	for _, file := range []string{"go.mod", "go.sum"} {
 		text, err := os.ReadFile(filepath.Join(own, file))
