@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -22,7 +23,6 @@ const (
 
 // build brings <repo>/bin up to date and returns it: the lab's app, the
 // reference CNI plugins in bin/cni and, for a mesh, the programs under cmd.
-// go build does nothing for what is current.
 func build(ctx context.Context, mesh bool) (string, error) {
 	repo, err := repository()
 	if err != nil {
@@ -78,14 +78,25 @@ func lockDir(dir string) (*os.File, error) {
 	return lock, nil
 }
 
-// goBuild builds packages into dir, as the module at root names them.
+// built are the builds that this process has done. For each, go build would
+// take most of a second to find that there is nothing to do, and a test binary
+// makes a lab for each of a hundred tests.
+var built sync.Map
+
+// goBuild builds packages into dir, as the module at root names them, once per
+// process: it has the programs of the sources that it began with.
 func goBuild(ctx context.Context, root, dir string, args ...string) error {
+	key := strings.Join(append([]string{root, dir}, args...), " ")
+	if _, done := built.Load(key); done {
+		return nil
+	}
 	cmd := exec.CommandContext(ctx, "go", append([]string{"build", "-o", dir + "/"}, args...)...)
 	cmd.Dir = root
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("go build %s: %w: %s", strings.Join(args, " "), err, out)
 	}
+	built.Store(key, true)
 	return nil
 }
 
