@@ -195,14 +195,14 @@ helm: ## build helm, which renders the chart in its tests, into Go's cache (some
 manifests: helm ## render deploy/chart into deploy/manifests and its golden files
 	go test -count=1 ./deploy/chart -update
 
-# Go fuzzes one target per run; two runs at a time, one worker each. Minimizing a
-# single interesting input may by default take longer than the whole run.
+# Go fuzzes one target per run. The instrumented program of a package is built once; two
+# packages are at work at a time, with one worker each. Minimizing a single interesting input
+# may by default take longer than the whole run.
 .PHONY: fuzz
 fuzz: ## run each fuzz target for FUZZTIME (30s)
-	@grep -rHo --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' . | sed 's|/[^/]*_test.go:func | |' | sort | \
-	xargs -P 2 -L 1 bash -c 'out=$$(go -C "$$0" test -run="^$$" -fuzz="^$$1\$$" -fuzztime=$(FUZZTIME) -fuzzminimizetime=100x -parallel=1 2>&1) && \
-		echo "ok   $$0 $$1: $$(grep -o "execs: [0-9]*" <<<"$$out" | tail -n1)" || \
-		{ printf "FAIL %s %s\n%s\n" "$$0" "$$1" "$$out"; exit 1; }'
+	@mkdir -p bin/fuzz
+	@grep -rlE --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' . | xargs -n 1 dirname | sort -u | \
+		FUZZTIME=$(FUZZTIME) FUZZCACHE=$$(go env GOCACHE)/fuzz xargs -P 2 -n 1 test/fuzz.sh
 
 .PHONY: bench
 bench: ## set the tunnel beside other proxies (root, up to 45 minutes; ROW=bulk,rtt PEER=ours,nginx: a part, RESULTS=DIR)
