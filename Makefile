@@ -61,6 +61,11 @@ demo: build ## show two nodes and their pods getting mutual TLS (root; KEEP=1 le
 PARTS := unit bench alerts signer no-avx512 no-vaes purego e2e
 part   = $(TOOL) gotestsum --format=$(2) --format-icons=text --jsonfile=$(CURDIR)/bin/test/$(1).json -- -count=1
 
+# The packages whose tests wait for the kernel for minutes begin first, and leave most of a
+# processor to others: three at a time.
+UNIT = -p=3 -timeout=10m ./ztunnel/redirect ./ztunnel/pods $$(go list ./... | \
+	grep -vE '^$(MODULE)/(test/e2e|ztunnel/redirect|ztunnel/pods)$$')
+
 .PHONY: test
 test: build ## run every test and count them; as root, those with namespaces and BPF too
 	@rm -rf bin/test
@@ -69,7 +74,7 @@ test: build ## run every test and count them; as root, those with namespaces and
 
 .PHONY: $(addprefix test-,$(PARTS))
 test-unit:
-	@$(call part,unit,pkgname-and-test-fails) -timeout=10m $$(go list ./... | grep -v '^$(MODULE)/test/e2e')
+	@$(call part,unit,pkgname-and-test-fails) $(UNIT)
 
 test-bench:
 	@cd bench && $(call part,bench,pkgname-and-test-fails) -timeout=10m ./...
@@ -134,7 +139,7 @@ cluster-down: ## remove what make cluster started
 .PHONY: race
 race: ## run the tests under the race detector, but for the slow ones
 	$(COMPILE) go build -race $(FAST) $$(go list -f '{{if and .GoFiles (ne .Name "main")}}{{.ImportPath}}{{end}}' ./...)
-	go test -race $(FAST) -short -timeout=10m $$(go list ./... | grep -v '^$(MODULE)/test/e2e')
+	go test -race $(FAST) -short $(UNIT)
 	go -C bench test -race $(FAST) -short -timeout=10m ./...
 
 .PHONY: stress
