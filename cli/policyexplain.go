@@ -181,6 +181,8 @@ func warned(warnings []string) (lines []string) {
 	return lines
 }
 
+const noteIndent = "    "
+
 // tableWithNotes writes the notes of each row below it, so that rows stay short.
 func tableWithNotes(w io.Writer, head string, rows, notes [][]string) error {
 	var lines strings.Builder
@@ -192,7 +194,7 @@ func tableWithNotes(w io.Writer, head string, rows, notes [][]string) error {
 		fmt.Fprint(w, line)
 		if i >= 0 {
 			for _, note := range notes[i] {
-				fmt.Fprintf(w, "    %s\n", printable(note))
+				fmt.Fprintf(w, "%s%s\n", noteIndent, printable(note))
 			}
 		}
 		i++

@@ -111,16 +111,23 @@ func escaped(document []byte) []byte {
 	return safe.Bytes()
 }
 
-// table writes rows under a head, in columns. What is empty becomes "-".
+// table writes rows under a head, in columns. What is empty becomes "-". On a terminal no
+// line is longer than that is wide, unless one cell is.
 func table(w io.Writer, head string, rows [][]string) error {
-	out := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
-	fmt.Fprintln(out, strings.Join(strings.Split(head, "|"), "\t"))
+	heads := strings.Split(head, "|")
 	for _, row := range rows {
 		for i := range row {
 			if row[i] = printable(row[i]); row[i] == "" {
 				row[i] = "-"
 			}
 		}
+	}
+	if width := widthOf(w); width > 0 && roomFor(width, heads, rows) < len(heads) {
+		return narrow(w, width, heads, rows)
+	}
+	out := tabwriter.NewWriter(w, 0, 0, gap, ' ', 0)
+	fmt.Fprintln(out, strings.Join(heads, "\t"))
+	for _, row := range rows {
 		fmt.Fprintln(out, strings.Join(row, "\t"))
 	}
 	return out.Flush()

@@ -115,7 +115,8 @@ func (c *command) repeat(cmd *cobra.Command, r repeating, look func() error) err
 	s := screenOf(out)
 	var last error
 	for first := true; ; first = false {
-		var text, said bytes.Buffer
+		var said bytes.Buffer
+		text := sheet{width: widthOf(out)}
 		c.Stdout, c.Stderr = &text, &said
 		err := look()
 		if ctx.Err() != nil && !first {
