@@ -33,9 +33,10 @@ func (c *command) benchCluster() *cobra.Command {
 		Short: "Measure a cluster between pods that are made for it, in the mesh and beside it",
 		Long: `Measure a cluster: on one node and between two, with both pods in the mesh and with
 neither; with --against istio, with both in Istio's ambient mesh, too, in a namespace that is
-labelled for it and in which Culvert is off. It makes a namespace with six pods, or two with nine, which are removed when it ends, however it ends; if
-it is killed, culvert bench clean removes them, and they end by themselves soon after. It loads the
-two nodes and the network between them, and asks the ztunnels of both what they used.
+labelled for it and in which Culvert is off. It makes a namespace with six pods, or two with
+nine, which are removed when it ends, however it ends; if it is killed, culvert bench clean
+removes them, and they end by themselves soon after. It loads the two nodes and the network
+between them, and asks the ztunnels of both what they used.
 
 It needs the rights to create and delete namespaces, to create and list pods in one, and to
 create pods/exec there, and an image with the program culvert, as deploy/images makes it.`,

@@ -58,12 +58,14 @@ node answered, and 1 with --strict if something warns.`,
 	caPassphraseFlag(cmd, &a.passphrase)
 	cmd.MarkFlagsMutuallyExclusive("pre", "proxy")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		for _, name := range a.categories {
+			if there := check.Categories(); !slices.Contains(there, name) {
+				return fmt.Errorf("--category %q: want %s", name, or(there))
+			}
+		}
 		results, err := c.asked(cmd.Context(), a)
 		if err != nil {
 			return err
-		}
-		if len(results) == 0 {
-			return fmt.Errorf("--category %v: there is none of that name", a.categories)
 		}
 		worst := worst(results)
 		end := fail(worst == check.Failed)

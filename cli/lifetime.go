@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"regexp"
 	"strconv"
-	"strings"
 	"time"
 )
 
@@ -42,7 +41,7 @@ func (l *lifetime) String() string {
 	if *l == 0 {
 		return ""
 	}
-	return strings.TrimSuffix(long(time.Duration(*l)), "0s")
+	return long(time.Duration(*l))
 }
 
 func (l *lifetime) Type() string { return "duration" }

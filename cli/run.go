@@ -53,7 +53,11 @@ func Run(ctx context.Context, p Process) int {
 	case errors.As(err, &ended):
 		return ended.code
 	}
-	fmt.Fprintf(p.Stderr, "%s: %s\n", name, printable(strings.ReplaceAll(strings.TrimSpace(err.Error()), "\n", "; ")))
+	text, meant, mistyped := strings.Cut(strings.TrimSpace(err.Error()), "\n\nDid you mean this?\n")
+	fmt.Fprintf(p.Stderr, "%s: %s\n", name, printable(strings.ReplaceAll(text, "\n", "; ")))
+	if mistyped {
+		fmt.Fprintf(p.Stderr, "%s: hint: did you mean %s?\n", name, strings.Join(strings.Fields(meant), " or "))
+	}
 	var hinted interface{ Hint() string }
 	if errors.As(err, &hinted) {
 		fmt.Fprintf(p.Stderr, "%s: hint: %s\n", name, printable(hinted.Hint()))
@@ -132,7 +136,25 @@ what a policy command found, and 2 something failed or could not be looked at.`,
 	c.from.define(root.PersistentFlags())
 	root.AddCommand(c.parts()...)
 	c.completing(root)
+	explainArguments(root)
 	return root
+}
+
+// explainArguments has arguments that are missing or too many answered with what is wanted.
+func explainArguments(cmd *cobra.Command) {
+	if check := cmd.Args; check != nil {
+		cmd.Args = func(cmd *cobra.Command, args []string) error {
+			err := check(cmd, args)
+			var hinted interface{ Hint() string }
+			if err == nil || errors.As(err, &hinted) {
+				return err
+			}
+			return hint(err, "usage: %s", cmd.UseLine())
+		}
+	}
+	for _, part := range cmd.Commands() {
+		explainArguments(part)
+	}
 }
 
 func (c *command) parts() []*cobra.Command {

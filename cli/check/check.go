@@ -185,6 +185,16 @@ func Run(w *World, categories ...string) (all []Result) {
 	return all
 }
 
+// Categories are the names of those that there are, in the order of their questions.
+func Categories() (all []string) {
+	for _, r := range rules() {
+		if !slices.Contains(all, r.category) {
+			all = append(all, r.category)
+		}
+	}
+	return all
+}
+
 // Unproven is the first category of which no question could be asked because no node
 // answered, or empty.
 func Unproven(results []Result) string {

@@ -11,6 +11,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/url"
@@ -39,7 +40,9 @@ func Open(kubeconfig, kubecontext string) (*API, error) {
 	rules := clientcmd.NewDefaultClientConfigLoadingRules()
 	rules.ExplicitPath = kubeconfig
 	config, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &clientcmd.ConfigOverrides{CurrentContext: kubecontext}).ClientConfig()
-	if err != nil {
+	if clientcmd.IsEmptyConfig(err) {
+		return nil, errors.New("find a cluster: there is no kubeconfig, by $KUBECONFIG or in ~/.kube/config, and this is no pod")
+	} else if err != nil {
 		return nil, fmt.Errorf("find a cluster: %v", err)
 	}
 	config.UserAgent, config.QPS, config.Burst, config.Timeout = "culvert", 50, 100, time.Minute
