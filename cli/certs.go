@@ -19,7 +19,7 @@ import (
 )
 
 func (c *command) certs() *cobra.Command {
-	return noun("certs", "Show the certificates that nodes hold for their workloads, and renew them", c.watchable(c.certsList()), c.certsGet(), c.certsWatch(), c.certsRenew())
+	return noun("certs", "Show the certificates that nodes hold for their workloads, and renew them", c.watchable(c.offline(c.certsList())), c.offline(c.certsGet()), c.certsWatch(), c.certsRenew())
 }
 
 // States of a workload's certificate on a node.
@@ -156,8 +156,11 @@ func (c *command) left(until time.Time) string {
 	return long(until.Sub(c.Now()))
 }
 
-// nodes asks every ztunnel.
+// nodes asks every ztunnel, or reads the files that stand for them.
 func (c *command) nodes(cmd *cobra.Command) ([]fleet.Node, error) {
+	if cmd.Flags().Changed("dumps") {
+		return c.filed(cmd)
+	}
 	source, err := c.from.fleet()
 	if err != nil {
 		return nil, err

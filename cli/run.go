@@ -95,7 +95,8 @@ func (h *hinted) Unwrap() error { return h.error }
 type command struct {
 	Process
 	from  sources
-	still bool // somebody else tells how far it is
+	dumps string // instead of nodes: see offline
+	still bool   // somebody else tells how far it is
 }
 
 // working tells on stderr how far something is that takes a while.
@@ -158,7 +159,7 @@ func explainArguments(cmd *cobra.Command) {
 }
 
 func (c *command) parts() []*cobra.Command {
-	return []*cobra.Command{c.watchable(c.status()), c.check(), c.expiry(), c.certs(), c.identities(), c.watchable(c.edges()), c.watchable(c.connections()), c.watchable(c.workloads()), c.watchable(c.services()), c.watchable(c.policies()), c.tap(), c.stat(), c.top(), c.bugReport(), c.version(), c.log(), c.why(), c.verify(), c.livemap(), c.bundle(), c.authority(), c.deny(), c.allow(), c.denied(), c.node(), c.policy(), c.preflight(), c.join(), c.identity(), c.audit(), c.bench(), c.man()}
+	return []*cobra.Command{c.watchable(c.offline(c.status())), c.check(), c.expiry(), c.certs(), c.offline(c.identities()), c.watchable(c.offline(c.edges())), c.watchable(c.offline(c.connections())), c.watchable(c.offline(c.workloads())), c.watchable(c.offline(c.services())), c.watchable(c.offline(c.policies())), c.tap(), c.stat(), c.top(), c.bugReport(), c.version(), c.log(), c.why(), c.verify(), c.livemap(), c.bundle(), c.authority(), c.deny(), c.allow(), c.denied(), c.node(), c.policy(), c.preflight(), c.join(), c.identity(), c.audit(), c.bench(), c.man()}
 }
 
 // noun returns a command that only groups others.

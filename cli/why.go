@@ -53,7 +53,7 @@ and some are unknown, or nobody answered.`,
 	}
 	var from whyFlags
 	flags := cmd.Flags()
-	flags.StringVarP(&from.dumps, "dumps", "f", "", "`directory` of files NAME.json that hold nodes' /config_dump, or one file, instead of nodes")
+	defineDumps(flags, &from.dumps)
 	flags.StringSliceVar(&from.sockets, "ztunnel-socket", nil, "without Kubernetes: comma-separated `paths` of ztunnels' sockets, as /run/culvert/admin.sock")
 	flags.StringVar(&from.lastRefused, "last-refused", "", "explain the last connection from or to this `pod` that was refused, instead of SRC and DST")
 	flags.BoolVar(&from.noProbe, "no-probe", false, "try nothing: go by what nodes say")
@@ -124,7 +124,11 @@ func (c *command) whyWorld(cmd *cobra.Command, from *whyFlags) (*why.World, erro
 		}
 		problems = append(problems, fmt.Errorf("%s: %s", n.Name, n.Problem))
 	}
-	return nil, hint(errors.Join(problems...), "no node answered; -f DIR goes by files of their /config_dump instead")
+	instead := ""
+	if cmd.Flags().Lookup("dumps") != nil {
+		instead = "; -f DIR goes by files of their /config_dump instead"
+	}
+	return nil, hint(errors.Join(problems...), "no node answered%s", instead)
 }
 
 func (c *command) whyNodes(cmd *cobra.Command, from *whyFlags) ([]fleet.Node, error) {

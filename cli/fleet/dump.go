@@ -51,6 +51,9 @@ type Dump struct {
 	Time         time.Time           `json:"time"` // when it was asked; zero: an older ztunnel
 }
 
+// errOfIstio: Istio's ztunnel says less, and much of it under the same names.
+var errOfIstio = errors.New("it is of Istio's ztunnel, not of Culvert's")
+
 // UnmarshalJSON is part of json.Unmarshaler. An older ztunnel has the objects of its
 // policies under the key where a younger one lists them as Istio's does.
 func (d *Dump) UnmarshalJSON(data []byte) error {
@@ -58,8 +61,16 @@ func (d *Dump) UnmarshalJSON(data []byte) error {
 	var older struct {
 		Policies json.RawMessage `json:"policies"`
 		Objects  json.RawMessage `json:"policyObjects"`
+		Static   json.RawMessage `json:"staticConfig"` // Istio's alone
+		Version  json.RawMessage `json:"version"`
 	}
-	if err := errors.Join(json.Unmarshal(data, (*plain)(d)), json.Unmarshal(data, &older)); err != nil {
+	if err := json.Unmarshal(data, &older); err != nil {
+		return err
+	}
+	if older.Static != nil || bytes.HasPrefix(older.Version, []byte("{")) {
+		return errOfIstio
+	}
+	if err := json.Unmarshal(data, (*plain)(d)); err != nil {
 		return err
 	}
 	if older.Objects == nil && bytes.HasPrefix(older.Policies, []byte("{")) {

@@ -4,13 +4,19 @@ package fleet
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 )
 
+// collected are where the directory nodes of a bug report has dumps: below the name of a node,
+// and on Kubernetes of its pod.
+var collected = []string{"*/config_dump.json", "*/*/config_dump.json"}
+
 // Files reads nodes from files that hold their /config_dump: those of a directory whose
-// names end in .json, or one file. What is not understood is a node that does not answer.
+// names end in .json, those of a bug report's directory nodes, or one file. What is not
+// understood is a node that does not answer.
 func Files(path string) ([]Node, error) {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -18,8 +24,15 @@ func Files(path string) ([]Node, error) {
 	}
 	names := []string{path}
 	if info.IsDir() {
-		if names, err = filepath.Glob(filepath.Join(path, "*.json")); err != nil {
-			return nil, err
+		names = nil
+		for _, where := range append([]string{"*.json"}, collected...) {
+			found, err := filepath.Glob(filepath.Join(path, where))
+			if err != nil {
+				return nil, err
+			}
+			if names = found; len(names) > 0 {
+				break
+			}
 		}
 		if len(names) == 0 {
 			return nil, fmt.Errorf("%s holds no file whose name ends in .json", path)
@@ -47,6 +60,8 @@ func readNode(name string) Node {
 	if err == nil {
 		if err = json.Unmarshal(text, &n.Dump); err != nil {
 			err = fmt.Errorf("it is no /config_dump: %v", err)
+		} else if n.Dump.Config.NodeName == "" {
+			err = errors.New("it is no /config_dump of a ztunnel: it names no node")
 		}
 	}
 	if err != nil {
@@ -54,8 +69,6 @@ func readNode(name string) Node {
 		return n
 	}
 	n.Taken = n.Dump.Time // the file's own is when it was copied
-	if n.Dump.Config.NodeName != "" {
-		n.Name = n.Dump.Config.NodeName
-	}
+	n.Name = n.Dump.Config.NodeName
 	return n
 }
