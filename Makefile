@@ -49,6 +49,7 @@ PREFIX ?= /usr/local
 install: build ## install culvert, kubectl's plugin and the manual pages below PREFIX (/usr/local)
 	install -D -m 0755 bin/culvert $(DESTDIR)$(PREFIX)/bin/culvert
 	ln -sf culvert $(DESTDIR)$(PREFIX)/bin/kubectl-culvert
+	ln -sf culvert $(DESTDIR)$(PREFIX)/bin/kubectl_complete-culvert
 	bin/culvert man $(DESTDIR)$(PREFIX)/share/man/man1
 
 .PHONY: demo

@@ -3,50 +3,46 @@
 package cli
 
 import (
-	"cmp"
 	"context"
 	"io"
-	"maps"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
-	"github.com/culvert-mesh/culvert/cli/fleet"
+	"github.com/culvert-mesh/culvert/cli/check"
 )
 
 // completeWithin is how long somebody who presses Tab waits.
-const completeWithin = 2 * time.Second
+const completeWithin = time.Second
 
-// mentioned are the names that one node knows.
-type mentioned struct{ nodes, namespaces, workloads, pods, accounts map[string]bool }
+// A line is a command line that is to be completed.
+type line struct {
+	cmd  *cobra.Command
+	args []string // arguments before the word
+	word string
+}
 
-// completing gives all commands the names of what there is, where flags and arguments want
-// them.
+// An offer is what may stand at a place of a command line. It asks the mesh: what it cannot
+// find out is left out.
+type offer func(ctx context.Context, c *command, l line) []string
+
+// completing gives flags and arguments of all commands what may stand there: names of what
+// there is, words, or files. Where nothing else is said, the shell offers nothing.
 func (c *command) completing(root *cobra.Command) {
-	byFlag := map[string]func(mentioned) map[string]bool{
-		"ns":   func(n mentioned) map[string]bool { return n.namespaces },
-		"node": func(n mentioned) map[string]bool { return n.nodes },
-	}
-	ends := func(n mentioned) map[string]bool { return joined(n.namespaces, n.workloads) }
-	byCommand := map[string]map[string]func(mentioned) map[string]bool{ // flags, or "" for arguments
-		"culvert tap": {"from": ends, "to": ends}, "culvert stat": {"from": ends, "to": ends}, "culvert top": {"from": ends, "to": ends},
-		"culvert policy explain":   {"": func(n mentioned) map[string]bool { return n.pods }, "from": func(n mentioned) map[string]bool { return n.pods }},
-		"culvert certs get":        {"": func(n mentioned) map[string]bool { return n.accounts }},
-		"culvert certs renew":      {"": func(n mentioned) map[string]bool { return n.accounts }},
-		"culvert preflight strict": {"ns": byFlag["ns"]},
-		"culvert node quarantine":  {"": byFlag["node"]}, "culvert node release": {"": byFlag["node"]},
-	}
+	root.CompletionOptions.SetDefaultShellCompDirective(cobra.ShellCompDirectiveNoFileComp)
+	places := c.places()
 	var visit func(cmd *cobra.Command)
 	visit = func(cmd *cobra.Command) {
-		for flag, which := range joinedFuncs(byFlag, byCommand[cmd.CommandPath()]) {
-			if flag != "" && cmd.Flags().Lookup(flag) != nil {
-				_ = cmd.RegisterFlagCompletionFunc(flag, c.completed(which)) // it is there
+		cmd.LocalFlags().VisitAll(func(f *pflag.Flag) {
+			if complete := places.flag(cmd, f); complete != nil {
+				_ = cmd.RegisterFlagCompletionFunc(f.Name, complete) // it fails if the flag has one already
 			}
-		}
-		if which := byCommand[cmd.CommandPath()][""]; which != nil {
-			cmd.ValidArgsFunction = c.completed(which)
+		})
+		if complete := places.arguments[cmd.CommandPath()]; complete != nil {
+			cmd.ValidArgsFunction = complete
 		}
 		for _, part := range cmd.Commands() {
 			visit(part)
@@ -55,64 +51,153 @@ func (c *command) completing(root *cobra.Command) {
 	visit(root)
 }
 
-func joinedFuncs(a, b map[string]func(mentioned) map[string]bool) map[string]func(mentioned) map[string]bool {
-	all := maps.Clone(a)
-	maps.Copy(all, b)
-	return all
+// places say what completes flags and arguments.
+type places struct {
+	arguments map[string]cobra.CompletionFunc            // of commands, by their paths
+	flags     map[string]cobra.CompletionFunc            // of all commands, by their names
+	flagsOf   map[string]map[string]cobra.CompletionFunc // of one command
 }
 
-func joined(sets ...map[string]bool) map[string]bool {
-	all := map[string]bool{}
-	for _, set := range sets {
-		maps.Copy(all, set)
+// flag is what completes a flag; nil: nothing does.
+func (p places) flag(cmd *cobra.Command, f *pflag.Flag) cobra.CompletionFunc {
+	if complete := p.flagsOf[cmd.CommandPath()][f.Name]; complete != nil {
+		return complete
 	}
-	return all
+	if complete := p.flags[f.Name]; complete != nil {
+		return complete
+	}
+	switch kind, _ := pflag.UnquoteUsage(f); kind {
+	case "directory":
+		return directories
+	case "file", "files", "paths":
+		return files
+	}
+	return nil
 }
 
-// completed completes a word, or the last of several with commas between.
-func (c *command) completed(which func(mentioned) map[string]bool) cobra.CompletionFunc {
-	return func(cmd *cobra.Command, _ []string, word string) ([]cobra.Completion, cobra.ShellCompDirective) {
+func (c *command) places() places {
+	names, workloads := c.offering(accounts), c.offering(ends)
+	return places{
+		arguments: map[string]cobra.CompletionFunc{
+			"culvert why":             c.offering(unless("last-refused", inOrder(pods, destinations))),
+			"culvert verify":          c.offering(inOrder(pods, destinations)),
+			"culvert policy explain":  c.offering(inOrder(podsWithPorts)),
+			"culvert certs get":       c.offering(inOrder(accounts)),
+			"culvert certs renew":     c.offering(notGiven(accounts)),
+			"culvert deny":            c.offering(inOrder(identities)),
+			"culvert allow":           c.offering(inOrder(denied("id"))),
+			"culvert node quarantine": c.offering(inOrder(nodeNames)),
+			"culvert node release":    c.offering(inOrder(denied("node"))),
+			"culvert join revoke":     c.offering(inOrder(tokenIDs)),
+			"culvert audit fetch":     directories,
+			"culvert audit tail":      directories,
+			"culvert audit verify":    files,
+			"culvert audit who-had":   behind(c.offering(accounts), files),
+			"culvert ca restore":      files,
+			"culvert ca verify":       files,
+			"culvert man":             directories,
+			"culvert policy lint":     files,
+		},
+		flags: map[string]cobra.CompletionFunc{
+			"ns": c.offering(namespaces), "root-namespace": c.offering(namespaces), "sa": c.offering(accountNames),
+			"node": c.offering(nodeNames), "nodes": c.offering(nodeNames),
+			"namespace": c.offering(homes), "context": c.offering(contexts),
+			"direction": c.offering(fixed([]string{"inbound", "outbound"})),
+			"dumps":     files, "objects": files, // or a directory
+		},
+		flagsOf: map[string]map[string]cobra.CompletionFunc{
+			"culvert tap":               {"from": c.offering(endsAndPods), "to": c.offering(endsAndPods), "event": c.offering(fixed(eventKinds))},
+			"culvert stat":              {"from": workloads, "to": workloads},
+			"culvert top":               {"from": workloads, "to": workloads, "by": c.offering(fixed(orderNames))},
+			"culvert why":               {"last-refused": c.offering(pods)},
+			"culvert policy explain":    {"from": c.offering(sourcesOf)},
+			"culvert policy test":       {"delete": c.offering(policyNames)},
+			"culvert allow":             {"node": c.offering(denied("node")), "serial": c.offering(denied("serial")), "spki": c.offering(denied("spki")), "issuer": c.offering(denied("issuer"))},
+			"culvert audit tail":        {"id": names},
+			"culvert join token create": {"id": c.offering(identities)},
+			"culvert bench cluster":     {"against": c.offering(fixed([]string{"istio"}))},
+			"culvert check":             {"category": c.offering(fixed(check.Categories()))},
+		},
+	}
+}
+
+func files(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	return nil, cobra.ShellCompDirectiveDefault
+}
+
+func directories(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	return nil, cobra.ShellCompDirectiveFilterDirs
+}
+
+// behind completes the first argument by one, and those behind it by another.
+func behind(first, others cobra.CompletionFunc) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, args []string, word string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		if len(args) == 0 {
+			return first(cmd, args, word)
+		}
+		return others(cmd, args, word)
+	}
+}
+
+// inOrder has one offer for each argument, and none for further ones.
+func inOrder(offers ...offer) offer {
+	return func(ctx context.Context, c *command, l line) []string {
+		if len(l.args) >= len(offers) {
+			return nil
+		}
+		return offers[len(l.args)](ctx, c, l)
+	}
+}
+
+// unless offers nothing if a flag is there.
+func unless(flag string, o offer) offer {
+	return func(ctx context.Context, c *command, l line) []string {
+		if l.cmd.Flags().Changed(flag) {
+			return nil
+		}
+		return o(ctx, c, l)
+	}
+}
+
+// notGiven leaves out what is an argument already.
+func notGiven(o offer) offer {
+	return func(ctx context.Context, c *command, l line) []string {
+		return slices.DeleteFunc(o(ctx, c, l), func(name string) bool { return slices.Contains(l.args, name) })
+	}
+}
+
+func fixed(all []string) offer {
+	return func(context.Context, *command, line) []string { return all }
+}
+
+// offering completes a word, or the last of several with commas between. An offer that takes too long is
+// given up: nothing of it is shown, and no error is.
+func (c *command) offering(o offer) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, args []string, word string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		ctx, stop := context.WithTimeout(cmd.Context(), completeWithin)
 		defer stop()
-		before := word[:strings.LastIndex(word, ",")+1]
-		var all []cobra.Completion
-		for _, name := range slices.Sorted(maps.Keys(which(c.known(ctx)))) {
-			if name = before + printable(name); strings.HasPrefix(name, word) {
-				all = append(all, name)
-			}
+		quiet := *c
+		quiet.Stderr, quiet.still = io.Discard, true
+		last := strings.LastIndex(word, ",") + 1
+		l := line{cmd, slices.Clone(args), word[last:]}
+		offered := make(chan []string, 1)
+		go func() { offered <- o(ctx, &quiet, l) }()
+		var all []string
+		select {
+		case all = <-offered:
+		case <-ctx.Done(): // what is asked may heed no deadline, as a program of the kubeconfig's
 		}
-		return all, cobra.ShellCompDirectiveNoFileComp
+		return matching(all, word[:last], l)
 	}
 }
 
-// known asks for names: nodes by the source, the rest of the first node that answers. What
-// does not come in time is not offered.
-func (c *command) known(ctx context.Context) mentioned {
-	n := mentioned{map[string]bool{}, map[string]bool{}, map[string]bool{}, map[string]bool{}, map[string]bool{}}
-	c.Stderr = io.Discard
-	source, err := c.from.fleet()
-	if err != nil {
-		return n
-	}
-	targets, err := source.Ztunnels(ctx)
-	if err != nil {
-		return n
-	}
-	for _, t := range targets {
-		if t.Pod != "" { // else it is an address
-			n.nodes[t.Name] = true
+// matching are the names that begin with the word.
+func matching(names []string, before string, l line) (all []cobra.Completion, _ cobra.ShellCompDirective) {
+	for _, name := range names {
+		if name = printable(name); strings.HasPrefix(name, l.word) {
+			all = append(all, before+name)
 		}
 	}
-	dump := fleet.First(ctx, targets)
-	for _, w := range dump.Workloads {
-		n.nodes[w.Node] = true
-		n.namespaces[w.Namespace] = true
-		n.pods[w.Namespace+"/"+w.Name] = true
-		n.workloads[w.Namespace+"/"+cmp.Or(w.Owner, w.Name)] = true
-		if w.ServiceAccount != "" {
-			n.accounts[w.Namespace+"/"+w.ServiceAccount] = true
-		}
-	}
-	delete(n.nodes, "")
-	return n
+	slices.Sort(all)
+	return slices.Compact(all), cobra.ShellCompDirectiveNoFileComp
 }

@@ -42,9 +42,13 @@ func Run(ctx context.Context, p Process) int {
 	if strings.HasPrefix(filepath.Base(p.Args[0]), "kubectl-") {
 		display = "kubectl culvert"
 	}
+	args := p.Args[1:]
+	if completes(p.Args[0]) {
+		args, p.Stderr = append([]string{cobra.ShellCompRequestCmd}, args...), io.Discard
+	}
 	root := New(p)
 	root.Annotations = map[string]string{cobra.CommandDisplayNameAnnotation: display}
-	root.SetArgs(p.Args[1:])
+	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	var ended *ended
 	switch {
@@ -64,6 +68,10 @@ func Run(ctx context.Context, p Process) int {
 	}
 	return exitFail
 }
+
+// completes reports whether a program of this name is asked by kubectl what completes the
+// arguments of its plugin kubectl-culvert.
+func completes(name string) bool { return strings.HasPrefix(filepath.Base(name), "kubectl_complete-") }
 
 // ended is an end with an exit code after all has been said.
 type ended struct{ code int }

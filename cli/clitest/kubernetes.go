@@ -125,6 +125,8 @@ func (k *Kubernetes) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		k.log(w, r, parts[3]+"/"+parts[5])
 	case r.Method == http.MethodGet && len(parts) == 5 && parts[4] == "pods":
 		k.list(w, parts[3], r.URL.Query().Get("labelSelector"))
+	case r.Method == http.MethodGet && r.URL.Path == "/api/v1/pods":
+		k.list(w, "", r.URL.Query().Get("labelSelector"))
 	case r.Method == http.MethodGet:
 		k.read(w, r.URL.Path)
 	default:
@@ -164,7 +166,7 @@ func (k *Kubernetes) list(w http.ResponseWriter, namespace, selector string) {
 	list := corev1.PodList{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "PodList"}}
 	_, app, _ := strings.Cut(selector, "=")
 	for _, pod := range k.pods {
-		if pod.Namespace == namespace && (selector == "" || pod.Labels["app.kubernetes.io/name"] == app) {
+		if (namespace == "" || pod.Namespace == namespace) && (selector == "" || pod.Labels["app.kubernetes.io/name"] == app) {
 			list.Items = append(list.Items, pod)
 		}
 	}

@@ -39,6 +39,16 @@ func (c *Cluster) CAs(ctx context.Context) ([]Target, error) {
 	return c.targets(ctx, caPods, func(pod corev1.Pod) string { return pod.Name })
 }
 
+// Homes are the namespaces that a CA of Culvert's is in, each once.
+func (c *Cluster) Homes(ctx context.Context) (namespaces []string, err error) {
+	pods, err := c.API.Pods(ctx, "", caPods)
+	for _, pod := range pods {
+		namespaces = append(namespaces, pod.Namespace)
+	}
+	slices.Sort(namespaces)
+	return slices.Compact(namespaces), err
+}
+
 func (c *Cluster) targets(ctx context.Context, labels string, name func(corev1.Pod) string) ([]Target, error) {
 	pods, err := c.API.Pods(ctx, c.Namespace, labels)
 	if err != nil {

@@ -57,6 +57,21 @@ func Open(kubeconfig, kubecontext string) (*API, error) {
 	return &API{Config: config, client: client}, nil
 }
 
+// Contexts are the names that a kubeconfig has, in no order; none if it cannot be read.
+// An empty path means what it means to kubectl.
+func Contexts(kubeconfig string) (names []string) {
+	rules := clientcmd.NewDefaultClientConfigLoadingRules()
+	rules.ExplicitPath = kubeconfig
+	config, err := rules.Load()
+	if err != nil {
+		return nil
+	}
+	for name := range config.Contexts {
+		names = append(names, name)
+	}
+	return names
+}
+
 // URL is where a path of the API server is.
 func (a *API) URL(path string) *url.URL { return a.client.Get().AbsPath(path).URL() }
 
@@ -87,10 +102,15 @@ func (a *API) do(ctx context.Context, verb, path string, query url.Values, in, o
 	return nil
 }
 
-// Pods are those of a namespace with these labels, as kubectl -l writes them.
+// Pods are those of a namespace, or of all if it is empty, with these labels, as kubectl -l
+// writes them.
 func (a *API) Pods(ctx context.Context, namespace, labels string) ([]corev1.Pod, error) {
+	path := "/api/v1/pods"
+	if namespace != "" {
+		path = Path(namespace, "pods", "")
+	}
 	var list corev1.PodList
-	err := a.do(ctx, "GET", Path(namespace, "pods", ""), url.Values{"labelSelector": {labels}}, nil, &list)
+	err := a.do(ctx, "GET", path, url.Values{"labelSelector": {labels}}, nil, &list)
 	return list.Items, err
 }
 

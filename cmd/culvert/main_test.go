@@ -40,7 +40,7 @@ func TestMain(m *testing.M) {
 			}))
 		}
 	}
-	testscript.Main(m, map[string]func(){"culvert": at("culvert"), "kubectl-culvert": at("kubectl-culvert")})
+	testscript.Main(m, map[string]func(){"culvert": at("culvert"), "kubectl-culvert": at("kubectl-culvert"), "kubectl_complete-culvert": at("kubectl_complete-culvert")})
 }
 
 const (
