@@ -56,6 +56,7 @@ func Run(ctx context.Context, cfg Config) error {
 	defer quit()
 
 	defer collect.Seldom(hbone.MemoryToSpare())()
+	defer collect.GiveBack()()
 	if short := hbone.MemoryShort(); short != "" {
 		cfg.Log.Warn("little memory for apps and peers that do not read", logWhat, short)
 	}

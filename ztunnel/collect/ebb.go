@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package collect
+
+import (
+	"os"
+	"runtime"
+	"runtime/debug"
+	"runtime/metrics"
+	"sync"
+	"time"
+)
+
+const (
+	look     = 2 * time.Second  // between two looks
+	apart    = 10 * time.Second // between two times that memory is given back, at least
+	longest  = 2 * time.Minute  // the same, while little comes of it; Go collects as often
+	quiet    = 4 << 20          // bytes that are allocated from one look to the next when it is calm
+	leastEbb = 2 << 20          // bytes that are worth two collections
+	ebbShare = 8                // and no less than one in so many bytes that live
+	ofStack  = 4 << 10          // bytes that a goroutine leaves, about
+)
+
+// GiveBack returns memory to the kernel when a load has gone, until stop. Go itself
+// collects the garbage of a load only as more is allocated or after two minutes, and then
+// returns pages slowly. It does nothing if GOGC is in the environment, like Seldom.
+func GiveBack() (stop func()) {
+	if os.Getenv("GOGC") != "" {
+		return func() {}
+	}
+	done := make(chan struct{})
+	go giveBack(done, look)
+	return sync.OnceFunc(func() { close(done) })
+}
+
+func giveBack(done <-chan struct{}, every time.Duration) {
+	ticker := time.NewTicker(every)
+	defer ticker.Stop()
+	var e ebb
+	for {
+		select {
+		case <-done:
+			return
+		case now := <-ticker.C:
+			if before := use(); e.due(now, before) {
+				release()
+				e.gaveBack(now, before, use())
+			}
+		}
+	}
+}
+
+// release collects twice: what a sync.Pool holds survives one collection.
+func release() {
+	runtime.GC()
+	debug.FreeOSMemory()
+}
+
+// used is what a process has used so far and uses now.
+type used struct {
+	allocated  uint64 // bytes of heap, all that ever were
+	live       uint64 // bytes that the last collection left
+	kept       uint64 // bytes that the kernel has given and was not given back
+	goroutines uint64
+}
+
+func use() used {
+	sample := []metrics.Sample{
+		{Name: "/gc/heap/allocs:bytes"}, {Name: "/gc/heap/live:bytes"}, {Name: "/memory/classes/total:bytes"},
+		{Name: "/memory/classes/heap/released:bytes"}, {Name: "/sched/goroutines:goroutines"},
+	}
+	metrics.Read(sample)
+	n := func(i int) uint64 { return sample[i].Value.Uint64() }
+	return used{allocated: n(0), live: n(1), kept: n(2) - n(3), goroutines: n(4)}
+}
+
+// ebb says when a load has gone and left memory behind. The zero ebb takes what was
+// allocated before its first look for a load.
+type ebb struct {
+	seen uint64        // bytes allocated at the last look
+	from uint64        // bytes allocated when memory was given back
+	most uint64        // goroutines since then
+	at   time.Time     // when that was
+	wait time.Duration // from then to the next time
+}
+
+// due is told of each look. It reports that memory should be given back: little is
+// allocated now, and what may have become garbage since the last time is worth it.
+func (e *ebb) due(now time.Time, u used) bool {
+	grew := u.allocated - e.seen
+	e.seen, e.most = u.allocated, max(e.most, u.goroutines)
+	stacks := (e.most - u.goroutines) * ofStack
+	if grew >= quiet || stacks >= leastEbb {
+		e.wait = apart
+	}
+	left := u.allocated - e.from + stacks
+	return grew < quiet && now.Sub(e.at) >= e.wait && left >= max(leastEbb, u.live/ebbShare)
+}
+
+// gaveBack is told of the use before and after. If little came of it, the next time is
+// later, unless there is a load again.
+func (e *ebb) gaveBack(now time.Time, before, after used) {
+	wait := apart
+	if before.kept < after.kept+leastEbb {
+		wait = min(2*max(e.wait, apart), longest)
+	}
+	*e = ebb{seen: after.allocated, from: after.allocated, most: after.goroutines, at: now, wait: wait}
+}
