@@ -175,7 +175,13 @@ type besideTunnel struct {
 // carry resets both sockets if w.to ends, which the end of from ends too.
 func (w *besideTunnel) carry(from *connection, over func(error)) {
 	began := time.Now()
-	err := fail(Reset, relay(w.to.ctx, w.app, w.server, &from.bytes, from.pod.Share))
+	relay(w.to.ctx, w.app, w.server, &from.bytes, from.pod.Share, func(err error) {
+		over(w.over(from, began, fail(Reset, err)))
+	})
+}
+
+// over ends the destination's connection, and returns how that of from ended.
+func (w *besideTunnel) over(from *connection, began time.Time, err error) error {
 	broken := w.to.ctx.Err() != nil // before finish, which ends it
 	w.to.brake(err, began)
 	w.finish(err)
@@ -183,7 +189,7 @@ func (w *besideTunnel) carry(from *connection, over func(error)) {
 		err = fail(Reset, errors.New("broken off by the destination")) // unless from knows better
 	}
 	w.guard.Release()
-	over(onThisNode(from, err))
+	return onThisNode(from, err)
 }
 
 // leftBySource is how a connection ends for the destination that the source's

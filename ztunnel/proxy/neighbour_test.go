@@ -264,7 +264,12 @@ func TestBothRecordsAgreeWhereTheDestinationLeavesAfterAllHasArrived(t *testing.
 		finish: func(err error) { destination = err },
 	}
 	source := errors.New("no record")
-	w.carry(&connection{pod: new(Pod)}, func(err error) { source = err })
+	over := make(chan struct{})
+	w.carry(&connection{pod: new(Pod)}, func(err error) {
+		source = err
+		close(over)
+	})
+	<-over
 	if destination != nil || source != nil {
 		t.Errorf("the destination's record says %v, the source's %v; want none", destination, source)
 	}

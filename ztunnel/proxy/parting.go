@@ -36,12 +36,7 @@ func (d deaf) Unwrap() error { return d.error }
 func (r *relaying) broke(back *oneWay, err error) {
 	if errors.As(err, new(deaf)) && r.open.Add(-1) > 0 {
 		r.patiently(func() (left int, done bool) {
-			select {
-			case <-back.ended:
-				return 0, true
-			default:
-				return comes(back.dst) - int(back.n.Load()), false
-			}
+			return comes(back.dst) - int(back.n.Load()), back.ended.Load()
 		})
 	}
 	r.settle()
@@ -68,7 +63,7 @@ func (r *relaying) patiently(ask func() (left int, done bool)) bool {
 			return false
 		}
 		select {
-		case <-r.over:
+		case <-r.aborted:
 			return false
 		case <-time.After(pause):
 		}

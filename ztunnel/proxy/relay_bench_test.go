@@ -30,7 +30,8 @@ func relayBench(b *testing.B) (client, server *net.TCPConn) {
 	client, app := pair()
 	far, server := pair()
 	var wg sync.WaitGroup
-	wg.Go(func() { relay(context.Background(), app, far, &tally{}, NewBudget().Share("shop/web")) })
+	wg.Add(1)
+	go relay(context.Background(), app, far, &tally{}, NewBudget().Share("shop/web"), func(error) { wg.Done() })
 	b.Cleanup(func() { client.Close(); server.Close(); wg.Wait() })
 	return client, server
 }

@@ -69,10 +69,10 @@ func startRelayOf(t *testing.T, share *Share) *relayed {
 	far.SetDeadline(time.Time{})
 	ctx, cancel := context.WithCancelCause(context.Background())
 	r := &relayed{t: t, client: client, server: server, legs: [2]*net.TCPConn{app, far}, bytes: &tally{}, cancel: cancel, done: make(chan struct{})}
-	go func() {
-		defer close(r.done)
-		r.err = relay(ctx, app, far, r.bytes, share)
-	}()
+	go relay(ctx, app, far, r.bytes, share, func(err error) {
+		r.err = err
+		close(r.done) // a second time would panic
+	})
 	t.Cleanup(func() { cancel(errors.New("test over")); <-r.done })
 	return r
 }
@@ -146,7 +146,7 @@ func expectReset(t *testing.T, conn net.Conn) {
 // reads as an end of data breaks the pipe for what it would still send.
 func expectBroken(t *testing.T, conn *net.TCPConn) {
 	t.Helper()
-	if err := watch(conn); !errors.Is(err, syscall.EPIPE) {
+	if err, over := awaitHangUp(conn); !over || !errors.Is(err, syscall.EPIPE) {
 		t.Fatalf("got %v; want a broken pipe", err)
 	}
 }

@@ -22,9 +22,9 @@ const copySize = 32 << 10
 var buffers = buffer.NewPool(copySize)
 
 // transfer moves bytes from src to dst until src ends, which is nil, or either
-// breaks: if it is dst, the error is a deaf. It counts in n as it goes;
-// (*net.TCPConn).ReadFrom would tell only at the end, and holds a pipe even while
-// nothing moves.
+// breaks: if it is dst, the error is a deaf. It ends, too, by the read deadline of src, and
+// may be called again then. It counts in n as it goes; (*net.TCPConn).ReadFrom would tell
+// only at the end, and holds a pipe even while nothing moves.
 //
 // Small messages are copied. A read that fills its buffer shows bulk: from then
 // on bytes are spliced, and never enter this process, until little comes again.
@@ -39,7 +39,6 @@ func transfer(dst, src *net.TCPConn, n *atomic.Uint64, room *room) error {
 	if err != nil {
 		return err
 	}
-	socket.LimitUnsent(to, socket.UnsentOfApp)
 	m := &moving{from: from, to: to, n: n}
 	m.readFn, m.writeFn, m.fillFn, m.drainFn = m.read, m.write, m.fill, m.drain
 	for {

@@ -43,5 +43,5 @@ type inPlain struct{ app, far *net.TCPConn }
 
 func (w inPlain) carry(c *connection, over func(error)) {
 	c.far.Store(w.far)
-	over(fail(Reset, relay(c.ctx, w.app, w.far, &c.bytes, c.pod.Share)))
+	relay(c.ctx, w.app, w.far, &c.bytes, c.pod.Share, func(err error) { over(fail(Reset, err)) })
 }

@@ -67,6 +67,11 @@ func (r *Rest) Park(conn Conn, raw syscall.RawConn, ready func()) (parked bool) 
 	return r.park(conn, func() (Ticket, error) { return Wait(raw, ready) })
 }
 
+// ParkDeaf is Park, but ready is called, as by WaitBroken, when the connection breaks.
+func (r *Rest) ParkDeaf(conn Conn, raw syscall.RawConn, ready func()) (parked bool) {
+	return r.park(conn, func() (Ticket, error) { return WaitBroken(raw, ready) })
+}
+
 func (r *Rest) park(conn Conn, wait func() (Ticket, error)) (parked bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

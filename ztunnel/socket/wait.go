@@ -24,9 +24,19 @@ type Ticket uint64
 //
 // The poller is chosen by the descriptor: a socket that waits again finds the one in
 // which it already stands.
-func Wait(raw syscall.RawConn, ready func()) (t Ticket, err error) {
+func Wait(raw syscall.RawConn, ready func()) (Ticket, error) {
+	return wait(raw, unix.EPOLLIN|unix.EPOLLRDHUP, ready)
+}
+
+// WaitBroken is Wait for both directions of a connection to be closed, whether it broke
+// or ended in good order. What there is to read, and its end, call nobody.
+func WaitBroken(raw syscall.RawConn, ready func()) (Ticket, error) {
+	return wait(raw, 0, ready) // errors and hang-ups are always reported
+}
+
+func wait(raw syscall.RawConn, events uint32, ready func()) (t Ticket, err error) {
 	if cerr := raw.Control(func(fd uintptr) {
-		t, err = waiting[fd%shards].add(int(fd), ready)
+		t, err = waiting[fd%shards].add(int(fd), events, ready)
 	}); cerr != nil {
 		return 0, cerr
 	}
@@ -69,7 +79,7 @@ type waiters struct {
 }
 
 // add arms a socket, which is not closed meanwhile.
-func (w *waiters) add(fd int, ready func()) (Ticket, error) {
+func (w *waiters) add(fd int, events uint32, ready func()) (Ticket, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.poll == nil {
@@ -79,7 +89,7 @@ func (w *waiters) add(fd int, ready func()) (Ticket, error) {
 	}
 	w.given++
 	t := Ticket(w.given*shards + uint64(fd%shards))
-	if err := w.arm(fd, t); err != nil {
+	if err := w.arm(fd, events, t); err != nil {
 		w.lingerIfEmpty()
 		return 0, fmt.Errorf("epoll_ctl: %w", err)
 	}
@@ -108,9 +118,9 @@ func (w *waiters) open() error {
 	return nil
 }
 
-// arm asks for one event; mu is held.
-func (w *waiters) arm(fd int, t Ticket) error {
-	event := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLRDHUP | unix.EPOLLONESHOT, Fd: int32(t), Pad: int32(t >> 32)}
+// arm asks for one of the events; mu is held.
+func (w *waiters) arm(fd int, events uint32, t Ticket) error {
+	event := unix.EpollEvent{Events: events | unix.EPOLLONESHOT, Fd: int32(t), Pad: int32(t >> 32)}
 	err := unix.EpollCtl(w.fd, unix.EPOLL_CTL_ADD, fd, &event)
 	if err == unix.EEXIST { // it has waited before
 		err = unix.EpollCtl(w.fd, unix.EPOLL_CTL_MOD, fd, &event)

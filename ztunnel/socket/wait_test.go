@@ -3,6 +3,7 @@
 package socket
 
 import (
+	"net"
 	"os"
 	"sync/atomic"
 	"syscall"
@@ -159,4 +160,19 @@ func TestPollerEndsSomeTimeAfterTheLastAndComesBack(t *testing.T) {
 		}
 		again.Stop()
 	}
+}
+
+func TestWaitBrokenIsCalledForABreakAndForNoByteAndNoFIN(t *testing.T) {
+	a, b, conn, _ := connected(t)
+	over := make(chan struct{})
+	if _, err := WaitBroken(b, func() { close(over) }); err != nil {
+		t.Fatal(err)
+	}
+	send(t, a)
+	left := conn.(*net.TCPConn)
+	left.CloseWrite()
+	wantWaiting(t, over)
+	left.SetLinger(0)
+	left.Close()
+	<-over
 }
