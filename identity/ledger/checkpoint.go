@@ -21,6 +21,7 @@ import (
 // Checkpoint says how far a chain had come at a time.
 type Checkpoint struct {
 	Replica string    `json:"replica"`
+	Chain   string    `json:"chain,omitempty"` // ID, at random since seq 1; none: an older version wrote it
 	Seq     uint64    `json:"seq"`
 	Hash    string    `json:"hash"` // of line Seq, in hexadecimal
 	Time    time.Time `json:"time"`

@@ -115,3 +115,45 @@ func (l *lines) next() ([]byte, error) {
 	l.offset += int64(len(line))
 	return bytes.TrimSuffix(line, []byte("\n")), nil
 }
+
+// hasLine reports whether the files of a chain have the line that a checkpoint names.
+func hasLine(files []file, c Checkpoint) (bool, error) {
+	for _, f := range slices.Backward(files) {
+		first, there, err := inFile(f, c)
+		if err != nil || there || first != 0 && first <= c.Seq {
+			return there, err
+		}
+	}
+	return false, nil
+}
+
+// inFile is hasLine of one file, whose first line has the number first; 0: it has none.
+func inFile(f file, c Checkpoint) (first uint64, there bool, err error) {
+	in, err := os.Open(f.path)
+	if err != nil {
+		return 0, false, err
+	}
+	defer in.Close()
+	for all := newLines(in); ; {
+		line, err := all.next()
+		switch {
+		case errors.Is(err, io.EOF), errors.Is(err, errTorn):
+			return first, false, nil
+		case err != nil:
+			return first, false, err
+		}
+		r, err := decode(line)
+		switch {
+		case err != nil:
+			continue
+		case first == 0:
+			first = r.Seq
+		}
+		if r.Seq > c.Seq {
+			return first, false, nil
+		}
+		if r.Seq == c.Seq && hashOf(line).String() == c.Hash {
+			return first, true, nil
+		}
+	}
+}

@@ -20,6 +20,7 @@
 package ledger
 
 import (
+	"cmp"
 	"context"
 	"crypto"
 	"crypto/x509"
@@ -58,7 +59,12 @@ type Options struct {
 	// those above it but the root. Without it, checkpoints are not signed.
 	Certify func(crypto.PublicKey) ([]*x509.Certificate, error)
 	Issuer  func() *x509.Certificate // that signs now: another one certifies another key
-	Log     *slog.Logger             // discards
+
+	// Anchors is where the checkpoint of the chain is kept, too, as an older state of all files
+	// is a good ledger by itself. Without, it is kept nowhere else.
+	Anchors Anchorage
+	Alarm   func(what string) // is told of lines that are lost by the anchors; nobody
+	Log     *slog.Logger      // discards
 }
 
 // MinBytes is the least that a ledger may keep.
@@ -79,14 +85,16 @@ func (o Options) withDefaults() Options {
 
 // Ledger keeps the chain of one replica. It is safe for concurrent use.
 type Ledger struct {
-	opts      Options
-	fileBytes int64 // after which the next file begins
-	patience  time.Duration
-	boot      string
-	ended     Ended // how the process before did
-	kick      chan struct{}
-	head      *head        // only Open, and then the goroutine that syncs, use it
-	busySince atomic.Int64 // when the write began that goes on, in ns; 0: none does
+	opts        Options
+	fileBytes   int64 // after which the next file begins
+	patience    time.Duration
+	anchorEvery time.Duration
+	boot        string
+	ended       Ended // how the process before did
+	kick        chan struct{}
+	head        *head // only Open, and then the goroutine that syncs, use it
+	anchoring   anchoring
+	busySince   atomic.Int64 // when the write began that goes on, in ns; 0: none does
 
 	// The calls that may hang with the disk. They are made without mu.
 	create func(path string) (*os.File, error)
@@ -101,6 +109,7 @@ type Ledger struct {
 	unsignedSaid bool // that there is none, or none that holds
 
 	// The chain as it will be when all that is queued is written.
+	chain   string // ID
 	seq     uint64
 	last    hash
 	number  uint64 // of the file
@@ -115,8 +124,11 @@ type Ledger struct {
 
 	written     uint64 // Seq of the last line in a file
 	writtenHash hash
+	writtenID   string        // of the chain at that line; empty: an older version wrote it
 	progress    chan struct{} // closed when written grows, or the state changes
 	open        []*output     // not synced; the last one is written to
+	promised    Checkpoint    // that this process has put into the head last
+	anchored    Anchored
 
 	stats Stats
 }
@@ -128,6 +140,7 @@ type chunk struct {
 	count  uint64 // of lines
 	seq    uint64 // of the last one
 	last   hash
+	id     string // of the chain at that one
 }
 
 // output is a file that is written to.
@@ -277,7 +290,7 @@ func (l *Ledger) rotateLocked() {
 
 func (l *Ledger) beginLocked() {
 	l.size = 0
-	l.addLocked(Record{Kind: KindFile, Upkeep: Upkeep{Version: 1, Number: l.number, Boot: l.boot}})
+	l.addLocked(Record{Kind: KindFile, Upkeep: Upkeep{Version: 1, Number: l.number, Boot: l.boot, Chain: l.chain}})
 	l.nameSignerLocked()
 }
 
@@ -296,7 +309,7 @@ func (l *Ledger) nameSignerLocked() {
 
 // checkpointLocked signs all lines so far.
 func (l *Ledger) checkpointLocked() {
-	c := Checkpoint{Replica: l.opts.Replica, Seq: l.seq, Hash: l.last.String(), Time: time.Now().UTC()}
+	c := Checkpoint{Replica: l.opts.Replica, Chain: l.chain, Seq: l.seq, Hash: l.last.String(), Time: time.Now().UTC()}
 	c = l.signs.upTo(c.Seq, c.Time).sign(c)
 	l.addLocked(Record{Kind: KindCheckpoint, Upkeep: Upkeep{Signed: &c}})
 	l.signed, l.told = l.seq, time.Now()
@@ -322,7 +335,7 @@ func (l *Ledger) addLocked(r Record) bool {
 	c.lines = append(append(c.lines, line...), '\n')
 	c.count++
 	l.seq, l.last = r.Seq, hashOf(line)
-	c.seq, c.last = l.seq, l.last
+	c.seq, c.last, c.id = l.seq, l.last, cmp.Or(r.Chain, l.chain)
 	l.size += int64(len(line)) + 1
 	l.queued += int64(len(line)) + 1
 	return true
@@ -337,11 +350,14 @@ func (l *Ledger) Run(ctx context.Context) error {
 	group.Go(func() { l.write(ctx) })
 	group.Go(func() { l.sync(ctx) })
 	group.Go(func() { l.keepCertified(ctx) })
+	group.Go(func() { l.keepAnchored(ctx) })
 	<-ctx.Done()
 	ended := make(chan error, 1)
 	go func() {
 		group.Wait()
-		ended <- l.end()
+		err := l.end()
+		l.endAnchored()
+		ended <- err
 	}()
 	select {
 	case err := <-ended:
@@ -371,4 +387,11 @@ func (l *Ledger) end() error {
 		return fmt.Errorf("end the ledger: %v", err)
 	}
 	return nil
+}
+
+// endAnchored has the last line be anchored, too, if that takes no time.
+func (l *Ledger) endAnchored() {
+	if l.opts.Anchors != nil {
+		l.look(context.Background(), anchorLast)
+	}
 }

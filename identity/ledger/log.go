@@ -4,6 +4,7 @@ package ledger
 
 // Keys of log records.
 const (
+	logAnchor    = "anchor"
 	logDirectory = "directory"
 	logError     = "error"
 	logFile      = "file"

@@ -4,6 +4,7 @@ package ledger
 
 import (
 	"cmp"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -41,11 +42,12 @@ func open(o Options, boot string) (*Ledger, error) {
 		return nil, unusable(err)
 	}
 	l := &Ledger{
-		opts: o, volume: volume, boot: boot, patience: patience, head: h, kick: make(chan struct{}, 1),
+		opts: o, volume: volume, boot: boot, patience: patience, anchorEvery: anchorEvery, head: h, kick: make(chan struct{}, 1),
 		create: create, linked: linked, state: StateRunning, told: time.Now(), progress: make(chan struct{}), number: 1,
 	}
 	l.fileBytes = min(maxFile, l.room()/8)
 	l.stats.Oldest = time.Now() // until it is looked
+	l.useAnchors()
 	if err := l.resume(promised); err != nil {
 		h.close()
 		return nil, unusable(err)
@@ -69,9 +71,9 @@ func (l *Ledger) resume(promised Checkpoint) error {
 	if err != nil {
 		return err
 	}
-	l.seq, l.last, l.written, l.writtenHash = end.seq, end.last, end.seq, end.last
-	l.ended = l.endedAs(promised, end)
-	start := Record{Kind: KindStart, Upkeep: Upkeep{Ended: l.ended, Boot: l.boot, Cut: end.cut}}
+	l.seq, l.last, l.written, l.writtenHash, l.writtenID = end.seq, end.last, end.seq, end.last, end.chain
+	l.ended, l.chain = l.endedAs(promised, end), cmp.Or(end.chain, promised.Chain, newChain())
+	start := Record{Kind: KindStart, Upkeep: Upkeep{Ended: l.ended, Boot: l.boot, Chain: l.chain, Cut: end.cut}}
 	if end.seq < promised.Seq {
 		l.stats.Lost += promised.Seq - end.seq
 		start.Missing = &Missing{First: end.seq + 1, Last: promised.Seq, Why: "the head says that they were on disk, and they are not there"}
@@ -121,10 +123,11 @@ func (l *Ledger) reopen(f file) error {
 
 // end is where a chain ends.
 type end struct {
-	seq  uint64
-	last hash
-	boot string // of the machine in which its process ran
-	cut  *Cut
+	seq   uint64
+	last  hash
+	chain string // ID; empty: no line of its last file names it
+	boot  string // of the machine in which its process ran
+	cut   *Cut
 }
 
 // bootOr is the boot of the machine in which the process before ran: a head says it once
@@ -183,7 +186,7 @@ func (l *Ledger) endOf(f file, promised Checkpoint) (e end, err error) {
 		}
 		e.last = hashOf(line)
 		if err == nil {
-			e.seq, e.boot = r.Seq, cmp.Or(r.Boot, e.boot)
+			e.seq, e.chain, e.boot = r.Seq, cmp.Or(r.Chain, e.chain), cmp.Or(r.Boot, e.boot)
 		}
 	}
 }
@@ -204,6 +207,13 @@ func cut(f file, from int64) (*Cut, error) {
 		return nil, err
 	}
 	return &Cut{File: f.number, Bytes: n, SHA256: hex.EncodeToString(sum.Sum(nil))}, out.Truncate(from)
+}
+
+// newChain names a chain: one of the same replica that begins anew is another.
+func newChain() string {
+	var id [16]byte
+	rand.Read(id[:])
+	return hex.EncodeToString(id[:])
 }
 
 // bootID names the time since the machine was started; empty where nothing does.

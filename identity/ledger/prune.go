@@ -105,7 +105,7 @@ func (l *Ledger) abandoned(replica string, c *chain) (unlock func(), ended bool)
 // remove names a file in the chain and removes it, once the head promises that line: Verify
 // believes no other.
 func (l *Ledger) remove(f aged, why string) bool {
-	seq, last, err := lastOf(f.path)
+	last, err := lastOf(f.path)
 	if err != nil {
 		return false
 	}
@@ -114,14 +114,14 @@ func (l *Ledger) remove(f aged, why string) bool {
 		l.mu.Unlock()
 		return false
 	}
-	kept := l.takeLocked(Record{Kind: KindRemoved, Upkeep: Upkeep{Removed: &Removed{Replica: f.replica, Number: f.number, Last: seq, Hash: last.String(), Why: why}}})
+	kept := l.takeLocked(Record{Kind: KindRemoved, Upkeep: Upkeep{Removed: &Removed{Replica: f.replica, Chain: last.chain, Number: f.number, Last: last.seq, Hash: last.last.String(), Why: why}}})
 	at := l.seq
 	l.mu.Unlock()
 	l.wake()
 	if !kept || !l.await(at, retryEvery) || !l.promise(at) || os.Remove(f.path) != nil {
 		return false
 	}
-	l.opts.Log.Info("a file of the ledger is removed", logFile, f.path, logWhy, why, logLast, seq)
+	l.opts.Log.Info("a file of the ledger is removed", logFile, f.path, logWhy, why, logLast, last.seq)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if why == "age" {
@@ -155,24 +155,24 @@ func (l *Ledger) dropHeads(before map[string]*chain) {
 	}
 }
 
-// lastOf reads the last line of a file.
-func lastOf(path string) (seq uint64, last hash, err error) {
+// lastOf reads a file up to its last line.
+func lastOf(path string) (e end, err error) {
 	in, err := os.Open(path)
 	if err != nil {
-		return 0, hash{}, err
+		return end{}, err
 	}
 	defer in.Close()
 	for all := newLines(in); ; {
 		line, err := all.next()
 		switch {
 		case errors.Is(err, io.EOF), errors.Is(err, errTorn):
-			return seq, last, nil
+			return e, nil
 		case line == nil:
-			return 0, hash{}, err
+			return end{}, err
 		}
 		if r, err := decode(line); err == nil {
-			seq = r.Seq
+			e.seq, e.chain = r.Seq, cmp.Or(r.Chain, e.chain)
 		}
-		last = hashOf(line)
+		e.last = hashOf(line)
 	}
 }

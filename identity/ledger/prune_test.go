@@ -52,7 +52,7 @@ func TestALineThatNobodySignedRemovesNothing(t *testing.T) {
 	r := newRig(t)
 	r.keep("ca-1", 30)
 	first := r.files("ca-1-*.jsonl")[0]
-	seq, last, err := lastOf(first)
+	last, err := lastOf(first)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,7 +65,7 @@ func TestALineThatNobodySignedRemovesNothing(t *testing.T) {
 		}
 		end := r.run(l)
 		l.mu.Lock()
-		l.takeLocked(Record{Kind: KindRemoved, Upkeep: Upkeep{Removed: &Removed{Replica: "ca-1", Number: 1, Last: seq, Hash: last.String(), Why: "age"}}})
+		l.takeLocked(Record{Kind: KindRemoved, Upkeep: Upkeep{Removed: &Removed{Replica: "ca-1", Number: 1, Last: last.seq, Hash: last.last.String(), Why: "age"}}})
 		l.mu.Unlock()
 		end()
 	}

@@ -16,14 +16,15 @@ type Kind string
 
 // Kinds of lines.
 const (
-	KindFile       Kind = "file"       // the first line of each file: Number, Boot
-	KindStart      Kind = "start"      // a process goes on with the chain: Ended, Boot, Cut, Missing
+	KindFile       Kind = "file"       // the first line of each file: Number, Boot, Chain
+	KindStart      Kind = "start"      // a process goes on with the chain: Ended, Boot, Chain, Cut, Missing
 	KindIssued     Kind = "issued"     // a certificate was signed: Decision
 	KindDenied     Kind = "denied"     // a caller that had proved who it is got none: Decision
 	KindSigner     Kind = "signer"     // the key of the checkpoints that follow: Certificates
 	KindCheckpoint Kind = "checkpoint" // all lines before are signed: Signed
 	KindGap        Kind = "gap"        // lines could not be kept: Missing
 	KindRemoved    Kind = "removed"    // a file goes, since it is old or the room is used up: Removed
+	KindPutBack    Kind = "put-back"   // lines are lost that an anchor names: Anchor, and the Chain from here on
 	KindEnd        Kind = "end"        // the process has ended in good order
 )
 
@@ -77,6 +78,8 @@ type Upkeep struct {
 	Number       uint64      `json:"number,omitempty"`  // of the file
 	Ended        Ended       `json:"ended,omitempty"`   // how the process before did
 	Boot         string      `json:"boot,omitempty"`    // ID of the machine's boot
+	Chain        string      `json:"chain,omitempty"`   // ID
+	Anchor       *Checkpoint `json:"anchor,omitempty"`  // whose line is not there
 	Cut          *Cut        `json:"cut,omitempty"`
 	Missing      *Missing    `json:"missing,omitempty"`
 	Certificates [][]byte    `json:"certificates,omitempty"` // DER: of the signer, then those above it but the root
@@ -115,7 +118,8 @@ type Missing struct {
 
 // Removed is a file that goes by rule.
 type Removed struct {
-	Replica string `json:"replica"` // of whose chain; of one that has ended, if it is another's
+	Replica string `json:"replica"`         // of whose chain; of one that has ended, if it is another's
+	Chain   string `json:"chain,omitempty"` // its ID at the end of the file; none: no line of the file has one
 	Number  uint64 `json:"number"`
 	Last    uint64 `json:"last"` // Seq of its last line
 	Hash    string `json:"hash"` // of that line

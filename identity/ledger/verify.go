@@ -35,6 +35,7 @@ const maxFaults = 1000
 // Chain is one replica's.
 type Chain struct {
 	Replica  string    `json:"replica"`
+	ID       string    `json:"chain,omitempty"` // at its end; none: an older version wrote it
 	Files    int       `json:"files"`
 	Lines    uint64    `json:"lines"`
 	First    uint64    `json:"first"` // Seq
@@ -92,12 +93,9 @@ func Verify(q Question, visit func(Record)) (*Report, error) {
 	}
 	for _, w := range walks {
 		w.beginning()
+		w.unmet()
 	}
-	for _, anchor := range q.Anchors {
-		if chains[anchor.Replica] == nil {
-			v.fault(Fault{File: cmp.Or(q.Dir, "the files"), What: fmt.Sprintf("there is no chain of %s, which had come to seq %d at %s", anchor.Replica, anchor.Seq, anchor.Time.Format(time.RFC3339))})
-		}
-	}
+	v.absent(chains)
 	return v.report, nil
 }
 
@@ -131,6 +129,8 @@ type walk struct {
 	report  *Chain
 	signers *signers
 	known   map[uint64][]known // by Seq
+	anchors []*anchor
+	ids     map[string]bool // that its lines name
 
 	last     hash // of the line before
 	seq      uint64
@@ -145,7 +145,7 @@ type walk struct {
 type known struct{ hash, by string }
 
 func (v *verifier) newWalk(c *chain, head promised) *walk {
-	w := &walk{verifier: v, chain: c, head: head, signers: newSigners(v.question.Roots), known: map[uint64][]known{},
+	w := &walk{verifier: v, chain: c, head: head, signers: newSigners(v.question.Roots), known: map[uint64][]known{}, ids: map[string]bool{},
 		report: &Chain{Replica: c.replica, Files: len(c.files), Notes: []string{}}}
 	for _, slot := range head.slots {
 		if slot != nil {
@@ -154,10 +154,9 @@ func (v *verifier) newWalk(c *chain, head promised) *walk {
 		}
 	}
 	w.report.Promised = w.promised
-	for _, anchor := range v.question.Anchors {
-		if anchor.Replica == c.replica {
-			w.known[anchor.Seq] = append(w.known[anchor.Seq], known{anchor.Hash, "an anchor"})
-			w.promised = max(w.promised, anchor.Seq)
+	for _, c := range v.question.Anchors {
+		if c.Replica == w.chain.replica {
+			w.anchors = append(w.anchors, &anchor{Checkpoint: c})
 		}
 	}
 	return w
@@ -217,7 +216,7 @@ func (w *walk) read(f file, last bool) error {
 // torn tells a line that is being written, or was when its process was killed, from one
 // that was cut off.
 func (w *walk) torn(line []byte, last bool) {
-	if last && w.seq >= w.promised {
+	if last && w.seq >= max(w.promised, w.anchoredTo()) {
 		w.note("the last line is %d bytes without an end: it is being written, or its process was killed; the next process cuts it off and says so", len(line))
 		return
 	}
@@ -253,6 +252,7 @@ func (w *walk) one(line []byte, f file, before string, at int) {
 	w.seq, w.last = r.Seq, this
 	w.report.Lines++
 	w.report.Until = r.Time
+	w.name(r)
 	w.compare()
 	w.upkeep(r)
 	w.visit(r)
@@ -271,6 +271,7 @@ func (w *walk) compare() {
 		}
 	}
 	delete(w.known, w.seq)
+	w.meet()
 }
 
 // upkeep goes by what a line says of the chain.
@@ -281,7 +282,7 @@ func (w *walk) upkeep(r Record) {
 			w.here(r.Seq, "%v", err)
 		}
 	case KindCheckpoint:
-		if r.Signed == nil || r.Signed.Seq != r.Seq-1 || r.Signed.Hash != r.Prev || r.Signed.Replica != r.Replica {
+		if r.Signed == nil || r.Signed.Seq != r.Seq-1 || r.Signed.Hash != r.Prev || r.Signed.Replica != r.Replica || !w.isID(r.Signed.Chain) {
 			w.here(r.Seq, "its checkpoint is not of the lines before it")
 			return
 		}
@@ -361,8 +362,12 @@ func (w *walk) headHolds() {
 		wrong := func(err error) {
 			w.fault(Fault{File: w.head.path, What: fmt.Sprintf("its checkpoint of seq %d does not hold: %v", slot.Seq, err)})
 		}
-		if slot.Replica != w.chain.replica {
+		switch {
+		case slot.Replica != w.chain.replica:
 			wrong(fmt.Errorf("it is of the chain of %s", slot.Replica))
+			continue
+		case !w.isID(slot.Chain):
+			wrong(fmt.Errorf("it is of the chain %s, which no line names", slot.Chain))
 			continue
 		}
 		w.signed(*slot, wrong)
@@ -373,8 +378,7 @@ func (w *walk) headHolds() {
 }
 
 // beginning asks whether the files that were before the first one went by rule. A line of
-// any chain may say so, if a root vouches for it: anybody can put a line behind the last
-// signature.
+// any chain may say so, if a root vouches for it.
 func (w *walk) beginning() {
 	switch {
 	case w.report.Lines == 0 || w.first.Seq == 1 && w.first.Prev == (hash{}).String():
@@ -384,7 +388,7 @@ func (w *walk) beginning() {
 		return
 	}
 	for _, r := range w.removed[w.chain.replica] {
-		if w.question.Roots != nil && r.seq > r.by.Signed {
+		if !w.vouches(r) {
 			continue
 		}
 		if r.Number == w.firstIn.number-1 && r.Last == w.first.Seq-1 && r.Hash == w.first.Prev {

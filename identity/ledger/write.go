@@ -65,7 +65,7 @@ func (l *Ledger) store(c *chunk) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	out.size += int64(len(c.lines))
-	l.written, l.writtenHash, l.writing = c.seq, c.last, nil
+	l.written, l.writtenHash, l.writtenID, l.writing = c.seq, c.last, c.id, nil
 	out.lines += c.count
 	l.queued -= int64(len(c.lines))
 	l.progressLocked()
@@ -187,11 +187,11 @@ func (l *Ledger) sync(ctx context.Context) {
 func (l *Ledger) settle(state State) error {
 	now, said := time.Now().UTC(), l.head.said
 	l.mu.Lock()
-	c := Checkpoint{Replica: l.opts.Replica, Seq: l.written, Hash: l.writtenHash.String(), Time: now, State: state, Boot: l.boot}
+	c := Checkpoint{Replica: l.opts.Replica, Chain: l.writtenID, Seq: l.written, Hash: l.writtenHash.String(), Time: now, State: state, Boot: l.boot}
 	open := l.open[:len(l.open):len(l.open)]
 	all, before := l.signs.upTo(c.Seq, now), l.signs.upTo(said.Seq, now)
 	l.mu.Unlock()
-	if c.Seq == said.Seq && state == said.State || c.Seq == 0 {
+	if c.Seq == said.Seq && c.Chain == said.Chain && state == said.State || c.Seq == 0 {
 		return nil
 	}
 	for _, out := range open {
@@ -206,7 +206,14 @@ func (l *Ledger) settle(state State) error {
 		l.open, open = l.open[1:], open[1:]
 	}
 	l.mu.Unlock()
-	return l.head.write(all.sign(c))
+	c = all.sign(c)
+	if err := l.head.write(c); err != nil {
+		return err
+	}
+	l.mu.Lock()
+	l.promised = c
+	l.mu.Unlock()
+	return nil
 }
 
 // relink finds out whether another hand has taken the file or the head away, and begins
