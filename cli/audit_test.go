@@ -162,12 +162,27 @@ func TestAuditVerifiesWhatIsSigned(t *testing.T) {
 	}
 	p.says(p.run(0, "verify", "--roots", p.roots, p.dir), "verified: ") // a whole chain that is gone: only an anchor tells
 	p.says(p.run(2, "verify", "--roots", p.roots, "--anchors", anchor, p.dir), "there is no chain of ca-2", "The ledger is not whole.")
+	p.wantsConfigMapsAnchors(anchor)
 	stranger := newPaperLedger(t)
 	p.says(p.run(2, "verify", "--roots", stranger.roots, p.dir), "fault: ", "no root that was given vouches for its signer")
 	if err := os.WriteFile(anchor, []byte("{}"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	p.says(p.run(2, "verify", "--roots", p.roots, "--anchors", anchor, p.dir), "holds no checkpoint")
+}
+
+// wantsConfigMapsAnchors is that checkpoints are read as kubectl prints the ConfigMap.
+func (p *paperLedger) wantsConfigMapsAnchors(path string) {
+	p.t.Helper()
+	for data, want := range map[string]string{
+		`"ca-1.c0ffee": "{\"replica\": \"ca-1\", \"chain\": \"c0ffee\", \"seq\": 99, \"time\": \"2026-11-30T07:00:00Z\"}"`: "by an anchor of 2026-11-30T07:00:00Z the chain c0ffee of ca-1 had come to seq 99; the files have the chain ",
+		`"ca-1.c0ffee": "{}"`: "ca-1.c0ffee: it holds no checkpoint",
+	} {
+		if err := os.WriteFile(path, []byte(`{"kind": "ConfigMap", "data": {`+data+`}}`), 0o600); err != nil {
+			p.t.Fatal(err)
+		}
+		p.says(p.run(2, "verify", "--roots", p.roots, "--anchors", path, p.dir), want)
+	}
 }
 
 func TestAuditTailsAndFollows(t *testing.T) {

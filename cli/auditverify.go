@@ -30,11 +30,11 @@ than the present ones.
 
 A chain is proved up to its last signature. An intruder who is root at the CA may have put
 an older end of the ledger back, with the head that belonged to it: --anchors has chains go
-at least as far as checkpoints that were kept elsewhere, such as the output of an earlier
-verify -o json.
+at least as far as checkpoints that were kept elsewhere: those that the CA keeps in a
+ConfigMap, or the output of an earlier verify -o json.
 
 The exit code is 2 if anything is wrong, or if what is there is not signed.`,
-		Example: "  culvert ca export --to roots.pem\n  culvert audit verify /var/lib/culvert/ledger --roots roots.pem",
+		Example: "  culvert ca export --to roots.pem\n  culvert audit verify /var/lib/culvert/ledger --roots roots.pem\n  kubectl -n culvert-system get configmap culvert-ledger-checkpoint -o json > anchors.json\n  culvert audit fetch ledger-of-today && culvert audit verify ledger-of-today --roots roots.pem --anchors anchors.json",
 	}
 	out := formats(cmd, "text", "json")
 	cmd.Flags().StringSliceVar(&roots, "roots", nil, "`files` of the roots that vouch for checkpoints, in PEM")
@@ -65,7 +65,7 @@ The exit code is 2 if anything is wrong, or if what is there is not signed.`,
 	return cmd
 }
 
-// readAnchors reads checkpoints, or what verify -o json printed.
+// readAnchors reads checkpoints, what verify -o json printed, or a ConfigMap of -ledger-configmap.
 func readAnchors(path string) (all []ledger.Checkpoint, err error) {
 	if path == "" {
 		return nil, nil
@@ -77,8 +77,10 @@ func readAnchors(path string) (all []ledger.Checkpoint, err error) {
 	for in := json.NewDecoder(bytes.NewReader(text)); in.More(); {
 		var one struct {
 			ledger.Checkpoint
+			Data   map[string]string `json:"data"` // of a ConfigMap
 			Chains []struct {
 				Replica string `json:"replica"`
+				ID      string `json:"chain"`
 				Last    uint64 `json:"last"`
 				Hash    string `json:"hash"`
 			} `json:"chains"`
@@ -86,11 +88,16 @@ func readAnchors(path string) (all []ledger.Checkpoint, err error) {
 		if err := in.Decode(&one); err != nil {
 			return nil, fmt.Errorf("--anchors: %s: %v", path, err)
 		}
+		kept, err := ledger.ReadAnchors(one.Data)
+		if err != nil {
+			return nil, fmt.Errorf("--anchors: %s: %w", path, err)
+		}
+		all = append(all, kept...)
 		if one.Replica != "" {
 			all = append(all, one.Checkpoint)
 		}
 		for _, chain := range one.Chains {
-			all = append(all, ledger.Checkpoint{Replica: chain.Replica, Seq: chain.Last, Hash: chain.Hash})
+			all = append(all, ledger.Checkpoint{Replica: chain.Replica, Chain: chain.ID, Seq: chain.Last, Hash: chain.Hash})
 		}
 	}
 	if len(all) == 0 {

@@ -223,6 +223,7 @@ const (
 	CategoryToken   = "token"
 	CategoryClock   = "clock"
 	CategoryHA      = "high-availability"
+	CategoryLedger  = "ledger"
 	CategoryNode    = "node"
 	CategoryData    = "data-plane"
 	CategoryEnroll  = "enrollment"
@@ -231,7 +232,7 @@ const (
 )
 
 func rules() []rule {
-	return slices.Concat(preRules, caRules, rootRules, issuerRules, servingRules, domainRules, bundleRules, federationRules, leafRules, tokenRules, clockRules, haRules,
+	return slices.Concat(preRules, caRules, rootRules, issuerRules, servingRules, domainRules, bundleRules, federationRules, ledgerRules, leafRules, tokenRules, clockRules, haRules,
 		nodeRules, dataRules, enrollRules, policyRules, versionRules)
 }
 

@@ -80,6 +80,7 @@ func replica(name string) fleet.CA {
 	ca.State.Bundle.SHA256, ca.State.Issuance.TTLSeconds = "set", 3600
 	ca.State.DenySet = denySet(7, "")
 	ca.State.Federation = &fleet.Federations{Domains: []fleet.Federation{{TrustDomain: "partner.example", Roots: 1, AgeSeconds: 100, RefreshSeconds: 300}}}
+	ca.State.Ledger = &fleet.Ledger{Anchor: &fleet.Anchor{State: "held", Seq: 7, AgeSeconds: 30}}
 	return ca
 }
 
@@ -345,6 +346,13 @@ func TestEachQuestionHasAMeshInWhichItFails(t *testing.T) {
 		}},
 		{"federation-current", Warning, "the bundleFile of partner.example has 2 roots", func(w *World) { w.CAs[0].State.Federation.Domains[0].Dropped = 2 }},
 		{"federation-current", Skipped, "the CA is federated with nobody", func(w *World) { w.CAs[0].State.Federation, w.CAs[1].State.Federation = nil, nil }},
+		{"ledger-written", Failed, "ca-1 cannot write its ledger", func(w *World) { w.CAs[0].State.Ledger.Failing = true }},
+		{"ledger-written", Skipped, "no replica keeps a ledger", func(w *World) { w.CAs[0].State.Ledger, w.CAs[1].State.Ledger = nil, nil }},
+		{"ledger-anchored", Failed, "ca-1: the chain 1 of ca-1 had come to seq 7", func(w *World) { w.CAs[0].State.Ledger.Anchor.Lost = []string{"the chain 1 of ca-1 had come to seq 7"} }},
+		{"ledger-anchored", Warning, "ca-2: its checkpoint outside of its disk is 16m40s old: forbidden", func(w *World) {
+			w.CAs[1].State.Ledger.Anchor.AgeSeconds, w.CAs[1].State.Ledger.Anchor.Problem = 1000, "forbidden"
+		}},
+		{"ledger-anchored", Warning, "ca-2 has no checkpoint outside of its disk", func(w *World) { w.CAs[1].State.Ledger.Anchor = nil }},
 		{"bundle-replicas", Failed, "ca-2 has differs", func(w *World) { w.CAs[1].State.Bundle.SHA256 = "differs" }},
 		{"nodes-answer", Failed, "node node2: connection refused", func(w *World) {
 			w.Nodes[1] = fleet.Node{Target: fleet.Target{Name: "node2"}, Problem: "connection refused"}

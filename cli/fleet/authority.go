@@ -44,6 +44,7 @@ type State struct {
 	Nodes   []Visit       `json:"nodes"`   // that asked lately
 
 	Federation *Federations `json:"federation"` // nil: with nobody
+	Ledger     *Ledger      `json:"ledger"`     // nil: none is kept, or an older CA
 	Readiness  []struct {
 		Name    string `json:"name"`
 		Ready   bool   `json:"ready"`
@@ -60,6 +61,21 @@ type DenySet struct {
 	Generation uint64 `json:"generation"` // 0: it is not known yet
 	Entries    int    `json:"entries"`
 	Problem    string `json:"problem"` // why it is not what was written last
+}
+
+// Ledger is that of a replica.
+type Ledger struct {
+	Failing bool    `json:"failing"` // lines cannot be written
+	Anchor  *Anchor `json:"anchor"`  // nil: its checkpoint is on its own disk alone
+}
+
+// Anchor is how the checkpoint that is kept outside of a ledger's disk stands to the ledger.
+type Anchor struct {
+	State      string   `json:"state"` // waiting, held or lost
+	Seq        uint64   `json:"seq"`
+	AgeSeconds float64  `json:"ageSeconds"` // since it was seen to name all that was on disk
+	Lost       []string `json:"lost"`       // what of the ledger is, a sentence each
+	Problem    string   `json:"problem"`    // of the last look
 }
 
 // Federations are the trust domains that a replica is federated with.

@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -49,6 +50,9 @@ type config struct {
 	ledger     string        // directory; without, none is kept
 	ledgerAge  time.Duration // 2160h
 	ledgerSize int64         // bytes; 1 GiB
+
+	ledgerConfigMap   string // namespace/name that gets its checkpoints too, with ledger and kubeconfig; this, ledgerCheckpoints, or none
+	ledgerCheckpoints string // directory that gets them, with ledger
 
 	federation      string        // file of other trust domains; none
 	federationState string        // directory that keeps their bundles; none
@@ -123,6 +127,8 @@ func define(flags *flag.FlagSet, cfg *config) {
 	program.Var(flags, &cfg.ledger, "ledger", "", "`directory` of the ledger: a line for each certificate and each refusal of a caller that proved who it is, in a chain that shows what was changed; replicas of other hosts may share it (default: none is kept)", program.Path)
 	program.Var(flags, &cfg.ledgerAge, "ledger-age", "2160h", "`time` after which files of the ledger are removed, 1h to 87600h", program.Duration(time.Hour, 87600*time.Hour))
 	program.Var(flags, &cfg.ledgerSize, "ledger-size", "1Gi", "`bytes` that the ledger may take, 1Mi to 1Ti: beyond, its oldest files are removed", program.Size(ledger.MinBytes, 1<<40))
+	program.Var(flags, &cfg.ledgerConfigMap, "ledger-configmap", "", "`namespace/name` of a ConfigMap that is kept holding the ledger's last checkpoint, too: a ledger that is put back or cut off is found by it; needs -ledger and -kubeconfig (default: it is on the ledger's disk alone)", program.Namespaced)
+	program.Var(flags, &cfg.ledgerCheckpoints, "ledger-checkpoints", "", "`directory` of another host, as of a mount, that stands for -ledger-configmap where there is no Kubernetes; needs -ledger", program.Path)
 	program.Var(flags, &cfg.crl, "crl", "", "`file` of certificate revocation lists in PEM by issuers and roots of this CA, whose serial numbers are denied as by -deny, watched; not with -deny-configmap (default nothing)", program.Path)
 	program.Var(flags, &cfg.crlConfigMap, "crl-configmap", "", "`namespace/name` of a ConfigMap whose ca-crl.pem stands for -crl, as Istio's istio-ca-crl; needs -kubeconfig, not with -deny", program.Namespaced)
 	program.Var(flags, &cfg.oidcIssuer, "oidc-issuer", "", "`URL` of the issuer of nodes' tokens, whose published keys are taken instead of those of -jwks", oidcIssuer)
@@ -144,6 +150,12 @@ func define(flags *flag.FlagSet, cfg *config) {
 	program.Var(flags, &cfg.refreshHint, "bundle-refresh-hint", "5m", "`time` after which others should fetch this bundle again, 5s to 1h", program.Duration(federation.MinRefresh, federation.MaxRefresh))
 	program.Var(flags, &cfg.rootNamespace, "root-namespace", source.DefaultRootNamespace, "`namespace` of mesh-wide policy, as ztunnel's flag of that name", program.Label)
 	program.Var(flags, &cfg.policyStatus, "policy-status", "", "`namespace/name` of a Lease: the replica that holds it writes into the status of each AuthorizationPolicy and PeerAuthentication what of it is not understood (default: nobody does); needs -kubeconfig", program.Namespaced)
+}
+
+// within reports whether a path is in a directory, as they are written.
+func within(dir, path string) bool {
+	rel, err := filepath.Rel(dir, path)
+	return err == nil && filepath.IsLocal(rel)
 }
 
 // anyPod as a DaemonSet says that it does not matter of which a pod is.
@@ -198,6 +210,11 @@ func (c *config) validate() error {
 	require(c.oidcIssuer == "" || c.issuer == "", "-oidc-issuer says who the issuer is: -issuer is for -jwks and the API server")
 	require(c.oidcCA == "" || c.oidcIssuer != "", "-oidc-issuer is required with -oidc-ca")
 	require(c.ledger == "" || c.ledger != c.dir, "the ledger (-ledger) and the CA (-dir) cannot share a directory")
+	require(c.ledgerConfigMap == "" || c.ledger != "", "-ledger is required with -ledger-configmap")
+	require(c.ledgerCheckpoints == "" || c.ledger != "", "-ledger is required with -ledger-checkpoints")
+	require(c.ledgerCheckpoints == "" || c.ledger == "" || !within(c.ledger, c.ledgerCheckpoints), "the directory of -ledger-checkpoints is in that of -ledger: whoever has that disk has both")
+	require(c.ledgerCheckpoints == "" || c.ledgerConfigMap == "", "checkpoints are kept in a ConfigMap (-ledger-configmap) or in a directory (-ledger-checkpoints), not in both")
+	require(c.ledgerConfigMap == "" || c.kubeconfig != "", "-kubeconfig is required with -ledger-configmap")
 	require(c.federationState == "" || c.federation != "", "-federation is required with -federation-state")
 	require((c.endpointCert == "") == (c.endpointKey == ""), "-bundle-endpoint-cert and -bundle-endpoint-key go together")
 	require(c.endpointCert == "" || c.bundleEndpoint != "", "-bundle-endpoint is required with -bundle-endpoint-cert")

@@ -59,6 +59,8 @@ var wrong = map[string][][2]string{
 		{"https://a.test", "keys come from a file (-jwks) or from their issuer (-oidc-issuer), not from both"}},
 	"ledger":             {{"a\x00b", "NUL"}, {"/d", "the ledger (-ledger) and the CA (-dir) cannot share a directory"}},
 	"ledger-age":         {{"90", "has no unit"}, {"1m", "want 1h to 87600h"}, {"90d", "no duration"}},
+	"ledger-configmap":   {{"culvert-ledger", "want namespace/name"}, {"a/b", "-kubeconfig is required with -ledger-configmap"}, {"a/b", "-ledger is required with -ledger-configmap"}},
+	"ledger-checkpoints": {{"a\x00b", "NUL"}, {"/mnt/checkpoints", "-ledger is required with -ledger-checkpoints"}},
 	"ledger-size":        {{"1024", "1024 has no unit: want 1Mi to 1Ti"}, {"1Ki", "want 1Mi to 1Ti"}, {"2Ti", "want 1Mi to 1Ti"}, {"1GB", "want 1Mi to 1Ti"}, {"-1Gi", "want 1Mi to 1Ti"}, {"99999999999Gi", "want 1Mi to 1Ti"}},
 	"oidc-ca":            {{"a\x00b", "NUL"}, {"/roots.pem", "-oidc-issuer is required with -oidc-ca"}},
 	"max-token-lifetime": {{"24", "24 has no unit"}, {"1m", "want 10m to 8760h"}, {"9000h", "want 10m to 8760h"}},

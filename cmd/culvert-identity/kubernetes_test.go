@@ -21,6 +21,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/culvert-mesh/culvert/identity/deny"
+	"github.com/culvert-mesh/culvert/identity/ledger"
 	"github.com/culvert-mesh/culvert/test/env"
 	"github.com/culvert-mesh/culvert/ztunnel/source"
 	"github.com/culvert-mesh/culvert/ztunnel/source/kube/kubetest"
@@ -110,6 +111,35 @@ func TestANodeIsServedByTheAPIServersWord(t *testing.T) {
 			t.Fatal("a token of a deleted pod is still good for certificates")
 		}
 		<-again.C
+	}
+}
+
+// What is issued is in a ledger whose checkpoint is in the ConfigMap a moment later, by the
+// replica's name.
+func TestTheLedgersCheckpointIsKeptInAConfigMap(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "ledger")
+	n, api := onKubernetes(t, "-ledger", dir, "-ledger-configmap", "culvert-system/culvert-ledger-checkpoint")
+	if err := n.ask("spiffe://cluster.local/ns/shop/sa/web"); err != nil {
+		t.Error(err)
+	}
+	var kept map[string]string
+	for deadline := time.Now().Add(time.Minute); kept == nil; time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("there is no checkpoint")
+		}
+		for _, o := range api.Objects("configmaps") {
+			if o.GetNamespace()+"/"+o.GetName() == "culvert-system/culvert-ledger-checkpoint" {
+				kept = o.(*corev1.ConfigMap).Data
+			}
+		}
+	}
+	anchors, err := ledger.ReadAnchors(kept)
+	if err != nil || len(anchors) != 1 || anchors[0].Signature == nil {
+		t.Fatalf("%q: %v", kept, err)
+	}
+	report, err := ledger.Verify(ledger.Question{Dir: dir, Anchors: anchors}, nil)
+	if err != nil || len(report.Faults) > 0 || report.Chains[0].ID != anchors[0].Chain {
+		t.Errorf("%+v, %v", report, err)
 	}
 }
 

@@ -13,7 +13,9 @@ import (
 	"time"
 
 	"github.com/culvert-mesh/culvert/identity/ca"
+	"github.com/culvert-mesh/culvert/identity/ca/cluster"
 	"github.com/culvert-mesh/culvert/identity/ledger"
+	"github.com/culvert-mesh/culvert/ztunnel/source/kube"
 )
 
 // ledgerAgain is how often a ledger is tried that cannot be opened.
@@ -37,13 +39,17 @@ type attempt struct {
 }
 
 // openLedger opens the ledger of -ledger. One that is unusable now is no error. The replica is
-// called as its host: a pod.
-func (c *config) openLedger(authority *ca.CA) (*keptLedger, error) {
+// called as its host: a pod. tell hears of lines that are lost by the anchors.
+func (c *config) openLedger(authority *ca.CA, tell func(ca.Event)) (*keptLedger, error) {
 	k := &keptLedger{log: c.log}
 	if c.ledger == "" {
 		return k, nil
 	}
 	replica, err := os.Hostname()
+	if err != nil {
+		return nil, err
+	}
+	anchors, err := c.anchors()
 	if err != nil {
 		return nil, err
 	}
@@ -53,6 +59,7 @@ func (c *config) openLedger(authority *ca.CA) (*keptLedger, error) {
 		}
 		return ledger.Open(ledger.Options{
 			Dir: c.ledger, Replica: replica, MaxAge: c.ledgerAge, MaxBytes: c.ledgerSize, Issuer: authority.Issuer, Log: c.log,
+			Anchors: anchors, Alarm: func(what string) { tell(ca.Event{Reason: ca.LedgerLost, Warning: true, Message: what}) },
 			Certify: func(key crypto.PublicKey) ([]*x509.Certificate, error) {
 				return authority.CertifyLedger(key, ledger.Subject(replica))
 			},
@@ -64,6 +71,21 @@ func (c *config) openLedger(authority *ca.CA) (*keptLedger, error) {
 		return k, nil
 	}
 	return k, refused("ledger", err)
+}
+
+// anchors are those of -ledger-configmap or -ledger-checkpoints; nil if there are none.
+func (c *config) anchors() (ledger.Anchorage, error) {
+	switch {
+	case c.ledgerCheckpoints != "":
+		return ledger.NewAnchorDir(c.ledgerCheckpoints), nil
+	case c.ledgerConfigMap == "":
+		return nil, nil
+	}
+	api, err := kube.ClientConfig(c.kubeconfig)
+	if err != nil {
+		return nil, refused("kubeconfig", err)
+	}
+	return cluster.NewTexts(api, c.ledgerConfigMap)
 }
 
 // try opens the ledger. An attempt that the disk does not answer is gone on with by the next

@@ -36,7 +36,7 @@ func TestALedgerThatCannotBeOpenedStopsNothing(t *testing.T) {
 	if err := os.MkdirAll(obstacle, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	k, err := c.openLedger(authority)
+	k, err := c.openLedger(authority, nil)
 	if err != nil || !k.failed() {
 		t.Fatalf("%+v, %v", k, err)
 	}
@@ -66,8 +66,46 @@ func TestALedgerThatCannotBeOpenedStopsNothing(t *testing.T) {
 	if err := os.WriteFile(c.ledger, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.openLedger(authority); err == nil || !strings.Contains(err.Error(), "-ledger: ") {
+	if _, err := c.openLedger(authority, nil); err == nil || !strings.Contains(err.Error(), "-ledger: ") {
 		t.Errorf("a file: %v", err)
+	}
+}
+
+// Where the ledger's checkpoint is kept by another hand's disk, an alarm of it is an event of
+// the CA, and a directory on the ledger's own disk is refused.
+func TestALedgerThatIsLostByItsCheckpointIsTold(t *testing.T) {
+	t.Parallel()
+	authority, err := ca.Open(t.TempDir(), ca.Options{TrustDomain: spiffeid.RequireTrustDomainFromString("cluster.local")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &config{ledger: filepath.Join(t.TempDir(), "ledger"), ledgerAge: time.Hour, ledgerSize: ledger.MinBytes, ledgerCheckpoints: t.TempDir(), log: slog.New(slog.DiscardHandler)}
+	write(t, filepath.Join(c.ledgerCheckpoints, host+".c0ffee"), `{"replica": "`+host+`", "chain": "c0ffee", "seq": 7, "hash": "00", "time": "2026-11-30T07:00:00Z"}`)
+	told := make(chan ca.Event, 1)
+	k, err := c.openLedger(authority, func(e ca.Event) { told <- e })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer k.keep(nil)()
+	select {
+	case e := <-told:
+		if want := "the chain c0ffee of " + host + " had come to seq 7 at 2026-11-30T07:00:00Z"; e.Reason != ca.LedgerLost || !e.Warning || !strings.Contains(e.Message, want) {
+			t.Errorf("%+v", e)
+		}
+	case <-time.After(time.Minute):
+		t.Error("nobody is told")
+	}
+	for _, dir := range []string{"/l", "/l/checkpoints", "/l/../l/x"} {
+		if _, err := parseOnly("-ledger", "/l", "-ledger-checkpoints", dir, "-dir", "/c", "-workloads", "/w", "-jwks", "/j"); err == nil || !strings.Contains(err.Error(), "whoever has that disk has both") {
+			t.Errorf("%s: %v", dir, err)
+		}
+	}
+	if _, err := parseOnly("-ledger", "/l", "-ledger-checkpoints", "/lx", "-ledger-configmap", "a/b", "-dir", "/c", "-kubeconfig", "in-cluster"); err == nil || !strings.Contains(err.Error(), "not in both") {
+		t.Error(err)
 	}
 }
 

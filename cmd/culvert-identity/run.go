@@ -39,7 +39,7 @@ func run(ctx context.Context, cfg config) error {
 	if err != nil {
 		return err
 	}
-	kept, err := cfg.openLedger(signer.ca)
+	kept, err := cfg.openLedger(signer.ca, signer.keeper.Happened)
 	if err != nil {
 		return err
 	}

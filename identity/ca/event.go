@@ -27,6 +27,7 @@ const (
 	SignerBack             Reason = "SignerBack"             // it signs again
 	RekeyStepped           Reason = "RekeyStepped"           // the re-key of the root is in another state; see identity/rekey
 	RekeyLags              Reason = "RekeyLags"              // it has waited for long, for what the message names
+	LedgerLost             Reason = "LedgerLost"             // lines of the ledger are gone that its anchor names, or an anchor is; see identity/ledger
 )
 
 var reasons = []Reason{

@@ -26,6 +26,7 @@ type (
 		Rekey       *rekey.Status  `json:"rekey,omitempty"`      // of the root, as this replica sees it
 		DenySet     *dumpedDenySet `json:"denySet,omitempty"`    // none: nothing is denied
 		Federation  *dumpedOthers  `json:"federation,omitempty"` // none: with nobody
+		Ledger      *dumpedLedger  `json:"ledger,omitempty"`     // none: none is kept
 		Nodes       []dumpedNode   `json:"nodes"`                // that proved themselves within a day, by name
 		Readiness   []dumpedTarget `json:"readiness"`            // as /readyz
 		Issuance    dumpedIssuance `json:"issuance"`
@@ -102,6 +103,7 @@ func (s *Server) dump() dump {
 	if f := s.cfg.Federation; f != nil {
 		d.Federation = &dumpedOthers{f.Status(), f.Trouble()}
 	}
+	d.Ledger = s.accountant.dump()
 	if len(roots) > 0 {
 		d.Bundle.SHA256 = bundleHash(roots)
 	}

@@ -155,6 +155,7 @@ func (a *accountant) collector() prometheus.Collector {
 		gauge(ledgerBytes, float64(s.Bytes))
 		gauge(ledgerAfter, 1, string(s.Ended))
 		gauge(ledgerOldest, float64(s.Oldest.Unix()))
+		collectAnchored(kept.Anchored(), gauge)
 	})
 }
 

@@ -82,6 +82,8 @@ func TestEveryAlertFiresWhenItShould(t *testing.T) {
 			"two CAs behind one name":           replicasDiffer,
 			"a clock that is off":               aClockIsOff,
 			"a ledger that is taken away":       theLedgerIsTakenAway,
+			"a ledger that is put back":         theLedgerIsPutBack,
+			"checkpoints that are not kept":     checkpointsAreNotKept,
 			"ztunnel goes":                      ztunnelGoes,
 			"one of two ztunnels goes":          oneOfTwoZtunnelsGoes,
 			"pods are not what they should":     podsAreNotWhatTheyShouldBe,
@@ -364,6 +366,30 @@ func theLedgerIsTakenAway(t *testing.T) {
 	}
 	p.pace = 100 * time.Millisecond // it looks twice a second
 	p.wants(20*time.Minute, "CulvertLedgerFails/critical", "CulvertLedgerIncomplete/warning")
+}
+
+// A CA that is killed finds an older state of its ledger when it starts again: none at all.
+func theLedgerIsPutBack(t *testing.T) {
+	f, dir, kept := newFiles(t), filepath.Join(t.TempDir(), "ledger"), t.TempDir()
+	flags := []string{"-ttl", "24h", "-ledger", dir, "-ledger-checkpoints", kept}
+	a := newAuthority(t, f, "ca", flags...)
+	eventually(t, "its ledger is anchored", func() bool { names, _ := filepath.Glob(kept + "/*.*"); return len(names) == 1 })
+	p := newPrometheus(t, a.target())
+	p.leaveOut("CulvertZtunnelAbsent")
+	p.wantsNone(10 * time.Minute)
+	a.kill()
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	a = newAuthority(t, f, "ca", flags...)
+	p.targets = []target{a.target()}
+	eventually(t, "it has looked", func() bool { return strings.Contains(a.log.String(), "had come to seq") })
+	p.wants(10*time.Minute, "CulvertLedgerPutBack/critical")
+}
+
+func checkpointsAreNotKept(t *testing.T) {
+	_, _, p, _ := well(t, "-ledger", filepath.Join(t.TempDir(), "ledger"), "-ledger-checkpoints", filepath.Join(t.TempDir(), "none"))
+	p.wants(30*time.Minute, "CulvertLedgerNotAnchored/warning")
 }
 
 // Who is woken by an alert finds out what it means, and what to do.

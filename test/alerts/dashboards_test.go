@@ -136,7 +136,7 @@ func fromGrafana(t *testing.T, query string, variables map[string]bool) string {
 // busyMesh is a Prometheus that has scraped all that Culvert exposes, for ten minutes.
 func busyMesh(t *testing.T) *prometheus {
 	f := newFiles(t)
-	ca := newAuthority(t, f, "ca", "-ttl", "24h", "-ledger", filepath.Join(t.TempDir(), "ledger"))
+	ca := newAuthority(t, f, "ca", "-ttl", "24h", "-ledger", filepath.Join(t.TempDir(), "ledger"), "-ledger-checkpoints", t.TempDir())
 	eventually(t, "the CA is ready", ca.ready)
 	n := newNode(t, f, ca, nil)
 	n.served(t)

@@ -11,6 +11,7 @@
 //	publish.go  keeps the roots in such a text
 //	report.go   Kubernetes Events
 //	board.go    what replicas tell each other while the root is re-keyed
+//	texts.go    a ConfigMap of texts, each of which one replica puts
 //	cluster.go  what a replica does from start to end, and what it waits for
 //
 // A root is published only after the Secret that holds its CA was stored. So a root
