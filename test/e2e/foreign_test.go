@@ -170,6 +170,7 @@ func TestWorkloadsOfTwoTrustDomainsDialEachOther(t *testing.T) {
 		}
 	})
 
+	a.isTold()
 	a.rotates()
 
 	// Who is there proves to be of other.example: no other name of the same account fits.
@@ -187,6 +188,22 @@ func TestWorkloadsOfTwoTrustDomainsDialEachOther(t *testing.T) {
 	a.cut("the federation ended", func() { a.with("  []") })
 	a.turnedBack("after the federation", "tls", "this node has no bundle of that trust domain")
 	a.neverPlain()
+}
+
+// isTold wants the operator's commands to name the other domain's workload by its whole ID.
+func (a *abroad) isTold() {
+	a.Helper()
+	conn, theirs := a.open(), a.id(theirDomain)
+	defer conn.Close()
+	at := []string{"--ztunnel", "127.0.0.1:15000"}
+	for _, command := range [][]string{
+		{"workloads"}, {"edges"}, {"connections", "-o", "wide"}, {"why", a.ours.String(), a.them.At("tcp4", 8080).String()},
+	} {
+		text, err := a.culvert(a.one, append(command, at...)...)
+		if !strings.Contains(text, theirs) {
+			a.Errorf("culvert %s does not name %s: %v\n%s", command[0], theirs, err, text)
+		}
+	}
 }
 
 // rotates replaces the other domain's root while our pod has a connection there.

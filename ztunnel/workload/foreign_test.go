@@ -97,11 +97,20 @@ func TestAnotherTrustDomainTakesNoAddressOfThisMesh(t *testing.T) {
 	out := pod("out", "u2", "172.20.0.3")
 	out.Meshed = false
 	in := pod("in", "u3", "172.20.0.4")
-	r := registry(t, Mesh{Workloads: Pack(pod("web", "u1", "10.1.0.1"), out, in), Nodes: []Node{{Name: "n", Addrs: []netip.Addr{addr("172.20.0.2")}}}})
-	everywhere := ForeignWorkload{abroadID, []netip.Addr{addr("10.1.0.1"), addr("10.1.0.2"), addr("172.20.0.2"), addr("172.20.0.3"), addr("172.20.0.4")}}
+	legacy := pod("legacy", "u4", "10.1.0.3")
+	legacy.Meshed = false
+	behind := Service{Namespace: "shop", Name: "web", VIPs: []netip.Addr{addr("10.96.0.9")}, Ports: []ServicePort{{Port: 80, Endpoints: ready("10.1.0.1:8080")}}}
+	r := registry(t, Mesh{Workloads: Pack(pod("web", "u1", "10.1.0.1"), out, in, legacy), Services: []Service{behind}, Nodes: []Node{{Name: "n", Addrs: []netip.Addr{addr("172.20.0.2")}}}})
+	everywhere := ForeignWorkload{abroadID, []netip.Addr{addr("10.1.0.1"), addr("10.1.0.2"), addr("10.1.0.3"), addr("10.96.0.9"), addr("172.20.0.2"), addr("172.20.0.3"), addr("172.20.0.4")}}
 	r.SetForeign([]ForeignDomain{{TrustDomain: abroadID.TrustDomain(), CIDRs: []netip.Prefix{prefix("10.0.0.0/8"), prefix(abroadCIDR)}, Workloads: []ForeignWorkload{everywhere}}})
 	if d := resolve(t, r, "10.1.0.1:80"); d.Peer.Name != "web" {
 		t.Errorf("a pod of the mesh: %+v", d)
+	}
+	if d := resolve(t, r, "10.1.0.3:80"); d.Peer.Name != "legacy" {
+		t.Errorf("a pod outside the mesh, in its CIDRs: %+v", d)
+	}
+	if d := resolve(t, r, "10.96.0.9:80"); d.Peer.Name != "web" {
+		t.Errorf("a Service: %+v", d)
 	}
 	if d := resolve(t, r, "172.20.0.4:80"); d.Peer.Name != "in" {
 		t.Errorf("a pod of the mesh outside its CIDRs: %+v", d)

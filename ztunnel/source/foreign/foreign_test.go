@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -84,7 +85,7 @@ func TestAListThatIsWrongNamesTheField(t *testing.T) {
 type rig struct {
 	*testing.T
 	options Options
-	taken   error
+	taken   atomic.Pointer[string] // whose the addresses are already; nil: nobody's
 }
 
 func newRig(t *testing.T) *rig {
@@ -92,9 +93,16 @@ func newRig(t *testing.T) *rig {
 	dir := t.TempDir()
 	r.options = Options{
 		TrustDomain: own, File: filepath.Join(dir, "foreign.yaml"), Kept: filepath.Join(dir, "kept"),
-		Taken: func(netip.Prefix) error { return r.taken }, Log: slog.New(slog.DiscardHandler),
+		Taken: r.isTaken, Log: slog.New(slog.DiscardHandler),
 	}
 	return r
+}
+
+func (r *rig) isTaken(netip.Prefix) error {
+	if whose := r.taken.Load(); whose != nil {
+		return errors.New(*whose)
+	}
+	return nil
 }
 
 func (r *rig) write(text string) {
@@ -153,14 +161,15 @@ func TestTheLastGoodListStaysInForce(t *testing.T) {
 		if told != 1 {
 			t.Errorf("told %d times of one change", told)
 		}
-		r.taken = errors.New("overlaps 172.20.0.0/24, which is of this mesh")
+		ours := "overlaps 172.20.0.0/24, which is of this mesh"
+		r.taken.Store(&ours)
 		r.write(good)
 		look()
 		r.wants("addresses of this mesh", s, 0, "[0].cidrs[0]: 172.20.0.0/16 of other.example: overlaps 172.20.0.0/24")
-		r.taken = nil
+		r.taken.Store(nil)
 		look()
 		r.wants("they are free", s, 2, "")
-		r.taken = errors.New("overlaps 172.20.0.0/24, which is of this mesh")
+		r.taken.Store(&ours)
 		look()
 		r.wants("addresses that this mesh got later", s, 2, "overlaps")
 	})
