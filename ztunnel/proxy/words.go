@@ -22,7 +22,7 @@ type Word string
 const (
 	OK            Word = "ok"               // both ends said all they had to say, and whoever we wrote it to acknowledged it
 	Denied        Word = "denied"           // a policy refused it, here or at the peer, or a Service its client; or the deny set has one of its ends
-	UnknownPeer   Word = "unknown_peer"     // inside the mesh CIDRs, and nobody known is there
+	UnknownPeer   Word = "unknown_peer"     // inside the mesh CIDRs, or those of another trust domain, and nobody known is there
 	NoOriginalDst Word = "no_original_dst"  // nobody recorded where the app wanted to go
 	Dial          Word = "dial"             // the other side could not be reached
 	TLS           Word = "tls"              // the peer did not prove to be who it should be
