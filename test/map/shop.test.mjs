@@ -7,7 +7,7 @@ import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { join } from "node:path";
 import { test } from "node:test";
-import { edge, eventually, pressEdge, stage } from "./stage.mjs";
+import { edge, eventually, hoverEdge, isRed, pressEdge, stage } from "./stage.mjs";
 
 const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 const outside = "(outside)→shop/till", inside = "shop/web→shop/till";
@@ -24,45 +24,72 @@ async function picture(page, name) {
   if (process.env.PICTURES) await page.screenshot({ path: join(process.env.PICTURES, `${name}.png`) });
 }
 
+const identities = ["spiffe://cluster.local/ns/shop/sa/web", "spiffe://cluster.local/ns/shop/sa/till"];
+
+// pointing reads who is at the ends of an edge, without a click: by pointer, by keys, in the list.
+async function pointing(page) {
+  const tip = page.locator("#tip");
+  const told = async (how) => {
+    for (const id of identities) await tip.locator("code", { hasText: new RegExp(`^${id}$`) }).waitFor();
+    assert.equal((await edge(page, inside)).pointed, true, how);
+  };
+  await eventually("the graph is arranged", () => page.evaluate(() => document.getElementById("graph").dataset.arranged));
+  await hoverEdge(page, inside);
+  await told("by the pointer");
+  await accessible(page, "with a tip");
+  await tip.hover(); // it stays
+  await told("on the tip");
+  await page.keyboard.press("Escape");
+  await tip.waitFor({ state: "hidden" });
+  await page.mouse.move(5, 5);
+  await page.locator("#graph").focus();
+  await page.keyboard.press("n");
+  await told("by a key");
+  assert.match(await page.locator("#said").textContent(), new RegExp(`shop/web → shop/till: locked. From ${identities[0]}, to ${identities[1]}`));
+  await page.keyboard.press("Enter");
+  await page.locator("#panel-details h2", { hasText: "shop/web → shop/till" }).waitFor();
+  await page.keyboard.press("Escape");
+  await page.keyboard.press("Escape");
+  assert.doesNotMatch(page.url(), /sel=/);
+  await page.keyboard.press("1");
+  await page.locator(`[data-edge="${inside}"] button`).focus();
+  await told("in the list");
+  await page.keyboard.press("Escape");
+}
+
 test("an edge appears, turns red when STRICT shuts a client out, and explains itself", { timeout: 600_000 }, async () => {
   await stage("lab", async ({ open, tell, problems }) => {
     const page = await open();
-    await eventually("both workloads are on the map", () => page.evaluate(() => window.mapGraph?.getElementById("shop/web").nonempty() && window.mapGraph.getElementById("shop/till").nonempty()));
+    await eventually("both workloads are on the map", () => page.evaluate(() => window.mapGraph?.node("shop/web") && window.mapGraph.node("shop/till")));
     assert.equal(await edge(page, inside), null, "nobody has talked yet");
     await accessible(page, "without edges");
 
     await tell("talk");
-    const locked = await eventually("the edge of the mesh is locked", async () => {
-      const e = await edge(page, inside);
-      return e?.classes.includes("locked") && e;
-    });
-    assert.equal(locked.line, "solid");
+    await eventually("the edge of the mesh is locked", async () => (await edge(page, inside))?.look === "locked");
+    await eventually("its identities stand beside it", async () => (await edge(page, inside)).labelled);
+    await pointing(page);
     await tell("say");
     await page.locator(`[data-edge="${inside}"] .state`, { hasText: "locked" }).waitFor();
     await eventually("its bytes are a line", () => page.locator(`[data-edge="${inside}"] svg.spark`).count());
 
     assert.equal(await tell("knock"), "let in");
-    await eventually("the client outside is plaintext", async () => (await edge(page, outside))?.classes.includes("plaintext"));
+    await eventually("the client outside is plaintext", async () => (await edge(page, outside))?.look === "plaintext");
     const latest = () => page.locator("#time").getAttribute("max").then(Number);
     const before = (await latest()) + 1000; // the slider has steps of a second
     await eventually("time goes on", async () => (await latest()) > before + 2000);
 
     await tell("strict");
     assert.match(await tell("knock"), /^refused/);
-    const red = await eventually("its edge is refused", async () => {
-      const e = await edge(page, outside);
-      return e?.classes.includes("refused") && e;
-    });
-    assert.equal(red.colour, "rgb(200,30,30)");
+    await eventually("its edge is refused", async () => (await edge(page, outside))?.look === "refused");
+    await eventually("it is red", () => isRed(page, outside));
     assert.match(await page.locator("#said").textContent(), /refused: denied/, "it is said, too");
 
-    await page.evaluate(() => window.mapGraph.fit(undefined, 40));
+    await page.evaluate(() => window.mapGraph.fit(40));
     await pressEdge(page, outside);
     const details = page.locator("#panel-details");
     await details.getByText("PeerAuthentication shop/default").first().waitFor();
-    const text = await details.textContent();
     for (const part of ["denied: a policy refused it", "By PeerAuthentication shop/default", "STRICT, and the connection is plaintext", "would be refused by PeerAuthentication shop/default", "docs/policy.md#peerauthentication"]) {
-      assert.ok(text.includes(part), `the details lack ${part}: ${text}`);
+      await eventually(`the details say ${part}`, async () => (await details.textContent()).includes(part)); // the verdict is by the nodes' next answer
     }
     assert.match(page.url(), /sel=/, "the selection is in the address");
     assert.doesNotMatch(page.url(), /token/, "the token is not");
@@ -72,7 +99,7 @@ test("an edge appears, turns red when STRICT shuts a client out, and explains it
     assert.match(await fault.textContent(), /^policy: fault .*STRICT.*Change: .*PeerAuthentication shop\/default/, "the walk names the object to change");
     assert.equal(await details.locator(".walk li.ok, .walk li.not-needed").count() > 4, true, "what is so before it");
     await eventually("the graph is arranged", () => page.evaluate(() => document.getElementById("graph").dataset.arranged));
-    await page.evaluate(() => window.mapGraph.fit(undefined, 60));
+    await page.evaluate(() => window.mapGraph.fit(60));
     await picture(page, "map");
     await accessible(page, "the details of a refusal");
 
@@ -96,14 +123,17 @@ test("an edge appears, turns red when STRICT shuts a client out, and explains it
       slider.dispatchEvent(new Event("input"));
     }, before);
     await page.locator("#status", { hasText: "as it was" }).waitFor();
-    await eventually("it is plaintext again, in the past", async () => (await edge(page, outside))?.classes.includes("plaintext"));
+    await eventually("it is plaintext again, in the past", async () => (await edge(page, outside))?.look === "plaintext");
+    await page.locator("#panel-refusals", { hasText: "Nothing was refused, until" }).waitFor();
     await page.keyboard.press("l");
     await page.locator("#status", { hasText: /^live: / }).waitFor();
 
     await page.locator("#q").fill("web");
     await eventually("the search hides the other edge", async () => !(await edge(page, outside)).shown && (await edge(page, inside)).shown);
-    await page.locator("#group").selectOption("node");
-    await eventually("workloads are grouped by node", () => page.evaluate(() => window.mapGraph.getElementById("shop/web").parent().id() === "box:node1"));
+    for (const [group, want] of [["node", "node1"], ["namespace,node", "shop/node1"], ["node,namespace", "node1/shop"]]) {
+      await page.locator("#group").selectOption(group);
+      await eventually(`workloads are grouped by ${group}`, () => page.evaluate((want) => window.mapGraph.node("shop/web").path.join("/") === want, want));
+    }
     assert.deepEqual(problems, []);
   });
 });

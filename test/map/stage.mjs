@@ -80,16 +80,27 @@ export async function eventually(what, check) {
 }
 
 // edge is what the graph itself, not the list, shows of an edge.
-export const edge = (page, id) => page.evaluate((id) => {
-  const e = window.mapGraph?.getElementById(id);
-  return e?.nonempty() ? { classes: e.classes(), colour: e.style("line-color"), line: e.style("line-style"), shown: e.visible() } : null;
-}, id);
+export const edge = (page, id) => page.evaluate((id) => window.mapGraph?.edge(id) ?? null, id);
+
+// isRed reports whether an edge is red in the picture.
+export const isRed = (page, id) => page.evaluate((id) => window.mapGraph.colours(id).some(([r, g, b]) => r - g > 75 && r - b > 75), id);
+
+// spotOf is where the middle of an edge is, on the page.
+async function spotOf(page, id) {
+  return page.evaluate((id) => {
+    const { at } = window.mapGraph.edge(id), box = document.getElementById("graph").getBoundingClientRect();
+    return { x: box.x + at.x, y: box.y + at.y };
+  }, id);
+}
 
 // pressEdge clicks an edge of the graph, in its middle.
 export async function pressEdge(page, id) {
-  const at = await page.evaluate((id) => {
-    const m = window.mapGraph.getElementById(id).renderedMidpoint(), box = document.getElementById("graph").getBoundingClientRect();
-    return { x: box.x + m.x, y: box.y + m.y };
-  }, id);
-  await page.mouse.click(at.x, at.y);
+  const { x, y } = await spotOf(page, id);
+  await page.mouse.click(x, y);
+}
+
+export async function hoverEdge(page, id) {
+  const { x, y } = await spotOf(page, id);
+  await page.mouse.move(x - 3, y);
+  await page.mouse.move(x, y);
 }

@@ -19,11 +19,12 @@ for (const name of sources) {
 
 rmSync("dist", { recursive: true, force: true });
 mkdirSync("dist");
-await build({
+const { metafile } = await build({
   absWorkingDir: here,
   entryPoints: ["src/main.js"],
   outfile: "dist/map.js",
   bundle: true,
+  metafile: true,
   minify: true,
   format: "iife",
   target: "es2022",
@@ -34,8 +35,9 @@ for (const name of ["index.html", "login.html", "map.css", "login.css", "icon.sv
   copyFileSync(join("src", name), join("dist", name));
 }
 
+const packages = [...new Set(Object.keys(metafile.inputs).map((path) => /node_modules\/([^/]+)/.exec(path)?.[1]).filter(Boolean))].sort();
 let licenses = "The map is part of Culvert, under the Apache License 2.0. Its script contains these packages.\n";
-for (const name of ["cytoscape", "d3-dispatch", "d3-force", "d3-quadtree", "d3-timer"]) {
+for (const name of packages) {
   const about = JSON.parse(readFileSync(join("node_modules", name, "package.json"), "utf8"));
   licenses += `\n---- ${name} ${about.version} (${about.license})\n\n${readFileSync(join("node_modules", name, "LICENSE"), "utf8").trim()}\n`;
 }

@@ -2,9 +2,10 @@
 
 // The page: what came from the server, what the viewer chose, and who is told of either.
 import * as view from "./graph.js";
-import { certificatesPanel, detailsPanel, edgeName, edgesPanel, enrollmentPanel, refusalsPanel, resetList, tickEdges, walks, whenAsked } from "./panels.js";
+import { certificatesPanel, detailsPanel, edgesPanel, enrollmentPanel, refusalsPanel, resetList, tickEdges, walks, whenAsked } from "./panels.js";
+import { followPointer, keyOfGraph, letGo, pointAgain } from "./pointing.js";
 import { choose, chosen, readAddress } from "./state.js";
-import { clock } from "./words.js";
+import { clock, edgeName } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
 const tabs = ["edges", "details", "refusals", "certificates", "enrollment"];
@@ -18,7 +19,7 @@ let loading = false, again = false, loaded = 0, sorted = 0;
 export async function start() {
   readAddress();
   setTheme(chosen.theme || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light"));
-  view.makeGraph($("graph"), select);
+  view.makeGraph($("graph"), { selected: select, pointed: followPointer(() => graph, () => byID) });
   controls();
   keys();
   whenAsked(walk);
@@ -174,6 +175,7 @@ function redden() {
 // happened shows what has changed on edges, and in the panel that is seen.
 function happened() {
   view.tick(byID);
+  pointAgain();
   headline();
   if (chosen.tab === "edges") {
     tickEdges(byID);
@@ -226,7 +228,7 @@ function refetch() {
     return;
   }
   const id = chosen.sel;
-  ask(`/api/edge?id=${encodeURIComponent(id)}`).then((d) => { if (chosen.sel === id) detail = d; }, () => {}).then(() => { if (chosen.tab === "details") panel(); });
+  ask(`/api/edge?id=${encodeURIComponent(id)}`).then((d) => { if (chosen.sel === id) detail = d; }, () => { if (chosen.sel === id) detail = { id, gone: true }; }).then(() => { if (chosen.tab === "details") panel(); });
 }
 
 // walk asks the nodes where a connection as the refused one would end now.
@@ -282,10 +284,12 @@ function controls() {
   $("q").value = chosen.q;
   $("q").addEventListener("input", () => changed({ q: $("q").value }));
   for (const id of ["ns", "node"]) $(id).addEventListener("change", () => changed({ [id]: $(id).value }));
+  if (![...$("group").options].some((o) => o.value === chosen.group)) choose({ group: "namespace" });
   $("group").value = chosen.group;
   $("group").addEventListener("change", () => {
     choose({ group: $("group").value });
     view.show(graph);
+    view.select(chosen.sel);
     view.arrange();
   });
   const states = [...document.querySelectorAll("[name=state]")];
@@ -298,7 +302,7 @@ function controls() {
   $("keys").addEventListener("click", () => $("help").showModal());
   $("zoom-in").addEventListener("click", () => view.zoom(1.3));
   $("zoom-out").addEventListener("click", () => view.zoom(1 / 1.3));
-  $("fit").addEventListener("click", view.fit);
+  $("fit").addEventListener("click", () => view.fit());
   $("arrange").addEventListener("click", () => view.arrange());
   $("live").addEventListener("click", () => goTo(Infinity));
   let timer;
@@ -325,7 +329,7 @@ function keys() {
     else if (event.key === "+" || event.key === "=") view.zoom(1.3);
     else if (event.key === "-") view.zoom(1 / 1.3);
     else if (event.key === "f") view.fit();
-    else return;
+    else if (!keyOfGraph(event.key, select)) return;
     event.preventDefault();
     event.stopPropagation();
   });
@@ -338,6 +342,7 @@ function keys() {
     else if (event.key === "l") goTo(Infinity);
     else if (event.key === "t") toggleTheme();
     else if (event.key === "?") $("help").showModal();
+    else if (event.key === "Escape" && letGo()) return;
     else if (event.key === "Escape" && !$("help").open && event.target.tagName !== "INPUT") select("");
     else return;
     event.preventDefault();

@@ -2,14 +2,11 @@
 
 // The panels beside the graph. They say in words all that the graph shows.
 import { chosen, showsEdge, showsWorkload } from "./state.js";
-import { bytes, clock, el, left, rate, spark, stateText, stateWord } from "./words.js";
+import { bytes, clock, edgeName, el, left, name, rate, spark, stateText, stateWord } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
 const page = 100; // rows of a list at first
 let shown = page;
-
-export const name = (id) => id.replace(/^spiffe:\/\/[^/]+/, "");
-export const edgeName = (e) => `${name(e.from)} → ${name(e.to)}`;
 
 const order = { refused: 0, plaintext: 1, locked: 2, unknown: 3, idle: 4 };
 
@@ -21,19 +18,24 @@ const stateCell = (e) => el("span", { class: `state ${stateWord(e)}` }, stateTex
 
 const sparkOf = (e) => e.spark.length ? spark(e.spark, `Bytes a second: now ${bytes(e.spark.at(-1))}, most ${bytes(Math.max(...e.spark))}`) : "–";
 
-// edgesPanel lists edges: what is refused first, then plaintext, then by bytes. Rows that
-// are there are changed in place, so that the focus and the reader stay where they are.
+// edgesPanel lists edges. Rows that are there are changed in place, so that the focus and the
+// reader stay where they are.
 const cells = new Map();
 
-export function edgesPanel(graph, onSelect) {
+// inOrder are the edges that pass the filters: what is refused first, then plaintext, then by
+// bytes.
+export function inOrder(graph) {
   const of = new Map(graph.workloads.map((w) => [w.id, w]));
-  const all = graph.edges.filter((e) => showsEdge(e, of));
-  all.sort((a, b) => order[stateWord(a)] - order[stateWord(b)] || b.bytes - a.bytes || (a.id < b.id ? -1 : 1));
+  return graph.edges.filter((e) => showsEdge(e, of)).sort((a, b) => order[stateWord(a)] - order[stateWord(b)] || b.bytes - a.bytes || (a.id < b.id ? -1 : 1));
+}
+
+export function edgesPanel(graph, onSelect) {
+  const all = inOrder(graph);
   const some = all.slice(0, shown);
   cells.clear();
   const rows = some.map((e) => {
     const row = el("tr", { "data-edge": e.id, "aria-current": chosen.sel === e.id ? "true" : null },
-      el("th", { scope: "row" }, el("button", { type: "button", class: "ends", onclick: () => onSelect(e.id) }, el("span", {}, name(e.from)), " ", el("span", {}, `→ ${name(e.to)}`))),
+      el("th", { scope: "row" }, el("button", { type: "button", class: "ends", "aria-describedby": "tip", onclick: () => onSelect(e.id) }, el("span", {}, name(e.from)), " ", el("span", {}, `→ ${name(e.to)}`))),
       el("td"), el("td", { class: "number" }), el("td", { class: "number" }), el("td", { class: "number" }), el("td"));
     cells.set(e.id, row);
     fill(e, row);
@@ -123,7 +125,7 @@ function refusalCard(r, words, onSelect) {
 
 export function refusalsPanel(graph, words, onSelect) {
   const all = graph.refusals.filter((r) => !chosen.ns || [r.from, r.to].some((id) => id.startsWith(`${chosen.ns}/`)));
-  $("panel-refusals").replaceChildren(el("h2", {}, all.length ? "Last refusals" : "Nothing was refused"), ...all.slice(0, 100).map((r) => refusalCard(r, words, onSelect)));
+  $("panel-refusals").replaceChildren(el("h2", {}, (all.length ? "Last refusals" : "Nothing was refused") + (chosen.at ? `, until ${clock(Number(chosen.at))}` : "")), ...all.slice(0, 100).map((r) => refusalCard(r, words, onSelect)));
 }
 
 export function certificatesPanel(graph, now) {
@@ -171,7 +173,7 @@ export function detailsPanel(graph, detail, words, onSelect) {
     pairs([["From", e.sources.length ? e.sources.map((s) => el("div", {}, s)) : "no identity"], ["To", e.targets.length ? e.targets.map((s) => el("div", {}, s)) : "no identity"],
       ["Now", `${e.open} open, ${rate(e.opened)} connections a second, ${bytes(e.bytes)} a second`], ["Total", `${e.total} connections since the nodes' ztunnels started`]]),
     ...mine.length ? [el("h3", {}, "Why it is refused"), ...mine.slice(0, 10).map((r) => refusalCard(r, words, onSelect))] : [],
-    ...d ? edgeDetail(d) : [el("p", { class: "dim" }, "…")]);
+    ...d?.gone ? [el("p", { class: "dim" }, "It is not on the map any more.")] : d ? edgeDetail(d) : [el("p", { class: "dim" }, "…")]);
 }
 
 function edgeDetail(d) {

@@ -52,3 +52,9 @@ export function spark(numbers, label, kind = "spark", marks = []) {
     el("path", { d: line || "M0 19" }),
     marks.map((m, i) => (m ? el("rect", { x: (i / n) * 100, y: 0, width: 0.6, height: 20 }) : null)));
 }
+
+export const name = (id) => id.replace(/^spiffe:\/\/[^/]+/, "");
+export const edgeName = (e) => `${name(e.from)} → ${name(e.to)}`;
+
+// identityLabel is what is written at an edge of the identities of one end.
+export const identityLabel = (ids) => ids.length ? `${name(ids[0])}${ids.length > 1 ? ` and ${ids.length - 1} more` : ""}` : "no identity";
