@@ -96,7 +96,7 @@ test-no-vaes:
 test-purego:
 	@$(call part,purego,pkgname-and-test-fails) -short -tags purego ./ztunnel/hbone/aead
 
-# The stories of test/e2e measure milliseconds: nothing else runs beside them.
+# The stories of test/e2e measure milliseconds: nothing of make test runs beside them.
 test-e2e:
 	@$(call part,e2e,testname) -timeout=30m -p=1 ./test/e2e/...
 
@@ -140,12 +140,12 @@ cluster-down: ## remove what make cluster started
 .PHONY: race
 race: ## run the tests under the race detector, but for the slow ones
 	$(COMPILE) go build -race $(FAST) $$(go list -f '{{if and .GoFiles (ne .Name "main")}}{{.ImportPath}}{{end}}' ./...)
-	go test -race $(FAST) -short $(UNIT)
-	go -C bench test -race $(FAST) -short -timeout=10m ./...
+	go test -race $(FAST) -vet=off -short $(UNIT)
+	go -C bench test -race $(FAST) -vet=off -short -timeout=10m ./...
 
 .PHONY: stress
 stress: ## have apps talk over a bad path while all goes wrong (root; STRESSTIME=10m SEED=7)
-	@go run -race ./test/stress -time $(STRESSTIME) $(if $(SEED),-seed $(SEED))
+	@go run -race $(FAST) ./test/stress -time $(STRESSTIME) $(if $(SEED),-seed $(SEED))
 
 .PHONY: soak
 soak: ## have certificates of 25 s replaced under 500 new connections/s (root; SOAKTIME=10m)
