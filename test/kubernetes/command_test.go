@@ -128,4 +128,5 @@ func TestTheOperatorsCommandReachesEveryNodeOfACluster(t *testing.T) {
 	if out, code := m.culvert(admin, "ca", "init"); code != 2 || !strings.Contains(out, "nothing is written over it") && !strings.Contains(out, "another CA") {
 		t.Errorf("a CA over a CA: exit code %d\n%s", code, out)
 	}
+	m.provesWhatIsOnTheWire(t, admin)
 }
