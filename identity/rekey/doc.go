@@ -25,9 +25,11 @@
 //	stable      A       A       an operator                               prepare
 //	prepare     A       A       B is one that nodes would accept          distribute
 //	distribute  A, B    A       every replica gives both roots, every     activate
-//	                            node has said that it goes by them
+//	                            node has said that it goes by them; the
+//	                            signer of B's issuer signs, if it has one
 //	activate    A, B    B       every replica signs by B                  drain
-//	drain       A, B    B       nothing rests on A: no certificate, no    drop
+//	drain       A, B    B       every replica can sign by B;              drop
+//	                            nothing rests on A: no certificate, no
 //	                            tunnel; of a node that does not say: all
 //	                            that A signed has ended
 //	drop        B       B       every node has said that it goes by B     stable

@@ -28,7 +28,7 @@ type Replica struct {
 
 // Wait is what keeps a plan in its state.
 type Wait struct {
-	Kind string `json:"kind"` // replica, node, time, operator
+	Kind string `json:"kind"` // replica, node, time, operator, signer
 	Name string `json:"name,omitempty"`
 	Why  string `json:"why"`
 }
@@ -39,10 +39,11 @@ const (
 	forNode     = "node"
 	forTime     = "time"
 	forOperator = "operator"
+	forSigner   = "signer" // of the next issuer's key
 )
 
 // Kinds are all of them.
-var Kinds = []string{forReplica, forNode, forTime, forOperator}
+var Kinds = []string{forReplica, forNode, forTime, forOperator, forSigner}
 
 func (w Wait) String() string {
 	if w.Name == "" {
@@ -75,7 +76,7 @@ func gives(set string) func(Replica) string {
 	return func(r Replica) string {
 		switch {
 		case r.Set != set:
-			return "it gives nodes another set of roots"
+			return "it gives nodes another set of roots" + r.because()
 		case !r.Placed:
 			return "it does not know yet which nodes have pods"
 		}
@@ -87,7 +88,35 @@ func gives(set string) func(Replica) string {
 func signsBy(issuer string) func(Replica) string {
 	return func(r Replica) string {
 		if r.Issuer != issuer {
-			return "it signs by another issuer"
+			return "it signs by another issuer" + r.because()
+		}
+		return ""
+	}
+}
+
+// signs is why a replica signs nothing now.
+func signs(r Replica) string {
+	if r.Away == "" {
+		return ""
+	}
+	return "it cannot sign: " + r.Away
+}
+
+// because is why a replica does not do what is stored.
+func (r Replica) because() string {
+	if r.Trouble == "" {
+		return ""
+	}
+	return ": it does not take what is stored: " + r.Trouble
+}
+
+// first is the first of some reasons.
+func first(all ...func(Replica) string) func(Replica) string {
+	return func(r Replica) string {
+		for _, wrong := range all {
+			if why := wrong(r); why != "" {
+				return why
+			}
 		}
 		return ""
 	}

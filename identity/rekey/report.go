@@ -16,9 +16,11 @@ type Report struct {
 	// Step is that of the plan whose state this replica has seen, with its files stored. What it
 	// reports was so afterwards; 0: it has not seen any.
 	Step    uint64  `json:"step,omitempty"`
-	Set     string  `json:"set"`            // of the roots that it gives; identity.BundleHash in hexadecimal
-	Issuer  string  `json:"issuer"`         // SHA-256 of the certificate that signs
-	Longest Seconds `json:"longestSeconds"` // no certificate that it gives, or a process before it gave, lives longer
+	Set     string  `json:"set"`               // of the roots that it gives; identity.BundleHash in hexadecimal
+	Issuer  string  `json:"issuer"`            // SHA-256 of the certificate that signs
+	Trouble string  `json:"trouble,omitempty"` // why it does not take what is stored
+	Away    string  `json:"away,omitempty"`    // why it cannot sign now: the signer of its issuer's key is away
+	Longest Seconds `json:"longestSeconds"`    // no certificate that it gives, or a process before it gave, lives longer
 	// Processes says that it gives certificates to processes outside Kubernetes, which hear of
 	// roots when they renew.
 	Processes bool            `json:"processes,omitempty"`

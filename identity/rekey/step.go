@@ -5,11 +5,13 @@ package rekey
 import (
 	"bytes"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
 
 	"github.com/culvert-mesh/culvert/identity/ca"
+	"github.com/culvert-mesh/culvert/identity/signing"
 )
 
 // Wanted returns what is to be stored so that the CA is as the plan's state wants it; nil if
@@ -73,7 +75,7 @@ func Next(p Plan, files ca.Files, v View, accepts func(ca.Files) error) (Plan, [
 	switch p.State {
 	case Prepare:
 		if err := accepts(p.Next.files(files.Roots())); err != nil {
-			return p, []Wait{{forOperator, "", fmt.Sprintf("the next CA is refused; abort: %v", err)}}
+			return p, []Wait{refused(err)}
 		}
 		return p.to(Distribute, v.Now), nil
 
@@ -82,6 +84,10 @@ func Next(p Plan, files ca.Files, v View, accepts func(ca.Files) error) (Plan, [
 		waits = slices.Concat(waits, v.acked(set, next.Everywhere), v.processes(next.Everywhere))
 		if next.Everywhere.IsZero() && !skip || len(waits) > 0 && !skip {
 			return next, waits
+		}
+		// Its signer may have gone since: then nobody could sign.
+		if err := accepts(p.Next.files(files.Roots())); err != nil {
+			return next, []Wait{refused(err)}
 		}
 		former, err := KitOf(files) // with an issuer that was renewed meanwhile
 		if err != nil {
@@ -98,7 +104,8 @@ func Next(p Plan, files ca.Files, v View, accepts func(ca.Files) error) (Plan, [
 		return p.to(Drain, v.Now), nil
 
 	case Drain: // gate 2
-		waits := slices.Concat(v.replicas(p.Step, signsBy(issuerOf(files))), v.replicas(p.Step, gives(set)))
+		// The way back ends here: the next issuer must be one that signs.
+		waits := v.replicas(p.Step, first(signsBy(issuerOf(files)), gives(set), signs))
 		if len(waits) == 0 {
 			waits = slices.Concat(v.rests(p.Former, set, v.ended(p.Since)), v.processes(p.Since))
 		}
@@ -116,6 +123,14 @@ func Next(p Plan, files ca.Files, v View, accepts func(ca.Files) error) (Plan, [
 		return next.end(v.Now), nil
 	}
 	return p, nil
+}
+
+// refused is what there is to wait for while the CA would not take the next one.
+func refused(err error) Wait {
+	if errors.Is(err, signing.ErrAway) {
+		return Wait{forSigner, "", fmt.Sprintf("the signer of the next issuer's key is away: %v", err)}
+	}
+	return Wait{forOperator, "", fmt.Sprintf("the next CA is refused; abort: %v", err)}
 }
 
 // everywhere notes since when all replicas do what the state wants, and for whom is waited.

@@ -4,6 +4,7 @@ package rekey_test
 
 import (
 	"context"
+	"crypto"
 	"os"
 	"path/filepath"
 	"testing"
@@ -11,6 +12,7 @@ import (
 	"github.com/culvert-mesh/culvert/identity/ca"
 	"github.com/culvert-mesh/culvert/identity/rekey"
 	"github.com/culvert-mesh/culvert/identity/rekey/rekeytest"
+	"github.com/culvert-mesh/culvert/identity/signing/signingtest"
 	"github.com/culvert-mesh/culvert/test/env"
 )
 
@@ -25,7 +27,7 @@ func TestARekeyInADirectorySurvives(t *testing.T) {
 			}
 		})
 		return d
-	})
+	}, func(t testing.TB, key crypto.Signer) rekeytest.Signer { return signingtest.Serve(t, key) })
 }
 
 // directory is one that two processes share.

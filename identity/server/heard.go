@@ -22,6 +22,12 @@ func (s *Server) Heard(since time.Time) rekey.Report {
 	if issuer := s.cfg.CA.Issuer(); issuer != nil {
 		report.Issuer = ca.Fingerprint(issuer)
 	}
+	if key := s.cfg.CA.Signer(); key != nil && key.Trouble() != nil {
+		report.Away = key.Trouble().Error()
+	}
+	if s.cfg.Trouble != nil {
+		report.Trouble = s.cfg.Trouble().Problem
+	}
 	for node := range s.cfg.Placement.nodesInUse() {
 		report.Nodes[node] = rekey.Node{Pods: true}
 	}

@@ -4,6 +4,7 @@ package cluster
 
 import (
 	"context"
+	"crypto"
 	"errors"
 	"sync"
 	"testing"
@@ -14,6 +15,7 @@ import (
 	"github.com/culvert-mesh/culvert/identity/ca"
 	"github.com/culvert-mesh/culvert/identity/rekey"
 	"github.com/culvert-mesh/culvert/identity/rekey/rekeytest"
+	"github.com/culvert-mesh/culvert/identity/signing/signingtest"
 )
 
 const (
@@ -22,7 +24,8 @@ const (
 )
 
 func TestARekeyInASecretSurvives(t *testing.T) {
-	rekeytest.Survive(t, func(t *testing.T) rekeytest.Place { return newShared(t) })
+	rekeytest.Survive(t, func(t *testing.T) rekeytest.Place { return newShared(t) },
+		func(t testing.TB, key crypto.Signer) rekeytest.Signer { return signingtest.Serve(t, key) })
 }
 
 // shared is a Secret that replicas share, with what they tell each other.

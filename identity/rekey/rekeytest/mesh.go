@@ -48,6 +48,7 @@ type mesh struct {
 	kill     int // before that write, counted from 1; 0: never
 	after    bool
 	events   []ca.Event
+	gone     bool // the signer of an issuer's key: it may keep a replica from what is stored, or from signing
 }
 
 type replica struct {
@@ -57,6 +58,7 @@ type replica struct {
 	stepper *rekey.Stepper
 	life    *life
 	late    int // rounds between two looks at the store; 0: none
+	trouble string
 }
 
 // life is that of a process: its store knows when it is over.
@@ -132,6 +134,10 @@ func (m *mesh) heard(i int) rekey.Report {
 	report := rekey.Report{
 		Set: setOf(roots), Issuer: ca.Fingerprint(m.replicas[i].ca.Issuer()), Longest: rekey.Seconds(time.Hour), Placed: true, Nodes: map[string]rekey.Node{},
 	}
+	report.Trouble = m.replicas[i].trouble
+	if key := m.replicas[i].ca.Signer(); key != nil && key.Trouble() != nil {
+		report.Away = key.Trouble().Error()
+	}
 	for _, n := range m.nodes {
 		is := rekey.Node{Pods: true}
 		if n.at == i && !n.cut {
@@ -194,9 +200,7 @@ func (m *mesh) round() {
 			m.start(i)
 		}
 		if r.late == 0 || m.rounds%r.late == 0 {
-			if err := r.ca.Load(m.t.Context(), r.store); err != nil && !errors.Is(err, ca.ErrChanged) {
-				m.t.Fatalf("round %d: %s takes what is stored: %v", m.rounds, r.name, err)
-			}
+			m.take(r)
 		}
 	}
 	for _, n := range m.nodes {
@@ -209,6 +213,9 @@ func (m *mesh) round() {
 			continue
 		}
 		chain, err := from.Certify(key.Public(), spiffeid.RequireFromString("spiffe://cluster.local/ns/shop/sa/web"), time.Hour)
+		if err != nil && m.gone {
+			continue // it has a former one
+		}
 		if err != nil {
 			m.t.Fatal(err)
 		}
@@ -219,6 +226,20 @@ func (m *mesh) round() {
 		if _, err := r.stepper.Look(m.t.Context()); err != nil && !r.life.dead {
 			m.t.Fatalf("round %d: %s: %v", m.rounds, r.name, err)
 		}
+	}
+}
+
+// take has a replica look at the store.
+func (m *mesh) take(r *replica) {
+	m.t.Helper()
+	r.trouble = ""
+	err := r.ca.Load(m.t.Context(), r.store)
+	switch {
+	case err == nil, errors.Is(err, ca.ErrChanged):
+	case m.gone:
+		r.trouble = err.Error()
+	default:
+		m.t.Fatalf("round %d: %s takes what is stored: %v", m.rounds, r.name, err)
 	}
 }
 
@@ -269,11 +290,14 @@ func (m *mesh) change(ask func(rekey.Plan, ca.Files) (rekey.Plan, error)) {
 }
 
 // begin is culvert ca rotate-root. It returns the next CA.
-func (m *mesh) begin(broken *rekey.BreakGlass) rekey.Kit {
+func (m *mesh) begin(broken *rekey.BreakGlass) rekey.Kit { return m.beginWith(ca.Options{}, broken) }
+
+// beginWith is begin, whose next CA may have keys of signers.
+func (m *mesh) beginWith(opts ca.Options, broken *rekey.BreakGlass) rekey.Kit {
 	m.t.Helper()
 	var kit rekey.Kit
 	m.change(func(p rekey.Plan, files ca.Files) (rekey.Plan, error) {
-		made, err := ca.Successor(files, ca.Options{})
+		made, err := ca.Successor(files, opts)
 		if err != nil {
 			return p, err
 		}

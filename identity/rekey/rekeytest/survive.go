@@ -3,6 +3,7 @@
 package rekeytest
 
 import (
+	"crypto"
 	"fmt"
 	"slices"
 	"strings"
@@ -14,8 +15,8 @@ import (
 )
 
 // Survive re-keys the root of a CA in places that open makes, through every death of a
-// process and every wish of an operator.
-func Survive(t *testing.T, open func(t *testing.T) Place) {
+// process and every wish of an operator. serve runs a signer with a key until the test ends.
+func Survive(t *testing.T, open func(t *testing.T) Place, serve func(testing.TB, crypto.Signer) Signer) {
 	t.Run("killed before and after each write", func(t *testing.T) {
 		whole := newMesh(t, open(t))
 		next := whole.begin(nil)
@@ -49,6 +50,7 @@ func Survive(t *testing.T, open func(t *testing.T) Place) {
 		m.nodes[1].keep = false
 		m.ended(next, rekey.Done)
 	})
+	t.Run("the signer of the next key goes in each state", func(t *testing.T) { signerGoes(t, open, serve) })
 	// The last clause of T-ROOT: two replicas see a new Secret 60 s apart.
 	t.Run("a replica sees each change late", func(t *testing.T) {
 		m := newMesh(t, open(t))
