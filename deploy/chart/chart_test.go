@@ -323,7 +323,8 @@ func TestTheCAMayReadJoinTokensWhereTheyAreWanted(t *testing.T) {
 	}
 }
 
-// dapr#9563: a CA that cannot write to its operator's Secret cannot write over it.
+// dapr#9563: a CA that cannot write to its operator's Secret cannot write over it. A004-9: what
+// cert-manager keeps is had by that Secret, so the CA has no right over cert-manager's objects.
 func TestTheCAMayOnlyReadTheSecretOfItsOperator(t *testing.T) {
 	const write = "resources: [secrets, configmaps]"
 	own, err := template(t, "--show-only=templates/identity-rbac.yaml")
@@ -339,6 +340,9 @@ func TestTheCAMayOnlyReadTheSecretOfItsOperator(t *testing.T) {
 	}
 	if strings.Contains(given, write) || strings.Contains(given, "culvert-ca") || !strings.Contains(given, "resourceNames: [mesh-ca]\n    verbs: [get, list, watch]\n") {
 		t.Errorf("with one:\n%s", given)
+	}
+	if strings.Contains(given, "cert-manager.io") {
+		t.Errorf("it has rights over cert-manager's objects:\n%s", given)
 	}
 	for _, want := range []string{"- -secret=culvert-system/mesh-ca\n", "- -existing-ca\n"} {
 		if !strings.Contains(given, want) {

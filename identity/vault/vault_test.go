@@ -49,7 +49,8 @@ func newCA(t *testing.T, up ca.Upstream, ttl time.Duration) *ca.CA {
 	return made
 }
 
-// Vault has the root, and its key never comes here. A002-21, A004-1.
+// Vault has the root, and its key never comes here. A002-21, A004-1. A004-22: it signs the
+// issuer and no leaf, so that its rate bounds no pod and the CA does without it meanwhile.
 func TestACAHasItsIssuerFromVault(t *testing.T) {
 	served := vaulttest.Serve(t)
 	for name, o := range map[string]vault.Options{
@@ -73,6 +74,11 @@ func TestACAHasItsIssuerFromVault(t *testing.T) {
 			if _, there := files[ca.RootKeyFile]; there || len(made.Roots()) != 1 || !strings.HasPrefix(made.Roots()[0].Subject.CommonName, "vault root") {
 				t.Errorf("roots: %v", made.Roots())
 			}
+			served.Seal(true)
+			if _, err := made.Certify(files.Roots()[0].PublicKey, spiffeid.RequireFromPath(td, "/ns/shop/sa/web"), time.Hour); err != nil {
+				t.Errorf("while Vault is sealed: %v", err)
+			}
+			served.Seal(false)
 			for _, d := range ca.Lint(files, ca.Options{TrustDomain: td}) {
 				t.Errorf("%v", d)
 			}

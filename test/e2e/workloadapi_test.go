@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/workloadapi"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -57,7 +58,8 @@ func beWorkload(path string) {
 }
 
 // A004-5, A004-6, F-18: a client of SPIFFE's in a pod gets the pod's identity, no other, and
-// each that follows; who is of no pod of the mesh gets none.
+// each that follows; who is of no pod of the mesh gets none. A004-13: a pod may have the socket
+// by SPIFFE's CSI driver, which bind-mounts its directory.
 func TestAPodAsksTheWorkloadAPIWhoItIs(t *testing.T) {
 	t.Parallel()
 	s := tellAlone(t, lab.Options{}, "mesh")
@@ -68,7 +70,7 @@ func TestAPodAsksTheWorkloadAPIWhoItIs(t *testing.T) {
 	outside := s.pod(s.one, "outside", func(p *lab.PodSpec) { p.Labels["culvert.dev/mesh"] = "disabled" })
 	self, err := os.Executable()
 	s.must(err)
-	ask := func(p *lab.Pod) *lab.Process {
+	ask := func(p *lab.Pod, socket string) *lab.Process {
 		process, err := p.Start("workload", "env", asWorkload+"="+socket, self)
 		s.must(err)
 		return process
@@ -78,8 +80,8 @@ func TestAPodAsksTheWorkloadAPIWhoItIs(t *testing.T) {
 		s.must(err)
 		return strings.Split(strings.TrimSpace(string(text)), "\n")
 	}
-	none := ask(outside)
-	asked := map[*lab.Pod]*lab.Process{web: ask(web), db: ask(db)}
+	none := ask(outside, socket)
+	asked := map[*lab.Pod]*lab.Process{web: ask(web, socket), db: ask(db, filepath.Join(bindMounted(t, filepath.Dir(socket)), "agent.sock"))}
 	for p, process := range asked {
 		s.eventually("the identity of "+p.Name, func() bool { return strings.HasPrefix(said(process)[0], p.SPIFFEID("cluster.local")+" ") })
 	}
@@ -102,4 +104,23 @@ func TestAPodAsksTheWorkloadAPIWhoItIs(t *testing.T) {
 	if _, err := workloadapi.FetchX509SVID(s.ctx, workloadapi.WithAddr("unix://"+socket)); status.Code(err) != codes.PermissionDenied {
 		t.Errorf("a process of the node: %v", err)
 	}
+}
+
+// bindMounted has a directory in another place too, read-only, as the CSI driver of SPIFFE
+// publishes a volume.
+func bindMounted(t *testing.T, dir string) string {
+	t.Helper()
+	volume := t.TempDir()
+	if err := unix.Mount(dir, volume, "", unix.MS_BIND, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(volume, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := unix.Mount("", volume, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
+		t.Fatal(err)
+	}
+	return volume
 }
