@@ -7,6 +7,8 @@ import (
 	"io"
 	"net/netip"
 	"os"
+	"slices"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -30,7 +32,7 @@ func TestIstiosZtunnelAndOursCarryEachOthersPods(t *testing.T) {
 	if program == "" {
 		t.Skip("ISTIO_ZTUNNEL does not name a release build of Istio's ztunnel")
 	}
-	s := tellAlone(t, lab.Options{}, "mesh")
+	s := tellAlone(t, lab.Options{ZtunnelArgs: []string{"-id-at-source=enforce"}}, "mesh")
 	ours, theirs, z := tellIstio(s, program)
 	for _, way := range []struct {
 		name           string
@@ -53,6 +55,44 @@ func TestIstiosZtunnelAndOursCarryEachOthersPods(t *testing.T) {
 				m.each("ours drains", (*mix).oursDrains)
 			})
 		})
+	}
+	s.Run("theirs shows another pod's leaf", func(t *testing.T) {
+		sub := *s
+		sub.T, sub.ctx = t, t.Context()
+		sub.showsAnothersLeaf(z, ours, theirs)
+	})
+}
+
+// N-8, A002-9: a node may have the leaf of each of its pods. One that is shown from the address
+// of another pod of the node is refused, and from its own it is carried. Ours asks where Istio's
+// ztunnel dials from, and it dials from the pod's address.
+func (s *story) showsAnothersLeaf(z *istio, ours, theirs *lab.Pod) {
+	s.Helper()
+	other := s.pod(s.two, "other", func(p *lab.PodSpec) { p.Unmeshed = true })
+	s.serve(ours.Place, agent.Echo, 8080)
+	carried := func(network string) error { return theirs.Ping(s.ctx, network, ours.At(network, 8080), "ping") }
+	both := []string{"tcp4", "tcp6"}
+
+	z.takeFor(ours, other.ServiceAccount)
+	for _, network := range both {
+		refused := func(r lab.Record) bool {
+			return r.Get("direction") == "inbound" && r.Get("result") == "id_not_at_source" && r.Get("src.identity") == other.SPIFFEID("cluster.local") &&
+				strings.HasPrefix(r.Get("dst.hbone_addr"), ours.At(network, 8080).String())
+		}
+		s.eventually("ours refuses it over "+network, func() bool {
+			if carried(network) == nil {
+				s.Fatalf("over %s the leaf of %s was carried from the address of %s", network, other, theirs)
+			}
+			records, err := s.one.Records()
+			s.must(err)
+			return slices.ContainsFunc(records, refused)
+		})
+	}
+
+	z.takeFor(ours, theirs.ServiceAccount)
+	for _, network := range both {
+		s.eventually("its own leaf is carried over "+network, func() bool { return carried(network) == nil })
+		s.record(s.one, "direction", "inbound", "src.identity", theirs.SPIFFEID("cluster.local"), "dst.hbone_addr", ours.At(network, 8080).String(), "result", "ok")
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -26,6 +27,7 @@ type istio struct {
 	pod     *lab.Pod
 	program string
 	dir     string
+	account atomic.Value // string: the ServiceAccount for whose it takes its pod
 	process *lab.Process
 }
 
@@ -49,11 +51,12 @@ func tellIstio(s *story, program string) (ours, theirs *lab.Pod, z *istio) {
 	_, err := theirs.Run(s.ctx, "nft", redirection)
 	s.must(err)
 	z = &istio{story: s, pod: theirs, program: program, dir: s.TempDir()}
-	z.describe(ours, theirs)
+	z.account.Store(theirs.ServiceAccount)
+	z.describe(ours)
 	agent, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: filepath.Join(z.dir, "zds.sock"), Net: "unixpacket"})
 	s.must(err)
 	s.Cleanup(func() { agent.Close() })
-	go serveZDS(agent, theirs)
+	go z.serveZDS(agent)
 	s.Cleanup(func() {
 		z.process.Kill()
 		if s.Failed() {
@@ -65,14 +68,14 @@ func tellIstio(s *story, program string) (ours, theirs *lab.Pod, z *istio) {
 	return ours, theirs, z
 }
 
-// describe writes the pods as Istio's local configuration, and the node's token.
-func (z *istio) describe(pods ...*lab.Pod) {
+// describe writes its pod and ours as Istio's local configuration, and the node's token.
+func (z *istio) describe(ours *lab.Pod) {
 	z.Helper()
 	var xds strings.Builder
 	xds.WriteString("policies: []\nservices: []\nworkloads:\n")
-	for _, p := range pods {
+	for p, account := range map[*lab.Pod]any{ours: ours.ServiceAccount, z.pod: z.account.Load()} {
 		fmt.Fprintf(&xds, "- {uid: Kubernetes//Pod/%s/%s, name: %[2]s, namespace: %[1]s, serviceAccount: %[3]s, trustDomain: cluster.local, "+
-			"workloadIps: [%q, %[5]q], protocol: HBONE, node: %[6]s, services: {}}\n", p.Namespace, p.Name, p.ServiceAccount, p.IP4, p.IP6, p.Node.Name)
+			"workloadIps: [%q, %[5]q], protocol: HBONE, node: %[6]s, services: {}}\n", p.Namespace, p.Name, account, p.IP4, p.IP6, p.Node.Name)
 	}
 	token, err := z.Token(z.two.Name, nil)
 	z.must(err)
@@ -100,20 +103,31 @@ func (z *istio) again() {
 	z.start()
 }
 
+// takeFor starts it anew, and has it take its pod for one of another ServiceAccount. It asks
+// our CA for the leaf of that one, and shows it in the pod's tunnels.
+func (z *istio) takeFor(ours *lab.Pod, account string) {
+	z.Helper()
+	z.leave()
+	z.account.Store(account)
+	z.describe(ours)
+	z.again()
+}
+
 // serveZDS hands one pod over as Istio's node agent does: a message a packet,
 // the netns as a descriptor beside it (facts: istio.workload.zds, V1).
-func serveZDS(agent *net.UnixListener, p *lab.Pod) {
+func (z *istio) serveZDS(agent *net.UnixListener) {
 	for {
 		conn, err := agent.AcceptUnix()
 		if err != nil {
 			return
 		}
-		go handOver(conn, p)
+		go z.handOver(conn)
 	}
 }
 
-func handOver(conn *net.UnixConn, p *lab.Pod) {
+func (z *istio) handOver(conn *net.UnixConn) {
 	defer conn.Close()
+	p, account := z.pod, z.account.Load().(string)
 	answer := make([]byte, 1024)
 	conn.Read(answer) // hello
 	netns, err := os.Open(p.Netns)
@@ -125,7 +139,7 @@ func handOver(conn *net.UnixConn, p *lab.Pod) {
 		all := slices.Concat(body...)
 		return append([]byte{byte(number<<3 | 2), byte(len(all))}, all...)
 	}
-	info := message(2, message(1, []byte(p.Name)), message(2, []byte(p.Namespace)), message(3, []byte(p.ServiceAccount)))
+	info := message(2, message(1, []byte(p.Name)), message(2, []byte(p.Namespace)), message(3, []byte(account)))
 	conn.WriteMsgUnix(message(1, message(1, []byte(p.UID)), info), unix.UnixRights(int(netns.Fd())), nil)
 	conn.Read(answer)
 	conn.Write(message(3)) // snapshot sent
