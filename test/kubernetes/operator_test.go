@@ -4,6 +4,7 @@ package main
 
 import (
 	"encoding/json"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -32,14 +33,15 @@ func TestTheOperatorMeasuresAClusterAndKeepsItsLedgers(t *testing.T) {
 		t.Errorf("bench clean after it: exit code %d\n%s", code, out)
 	}
 
+	kept, err := m.kubectl("-n", "culvert-system", "get", "configmap", "culvert-ledger-checkpoint", "-o", "json")
+	if err != nil {
+		t.Fatalf("the ledgers' checkpoints outside of their disks: %v\n%s", err, kept)
+	}
 	dir := filepath.Join(t.TempDir(), "ledger")
 	roots := filepath.Join(t.TempDir(), "roots.pem")
 	out, code = m.culvert(admin, "audit", "fetch", dir, "--output=json")
 	var copied struct {
-		Replicas []struct {
-			Replica, Problem string
-			Files            int
-		}
+		Replicas []fetchedLedger
 	}
 	if err := json.Unmarshal([]byte(out), &copied); err != nil || code != 0 || len(copied.Replicas) != 2 {
 		t.Fatalf("audit fetch: %v, exit code %d\n%s", err, code, out)
@@ -55,12 +57,51 @@ func TestTheOperatorMeasuresAClusterAndKeepsItsLedgers(t *testing.T) {
 	if out, code := m.culvert(admin, "audit", "verify", dir, "--roots", roots); code != 0 {
 		t.Errorf("audit verify of what was fetched: exit code %d\n%s", code, out)
 	}
+	m.reachTheirCheckpoints(kept, dir, roots, func(replica string) bool {
+		return slices.ContainsFunc(copied.Replicas, func(r fetchedLedger) bool { return r.Replica == replica })
+	})
 	const meshed = "spiffe://cluster.local/ns/culvert-bench/sa/default" // the pods that were measured
 	if out, code := m.culvert(admin, "audit", "who-had", meshed, "--at="+time.Now().UTC().Format(time.RFC3339), dir); code != 0 || !strings.Contains(out, "node1") {
 		t.Errorf("audit who-had %s: exit code %d\n%s", meshed, code, out)
 	}
 	if out, code := m.culvert(admin, "audit", "fetch", dir); code == 0 || !strings.Contains(out, "is not empty") {
 		t.Errorf("audit fetch over a copy: exit code %d\n%s", code, out)
+	}
+}
+
+type fetchedLedger struct {
+	Replica, Problem string
+	Files            int
+}
+
+// reachTheirCheckpoints wants the ledgers of replicas that run to come as far as the ConfigMap
+// said before they were fetched. Those of pods that are gone went with them.
+func (m *installed) reachTheirCheckpoints(kept, dir, roots string, runs func(replica string) bool) {
+	m.t.Helper()
+	var object struct {
+		Data map[string]string `json:"data"`
+	}
+	if err := json.Unmarshal([]byte(kept), &object); err != nil {
+		m.t.Fatal(err)
+	}
+	for key := range object.Data {
+		if replica, _, _ := strings.Cut(key, "."); !runs(replica) {
+			delete(object.Data, key)
+		}
+	}
+	if len(object.Data) != 2 {
+		m.t.Errorf("checkpoints of two replicas: %s", kept)
+	}
+	text, err := json.Marshal(object)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	anchors := filepath.Join(m.t.TempDir(), "anchors.json")
+	if err := os.WriteFile(anchors, text, 0o600); err != nil {
+		m.t.Fatal(err)
+	}
+	if out, code := m.culvert(cluster.Kubeconfig(m.name), "audit", "verify", dir, "--roots", roots, "--anchors", anchors); code != 0 {
+		m.t.Errorf("audit verify by the checkpoints outside: exit code %d\n%s", code, out)
 	}
 }
 
