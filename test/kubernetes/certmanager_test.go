@@ -139,6 +139,7 @@ func (m *mesh) issuers(node string) (serials map[string]bool, err error) {
 
 // A002-17, A002-19, A004-7, A004-8, A004-14, T-ISSUER: cert-manager's Secret is the CA, and
 // each of ten replacements is taken while pods talk, and costs none of them a connection.
+// A004-19: the first of them is of another lifetime, which is edited in the Certificate.
 func TestTheIssuerThatCertManagerKeepsIsReplacedTenTimesUnderLoad(t *testing.T) {
 	c := useShared(t)
 	var keeper *certKeeper
@@ -160,7 +161,11 @@ func TestTheIssuerThatCertManagerKeepsIsReplacedTenTimesUnderLoad(t *testing.T) 
 	seen := map[string]bool{}
 	for round := range 10 {
 		asked := time.Now()
-		keeper.renew("cacerts")
+		if round == 0 {
+			c.mustKubectl("patch", "certificate", "cacerts", "--namespace=culvert-system", "--type=merge", "--patch", `{"spec":{"duration":"720h"}}`)
+		} else {
+			keeper.renew("cacerts")
+		}
 		m.awaitCAEvents("IssuerUpdated", round+1)
 		t.Logf("round %d: another issuer after %.1f s", round, time.Since(asked).Seconds())
 		serials, err := m.issuers("node1")
@@ -171,6 +176,7 @@ func TestTheIssuerThatCertManagerKeepsIsReplacedTenTimesUnderLoad(t *testing.T) 
 			seen[serial] = true
 		}
 	}
+	m.signsFor("cacerts", 720*time.Hour)
 	// What is broken is refused, and the issuer in force signs on. cert-manager would mend it.
 	tip := c.mustKubectl("get", "secret", "cacerts", "--namespace=culvert-system", `--output=jsonpath={.data.tls\.crt}`)
 	keeper.stop()
@@ -196,6 +202,16 @@ func TestTheIssuerThatCertManagerKeepsIsReplacedTenTimesUnderLoad(t *testing.T) 
 		if log := last(m.log("node1", "culvert-identity"), 200); !strings.Contains(events, want) || !strings.Contains(log, want) {
 			t.Errorf("%s: Events %q, log\n%s", reason, events, log)
 		}
+	}
+}
+
+// signsFor wants the issuer in a Secret, which signs, to live for so long.
+func (m *mesh) signsFor(secret string, life time.Duration) {
+	m.t.Helper()
+	text := m.mustKubectl("get", "secret", secret, "--namespace=culvert-system", `--output=jsonpath={.data.tls\.crt}`)
+	cert := certificateOf(m.t, text)
+	if is := cert.NotAfter.Sub(cert.NotBefore); (is - life).Abs() > time.Minute {
+		m.t.Errorf("the issuer lives for %v, want %v", is, life)
 	}
 }
 
@@ -225,6 +241,12 @@ func (m *certKeeper) takesLinkerds() {
 // serialOf is the serial number of a certificate in base64 of PEM, as a dump has it.
 func serialOf(t *testing.T, text string) string {
 	t.Helper()
+	return certificateOf(t, text).SerialNumber.String()
+}
+
+// certificateOf is the first certificate in base64 of PEM.
+func certificateOf(t *testing.T, text string) *x509.Certificate {
+	t.Helper()
 	var block *pem.Block
 	if decoded, err := base64.StdEncoding.DecodeString(text); err == nil {
 		block, _ = pem.Decode(decoded)
@@ -236,5 +258,5 @@ func serialOf(t *testing.T, text string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return cert.SerialNumber.String()
+	return cert
 }
