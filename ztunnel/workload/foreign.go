@@ -74,47 +74,100 @@ func (r *Registry) Foreign() []ForeignDomain {
 }
 
 // ExpectsForeign reports whether a workload of another trust domain is expected at an
-// address now.
+// address now. It is not where Resolve leads to no such workload.
 func (r *Registry) ExpectsForeign(id spiffeid.ID, addr netip.Addr) bool {
-	f := r.foreign.Load()
-	return f != nil && !id.IsZero() && f.byAddr[addr.Unmap()] == id
+	there, _, err := r.ground().foreignAt(addr.Unmap())
+	return err == nil && !id.IsZero() && there == id
 }
 
+// Contested returns addresses that a list names and this mesh has, sorted: Resolve refuses
+// them, or leads to what is of this mesh.
+func (r *Registry) Contested() (all []netip.Addr) {
+	g := r.ground()
+	if g.foreign == nil {
+		return nil
+	}
+	for addr := range g.foreign.byAddr {
+		if there, _, err := g.foreignAt(addr); err != nil || there.IsZero() {
+			all = append(all, addr)
+		}
+	}
+	slices.SortFunc(all, netip.Addr.Compare)
+	return all
+}
+
+// ground is who has which address at one moment. What is asked of it twice is answered by
+// the same snapshot and the same list.
+type ground struct {
+	registry *Registry
+	idx      *index
+	foreign  *foreigners // nil: none was ever named
+}
+
+func (r *Registry) ground() ground { return ground{r, r.index.Load(), r.foreign.Load()} }
+
 // isAbroad reports whether an address is another trust domain's, and of no CIDR of this mesh.
-// cidrs are those of the snapshot.
-func (r *Registry) isAbroad(cidrs []netip.Prefix, addr netip.Addr) (of spiffeid.TrustDomain, is bool) {
-	f := r.foreign.Load()
-	if f == nil {
+func (g ground) isAbroad(addr netip.Addr) (of spiffeid.TrustDomain, is bool) {
+	if g.foreign == nil {
 		return of, false
 	}
 	addr = addr.WithZone("")
-	at := slices.IndexFunc(f.cidrs, func(c foreignCIDR) bool { return c.Contains(addr) })
-	if at < 0 || r.inside(cidrs, addr) {
+	at := slices.IndexFunc(g.foreign.cidrs, func(c foreignCIDR) bool { return c.Contains(addr) })
+	if at < 0 || g.inside(addr) {
 		return of, false
 	}
-	return f.cidrs[at].of, true
+	return g.foreign.cidrs[at].of, true
 }
 
-// abroad is what a destination that no workload of the mesh has means if it is in another
-// trust domain: a workload there, or an error. What else this mesh knows at such an address
-// is in contradiction to that, and plaintext would be a guess.
-func (r *Registry) abroad(d Destination) (Destination, error) {
-	addr := d.Target.Addr()
-	of, is := r.isAbroad(r.index.Load().mesh.CIDRs, addr)
-	if !is || d.Peer.Meshed {
-		return d, nil
+// foreignAt is the workload at an address of another trust domain; zero: none is named, or
+// the address is not abroad. It is an error if this mesh has the address, too: who is there
+// would be a guess.
+func (g ground) foreignAt(addr netip.Addr) (id spiffeid.ID, abroad bool, err error) {
+	of, abroad := g.isAbroad(addr)
+	if !abroad {
+		return id, false, nil
 	}
-	id, named := r.foreign.Load().byAddr[addr]
-	switch {
-	case d.Node:
-		return Destination{}, fmt.Errorf("%w at %v: the address is of the trust domain %v by -foreign-workloads, and of a node of this mesh", ErrUnknownPeer, d.Target, of)
-	case d.Peer.Name != "":
-		return Destination{}, fmt.Errorf("%w at %v: the address is of the trust domain %v by -foreign-workloads, and of pod %v of this mesh", ErrUnknownPeer, d.Target, of, d.Peer)
-	case !named:
-		return Destination{}, fmt.Errorf("%w at %v: the address is of the trust domain %v, and -foreign-workloads names no workload there", ErrUnknownPeer, d.Target, of)
+	if what := g.idx.whose(addr.WithZone("")); what != "" {
+		return id, true, fmt.Errorf("the address is of the trust domain %v by -foreign-workloads, and of %s of this mesh", of, what)
 	}
-	// No names: a namespace there is none of this mesh, and no policy of ours is about it.
-	d.Peer = Workload{ID: id, Addrs: []netip.Addr{addr}, Meshed: true}
+	if id = g.foreign.byAddr[addr]; id.IsZero() {
+		return id, true, fmt.Errorf("the address is of the trust domain %v, and -foreign-workloads names no workload there", of)
+	}
+	return id, true, nil
+}
+
+// whose is what of the mesh has an address; empty: nothing. External addresses of Services
+// are not asked: whoever may write a Service may give it any.
+func (idx *index) whose(addr netip.Addr) string {
+	if w := idx.addr(addr); w != nil {
+		return fmt.Sprintf("pod %s/%s", w.Namespace, w.Name)
+	}
+	if _, is := idx.nodes[addr]; is {
+		return "a node"
+	}
+	if v := idx.vips[addr]; v != nil {
+		return fmt.Sprintf("Service %s/%s", v.service.Namespace, v.service.Name)
+	}
+	return ""
+}
+
+// abroad is what a destination means that was found for a connection to dst, if dst or what
+// it leads to is in another trust domain: a workload there, or an error. What this mesh knows
+// at such an address is in contradiction to that.
+func (g ground) abroad(d Destination, dst netip.Addr) (Destination, error) {
+	if dst != d.Target.Addr() {
+		if _, _, err := g.foreignAt(dst); err != nil {
+			return Destination{}, fmt.Errorf("%w at %v: %w", ErrUnknownPeer, dst, err)
+		}
+	}
+	id, is, err := g.foreignAt(d.Target.Addr())
+	if err != nil {
+		return Destination{}, fmt.Errorf("%w at %v: %w", ErrUnknownPeer, d.Target, err)
+	}
+	if is {
+		// No names: a namespace there is none of this mesh, and no policy of ours is about it.
+		d.Peer = Workload{ID: id, Addrs: []netip.Addr{d.Target.Addr()}, Meshed: true}
+	}
 	return d, nil
 }
 

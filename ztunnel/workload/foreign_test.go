@@ -112,9 +112,7 @@ func TestAnotherTrustDomainTakesNoAddressOfThisMesh(t *testing.T) {
 	if d := resolve(t, r, "10.96.0.9:80"); d.Peer.Name != "web" {
 		t.Errorf("a Service: %+v", d)
 	}
-	if d := resolve(t, r, "172.20.0.4:80"); d.Peer.Name != "in" {
-		t.Errorf("a pod of the mesh outside its CIDRs: %+v", d)
-	}
+	refuses(t, r, "a pod of the mesh outside its CIDRs", "172.20.0.4:80", "and of pod shop/in of this mesh")
 	refuses(t, r, "nobody of ours", "10.1.0.2:80", "no pod or service has this address")
 	refuses(t, r, "a node of ours", "172.20.0.2:22", "and of a node of this mesh")
 	refuses(t, r, "a pod outside the mesh", "172.20.0.3:80", "and of pod shop/out of this mesh")
@@ -123,12 +121,86 @@ func TestAnotherTrustDomainTakesNoAddressOfThisMesh(t *testing.T) {
 	}
 }
 
+// An address of another trust domain that this mesh has, too, leads nowhere by any port: not
+// to a pod or Service behind a node's port, nor to a Service's cluster IP.
+func TestAnAddressThatTwoMeshesHaveLeadsNowhereByAnyPort(t *testing.T) {
+	hp := pod("hp", "u2", "10.1.0.2")
+	hp.Node, hp.HostPorts = "n", []HostPort{{Port: 80, To: 8080}}
+	behind := Service{Namespace: "shop", Name: "web", VIPs: []netip.Addr{addr("172.20.0.9")}, Ports: []ServicePort{{Port: 80, NodePort: 30080, Endpoints: ready("10.1.0.1:8080")}}}
+	r := registry(t, Mesh{Workloads: Pack(pod("web", "u1", "10.1.0.1"), hp), Services: []Service{behind}, Nodes: []Node{{Name: "n", Addrs: []netip.Addr{addr(abroadWeb)}}}})
+	for dst, name := range map[string]string{abroadWeb + ":80": "hp", abroadWeb + ":30080": "web", "172.20.0.9:80": "web"} {
+		if d := resolve(t, r, dst); d.Peer.Name != name {
+			t.Fatalf("before the list, %s: %+v", dst, d)
+		}
+	}
+	for _, named := range [][]ForeignWorkload{{{abroadID, []netip.Addr{addr(abroadWeb), addr("172.20.0.9")}}}, nil} {
+		r.SetForeign(otherDomain(named...))
+		refuses(t, r, "a pod's port of a node", abroadWeb+":80", "and of a node of this mesh")
+		refuses(t, r, "a Service's port of a node", abroadWeb+":30080", "and of a node of this mesh")
+		refuses(t, r, "a cluster IP", "172.20.0.9:80", "and of Service shop/web of this mesh")
+	}
+}
+
+// A connection is judged by one snapshot and one list, though others come meanwhile.
+func TestAConnectionIsJudgedByOneSnapshotAndOneList(t *testing.T) {
+	r := registry(t, Mesh{})
+	r.SetForeign(otherDomain(ForeignWorkload{abroadID, []netip.Addr{addr(abroadWeb)}}))
+	before := r.ground()
+	r.Replace(Mesh{CIDRs: []netip.Prefix{prefix(abroadCIDR)}})
+	r.SetForeign(otherDomain())
+	if d, err := before.resolve(client, ap(abroadWeb+":80")); err != nil || d.Peer.ID != abroadID {
+		t.Errorf("%+v, %v: part of it is of what came later", d, err)
+	}
+	refuses(t, r, "by what is in force", abroadWeb+":80", "no pod or service has this address")
+}
+
+// Tunnels that are open rest on the answer that a new connection gets.
+func TestAWorkloadIsExpectedAbroadAsLongAsItsAddressLeadsThere(t *testing.T) {
+	unmeshed := pod("out", "u1", abroadWeb)
+	unmeshed.Meshed = false
+	host := pod("host", "u1", abroadWeb)
+	host.HostNetwork = true
+	for what, mesh := range map[string]Mesh{
+		"CIDRs of this mesh":      {CIDRs: []netip.Prefix{prefix(abroadCIDR)}},
+		"a node":                  {Nodes: []Node{{Name: "n", Addrs: []netip.Addr{addr(abroadWeb)}}}},
+		"a pod outside the mesh":  {Workloads: Pack(unmeshed)},
+		"a pod of the mesh":       {Workloads: Pack(pod("in", "u1", abroadWeb))},
+		"a pod of a node network": {Workloads: Pack(host)},
+		"a cluster IP":            {Services: []Service{{Namespace: "shop", Name: "web", VIPs: []netip.Addr{addr(abroadWeb)}}}},
+	} {
+		r := registry(t, Mesh{})
+		r.SetForeign(otherDomain(ForeignWorkload{abroadID, []netip.Addr{addr(abroadWeb), addr("fd20::7")}}))
+		if d := resolve(t, r, abroadWeb+":80"); d.Peer.ID != abroadID || !r.ExpectsForeign(abroadID, addr(abroadWeb)) || len(r.Contested()) != 0 {
+			t.Errorf("%s: before: %+v, contested: %v", what, d, r.Contested())
+		}
+		r.Replace(mesh)
+		refuses(t, r, what, abroadWeb+":80", "")
+		if r.ExpectsForeign(abroadID, addr(abroadWeb)) || !r.ExpectsForeign(abroadID, addr("fd20::7")) {
+			t.Errorf("%s: others are expected than are led to", what)
+		}
+		if all := r.Contested(); len(all) != 1 || all[0] != addr(abroadWeb) {
+			t.Errorf("%s: contested: %v", what, all)
+		}
+	}
+}
+
+// A CIDR that becomes smaller leaves the rest of it refused.
+func TestARestOfCIDRsThatShrinkStaysRefused(t *testing.T) {
+	r := registry(t, Mesh{})
+	r.SetForeign(otherDomain())
+	smaller := otherDomain()
+	smaller[0].CIDRs = []netip.Prefix{prefix("172.20.0.0/24")}
+	r.SetForeign(smaller)
+	refuses(t, r, "it is in the CIDR of before", "172.20.1.1:80", "names no workload there")
+}
+
 // Before there is a snapshot nobody knows which addresses are ours.
 func TestNobodyIsReachedAbroadBeforeTheFirstSnapshot(t *testing.T) {
 	r := NewRegistry(nil)
 	r.SetForeign(otherDomain(ForeignWorkload{abroadID, []netip.Addr{addr(abroadWeb)}}))
 	refuses(t, r, "before the first snapshot", abroadWeb+":80", "workloads are not known yet")
-	if !r.ExpectsForeign(abroadID, addr(abroadWeb)) || r.ExpectsForeign(abroadID, addr(abroadNone)) || r.ExpectsForeign(spiffeid.ID{}, addr(abroadNone)) {
+	sibling := spiffeid.RequireFromPath(abroadID.TrustDomain(), "/ns/shop/sa/api")
+	if !r.ExpectsForeign(abroadID, addr(abroadWeb)) || r.ExpectsForeign(sibling, addr(abroadWeb)) || r.ExpectsForeign(abroadID, addr(abroadNone)) || r.ExpectsForeign(spiffeid.ID{}, addr(abroadNone)) {
 		t.Error("others are expected than are named")
 	}
 }

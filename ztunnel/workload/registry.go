@@ -185,14 +185,24 @@ type Destination struct {
 // affinity remember client. In order: a service's cluster
 // IP, a pod, a service's load balancer address, a node with its ports for pods
 // and services, then either an error (inside the mesh CIDRs), a workload of another trust
-// domain or an error (inside that one's CIDRs, which no Service has), or a destination without peer (outside). It
+// domain or an error (inside that one's CIDRs), or a destination without peer (outside). It
 // does not matter whether an address of another trust domain was dialled, or a service leads
-// there.
+// there. If a pod, a node or a cluster IP of this mesh has such an address, too, that is an
+// error; a service's external address does not count there.
 //
 // A pod of which no label says whether it is in the mesh is refused: it may be,
 // and plaintext would be a guess.
 func (r *Registry) Resolve(client netip.Addr, dst netip.AddrPort) (Destination, error) {
-	d, err := r.resolve(client.Unmap(), dst)
+	// Before the index: what is known then is a snapshot.
+	if !r.Synced() {
+		return Destination{}, fmt.Errorf("%w at %v: workloads are not known yet", ErrUnknownPeer, dst)
+	}
+	return r.ground().resolve(client, dst)
+}
+
+func (g ground) resolve(client netip.Addr, dst netip.AddrPort) (Destination, error) {
+	dst = netip.AddrPortFrom(dst.Addr().Unmap(), dst.Port())
+	d, err := g.destination(client.Unmap(), dst)
 	if err == nil && d.Peer.Undecided {
 		return Destination{}, fmt.Errorf("%w at %v: whether pod %v is in the mesh is not known: no label says so",
 			ErrUnknownPeer, d.Target, d.Peer)
@@ -200,18 +210,15 @@ func (r *Registry) Resolve(client netip.Addr, dst netip.AddrPort) (Destination, 
 	if err != nil {
 		return d, err
 	}
-	return r.abroad(d)
+	return g.abroad(d, dst.Addr())
 }
 
-func (r *Registry) resolve(client netip.Addr, dst netip.AddrPort) (Destination, error) {
-	dst = netip.AddrPortFrom(dst.Addr().Unmap(), dst.Port())
-	if !r.Synced() {
-		return Destination{}, fmt.Errorf("%w at %v: workloads are not known yet", ErrUnknownPeer, dst)
-	}
-	idx := r.index.Load()
+// destination is what this mesh knows at dst.
+func (g ground) destination(client netip.Addr, dst netip.AddrPort) (Destination, error) {
+	idx := g.idx
 	node, isNode := idx.nodes[dst.Addr()]
 	// Whoever may write a Service may give it any external address.
-	_, abroad := r.isAbroad(idx.mesh.CIDRs, dst.Addr())
+	_, abroad := g.isAbroad(dst.Addr())
 	if v := idx.at(dst.Addr()); !abroad && v != nil && (v.has(dst.Port()) || !isNode) {
 		return idx.pick(v, client, dst)
 	}
@@ -221,19 +228,21 @@ func (r *Registry) resolve(client netip.Addr, dst netip.AddrPort) (Destination, 
 	if isNode {
 		return idx.atNode(node, client, dst)
 	}
-	if r.inside(idx.mesh.CIDRs, dst.Addr()) {
+	if g.inside(dst.Addr()) {
 		return Destination{}, fmt.Errorf("%w at %v: no pod or service has this address", ErrUnknownPeer, dst)
 	}
 	return Destination{Target: dst}, nil
 }
 
-// inside reports whether an address is one of the mesh, by the registry's own
-// CIDRs or those of a snapshot.
 // Inside reports whether an address is of the mesh's own CIDRs, whoever has it.
 func (r *Registry) Inside(addr netip.Addr) bool {
 	return r.inside(r.index.Load().mesh.CIDRs, addr.Unmap())
 }
 
+func (g ground) inside(addr netip.Addr) bool { return g.registry.inside(g.idx.mesh.CIDRs, addr) }
+
+// inside reports whether an address is one of the mesh, by the registry's own
+// CIDRs or those of a snapshot.
 func (r *Registry) inside(cidrs []netip.Prefix, addr netip.Addr) bool {
 	addr = addr.WithZone("")
 	holds := func(p netip.Prefix) bool { return p.Contains(addr) }
@@ -271,11 +280,12 @@ func (v *virtual) has(port uint16) bool {
 // among them: they would be as many as nodes times services. Nor are services
 // that have somebody elsewhere: that is refused with its reason in a record.
 func (r *Registry) Nobody() []netip.AddrPort {
-	idx := r.index.Load()
+	g := r.ground()
+	idx := g.idx
 	var out []netip.AddrPort
 	for _, virtuals := range []map[netip.Addr]*virtual{idx.vips, idx.lbs} {
 		for addr, v := range virtuals {
-			if _, abroad := r.isAbroad(idx.mesh.CIDRs, addr); abroad || idx.at(addr) != v {
+			if _, abroad := g.isAbroad(addr); abroad || idx.at(addr) != v {
 				continue // it is somebody else's first
 			}
 			for number, port := range v.ports {
