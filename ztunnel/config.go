@@ -22,9 +22,7 @@ import (
 	"github.com/culvert-mesh/culvert/ztunnel/redirect"
 	"github.com/culvert-mesh/culvert/ztunnel/source"
 	"github.com/culvert-mesh/culvert/ztunnel/source/file"
-	"github.com/culvert-mesh/culvert/ztunnel/source/foreign"
 	"github.com/culvert-mesh/culvert/ztunnel/source/kube"
-	"github.com/culvert-mesh/culvert/ztunnel/workload"
 )
 
 // Config says everything that one ztunnel needs to know. cmd/ztunnel fills it
@@ -281,41 +279,6 @@ func (c Config) source(td spiffeid.TrustDomain, state string, onError func(error
 	if err != nil {
 		return nil, fmt.Errorf("-kubeconfig: %w", err)
 	}
-	return objects, nil
-}
-
-// foreign is where workloads of other trust domains come from; nil: there are none. An address
-// of theirs that would leave in plaintext, or is of this mesh, is refused.
-func (c Config) foreign(td spiffeid.TrustDomain, state string, registry *workload.Registry, onError func(error)) (*foreign.Source, error) {
-	if c.ForeignWorkloads == "" {
-		return nil, nil
-	}
-	standIns, err := redirect.StandIns(c.StandIns)
-	if err != nil {
-		return nil, err
-	}
-	taken := func(cidr netip.Prefix) error {
-		for _, other := range []struct {
-			prefixes []netip.Prefix
-			what     string
-		}{
-			{c.MeshCIDRs, "which is of this mesh (-mesh-cidrs)"}, {registry.All().CIDRs, "which is of this mesh, by its Nodes and ServiceCIDRs"},
-			{c.ExcludeCIDRs, "which is never steered (-exclude-cidrs)"}, {standIns, "which stands for destinations in pods (-stand-in-cidrs)"},
-		} {
-			if by := overlapping(other.prefixes, cidr); len(by) > 0 {
-				return fmt.Errorf("overlaps %v, %s", by[0], other.what)
-			}
-		}
-		return nil
-	}
-	objects, err := foreign.Open(foreign.Options{
-		TrustDomain: td, File: c.ForeignWorkloads, Kept: filepath.Join(state, foreignFile), Taken: taken,
-		OnError: onError, Log: c.levels.Logger(loglevel.Source),
-	})
-	if err != nil {
-		return nil, fmt.Errorf("workloads of other trust domains (-foreign-workloads): %w", err)
-	}
-	registry.SetForeign(objects.Domains())
 	return objects, nil
 }
 

@@ -169,6 +169,7 @@ func Run(ctx context.Context, cfg Config) error {
 			cfg.Log.Warn("connects to a service without a ready pod are reset, not refused", logError, err)
 		}
 	}
+	proveContested := contests(registry, members.Reprove)
 	sink := func(s source.Snapshot) {
 		before := policies.All()
 		policies.Replace(s.Policies) // first: see source.Snapshot
@@ -177,6 +178,7 @@ func Run(ctx context.Context, cfg Config) error {
 		}
 		networkPolicies.Replace(s.NetworkPolicies, s.Mesh.Namespaces)
 		registry.Replace(status.stricter(s.Mesh))
+		proveContested()
 		refuseNobody()
 		counts.SourceApplied(s.Version)
 		members.Recheck()

@@ -12,6 +12,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/culvert-mesh/culvert/identity/identityv1"
+	"github.com/culvert-mesh/culvert/strictyaml"
 )
 
 // Profile says how a bundle endpoint proves itself.
@@ -76,7 +77,7 @@ func Parse(text []byte, own spiffeid.TrustDomain) (List, error) {
 // entriesOf reads either form of the file.
 func entriesOf(text []byte) (number uint64, entries []entry, err error) {
 	if raw, err := yaml.YAMLToJSON(text); err != nil || !bytes.HasPrefix(raw, []byte("{")) {
-		if err := yaml.UnmarshalStrict(text, &entries); err != nil {
+		if err := strictyaml.Unmarshal(text, &entries); err != nil {
 			return 0, nil, fmt.Errorf("not a list of {trustDomain, url, profile}: %v", err)
 		}
 		return 0, entries, nil
@@ -85,7 +86,7 @@ func entriesOf(text []byte) (number uint64, entries []entry, err error) {
 		Number  uint64  `json:"number"`
 		Domains []entry `json:"domains"`
 	}
-	if err := yaml.UnmarshalStrict(text, &numbered); err != nil {
+	if err := strictyaml.Unmarshal(text, &numbered); err != nil {
 		return 0, nil, fmt.Errorf("neither a list of {trustDomain, url, profile}, nor {number, domains}: %v", err)
 	}
 	if numbered.Number == 0 || numbered.Number > maxNumber {
@@ -117,6 +118,9 @@ func (e entry) domain(own spiffeid.TrustDomain) (d Domain, err error) {
 	d = Domain{URL: e.URL, Profile: e.Profile, BundleFile: e.BundleFile, RootsFile: e.RootsFile}
 	if d.TrustDomain, err = spiffeid.TrustDomainFromString(e.TrustDomain); err != nil {
 		return d, fmt.Errorf("trustDomain: %v", err)
+	}
+	if e.TrustDomain != d.TrustDomain.Name() && e.TrustDomain != d.TrustDomain.IDString() {
+		return d, fmt.Errorf("trustDomain: %q is more than a trust domain: want %v", e.TrustDomain, d.TrustDomain)
 	}
 	if d.TrustDomain == own {
 		return d, fmt.Errorf("trustDomain: %s is that of this mesh", own)

@@ -52,6 +52,9 @@ func TestParseNamesWhatIsWrong(t *testing.T) {
 		{"- {trustDomain: web.example, url: 'https://x', profile: https_spiffe, endpointSPIFFEID: 'spiffe://web.example/x'}", "bundleFile"},
 		{"- {trustDomain: web.example, url: 'https://x', profile: https_spiffe, endpointSPIFFEID: 'spiffe://web.example/x', bundleFile: /x, rootsFile: /y}", "rootsFile"},
 		{"- " + web + "\n- " + web, "entry 1: trustDomain: web.example is there twice"},
+		{"- " + web + "\n---\n- " + web, "second document"},
+		{"- {trustDomain: web.example, TRUSTDOMAIN: other.example, url: \"https://h\", profile: https_web}", "unknown field"},
+		{"- {trustDomain: spiffe://web.example/ns/x, url: \"https://h\", profile: https_web}", "is more than a trust domain: want web.example"},
 		{strings.Repeat("- "+web+"\n", identityv1.MaxFederated+1), "the limit is 16"},
 	} {
 		if _, err := Parse([]byte(row.text), here); err == nil || !strings.Contains(err.Error(), row.says) {

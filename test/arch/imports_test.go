@@ -26,6 +26,9 @@ const imports = `
 	# Files that another hand writes, on the node and at the CA.
 	NONE < regular;
 
+	# Files of operators in which each word counts.
+	NONE < strictyaml;
+
 	# The plugin's contract and ztunnel's admin listen in the same way, and may not
 	# import each other.
 	NONE < unixsocket < cni/enroll, ztunnel/admin;
@@ -40,7 +43,7 @@ const imports = `
 	identity < ztunnel/workload < ztunnel/policy < ztunnel/networkpolicy;
 	ztunnel/workload, ztunnel/policy, ztunnel/networkpolicy < ztunnel/source < ztunnel/source/*;
 	# Whom pods dial in other trust domains.
-	identity, regular, ztunnel/workload < ztunnel/source/foreign;
+	identity, regular, strictyaml, ztunnel/workload < ztunnel/source/foreign;
 
 	ztunnel/hbone/aead, ztunnel/socket, ztunnel/buffer, rate < ztunnel/hbone/record < ztunnel/hbone;
 	identity, ztunnel/hbone/h2, ztunnel/quota < ztunnel/hbone;
@@ -103,7 +106,7 @@ const imports = `
 	flock, identity, identity/identityv1, identity/join, regular < identity/process;
 	identity/ca, identity/deny, identity/join, identity/ledger, identity/identityv1, rate, regular < identity/server;
 	# The bundles of other trust domains, which the CA tells nodes of.
-	identity, identity/identityv1, identity/ca, rate, regular < identity/federation < identity/server, cmd/culvert-identity;
+	identity, identity/identityv1, identity/ca, rate, regular, strictyaml < identity/federation < identity/server, cmd/culvert-identity;
 	identity < identity/taint;
 	identity, identity/ca, regular < identity/rekey;
 	identity/rekey < identity/server, identity/ca/cluster, cli/fleet, cli;

@@ -8,7 +8,8 @@
 //	file -> Parse -> Taken -> kept -> workload.Registry.SetForeign
 //
 // A file that is wrong, or gone, changes nothing: the last one that was good stays in force,
-// also over a restart, since plaintext would go to addresses that nobody names.
+// since plaintext would go to addresses that nobody names. A restart goes by what was kept,
+// and looks at the file when it is known which addresses are of this mesh.
 package foreign
 
 import (
@@ -38,7 +39,10 @@ type Options struct {
 	File        string               // required
 	Kept        string               // where the last good text is kept; required
 	// Taken says whose addresses these are already, as far as it is known now; nil: nobody's.
-	Taken   func(netip.Prefix) error
+	Taken func(netip.Prefix) error
+	// Known waits until Taken knows this mesh's objects; nil: it does. Until then no file
+	// takes the place of a good one.
+	Known   func(context.Context) error
 	OnError func(error) // each new problem, when Log has it; none
 	Log     *slog.Logger
 }
@@ -47,33 +51,50 @@ type Options struct {
 type Source struct {
 	options Options
 	text    []byte // of what is in force; only Run uses it
+	kept    bool   // that text is; only Run uses it
 
 	mu      sync.Mutex // guards what follows
 	domains []workload.ForeignDomain
 	problem string // with what the file says now; empty: none
 }
 
-// Open reads the file, or else what was kept of it. It is an error if neither is good.
+// Open goes by what was kept, or else by the file. It is an error if neither is good, as far
+// as Taken knows.
 func Open(o Options) (*Source, error) {
 	s := &Source{options: o}
-	_, err := s.look()
-	if err == nil {
+	keptErr := s.start(o.Kept)
+	if keptErr == nil {
+		s.kept = true
 		return s, nil
 	}
-	text, keptErr := regular.ReadFile(o.Kept, maxFile)
-	if keptErr != nil {
-		if errors.Is(keptErr, fs.ErrNotExist) {
-			keptErr = errors.New("none was read before")
-		}
-		return nil, fmt.Errorf("%s: %w (%v)", o.File, err, keptErr)
+	never := errors.Is(keptErr, fs.ErrNotExist)
+	if never {
+		keptErr = errors.New("none was read before")
 	}
-	domains, keptErr := Parse(text, o.TrustDomain)
-	if keptErr != nil {
-		return nil, fmt.Errorf("%s: %w (and what was kept of it, %s: %v)", o.File, err, o.Kept, keptErr)
+	if err := s.start(o.File); err != nil {
+		return nil, fmt.Errorf("%s: %w (what was kept of it, %s: %v)", o.File, err, o.Kept, keptErr)
+	}
+	if !never {
+		o.Log.Error("what was kept of the workloads of other trust domains is not taken; the file is", logPath, o.Kept, logError, keptErr)
+	}
+	return s, nil
+}
+
+// start puts in force what a file says.
+func (s *Source) start(path string) error {
+	text, err := regular.ReadFile(path, maxFile)
+	if err != nil {
+		return err
+	}
+	domains, err := Parse(text, s.options.TrustDomain)
+	if err != nil {
+		return err
+	}
+	if err := s.free(domains); err != nil {
+		return err
 	}
 	s.text, s.domains = text, domains
-	s.say(err)
-	return s, nil
+	return nil
 }
 
 // Domains returns what is in force; the caller must not write to it.
@@ -92,30 +113,36 @@ func (s *Source) Problem() string {
 
 // Run calls changed after something else is in force, until ctx ends; then it returns nil.
 func (s *Source) Run(ctx context.Context, changed func()) error {
+	if s.options.Known != nil && s.options.Known(ctx) != nil {
+		return nil // ctx ended
+	}
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
 		news, err := s.look()
 		if news {
 			changed()
 		}
 		s.say(err)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
 	}
 }
 
 // look takes what the file says, and reports whether that is something else than before.
 func (s *Source) look() (news bool, err error) {
+	domains := s.Domains()
+	if !s.kept && s.free(domains) == nil {
+		s.keep() // that of a first start, now that this mesh is known
+	}
 	text, err := regular.ReadFile(s.options.File, maxFile)
 	if err != nil {
 		return false, err
 	}
-	domains := s.Domains()
-	if news = s.text == nil || !bytes.Equal(text, s.text); news {
+	if news = !bytes.Equal(text, s.text); news {
 		if domains, err = Parse(text, s.options.TrustDomain); err != nil {
 			return false, err
 		}
@@ -149,6 +176,7 @@ func (s *Source) free(domains []workload.ForeignDomain) error {
 
 // keep writes the text that is in force where the next start finds it.
 func (s *Source) keep() {
+	s.kept = true // or the log has it that it is not
 	next := s.options.Kept + ".new"
 	err := os.WriteFile(next, s.text, 0o600)
 	if err == nil {

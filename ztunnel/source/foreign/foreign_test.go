@@ -3,6 +3,7 @@
 package foreign
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -54,7 +55,18 @@ func TestAListThatIsWrongNamesTheField(t *testing.T) {
 	for _, tc := range []struct{ text, says string }{
 		{"", "there is no list: want [] for no trust domain"},
 		{"a: b", "not a list of {trustDomain, cidrs, workloads}"},
-		{"- {trustDomain: other.example, cidr: [172.20.0.0/16]}", `unknown field "cidr"`},
+		{"- {trustDomain: other.example, cidr: [172.20.0.0/16]}", `unknown field "[0].cidr"`},
+		{one(other, cidr, "") + "---\n" + one("third.example", "172.21.0.0/16", ""), "second document"},
+		{"- {TRUSTDOMAIN: third.example, trustDomain: other.example, cidrs: [172.20.0.0/16]}", "unknown field"},
+		{one("spiffe://other.example/ns/x", cidr, ""), `[0].trustDomain: "spiffe://other.example/ns/x" is more than a trust domain: want other.example`},
+		{one(other, strings.Repeat("172.20.0.0/16, ", 65), ""), "[0].cidrs: 65 of them: want 1 to 64"},
+		{one(other, "0.0.0.0/0", ""), "[0].cidrs[0]: 0.0.0.0/0 overlaps 0.0.0.0/8"},
+		{one(other, "'::/0'", ""), "overlaps ::/127"},
+		{one(other, "127.1.0.0/16", ""), "overlaps 127.0.0.0/8"},
+		{one(other, "169.254.169.254/32", ""), "overlaps 169.254.0.0/16"},
+		{one(other, "'fe80::/64'", ""), "overlaps fe80::/10"},
+		{one(other, "239.0.0.0/8", ""), "overlaps 224.0.0.0/4"},
+		{one(other, "'ff02::/16'", ""), "overlaps ff00::/8"},
 		{one("cluster.local", cidr, ""), "[0].trustDomain: cluster.local is that of this mesh"},
 		{one("'Not a domain'", cidr, ""), "[0].trustDomain: "},
 		{one(other, cidr, "") + one(other, "172.21.0.0/16", ""), "[1].trustDomain: other.example is there twice"},
@@ -148,7 +160,11 @@ func TestTheLastGoodListStaysInForce(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		ctx, end := context.WithCancel(t.Context())
+		go again.Run(ctx, func() { t.Error("a restart changed something") })
+		synctest.Wait()
 		r.wants("a restart while the file is gone", again, 2, "no such file")
+		end()
 		r.write(good)
 		look()
 		r.wants("the same file again", s, 2, "")
@@ -173,6 +189,95 @@ func TestTheLastGoodListStaysInForce(t *testing.T) {
 		look()
 		r.wants("addresses that this mesh got later", s, 2, "overlaps")
 	})
+}
+
+// Before this mesh is known nobody can say whether the addresses of a file are free: a start
+// goes by what was kept, and a file that is not free then takes neither its place nor that of
+// what is kept.
+func TestAStartTakesNoNewFileBeforeThisMeshIsKnown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		known := make(chan struct{})
+		r.options.Known = func(ctx context.Context) error {
+			select {
+			case <-known:
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+		r.write(good)
+		first := r.open()
+		ctx, end := context.WithCancel(t.Context())
+		go first.Run(ctx, func() { t.Error("the same file is told as a change") })
+		pass(lookEvery)
+		r.wants("a first start goes by the file", first, 2, "")
+		r.wantsKept("before this mesh is known", "")
+		close(known)
+		synctest.Wait()
+		r.wantsKept("this mesh is known", good)
+		end()
+
+		known = make(chan struct{})
+		r.write("[]")
+		s := r.open()
+		go s.Run(t.Context(), func() {})
+		pass(2 * lookEvery)
+		r.wants("a restart, before this mesh is known", s, 2, "")
+		ours := "is of this mesh"
+		r.taken.Store(&ours)
+		r.write("- {trustDomain: third.example, cidrs: [10.244.0.0/16]}")
+		close(known)
+		pass(lookEvery)
+		r.wants("a file with addresses of this mesh", s, 2, "10.244.0.0/16 of third.example: is of this mesh")
+		r.wantsKept("a file with addresses of this mesh", good)
+		r.taken.Store(nil)
+		pass(lookEvery)
+		r.wants("they are free", s, 1, "")
+	})
+}
+
+// What was kept is asked whose its addresses are, too; and a first start keeps nothing whose
+// addresses turn out to be of this mesh.
+func TestAListWhoseAddressesAreNotFreeIsNotKeptNorTakenFromWhatWasKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		r.write(good)
+		s := r.open()
+		ours := "is never steered"
+		r.taken.Store(&ours)
+		go s.Run(t.Context(), func() {})
+		pass(lookEvery)
+		r.wants("they are not free", s, 2, "is never steered")
+		r.wantsKept("they are not free", "")
+		r.taken.Store(nil)
+		pass(lookEvery)
+		r.wantsKept("they are free", good)
+		r.taken.Store(&ours)
+		os.Remove(r.options.File)
+		if _, err := Open(r.options); err == nil || !strings.Contains(err.Error(), "172.20.0.0/16 of other.example: is never steered") {
+			t.Errorf("a start by what was kept: %v", err)
+		}
+		r.write("[]")
+		r.wants("a file without them", r.open(), 0, "")
+	})
+}
+
+func (r *rig) open() *Source {
+	r.Helper()
+	s, err := Open(r.options)
+	if err != nil {
+		r.Fatal(err)
+	}
+	return s
+}
+
+// wantsKept checks what the next start finds; empty: nothing.
+func (r *rig) wantsKept(when, want string) {
+	r.Helper()
+	if text, _ := os.ReadFile(r.options.Kept); string(text) != want {
+		r.Errorf("%s: kept is %q", when, text)
+	}
 }
 
 // pass lets bubble time go by, and all that is due happen.

@@ -8,9 +8,9 @@ import (
 	"net/netip"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
-	"sigs.k8s.io/yaml"
 
 	"github.com/culvert-mesh/culvert/identity"
+	"github.com/culvert-mesh/culvert/strictyaml"
 	"github.com/culvert-mesh/culvert/ztunnel/workload"
 )
 
@@ -20,6 +20,13 @@ const (
 	maxDomains = 16
 	maxCIDRs   = 64 // of a domain
 )
+
+// noPods hold addresses that are of the machine, of its link, of many or of nobody. The whole
+// world overlaps them.
+var noPods = []netip.Prefix{
+	netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("169.254.0.0/16"), netip.MustParsePrefix("224.0.0.0/4"),
+	netip.MustParsePrefix("::/127"), netip.MustParsePrefix("::ffff:0:0/96"), netip.MustParsePrefix("fe80::/10"), netip.MustParsePrefix("ff00::/8"),
+}
 
 // entry is a domain as it is written.
 type entry struct {
@@ -35,7 +42,7 @@ type entry struct {
 // domain is own. It returns all that is wrong with it, or what it says.
 func Parse(text []byte, own spiffeid.TrustDomain) ([]workload.ForeignDomain, error) {
 	var entries []entry
-	if err := yaml.UnmarshalStrict(text, &entries); err != nil {
+	if err := strictyaml.Unmarshal(text, &entries); err != nil {
 		return nil, fmt.Errorf("not a list of {trustDomain, cidrs, workloads}: %v", err)
 	}
 	if entries == nil { // an empty file may be half of one that is being written
@@ -71,6 +78,9 @@ func (p *parser) domain(e entry) {
 	switch {
 	case err != nil:
 		p.fail("trustDomain", "%v", err)
+		return
+	case td.Name() != e.TrustDomain:
+		p.fail("trustDomain", "%q is more than a trust domain: want %v", e.TrustDomain, td)
 		return
 	case td == p.own:
 		p.fail("trustDomain", "%v is that of this mesh, whose workloads no list names", td)
@@ -114,6 +124,11 @@ func (p *parser) cidr(text string) (netip.Prefix, error) {
 		return netip.Prefix{}, fmt.Errorf("%q is not a CIDR", text)
 	case cidr != cidr.Masked():
 		return netip.Prefix{}, fmt.Errorf("%v has bits behind its length: want %v", cidr, cidr.Masked())
+	}
+	for _, never := range noPods {
+		if never.Overlaps(cidr) {
+			return netip.Prefix{}, fmt.Errorf("%v overlaps %v, in which no pod of another mesh is", cidr, never)
+		}
 	}
 	for _, d := range p.all {
 		for _, other := range d.CIDRs {
