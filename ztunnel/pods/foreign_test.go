@@ -14,6 +14,7 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
+	"github.com/culvert-mesh/culvert/identity/deny"
 	"github.com/culvert-mesh/culvert/ztunnel/certs"
 	"github.com/culvert-mesh/culvert/ztunnel/certs/certstest"
 	"github.com/culvert-mesh/culvert/ztunnel/hbone"
@@ -23,9 +24,7 @@ import (
 // A tunnel to another trust domain needs a list that names exactly that peer at exactly that
 // address, and a bundle of its domain. It is denied when either goes.
 func TestATunnelToAnotherTrustDomainNeedsAListAndABundle(t *testing.T) {
-	ours, theirs := certstest.NewCA(), certstest.NewCA()
-	by := newTurning(ours)
-	by.turn(ours, ours)
+	theirs, by := certstest.NewCA(), newAccusing()
 	store := certs.New(certs.Config{TrustDomain: domain, Issuer: by, TTL: turningTTL, Log: slog.New(slog.DiscardHandler)})
 	ctx, cancel := context.WithCancel(context.Background())
 	ran := make(chan error, 1)
@@ -86,6 +85,11 @@ func TestATunnelToAnotherTrustDomainNeedsAListAndABundle(t *testing.T) {
 	names(there, netip.MustParseAddr("172.20.0.9"))
 	asked("it is expected elsewhere", true, true)
 	names(there, at)
+	by.deny(deny.Entry{Kind: deny.KindID, Value: there.String()})
+	soon(t, "the CA denies it", func() bool { return store.Denying().Entries == 1 })
+	asked("the CA denies it", true, true)
+	by.deny()
+	soon(t, "the CA denies nobody", func() bool { return store.Denying().Entries == 0 })
 	by.federate()
 	soon(t, "the bundle goes", func() bool { return len(store.Following().Federated) == 0 })
 	asked("the bundle is gone", false, false)
