@@ -8,6 +8,9 @@ import (
 	"io"
 	"syscall"
 	"testing"
+	"time"
+
+	"github.com/culvert-mesh/culvert/ztunnel/socket"
 )
 
 // A server that does not want the rest of a request answers, closes with bytes
@@ -75,6 +78,25 @@ func TestRelayThatIsCancelledWaitsForNobody(t *testing.T) {
 	r.cancel(cause)
 	if err := r.end(); err != cause && !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("ended by %v", err)
+	}
+}
+
+// Both ends have said all, and the client takes its time.
+func TestRelayThatIsCancelledWaitsForNobodyAtItsEnd(t *testing.T) {
+	r := startRelay(t)
+	r.unread()
+	r.client.CloseWrite()
+	r.server.Close()
+	eventually(t, "the server's connection has ended", func() bool { return isClosed(r.legs[1]) })
+	eventually(t, "both directions have ended", func() bool { return r.relaying() == nil })
+	cause := errors.New("policy changed")
+	began := time.Now()
+	r.cancel(cause)
+	if err := r.end(); err != cause {
+		t.Errorf("ended by %v", err)
+	}
+	if took := time.Since(began); took > socket.Standstill/2 {
+		t.Errorf("after %v", took)
 	}
 }
 

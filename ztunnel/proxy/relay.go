@@ -121,13 +121,13 @@ func (r *relaying) leave() {
 		return
 	}
 	ticking.remove(r)
-	r.unwatch()
 	heard := r.settle()
-	r.once.Do(func() { // or abort was first
+	r.once.Do(func() { // or abort was first: of an end of the context, meanwhile, too
 		if !heard {
 			r.err = errUnheard
 		}
 	})
+	r.unwatch()
 	// Nothing unread is left, for which the kernel would send a reset: what an
 	// end has not acknowledged, it is still sent.
 	r.app.Close()

@@ -15,7 +15,7 @@ import (
 // A relay whose ends have both been silent from one tick to the next comes to rest: each
 // direction waits in socket.Wait for its src, and has no goroutine, whose stack would be
 // the most of what an idle relay takes. It holds no buffer, no pipe, and no room that the
-// kernel does not use.
+// kernel did not use when it came to rest.
 //
 // What a goroutine would have noticed ends the rest of its direction: bytes, a FIN, a
 // reset, and Stop, by which abort and the end of the other direction call it. The other
@@ -26,10 +26,12 @@ import (
 const restAfter = 10 * time.Second
 
 // ticking is all relays of the process.
-var ticking ticks
+var ticking = ticks{every: restAfter}
 
 type ticks struct {
-	mu     sync.Mutex           // before those of rests
+	every time.Duration
+
+	mu     sync.Mutex           // a leaf
 	all    map[*relaying]uint64 // and what each had carried at the last tick
 	coming bool                 // a tick
 }
@@ -43,7 +45,7 @@ func (t *ticks) add(r *relaying) {
 	t.all[r] = r.carried()
 	if !t.coming {
 		t.coming = true
-		time.AfterFunc(restAfter, t.tick)
+		time.AfterFunc(t.every, t.tick)
 	}
 }
 
@@ -56,24 +58,34 @@ func (t *ticks) remove(r *relaying) {
 }
 
 func (t *ticks) tick() {
+	t.ask()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.askLocked()
 	if t.coming = len(t.all) > 0; t.coming {
-		time.AfterFunc(restAfter, t.tick)
+		time.AfterFunc(t.every, t.tick)
 	}
 }
 
-// askLocked has the relays rest that have carried nothing since it was called last.
-func (t *ticks) askLocked() {
-	for r, before := range t.all {
-		if now := r.carried(); now != before {
-			t.all[r] = now
-			continue
-		}
+// ask has the relays rest that have carried nothing since it was called last.
+func (t *ticks) ask() {
+	for _, r := range t.silent() {
 		r.toFar.rest.Ask(r.app)
 		r.toApp.rest.Ask(r.far)
 	}
+}
+
+// silent are those relays. That of them which is over by now has nobody who could rest.
+func (t *ticks) silent() (all []*relaying) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for r, before := range t.all {
+		if now := r.carried(); now != before {
+			t.all[r] = now
+		} else {
+			all = append(all, r)
+		}
+	}
+	return all
 }
 
 // carried is how many bytes the relay has moved.

@@ -29,11 +29,7 @@ func (r *relayed) relaying() *relaying {
 }
 
 // tick is one of all relays.
-func tick() {
-	ticking.mu.Lock()
-	defer ticking.mu.Unlock()
-	ticking.askLocked()
-}
+func tick() { ticking.ask() }
 
 // rest has the relay tick until both directions rest.
 func (r *relayed) rest() *relaying {
@@ -77,6 +73,24 @@ func TestARelayThatRestsCarriesOnAndRestsAgain(t *testing.T) {
 	if err := r.end(); err != nil {
 		t.Error(err)
 	}
+}
+
+func TestRelaysAreAskedToRestAgainAndAgain(t *testing.T) {
+	r := startRelay(t)
+	r.talk()
+	is := r.relaying()
+	clock := &ticks{every: time.Millisecond}
+	clock.add(is)
+	for range 2 {
+		r.talk()
+		eventually(t, "it rests", func() bool { return is.toFar.rest.Parked() && is.toApp.rest.Parked() })
+	}
+	clock.remove(is)
+	eventually(t, "the clock stops", func() bool {
+		clock.mu.Lock()
+		defer clock.mu.Unlock()
+		return !clock.coming
+	})
 }
 
 func TestARelayThatSpeaksDoesNotRest(t *testing.T) {
