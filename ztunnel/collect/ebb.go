@@ -14,7 +14,7 @@ import (
 const (
 	look     = 2 * time.Second  // between two looks
 	apart    = 10 * time.Second // between two times that memory is given back, at least
-	longest  = 2 * time.Minute  // the same, while little comes of it; Go collects as often
+	longest  = 2 * time.Minute  // the same, while there is no load; Go collects as often
 	quiet    = 4 << 20          // bytes that are allocated from one look to the next when it is calm
 	leastEbb = 2 << 20          // bytes that are worth two collections
 	ebbShare = 8                // and no less than one in so many bytes that live
@@ -42,9 +42,9 @@ func giveBack(done <-chan struct{}, every time.Duration) {
 		case <-done:
 			return
 		case now := <-ticker.C:
-			if before := use(); e.due(now, before) {
+			if e.due(now, use()) {
 				release()
-				e.gaveBack(now, before, use())
+				e.gaveBack(now, use())
 			}
 		}
 	}
@@ -60,28 +60,25 @@ func release() {
 type used struct {
 	allocated  uint64 // bytes of heap, all that ever were
 	live       uint64 // bytes that the last collection left
-	kept       uint64 // bytes that the kernel has given and was not given back
 	goroutines uint64
 }
 
 func use() used {
-	sample := []metrics.Sample{
-		{Name: "/gc/heap/allocs:bytes"}, {Name: "/gc/heap/live:bytes"}, {Name: "/memory/classes/total:bytes"},
-		{Name: "/memory/classes/heap/released:bytes"}, {Name: "/sched/goroutines:goroutines"},
-	}
+	sample := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}, {Name: "/gc/heap/live:bytes"}, {Name: "/sched/goroutines:goroutines"}}
 	metrics.Read(sample)
 	n := func(i int) uint64 { return sample[i].Value.Uint64() }
-	return used{allocated: n(0), live: n(1), kept: n(2) - n(3), goroutines: n(4)}
+	return used{allocated: n(0), live: n(1), goroutines: n(2)}
 }
 
 // ebb says when a load has gone and left memory behind. The zero ebb takes what was
 // allocated before its first look for a load.
 type ebb struct {
-	seen uint64        // bytes allocated at the last look
-	from uint64        // bytes allocated when memory was given back
-	most uint64        // goroutines since then
-	at   time.Time     // when that was
-	wait time.Duration // from then to the next time
+	seen   uint64        // bytes allocated at the last look
+	from   uint64        // bytes allocated when memory was given back
+	most   uint64        // goroutines since then
+	loaded bool          // there was a load since then
+	at     time.Time     // when that was
+	wait   time.Duration // from then to the next time
 }
 
 // due is told of each look. It reports that memory should be given back: little is
@@ -91,17 +88,17 @@ func (e *ebb) due(now time.Time, u used) bool {
 	e.seen, e.most = u.allocated, max(e.most, u.goroutines)
 	stacks := (e.most - u.goroutines) * ofStack
 	if grew >= quiet || stacks >= leastEbb {
-		e.wait = apart
+		e.loaded, e.wait = true, apart
 	}
 	left := u.allocated - e.from + stacks
 	return grew < quiet && now.Sub(e.at) >= e.wait && left >= max(leastEbb, u.live/ebbShare)
 }
 
-// gaveBack is told of the use before and after. If little came of it, the next time is
-// later, unless there is a load again.
-func (e *ebb) gaveBack(now time.Time, before, after used) {
+// gaveBack is told of the use after that. What is always allocated a little at a time comes
+// back each time, and is as soon there again: without a load the next time is later.
+func (e *ebb) gaveBack(now time.Time, after used) {
 	wait := apart
-	if before.kept < after.kept+leastEbb {
+	if !e.loaded {
 		wait = min(2*max(e.wait, apart), longest)
 	}
 	*e = ebb{seen: after.allocated, from: after.allocated, most: after.goroutines, at: now, wait: wait}
