@@ -2,6 +2,12 @@
 
 package why
 
+import (
+	"strings"
+
+	"github.com/culvert-mesh/culvert/cli/fleet"
+)
+
 // A workload of another trust domain is proved by the tunnel that the source's node tries. What
 // its own mesh does with a connection nobody here knows.
 
@@ -9,8 +15,12 @@ func (k *walk) elsewhere(what string) Step {
 	return unknown("%s is known to the mesh of %v, which was not asked", what, k.peer.ID.TrustDomain())
 }
 
-// whoNames is what to change if a workload of another trust domain is not reached.
-func (k *walk) whoNames() string {
+// whoNames is what to change if a workload of another trust domain is not reached. A peer that
+// is denied although the node's list names it is denied by the CA.
+func (k *walk) whoNames(t *fleet.Outcome) string {
+	if t.Word == wordDenied && !strings.Contains(t.Error, "-foreign-workloads") {
+		return "the deny set of the CA (culvert denied)"
+	}
 	return "-federation of the CA, or the file of -foreign-workloads of " + k.src.view.Name
 }
 
@@ -23,7 +33,7 @@ func (k *walk) foreignTunnel() Step {
 	case t.Shown != nil && *t.Shown:
 		return ok("%v answers %s, and shows a certificate", at, n.Name).by(k.World, n) // whose, is the next question
 	case t.Word == wordTLS, t.Word == wordDenied:
-		return fault(k.whoNames(), "%s makes no tunnel to %v: %s", n.Name, at, t.Error).by(k.World, n)
+		return fault(k.whoNames(t), "%s makes no tunnel to %v: %s", n.Name, at, t.Error).by(k.World, n)
 	case t.Word == wordIdentity, t.Word == wordExpired, t.Word == wordLimit: // of the source's node
 		return unknown("%s did not get to ask %v: %s", n.Name, at, t.Error).by(k.World, n)
 	default:
@@ -38,7 +48,7 @@ func (k *walk) foreignCertificate() Step {
 		return k.elsewhere("its certificate")
 	}
 	if t := k.tried.Tunnel; !t.OK {
-		return fault(k.whoNames(), "%s wants %v by the bundle of its trust domain: %s", n.Name, k.peer.ID, t.Error).by(k.World, n)
+		return fault(k.whoNames(t), "%s wants %v by the bundle of its trust domain: %s", n.Name, k.peer.ID, t.Error).by(k.World, n)
 	}
 	return ok("%s has verified that it is %v's", n.Name, k.peer.ID).by(k.World, n)
 }
