@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/culvert-mesh/culvert/identity"
+	"github.com/culvert-mesh/culvert/strictyaml"
 )
 
 // Key is where a set stands in a ConfigMap.
@@ -131,19 +132,22 @@ func Parse(text []byte) ([]Entry, error) {
 // decode goes by JSON, so that YAML makes no number of digits: 4e12 is one serial number,
 // and 4000000000000 another. Such a value must stand in quotes.
 func decode(text []byte) ([]written, error) {
-	text, err := yaml.YAMLToJSONStrict(text)
+	raw, err := yaml.YAMLToJSONStrict(text)
 	if err != nil {
 		return nil, err
 	}
 	var list []written
-	d := json.NewDecoder(bytes.NewReader(text))
+	d := json.NewDecoder(bytes.NewReader(raw))
 	d.DisallowUnknownFields()
 	err = d.Decode(&list)
 	var number *json.UnmarshalTypeError
 	if errors.As(err, &number) && number.Field != "" {
 		err = fmt.Errorf("%s: a %s: put it in quotes", number.Field, number.Value)
 	}
-	return list, err
+	if err != nil {
+		return nil, err
+	}
+	return list, strictyaml.Unmarshal(text, &[]written{}) // which no second document, or spelling, escapes
 }
 
 // Format writes a set that Parse reads.

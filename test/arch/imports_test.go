@@ -94,7 +94,7 @@ const imports = `
 	identity/signing, unixsocket < signer;
 	identity, identity/signing, flock, regular < identity/ca < identity/ca/cluster;
 	# The CA and nodes obey the deny set, and operators write it.
-	identity, regular < identity/deny < ztunnel/certs;
+	identity, regular, strictyaml < identity/deny < ztunnel/certs;
 	identity, regular < identity/join;
 	# The CA keeps the ledger, and operators verify it.
 	flock < identity/ledger;
