@@ -145,10 +145,11 @@ func (s *status) mesh() any {
 func (s *status) foreign() any {
 	out := struct {
 		Domains []workload.ForeignDomain `json:"domains"`
+		Former  []workload.ForeignDomain `json:"former,omitempty"` // CIDRs of before, which stay refused
 		Problem string                   `json:"problem,omitempty"`
 	}{Domains: []workload.ForeignDomain{}}
 	if s.abroad != nil {
-		out.Domains, out.Problem = s.abroad.Domains(), s.abroad.Problem()
+		out.Domains, out.Former, out.Problem = s.abroad.Domains(), s.registry.FormerForeign(), s.abroad.Problem()
 	}
 	return out
 }

@@ -26,6 +26,7 @@ type Mesh struct {
 // Foreign is the workloads of other trust domains that a node's pods may dial.
 type Foreign struct {
 	Domains []workload.ForeignDomain `json:"domains"`
+	Former  []workload.ForeignDomain `json:"former"`  // CIDRs of before, which stay refused
 	Problem string                   `json:"problem"` // with the file that names them; empty: none
 }
 

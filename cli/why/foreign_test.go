@@ -57,3 +57,12 @@ func TestAWorkloadOfAnotherTrustDomainIsProvedByItsTunnelAlone(t *testing.T) {
 		}
 	}
 }
+
+// A domain left the list: its addresses do not lead outside.
+func TestAnAddressOfATrustDomainThatLeftIsRefused(t *testing.T) {
+	p := newPair(t)
+	p.one.More["foreign"] = map[string]any{"domains": []any{}, "former": []any{map[string]any{"trustDomain": "other.example", "cidrs": []string{"172.20.0.0/16"}}}}
+	if a := p.why("shop/web-1", "172.20.0.7:5432"); a.EndsAt != StepDestination || !strings.Contains(a.step(StepDestination).Says, "other.example") {
+		t.Errorf("%+v", a)
+	}
+}

@@ -74,6 +74,7 @@ func registry(n *fleet.Node, of string) *workload.Registry {
 		mesh.CIDRs, mesh.Nodes = slices.Clone(m.CIDRs), slices.Clone(m.Nodes)
 	}
 	if f := n.Dump.Foreign; f != nil {
+		r.SetForeign(f.Former)
 		r.SetForeign(f.Domains)
 	}
 	r.Replace(mesh)

@@ -30,6 +30,7 @@ type foreigners struct {
 	domains []ForeignDomain
 	byAddr  map[netip.Addr]spiffeid.ID
 	cidrs   []foreignCIDR // of domains, then those of before
+	listed  int           // of them are of domains
 }
 
 type foreignCIDR struct {
@@ -54,6 +55,7 @@ func (r *Registry) SetForeign(domains []ForeignDomain) {
 			}
 		}
 	}
+	next.listed = len(next.cidrs)
 	if before := r.foreign.Load(); before != nil {
 		for _, old := range before.cidrs {
 			held := func(c foreignCIDR) bool { return c.Bits() <= old.Bits() && c.Overlaps(old.Prefix) }
@@ -71,6 +73,23 @@ func (r *Registry) Foreign() []ForeignDomain {
 		return f.domains
 	}
 	return nil
+}
+
+// FormerForeign returns what of the CIDRs of before stays refused, by the domain that had it.
+// A Registry that is told it by SetForeign before Foreign answers as this one.
+func (r *Registry) FormerForeign() (all []ForeignDomain) {
+	f := r.foreign.Load()
+	if f == nil {
+		return nil
+	}
+	for _, c := range f.cidrs[f.listed:] {
+		at := slices.IndexFunc(all, func(d ForeignDomain) bool { return d.TrustDomain == c.of })
+		if at < 0 {
+			at, all = len(all), append(all, ForeignDomain{TrustDomain: c.of})
+		}
+		all[at].CIDRs = append(all[at].CIDRs, c.Prefix)
+	}
+	return all
 }
 
 // ExpectsForeign reports whether a workload of another trust domain is expected at an

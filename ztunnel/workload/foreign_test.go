@@ -192,6 +192,13 @@ func TestARestOfCIDRsThatShrinkStaysRefused(t *testing.T) {
 	smaller[0].CIDRs = []netip.Prefix{prefix("172.20.0.0/24")}
 	r.SetForeign(smaller)
 	refuses(t, r, "it is in the CIDR of before", "172.20.1.1:80", "names no workload there")
+
+	told := registry(t, Mesh{})
+	told.SetForeign(r.FormerForeign())
+	told.SetForeign(r.Foreign())
+	refuses(t, told, "a registry that is told the same", "172.20.1.1:80", "names no workload there")
+	told.SetForeign(nil)
+	refuses(t, told, "and that no domain is left", "172.20.0.1:80", "names no workload there")
 }
 
 // Before there is a snapshot nobody knows which addresses are ours.
