@@ -175,7 +175,7 @@ func TestAuditVerifiesWhatIsSigned(t *testing.T) {
 func (p *paperLedger) wantsConfigMapsAnchors(path string) {
 	p.t.Helper()
 	for data, want := range map[string]string{
-		`"ca-1.c0ffee": "{\"replica\": \"ca-1\", \"chain\": \"c0ffee\", \"seq\": 99, \"time\": \"2026-11-30T07:00:00Z\"}"`: "by an anchor of 2026-11-30T07:00:00Z the chain c0ffee of ca-1 had come to seq 99; the files have the chain ",
+		`"ca-1.c0ffee": "{\"replica\": \"ca-1\", \"chain\": \"c0ffee\", \"seq\": 99, \"hash\": \"` + strings.Repeat("00", 32) + `\", \"time\": \"2026-11-30T07:00:00Z\"}"`: "by an anchor of 2026-11-30T07:00:00Z the chain c0ffee of ca-1 had come to seq 99; the files have the chain ",
 		`"ca-1.c0ffee": "{}"`: "ca-1.c0ffee: it holds no checkpoint",
 	} {
 		if err := os.WriteFile(path, []byte(`{"kind": "ConfigMap", "data": {`+data+`}}`), 0o600); err != nil {

@@ -31,7 +31,8 @@ than the present ones.
 A chain is proved up to its last signature. An intruder who is root at the CA may have put
 an older end of the ledger back, with the head that belonged to it: --anchors has chains go
 at least as far as checkpoints that were kept elsewhere: those that the CA keeps in a
-ConfigMap, or the output of an earlier verify -o json.
+ConfigMap, or the output of an earlier verify -o json. Root at the CA may change the
+ConfigMap, too: keep one in a place of your own. Their signatures are not verified.
 
 The exit code is 2 if anything is wrong, or if what is there is not signed.`,
 		Example: "  culvert ca export --to roots.pem\n  culvert audit verify /var/lib/culvert/ledger --roots roots.pem\n  kubectl -n culvert-system get configmap culvert-ledger-checkpoint -o json > anchors.json\n  culvert audit fetch ledger-of-today && culvert audit verify ledger-of-today --roots roots.pem --anchors anchors.json",

@@ -58,7 +58,7 @@ func (c *config) openLedger(authority *ca.CA, tell func(ca.Event)) (*keptLedger,
 			return nil, fmt.Errorf("%s is not a directory", c.ledger)
 		}
 		return ledger.Open(ledger.Options{
-			Dir: c.ledger, Replica: replica, MaxAge: c.ledgerAge, MaxBytes: c.ledgerSize, Issuer: authority.Issuer, Log: c.log,
+			Dir: c.ledger, Replica: replica, MaxAge: c.ledgerAge, MaxBytes: c.ledgerSize, Issuer: authority.Issuer, Roots: authority.Roots, Log: c.log,
 			Anchors: anchors, Alarm: func(what string) { tell(ca.Event{Reason: ca.LedgerLost, Warning: true, Message: what}) },
 			Certify: func(key crypto.PublicKey) ([]*x509.Certificate, error) {
 				return authority.CertifyLedger(key, ledger.Subject(replica))

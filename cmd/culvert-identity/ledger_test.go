@@ -84,7 +84,7 @@ func TestALedgerThatIsLostByItsCheckpointIsTold(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := &config{ledger: filepath.Join(t.TempDir(), "ledger"), ledgerAge: time.Hour, ledgerSize: ledger.MinBytes, ledgerCheckpoints: t.TempDir(), log: slog.New(slog.DiscardHandler)}
-	write(t, filepath.Join(c.ledgerCheckpoints, host+".c0ffee"), `{"replica": "`+host+`", "chain": "c0ffee", "seq": 7, "hash": "00", "time": "2026-11-30T07:00:00Z"}`)
+	write(t, filepath.Join(c.ledgerCheckpoints, host+".c0ffee"), `{"replica": "`+host+`", "chain": "c0ffee", "seq": 7, "hash": "`+strings.Repeat("00", 32)+`", "time": "2026-11-30T07:00:00Z"}`)
 	told := make(chan ca.Event, 1)
 	k, err := c.openLedger(authority, func(e ca.Event) { told <- e })
 	if err != nil {

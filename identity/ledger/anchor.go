@@ -5,6 +5,8 @@ package ledger
 import (
 	"cmp"
 	"context"
+	"crypto/x509"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -58,8 +60,14 @@ type Anchored struct {
 type anchoring struct {
 	last Checkpoint        // that this process has put for its chain, or found there and compared
 	met  map[string]uint64 // Seq of anchors whose line is there, by name
-	told map[string]string // anchors whose line is not, by name
+	told map[string]unmet  // anchors whose line is not, by name
 	said string            // the last problem
+}
+
+// unmet is an anchor whose line is not there.
+type unmet struct {
+	text string // of the anchor
+	what string // is lost, a sentence
 }
 
 // anchorName is the name of a chain's anchor: another chain of the same replica has another.
@@ -138,6 +146,10 @@ func (l *Ledger) anchor(ctx context.Context) (current bool, err error) {
 		return false, nil // the head does not say it yet, or nobody vouches for it
 	}
 	name := anchorName(l.opts.Replica, chain)
+	if lost, is := l.anchoring.told[name]; is { // and it stays until another hand takes it away
+		l.anchoring.last = Checkpoint{}
+		return false, fmt.Errorf("%s is not put over: %s", name, lost.what)
+	}
 	own, there := parseAnchor(name, all[name])
 	l.missed(chain, own, there)
 	if there && own.Seq >= next.Seq {
@@ -193,38 +205,57 @@ func (l *Ledger) compare(all map[string][]byte) error {
 	if err != nil {
 		return err
 	}
-	var files []file
-	if c := chains[l.opts.Replica]; c != nil {
-		files = c.files
-	}
-	lost := map[string]string{}
+	lost := map[string]unmet{}
 	for name, text := range all {
 		c, ok := parseAnchor(name, text)
 		switch {
 		case !ok && strings.HasPrefix(name, l.opts.Replica+"."):
-			lost[name] = fmt.Sprintf("%s is no checkpoint of a ledger", name)
+			lost[name] = unmet{string(text), fmt.Sprintf("%s is no checkpoint of a ledger", name)}
 			continue
 		case !ok || c.Replica != l.opts.Replica || l.knows(name, c):
 			continue
-		case l.anchoring.told[name] != "":
+		case l.anchoring.told[name].text == string(text):
 			lost[name] = l.anchoring.told[name]
-			continue
+		default:
+			met, err := l.meets(chains, c)
+			if err != nil {
+				return err
+			}
+			if met {
+				l.anchoring.met[name] = c.Seq
+				continue
+			}
+			lost[name] = unmet{string(text), fmt.Sprintf("the chain %s of %s had come to seq %d at %s, and that line is not in its ledger: an older state was put back, or files were lost", c.Chain, c.Replica, c.Seq, c.Time.Format(time.RFC3339))}
 		}
-		there, err := hasLine(files, c)
-		if err != nil {
-			return err
-		}
-		if there {
-			l.anchoring.met[name] = c.Seq
-			continue
-		}
-		lost[name] = fmt.Sprintf("the chain %s of %s had come to seq %d at %s, and that line is not in its ledger: an older state was put back, or files were lost", c.Chain, c.Replica, c.Seq, c.Time.Format(time.RFC3339))
 		if c.Chain == l.chainNow() {
 			l.begin(c)
 		}
 	}
 	l.tell(lost)
 	return nil
+}
+
+// meets reports whether the line that an anchor names is there, or was removed by rule.
+func (l *Ledger) meets(chains map[string]*chain, c Checkpoint) (bool, error) {
+	var files []file
+	if own := chains[c.Replica]; own != nil {
+		files = own.files
+	}
+	if there, err := hasLine(files, c); err != nil || there {
+		return there, err
+	}
+	return wentByRule(chains, l.roots(), c)
+}
+
+// roots are those that vouch for checkpoints. Nil: nobody signs them.
+func (l *Ledger) roots() []*x509.Certificate {
+	switch {
+	case l.opts.Certify == nil:
+		return nil
+	case l.opts.Roots == nil:
+		return []*x509.Certificate{}
+	}
+	return append([]*x509.Certificate{}, l.opts.Roots()...)
 }
 
 // knows reports whether the line of an anchor was found before. It may have been removed by
@@ -235,11 +266,11 @@ func (l *Ledger) knows(name string, c Checkpoint) bool {
 }
 
 // tell raises an alarm for what is newly lost.
-func (l *Ledger) tell(lost map[string]string) {
+func (l *Ledger) tell(lost map[string]unmet) {
 	names := slices.Sorted(maps.Keys(lost))
 	for _, name := range names {
-		if l.anchoring.told[name] == "" {
-			l.alarm(lost[name])
+		if l.anchoring.told[name].what != lost[name].what {
+			l.alarm(lost[name].what)
 		}
 	}
 	l.anchoring.told = lost
@@ -247,7 +278,7 @@ func (l *Ledger) tell(lost map[string]string) {
 	defer l.mu.Unlock()
 	l.anchored.State, l.anchored.Lost = AnchorHeld, nil
 	for _, name := range names {
-		l.anchored.State, l.anchored.Lost = AnchorLost, append(l.anchored.Lost, lost[name])
+		l.anchored.State, l.anchored.Lost = AnchorLost, append(l.anchored.Lost, lost[name].what)
 	}
 }
 
@@ -257,12 +288,13 @@ func (l *Ledger) chainNow() string {
 	return l.chain
 }
 
-// begin has lines be of another chain from now on. A line says which anchor was not met.
-func (l *Ledger) begin(unmet Checkpoint) {
+// begin has lines be of another chain from now on. A line says which anchor was not met. While
+// there is no room for that line, the chain stays as it is, and the next look tries again.
+func (l *Ledger) begin(lost Checkpoint) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	next := newChain()
-	if l.takeLocked(Record{Kind: KindPutBack, Upkeep: Upkeep{Chain: next, Anchor: &unmet}}) {
+	if l.roomLocked() && l.takeLocked(Record{Kind: KindPutBack, Upkeep: Upkeep{Chain: next, Anchor: &lost}}) {
 		l.chain = next
 		l.anchored.Seq = 0
 		l.wake()
@@ -270,7 +302,8 @@ func (l *Ledger) begin(unmet Checkpoint) {
 }
 
 // outdated are the anchors that go by rule when another comes: they are older than any line
-// that is kept, or there are too many.
+// that is kept, or there are too many. Those whose line is lost stay. A clock that is wrong
+// makes no anchor old: its age is what the youngest of the others has over it.
 func (l *Ledger) outdated(all map[string][]byte, now time.Time) map[string][]byte {
 	type aged struct {
 		name string
@@ -278,14 +311,18 @@ func (l *Ledger) outdated(all map[string][]byte, now time.Time) map[string][]byt
 	}
 	var others []aged
 	for name, text := range all {
-		if c, ok := parseAnchor(name, text); ok {
+		c, ok := parseAnchor(name, text)
+		if _, lost := l.anchoring.told[name]; ok && !lost {
 			others = append(others, aged{name, c.Time})
 		}
 	}
 	slices.SortFunc(others, func(a, b aged) int { return cmp.Or(b.at.Compare(a.at), cmp.Compare(a.name, b.name)) })
+	if len(others) > 0 && others[0].at.Before(now) {
+		now = others[0].at
+	}
 	gone := map[string][]byte{}
 	for i, o := range others {
-		if now.Sub(o.at) > l.opts.MaxAge || i >= maxAnchors-1 {
+		if now.Sub(o.at) > l.opts.MaxAge || i >= maxAnchors-1-len(l.anchoring.told) {
 			gone[o.name] = nil
 			l.opts.Log.Info("a checkpoint of a former ledger is dropped by rule", logAnchor, o.name)
 		}
@@ -293,13 +330,23 @@ func (l *Ledger) outdated(all map[string][]byte, now time.Time) map[string][]byt
 	return gone
 }
 
-// parseAnchor reads a text of that name.
+// parseAnchor reads a text of that name. What a head has no room for is no checkpoint.
 func parseAnchor(name string, text []byte) (c Checkpoint, ok bool) {
-	if json.Unmarshal(text, &c) != nil || c.Chain == "" || c.Seq == 0 || name != anchorName(c.Replica, c.Chain) {
+	if len(text) >= headSlot || json.Unmarshal(text, &c) != nil || c.Seq == 0 || name != anchorName(c.Replica, c.Chain) {
+		return Checkpoint{}, false
+	}
+	if !isHex(c.Chain) || !isHash(c.Hash) || c.Signer != "" && !isHash(c.Signer) {
 		return Checkpoint{}, false
 	}
 	return c, true
 }
+
+func isHex(text string) bool {
+	_, err := hex.DecodeString(text)
+	return err == nil && text != ""
+}
+
+func isHash(text string) bool { return isHex(text) && len(text) == hex.EncodedLen(len(hash{})) }
 
 // errNoAnchor is of a text that holds no checkpoint.
 var errNoAnchor = errors.New("it holds no checkpoint of a ledger")

@@ -310,10 +310,10 @@ func TestOldAnchorsGoByRuleWhenANewOneComes(t *testing.T) {
 	r, s := newRig(t), &shelf{}
 	now := time.Now()
 	for i := range maxAnchors + 100 {
-		c := Checkpoint{Replica: fmt.Sprintf("old-%d", i), Chain: newChain(), Seq: 1, Time: now.Add(-time.Duration(i) * time.Minute)}
+		c := Checkpoint{Replica: fmt.Sprintf("old-%d", i), Chain: newChain(), Seq: 1, Hash: aHash, Time: now.Add(-time.Duration(i) * time.Minute)}
 		s.set(anchorName(c.Replica, c.Chain), &c)
 	}
-	aged := Checkpoint{Replica: "aged", Chain: "c0ffee", Seq: 1, Time: now.Add(-91 * 24 * time.Hour)}
+	aged := Checkpoint{Replica: "aged", Chain: "c0ffee", Seq: 1, Hash: aHash, Time: now.Add(-91 * 24 * time.Hour)}
 	s.set("aged.c0ffee", &aged)
 	a := r.keepAnchored(s, "ca-1", 1)
 	anchors := s.anchors(t)

@@ -65,7 +65,7 @@ func (w *walk) unmet() {
 	for _, a := range w.anchors {
 		f := Fault{File: cmp.Or(w.file, w.chain.head), Line: w.line}
 		switch {
-		case a.met || a.changed || a.Seq < w.report.First && a.Chain != "" && w.wentByRule(a.Checkpoint):
+		case a.met || a.changed || a.Chain != "" && (a.Seq < w.report.First || !w.ids[a.Chain]) && w.wentByRule(a.Checkpoint):
 			continue
 		case !w.isID(a.Chain):
 			f.What = fmt.Sprintf("by an anchor of %s the chain %s of %s had come to seq %d; the files have %s, which ends at seq %d", stampOf(a.Checkpoint), a.Chain, a.Replica, a.Seq, w.allIDs(), w.seq)

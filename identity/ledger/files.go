@@ -140,7 +140,7 @@ func inFile(f file, c Checkpoint) (first uint64, there bool, err error) {
 		case errors.Is(err, io.EOF), errors.Is(err, errTorn):
 			return first, false, nil
 		case err != nil:
-			return first, false, err
+			return first, false, fmt.Errorf("%s: line %d: %w", f.path, all.number, err)
 		}
 		r, err := decode(line)
 		switch {

@@ -60,6 +60,10 @@ type Options struct {
 	Certify func(crypto.PublicKey) ([]*x509.Certificate, error)
 	Issuer  func() *x509.Certificate // that signs now: another one certifies another key
 
+	// Roots vouch for the checkpoints of former processes and other replicas. Without, no line
+	// of theirs proves that what an anchor names was removed by rule.
+	Roots func() []*x509.Certificate
+
 	// Anchors is where the checkpoint of the chain is kept, too, as an older state of all files
 	// is a good ledger by itself. Without, it is kept nowhere else.
 	Anchors Anchorage
@@ -243,7 +247,7 @@ func (l *Ledger) await(seq uint64, within time.Duration) bool {
 
 // takeLocked adds a line to the chain, if there is room, and what must stand before it.
 func (l *Ledger) takeLocked(r Record) (kept bool) {
-	if l.queued >= maxQueue || l.missing != nil && l.queued > maxQueue/2 {
+	if !l.roomLocked() {
 		l.loseLocked(r.Kind)
 		return false
 	}
@@ -251,8 +255,12 @@ func (l *Ledger) takeLocked(r Record) (kept bool) {
 	if l.size >= l.fileBytes {
 		l.rotateLocked()
 	}
-	l.addLocked(r)
-	return true
+	return l.addLocked(r)
+}
+
+// roomLocked reports whether a line may wait for the disk.
+func (l *Ledger) roomLocked() bool {
+	return l.queued < maxQueue && (l.missing == nil || l.queued <= maxQueue/2)
 }
 
 // loseLocked counts a line for which there is no room. It has a Seq nevertheless.

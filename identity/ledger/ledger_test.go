@@ -51,7 +51,7 @@ func newRig(t testing.TB) *rig {
 
 func (r *rig) options(replica string) Options {
 	return Options{
-		Dir: r.dir, Replica: replica, Issuer: r.ca.Issuer,
+		Dir: r.dir, Replica: replica, Issuer: r.ca.Issuer, Roots: r.ca.Roots,
 		Certify: func(key crypto.PublicKey) ([]*x509.Certificate, error) {
 			return r.ca.CertifyLedger(key, Subject(replica))
 		},

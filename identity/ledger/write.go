@@ -196,7 +196,7 @@ func (l *Ledger) settle(state State) error {
 	}
 	for _, out := range open {
 		if err := out.Sync(); err != nil {
-			c.Seq, c.Hash, c.State = said.Seq, said.Hash, StateFailing // that is all it may promise
+			c.Chain, c.Seq, c.Hash, c.State = said.Chain, said.Seq, said.Hash, StateFailing // that is all it may promise
 			return errors.Join(fmt.Errorf("%s: %v", out.Name(), err), l.head.write(before.sign(c)))
 		}
 	}
