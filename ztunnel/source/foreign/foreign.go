@@ -178,13 +178,24 @@ func (s *Source) free(domains []workload.ForeignDomain) error {
 func (s *Source) keep() {
 	s.kept = true // or the log has it that it is not
 	next := s.options.Kept + ".new"
-	err := os.WriteFile(next, s.text, 0o600)
+	err := writeSynced(next, s.text)
 	if err == nil {
 		err = os.Rename(next, s.options.Kept)
 	}
 	if err != nil {
 		s.options.Log.Error("which workloads of other trust domains there are is not kept over a restart", logPath, s.options.Kept, logError, err)
 	}
+}
+
+// writeSynced has a text on the disk before it returns: a part of a list is a list, too, and
+// so a machine that lost its power would take fewer workloads for all.
+func writeSynced(path string, text []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(text)
+	return errors.Join(err, f.Sync(), f.Close())
 }
 
 // say logs what is wrong with the file, once.
