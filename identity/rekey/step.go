@@ -66,7 +66,8 @@ func wantIssuer(next, files ca.Files, kit Kit) {
 }
 
 // Next decides what follows from a plan whose files are as Wanted, and what it waits for. It
-// returns the same plan if it waits. accepts says why the CA would refuse files, or nil.
+// returns the same plan if it waits; with another, they are those that are not waited for.
+// accepts says why the CA would refuse files, or nil.
 func Next(p Plan, files ca.Files, v View, accepts func(ca.Files) error) (Plan, []Wait) {
 	if p.Paused {
 		return p, []Wait{{forOperator, "", "it is paused: culvert ca rotate-root --resume"}}
@@ -94,14 +95,14 @@ func Next(p Plan, files ca.Files, v View, accepts func(ca.Files) error) (Plan, [
 			return p, []Wait{{forOperator, "", fmt.Sprintf("the CA in force cannot be read: %v", err)}}
 		}
 		next.Former = former
-		return next.to(Activate, v.Now), nil
+		return next.to(Activate, v.Now), waits
 
 	case Activate:
 		waits := v.replicas(p.Step, signsBy(issuerOf(files)))
 		if len(waits) > 0 && !skip {
 			return p, waits
 		}
-		return p.to(Drain, v.Now), nil
+		return p.to(Drain, v.Now), waits
 
 	case Drain: // gate 2
 		// The way back ends here: the next issuer must be one that signs.
@@ -112,7 +113,7 @@ func Next(p Plan, files ca.Files, v View, accepts func(ca.Files) error) (Plan, [
 		if len(waits) > 0 && !skip {
 			return p, waits
 		}
-		return p.to(Drop, v.Now), nil
+		return p.to(Drop, v.Now), waits
 
 	case Drop, Withdraw:
 		next, waits := p.everywhere(v, v.replicas(p.Step, gives(set)))
