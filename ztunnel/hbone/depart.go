@@ -100,8 +100,12 @@ func (c *conn) delivered() bool {
 }
 
 // dead reports that there is no connection any more that could acknowledge
-// anything; mu is held.
+// anything, and that all was counted which it took: a write that is under way has yet to
+// say how much went out, and would make arrived too little; mu is held.
 func (c *conn) dead() bool {
+	if c.writer.busy() {
+		return false // its write fails at once
+	}
 	dead := c.torn
 	if c.rtt.socket != nil {
 		err := c.rtt.socket.Control(func(fd uintptr) { dead = dead || socket.Broke(fd) })

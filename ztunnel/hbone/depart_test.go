@@ -340,3 +340,44 @@ func TestAStreamThatEndsWhileItsTunnelSaysGoodbyeEndsInOrder(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// tardyWire counts what its socket took when the write has returned, as every wire does.
+type tardyWire struct {
+	nowhere
+	counted atomic.Uint64
+}
+
+func (w *tardyWire) Written() uint64 { return w.counted.Load() }
+
+// A connection may break between the kernel's taking bytes and the count of them.
+func TestAStreamIsProvenThoughTheTunnelBreaksInTheMidstOfAWrite(t *testing.T) {
+	near, far := socketPair(t)
+	wire := &tardyWire{}
+	c := newConn(true, wire, proof{peer: serverID, rtt: tune(near)}, &hooks{})
+	last := []byte("the last bytes of a stream")
+	near.Write(last)
+	io.ReadFull(far, make([]byte, len(last)))
+	wire.counted.Store(uint64(len(last)))
+	c.mu.Lock()
+	s := newStream(c, 1, dbAddr)
+	s.accepted, s.gotEnd, s.told = true, true, true
+	c.sentEnd(s)
+	c.err, c.broken, c.stirred = errLost, true, time.Now()
+	c.mu.Unlock()
+
+	c.writer.leading, c.writer.over = true, true
+	near.SetWriteDeadline(time.Now().Add(50 * time.Millisecond))
+	lost, _ := near.Write(make([]byte, 64<<20)) // of another stream
+	far.SetLinger(0)
+	far.Close()
+	time.AfterFunc(20*time.Millisecond, func() {
+		wire.counted.Add(uint64(lost))
+		c.writer.mu.Lock()
+		defer c.writer.mu.Unlock()
+		c.writer.leading = false
+	})
+	c.depart()
+	if err := s.result(); err != nil {
+		t.Error(err)
+	}
+}
