@@ -5,6 +5,8 @@ package ca
 import (
 	"crypto/sha256"
 	"slices"
+
+	"github.com/culvert-mesh/culvert/identity"
 )
 
 // Key names the key of an authority, as identity.KeyHash does.
@@ -22,10 +24,25 @@ func (c *CA) Taint(keys []Key) {
 	}
 }
 
-// Tainted are those of the last Taint.
+// Tainted are those of the last Taint, but for what still signs here: a node that heard of it
+// now would get another certificate of the same authority. Changed tells when it does no more.
 func (c *CA) Tainted() []Key {
-	if keys := c.tainted.Load(); keys != nil {
-		return slices.Clone(*keys)
+	keys := c.tainted.Load()
+	if keys == nil {
+		return nil
 	}
-	return nil
+	return slices.DeleteFunc(slices.Clone(*keys), c.inForce.Load().hangsOn)
+}
+
+// hangsOn reports whether the key is of the issuer, or of an authority above it.
+func (a *authority) hangsOn(key Key) bool {
+	if a == nil {
+		return false
+	}
+	for _, cert := range a.chain {
+		if identity.KeyHash(cert) == key {
+			return true
+		}
+	}
+	return identity.KeyHash(a.anchor) == key
 }

@@ -94,13 +94,20 @@ func (s *Store) quietest(e *entry, moments [draws]time.Time) time.Time {
 // afterChange is when an SVID is renewed that no root vouches for any more. All nodes of
 // a mesh hear of that at the same moment.
 func (e *entry) afterChange(now time.Time) time.Time {
-	life := max(minRenewal, e.current.lifetime())
-	due := now.Add(rand.N(min(maxChangeWait, fraction(life, changePart)) + 1))
-	if rested := e.current.issued.Add(fraction(life, restPart)); due.Before(rested) {
+	due := now.Add(e.changeWait())
+	if rested := e.current.issued.Add(fraction(e.life(), restPart)); due.Before(rested) {
 		return rested
 	}
 	return due
 }
+
+// changeWait is somewhere in the time in which all nodes renew.
+func (e *entry) changeWait() time.Duration {
+	return rand.N(min(maxChangeWait, fraction(e.life(), changePart)) + 1)
+}
+
+// life is the lifetime of the SVID that there is, as renewals are planned by it.
+func (e *entry) life() time.Duration { return max(minRenewal, e.current.lifetime()) }
 
 // overdue reports whether the renewal has failed for so long that an operator
 // should know.

@@ -35,6 +35,7 @@ type Store struct {
 	barred   *listing            // what was said last of other trust domains, if ended had a part of it left out
 	listed   uint64              // the greatest number of a list of other trust domains; 0: none had one
 	news     news                // of another bundle
+	tainted  []sum               // keys of authorities, as the CA's stream said last
 	above    []*x509.Certificate // the leaf in the last answer: SVIDs share them
 	inFlight int                 // waves
 	standing Standing

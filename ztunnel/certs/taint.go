@@ -14,19 +14,27 @@ import (
 // an issuer or intermediate above them, or a root. It returns how many; s.mu is held. All
 // nodes hear of it at the same moment, so they take some time, as after a change of roots.
 func (s *Store) renewTainted(keys []sum, now time.Time) (n int) {
-	if len(keys) == 0 || s.bundle == nil {
-		return 0
-	}
+	another := slices.ContainsFunc(keys, func(key sum) bool { return !slices.Contains(s.tainted, key) })
+	s.tainted = keys
 	for _, e := range s.entries {
-		if e.current == nil || !s.bundle.hangsOn(e.current, keys) {
+		if !s.hangsOnTainted(e.current) {
 			continue
 		}
 		n++
-		if due := e.afterChange(now); due.Before(e.due) {
+		due := e.afterChange(now)
+		if another { // however young they are: none of them was made for the sake of it
+			due = now.Add(e.changeWait())
+		}
+		if due.Before(e.due) {
 			e.due = due
 		}
 	}
 	return n
+}
+
+// hangsOnTainted reports whether an SVID, which may be nil, is to be renewed soon; s.mu is held.
+func (s *Store) hangsOnTainted(own *svid) bool {
+	return own != nil && s.bundle != nil && len(s.tainted) > 0 && s.bundle.hangsOn(own, s.tainted)
 }
 
 // hangsOn reports whether one of the keys is of an authority above an SVID.

@@ -8,6 +8,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
 	"github.com/culvert-mesh/culvert/identity"
 )
 
@@ -47,4 +49,49 @@ func TestWhatATaintedAuthoritySignedIsRenewedAtOnce(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A replica may sign by the tainted authority for a while yet: what it gives is renewed again,
+// seldom; the next of another authority is kept. However young an SVID is, the first word of
+// the CA has it renewed in half a minute.
+func TestWhatATaintedAuthoritySignsAgainIsRenewedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		former, next := newCA(t, td), newCA(t, td)
+		i := &issuer{ca: former}
+		var moved []time.Time
+		r := run(t, Config{TTL: time.Hour, OnTainted: func(spiffeid.ID) { moved = append(moved, time.Now()) }}, i, i)
+		hold(t, r, web)
+		synctest.Wait()
+		key, both := identity.KeyHash(former.Roots()[0]), slices.Concat(former.Roots(), next.Roots())
+		r.say(t, 1, both)
+		first := r.leaf(web)
+		if err := r.take(Bundle{Generation: 1, Hash: identity.BundleHash(both), Roots: both, Tainted: []sum{key}}); err != nil {
+			t.Fatal(err)
+		}
+		pass(maxChangeWait + time.Second)
+		second := r.leaf(web)
+		if second.Equal(first) || len(moved) != 1 {
+			t.Fatalf("it was not renewed: %d tunnels moved", len(moved))
+		}
+		i.requests()
+		pass(5 * time.Minute)
+		if n := len(i.requests()); n > 0 {
+			t.Errorf("%d requests within a tenth of its life", n)
+		}
+		i.set(func() { i.ca = next })
+		pass(2 * time.Minute)
+		if third := r.leaf(web); third.Equal(second) || len(moved) != 2 {
+			t.Fatalf("what the tainted authority signed again was not renewed: %d tunnels moved", len(moved))
+		}
+		i.requests()
+		pass(20 * time.Minute)
+		if n := len(i.requests()); n > 0 {
+			t.Errorf("what another signed was renewed %d times", n)
+		}
+		r.rotations()
+		pass(20 * time.Minute)
+		if n := len(r.rotations()); n == 0 || len(moved) != 2 {
+			t.Errorf("%d rotations as usual, %d tunnels moved", n, len(moved))
+		}
+	})
 }

@@ -190,9 +190,12 @@ func (s *Store) attempt(ctx context.Context, w *wave) {
 		if s.unchanged(o, now) {
 			continue
 		}
+		tainted := s.hangsOnTainted(o.e.current)
 		rotated := s.settle(o, now)
 		changed = s.rebuild(now) || changed
-		told = append(told, report{id: o.e.id, current: o.e.current, again: o.e.due, err: o.err, problem: o.problem, rotated: rotated, took: now.Sub(began)})
+		told = append(told, report{
+			id: o.e.id, current: o.e.current, again: o.e.due, err: o.err, problem: o.problem, rotated: rotated, tainted: tainted, took: now.Sub(began),
+		})
 	}
 	s.mu.Unlock()
 
@@ -205,7 +208,10 @@ func (s *Store) attempt(ctx context.Context, w *wave) {
 	for _, r := range told {
 		s.hear(r.err)
 		s.log(r)
-		if r.rotated {
+		switch {
+		case r.rotated && r.tainted:
+			s.cfg.OnTainted(r.id)
+		case r.rotated:
 			s.cfg.OnRotate(r.id)
 		}
 	}
@@ -218,6 +224,7 @@ type report struct {
 	again        time.Time
 	err, problem error
 	rotated      bool
+	tainted      bool          // by the CA: an authority of the SVID before
 	took         time.Duration // of the request
 }
 
@@ -271,6 +278,9 @@ func (s *Store) install(e *entry, fresh *svid, now time.Time) (rotated bool) {
 	s.share(fresh)
 	e.current, e.err, e.failures, e.alone, e.disowned = fresh, nil, 0, false, false
 	e.due = s.renewal(e, now)
+	if s.hangsOnTainted(fresh) { // of a replica that still signs by that
+		e.due = e.afterChange(now)
+	}
 	e.news.tell()
 	return rotated
 }
