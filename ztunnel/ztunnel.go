@@ -32,7 +32,6 @@ import (
 	"github.com/culvert-mesh/culvert/ztunnel/proxy"
 	"github.com/culvert-mesh/culvert/ztunnel/redirect"
 	"github.com/culvert-mesh/culvert/ztunnel/source"
-	"github.com/culvert-mesh/culvert/ztunnel/verify"
 	"github.com/culvert-mesh/culvert/ztunnel/workload"
 )
 
@@ -52,9 +51,6 @@ func Run(ctx context.Context, cfg Config) error {
 	defer lock.Close()
 	if err := shortenSlices(); err != nil {
 		cfg.Log.Warn("small messages will wait longer behind bulk", logError, err)
-	}
-	if err := verify.DropRaw(); err != nil && !errors.Is(err, errors.ErrUnsupported) {
-		return fmt.Errorf("put CAP_NET_RAW by: %w", err)
 	}
 	ctx, quit := context.WithCancel(ctx)
 	defer quit()
@@ -110,10 +106,11 @@ func Run(ctx context.Context, cfg Config) error {
 	store = certs.New(certs.Config{
 		TrustDomain: td, Node: cfg.NodeName, Issuer: issuer, TTL: cfg.TTL, Keys: cfg.Keys, Log: cfg.levels.Logger(loglevel.Certs), Remedy: cfg.remedy,
 		ClockSkew: cfg.ClockSkew, RootFile: cfg.RootFile, BundleFile: filepath.Join(lock.Held(), cfg.bundleFile()),
-		OnRotate: func(id spiffeid.ID) { members.Retire(id) },
-		OnBundle: func() { members.Reprove() },
-		Tunnels:  func(key [sha256.Size]byte) int { return members.RestOn(key) },
-		DenyFile: filepath.Join(lock.Held(), denyFile), OnDeny: func() { members.Reprove() }, NodeAt: registry.NodeAt, MaxAge: cfg.MaxTrustAge,
+		OnRotate:  func(id spiffeid.ID) { members.Retire(id) },
+		OnTainted: func(id spiffeid.ID) { members.Move(id) },
+		OnBundle:  func() { members.Reprove() },
+		Tunnels:   func(key [sha256.Size]byte) int { return members.RestOn(key) },
+		DenyFile:  filepath.Join(lock.Held(), denyFile), OnDeny: func() { members.Reprove() }, NodeAt: registry.NodeAt, MaxAge: cfg.MaxTrustAge,
 	})
 
 	// Whose connections, and who hears of them?

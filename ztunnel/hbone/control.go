@@ -239,13 +239,23 @@ func (c *conn) gotGoAway(pc h2.Piece) error {
 			c.end(s, &notTaken{err: fmt.Errorf("%w: peer is going away", ErrReset)})
 		}
 	}
-	needed := c.active > 0 || len(c.guards) > 0
+	needed := c.neededLocked()
 	c.unlock()
 	if asks && needed && why == h2.CodeNone && c.hooks.goingAway != nil && c.asks.Spend(askRate) {
 		c.hooks.goingAway(c)
 	}
 	return nil
 }
+
+// needed reports whether something is open in the tunnel that outlives it in a younger one.
+func (c *conn) needed() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err == nil && c.neededLocked()
+}
+
+// neededLocked is needed; mu is held.
+func (c *conn) neededLocked() bool { return c.active > 0 || len(c.guards) > 0 }
 
 // hears notes a GOAWAY that names the last stream. It reports whether the peer asks for
 // a younger tunnel by it: the second of a pair only completes the first; mu is held.

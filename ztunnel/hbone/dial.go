@@ -67,6 +67,9 @@ func (p *Pool) establish(key Key, t *tunnels, epoch uint64) (*conn, error) {
 		return nil, ErrDrained
 	case p.epoch != epoch:
 		p.discard(c)
+		if slices.ContainsFunc(t.list, (*conn).needed) { // nobody may wait, and open streams need it
+			p.dialLocked(key, t)
+		}
 		return nil, nil
 	}
 	if other, _ := t.choose(nil); other != nil {

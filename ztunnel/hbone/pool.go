@@ -216,6 +216,9 @@ const (
 	Rotated Reason = iota
 	// Denied: the identity is no longer allowed. All streams end now.
 	Denied
+	// Tainted is Rotated, and what vouched for the old certificates may go long before they
+	// end: a Pool opens younger tunnels for open streams at once, as a peer's GOAWAY has it do.
+	Tainted
 )
 
 // Retire makes new streams use new tunnels, with the credentials that are valid from
@@ -234,8 +237,11 @@ var errDenied = fmt.Errorf("%w: identity is not allowed any more", ErrDenied)
 func (c *conn) leaveFor(why Reason) {
 	if why == Denied {
 		c.abort(errDenied)
-	} else {
-		c.retire()
+		return
+	}
+	c.retire()
+	if why == Tainted && c.client && c.needed() {
+		c.hooks.renew(c)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -45,6 +46,41 @@ func TestASecondRotationInTheHandshakeThatTheFirstBroughtEndsNothing(t *testing.
 				wantAlive()
 			})
 		})
+	}
+}
+
+// What vouches for a tunnel may go in a minute, though its certificates hold for an hour: who is
+// open in it moves at once, whichever end renews last. A handshake that a rotation overtakes is
+// followed by another.
+func TestWhatIsOpenMovesAtOnceFromATunnelOfATaintedAuthority(t *testing.T) {
+	for renews, renew := range map[string]func(b *bubble, pool, listener func()){
+		"the pool last":     func(_ *bubble, pool, listener func()) { listener(); pass(5 * time.Second); pool() },
+		"the listener last": func(_ *bubble, pool, listener func()) { pool(); pass(5 * time.Second); listener() },
+		"the pool in the handshake that the listener asked for": func(b *bubble, pool, listener func()) {
+			b.duringHandshake(pool)
+			listener()
+		},
+	} {
+		for name, begin := range longLived {
+			t.Run(name+", "+renews, func(t *testing.T) {
+				inBubble(t, time.Hour, func(t *testing.T, b *bubble) {
+					former, next := trusted(), trusted()
+					pool, listener := b.vouchingNow(former)
+					wantAlive := begin(b)
+					pass(10 * time.Minute)
+					renew(b, func() { pool.Store(next); b.pool.Retire(Tainted) }, func() { listener.Store(next); b.ln.Retire(Tainted) })
+					pass(5 * time.Second)
+					former.Store(false)
+					b.pool.Reprove()
+					b.ln.Reprove()
+					pass(time.Second)
+					wantAlive()
+					if n := b.countDials(); n > 4 {
+						t.Errorf("%d dials", n)
+					}
+				})
+			})
+		}
 	}
 }
 
@@ -131,6 +167,33 @@ func (b *bubble) duringHandshake(f func()) {
 		defer once()
 		return credential(ctx)
 	}
+}
+
+// vouchingNow is vouching by roots that each end may replace while the other shakes hands.
+func (b *bubble) vouchingNow(root *atomic.Bool) (pool, listener *atomic.Pointer[atomic.Bool]) {
+	pool, listener = new(atomic.Pointer[atomic.Bool]), new(atomic.Pointer[atomic.Bool])
+	pool.Store(root)
+	listener.Store(root)
+	dial, accept := b.pool.cfg.Credential, b.ln.cfg.Credential
+	by := func(c Credential, err error, end *atomic.Pointer[atomic.Bool]) (Credential, error) {
+		now, until := end.Load(), c.Until
+		c.Until = func(s tls.ConnectionState) time.Time {
+			if !now.Load() {
+				return longAgo
+			}
+			return until(s)
+		}
+		return c, err
+	}
+	b.pool.cfg.Credential = func(ctx context.Context, key Key) (Credential, error) {
+		c, err := dial(ctx, key)
+		return by(c, err, pool)
+	}
+	b.ln.cfg.Credential = func(ctx context.Context) (Credential, error) {
+		c, err := accept(ctx)
+		return by(c, err, listener)
+	}
+	return pool, listener
 }
 
 // clientIsLate has the pool's clock be late by d, as far as certificates are concerned.

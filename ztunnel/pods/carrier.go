@@ -264,10 +264,15 @@ func credential(pair certs.Pair, err error) (hbone.Credential, error) {
 	return hbone.Credential{Config: pair.Config, Until: pair.Until, Without: pair.Without, Denied: pair.Denied}, err
 }
 
-// retire replaces every tunnel by one with the present certificate.
-func (c *carrier) retire() {
-	c.pool.Retire(hbone.Rotated)
+// retire replaces every tunnel by one with the present certificate, before new streams open.
+func (c *carrier) retire() { c.retireFor(hbone.Rotated) }
+
+// move is retire that does not wait for new streams.
+func (c *carrier) move() { c.retireFor(hbone.Tainted) }
+
+func (c *carrier) retireFor(why hbone.Reason) {
+	c.pool.Retire(why)
 	for _, ln := range c.tunnels {
-		ln.Retire(hbone.Rotated)
+		ln.Retire(why)
 	}
 }

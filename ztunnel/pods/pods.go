@@ -244,6 +244,15 @@ func (p *Pods) Retire(id spiffeid.ID) {
 	}
 }
 
+// Move is Retire that also has open connections move to younger tunnels at once.
+func (p *Pods) Move(id spiffeid.ID) {
+	for m := range p.served() {
+		if m.id == id {
+			m.carrier.move()
+		}
+	}
+}
+
 // Recheck asks the policies in force about every open connection.
 func (p *Pods) Recheck() {
 	for m := range p.served() {

@@ -144,11 +144,12 @@ func (a *anchor) runs() (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("ask for link of %s: %w", a.name, err)
 	}
-	id, err := objectID(a.prog.FD())
+	prog, err := a.prog.Info()
 	if err != nil {
 		return false, fmt.Errorf("ask for program of %s: %w", a.name, err)
 	}
-	return uint32(info.Program) == id, nil
+	id, known := prog.ID()
+	return known && info.Program == id, nil
 }
 
 // pinAgain pins by a second handle: ours believes that it is pinned.

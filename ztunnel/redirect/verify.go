@@ -124,12 +124,17 @@ func samePinned(m *ebpf.Map, pin string) bool {
 		return false
 	}
 	defer there.Close()
-	theirs, err := objectID(there.FD())
+	theirs, err := there.Info()
 	if err != nil {
 		return false
 	}
-	ours, err := objectID(m.FD())
-	return err == nil && ours == theirs
+	ours, err := m.Info()
+	if err != nil {
+		return false
+	}
+	a, known := ours.ID()
+	b, _ := theirs.ID()
+	return known && a == b
 }
 
 func (d *Datapath) verifyInbound(p *pod) (wrong string, err error) {
