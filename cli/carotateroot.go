@@ -50,8 +50,9 @@ state, each time when it is sure that nobody is hurt:
 --status says for whom it waits. --pause keeps it in its state until --resume. --abort gives
 the next root up before it signs; --rollback has the former issuer sign again, until drop.
 Nothing is dropped because time passes, but with --compromised: for a root whose key may be
-in other hands. Then no state waits for longer than --skip-after, and whoever lags by then
-loses its connections until it has heard of the next root.
+in other hands. Then no state waits for longer than --skip-after for who is cut off, who
+loses its connections until it has heard of the next root. For nodes that answer, drain waits
+up to a minute longer: what is open between them lives on.
 
 The CA must have been made by Culvert, or be in the same layout, where culvert-identity may
 write. Where root.key is kept elsewhere, give --root-offline for that of the next root, too.`,
@@ -70,7 +71,7 @@ write. Where root.key is kept elsewhere, give --root-offline for that of the nex
 	flags.Var(&r.rootLife, "root-ttl", "lifetime of the root that is made")
 	flags.Var(&r.issuerLife, "issuer-ttl", "lifetime of the issuer that is made")
 	flags.StringVar(&r.kind, "key-kind", "", "`kind` of the next CA's keys: p256, or mldsa65, which all nodes must know (default as now)")
-	flags.BoolVar(&r.compromised, "compromised", false, "the root's key may be in other hands: wait for nobody longer than --skip-after")
+	flags.BoolVar(&r.compromised, "compromised", false, "the root's key may be in other hands: wait for nobody who is cut off longer than --skip-after")
 	flags.Var(&r.skipAfter, "skip-after", "`time` that --compromised waits in each state")
 	flags.BoolVar(&r.wait, "wait", false, "say what happens until it has ended")
 	lockFlags(flags, &r.lock)

@@ -35,5 +35,8 @@
 //	drop        B       B       every node has said that it goes by B     stable
 //	withdraw    A       A       after an abort: as drop, for A            stable
 //
+// If the key of A may be in other hands, each state is left after a time without those that are
+// cut off; drain lasts until those that answer have moved, or for a minute more.
+//
 // A rollback goes to activate with A and B changing places.
 package rekey

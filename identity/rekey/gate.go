@@ -12,6 +12,14 @@ import (
 // margin is how much longer than its certificates say anything is waited for: clocks differ.
 const margin = time.Minute
 
+// Who answers moves away from a root whose key is in other hands: it renews within half a
+// minute, and a tunnel has a younger one beside it in less than its tick, or never.
+const (
+	answersIn   = 15 * time.Second // a node that says what rests on roots says so every 5 s
+	tunnelsMove = 10 * time.Second // after the last of both ends has renewed
+	moveWithin  = time.Minute      // in all, after what is waited for those that do not answer
+)
+
 // View is what is known of the mesh at one time.
 type View struct {
 	Now      time.Time
@@ -200,6 +208,54 @@ func (v View) rests(on Kit, set string, ended bool) (waits []Wait) {
 	for _, name := range slices.Sorted(maps.Keys(known)) {
 		if why, said := resting(known[name], on, set); why != "" && (said || !ended) {
 			waits = append(waits, Wait{forNode, name, why})
+		}
+	}
+	return waits
+}
+
+// answers reports whether a node is not cut off from the CA, as far as a replica knows.
+func (t told) answers() bool {
+	return t.fresh && t.Connected && time.Duration(t.Quiet) < answersIn
+}
+
+// renewing are the replicas and nodes that answer, and may have certificates yet which nothing
+// but the kit's root vouches for.
+func (v View) renewing(step uint64, on Kit, set string) (waits []Wait) {
+	for _, r := range v.Replicas {
+		if r.Fresh && r.Step != step {
+			waits = append(waits, Wait{forReplica, r.Name, "it has not seen the state yet"})
+		}
+	}
+	return slices.Concat(waits, v.answering(func(t told) string {
+		switch n := t.Certificates[on.key()]; {
+		case n > 0:
+			return fmt.Sprintf("%d certificates rest on the former root", n)
+		case t.Set != set || t.Rests == nil:
+			return "it has not said what rests on the former root"
+		}
+		return ""
+	}))
+}
+
+// carried are the nodes that answer, and have tunnels that rest on the kit's root.
+func (v View) carried(on Kit) []Wait {
+	return v.answering(func(t told) string {
+		if n := t.Rests[on.key()]; n > 0 {
+			return fmt.Sprintf("%d tunnels rest on the former root", n)
+		}
+		return ""
+	})
+}
+
+// answering asks of each node that answers why it is waited for.
+func (v View) answering(why func(told) string) (waits []Wait) {
+	known := v.known()
+	for _, name := range slices.Sorted(maps.Keys(known)) {
+		for _, t := range known[name] {
+			if reason := why(t); t.answers() && reason != "" {
+				waits = append(waits, Wait{forNode, name, reason})
+				break
+			}
 		}
 	}
 	return waits

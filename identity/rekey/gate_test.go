@@ -3,6 +3,7 @@
 package rekey
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -47,6 +48,57 @@ func TestARollbackOfACompromisedRekeySkipsNobody(t *testing.T) {
 		got, waits := Next(p, next.kit.files(former.kit.Roots()), View{Now: now, Replicas: []Replica{{"a", true, r}}}, func(ca.Files) error { return nil })
 		if got.State != want {
 			t.Errorf("back %v: %s, waiting for %v; want %s", back, got.State, waits, want)
+		}
+	}
+}
+
+// A root whose key is in other hands goes without the node that is cut off, and not before
+// those that answer have renewed, and their tunnels have had a moment to follow.
+func TestACompromisedRootIsDroppedWhenThoseThatAnswerHaveMoved(t *testing.T) {
+	former, next := newParty(t), newParty(t)
+	now := time.Now()
+	files := next.kit.files(former.kit.Roots())
+	set, key := setOf(files), former.kit.key()
+	rests := func(certificates, tunnels int) Node {
+		return Node{Connected: true, Set: set, Rests: map[string]int{key: certificates + tunnels}, Certificates: map[string]int{key: certificates}}
+	}
+	silent, cutOff := Node{Connected: true, Set: set}, Node{Connected: true, Set: set, Quiet: Seconds(time.Minute)}
+	for _, tc := range []struct {
+		name    string
+		node    Node
+		unseen  bool          // by the replica
+		in      time.Duration // the state
+		renewed time.Duration // since all had; 0: one has not
+		want    State
+	}{
+		{"a certificate, before the time", rests(1, 0), false, time.Second, 0, Drain},
+		{"a certificate", rests(1, 0), false, 4 * time.Second, 0, Drain},
+		{"a certificate, and all waiting ends", rests(1, 0), false, 63 * time.Second, 0, Drop},
+		{"a tunnel", rests(0, 1), false, 4 * time.Second, 0, Drain},
+		{"a tunnel, a moment later", rests(0, 1), false, 9 * time.Second, 5 * time.Second, Drain},
+		{"a tunnel that never moves", rests(0, 1), false, 14 * time.Second, 10 * time.Second, Drop},
+		{"it has yet to say so", silent, false, 4 * time.Second, 0, Drain},
+		{"the replica has yet to hear it", rests(0, 0), true, 4 * time.Second, 0, Drain},
+		{"nothing", rests(0, 0), false, 4 * time.Second, 0, Drop},
+		{"it is cut off, before the time", cutOff, false, time.Second, 0, Drain},
+		{"it is cut off", cutOff, false, 4 * time.Second, 0, Drop},
+	} {
+		p := Plan{State: Drain, Step: 7, Since: now, Former: former.kit, Next: next.kit, Compromised: true, SkipAfter: Seconds(3 * time.Second)}
+		at := now.Add(tc.in)
+		if tc.renewed > 0 {
+			p.Everywhere = at.Add(-tc.renewed)
+		}
+		r := Report{Step: p.Step, Set: set, Issuer: issuerOf(files), Longest: Seconds(time.Hour), Placed: true,
+			Nodes: map[string]Node{"node-1": tc.node, "node-2": {Pods: true}}}
+		if tc.unseen {
+			r.Step = 0
+		}
+		got, waits := Next(p, files, View{Now: at, Replicas: []Replica{{"a", true, r}}}, func(ca.Files) error { return nil })
+		if got.State != tc.want {
+			t.Errorf("%s: %s, waiting for %v; want %s", tc.name, got.State, waits, tc.want)
+		}
+		if skips := slices.ContainsFunc(waits, func(w Wait) bool { return w.Name == "node-2" }); got.State == Drop && !skips {
+			t.Errorf("%s: the node that is cut off is not named: %v", tc.name, waits)
 		}
 	}
 }

@@ -59,14 +59,15 @@ type Plan struct {
 	Began time.Time `json:"began,omitzero"`
 
 	// Everywhere is since when every replica has done what the state wants: gives the roots,
-	// or signs by the issuer. Zero while one has not.
+	// or signs by the issuer; in Drain, of a compromised root, since when every node that answers
+	// has renewed. Zero while one has not.
 	Everywhere time.Time `json:"everywhere,omitzero"`
 
 	Back   bool `json:"back,omitempty"`   // rolled back: Next is what was in force before
 	Abort  bool `json:"abort,omitempty"`  // it never was in force
 	Paused bool `json:"paused,omitempty"` // no step is taken
-	// Compromised says that the key of Former may be in other hands: no state waits for longer
-	// than SkipAfter, but on the way back.
+	// Compromised says that the key of Former may be in other hands: no state waits for who is cut
+	// off for longer than SkipAfter, but on the way back.
 	Compromised bool    `json:"compromised,omitempty"`
 	SkipAfter   Seconds `json:"skipAfterSeconds,omitempty"`
 

@@ -38,6 +38,10 @@ type Node struct {
 	// Rests is how many certificates and tunnels of the node nothing but a root vouches for,
 	// by the SHA-256 of the root's key; nil: it does not say.
 	Rests map[string]int `json:"rests,omitempty"`
+	// Certificates are those among them. A tunnel may rest on a root since its other end is cut
+	// off; certificates do not, once the node has renewed.
+	Certificates map[string]int `json:"certificates,omitempty"`
+	Quiet        Seconds        `json:"quietSeconds,omitempty"` // since it said something to this replica
 }
 
 // setOf names the roots in files.

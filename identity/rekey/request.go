@@ -13,8 +13,8 @@ import (
 // ErrNotNow is wrapped if what is asked for is not possible in the state of the plan.
 var ErrNotNow = errors.New("not in this state")
 
-// BreakGlass is for a root whose key may be in other hands: no gate is waited for longer
-// than After. Nodes that have not heard of the next root by then refuse its certificates
+// BreakGlass is for a root whose key may be in other hands: nobody who is cut off is waited for
+// longer than After. Nodes that have not heard of the next root by then refuse its certificates
 // until they do; tunnels that rest on the former one end.
 type BreakGlass struct{ After time.Duration }
 

@@ -107,11 +107,15 @@ func Next(p Plan, files ca.Files, v View, accepts func(ca.Files) error) (Plan, [
 	case Drain: // gate 2
 		// The way back ends here: the next issuer must be one that signs.
 		waits := v.replicas(p.Step, first(signsBy(issuerOf(files)), gives(set), signs))
-		if len(waits) == 0 {
-			waits = slices.Concat(v.rests(p.Former, set, v.ended(p.Since)), v.processes(p.Since))
+		if len(waits) == 0 || skip {
+			waits = slices.Concat(waits, v.rests(p.Former, set, v.ended(p.Since)), v.processes(p.Since))
 		}
-		if len(waits) > 0 && !skip {
-			return p, waits
+		next, moving := p.moving(v, set)
+		switch {
+		case len(waits) > 0 && !skip:
+			return next, waits
+		case skip && len(moving) > 0:
+			return next, moving
 		}
 		return p.to(Drop, v.Now), waits
 
@@ -124,6 +128,23 @@ func Next(p Plan, files ca.Files, v View, accepts func(ca.Files) error) (Plan, [
 		return next.end(v.Now), nil
 	}
 	return p, nil
+}
+
+// moving are those that answer, and in a moment have nothing that rests on the former root: a
+// root whose key is in other hands is not dropped before, whoever is cut off. The plan notes
+// since when they have renewed; a node may count tunnels to one that is cut off for ever.
+func (p Plan) moving(v View, set string) (Plan, []Wait) {
+	if !p.Compromised || p.Back {
+		return p, nil
+	}
+	next, waits := p.everywhere(v, v.renewing(p.Step, p.Former, set))
+	switch {
+	case v.Now.Sub(p.Since) >= time.Duration(p.SkipAfter)+moveWithin:
+		return next, nil
+	case len(waits) > 0 || v.Now.Sub(next.Everywhere) >= tunnelsMove:
+		return next, waits
+	}
+	return next, v.carried(p.Former)
 }
 
 // refused is what there is to wait for while the CA would not take the next one.

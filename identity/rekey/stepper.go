@@ -279,16 +279,20 @@ func (s *Stepper) report(plan Plan, stored bool) Report {
 	case s.step != plan.Step:
 		s.step, s.since = plan.Step, now
 	}
+	answer := s.Answer
+	if plan.Compromised { // whoever is in a hurry says how long anything may take
+		answer = min(answer, time.Duration(plan.SkipAfter))
+	}
 	var since time.Time
 	if plan.State == Drain {
-		since = s.since.Add(s.Answer)
+		since = s.since.Add(answer)
 	}
 	r := s.Heard(since)
 	r.Beat, r.Step = s.beat, s.step
 	if again := plan.Back || plan.Began.Sub(plan.Last.At) < time.Minute; again && now.Sub(s.since) < s.Settle {
 		r.Step = 0
 	}
-	if plan.State == Drain && now.Sub(s.since) < 2*s.Answer { // else the clock would speak for nodes
+	if plan.State == Drain && now.Sub(s.since) < 2*answer { // else the clock would speak for nodes
 		r.Step = 0
 	}
 	return r

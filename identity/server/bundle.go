@@ -28,7 +28,8 @@ type Ack struct {
 	Connected  bool      `json:"connected"`  // its stream is open: it hears of the next bundle at once
 	// Rests is how many of its certificates and tunnels nothing but the roots of one key vouches
 	// for, by identity.KeyHash in hexadecimal. A node says so while there are several keys.
-	Rests map[string]int `json:"rests,omitempty"`
+	Rests        map[string]int `json:"rests,omitempty"`
+	Certificates map[string]int `json:"certificates,omitempty"` // among them
 }
 
 // StreamBundle sends the CA's bundle to a node, and again whenever it changes.
@@ -40,31 +41,34 @@ func (s *Server) StreamBundle(stream grpc.BidiStreamingServer[identityv1.BundleA
 		if n := len(ack.GetSha256()); n != 0 && n != sha256.Size {
 			return status.Errorf(codes.InvalidArgument, "sha256: there are %d bytes, want %d or none", n, sha256.Size)
 		}
-		rests, err := restsOf(ack.GetRoots())
+		rests, certificates, err := restsOf(ack.GetRoots())
 		if err != nil {
 			return err
 		}
-		s.acks.put(c.Node, Ack{Generation: ack.GetGeneration(), SHA256: hex.EncodeToString(ack.GetSha256()), Time: time.Now().UTC(), Rests: rests})
+		s.acks.put(c.Node, Ack{
+			Generation: ack.GetGeneration(), SHA256: hex.EncodeToString(ack.GetSha256()), Time: time.Now().UTC(), Rests: rests, Certificates: certificates,
+		})
 		return nil
 	})
 }
 
-// restsOf is what a node says of its roots, nil if it says nothing.
-func restsOf(roots []*identityv1.RootUse) (map[string]int, error) {
+// restsOf is what a node says of its roots, nil if it says nothing, and which part of it are
+// certificates.
+func restsOf(roots []*identityv1.RootUse) (rests, certificates map[string]int, err error) {
 	if len(roots) > identityv1.MaxRoots {
-		return nil, status.Errorf(codes.InvalidArgument, "roots: there are %d, the limit is %d", len(roots), identityv1.MaxRoots)
+		return nil, nil, status.Errorf(codes.InvalidArgument, "roots: there are %d, the limit is %d", len(roots), identityv1.MaxRoots)
 	}
-	var rests map[string]int
 	for _, r := range roots {
 		if len(r.GetKey()) != sha256.Size {
-			return nil, status.Errorf(codes.InvalidArgument, "roots: a key has %d bytes, want %d", len(r.GetKey()), sha256.Size)
+			return nil, nil, status.Errorf(codes.InvalidArgument, "roots: a key has %d bytes, want %d", len(r.GetKey()), sha256.Size)
 		}
 		if rests == nil {
-			rests = make(map[string]int)
+			rests, certificates = make(map[string]int), make(map[string]int)
 		}
-		rests[hex.EncodeToString(r.GetKey())] = int(r.GetCertificates()) + int(r.GetTunnels())
+		key := hex.EncodeToString(r.GetKey())
+		rests[key], certificates[key] = int(r.GetCertificates())+int(r.GetTunnels()), int(r.GetCertificates())
 	}
-	return rests, nil
+	return rests, certificates, nil
 }
 
 // bundle is the news of StreamBundle.

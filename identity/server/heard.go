@@ -42,8 +42,9 @@ func (s *Server) Heard(since time.Time) rekey.Report {
 		if ack.Generation >= generation {
 			n.Set = ack.SHA256
 		}
+		n.Quiet = rekey.Seconds(max(0, time.Since(ack.Time)))
 		if !ack.Time.Before(since) {
-			n.Rests = ack.Rests
+			n.Rests, n.Certificates = ack.Rests, ack.Certificates
 		}
 		report.Nodes[node] = n
 	}

@@ -13,7 +13,7 @@ import (
 
 // C.2: what it costs to replace a root whose key is in other hands, where a node is cut off from
 // the CA and nobody waits for it. It loses its connections, and gets new ones once it hears the
-// CA; between nodes that do, no new connection fails.
+// CA; between nodes that do, no connection fails.
 func TestACompromisedRootIsReplacedAtTheCostOfWhoIsCutOff(t *testing.T) {
 	t.Parallel()
 	s := tellAlone(t, lab.Options{TTL: 25 * time.Second, Nodes: 3}, "mesh")
@@ -37,6 +37,8 @@ func TestACompromisedRootIsReplacedAtTheCostOfWhoIsCutOff(t *testing.T) {
 		}
 	}
 
+	// Its connection to the CA may be dead by now, and the CA shows a certificate of the next root.
+	s.must(s.two.TakeRoots(s.Identity))
 	s.must(mend())
 	mended := time.Now()
 	for _, p := range hurt {
@@ -50,11 +52,8 @@ func TestACompromisedRootIsReplacedAtTheCostOfWhoIsCutOff(t *testing.T) {
 	load.dials.Wait()
 	t.Logf("the root was dropped after %v; the node that was cut off lost its last connection after %v, and had others %v after it was back; %d new connections to or from it failed, of %d in all",
 		dropped.Round(time.Millisecond), ended.Round(time.Millisecond), back.Round(time.Millisecond), hurt[0].failed.Load()+hurt[1].failed.Load(), load.opened.Load()+load.failed.Load())
-	// What is open there lives on, if a younger tunnel was proved before the root was dropped:
-	// nobody waits for that longer than --skip-after.
-	t.Logf("between nodes that hear the CA %d of %d connections live on", load.alive(whole), whole.held.OK)
-	if failed := whole.failed.Load(); failed > 0 {
-		t.Errorf("between nodes that hear the CA %d new connections failed", failed)
+	if alive, failed := load.alive(whole), whole.failed.Load(); alive < whole.held.OK || failed > 0 {
+		t.Errorf("between nodes that hear the CA %d of %d connections live on, and %d new ones failed", alive, whole.held.OK, failed)
 	}
 }
 

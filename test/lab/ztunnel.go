@@ -138,22 +138,30 @@ func (n *Node) issuerArgs(opts ZtunnelOptions) ([]string, error) {
 	if ca == nil {
 		ca = l.Identity
 	}
-	token, root := filepath.Join(n.dir, "token"), filepath.Join(n.dir, "root.pem")
+	token := filepath.Join(n.dir, "token")
 	if err := l.project(n.Name, token); err != nil {
 		return nil, err
 	}
-	pem, err := os.ReadFile(ca.Root)
-	if err != nil {
-		return nil, fmt.Errorf("give %s the CA's root: %w", n.Name, err)
-	}
-	if err := writeAtomic(root, pem); err != nil {
+	if err := n.TakeRoots(ca); err != nil {
 		return nil, err
 	}
-	args := []string{"-ca-address", ca.Addr.String(), "-ca-root", root, "-ca-server-name", caName + "." + systemNamespace + ".svc", "-token-file", token}
+	args := []string{"-ca-address", ca.Addr.String(), "-ca-root", n.rootFile(), "-ca-server-name", caName + "." + systemNamespace + ".svc", "-token-file", token}
 	if l.opts.TTL > 0 {
 		args = append(args, "-ttl", l.opts.TTL.String())
 	}
 	return args, nil
+}
+
+func (n *Node) rootFile() string { return filepath.Join(n.dir, "root.pem") }
+
+// TakeRoots puts the CA's roots of now into the file by which the node's ztunnel knows it, as a
+// kubelet does with the ConfigMap of the chart.
+func (n *Node) TakeRoots(ca *Identity) error {
+	pem, err := os.ReadFile(ca.Root)
+	if err != nil {
+		return fmt.Errorf("give %s the CA's root: %w", n.Name, err)
+	}
+	return writeAtomic(n.rootFile(), pem)
 }
 
 // meshCIDRs are all pods' and services' addresses of the node's mesh. Nodes, CA and outside are

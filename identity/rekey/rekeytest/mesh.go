@@ -142,6 +142,7 @@ func (m *mesh) heard(i int) rekey.Report {
 		is := rekey.Node{Pods: true}
 		if n.at == i && !n.cut {
 			is.Connected, is.Set, is.Rests = true, setOf(n.trusts), n.rests()
+			is.Certificates = is.Rests
 		}
 		report.Nodes[n.name] = is
 	}

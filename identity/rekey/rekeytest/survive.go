@@ -87,6 +87,18 @@ func Survive(t *testing.T, open func(t *testing.T) Place, serve func(testing.TB,
 		}
 		m.ended(next, rekey.Done)
 	})
+	t.Run("a key in other hands, and a node that is late", func(t *testing.T) {
+		m := newMesh(t, open(t))
+		next := m.begin(&rekey.BreakGlass{After: time.Millisecond})
+		m.nodes[1].keep = true
+		m.until(rekey.Drain)
+		for range 8 {
+			m.round()
+		}
+		m.waits(rekey.Drain, "node node-1: 1 certificates rest on the former root")
+		m.nodes[1].keep = false
+		m.ended(next, rekey.Done)
+	})
 	t.Run("twice, with a key that is kept elsewhere", func(t *testing.T) {
 		m := newMesh(t, open(t))
 		m.ended(m.begin(nil), rekey.Done)
