@@ -234,10 +234,10 @@ func (k *walk) resolved(d workload.Destination) {
 	k.target = d.Target
 	if k.way != nil {
 		k.target = k.way.target
-		d.Peer = workload.Workload{}
+		d.Peer = &workload.Workload{}
 		for i := range k.src.view.Dump.Workloads {
 			if w := &k.src.view.Dump.Workloads[i]; !w.Terminated && !w.HostNetwork && slices.Contains(w.Addrs, k.target.Addr()) {
-				d.Peer = *w
+				d.Peer = w
 			}
 		}
 		if there, err := registry(k.src.view, k.src.node()).Resolve(k.dst.from, k.target); err == nil && there.Peer.IsForeign() {
@@ -245,7 +245,7 @@ func (k *walk) resolved(d workload.Destination) {
 		}
 	}
 	if d.Peer.UID != "" || d.Peer.IsForeign() {
-		k.peer = &d.Peer
+		k.peer = d.Peer
 	}
 	if k.peer == nil || !k.peer.Meshed {
 		k.plain = "the destination is not in the mesh"

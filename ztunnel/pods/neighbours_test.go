@@ -18,7 +18,7 @@ func (w *world) destination(uid string) workload.Destination {
 	if !ok {
 		w.t.Fatalf("no pod %s", uid)
 	}
-	return workload.Destination{Peer: peer, Target: netip.AddrPortFrom(peer.Addrs[0], 80)}
+	return workload.Destination{Peer: &peer, Target: netip.AddrPortFrom(peer.Addrs[0], 80)}
 }
 
 func (w *world) wantNeighbour(uid string, want bool) {

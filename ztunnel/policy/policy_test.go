@@ -103,7 +103,7 @@ func TestOutboundGoesOutsideTheMeshAndToIdentifiedPeersOnly(t *testing.T) {
 		{outside, ""},
 		{nameless, "workload shop/db is in the mesh and has no identity"},
 	} {
-		err := s.AllowOutbound(web, workload.Destination{Peer: c.peer})
+		err := s.AllowOutbound(web, workload.Destination{Peer: &c.peer})
 		if got := text(err); got != c.want {
 			t.Errorf("to %+v: %q, want %q", c.peer, got, c.want)
 		}

@@ -37,7 +37,7 @@ func TestNetworkPoliciesSeeAnotherTrustDomainByItsAddress(t *testing.T) {
 	} {
 		n.replace(egress(networkpolicy.Rule{Peers: []networkpolicy.Peer{tc.peer}}))
 		c := b.begin(t.Context(), outbound, netip.AddrPortFrom(webAddr, 1))
-		c.leaves(&self, &workload.Destination{Peer: there, Target: netip.AddrPortFrom(at, 8080)})
+		c.leaves(&self, &workload.Destination{Peer: &there, Target: netip.AddrPortFrom(at, 8080)})
 		err := b.admitNetwork(c)
 		if _, denied := errors.AsType[*policy.Denied](err); denied == tc.admit || (err == nil) != tc.admit {
 			t.Errorf("%s: %v, want it admitted: %v", tc.name, err, tc.admit)

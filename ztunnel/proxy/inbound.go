@@ -77,8 +77,8 @@ func (p *Pod) admitted(c *connection, peer spiffeid.ID, target netip.AddrPort, h
 	c.dst.workload, c.dst.identity = self, self.ID.String()
 	c.service = p.Peers.service(host, target)
 	// The address tells a name only if the certificate agrees.
-	if w, ok := p.Registry.ByAddr(c.src.addr.Addr()); ok && w.ID == peer {
-		c.src.workload = &w
+	if w := p.Registry.SharedByAddr(c.src.addr.Addr()); w != nil && w.ID == peer {
+		c.src.workload = w
 	}
 	c.arrives(self, peer, target)
 	if err := p.admitTo(self, c, peer, target); err != nil {

@@ -98,7 +98,7 @@ func (o Outbound) beside(c *connection, app *net.TCPConn, neighbour *Neighbour, 
 	}
 	lost := func(err error) { c.cancel(&guardLost{err}) }
 	var guard *hbone.Guard
-	err := o.patiently(c.ctx, &d.Peer, func() (err error) {
+	err := o.patiently(c.ctx, d.Peer, func() (err error) {
 		guard, err = o.Tunnels.Guard(c.ctx, key, far, lost)
 		return err
 	})

@@ -40,7 +40,7 @@ func (c *connection) arrives(self *workload.Workload, peer spiffeid.ID, dst neti
 }
 
 func (c *connection) leaves(self *workload.Workload, d *workload.Destination) {
-	c.inMesh.question = networkpolicy.Question{Direction: networkpolicy.Egress, Self: self, Peer: podOf(&d.Peer), Addr: d.Target.Addr(), Port: d.Target.Port()}
+	c.inMesh.question = networkpolicy.Question{Direction: networkpolicy.Egress, Self: self, Peer: podOf(d.Peer), Addr: d.Target.Addr(), Port: d.Target.Port()}
 }
 
 // podOf is a destination as NetworkPolicies see it: a workload of another trust domain is no
@@ -58,7 +58,7 @@ func (p *Pod) askNetwork(c *connection) (*policy.Denied, networkpolicy.Mode) {
 	if p.NetworkPolicies == nil || c.inMesh.question.Self == nil {
 		return nil, networkpolicy.Off
 	}
-	q := p.ends(c, p.peerNow)
+	q := p.ends(c, p.Registry.SharedByUID)
 	no, mode, grounds := p.NetworkPolicies.Judge(&q)
 	if mode != networkpolicy.Enforce {
 		c.inMesh.judged.Store(nil) // else it would keep the policies of now for as long as it is open
@@ -78,18 +78,10 @@ func (p *Pod) ends(c *connection, byUID func(string) *workload.Workload) network
 	}
 	if q.Peer != nil {
 		q.Peer = cmp.Or(byUID(q.Peer.UID), q.Peer)
-	} else if peer, known := p.Registry.ByAddr(q.Addr); known && peer.ID == c.inMesh.id {
-		q.Peer = &peer
+	} else if peer := p.Registry.SharedByAddr(q.Addr); peer != nil && peer.ID == c.inMesh.id {
+		q.Peer = peer
 	}
 	return q
-}
-
-// peerNow returns nil if the pod is gone.
-func (p *Pod) peerNow(uid string) *workload.Workload {
-	if w, known := p.Registry.ByUID(uid); known {
-		return &w
-	}
-	return nil
 }
 
 // admitNetwork returns an error if the NetworkPolicies of the pod refuse c and are enforced.
@@ -107,7 +99,7 @@ func (p *Pod) admitNetwork(c *connection) error {
 		}
 	}
 	if no == nil || mode != networkpolicy.Enforce {
-		c.inMesh.question = p.ends(c, p.peerNow)
+		c.inMesh.question = p.ends(c, p.Registry.SharedByUID)
 		c.inMesh.admitted.Store(true)
 		no, mode = p.askNetwork(c) // Recheck did not ask about what has changed before
 	}
@@ -177,13 +169,13 @@ func (p *Pod) recheckNetwork() {
 	}
 }
 
-// peersNow is peerNow, which is asked once for each peer, however many connections that has.
+// peersNow asks the registry once for each peer, however many connections that has.
 func (p *Pod) peersNow() func(uid string) *workload.Workload {
 	asked := map[string]*workload.Workload{}
 	return func(uid string) *workload.Workload {
 		w, known := asked[uid]
 		if !known {
-			w = p.peerNow(uid)
+			w = p.Registry.SharedByUID(uid)
 			asked[uid] = w
 		}
 		return w
@@ -221,7 +213,7 @@ func (o Outbound) unreached(self *workload.Workload, d *workload.Destination, er
 	if !errors.Is(err, hbone.ErrDial) {
 		return err
 	}
-	if names := o.blockers(self, &d.Peer, d.Target.Addr()); len(names) > 0 {
+	if names := o.blockers(self, d.Peer, d.Target.Addr()); len(names) > 0 {
 		return &blocked{err, strings.Join(names, "; ")}
 	}
 	return err

@@ -42,12 +42,13 @@ func (o Outbound) open(c *connection, app *net.TCPConn) (way, error) {
 	if o.isOurs(self, dst) {
 		return nil, errSelfCall
 	}
-	d, err := o.resolve(c.src.addr.Addr(), dst)
+	found, err := o.Registry.Resolve(c.src.addr.Addr(), dst)
+	d := &found
 	if err != nil {
 		o.tellDead(c, dst, d, err)
 		return nil, err // unknown, yet inside the mesh CIDRs: refused, never plaintext
 	}
-	c.service, c.dst.workload = d.Service, &d.Peer
+	c.service, c.dst.workload = d.Service, d.Peer
 	w, err := o.openTo(c, app, self, d)
 	if err != nil {
 		o.tellDead(c, dst, d, err)
@@ -65,15 +66,6 @@ func (o Outbound) openTo(c *connection, app *net.TCPConn, self *workload.Workloa
 		return o.mesh(c, app, self, d)
 	}
 	return o.plain(c, app, self, d)
-}
-
-// resolve has a Destination, which is large, on the heap: stacks that hold
-// copies grow, and thousands of them wait for their apps.
-//
-//go:noinline
-func (o Outbound) resolve(client netip.Addr, dst netip.AddrPort) (*workload.Destination, error) {
-	d, err := o.Registry.Resolve(client, dst)
-	return &d, err
 }
 
 // isOurs reports whether an app dialled one of ztunnel's listeners in its pod.
@@ -114,7 +106,7 @@ func (o Outbound) tunnel(c *connection, app *net.TCPConn, self *workload.Workloa
 	target := hbone.Target{Authority: d.Target, Header: header(o.baggage(self), c.src.addr, d.Service)}
 	var stream *hbone.Stream
 	c.endTurn()
-	err := o.patiently(c.ctx, &d.Peer, func() (err error) {
+	err := o.patiently(c.ctx, d.Peer, func() (err error) {
 		stream, err = o.Tunnels.OpenFor(c.ctx, key, target, app)
 		return err
 	})

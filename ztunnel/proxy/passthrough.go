@@ -34,8 +34,8 @@ func (p Passthrough) open(c *connection, client *net.TCPConn) (way, error) {
 		return nil, err
 	}
 	c.dst.workload = self
-	if w, ok := p.Registry.ByAddr(c.src.addr.Addr()); ok {
-		c.src.workload = &w
+	if w := p.Registry.SharedByAddr(c.src.addr.Addr()); w != nil {
+		c.src.workload = w
 	}
 
 	if err := p.admitTo(self, c, spiffeid.ID{}, dst); err != nil {

@@ -46,7 +46,7 @@ func TestAConnectionThatIsMadeToWaitHasNoTurnMeanwhile(t *testing.T) {
 			Passthrough{b.Pod}.open(c, new(net.TCPConn))
 		},
 		"for somebody outside the mesh": func(b *bench, c *connection) {
-			Outbound{b.Pod}.direct(c, nil, b.whoWeAre(), &workload.Destination{Target: outside})
+			Outbound{b.Pod}.direct(c, nil, b.whoWeAre(), &workload.Destination{Peer: new(workload.Workload), Target: outside})
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

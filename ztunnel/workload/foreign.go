@@ -185,7 +185,7 @@ func (g ground) abroad(d Destination, dst netip.Addr) (Destination, error) {
 	}
 	if is {
 		// No names: a namespace there is none of this mesh, and no policy of ours is about it.
-		d.Peer = Workload{ID: id, Addrs: []netip.Addr{d.Target.Addr()}, Meshed: true}
+		d.Peer = &Workload{ID: id, Addrs: []netip.Addr{d.Target.Addr()}, Meshed: true}
 	}
 	return d, nil
 }

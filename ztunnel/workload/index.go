@@ -28,7 +28,8 @@ type index struct {
 	hostPorts  map[netip.AddrPort]hostPort
 	nodePorts  map[uint16]*nodePort
 	clients    map[stickyPort]*clients
-	runs       runs // the one thing that is made later
+	runs       runs   // made later, as is
+	shared     shared // this
 }
 
 // virtual is one virtual address. A cluster IP is one service's, a load

@@ -123,7 +123,7 @@ func (idx *index) addNodePorts(s *Service, inside func(netip.Addr) bool) {
 // to a service, or to the node itself.
 func (idx *index) atNode(name string, client netip.Addr, dst netip.AddrPort) (Destination, error) {
 	if e, ok := idx.hostPorts[dst]; ok {
-		return Destination{Peer: e.peer.Workload(), Target: e.addr}, nil
+		return Destination{Peer: idx.shared.of(e.peer), Target: e.addr}, nil
 	}
 	p := idx.nodePorts[dst.Port()]
 	if p == nil {
@@ -148,7 +148,6 @@ func (idx *index) atNode(name string, client netip.Addr, dst netip.AddrPort) (De
 // among chooses one of the endpoints of a service for a client.
 func (idx *index) among(c choice, client netip.Addr, s *Service) Destination {
 	e := c.choose(client)
-	peer, _ := value(e.peer)
 	_, node := idx.nodes[e.addr.Addr()]
-	return Destination{Peer: peer, Target: e.addr, Service: s, Only: len(c.endpoints) == 1, Node: node}
+	return Destination{Peer: idx.shared.of(e.peer), Target: e.addr, Service: s, Only: len(c.endpoints) == 1, Node: node}
 }

@@ -169,8 +169,9 @@ func (r *Registry) All() Mesh { return r.index.Load().mesh }
 // Destination is what a connection's original destination stands for.
 type Destination struct {
 	// Peer is the workload to talk to; its UID is empty if the destination is
-	// no workload's of this mesh. See Workload.IsForeign.
-	Peer Workload
+	// no workload's of this mesh. See Workload.IsForeign. It is not to be written to:
+	// other Destinations have it, too.
+	Peer *Workload
 	// Target is the address to reach, with any service resolved.
 	Target netip.AddrPort
 	// Service is the one that was addressed; nil if none was.
@@ -203,6 +204,9 @@ func (r *Registry) Resolve(client netip.Addr, dst netip.AddrPort) (Destination, 
 func (g ground) resolve(client netip.Addr, dst netip.AddrPort) (Destination, error) {
 	dst = netip.AddrPortFrom(dst.Addr().Unmap(), dst.Port())
 	d, err := g.destination(client.Unmap(), dst)
+	if d.Peer == nil {
+		d.Peer = &nobody
+	}
 	if err == nil && d.Peer.Undecided {
 		return Destination{}, fmt.Errorf("%w at %v: whether pod %v is in the mesh is not known: no label says so",
 			ErrUnknownPeer, d.Target, d.Peer)
@@ -223,7 +227,7 @@ func (g ground) destination(client netip.Addr, dst netip.AddrPort) (Destination,
 		return idx.pick(v, client, dst)
 	}
 	if peer := idx.addr(dst.Addr()); peer != nil {
-		return Destination{Peer: peer.Workload(), Target: dst}, nil
+		return Destination{Peer: idx.shared.of(peer), Target: dst}, nil
 	}
 	if isNode {
 		return idx.atNode(node, client, dst)
