@@ -36,7 +36,7 @@ const imports = `
 	# What a machine's own processes may read of ztunnel, and of the CA.
 	NONE < loopback < ztunnel/admin, identity/server, cmd/culvert-identity;
 
-	NONE < ztunnel/metrics, ztunnel/edges, ztunnel/events, ztunnel/socket, ztunnel/buffer, ztunnel/quota, ztunnel/hbone/aead, ztunnel/hbone/h2;
+	NONE < ztunnel/metrics, ztunnel/edges, ztunnel/events, ztunnel/socket, ztunnel/buffer, ztunnel/quota, ztunnel/workers, ztunnel/hbone/aead, ztunnel/hbone/h2;
 	NONE < test/arch, test/skips;
 	NONE < ztunnel/mountinfo < test/env;
 
@@ -46,7 +46,7 @@ const imports = `
 	identity, regular, strictyaml, ztunnel/workload < ztunnel/source/foreign;
 
 	ztunnel/hbone/aead, ztunnel/socket, ztunnel/buffer, rate < ztunnel/hbone/record < ztunnel/hbone;
-	identity, ztunnel/hbone/h2, ztunnel/quota < ztunnel/hbone;
+	identity, ztunnel/hbone/h2, ztunnel/quota, ztunnel/workers < ztunnel/hbone;
 	identity, identity/identityv1, rate, regular < ztunnel/certs;
 	# What pods may have of it themselves.
 	identity, ztunnel/certs < ztunnel/workloadapi;

@@ -16,6 +16,7 @@ import (
 	"github.com/culvert-mesh/culvert/rate"
 	"github.com/culvert-mesh/culvert/ztunnel/hbone/h2"
 	"github.com/culvert-mesh/culvert/ztunnel/socket"
+	"github.com/culvert-mesh/culvert/ztunnel/workers"
 )
 
 // conn is one tunnel, of either role. Its reader is run; whoever has something
@@ -111,6 +112,7 @@ type receiving struct {
 // called without conn.mu. A nil one is not called.
 type hooks struct {
 	work      *sync.WaitGroup    // counts the tunnel while it runs; required
+	workers   *workers.Pool      // ends streams; nil: each in a new goroutine
 	incoming  func(*Stream) bool // a request came; false refuses it
 	refused   func(*conn, error) // a request came that was answered or reset here
 	proven    func(*conn)        // the peer's first frame came, so it accepted our certificate

@@ -148,6 +148,7 @@ func (p *Pool) tunnel(key Key) (*conn, error) {
 	c.payer = payerOf(c.peer, p.cfg.TrustDomain)
 	c.hooks = &hooks{
 		work:      &p.work,
+		workers:   p.cfg.Workers,
 		proven:    func(*conn) { p.proven(key, c) },
 		goingAway: func(*conn) { p.renew(key, c) },
 		renew:     func(*conn) { p.renew(key, c) },

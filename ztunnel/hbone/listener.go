@@ -16,6 +16,7 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/culvert-mesh/culvert/ztunnel/socket"
+	"github.com/culvert-mesh/culvert/ztunnel/workers"
 )
 
 // ListenerConfig says how a Listener meets its peers.
@@ -38,6 +39,7 @@ type ListenerConfig struct {
 	Door             *Door         // of the process's Gate, the pod's; default: of one of its own
 	Memory           *Memory       // for apps that do not read; default: a share of its own
 	Census           *Census       // of the pod's tunnels; default: one of its own
+	Workers          *workers.Pool // ends streams; default: each ends in a new goroutine
 	Records          Records       // default OwnRecords
 	MaxStreams       int           // that a peer may have open in one tunnel; default 200
 	MaxTunnels       int           // in the Census, default 4096; one peer may have an eighth of them from one address
@@ -97,7 +99,7 @@ func NewListener(ln *net.TCPListener, cfg ListenerConfig) *Listener {
 		done:     make(chan struct{}),
 	}
 	l.places = newPlaces(cfg.Share, func() bool { return l.dismissIdlest(0) })
-	l.hooks = hooks{work: &l.work, incoming: l.take, refused: l.turnedAway, gone: l.gone}
+	l.hooks = hooks{work: &l.work, workers: cfg.Workers, incoming: l.take, refused: l.turnedAway, gone: l.gone}
 	l.ctx, l.cancel = context.WithCancelCause(context.Background())
 	return l
 }

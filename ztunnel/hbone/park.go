@@ -55,6 +55,6 @@ func (s *Stream) isDoneOrAwaited() bool {
 func (s *Stream) isDone() {
 	close(s.done)
 	if s.awaited {
-		go s.conclude(s.toApp.app, s.toApp.raw)
+		s.c.hooks.workers.Go(func() { s.conclude(s.toApp.app, s.toApp.raw) })
 	}
 }

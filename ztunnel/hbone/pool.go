@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/culvert-mesh/culvert/ztunnel/workers"
 )
 
 // Key is what a tunnel leads to. It is compared whole, never hashed to
@@ -39,6 +41,7 @@ type PoolConfig struct {
 	Share            Share         // of sockets; default: no bound
 	Door             *Door         // of the process's Gate, the pod's; default: of one of its own
 	Memory           *Memory       // for apps that do not read; default: a share of its own
+	Workers          *workers.Pool // ends streams; default: each ends in a new goroutine
 	Records          Records       // default OwnRecords
 	MaxStreams       int           // streams in one tunnel, at most the peer's limit; default 100
 	IdleTimeout      time.Duration // after which an unused tunnel is closed; default 5 minutes

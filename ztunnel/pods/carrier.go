@@ -50,6 +50,7 @@ func (p *Pods) newCarrier(m *member) *carrier {
 		Door:    door,
 		Memory:  memory,
 		Records: records,
+		Workers: p.workers,
 		Dial:    direct,
 		Credential: func(ctx context.Context, key hbone.Key) (hbone.Credential, error) {
 			return p.toPeer(ctx, m.id, key)
@@ -74,6 +75,7 @@ func (p *Pods) newCarrier(m *member) *carrier {
 		IsOwn:           func(addr netip.Addr) bool { return p.Datapath.IsOwn(m.Cookie, addr) },
 		Local:           p.local(),
 		Share:           share,
+		Workers:         p.workers,
 		Log:             p.Access,
 		GoodOneOf:       p.GoodOneOf,
 		Metrics:         p.Metrics,
@@ -94,6 +96,7 @@ func (p *Pods) newCarrier(m *member) *carrier {
 			Memory:  memory,
 			Census:  census,
 			Records: records,
+			Workers: p.workers,
 			Refused: proxy.Inbound{Pod: c.pod}.Refused,
 			Credential: func(ctx context.Context) (hbone.Credential, error) {
 				return credential(p.Certs.ServerPair(ctx, m.id))

@@ -26,6 +26,7 @@ import (
 	"github.com/culvert-mesh/culvert/ztunnel/policy"
 	"github.com/culvert-mesh/culvert/ztunnel/proxy"
 	"github.com/culvert-mesh/culvert/ztunnel/redirect"
+	"github.com/culvert-mesh/culvert/ztunnel/workers"
 	"github.com/culvert-mesh/culvert/ztunnel/workload"
 )
 
@@ -68,9 +69,10 @@ type Config struct {
 // than both, from /proc (proc.go).
 type Pods struct {
 	Config
-	boot  string
-	files sandboxFiles
-	gate  *hbone.Gate // of the handshakes of all pods
+	boot    string
+	files   sandboxFiles
+	gate    *hbone.Gate   // of the handshakes of all pods
+	workers *workers.Pool // of all pods' connections
 
 	loaded    chan struct{}   // closed when the records of an earlier run are taken over
 	base      context.Context // lives as long as Run; set before loaded is closed
@@ -163,7 +165,7 @@ func New(cfg Config) (*Pods, error) {
 	}
 	cfg.Access = cmp.Or(cfg.Access, cfg.Log)
 	return &Pods{
-		Config: cfg, boot: boot, files: files, gate: hbone.NewGate(),
+		Config: cfg, boot: boot, files: files, gate: hbone.NewGate(), workers: workers.New(),
 		loaded: make(chan struct{}), byNetns: map[netns.Cookie]*pod{}, serving: map[*member]struct{}{},
 		takers: takers{members: map[*member]struct{}{}}, routes: routes{users: map[netns.Cookie]int{}},
 	}, nil

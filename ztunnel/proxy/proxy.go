@@ -30,6 +30,7 @@ import (
 	"github.com/culvert-mesh/culvert/ztunnel/metrics"
 	"github.com/culvert-mesh/culvert/ztunnel/networkpolicy"
 	"github.com/culvert-mesh/culvert/ztunnel/policy"
+	"github.com/culvert-mesh/culvert/ztunnel/workers"
 	"github.com/culvert-mesh/culvert/ztunnel/workload"
 )
 
@@ -75,6 +76,8 @@ type Pod struct {
 	// Share is what the pod's connections may use of the process. Its tunnels
 	// have the same. default nil: no bound
 	Share *Share
+	// Workers run the connections. default nil: each has a new goroutine
+	Workers *workers.Pool
 
 	Cluster string        // cluster id in metrics and baggage; default "Kubernetes"
 	Drain   time.Duration // how long connections may go on once Serve's context is done; default 0

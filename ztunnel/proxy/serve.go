@@ -34,7 +34,7 @@ func (p *Pod) serve(ctx context.Context, next func() (carry, error)) error {
 			break
 		}
 		connections.Add(1)
-		go carry(base, connections.Done)
+		p.Workers.Go(func() { carry(base, connections.Done) })
 	}
 	p.await(ctx, &connections, force)
 	return broken

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package workers
+
+import (
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+func eventually(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); !is(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("in ten seconds it did not come about that %s", what)
+		}
+	}
+}
+
+// goroutine is the first line of the trace of the one that calls it: its number, and
+// that it runs.
+func goroutine() string {
+	line, _, _ := strings.Cut(string(debug.Stack()), "\n")
+	return line
+}
+
+func TestOneGoroutineRunsOneAfterTheOther(t *testing.T) {
+	p, ran := New(), make(chan string)
+	seen := map[string]bool{}
+	eventually(t, "a goroutine runs a second function", func() bool {
+		p.Go(func() { ran <- goroutine() })
+		one := <-ran
+		again := seen[one]
+		seen[one] = true
+		return again
+	})
+}
+
+func TestNobodyWaitsForAGoroutineThatIsBusy(t *testing.T) {
+	for name, p := range map[string]*Pool{"a pool": New(), "none": nil} {
+		t.Run(name, func(t *testing.T) {
+			var all sync.WaitGroup
+			all.Add(3 * most)
+			for range 3 * most {
+				p.Go(func() {
+					all.Done()
+					all.Wait() // which ends only if all run at once
+				})
+			}
+			all.Wait()
+			if p != nil {
+				eventually(t, "no more wait than are of use", func() bool { return p.waiting.Load() == most })
+			}
+		})
+	}
+}
+
+// What ran may hold a connection, and waits for nobody.
+func TestWhatRanIsForgotten(t *testing.T) {
+	p, gone := New(), make(chan struct{})
+	func() {
+		held := new([1 << 10]byte)
+		runtime.AddCleanup(held, func(struct{}) { close(gone) }, struct{}{})
+		p.Go(func() { held[0]++ })
+	}()
+	eventually(t, "a goroutine that waits holds nothing of what it ran", func() bool {
+		runtime.GC()
+		select {
+		case <-gone:
+			return true
+		default:
+			return false
+		}
+	})
+}
