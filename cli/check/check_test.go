@@ -352,6 +352,9 @@ func TestEachQuestionHasAMeshInWhichItFails(t *testing.T) {
 		{"ledger-anchored", Warning, "ca-2: its checkpoint outside of its disk is 16m40s old: forbidden", func(w *World) {
 			w.CAs[1].State.Ledger.Anchor.AgeSeconds, w.CAs[1].State.Ledger.Anchor.Problem = 1000, "forbidden"
 		}},
+		{"ledger-anchored", Warning, "ca-1: it is not yet compared with its checkpoint outside of its disk: forbidden", func(w *World) {
+			*w.CAs[0].State.Ledger.Anchor = fleet.Anchor{State: "waiting", AgeSeconds: 14 * 60, Problem: "forbidden"}
+		}},
 		{"ledger-anchored", Warning, "ca-2 has no checkpoint outside of its disk", func(w *World) { w.CAs[1].State.Ledger.Anchor = nil }},
 		{"bundle-replicas", Failed, "ca-2 has differs", func(w *World) { w.CAs[1].State.Bundle.SHA256 = "differs" }},
 		{"nodes-answer", Failed, "node node2: connection refused", func(w *World) {

@@ -12,6 +12,9 @@ import (
 // cut off without a trace. It is renewed each minute.
 const anchorOld = 15 * time.Minute
 
+// anchorWaits is the state of an anchor while the replica has not looked at it since its start.
+const anchorWaits = "waiting"
+
 var ledgerRules = []rule{
 	{"ledger-written", CategoryLedger, "every replica of the CA writes its ledger",
 		"Its log says why not: a full disk, or one that hangs. docs/identity.md#a-disk-that-is-full", func(w *World) answer {
@@ -33,8 +36,11 @@ var ledgerRules = []rule{
 				for _, lost := range l.Anchor.Lost {
 					a.fail("%s: %s", ca.Name, lost)
 				}
-				if age := time.Duration(l.Anchor.AgeSeconds * float64(time.Second)); age > anchorOld {
+				switch age := time.Duration(l.Anchor.AgeSeconds * float64(time.Second)); {
+				case age > anchorOld:
 					a.warn("%s: its checkpoint outside of its disk is %s old%s", ca.Name, long(age), because(l.Anchor.Problem))
+				case l.Anchor.State == anchorWaits:
+					a.warn("%s: it is not yet compared with its checkpoint outside of its disk%s", ca.Name, because(l.Anchor.Problem))
 				}
 			})
 		}},

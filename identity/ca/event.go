@@ -32,7 +32,7 @@ const (
 
 var reasons = []Reason{
 	IssuerUpdated, IssuerUpdateSkipped, IssuerValidationFailed, IssuerRenewed, IssuerRenewalFailed, IssuerExpiring,
-	RootAdded, RootDropped, StoreLost, StoreRestored, SignerLost, SignerBack,
+	RootAdded, RootDropped, StoreLost, StoreRestored, SignerLost, SignerBack, RekeyStepped, RekeyLags, LedgerLost,
 }
 
 // Event is one thing that happened.

@@ -24,12 +24,20 @@ type shelf struct {
 	texts  map[string][]byte
 	away   error
 	alarms []string
+	looks  int
 }
 
 func (s *shelf) All(context.Context) (map[string][]byte, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.looks++
 	return maps.Clone(s.texts), s.away
+}
+
+func (s *shelf) looked() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.looks
 }
 
 func (s *shelf) Put(_ context.Context, texts map[string][]byte) error {
@@ -283,6 +291,9 @@ func TestAnotherHandAtAnAnchorIsTold(t *testing.T) {
 	eventually(t, "another chain is anchored", func() bool { a := l.Anchored(); return a.Chain != report.Chains[0].ID && a.Seq > 0 })
 	if is := s.anchors(t)[name]; is.Seq != 1 || l.Anchored().State != AnchorLost {
 		t.Errorf("it was overwritten: %+v", is)
+	}
+	if n := s.told("another hand has taken away"); n != 1 {
+		t.Errorf("it is told %d times that an anchor was taken away: the next chain had none yet", n)
 	}
 }
 
