@@ -108,6 +108,9 @@ func (k *Key) end(err error) {
 	defer k.mu.Unlock()
 	k.asking--
 	k.trouble = err
+	if err != nil {
+		k.asked = time.Now() // the pause begins now: it may have taken all of answerIn
+	}
 	switch {
 	case err == nil:
 		k.counts.Signed++

@@ -253,6 +253,10 @@ func TestASignerThatHangsIsLeft(t *testing.T) {
 	if took := time.Since(begun); took < answerIn {
 		t.Errorf("left after %v", took)
 	}
+	again := time.Now()
+	if err := key.Check(); !errors.Is(err, ErrAway) || time.Since(again) >= answerIn {
+		t.Errorf("it is asked again after %v, at once: %v", time.Since(again), err)
+	}
 	// While one asks it again, all others have its last answer at once.
 	waitFor(t, func() bool { return time.Since(begun) > answerIn+askAgain })
 	key.mu.Lock()

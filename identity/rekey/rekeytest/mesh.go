@@ -23,6 +23,7 @@ import (
 	"github.com/culvert-mesh/culvert/identity"
 	"github.com/culvert-mesh/culvert/identity/ca"
 	"github.com/culvert-mesh/culvert/identity/rekey"
+	"github.com/culvert-mesh/culvert/identity/signing"
 )
 
 // Place is one in which a CA is kept.
@@ -48,7 +49,8 @@ type mesh struct {
 	kill     int // before that write, counted from 1; 0: never
 	after    bool
 	events   []ca.Event
-	gone     bool // the signer of an issuer's key: it may keep a replica from what is stored, or from signing
+	key      *signing.Key // of the next issuer; nil: it has none of a signer
+	gone     bool         // the signer of an issuer's key: it may keep a replica from what is stored, or from signing
 }
 
 type replica struct {

@@ -8,6 +8,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -17,11 +18,12 @@ import (
 	"github.com/culvert-mesh/culvert/identity/signing"
 )
 
-// Signer is one of a key, as of signingtest: Key is the reference to it, and Has changes it,
-// or takes it away.
+// Signer is one of a key, as of signingtest: Key is the reference to it, Has changes it, or takes
+// it away, and Hangs has it answer nobody.
 type Signer interface {
 	Key(testing.TB) *signing.Key
 	Has(key crypto.Signer, err error) (former crypto.Signer)
+	Hangs(bool)
 }
 
 func p256(t testing.TB) crypto.Signer {
@@ -33,7 +35,7 @@ func p256(t testing.TB) crypto.Signer {
 	return key
 }
 
-// signerGoes has the signer of the next issuer's key be away, or have another key, in each
+// signerGoes has the signer of the next issuer's key be away, hang, or have another key, in each
 // state: the re-key stays there, says for whom it waits, and goes on when the signer is back.
 // Meanwhile every node has a certificate that all trust.
 func signerGoes(t *testing.T, open func(t *testing.T) Place, serve func(testing.TB, crypto.Signer) Signer) {
@@ -48,38 +50,86 @@ func signerGoes(t *testing.T, open func(t *testing.T) Place, serve func(testing.
 		{rekey.Drain, "it cannot sign: ", "it cannot sign: "},
 		{rekey.Drop, "it gives nodes another set of roots: it does not take what is stored: ", "it gives nodes another set of roots: it does not take what is stored: "},
 	} {
-		for name, goes := range map[string]struct {
-			key    crypto.Signer
-			err    error
-			want   string
-			reason string
-		}{
-			"away":        {nil, errors.New(away), tc.away, away},
-			"another key": {p256(t), nil, tc.other, other},
-		} {
-			t.Run(string(tc.state)+", "+name, func(t *testing.T) {
-				m, signer := newMesh(t, open(t)), serve(t, p256(t))
-				key := signer.Key(t)
-				next := m.beginWith(ca.Options{IssuerKey: key}, nil)
-				m.until(tc.state)
-				m.gone = true
-				had := signer.Has(goes.key, goes.err)
-				for range 5 {
-					m.round()
-				}
-				var said []string
-				for _, w := range m.replicas[0].stepper.Status().Waits {
-					said = append(said, w.String())
-				}
-				all := strings.Join(said, "; ")
-				if is := m.plan().State; is != tc.state || !strings.Contains(all, goes.want) || !strings.Contains(all, key.String()) || !strings.Contains(all, goes.reason) {
-					t.Errorf("in %s it waits for %q, want %s and %q, %q of %s", is, all, tc.state, goes.want, goes.reason, key)
-				}
-				signer.Has(had, nil)
-				m.untilSigns()
-				m.ended(next, rekey.Done)
-			})
+		t.Run(string(tc.state)+", away", func(t *testing.T) {
+			m, signer, goesOn := signedBy(t, open, serve, tc.state)
+			had := signer.Has(nil, errors.New(away))
+			m.waitsForSigner(tc.state, 5, tc.away, away)
+			signer.Has(had, nil)
+			goesOn()
+		})
+		t.Run(string(tc.state)+", another key", func(t *testing.T) {
+			m, signer, goesOn := signedBy(t, open, serve, tc.state)
+			had := signer.Has(p256(t), nil)
+			m.waitsForSigner(tc.state, 5, tc.other, other)
+			signer.Has(had, nil)
+			goesOn()
+		})
+		if testing.Short() { // each question waits for five seconds
+			continue
 		}
+		t.Run(string(tc.state)+", hangs", func(t *testing.T) {
+			t.Parallel()
+			m, signer, goesOn := signedBy(t, open, serve, tc.state)
+			signer.Hangs(true)
+			m.keep(1, 2)
+			m.waitsForSigner(tc.state, 1, tc.away, "no answer within 5s")
+			m.keep()
+			signer.Hangs(false)
+			goesOn()
+		})
+	}
+}
+
+// signedBy is a re-key in a state, whose next issuer has the key of a signer in trouble. goesOn
+// ends it.
+func signedBy(t *testing.T, open func(t *testing.T) Place, serve func(testing.TB, crypto.Signer) Signer, state rekey.State) (m *mesh, s Signer, goesOn func()) {
+	t.Helper()
+	m, s = newMesh(t, open(t)), serve(t, p256(t))
+	m.key = s.Key(t)
+	next := m.beginWith(ca.Options{IssuerKey: m.key}, nil)
+	m.until(state)
+	m.gone = true
+	return m, s, func() {
+		t.Helper()
+		m.untilSigns()
+		m.ended(next, rekey.Done)
+	}
+}
+
+// waitsForSigner asks, some rounds later, whether the re-key is in the same state, and says why.
+func (m *mesh) waitsForSigner(state rekey.State, rounds int, want ...string) {
+	m.t.Helper()
+	want = append(want, m.key.String())
+	for n := 0; n < rounds || n < 5 && m.unsaid(want) != ""; n++ {
+		m.round()
+	}
+	if is, part := m.plan().State, m.unsaid(want); is != state || part != "" {
+		m.t.Errorf("in %s it waits for %q, want %s and %q", is, m.said(), state, part)
+	}
+}
+
+// unsaid is what the first replica does not say that it waits for, of some.
+func (m *mesh) unsaid(want []string) string {
+	i := slices.IndexFunc(want, func(part string) bool { return !strings.Contains(m.said(), part) })
+	if i < 0 {
+		return ""
+	}
+	return want[i]
+}
+
+// said is for whom the first replica waits.
+func (m *mesh) said() string {
+	var all []string
+	for _, w := range m.replicas[0].stepper.Status().Waits {
+		all = append(all, w.String())
+	}
+	return strings.Join(all, "; ")
+}
+
+// keep has these nodes not renew, and all others.
+func (m *mesh) keep(nodes ...int) {
+	for i, n := range m.nodes {
+		n.keep = slices.Contains(nodes, i)
 	}
 }
 

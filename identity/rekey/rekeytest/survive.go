@@ -124,13 +124,8 @@ func Survive(t *testing.T, open func(t *testing.T) Place, serve func(testing.TB,
 // waits asks whether the mesh is in a state, and for whom it waits.
 func (m *mesh) waits(state rekey.State, want string) {
 	m.t.Helper()
-	status := m.replicas[0].stepper.Status()
-	var all []string
-	for _, w := range status.Waits {
-		all = append(all, w.String())
-	}
-	if got := strings.Join(all, "; "); status.State != state || got != want {
-		m.t.Errorf("in %s it waits for %q, want %s and %q", status.State, got, state, want)
+	if is, got := m.replicas[0].stepper.Status().State, m.said(); is != state || got != want {
+		m.t.Errorf("in %s it waits for %q, want %s and %q", is, got, state, want)
 	}
 }
 

@@ -25,6 +25,8 @@ type Signer struct {
 	mu  sync.Mutex // guards what follows
 	key crypto.Signer
 	err error
+
+	hangs chan struct{} // until it is closed; nil: it answers
 }
 
 // Serve runs a signer with a key until the test ends.
@@ -39,6 +41,7 @@ func Serve(t testing.TB, key crypto.Signer) *Signer {
 	done := make(chan error, 1)
 	go func() { done <- signing.Serve(ctx, ln, s.open) }()
 	t.Cleanup(func() {
+		s.Hangs(false)
 		stop()
 		if err := <-done; err != nil {
 			t.Error(err)
@@ -49,8 +52,27 @@ func Serve(t testing.TB, key crypto.Signer) *Signer {
 
 func (s *Signer) open() (crypto.Signer, error) {
 	s.mu.Lock()
+	hangs := s.hangs
+	s.mu.Unlock()
+	if hangs != nil {
+		<-hangs
+	}
+	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.key, s.err
+}
+
+// Hangs has the signer accept whoever asks, and answer nobody, until it is called anew.
+func (s *Signer) Hangs(hangs bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case hangs && s.hangs == nil:
+		s.hangs = make(chan struct{})
+	case !hangs && s.hangs != nil:
+		close(s.hangs)
+		s.hangs = nil
+	}
 }
 
 // Has changes the key, or takes it away for the reason in err. It returns the former one.
