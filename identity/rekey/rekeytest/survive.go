@@ -51,10 +51,11 @@ func Survive(t *testing.T, open func(t *testing.T) Place, serve func(testing.TB,
 		m.ended(next, rekey.Done)
 	})
 	t.Run("the signer of the next key goes in each state", func(t *testing.T) { signerGoes(t, open, serve) })
-	// The last clause of T-ROOT: two replicas see a new Secret 60 s apart.
+	// Rounds are no seconds here: rekey's TestReplicasThatSeeWhatIsStoredAMinuteApartHarmNobody has
+	// a clock.
 	t.Run("a replica sees each change late", func(t *testing.T) {
 		m := newMesh(t, open(t))
-		m.replicas[1].late = 60 // of a second each
+		m.replicas[1].late = 60
 		if testing.Short() {
 			m.replicas[1].late = 15
 		}
