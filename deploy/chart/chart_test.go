@@ -325,6 +325,7 @@ func TestTheCAMayReadJoinTokensWhereTheyAreWanted(t *testing.T) {
 
 // dapr#9563: a CA that cannot write to its operator's Secret cannot write over it. A004-9: what
 // cert-manager keeps is had by that Secret, so the CA has no right over cert-manager's objects.
+// A003-16: it may read no Secret by another name or in another namespace.
 func TestTheCAMayOnlyReadTheSecretOfItsOperator(t *testing.T) {
 	const write = "resources: [secrets, configmaps]"
 	own, err := template(t, "--show-only=templates/identity-rbac.yaml")

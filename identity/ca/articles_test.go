@@ -83,7 +83,7 @@ func codes(defects []Defect) (all []string) {
 	return all
 }
 
-// A000-14: as Dapr's documentation has it.
+// A000-14, and the root of A003-10: as Dapr's documentation has it.
 func TestTheDocumentedCommandsOfOpenSSLMakeACA(t *testing.T) {
 	conf := func(constraints string) string {
 		return dn + "[v3_req]\nbasicConstraints = critical, " + constraints + "\n" + usages + "subjectAltName = @alt_names\n[alt_names]\nDNS.1 = cluster.local\n"
