@@ -15,6 +15,8 @@ const (
 	look     = 2 * time.Second  // between two looks
 	apart    = 10 * time.Second // between two times that memory is given back, at least
 	longest  = 2 * time.Minute  // the same, while there is no load; Go collects as often
+	later    = 20 * time.Second // after which memory is given back once more when a load has gone
+	laters   = 2                // times: connections rest, and tunnels that nobody uses end, only by then
 	quiet    = 4 << 20          // bytes that are allocated from one look to the next when it is calm
 	leastEbb = 2 << 20          // bytes that are worth two collections
 	ebbShare = 8                // and no less than one in so many bytes that live
@@ -77,12 +79,14 @@ type ebb struct {
 	from   uint64        // bytes allocated when memory was given back
 	most   uint64        // goroutines since then
 	loaded bool          // there was a load since then
+	laters int           // times that are left to give back what the last load leaves later
 	at     time.Time     // when that was
 	wait   time.Duration // from then to the next time
 }
 
 // due is told of each look. It reports that memory should be given back: little is
-// allocated now, and what may have become garbage since the last time is worth it.
+// allocated now, and what may have become garbage since the last time is worth it. Nobody
+// counts what a load let go of later, so that is looked for a few times.
 func (e *ebb) due(now time.Time, u used) bool {
 	grew := u.allocated - e.seen
 	e.seen, e.most = u.allocated, max(e.most, u.goroutines)
@@ -91,15 +95,19 @@ func (e *ebb) due(now time.Time, u used) bool {
 		e.loaded, e.wait = true, apart
 	}
 	left := u.allocated - e.from + stacks
-	return grew < quiet && now.Sub(e.at) >= e.wait && left >= max(leastEbb, u.live/ebbShare)
+	worth := left >= max(leastEbb, u.live/ebbShare) || e.laters > 0 && now.Sub(e.at) >= later
+	return grew < quiet && now.Sub(e.at) >= e.wait && worth
 }
 
 // gaveBack is told of the use after that. What is always allocated a little at a time comes
 // back each time, and is as soon there again: without a load the next time is later.
 func (e *ebb) gaveBack(now time.Time, after used) {
-	wait := apart
+	wait, left := apart, laters
 	if !e.loaded {
-		wait = min(2*max(e.wait, apart), longest)
+		wait, left = min(2*max(e.wait, apart), longest), max(e.laters-1, 0)
 	}
-	*e = ebb{seen: after.allocated, from: after.allocated, most: after.goroutines, at: now, wait: wait}
+	if left > 0 {
+		wait = min(wait, later)
+	}
+	*e = ebb{seen: after.allocated, from: after.allocated, most: after.goroutines, laters: left, at: now, wait: wait}
 }

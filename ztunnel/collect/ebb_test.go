@@ -40,6 +40,9 @@ func TestMemoryIsGivenBackWhenALoadHasGoneAndNotBefore(t *testing.T) {
 	if got := tide.pass(1, 0); got != 1 {
 		t.Error("not when the load had gone")
 	}
+	if got := tide.pass(int(laters*later/look), 0); got != laters {
+		t.Errorf("%d times for what a load lets go of later, want %d", got, laters)
+	}
 	if got := tide.pass(600, 0); got != 0 {
 		t.Errorf("%d times more, and nothing was allocated since", got)
 	}
@@ -64,7 +67,7 @@ func TestGoroutinesThatWentLeaveTheirStacks(t *testing.T) {
 		t.Fatalf("%d times for nothing", got)
 	}
 	tide.goroutines = 100
-	if got := tide.pass(100, 0); got != 1 {
+	if got := tide.pass(int(apart/look), 0); got != 1 {
 		t.Errorf("%d times for a thousand stacks, want 1", got)
 	}
 }

@@ -72,7 +72,7 @@ func (p *Pool) establish(key Key, t *tunnels, epoch uint64) (*conn, error) {
 		}
 		return nil, nil
 	}
-	if other, _ := t.choose(nil); other != nil {
+	if t.hasLasting() {
 		c.idleTimeout = min(c.idleTimeout, shardIdle)
 	}
 	c.expect(t.room)

@@ -14,7 +14,7 @@ import (
 // is moved. Few streams, or many that say nothing, never do.
 const (
 	shardLimit   = 8                // tunnels of one key that take streams
-	shardIdle    = 45 * time.Second // after which such a one is closed
+	shardIdle    = 20 * time.Second // after which a tunnel beside another is closed
 	shardPause   = 10 * time.Second // between two of them
 	samplePause  = time.Millisecond // between two looks at a tunnel
 	busySamples  = 12               // looks, of the last 16, that found somebody writing
@@ -77,6 +77,18 @@ func (t *tunnels) choose(tried []*conn) (best *conn, more bool) {
 		}
 	}
 	return best, taking > 0 && busy == taking && taking < shards()
+}
+
+// hasLasting reports that one of the tunnels stays for all of the Pool's idle time. Those
+// beside it, because it is busy or full, do not: after a load that needed a hundred, they
+// would hold the memory of the hundred for minutes, and what lies between it. Pool.mu is
+// held.
+func (t *tunnels) hasLasting() bool {
+	return slices.ContainsFunc(t.list, func(c *conn) bool {
+		c.mu.Lock()
+		defer c.unlock()
+		return c.err == nil && !c.retired && c.idleTimeout > shardIdle
+	})
 }
 
 // addTunnel dials another tunnel beside those that are busy, and waits for

@@ -151,3 +151,55 @@ func TestATunnelThatCannotBeJoinedGoesOnAlone(t *testing.T) {
 		}
 	})
 }
+
+// A hundred tunnels that a load needed hold what they hold, and what lies between it in the
+// heap. The next load finds one.
+func TestOfManyTunnelsOneStaysWhenTheLoadHasGone(t *testing.T) {
+	inBubble(t, time.Hour, func(t *testing.T, b *bubble) {
+		const many = 5
+		b.pool.cfg.MaxStreams = 2
+		var open []*Stream
+		for range 2 * many {
+			near, far := b.open()
+			open = append(open, near, far)
+		}
+		if n := b.pool.Stats().Tunnels; n != many {
+			t.Fatalf("%d tunnels, want %d", n, many)
+		}
+		pass(time.Minute)
+		if n := b.pool.Stats().Tunnels; n != many {
+			t.Errorf("%d tunnels while their streams are idle", n)
+		}
+		for _, s := range open {
+			s.Reset()
+		}
+		pass(shardIdle / 2)
+		if n := b.pool.Stats().Tunnels; n != many {
+			t.Errorf("%d tunnels a moment after the load", n)
+		}
+		pass(shardIdle/2 + pingInterval)
+		if n := b.pool.Stats().Tunnels; n != 1 {
+			t.Errorf("%d tunnels stay", n)
+		}
+		b.open()
+		if n := b.countDials(); n != many {
+			t.Errorf("the one that stays is not used: %d dials", n)
+		}
+	})
+}
+
+// One that stays is replaced when it is retired: the next is not beside another.
+func TestTheTunnelThatFollowsARetiredOneStays(t *testing.T) {
+	inBubble(t, time.Hour, func(t *testing.T, b *bubble) {
+		held, _ := b.open()
+		b.pool.Retire(Rotated)
+		near, far := b.open()
+		near.Reset()
+		far.Reset()
+		pass(shardIdle + 2*pingInterval)
+		if n := b.pool.Stats().Tunnels; n != 2 {
+			t.Errorf("%d tunnels, want the retired one with its stream and its successor", n)
+		}
+		wantOpen(t, held)
+	})
+}
