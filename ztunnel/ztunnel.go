@@ -32,6 +32,7 @@ import (
 	"github.com/culvert-mesh/culvert/ztunnel/proxy"
 	"github.com/culvert-mesh/culvert/ztunnel/redirect"
 	"github.com/culvert-mesh/culvert/ztunnel/source"
+	"github.com/culvert-mesh/culvert/ztunnel/verify"
 	"github.com/culvert-mesh/culvert/ztunnel/workload"
 )
 
@@ -51,6 +52,9 @@ func Run(ctx context.Context, cfg Config) error {
 	defer lock.Close()
 	if err := shortenSlices(); err != nil {
 		cfg.Log.Warn("small messages will wait longer behind bulk", logError, err)
+	}
+	if err := verify.DropRaw(); err != nil && !errors.Is(err, errors.ErrUnsupported) {
+		return fmt.Errorf("put CAP_NET_RAW by: %w", err)
 	}
 	ctx, quit := context.WithCancel(ctx)
 	defer quit()

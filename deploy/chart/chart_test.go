@@ -187,6 +187,21 @@ func TestTheRightsOfZtunnelComeWithTheirBounds(t *testing.T) {
 	sameAs(t, "testdata/bounds.yaml", rendered)
 }
 
+// Packets are looked at for culvert verify alone: whoever does without has one right less.
+func TestWithoutVerifyNobodyLooksAtPackets(t *testing.T) {
+	for _, platform := range []string{"kind", "openshift"} {
+		for value, want := range map[string]bool{"true": true, "false": false} {
+			rendered, err := template(t, "--set=platform="+platform, "--set=ztunnel.verify="+value)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if strings.Contains(rendered, "NET_RAW") != want || !strings.Contains(rendered, "- NET_BIND_SERVICE") {
+				t.Errorf("%s, ztunnel.verify=%s: NET_RAW is not as it should be in\n%s", platform, value, rendered)
+			}
+		}
+	}
+}
+
 // Nobody else could take the taint off again.
 func TestTheCAPutsTheTaintBackOnlyIfItIsToldAndZtunnelTakesItOff(t *testing.T) {
 	const right = "    resources: [nodes]\n    verbs: [get, list, watch, patch]\n"

@@ -5,12 +5,17 @@ package e2e
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/netip"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/culvert-mesh/culvert/test/lab"
 	"github.com/culvert-mesh/culvert/test/lab/agent"
@@ -120,9 +125,40 @@ func TestVerifyProvesThatNothingWasOnTheWireInPlaintext(t *testing.T) {
 	} else if state, says := p.at("connection"); state != "fault" || !strings.Contains(says, "did not reach") && !strings.Contains(says, "was refused") {
 		t.Errorf("what a policy refuses: %s: %s", state, says)
 	}
+	// A ztunnel that has opened packet sockets may open no more, but by raising that right.
+	for _, n := range both {
+		s.hasRawPutBy(n.Ztunnel.PID())
+	}
 	// A node that is not heard proves nothing.
 	p := s.verify([]*lab.Node{s.one}, from, s.namespace+"/server:8080")
 	if state, _ := p.at("destination-wire"); p.code != 2 || p.Verdict != "not verified" || state != "unknown" {
 		t.Errorf("with one node alone: %s", p.text)
+	}
+}
+
+// hasRawPutBy wants CAP_NET_RAW to be permitted to all threads of a process, and in force for
+// none.
+func (s *story) hasRawPutBy(pid int) {
+	s.Helper()
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", pid))
+	s.must(err)
+	if len(threads) == 0 {
+		s.Fatalf("process %d has no threads", pid)
+	}
+	for _, path := range threads {
+		text, err := os.ReadFile(path)
+		if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+			continue // the thread has ended
+		}
+		s.must(err)
+		for set, want := range map[string]bool{"CapPrm": true, "CapEff": false} {
+			_, line, _ := strings.Cut(string(text), "\n"+set+":")
+			line, _, _ = strings.Cut(line, "\n")
+			have, err := strconv.ParseUint(strings.TrimSpace(line), 16, 64)
+			s.must(err)
+			if has := have&(1<<unix.CAP_NET_RAW) != 0; has != want {
+				s.Errorf("%s: CAP_NET_RAW in %s: %v, want %v", path, set, has, want)
+			}
+		}
 	}
 }

@@ -44,13 +44,14 @@ export async function stage(kind, play, args = [], every = "1s") {
     const address = (await map.line()).replace("the map is at ", "");
     browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args: ["--no-sandbox"] });
     const problems = [];
-    const open = async (more = "", options = {}) => {
+    const open = async (more = "", options = {}, before = async () => {}) => {
       const context = await browser.newContext({ viewport: { width: 1280, height: 800 }, colorScheme: "light", reducedMotion: "reduce", ...options });
       const page = await context.newPage();
       page.setDefaultTimeout(patience);
       page.on("console", (m) => ["error", "warning"].includes(m.type()) && problems.push(`console: ${m.text()}`));
       page.on("pageerror", (e) => problems.push(`page: ${e}`));
       page.on("request", (r) => new URL(r.url()).host === new URL(address).host || problems.push(`a request to elsewhere: ${r.url()}`));
+      await before(page);
       await page.goto(address + more);
       await page.locator("#status", { hasText: /^live: / }).waitFor();
       return page;

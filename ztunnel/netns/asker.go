@@ -7,6 +7,7 @@ import (
 	"errors"
 	"iter"
 	"os"
+	"sync"
 	"syscall"
 	"time"
 
@@ -56,6 +57,12 @@ func (a *Asker) Steadily(read func() error) (steady bool, err error) {
 	return false, nil
 }
 
+// datagrams are lent to Dump. All pods of a node are looked at every two seconds by some ten
+// Dumps each: with a buffer for each of them, that was most of what an idle node allocated.
+var datagrams = sync.Pool{New: func() any { return new([datagramSize]byte) }}
+
+const datagramSize = 1 << 16 // the kernel says no more at once
+
 // Dump calls f with the entries of a table that match the request, each without
 // netlink's own header and valid until f returns. kind is that of the request, such as
 // unix.RTM_GETLINK. An error of f ends it, and the Asker's use.
@@ -63,7 +70,8 @@ func (a *Asker) Dump(kind uint16, request []byte, f func(entry []byte) error) er
 	if err := a.send(kind, request); err != nil {
 		return err
 	}
-	buf := make([]byte, 1<<16)
+	buf := datagrams.Get().(*[datagramSize]byte)
+	defer datagrams.Put(buf)
 	for {
 		left := time.Until(a.until)
 		if left <= 0 {
@@ -72,12 +80,12 @@ func (a *Asker) Dump(kind uint16, request []byte, f func(entry []byte) error) er
 		if err := unix.SetsockoptTimeval(a.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, new(unix.NsecToTimeval(left.Nanoseconds()))); err != nil {
 			return os.NewSyscallError("setsockopt(SO_RCVTIMEO)", err)
 		}
-		n, _, err := unix.Recvfrom(a.fd, buf, 0)
+		n, err := unix.Read(a.fd, buf[:])
 		if errors.Is(err, unix.EINTR) || errors.Is(err, unix.EAGAIN) {
 			continue
 		}
 		if err != nil {
-			return os.NewSyscallError("recvfrom(AF_NETLINK)", err)
+			return os.NewSyscallError("read(AF_NETLINK)", err)
 		}
 		if ended, err := a.each(buf[:n], f); ended || err != nil {
 			return err

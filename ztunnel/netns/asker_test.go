@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"testing"
 	"time"
 
@@ -70,5 +71,36 @@ func TestATableIsNotReadBeyondTheDeadline(t *testing.T) {
 	})
 	if !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("%v, want %v", err, os.ErrDeadlineExceeded)
+	}
+}
+
+// A node looks at all its pods every two seconds, so what a look leaves for the collector
+// is what an idle node collects.
+func TestToAskForATableLeavesLittleGarbage(t *testing.T) {
+	ns := open(t)
+	const times = 50
+	var before, after runtime.MemStats
+	err := asking(t, ns, time.Now().Add(10*time.Second), func(a *Asker) error {
+		ask := func() error { return a.Addrs(func(DeviceAddr) error { return nil }) }
+		if err := ask(); err != nil {
+			return err
+		}
+		runtime.ReadMemStats(&before)
+		for range times {
+			if err := ask(); err != nil {
+				return err
+			}
+		}
+		runtime.ReadMemStats(&after)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The race detector has a sync.Pool drop some of what it is given.
+	if each := (after.TotalAlloc - before.TotalAlloc) / times; each > 40<<10 {
+		t.Errorf("%d bytes each time", each)
+	} else {
+		t.Logf("%d bytes each time", each)
 	}
 }

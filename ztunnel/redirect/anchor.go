@@ -144,12 +144,11 @@ func (a *anchor) runs() (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("ask for link of %s: %w", a.name, err)
 	}
-	prog, err := a.prog.Info()
+	id, err := objectID(a.prog.FD())
 	if err != nil {
 		return false, fmt.Errorf("ask for program of %s: %w", a.name, err)
 	}
-	id, known := prog.ID()
-	return known && info.Program == id, nil
+	return uint32(info.Program) == id, nil
 }
 
 // pinAgain pins by a second handle: ours believes that it is pinned.

@@ -141,11 +141,10 @@ func addGuards(program *ebpf.Program, before []int) (now []int, lost string, err
 		return nil, "", err
 	}
 	defer h.Close()
-	info, err := program.Info()
+	id, err := objectID(program.FD())
 	if err != nil {
 		return nil, "", err
 	}
-	id, _ := info.ID()
 	for _, d := range v.devices {
 		if d.flags&unix.IFF_LOOPBACK != 0 || d.flags&unix.IFF_UP == 0 {
 			continue

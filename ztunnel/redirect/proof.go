@@ -51,16 +51,15 @@ func (d *Datapath) Above(dir string) error {
 }
 
 func (a *anchor) inEffect(cgroup int) (bool, error) {
-	info, err := a.prog.Info()
+	ours, err := objectID(a.prog.FD())
 	if err != nil {
 		return false, err
 	}
-	ours, _ := info.ID()
 	there, err := link.QueryPrograms(link.QueryOptions{Target: cgroup, Attach: a.at, QueryFlags: queryEffective})
 	if err != nil {
 		return false, err
 	}
-	return slices.ContainsFunc(there.Programs, func(p link.AttachedProgram) bool { return p.ID == ours }), nil
+	return slices.ContainsFunc(there.Programs, func(p link.AttachedProgram) bool { return uint32(p.ID) == ours }), nil
 }
 
 // AboveProcess is Above for the cgroup of a process.

@@ -124,17 +124,12 @@ func samePinned(m *ebpf.Map, pin string) bool {
 		return false
 	}
 	defer there.Close()
-	theirs, err := there.Info()
+	theirs, err := objectID(there.FD())
 	if err != nil {
 		return false
 	}
-	ours, err := m.Info()
-	if err != nil {
-		return false
-	}
-	a, known := ours.ID()
-	b, _ := theirs.ID()
-	return known && a == b
+	ours, err := objectID(m.FD())
+	return err == nil && ours == theirs
 }
 
 func (d *Datapath) verifyInbound(p *pod) (wrong string, err error) {

@@ -107,9 +107,9 @@ func (w *watch) open() error {
 		w.names[d.Index] = d
 	}
 	w.seen.Watched = len(devices)
-	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	fd, err := packetSocket()
 	if err != nil {
-		return fmt.Errorf("open a packet socket, which needs CAP_NET_RAW: %w", err)
+		return err
 	}
 	w.file = os.NewFile(uintptr(fd), "watch")
 	if err := w.bind(fd); err != nil {

@@ -30,10 +30,13 @@ type fixture struct {
 	pods      []map[string]any // by node
 	edges     [][]map[string]any
 	listeners map[chan map[string]any]bool // of all nodes
+
+	held chan struct{} // closed when nodes answer no questions from now on
+	hold sync.Once     // closes held
 }
 
 func newFixture(workloads, edges int) (*fixture, []string, error) {
-	f := &fixture{random: rand.New(rand.NewPCG(1, 2)), pods: make([]map[string]any, nodesOfFixture), edges: make([][]map[string]any, nodesOfFixture)}
+	f := &fixture{random: rand.New(rand.NewPCG(1, 2)), pods: make([]map[string]any, nodesOfFixture), edges: make([][]map[string]any, nodesOfFixture), held: make(chan struct{})}
 	for i := range f.pods {
 		f.pods[i] = map[string]any{}
 	}
@@ -99,7 +102,13 @@ func (f *fixture) addEdge(i, from, to int) {
 
 func (f *fixture) handler(node int) http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /config_dump", func(w http.ResponseWriter, _ *http.Request) {
+	mux.HandleFunc("GET /config_dump", func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case <-f.held:
+			<-r.Context().Done() // whoever asks gives up
+			return
+		default:
+		}
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		f.grow(node)
@@ -153,11 +162,16 @@ func (f *fixture) grow(node int) {
 	}
 }
 
-// do is: refuse NAMESPACE/WORKLOAD NAMESPACE/WORKLOAD. A node tells of it, and counts nothing.
+// do is one of: hold (nodes answer no questions any more, but go on telling what happens),
+// refuse NAMESPACE/WORKLOAD NAMESPACE/WORKLOAD. A node tells of that, and counts nothing.
 func (f *fixture) do(_ context.Context, line string) (string, error) {
 	words := strings.Fields(line)
-	if len(words) != 3 || words[0] != "refuse" {
-		return "", fmt.Errorf("%q: want refuse NAMESPACE/WORKLOAD NAMESPACE/WORKLOAD", line)
+	switch {
+	case line == "hold":
+		f.hold.Do(func() { close(f.held) })
+		return "held", nil
+	case len(words) != 3 || words[0] != "refuse":
+		return "", fmt.Errorf("%q: want hold, or refuse NAMESPACE/WORKLOAD NAMESPACE/WORKLOAD", line)
 	}
 	end := func(name string) map[string]any {
 		namespace, workload, _ := strings.Cut(name, "/")

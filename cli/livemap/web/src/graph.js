@@ -249,6 +249,7 @@ const forTests = {
   },
   // colours are those of some pixels at an edge of the picture, as [red, green, blue].
   colours(id) {
+    if (!painted) return [];
     const copy = new OffscreenCanvas(canvas.width, canvas.height), ctx = copy.getContext("2d", { willReadFrequently: true }), w = wayOf(scene.edgeOf.get(id)), s = view.k / painted.k;
     ctx.drawImage(canvas, 0, 0);
     return [0.2, 0.3, 0.7, 0.8].flatMap((t) => {

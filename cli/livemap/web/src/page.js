@@ -61,7 +61,10 @@ function take(next) {
   graph = next;
   byID = new Map(graph.edges.map((e) => [e.id, e]));
   if (!chosen.at && graph.at) latest = Date.parse(graph.at);
-  if (!chosen.at) redden();
+  if (!chosen.at) {
+    counts ??= byRefusal(graph.refusals); // what comes before the first moment is said, too
+    redden();
+  }
   options("ns", graph.namespaces);
   options("node", [...new Set(graph.workloads.flatMap((w) => w.nodes))].sort());
   view.show(graph);
@@ -185,8 +188,9 @@ function happened() {
 
 // announce says new refusals to those who do not see the graph.
 let counts = null;
+const byRefusal = (refusals) => new Map(refusals.map((r) => [r.id, r]));
 function announce(refusals) {
-  const next = new Map(refusals.map((r) => [r.id, r]));
+  const next = byRefusal(refusals);
   if (counts) {
     const fresh = refusals.filter((r) => !counts.has(r.id));
     if (fresh.length) $("said").textContent = fresh.slice(0, 3).map((r) => `${edgeName(r)} refused: ${r.word}`).join(". ");
