@@ -105,7 +105,8 @@ func (s *status) unread() string {
 func (s *status) dumps() map[string]func() any {
 	return map[string]func() any{
 		"workloads": func() any {
-			return configdump.Workloads(s.registry.All().Workloads.Unpack(), s.cfg.Cluster, s.registry.Locality)
+			mesh := s.registry.All()
+			return configdump.Workloads(mesh.Workloads.Unpack(), mesh.Services, s.cfg.Cluster, s.registry.Locality)
 		},
 		"services": func() any {
 			mesh := s.registry.All()

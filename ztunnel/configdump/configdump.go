@@ -36,6 +36,7 @@ type Workload struct {
 	WorkloadType string       `json:"workloadType"`
 	ClusterID    string       `json:"clusterId"`
 	TrustDomain  string       `json:"trustDomain"`
+	Services     []string     `json:"services"` // that lead to it, as "NAMESPACE/HOSTNAME"
 	Locality     Locality     `json:"locality,omitzero"`
 }
 
@@ -45,16 +46,22 @@ type Locality struct {
 	Zone   string `json:"zone"`
 }
 
-// Workloads are the pods of a mesh in a cluster of that name; where is asked for the
-// locality of each node.
-func Workloads(pods []workload.Workload, cluster string, where func(node string) workload.Locality) []Workload {
+// Workloads are the pods of a mesh in a cluster of that name, with the services that lead to
+// them; where is asked for the locality of each node.
+func Workloads(pods []workload.Workload, services []workload.Service, cluster string, where func(node string) workload.Locality) []Workload {
+	leading := leadingTo(services)
 	out := make([]Workload, len(pods))
 	for i, w := range pods {
 		out[i] = Workload{
 			Workload: w, WorkloadIPs: nonNil(w.Addrs), Protocol: TCP, Status: unhealthy,
 			WorkloadName: w.Owner, WorkloadType: "pod", ClusterID: cluster, TrustDomain: w.ID.TrustDomain().Name(),
-			Locality: Locality(where(w.Node)),
+			Services: []string{}, Locality: Locality(where(w.Node)),
 		}
+		for _, a := range w.Addrs {
+			out[i].Services = append(out[i].Services, leading[a]...)
+		}
+		slices.Sort(out[i].Services)
+		out[i].Services = slices.Compact(out[i].Services)
 		if w.Meshed {
 			out[i].Protocol = HBONE
 		}
@@ -63,6 +70,22 @@ func Workloads(pods []workload.Workload, cluster string, where func(node string)
 		}
 	}
 	return out
+}
+
+// leadingTo are the services of which an address is an endpoint.
+func leadingTo(services []workload.Service) map[netip.Addr][]string {
+	leading := map[netip.Addr][]string{}
+	for _, s := range services {
+		name := s.Namespace + "/" + s.Hostname()
+		for _, p := range s.Ports {
+			for _, e := range p.Endpoints {
+				if all := leading[e.Addr.Addr()]; len(all) == 0 || all[len(all)-1] != name {
+					leading[e.Addr.Addr()] = append(all, name)
+				}
+			}
+		}
+	}
+	return leading
 }
 
 // Service is one service. Its names are Istio's, but for those said to be ours.
@@ -92,6 +115,7 @@ type Endpoint struct {
 	WorkloadUID string            `json:"workloadUid"` // empty: nobody of the mesh
 	Service     string            `json:"service"`     // "NAMESPACE/HOSTNAME"
 	Port        map[uint16]uint16 `json:"port"`        // target by port
+	Status      string            `json:"status"`      // Healthy: others are not listed
 
 	// Ours.
 	Addresses []netip.Addr `json:"addresses"`
@@ -151,7 +175,7 @@ func (s *Service) add(p workload.ServicePort, uids map[netip.Addr]string) {
 		}
 		shown, known := s.Endpoints[key]
 		if !known {
-			shown = Endpoint{WorkloadUID: uid, Service: s.Namespace + "/" + s.Hostname, Port: map[uint16]uint16{}, Node: e.Node}
+			shown = Endpoint{WorkloadUID: uid, Status: healthy, Service: s.Namespace + "/" + s.Hostname, Port: map[uint16]uint16{}, Node: e.Node}
 		}
 		shown.Port[p.Port] = e.Addr.Port()
 		shown.Leaving = shown.Leaving || e.Leaving

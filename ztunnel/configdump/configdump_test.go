@@ -85,7 +85,7 @@ func dump(t *testing.T) []byte {
 	t.Helper()
 	m := mesh()
 	text, err := json.MarshalIndent(map[string]any{
-		"workloads": Workloads(m.Workloads.Unpack(), "Kubernetes", where), "services": Services(m.Services, m.Workloads), "policies": Policies(objects()),
+		"workloads": Workloads(m.Workloads.Unpack(), m.Services, "Kubernetes", where), "services": Services(m.Services, m.Workloads), "policies": Policies(objects()),
 	}, "", "  ")
 	if err != nil {
 		t.Fatal(err)
@@ -126,6 +126,7 @@ type read struct {
 		Node        string   `json:"node"`
 		Status      string   `json:"status"`
 		TrustDomain string   `json:"trustDomain"`
+		Services    []string `json:"services"`
 	} `json:"workloads"`
 	Services []struct {
 		Name      string         `json:"name"`
@@ -136,6 +137,7 @@ type read struct {
 			WorkloadUID string            `json:"workloadUid"`
 			Service     string            `json:"service"`
 			Port        map[uint16]uint16 `json:"port"`
+			Status      string            `json:"status"`
 		} `json:"endpoints"`
 		IPFamilies string `json:"ipFamilies"`
 	} `json:"services"`
@@ -155,22 +157,23 @@ type read struct {
 }
 
 func TestIstiosToolsReadTheDump(t *testing.T) {
+	// Of a workload Kiali shows the services that it finds by these names.
 	var r read
 	if err := json.NewDecoder(bytes.NewReader(dump(t))).Decode(&r); err != nil {
 		t.Fatal(err)
 	}
 	w := r.Workloads[0]
-	if w.UID != "uid-web" || !cmp.Equal(w.WorkloadIPs, []string{"10.0.0.7", "fd00::7"}) || w.Protocol != "HBONE" || w.Status != "Healthy" || w.Node != "node-1" || w.TrustDomain != "cluster.local" {
+	if w.UID != "uid-web" || !cmp.Equal(w.WorkloadIPs, []string{"10.0.0.7", "fd00::7"}) || w.Protocol != "HBONE" || w.Status != "Healthy" || w.Node != "node-1" || w.TrustDomain != "cluster.local" || !cmp.Equal(w.Services, []string{"shop/web.shop.svc.cluster.local"}) {
 		t.Errorf("workload %+v", w)
 	}
-	if w := r.Workloads[1]; w.WorkloadIPs == nil || w.Protocol != "TCP" || w.Status != "Unhealthy" {
+	if w := r.Workloads[1]; w.WorkloadIPs == nil || w.Services == nil || w.Protocol != "TCP" || w.Status != "Unhealthy" {
 		t.Errorf("a workload outside the mesh %+v", w)
 	}
 	s := r.Services[0]
 	if !cmp.Equal(s.Addresses, []string{"/10.96.0.10", "/fd01::10"}) || !cmp.Equal(s.Ports, map[string]int{"80": 8080, "631": 0}) || s.Hostname != "web.shop.svc.cluster.local" || s.IPFamilies != "Dual" {
 		t.Errorf("service %+v", s)
 	}
-	if e := s.Endpoints["uid-web"]; len(s.Endpoints) != 2 || e.WorkloadUID != w.UID || !cmp.Equal(e.Port, map[uint16]uint16{80: 8080, 631: 631}) {
+	if e := s.Endpoints["uid-web"]; len(s.Endpoints) != 2 || e.WorkloadUID != w.UID || !cmp.Equal(e.Port, map[uint16]uint16{80: 8080, 631: 631}) || e.Status != "Healthy" {
 		t.Errorf("endpoints %+v", s.Endpoints)
 	}
 	told := map[string]string{}
