@@ -55,7 +55,7 @@ type selection struct {
 
 func (s *selection) define(flags *pflag.FlagSet) {
 	flags.StringSliceVar(&s.nodes, "node", nil, "comma-separated `names` of nodes")
-	flags.StringVar(&s.ns, "ns", "", "`namespace` of the workloads")
+	namespaceFlag(flags, &s.ns, "of the workloads")
 	flags.StringVar(&s.sa, "sa", "", "`name` of their ServiceAccount")
 	flags.Var(&s.expiring, "expiring-in", "only those that end within this `duration`")
 }

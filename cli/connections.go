@@ -36,7 +36,7 @@ The exit code is 2 if a node did not answer.`,
 		Args:    cobra.NoArgs,
 	}
 	out := formats(cmd, "table", "wide", "json")
-	cmd.Flags().StringVar(&ns, "ns", "", "`namespace` of the pods")
+	namespaceFlag(cmd.Flags(), &ns, "of the pods")
 	cmd.Flags().StringVar(&direction, "direction", "", "only inbound, or only outbound, as the pods see it")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if direction != "" && direction != "inbound" && direction != "outbound" {
@@ -111,7 +111,7 @@ func (r carried) line() []string {
 	if us := r.tcp().RTT; us > 0 {
 		rtt = fmt.Sprintf("%.2fms", float64(us)/1000)
 	}
-	return []string{r.Pod, r.Direction, local, remote, target, r.Path, secured, count(int(r.BytesSent)), count(int(r.BytesRecv)), rtt, r.Age}
+	return []string{r.Pod, r.Direction, local, remote, target, r.Path, secured, size(float64(r.BytesSent)), size(float64(r.BytesRecv)), rtt, r.Age}
 }
 
 func (r carried) more() []string {

@@ -32,7 +32,7 @@ The exit code is 2 if a node did not answer.`,
 		Args:    cobra.NoArgs,
 	}
 	out := formats(cmd, "table", "wide", "json")
-	cmd.Flags().StringVar(&ns, "ns", "", "`namespace` of either end")
+	namespaceFlag(cmd.Flags(), &ns, "of either end")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		nodes, err := c.nodes(cmd)
 		if err != nil {
@@ -79,9 +79,13 @@ func edgeLine(e fleet.Edge) []string {
 	if isOthers(e) == 1 {
 		src, dst, secured = "(others)", "(others)", ""
 	}
+	port := ""
+	if e.Port != 0 { // it was refused before it was known
+		port = count(int(e.Port))
+	}
 	return []string{
-		src, dst, e.Service, count(int(e.Port)), secured, count(int(e.Open)), count(int(e.Opened)),
-		reasons(e.Refused), count(int(e.BytesSent)), count(int(e.BytesRecv)), stamp(e.Last),
+		src, dst, e.Service, port, secured, count(int(e.Open)), count(int(e.Opened)),
+		reasons(e.Refused), size(float64(e.BytesSent)), size(float64(e.BytesRecv)), stamp(e.Last),
 	}
 }
 

@@ -3,6 +3,7 @@
 package cli
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -133,7 +134,7 @@ func (c *command) showLevels(out *format, targets []fleet.Target, levels []fleet
 			silent = append(silent, silence{t.Name, problems[i].Error()})
 			continue
 		}
-		rows = append(rows, logged{t.Name, levels[i].Level, levels[i].Scopes})
+		rows = append(rows, logged{cmp.Or(levels[i].Node, t.Name), levels[i].Level, levels[i].Scopes})
 	}
 	for _, name := range wanted {
 		if !slices.ContainsFunc(targets, func(t fleet.Target) bool { return t.Name == name }) {

@@ -50,7 +50,7 @@ func list[T object](c *command, l listing[T]) *cobra.Command {
 	var ns string
 	cmd := &cobra.Command{Use: l.use, Short: l.short, Long: l.long + " " + knownText, Example: l.example, Args: cobra.NoArgs}
 	out := formats(cmd, "table", "wide", "json")
-	cmd.Flags().StringVar(&ns, "ns", "", "`namespace` of the rows")
+	namespaceFlag(cmd.Flags(), &ns, "of the rows")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		nodes, err := c.nodes(cmd)
 		if err != nil {
@@ -69,9 +69,31 @@ func list[T object](c *command, l listing[T]) *cobra.Command {
 		for _, k := range rows {
 			lines = append(lines, append(k.Object.line(out.value == "wide"), fmt.Sprintf("%d/%d", k.Nodes, k.Of)))
 		}
-		return errors.Join(table(c.Stdout, head+"|NODES", lines), c.warnSilent(silent), fail(len(silent) > 0))
+		err = table(c.Stdout, head+"|NODES", lines)
+		if out.value != "wide" {
+			tellDifferences(c, rows, strings.Split(l.wide, "|"))
+		}
+		return errors.Join(err, c.warnSilent(silent), fail(len(silent) > 0))
 	}
 	return cmd
+}
+
+// tellDifferences says of rows that look the same in which further columns they differ.
+func tellDifferences[T object](c *command, rows []known[T], wide []string) {
+	for i := 1; i < len(rows); i++ {
+		one, other := rows[i-1].Object, rows[i].Object
+		if one.key() != other.key() || !slices.Equal(one.line(false), other.line(false)) {
+			continue
+		}
+		narrow := len(one.line(false))
+		var differ []string
+		for n, name := range wide {
+			if one.line(true)[narrow+n] != other.line(true)[narrow+n] {
+				differ = append(differ, name)
+			}
+		}
+		fmt.Fprintf(c.Stderr, "culvert: nodes do not agree on %s: see %s with -o wide\n", printable(one.key()), strings.Join(differ, ", "))
+	}
 }
 
 // knownTo are the objects of all nodes, by their keys, those that differ in what their

@@ -15,6 +15,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"sigs.k8s.io/yaml"
 )
 
@@ -43,6 +44,16 @@ func formats(cmd *cobra.Command, kinds ...string) *format {
 func or(words []string) string {
 	last := len(words) - 1
 	return strings.Join(words[:last], ", ") + " or " + words[last]
+}
+
+// namespaceFlag defines --ns, and -A for those who are used to say that they mean all. The
+// later of both counts.
+func namespaceFlag(flags *pflag.FlagSet, ns *string, what string) {
+	flags.StringVar(ns, "ns", "", "`namespace` "+what)
+	flags.BoolFuncP("all-namespaces", "A", "of all namespaces, as without --ns", func(string) error {
+		*ns = ""
+		return nil
+	})
 }
 
 // String, and what follows, is part of pflag.Value.
@@ -173,6 +184,14 @@ func long(d time.Duration) string {
 		return text
 	}
 	return fmt.Sprintf("%ds", d/time.Second)
+}
+
+// plural is a number of things for people.
+func plural(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
 }
 
 // count is a number for people.

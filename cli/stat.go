@@ -30,7 +30,7 @@ type counting struct {
 }
 
 func (k *counting) define(flags *pflag.FlagSet) {
-	flags.StringVar(&k.ns, "ns", "", "`namespace` of the rows")
+	namespaceFlag(flags, &k.ns, "of the rows")
 	flags.StringVar(&k.from, "from", "", "only what this `client` opens: a namespace, or namespace/name of a workload")
 	flags.StringVar(&k.to, "to", "", "only what is opened to this `server`, as --from")
 	flags.BoolVar(&k.clients, "clients", false, "a row for each that connects, rather than for each that is connected to")

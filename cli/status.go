@@ -42,7 +42,8 @@ type podsOfOwner struct {
 	Workload  string `json:"workload"`
 	Pods      int    `json:"pods"`
 	Enrolled  int    `json:"enrolled"`
-	Mesh      string `json:"mesh"` // in, out, undecided
+	Unasked   int    `json:"notAsked,omitempty"` // in the mesh, on nodes that nobody asked or that do not answer
+	Mesh      string `json:"mesh"`               // in, out, undecided
 	Why       string `json:"why,omitempty"`
 	Mode      string `json:"mode"`   // PERMISSIVE, STRICT or DISABLE; of ports without one of their own
 	By        string `json:"modeBy"` // the object that set it, or default
@@ -94,11 +95,20 @@ The exit code is 2 if the mesh is not well.`,
 		fmt.Fprintln(c.Stdout)
 		rows = nil
 		for _, w := range s.Workloads {
-			rows = append(rows, []string{w.Namespace, w.Workload, fmt.Sprintf("%d/%d", w.Enrolled, w.Pods), w.Mesh, w.Mode, w.By, w.Why})
+			rows = append(rows, []string{w.Namespace, w.Workload, w.enrolled(), w.Mesh, w.Mode, w.By, w.Why})
 		}
 		return errors.Join(table(c.Stdout, "NAMESPACE|WORKLOAD|ENROLLED|MESH|MODE|SET BY|WHY", rows), fail(!s.OK))
 	}
 	return cmd
+}
+
+// enrolled is how many of the pods are enrolled, and of how many nobody said it.
+func (p podsOfOwner) enrolled() string {
+	text := fmt.Sprintf("%d/%d", p.Enrolled, p.Pods)
+	if p.Unasked > 0 {
+		text += fmt.Sprintf(", %d not known", p.Unasked)
+	}
+	return text
 }
 
 func counted(states map[string]int) string {
@@ -151,7 +161,7 @@ func standingOf(nodes []fleet.Node, all bool, now time.Time) standing {
 		}
 	}
 	s.OK = len(wrong) == 0
-	s.Verdict = fmt.Sprintf("ok: %d nodes, %d pods enrolled", len(nodes), enrolled)
+	s.Verdict = fmt.Sprintf("ok: %s, %s enrolled", plural(len(nodes), "node"), plural(enrolled, "pod"))
 	if !slices.ContainsFunc(nodes, func(n fleet.Node) bool { return n.Dump.CA.Reason != caSigns }) {
 		s.Verdict += ", the CA signs"
 	}
@@ -224,6 +234,8 @@ func workloads(nodes []fleet.Node, all bool) []podsOfOwner {
 			alike[row].Enrolled++
 		case w.Meshed && asked:
 			alike[row].missing++
+		case w.Meshed:
+			alike[row].Unasked++
 		}
 	}
 	var rows []podsOfOwner

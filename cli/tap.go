@@ -55,7 +55,7 @@ is an object, that is a line among the others. It ends when it is interrupted, o
 	t.out = formats(cmd, "table", "wide", "json")
 	flags := cmd.Flags()
 	flags.StringSliceVar(&t.nodes, "node", nil, "comma-separated `names` of nodes")
-	flags.StringVar(&t.ns, "ns", "", "`namespace` of either end")
+	namespaceFlag(flags, &t.ns, "of either end")
 	flags.StringVar(&t.from, "from", "", "`client`: a namespace, or namespace/name of a workload or a pod")
 	flags.StringVar(&t.to, "to", "", "`server`, as --from")
 	flags.StringVar(&t.direction, "direction", "", "only inbound, or only outbound, as the pods see it")
@@ -186,7 +186,7 @@ func (t *tapping) tell(told fleet.Told) error {
 		t.silent[told.Target] = true
 		return t.word(told, told.Problem)
 	case fleet.Began:
-		fmt.Fprintf(t.Stderr, "culvert: listens to %d nodes, %d do not answer\n", told.Nodes, len(t.silent))
+		fmt.Fprintf(t.Stderr, "culvert: listens to %s, %d do not answer\n", plural(told.Nodes, "node"), len(t.silent))
 		return nil
 	case fleet.Answers:
 		delete(t.silent, told.Target)

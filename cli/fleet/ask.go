@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
 	"time"
@@ -100,7 +101,10 @@ func plain(err error) error {
 	}
 	var inner interface{ Unwrap() error }
 	if errors.As(err, &inner) && inner.Unwrap() != nil {
-		return inner.Unwrap()
+		err = inner.Unwrap()
+	}
+	if errors.Is(err, os.ErrPermission) {
+		return fmt.Errorf("%w: it is for root alone", err)
 	}
 	return err
 }

@@ -27,6 +27,8 @@ type Node struct {
 	Dump    Dump
 	File    bool      // it is read of a file, and is not of now
 	Taken   time.Time // of a file: when the node said it; zero: an older ztunnel does not say
+
+	asked string // the name by which it was found: Name may be what it says itself
 }
 
 // Dump is what of a /config_dump is of use here. What an older ztunnel does not say
@@ -295,7 +297,7 @@ func Nodes(ctx context.Context, source Source) ([]Node, error) {
 	}
 	nodes := make([]Node, len(targets))
 	each(ctx, targets, func(i int, t Target) { nodes[i] = t.node(ctx) })
-	return nodes, nil
+	return withoutAgain(nodes), nil
 }
 
 // First asks some targets, and returns what the first of them says that answers.
@@ -320,7 +322,7 @@ func First(ctx context.Context, targets []Target) Dump {
 func (t Target) Ask(ctx context.Context) Node { return t.node(ctx) }
 
 func (t Target) node(ctx context.Context) Node {
-	n := Node{Target: t}
+	n := Node{Target: t, asked: t.Name}
 	body, clock, err := t.get(ctx, ZtunnelAdmin, "/config_dump")
 	if err == nil {
 		if err = json.Unmarshal(body, &n.Dump); err != nil {

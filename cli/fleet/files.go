@@ -6,8 +6,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
+	"strings"
 )
 
 // collected are where the directory nodes of a bug report has dumps: below the name of a node,
@@ -42,11 +44,11 @@ func Files(path string) ([]Node, error) {
 	for _, name := range names {
 		nodes = append(nodes, readNode(name))
 	}
-	return nodes, nil
+	return withoutAgain(nodes), nil
 }
 
 func readNode(name string) Node {
-	n := Node{Target: Target{Name: name}, File: true}
+	n := Node{Target: Target{Name: name}, File: true, asked: name}
 	info, err := os.Stat(name)
 	if err != nil {
 		n.Problem = err.Error()
@@ -59,7 +61,7 @@ func readNode(name string) Node {
 	text, err := os.ReadFile(name)
 	if err == nil {
 		if err = json.Unmarshal(text, &n.Dump); err != nil {
-			err = fmt.Errorf("it is no /config_dump: %v", err)
+			err = fmt.Errorf("it is no /config_dump: %v", whatIsWrong(err))
 		} else if n.Dump.Config.NodeName == "" {
 			err = errors.New("it is no /config_dump of a ztunnel: it names no node")
 		}
@@ -71,4 +73,19 @@ func readNode(name string) Node {
 	n.Taken = n.Dump.Time // the file's own is when it was copied
 	n.Name = n.Dump.Config.NodeName
 	return n
+}
+
+// whatIsWrong says of JSON that is not understood what a reader of the file sees, too.
+func whatIsWrong(err error) error {
+	var syntax *json.SyntaxError
+	var kind *json.UnmarshalTypeError
+	switch {
+	case errors.As(err, &syntax) && strings.HasPrefix(syntax.Error(), "unexpected end"), errors.Is(err, io.ErrUnexpectedEOF):
+		return errors.New("it ends before its JSON does, as a copy that was broken off")
+	case errors.As(err, &kind) && kind.Field == "":
+		return fmt.Errorf("it is JSON, but no object: %s", kind.Value)
+	case errors.As(err, &kind):
+		return fmt.Errorf("%s in it is another kind of value, %s", kind.Field, kind.Value)
+	}
+	return err
 }

@@ -41,10 +41,11 @@ func TestAFileThatIsNoDumpSaysWhatItIs(t *testing.T) {
 		`{"name": "web", "version": "1"}`: "it names no node",
 		`{"version": {"version": "1.29"}, "workloads": [], "policies": []}`:   "it is of Istio's ztunnel",
 		`{"staticConfig": {}, "workloads": {"10.0.0.1": {}}, "policies": {}}`: "it is of Istio's ztunnel",
-		`{"config": {"NodeName": "node1"}, "workl`:                            "unexpected end of JSON input",
-		``:     "unexpected end of JSON input",
-		`null`: "it names no node",
-		`[]`:   "cannot unmarshal array",
+		`{"config": {"NodeName": "node1"}, "workl`:                            "it ends before its JSON does",
+		``:                            "it ends before its JSON does",
+		`null`:                        "it names no node",
+		`[]`:                          "it is JSON, but no object: array",
+		`{"config": {"NodeName": 7}}`: "config.NodeName in it is another kind of value, number",
 	} {
 		path := filepath.Join(t.TempDir(), "a.json")
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
@@ -54,5 +55,37 @@ func TestAFileThatIsNoDumpSaysWhatItIs(t *testing.T) {
 		if err != nil || len(nodes) != 1 || !strings.Contains(nodes[0].Problem, want) {
 			t.Errorf("%s: %+v, %v; want %q", text, nodes, err, want)
 		}
+	}
+}
+
+// Two dumps of one node, as of before and after something, are not two nodes: the youngest
+// counts, in whatever order they are read.
+func TestANodeCountsOnce(t *testing.T) {
+	const old, young = `{"time": "2026-11-26T12:00:00Z", "config": {"NodeName": "node1"}}`, `{"time": "2026-11-26T13:00:00Z", "config": {"NodeName": "node1"}}`
+	for _, texts := range [][2]string{{old, young}, {young, old}} {
+		dir := t.TempDir()
+		for i, text := range texts {
+			if err := os.WriteFile(filepath.Join(dir, string(rune('a'+i))+".json"), []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		nodes, err := Files(dir)
+		if err != nil || len(nodes) != 2 || nodes[0].Name != "node1" || nodes[0].Problem != "" || nodes[0].Taken.Hour() != 13 {
+			t.Fatalf("%+v, %v", nodes, err)
+		}
+		if left := nodes[1]; !strings.HasPrefix(left.Name, dir) || !strings.Contains(left.Problem, "it is node1 once more, as "+dir) || left.Dump.Config.NodeName != "" {
+			t.Errorf("%+v", left)
+		}
+	}
+
+	// Of pods of ztunnel that share a node's network only one is left.
+	node := func(pod, name string) Node {
+		n := Node{Target: Target{Name: name, Pod: pod}, asked: name}
+		n.Dump.Config.NodeName = name
+		return n
+	}
+	once := withoutAgain([]Node{node("culvert/ztunnel-a", "node1"), node("culvert/ztunnel-b", "node1"), node("culvert/ztunnel-c", "node2"), {Target: Target{Name: "node3"}, Problem: "away"}})
+	if len(once) != 3 || once[0].Pod != "culvert/ztunnel-a" || once[1].Name != "node2" || once[2].Problem != "away" {
+		t.Errorf("%+v", once)
 	}
 }

@@ -15,6 +15,7 @@ const setFor = 15 * time.Second // a level, on one node
 
 // Levels is from which level on a ztunnel logs.
 type Levels struct {
+	Node   string            // what it says that it is; empty: it was not asked
 	Level  string            // of what has no scope
 	Scopes map[string]string // level by scope; empty: the ztunnel is of a version without
 }
@@ -26,6 +27,7 @@ func LogLevels(ctx context.Context, targets []Target) (levels []Levels, problems
 		body, err := t.Fetch(ctx, ZtunnelAdmin, "/logging")
 		if err == nil {
 			levels[i], err = levelsOf(body)
+			levels[i].Node = t.says(ctx)
 		}
 		problems[i] = err
 	})
@@ -36,8 +38,19 @@ func LogLevels(ctx context.Context, targets []Target) (levels []Levels, problems
 // it is empty, from the one that each was started with.
 func SetLevels(ctx context.Context, targets []Target, level string) (levels []Levels, problems []error) {
 	levels, problems = make([]Levels, len(targets)), make([]error, len(targets))
-	each(ctx, targets, func(i int, t Target) { levels[i], problems[i] = t.setLevel(ctx, level) })
+	each(ctx, targets, func(i int, t Target) {
+		levels[i], problems[i] = t.setLevel(ctx, level)
+		levels[i].Node = t.says(ctx)
+	})
 	return levels, problems
+}
+
+// says is which node a target is, if only the target itself knows.
+func (t Target) says(ctx context.Context) string {
+	if t.Pod != "" {
+		return ""
+	}
+	return t.node(ctx).Dump.Config.NodeName
 }
 
 func (t Target) setLevel(ctx context.Context, level string) (Levels, error) {
@@ -59,7 +72,7 @@ func levelsOf(answer []byte) (Levels, error) {
 	if !ok {
 		return Levels{}, fmt.Errorf("its answer is not understood: %q", firstLine(answer))
 	}
-	all := Levels{level, make(map[string]string)}
+	all := Levels{Level: level, Scopes: make(map[string]string)}
 	_, more, _ := strings.Cut(strings.TrimSpace(string(answer)), "\n")
 	for line := range strings.Lines(more) {
 		scope, level, ok := strings.Cut(strings.TrimSuffix(line, "\n"), " ")

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -167,10 +168,15 @@ func paper(t *testing.T, e *testscript.Env) error {
 		"policies": []any{map[string]any{"Namespace": "shop", "Name": "closed", "Pods": []any{}, "Ingress": map[string]any{"Isolates": true}}},
 		"modes":    map[string]any{"shop": "warn"},
 	}}
+	elsewhere := guarded
+	elsewhere.Node = "node7"
+	differs := one
+	differs.Node, differs.Workloads = "node8", slices.Clone(one.Workloads.([]any))
+	differs.Workloads.([]any)[2] = workload("shop", "db-1", "db", map[string]any{"Meshed": true, "ID": web})
 	silent := good
-	silent.CA = map[string]any{}
+	silent.Node, silent.CA = "node9", map[string]any{}
 	for name, value := range map[string]string{
-		"NODE1": clitest.Serve(t, one), "NODE2": clitest.Serve(t, two), "NODE3": clitest.Serve(t, other), "NODE4": clitest.Serve(t, good), "LACKING": clitest.Serve(t, lacking), "SILENT": clitest.Serve(t, silent), "GUARDED": clitest.Serve(t, guarded), "NODE5": clitest.Serve(t, clitest.Ztunnel{Node: "node5", Held: []clitest.Held{{ID: web, State: "Initializing"}}}), "DEAD": "127.0.0.1:1",
+		"NODE1": clitest.Serve(t, one), "NODE2": clitest.Serve(t, two), "NODE3": clitest.Serve(t, other), "NODE4": clitest.Serve(t, good), "LACKING": clitest.Serve(t, lacking), "SILENT": clitest.Serve(t, silent), "GUARDED": clitest.Serve(t, guarded), "DIFFERS": clitest.Serve(t, differs), "GUARDED7": clitest.Serve(t, elsewhere), "NODE5": clitest.Serve(t, clitest.Ztunnel{Node: "node5", Held: []clitest.Held{{ID: web, State: "Initializing"}}}), "DEAD": "127.0.0.1:1",
 		"CA": clitest.ServeTLS(t, serving), "CAADMIN": clitest.Serve(t, answer(ca)), "REKEYING": clitest.Serve(t, answer(rekeying)),
 		"CADIR": "ca", "AGEKEY": filepath.Join(e.WorkDir, "age.key"),
 		"GROWING": clitest.Serve(t, growing()),

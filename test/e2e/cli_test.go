@@ -48,7 +48,7 @@ func TestTheOperatorKnowsHowLongANodeGoesOnWithoutTheCA(t *testing.T) {
 	if text, err := s.culvert(s.one, append([]string{"check", "-o", "short"}, at...)...); err != nil {
 		t.Errorf("check: %v\n%s", err, text)
 	}
-	if text, err := s.culvert(s.one, append([]string{"status"}, at...)...); err != nil || !strings.HasPrefix(text, "ok: 1 nodes, 1 pods enrolled, the CA signs") || !strings.Contains(text, "PERMISSIVE   default") {
+	if text, err := s.culvert(s.one, append([]string{"status"}, at...)...); err != nil || !strings.HasPrefix(text, "ok: 1 node, 1 pod enrolled, the CA signs") || !strings.Contains(text, "PERMISSIVE   default") {
 		t.Errorf("status: %v\n%s", err, text)
 	}
 	if text, err := s.culvert(s.one, append([]string{"bundle", "acks"}, at...)...); err != nil || !strings.Contains(text, " current ") {
