@@ -156,6 +156,10 @@ t-root: build ## re-key the root of a large mesh under load, while the CA is kil
 	T_ROOT='$(or $(NODES),20) $(or $(IDENTITIES),200) $(or $(STREAMS),2000) $(or $(RATE),500) $(or $(TTL),60s)' \
 		go test -count=1 -timeout=30m -v -run='^TestARootIsRekeyedUnderLoadWhileTheCAIsKilled$$' ./test/e2e
 
+.PHONY: t-deny
+t-deny: build ## deny identities that have connections, and say how long those live on (root; ROUNDS=1000)
+	DENY_ROUNDS=$(or $(ROUNDS),1000) go test -count=1 -timeout=30m -v -run='^TestADeniedIdentityLosesItsConnectionsInSeconds$$' ./test/e2e
+
 .PHONY: lint
 lint: ## gofmt, go.mod, vet, staticcheck, the import table, shell syntax
 	@test -z "$$(gofmt -l . | tee /dev/stderr)" || { echo "lint: run gofmt -w on these files" >&2; exit 1; }

@@ -33,6 +33,7 @@ func TestARootIsRekeyedUnderLoadWhileTheCAIsKilled(t *testing.T) {
 	s := tellAlone(t, lab.Options{TTL: scale.ttl, Nodes: scale.nodes}, "mesh")
 	dir := filepath.Dir(s.Identity.Root)
 	load := s.rekeyLoad(scale)
+	t.Logf("%d nodes, %d identities, %d streams", len(s.Nodes), 2*len(load.pairs), scale.streams)
 	former := s.authorityOf(dir)
 	began := time.Now()
 	mend, err := s.two.CutFromCA(s.Identity)
@@ -176,6 +177,7 @@ func (s *story) waitsFor(dir string, n *lab.Node) {
 type load struct {
 	*story
 	pairs  []*pair
+	began  time.Time     // with all streams open
 	pause  time.Duration // of each pair, between some new connections and the next
 	stop   context.CancelFunc
 	dials  sync.WaitGroup
@@ -212,6 +214,7 @@ func (s *story) rekeyLoad(scale rekeyScale) *load {
 		}
 		l.pairs = append(l.pairs, p)
 	}
+	l.began = time.Now()
 	ctx, stop := context.WithCancel(s.ctx)
 	l.stop = stop
 	s.Cleanup(func() { stop(); l.dials.Wait() })
@@ -256,6 +259,7 @@ func (l *load) wantNoHarm() {
 	l.Helper()
 	l.stop()
 	l.dials.Wait()
+	lasted := time.Since(l.began)
 	held := 0
 	for _, p := range l.pairs {
 		again, err := p.client.ManyCheck(l.ctx, p.held.ID)
@@ -267,7 +271,8 @@ func (l *load) wantNoHarm() {
 	}
 	var why []string
 	l.why.Range(func(errno, _ any) bool { why = append(why, fmt.Sprint(errno)); return true })
-	l.Logf("%d streams held, %d new connections, %d failed %v", held, l.opened.Load(), l.failed.Load(), why)
+	l.Logf("%d streams held, %d new connections in %v (%.0f/s), %d failed %v",
+		held, l.opened.Load(), lasted.Round(time.Second), float64(l.opened.Load())/lasted.Seconds(), l.failed.Load(), why)
 	if l.failed.Load() > 0 || l.opened.Load() == 0 {
 		l.Errorf("%d connections failed: %v", l.failed.Load(), why)
 	}
