@@ -271,7 +271,7 @@ func (v *Vault) transport() (*http.Transport, error) {
 	return &http.Transport{TLSClientConfig: config, Proxy: http.ProxyFromEnvironment, DisableKeepAlives: true}, nil
 }
 
-// problems are what Vault says was wrong.
+// problems are what Vault says was wrong, in one line: of several errors it makes a list.
 func problems(text []byte) string {
 	var got struct {
 		Errors []string `json:"errors"`
@@ -279,7 +279,7 @@ func problems(text []byte) string {
 	if json.Unmarshal(text, &got) != nil || len(got.Errors) == 0 {
 		return ""
 	}
-	said := strings.Join(got.Errors, "; ")
+	said := strings.Join(strings.Fields(strings.Join(got.Errors, "; ")), " ")
 	if len(said) > 500 {
 		said = said[:500] + "…"
 	}

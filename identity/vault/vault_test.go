@@ -93,7 +93,7 @@ func TestWhatVaultSaysIsTold(t *testing.T) {
 		o    vault.Options
 		want string
 	}{
-		{"another token", vault.Options{TokenFile: file(t, "hvs.secret")}, "403 Forbidden: permission denied"},
+		{"another token", vault.Options{TokenFile: file(t, "hvs.secret")}, "403 Forbidden: 2 errors occurred: * permission denied * invalid token"},
 		{"another role", vault.Options{Role: "nobody", JWTFile: file(t, vaulttest.JWT)}, "auth/kubernetes/login: 403"},
 		{"no token", vault.Options{TokenFile: "/nonexistent/token"}, "/nonexistent/token"},
 		{"an empty token", vault.Options{TokenFile: file(t, "\n")}, "want a token in one line"},

@@ -156,6 +156,12 @@ const imports = `
 	NONE < test/kubernetes/binaries, test/kubernetes/cluster < test/kubernetes;
 	NONE < test/kubernetes/certmanager, test/kubernetes/coredns, test/kubernetes/kubeall, test/kubernetes/pause, test/kubernetes/podapp, test/kubernetes/unlimited;
 	NONE < test/kubernetes/spire/ejbca/api/ejbca;
+	NONE < test/kubernetes/vault;
+	NONE < test/kubernetes/vault/empty/alicloudkms, test/kubernetes/vault/empty/api/option, test/kubernetes/vault/empty/awskms, test/kubernetes/vault/empty/azurekeyvault;
+	NONE < test/kubernetes/vault/empty/cloudsqlconn, test/kubernetes/vault/empty/cloudsqlconn/mysql/mysql, test/kubernetes/vault/empty/cloudsqlconn/postgres/pgxv4, test/kubernetes/vault/empty/discover;
+	NONE < test/kubernetes/vault/empty/discover/provider/k8s, test/kubernetes/vault/empty/gcpckms, test/kubernetes/vault/empty/monitoring/apiv3, test/kubernetes/vault/empty/ocikms;
+	NONE < test/kubernetes/vault/empty/okta/okta, test/kubernetes/vault/empty/plugincontainer, test/kubernetes/vault/empty/resource/resource, test/kubernetes/vault/empty/stackdriver;
+	NONE < test/kubernetes/vault/empty/stackdriver/vault;
 
 	# A node's certificates and their metrics, as they are; the CA is the program.
 	identity/identityv1, ztunnel/certs, ztunnel/metrics, ztunnel/proxy, ztunnel/otlp, cni/install < test/alerts;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package vaulttest answers as Vault's API does where a CA asks it: by Vault's documentation,
-// and by the source of its PKI engine (1.21). It is not Vault.
+// and by the source of its PKI engine (1.21). It is not Vault: that is Real.
 package vaulttest
 
 import (
@@ -186,7 +186,7 @@ func (v *Vault) sign(w http.ResponseWriter, r *http.Request) {
 	case v.refused(w):
 		return
 	case r.Header.Get("X-Vault-Token") != Token:
-		fail(w, http.StatusForbidden, "permission denied")
+		fail(w, http.StatusForbidden, "2 errors occurred:\n\t* permission denied\n\t* invalid token\n\n")
 		return
 	case json.NewDecoder(r.Body).Decode(&q) != nil:
 		fail(w, http.StatusBadRequest, "failed to parse JSON input")
