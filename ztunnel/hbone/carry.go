@@ -40,7 +40,8 @@ func (s *Stream) Carry(app *net.TCPConn, carried func(Totals, error)) {
 		return
 	}
 	socket.LimitUnsent(raw, socket.UnsentOfApp)
-	app.SetDeadline(time.Time{}) // from now on the read deadline is rest's
+	s.header, s.answered = nil, nil // which nobody asks for any more, and an idle stream would hold
+	app.SetDeadline(time.Time{})    // from now on the read deadline is rest's
 	if s.attach(app, raw) {
 		s.carryOn()
 		return
@@ -82,6 +83,7 @@ func (s *Stream) pump() (ended bool) {
 	raw, serve := s.toApp.raw, s.serve
 	err := raw.Read(serve)
 	for ; errors.Is(err, os.ErrDeadlineExceeded); err = raw.Read(serve) {
+		s.c.writer.leavePump(s)
 		if s.rest.Park(s.toApp.app, raw, s.resume) {
 			return false
 		}

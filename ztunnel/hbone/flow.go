@@ -176,7 +176,7 @@ func (s *Stream) allow(change int) bool {
 		return false
 	}
 	if s.sendWindow += change; s.sendWindow > 0 {
-		s.changed.Broadcast() // serve queues it
+		s.hasChanged() // serve queues it
 	}
 	return true
 }

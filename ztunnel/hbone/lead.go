@@ -43,7 +43,7 @@ func (w *writer) kick() {
 	}
 	if s := w.ready(); s != nil {
 		w.leading, s.leads = true, true
-		s.changed.Broadcast()
+		s.hasChanged()
 		return
 	}
 	if w.handling.Load() {

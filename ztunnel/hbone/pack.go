@@ -40,7 +40,7 @@ func (w *writer) packUnlocking(b *record.Batch) {
 			w.takeTurnUnlocking(b, s)
 		}
 		if s.state != senderQueued {
-			s.changed.Broadcast()
+			s.hasChanged()
 		}
 	}
 }

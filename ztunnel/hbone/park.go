@@ -12,6 +12,13 @@ package hbone
 // A stream whose app has finished has nothing to wait for but the end. So it has no
 // goroutine either.
 
+// leavePump has the stream hold nothing that only a pump needs.
+func (w *writer) leavePump(s *Stream) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s.changed = nil
+}
+
 // idles reports, at a tick, that a stream whose app has said all for now should be
 // parked; conn.mu is held.
 func (s *Stream) idles() bool {

@@ -213,11 +213,18 @@ func TestAnswersHeadersAreSeenAndInterimAnswersAreNot(t *testing.T) {
 		p.must(p.WriteData(1, true, []byte("hello")))
 		p.find(func(http2.Frame) bool { return false })
 	})
-	a := l.open()
+	s, err := l.pool.Open(t.Context(), l.key, l.target(l.key))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if h := s.Header(); h.Baggage != "service.name=db" {
+		t.Errorf("%+v", h)
+	}
+	a := carry(t, s)
 	a.wantRead("hello")
 	a.wantEOF()
-	if h := a.s.Header(); h.Baggage != "service.name=db" {
-		t.Errorf("%+v", h)
+	if h := s.Header(); h.Baggage != "" {
+		t.Errorf("%+v is kept for as long as the stream is open", h)
 	}
 }
 

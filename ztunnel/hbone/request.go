@@ -84,7 +84,7 @@ func (c *conn) gotRequest(f h2.Fields) error {
 		c.turnedAway(&StatusError{status})
 		return errors.Join(err, c.refused())
 	}
-	s.target, s.header = target.Authority, target.Header
+	s.target, s.header = target.Authority, &target.Header
 	c.live++
 	c.unlock()
 	if !c.hooks.incoming(s) {
@@ -175,7 +175,7 @@ func (c *conn) gotAnswer(f h2.Fields) error {
 		return nil
 	}
 	s.accepted = true
-	s.header = f.Header
+	s.header = &f.Header
 	close(s.answered)
 	s.wake()
 	c.unlock()

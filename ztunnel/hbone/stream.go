@@ -23,8 +23,8 @@ type Stream struct {
 	c        *conn
 	id       uint32
 	target   netip.AddrPort
-	header   Header        // of the request at a Listener, of the answer at a Pool
-	answered chan struct{} // the answer came; nil at a Listener
+	header   *Header       // of the request at a Listener, of the answer at a Pool; nil from Carry on
+	answered chan struct{} // the answer came; nil at a Listener, and from Carry on
 	done     chan struct{} // it is over; if orderly, the peer has acknowledged that, perhaps not yet the app
 	sent     atomic.Uint64 // bytes of the app that went into the tunnel
 
@@ -85,7 +85,7 @@ func newStream(c *conn, id uint32, target netip.AddrPort) *Stream {
 		counted: true, allowed: c.peerStreams, window: streamWindow, limit: streamWindow,
 		grantedAt: time.Now(), mark: notWritten,
 	}
-	s.sendWindow, s.changed.L = c.peerWindow, &c.writer.mu
+	s.sendWindow = c.peerWindow
 	if c.client {
 		s.answered = make(chan struct{})
 	}
@@ -110,8 +110,13 @@ func (s *Stream) RemoteAddr() netip.AddrPort { return s.c.remote }
 // Target is the authority of the CONNECT.
 func (s *Stream) Target() netip.AddrPort { return s.target }
 
-// Header is what the peer sent with its request or answer.
-func (s *Stream) Header() Header { return s.header }
+// Header is what the peer sent with its request or answer. Carry forgets it.
+func (s *Stream) Header() Header {
+	if s.header == nil {
+		return Header{}
+	}
+	return *s.header
+}
 
 // Done is closed when the stream is over, for instance because the peer reset it and
 // its app, if there is one, has what came before.

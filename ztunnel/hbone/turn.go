@@ -14,9 +14,9 @@ import (
 // sender is the sending side of a stream: its app's bytes go into the tunnel when it
 // is its turn. writer.mu guards it.
 type sender struct {
-	next       *Stream   // in the ring
-	changed    sync.Cond // wakes the pump
-	fd         uintptr   // of the app's socket, while the pump is in serve
+	next       *Stream    // in the ring
+	changed    *sync.Cond // wakes the pump, which made it to wait; nil: it has not waited since it began
+	fd         uintptr    // of the app's socket, while the pump is in serve
 	state      senderState
 	leads      bool       // its pump is asked to lead, for all streams, whatever becomes of its own turn
 	reads      buffer.Fit // which of readSizes its next read has
@@ -43,6 +43,21 @@ const (
 	senderDropping                    // a leader still does, for nothing: no more is to be sent
 	senderEnded                       // no more is sent
 )
+
+// awaitChange waits until something changes for the pump, its only caller; mu is held.
+func (w *writer) awaitChange(s *Stream) {
+	if s.changed == nil {
+		s.changed = sync.NewCond(&w.mu)
+	}
+	s.changed.Wait()
+}
+
+// hasChanged wakes the pump, if it waits; writer.mu is held.
+func (s *sender) hasChanged() {
+	if s.changed != nil {
+		s.changed.Signal()
+	}
+}
 
 // sends reports that more may come from the app; writer.mu is held.
 func (s *sender) sends() bool { return s.state < senderDropping }

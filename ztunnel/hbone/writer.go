@@ -128,20 +128,20 @@ func (s *Stream) serve(fd uintptr) bool {
 			s.leads = false
 			w.leadUnlocking(s)
 		case s.state == senderReading || s.state == senderDropping:
-			s.changed.Wait()
+			w.awaitChange(s)
 		case s.state == senderEnded:
 			return true
 		case s.state == senderWaiting:
 			return false
 		case s.sendWindow <= 0 || w.over:
-			s.changed.Wait()
+			w.awaitChange(s)
 		case s.crowded(fd):
 			w.mu.Unlock()
 			time.Sleep(tinyPause)
 			w.mu.Lock()
 		case w.leading || w.window <= 0:
 			w.enqueue(s)
-			s.changed.Wait()
+			w.awaitChange(s)
 		default:
 			w.enqueue(s)
 			w.leading = true
@@ -160,7 +160,7 @@ func (w *writer) stop(s *Stream) {
 	}
 	w.stopSending(s)
 	w.letGoKept(s)
-	s.changed.Broadcast()
+	s.hasChanged()
 }
 
 // breakOff forgets what is queued: nothing more is written.

@@ -58,7 +58,7 @@ func (l *live) tellAlive(c *connection, now time.Time) bool {
 // of a pod does, and all that say more than that it was well.
 func (c *connection) recorded(e *outcome) bool {
 	n := c.pod.GoodOneOf
-	if n <= 1 || e.word != OK || c.toldAlive || c.dryRun != "" || c.sourceWarn != "" || c.networkWarn != "" {
+	if n <= 1 || e.word != OK || c.toldAlive || len(c.warnings) > 0 {
 		return true
 	}
 	e.sampled = n

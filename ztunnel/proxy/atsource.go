@@ -64,7 +64,7 @@ func (p *Pod) admitOrigin(c *connection, peer spiffeid.ID) error {
 	if mode == AtSourceEnforce {
 		return fail(NotAtSource, why)
 	}
-	c.sourceWarn = why.Error()
+	c.warn(fieldSourceWarn, why.Error())
 	return nil
 }
 

@@ -11,7 +11,7 @@ import (
 
 // A connection that has said something and then waits holds no buffer, and a
 // goroutine with a small stack. Bounded is what both ends and the apps of this
-// test need together, a third of it theirs: 8,300 B of heap and 10 KB of stacks.
+// test need together, a third of it theirs: 7,400 B of heap and 10 KB of stacks.
 func TestIdleConnectionsAreSmall(t *testing.T) {
 	port := app(t, dbAddr, func(conn *net.TCPConn) {
 		for buf := make([]byte, 5); ; {
@@ -41,7 +41,7 @@ func TestIdleConnectionsAreSmall(t *testing.T) {
 	defer func() { t.Logf("%d B of heap and %d B of stacks for each", heap, stacks) }()
 	eventually(t, "an idle connection takes little at both ends", func() bool {
 		heap, stacks = inUse().since(before, more)                 // of the last ones, some may yet have a buffer
-		return testing.Short() || heap <= 9000 && stacks <= 14<<10 // the race detector needs memory of its own
+		return testing.Short() || heap <= 7800 && stacks <= 14<<10 // the race detector needs memory of its own
 	})
 }
 

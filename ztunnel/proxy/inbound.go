@@ -117,7 +117,7 @@ func (p *Pod) admitTo(self *workload.Workload, c *connection, peer spiffeid.ID, 
 		concern := p.concern(self)
 		err := concern.AllowInbound(&r)
 		if p.live.judgedBy(concern) || p.concern(self) == concern {
-			c.dryRun = concern.DryRun(&r, err)
+			c.warn(fieldPolicyDryRun, concern.DryRun(&r, err))
 			return denied(err)
 		}
 	}

@@ -110,7 +110,7 @@ func (p *Pod) admitNetwork(c *connection) error {
 	if mode == networkpolicy.Enforce {
 		return denied(no)
 	}
-	c.networkWarn = no.Error()
+	c.warn(fieldNetworkWarn, no.Error())
 	return nil
 }
 

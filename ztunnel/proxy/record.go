@@ -6,6 +6,7 @@ import (
 	"context"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -103,10 +104,15 @@ type record struct {
 	guarded   bool              // a tunnel proves both ends, and does not carry
 	wasOpen   bool              // it has carried, or could
 	toldAlive bool              // a record said so while it was open; guarded by live.mu
-	dryRun    string            // what policies that are not enforced would have done
+	warnings  []slog.Attr       // by which policies that are not enforced, and why, it would have been refused
+}
 
-	sourceWarn  string // why it would be refused if identities had to be at their source
-	networkWarn string // by which NetworkPolicies it would be refused if they were enforced
+// warn has the record say text in a field, in place of what it said there; empty: nothing.
+func (r *record) warn(field, text string) {
+	r.warnings = slices.DeleteFunc(r.warnings, func(a slog.Attr) bool { return a.Key == field })
+	if text != "" {
+		r.warnings = append(r.warnings, slog.String(field, text))
+	}
 }
 
 // outcome is how a connection ended. It is no part of the record while that is open, so
@@ -194,15 +200,7 @@ func (r *record) end(attrs []slog.Attr, e *outcome) []slog.Attr {
 	if e.policy != "" {
 		attrs = append(attrs, slog.String(fieldPolicy, e.policy))
 	}
-	if r.dryRun != "" {
-		attrs = append(attrs, slog.String(fieldPolicyDryRun, r.dryRun))
-	}
-	if r.sourceWarn != "" {
-		attrs = append(attrs, slog.String(fieldSourceWarn, r.sourceWarn))
-	}
-	if r.networkWarn != "" {
-		attrs = append(attrs, slog.String(fieldNetworkWarn, r.networkWarn))
-	}
+	attrs = append(attrs, r.warnings...)
 	if e.err != nil {
 		attrs = append(attrs, slog.String(fieldError, e.err.Error()))
 	}
