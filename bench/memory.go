@@ -14,7 +14,7 @@ import (
 )
 
 // What came with a change has settled after a moment. That a stream is idle ours notices
-// after ten seconds to twenty, and then lets go of what it does not need. A run with less
+// after five seconds to fifteen, and then lets go of what it does not need. A run with less
 // time for a measurement waits for less, and does not see that.
 const (
 	settled   = 500 * time.Millisecond

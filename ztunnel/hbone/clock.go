@@ -14,6 +14,7 @@ import (
 // clock is a tunnel's timers; conn.mu guards it.
 type clock struct {
 	ticker        *time.Timer
+	halfway       *time.Timer // to the next tick, while there are streams; nil before
 	expiry        *time.Timer // nil: the tick sees to it
 	farewellTimer *time.Timer
 	missed        int       // ticks in a row at which nothing had come since a PING
@@ -35,7 +36,7 @@ func (c *conn) startClock() {
 }
 
 func (c *conn) stopClock() {
-	for _, t := range []*time.Timer{c.ticker, c.expiry, c.farewellTimer} {
+	for _, t := range []*time.Timer{c.ticker, c.halfway, c.expiry, c.farewellTimer} {
 		if t != nil {
 			t.Stop()
 		}
@@ -83,6 +84,7 @@ func (c *conn) tick() {
 	if why == nil {
 		c.writer.say(func(b []byte) []byte { return h2.AppendPing(b, 0, [8]byte{}) })
 		c.ticker.Reset(pingInterval)
+		c.armHalfway()
 	}
 	c.unlock()
 
@@ -106,6 +108,39 @@ func (c *conn) tick() {
 	for _, s := range idle {
 		s.rest.Ask(s.toApp.app)
 	}
+}
+
+// armHalfway has idle streams looked for between two ticks, too; mu is held.
+func (c *conn) armHalfway() {
+	switch {
+	case len(c.streams) == 0:
+	case c.halfway == nil:
+		c.halfway = time.AfterFunc(pingInterval/2, c.lookForIdle)
+	default:
+		c.halfway.Reset(pingInterval / 2)
+	}
+}
+
+// lookForIdle has the streams parked that were silent since the last look.
+func (c *conn) lookForIdle() {
+	var idle []*Stream
+	c.mu.Lock()
+	for _, s := range c.streams {
+		if c.err == nil && c.writer.waits(s) && s.idles() {
+			idle = append(idle, s)
+		}
+	}
+	c.unlock()
+	for _, s := range idle {
+		s.rest.Ask(s.toApp.app)
+	}
+}
+
+// waits reports that a stream's app has said all for now.
+func (w *writer) waits(s *Stream) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return s.state == senderWaiting
 }
 
 // look reports whether a stream's pump would see its app go, and whether the stream is

@@ -30,7 +30,7 @@
 //
 // A tunnel without streams rests: until the peer says something, or a timer of the
 // tunnel fires, no goroutine has to do with it. Nor has one with a stream whose app and
-// peer are silent for a tick of the tunnel (park.go).
+// peer are silent for half a tick of the tunnel (park.go).
 //
 // The files, along the way of a connection. A Pool finds or makes a tunnel:
 //

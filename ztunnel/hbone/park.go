@@ -2,12 +2,12 @@
 
 package hbone
 
-// A stream whose app and peer have been silent from one tick of the tunnel to the next
-// is parked: its app's socket waits in socket.Wait, and there is no goroutine, for its
-// stack would be the most of what an idle stream takes. Whatever the pump would have
-// noticed wakes it: bytes, a FIN or a reset of the app, and stopReading and sever, which
-// end the Wait. The end of a stream, by whomever, severs its app. What the peer says is
-// the tunnel's reader's to pass on, and needs no pump.
+// A stream whose app and peer have been silent from one look to the next is parked: its
+// app's socket waits in socket.Wait, and there is no goroutine, for its stack would be the
+// most of what an idle stream takes. Looks are at each tick of the tunnel and halfway to the
+// next. Whatever the pump would have noticed wakes it: bytes, a FIN or a reset of the app,
+// and stopReading and sever, which end the Wait. The end of a stream, by whomever, severs
+// its app. What the peer says is the tunnel's reader's to pass on, and needs no pump.
 //
 // A stream whose app has finished has nothing to wait for but the end. So it has no
 // goroutine either.

@@ -69,6 +69,21 @@ func TestAParkedStreamCarriesOnAndParksAgain(t *testing.T) {
 	}
 }
 
+func TestAnIdleStreamIsParkedHalfwayToTheNextTick(t *testing.T) {
+	t.Parallel()
+	l, apps := newPipe(t)
+	near, far := l.open(), <-apps
+	near.wantAliveWith(far)
+	waitUntil(t, func() bool { return near.s.c.writer.waits(near.s) })
+	near.tick()
+	for began := time.Now(); !near.s.rest.Parked(); time.Sleep(10 * time.Millisecond) {
+		if time.Since(began) > pingInterval*9/10 {
+			t.Fatal("the next tick is awaited")
+		}
+	}
+	near.wantAliveWith(far)
+}
+
 func TestAStreamThatSpeaksIsNotParked(t *testing.T) {
 	l, apps := newPipe(t)
 	near, far := l.open(), <-apps
@@ -76,7 +91,9 @@ func TestAStreamThatSpeaksIsNotParked(t *testing.T) {
 		near.wantAliveWith(far)
 		for _, a := range []*app{near, far} {
 			a.tick()
-			if a.s.rest.Parked() {
+			near.wantAliveWith(far)
+			a.s.c.lookForIdle()
+			if !a.s.rest.Awake() {
 				t.Fatal("parked between two words")
 			}
 		}
