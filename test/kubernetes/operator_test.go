@@ -24,6 +24,12 @@ func TestTheOperatorMeasuresAClusterAndKeepsItsLedgers(t *testing.T) {
 	if out, code := m.culvert(admin, "bench", "cluster"); code == 0 || !strings.Contains(out, "--yes does it") {
 		t.Errorf("bench cluster without --yes: exit code %d\n%s", code, out)
 	}
+	if out, code := m.culvert(admin, "bench", "cluster", "--yes", "--against=istio"); code == 0 || !strings.Contains(out, "no DaemonSet ztunnel and istio-cni-node of Istio") {
+		t.Errorf("bench cluster beside an Istio that is not there: exit code %d\n%s", code, out)
+	}
+	if left, err := m.kubectl("get", "namespace", "culvert-bench-istio"); err == nil {
+		t.Errorf("it has made %s", left)
+	}
 	out, code := m.culvert(admin, "bench", "cluster", "--yes", "--rows=bulk-1,connect-1", "--per-row=4s", "--turns=1", "--output=json")
 	m.wantRows(out, code)
 	if left, err := m.kubectl("get", "namespace", "culvert-bench"); err == nil {
