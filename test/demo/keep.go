@@ -23,6 +23,8 @@ func (s *story) invite() {
 	for _, try := range []struct{ what, how string }{
 		{"the map, in a browser of this machine", s.address},
 		{"who talks to whom, in words", s.culvert + " edges --ztunnel " + s.ztunnels},
+		{"where a connection would end, and why", s.culvert + " why shop/web shop/till:8080 --ztunnel-socket " + s.sockets()},
+		{"a proof that nothing of it is on a wire in plaintext", s.culvert + " verify shop/web shop/till:8080 --ztunnel-socket " + s.sockets()},
 		{"a connection between the pods, and who it says you are", l.EnterScript("shop-web") + " " + app + " send " + till + " hello"},
 		{"the same from outside, which STRICT refuses", l.EnterScript("outside") + " " + app + " send " + till + " hello"},
 		{"a shell in a pod", l.EnterScript("shop-web")},
@@ -38,6 +40,15 @@ func (s *story) invite() {
 		out.line("   %s\n", try.how)
 	}
 	out.line("   %s  or Ctrl-C ends it and cleans up.", out.paint(bold, "kill "+strconv.Itoa(os.Getpid())))
+}
+
+// sockets are those of the nodes' ztunnels that only root reaches.
+func (s *story) sockets() string {
+	var all []string
+	for _, n := range s.lab.Nodes {
+		all = append(all, filepath.Join(n.State, "admin.sock"))
+	}
+	return strings.Join(all, ",")
 }
 
 // eventually tries again until do succeeds, for at most 5 s.
