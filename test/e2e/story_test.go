@@ -119,19 +119,25 @@ func in(t *testing.T, l *lab.Lab, labels ...string) *story {
 		if t.Failed() {
 			t.Log(l.Logs())
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
-		defer cancel()
 		for _, n := range l.Nodes {
 			for _, p := range n.Pods() {
 				if p.Namespace == s.namespace {
-					if err := p.Delete(ctx); err != nil {
-						t.Errorf("delete pod %v: %v", p, err)
-					}
+					s.remove(p)
 				}
 			}
 		}
 	})
 	return s
+}
+
+// remove deletes a pod when its story has ended: each has its own time, however many there are.
+func (s *story) remove(p *lab.Pod) {
+	s.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	if err := p.Delete(ctx); err != nil {
+		s.Errorf("delete pod %v: %v", p, err)
+	}
 }
 
 func (s *story) must(err error) {
