@@ -31,54 +31,67 @@ var errSecondSocket = fmt.Errorf("connect, or self-connect: %w", unix.EADDRNOTAV
 // then waits in the netpoller like any other, unless there is nothing to wait
 // for: see begin.
 func (ns *NS) Dial(ctx context.Context, to netip.AddrPort, prepare func(fd int) error) (*net.TCPConn, error) {
-	away := true
-	var stranded error
-	back := func() error {
-		away = false
-		if stranded = ns.leave(); stranded != nil {
-			return stranded
-		}
-		runtime.UnlockOSThread()
-		return nil
-	}
-	d := net.Dialer{KeepAliveConfig: keepAlive, ControlContext: func(_ context.Context, _, _ string, c syscall.RawConn) error {
-		if !away {
-			return errSecondSocket
-		}
-		if err := back(); err != nil {
-			return err
-		}
-		return onFd(c, func(fd int) error {
-			if err := keepUrgent(fd); err != nil {
-				return err
-			}
-			if prepare != nil {
-				if err := prepare(fd); err != nil {
-					return err
-				}
-			}
-			begin(fd, to)
-			return nil
-		})
-	}}
-	d.SetMultipathTCP(false)
-
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("dial %v: %w", to, err)
 	}
+	d := &dialing{ns: ns, to: to, prepare: prepare, away: true}
+	d.KeepAliveConfig, d.ControlContext = keepAlive, d.control
+	d.SetMultipathTCP(false)
 	runtime.LockOSThread()
 	if err := ns.enter(); err != nil {
 		runtime.UnlockOSThread()
 		return nil, fmt.Errorf("dial %v: %w", to, err)
 	}
 	conn, err := d.DialTCP(ctx, network(to.Addr()), netip.AddrPort{}, to)
-	if away {
-		back() // no socket, so no call of Control
+	if d.away {
+		d.home() // no socket, so no call of Control
 	}
-	if stranded != nil {
-		return nil, stranded
+	if d.stranded != nil {
+		return nil, d.stranded
 	}
 	return conn, err
+}
+
+// dialing is a call of Dial. It is one object where closures would be ten, for each
+// connection.
+type dialing struct {
+	net.Dialer
+	ns       *NS
+	to       netip.AddrPort
+	prepare  func(fd int) error
+	away     bool  // the thread is locked, and in ns
+	stranded error // why it did not come home
+	refused  error // by prepare, or why the socket cannot be prepared
+}
+
+func (d *dialing) home() error {
+	d.away = false
+	if d.stranded = d.ns.leave(); d.stranded == nil {
+		runtime.UnlockOSThread()
+	}
+	return d.stranded
+}
+
+func (d *dialing) control(_ context.Context, _, _ string, c syscall.RawConn) error {
+	if !d.away {
+		return errSecondSocket
+	}
+	if err := d.home(); err != nil {
+		return err
+	}
+	if err := c.Control(d.start); err != nil {
+		return err
+	}
+	return d.refused
+}
+
+func (d *dialing) start(fd uintptr) {
+	if d.refused = keepUrgent(int(fd)); d.refused == nil && d.prepare != nil {
+		d.refused = d.prepare(int(fd))
+	}
+	if d.refused == nil {
+		begin(int(fd), d.to)
+	}
 }
 
 // begin connects before package net does. A peer on this machine has answered

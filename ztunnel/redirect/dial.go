@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/culvert-mesh/culvert/ztunnel/netns"
+	"github.com/culvert-mesh/culvert/ztunnel/socket"
 )
 
 // ErrNoOriginalDst says that a connection was not steered to the listener
@@ -96,24 +97,34 @@ func (d *Datapath) DialInner(ns *netns.NS) func(ctx context.Context, from, to ne
 		if from.Addr().Is4() != to.Addr().Is4() {
 			return nil, fmt.Errorf("dial %v as %v: address families differ", to, from.Addr())
 		}
-		var problem error
-		first := uint16(1)
-		for port := range innerPorts(from.Port()) {
-			if port < first {
-				continue
-			}
-			conn, err := d.dialInner(ctx, ns, netip.AddrPortFrom(from.Addr(), port), to)
-			if err == nil || !isTaken(err) && !isForbidden(err) {
+		if client := from.Port(); client == 0 || client >= 1024 { // nearly always: the first port is free
+			conn, err := d.dialInner(ctx, ns, netip.AddrPortFrom(from.Addr(), firstInnerPort(client)), to)
+			if err == nil || !isTaken(err) {
 				return conn, err
 			}
-			problem = err
-			if isForbidden(err) { // and so are all others below 1024: we would try a thousand
-				first = 1024
-				d.legs.forbidden.Add(1)
-			}
 		}
-		return nil, fmt.Errorf("no port is free: %w", problem)
+		return d.dialByAnyPort(ctx, ns, from, to)
 	}
+}
+
+func (d *Datapath) dialByAnyPort(ctx context.Context, ns *netns.NS, from, to netip.AddrPort) (*net.TCPConn, error) {
+	var problem error
+	first := uint16(1)
+	for port := range innerPorts(from.Port()) {
+		if port < first {
+			continue
+		}
+		conn, err := d.dialInner(ctx, ns, netip.AddrPortFrom(from.Addr(), port), to)
+		if err == nil || !isTaken(err) && !isForbidden(err) {
+			return conn, err
+		}
+		problem = err
+		if isForbidden(err) { // and so are all others below 1024: we would try a thousand
+			first = 1024
+			d.legs.forbidden.Add(1)
+		}
+	}
+	return nil, fmt.Errorf("no port is free: %w", problem)
 }
 
 // isTaken says whether another port may do: EPERM is the program's answer to
@@ -176,11 +187,7 @@ func pose(fd int, src netip.AddrPort) error {
 }
 
 func bind(fd int, at netip.AddrPort) error {
-	var sa unix.Sockaddr = &unix.SockaddrInet6{Port: int(at.Port()), Addr: at.Addr().As16()}
-	if at.Addr().Is4() {
-		sa = &unix.SockaddrInet4{Port: int(at.Port()), Addr: at.Addr().As4()}
-	}
-	return os.NewSyscallError("bind", unix.Bind(fd, sa))
+	return os.NewSyscallError("bind", socket.Bind(uintptr(fd), at))
 }
 
 // epoch is a moment by both clocks. package time has the monotonic one too, and

@@ -28,10 +28,7 @@ func innerPorts(client uint16) iter.Seq[uint16] {
 		if client != 0 && client < 1024 && !eachReserved(client, yield) {
 			return
 		}
-		other := client&1 ^ 1
-		if client == 0 {
-			other = uint16(rand.UintN(2))
-		}
+		other := otherParity(client)
 		for _, from := range []struct {
 			ports
 			parity uint16
@@ -44,6 +41,18 @@ func innerPorts(client uint16) iter.Seq[uint16] {
 		}
 	}
 }
+
+// otherParity is that of the ports which are tried first.
+func otherParity(client uint16) uint16 {
+	if client == 0 {
+		return uint16(rand.UintN(2))
+	}
+	return client&1 ^ 1
+}
+
+// firstInnerPort is the first of innerPorts for a client at or above 1024, or one that is
+// not known.
+func firstInnerPort(client uint16) uint16 { return lowPorts.pick()&^1 | otherParity(client) }
 
 // eachReserved yields all ports below 1024 but the client's own, those above 511
 // first. It returns false when it shall stop.

@@ -19,26 +19,30 @@ import (
 
 // Connect is connect(2) of a non-blocking TCP socket of to's family. It returns
 // EINPROGRESS unless the connection broke at once.
-func Connect(fd uintptr, to netip.AddrPort) error {
-	if to.Addr().Is4() {
-		sa := unix.RawSockaddrInet4{Family: unix.AF_INET, Port: wire(to.Port()), Addr: to.Addr().As4()}
-		return connect(fd, unsafe.Pointer(&sa), unix.SizeofSockaddrInet4)
+func Connect(fd uintptr, to netip.AddrPort) error { return withAddress(syscall.SYS_CONNECT, fd, to) }
+
+// Bind is bind(2) of a socket of at's family.
+func Bind(fd uintptr, at netip.AddrPort) error { return withAddress(syscall.SYS_BIND, fd, at) }
+
+func withAddress(call, fd uintptr, at netip.AddrPort) error {
+	var errno syscall.Errno
+	if at.Addr().Is4() {
+		sa := unix.RawSockaddrInet4{Family: unix.AF_INET, Port: wire(at.Port()), Addr: at.Addr().As4()}
+		_, _, errno = syscall.RawSyscall(call, fd, uintptr(unsafe.Pointer(&sa)), unix.SizeofSockaddrInet4)
+	} else {
+		sa := unix.RawSockaddrInet6{Family: unix.AF_INET6, Port: wire(at.Port()), Addr: at.Addr().As16()}
+		_, _, errno = syscall.RawSyscall(call, fd, uintptr(unsafe.Pointer(&sa)), unix.SizeofSockaddrInet6)
 	}
-	sa := unix.RawSockaddrInet6{Family: unix.AF_INET6, Port: wire(to.Port()), Addr: to.Addr().As16()}
-	return connect(fd, unsafe.Pointer(&sa), unix.SizeofSockaddrInet6)
+	if errno != 0 {
+		return errno
+	}
+	return nil
 }
 
 // wire is a port in the order of the network.
 func wire(port uint16) uint16 {
 	b := [2]byte{byte(port >> 8), byte(port)}
 	return *(*uint16)(unsafe.Pointer(&b))
-}
-
-func connect(fd uintptr, to unsafe.Pointer, size uintptr) error {
-	if _, _, errno := syscall.RawSyscall(syscall.SYS_CONNECT, fd, uintptr(to), size); errno != 0 {
-		return errno
-	}
-	return nil
 }
 
 // CloseWrite says that no more comes, by a FIN behind what was written. It fails if the
