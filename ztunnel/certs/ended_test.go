@@ -59,6 +59,7 @@ func TestAReplicaThatIsBehindBringsBackNoTrustDomain(t *testing.T) {
 func TestAReplicaThatIsBehindBringsBackNoForeignRoot(t *testing.T) {
 	r := newRig(t, newCA(t, td), time.Hour)
 	hold(t, r, db)
+	r.tellsOfTheFirstBundle(t)
 	first, second := certstest.NewCA(), certstest.NewCA()
 	r.federates(t, of(others, 0, first))
 	r.federates(t, of(others, 0, first, second))
@@ -93,6 +94,7 @@ func TestTheOnlyOneThatSaysBundlesIsNeverBehind(t *testing.T) {
 func TestANumberAloneIsNoOtherBundle(t *testing.T) {
 	r := newRig(t, newCA(t, td), time.Hour)
 	hold(t, r, db)
+	r.tellsOfTheFirstBundle(t)
 	first, second := certstest.NewCA(), certstest.NewCA()
 	r.federates(t, of(others, 1, first))
 	told := r.bundles.Load()
@@ -110,6 +112,7 @@ func TestANumberAloneIsNoOtherBundle(t *testing.T) {
 func TestForeignBundlesEndWithTheStreamThatSaysThem(t *testing.T) {
 	r := newRig(t, newCA(t, td), time.Hour)
 	hold(t, r, db)
+	r.tellsOfTheFirstBundle(t)
 	first := certstest.NewCA()
 	r.federates(t, of(others, 1, first))
 	r.lose(context.DeadlineExceeded, false)

@@ -162,6 +162,7 @@ func TestATunnelToAnotherTrustDomainEndsWithItsBundle(t *testing.T) {
 func TestATunnelOfAnotherTrustDomainEndsWithItsBundle(t *testing.T) {
 	r := newRig(t, newCA(t, td), time.Hour)
 	hold(t, r, db)
+	r.tellsOfTheFirstBundle(t)
 	first, second := certstest.NewCA(), certstest.NewCA()
 	r.federates(t, of(others, 1, first))
 	tunnel := r.wantsPeer(t, "the first root", first.Leaf(guest), "")

@@ -159,6 +159,13 @@ func run(t *testing.T, cfg Config, i *issuer, by Issuer) *rig {
 	return r
 }
 
+// tellsOfTheFirstBundle waits for what comes with the first certificate: somebody is told of
+// its roots a moment after the certificate can be had.
+func (r *rig) tellsOfTheFirstBundle(t *testing.T) {
+	t.Helper()
+	waitFor(t, "somebody is told of the first bundle", func() bool { return r.bundles.Load() > 0 })
+}
+
 // say has the CA's stream say what the bundle is.
 func (r *rig) say(t *testing.T, generation uint64, roots []*x509.Certificate) {
 	t.Helper()
