@@ -177,6 +177,7 @@ func New(cfg Config) (*Pods, error) {
 // kernel, so that without us connections are refused.
 func (p *Pods) Run(ctx context.Context) error {
 	base, cut := context.WithCancel(context.WithoutCancel(ctx))
+	defer p.workers.Close()
 	defer p.following.Wait()
 	defer p.leaving.Wait()
 	defer cut()

@@ -116,7 +116,8 @@ func (w *world) load() {
 	}
 	cfg.Metrics.Pods(n.pods.Enrollment)
 	n.stop = func() {
-		n.pods.leaving.Wait() // it logs
+		n.pods.leaving.Wait()  // it logs
+		n.pods.workers.Close() // as Run does
 		d.Close()
 	}
 	w.node = n

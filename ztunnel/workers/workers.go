@@ -16,12 +16,17 @@ const most = 64
 // new one each time.
 type Pool struct {
 	next    chan func()
+	closed  chan struct{}
 	waiting atomic.Int32
 }
 
 // New returns a Pool. It has as many goroutines as it needed at once, 64 at most, and
-// they stay.
-func New() *Pool { return &Pool{next: make(chan func())} }
+// they stay until Close.
+func New() *Pool { return &Pool{next: make(chan func()), closed: make(chan struct{})} }
+
+// Close ends the goroutines that wait, and those that run something when it is over. What
+// Go is given later runs in a new one. It is called once.
+func (p *Pool) Close() { close(p.closed) }
 
 // Go is the go statement: run never waits for another.
 func (p *Pool) Go(run func()) {
@@ -44,7 +49,13 @@ func (p *Pool) work(run func()) {
 			p.waiting.Add(-1)
 			return
 		}
-		run = <-p.next
+		select {
+		case run = <-p.next:
+		case <-p.closed:
+		}
 		p.waiting.Add(-1)
+		if run == nil {
+			return
+		}
 	}
 }

@@ -58,6 +58,18 @@ func TestNobodyWaitsForAGoroutineThatIsBusy(t *testing.T) {
 	}
 }
 
+func TestNobodyWaitsInAPoolThatIsClosed(t *testing.T) {
+	p, ran := New(), make(chan bool)
+	p.Go(func() { ran <- true })
+	<-ran
+	eventually(t, "a goroutine waits", func() bool { return p.waiting.Load() == 1 })
+	p.Close()
+	eventually(t, "none waits", func() bool { return p.waiting.Load() == 0 })
+	p.Go(func() { ran <- true })
+	<-ran
+	eventually(t, "none waits again", func() bool { return p.waiting.Load() == 0 })
+}
+
 // What ran may hold a connection, and waits for nobody.
 func TestWhatRanIsForgotten(t *testing.T) {
 	p, gone := New(), make(chan struct{})
