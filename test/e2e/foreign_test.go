@@ -173,6 +173,8 @@ func TestWorkloadsOfTwoTrustDomainsDialEachOther(t *testing.T) {
 	a.isTold()
 	a.rotates()
 
+	a.isTaken()
+
 	// Who is there proves to be of other.example: no other name of the same account fits.
 	same, api := a.id("third.example"), strings.Replace(theirs, "/sa/web", "/sa/api", 1)
 	a.cut("another domain is expected there", func() { a.names(a.one, "third.example", same) })
@@ -204,6 +206,19 @@ func (a *abroad) isTold() {
 			a.Errorf("culvert %s does not name %s: %v\n%s", command[0], theirs, err, text)
 		}
 	}
+}
+
+// isTaken has our mesh get the address at which the other domain's workload is: who is there
+// would be a guess, for what was open, too.
+func (a *abroad) isTaken() {
+	a.Helper()
+	a.cut("our mesh got the address", func() {
+		a.must(a.one.Believe(fmt.Sprintf("{apiVersion: v1, kind: Service, metadata: {namespace: %s, name: taken}, spec: {clusterIP: %v, ports: [{port: 80}]}}",
+			a.namespace, a.them.At("tcp4", 0).Addr())))
+	})
+	a.turnedBack("our mesh has the address", "unknown_peer", "and of Service "+a.namespace+"/taken of this mesh")
+	a.must(os.Remove(filepath.Join(a.one.Objects(), "service."+a.namespace+".taken.yaml")))
+	a.open().Close()
 }
 
 // rotates replaces the other domain's root while our pod has a connection there.
