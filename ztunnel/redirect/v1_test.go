@@ -280,10 +280,18 @@ func (w *world) wantOnlyOurs(pods ...*testPodNS) {
 	w.verify()
 }
 
+// wantOneProgram waits for a while: the kernel lets go of a link whose pin was removed when RCU
+// and one of its workers have come to it, which takes seconds where many want the processors.
 func (w *world) wantOneProgram(name string, target int, at ebpf.AttachType) {
 	w.t.Helper()
-	there, err := link.QueryPrograms(link.QueryOptions{Target: target, Attach: at})
-	if err != nil || len(there.Programs) != 1 {
-		w.t.Errorf("%s: %d programs, %v; want one", name, len(there.Programs), err)
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		there, err := link.QueryPrograms(link.QueryOptions{Target: target, Attach: at})
+		if err == nil && len(there.Programs) == 1 {
+			return
+		}
+		if err != nil || time.Now().After(end) {
+			w.t.Errorf("%s: %d programs, %v; want one", name, len(there.Programs), err)
+			return
+		}
 	}
 }
