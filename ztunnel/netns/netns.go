@@ -14,6 +14,7 @@ import (
 	"os"
 	"runtime"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -150,6 +151,13 @@ func (ns *NS) Do(f func() error) error {
 	})
 }
 
+var stranded atomic.Bool
+
+// Stranded reports whether a thread of this process ever stayed in a namespace that it should
+// have left. Its goroutine is locked to it, and the thread ends with that: so whoever keeps
+// goroutines for others' work should not, any more.
+func Stranded() bool { return stranded.Load() }
+
 // strandedError says that a thread is in a namespace it should have left.
 type strandedError struct{ cause error }
 
@@ -173,6 +181,7 @@ func (ns *NS) enter() error {
 func (ns *NS) leave() error {
 	defer ns.mu.RUnlock()
 	if err := unix.Setns(int(ns.home.Fd()), unix.CLONE_NEWNET); err != nil {
+		stranded.Store(true)
 		return &strandedError{err}
 	}
 	return nil

@@ -165,7 +165,7 @@ func New(cfg Config) (*Pods, error) {
 	}
 	cfg.Access = cmp.Or(cfg.Access, cfg.Log)
 	return &Pods{
-		Config: cfg, boot: boot, files: files, gate: hbone.NewGate(), workers: workers.New(),
+		Config: cfg, boot: boot, files: files, gate: hbone.NewGate(), workers: workers.New(netns.Stranded),
 		loaded: make(chan struct{}), byNetns: map[netns.Cookie]*pod{}, serving: map[*member]struct{}{},
 		takers: takers{members: map[*member]struct{}{}}, routes: routes{users: map[netns.Cookie]int{}},
 	}, nil

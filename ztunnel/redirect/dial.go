@@ -99,7 +99,7 @@ func (d *Datapath) DialInner(ns *netns.NS) func(ctx context.Context, from, to ne
 		}
 		if client := from.Port(); client == 0 || client >= 1024 { // nearly always: the first port is free
 			conn, err := d.dialInner(ctx, ns, netip.AddrPortFrom(from.Addr(), firstInnerPort(client)), to)
-			if err == nil || !isTaken(err) {
+			if err == nil || !isTaken(err) && !isForbidden(err) {
 				return conn, err
 			}
 		}

@@ -57,7 +57,8 @@ func packetSocket() (fd int, err error) {
 		defer func() {
 			sets[0].Effective = before
 			if lowered := unix.Capset(&header, &sets[0]); lowered != nil {
-				err = errors.Join(err, fmt.Errorf("lower CAP_NET_RAW: %w", lowered))
+				unix.Close(fd) // which may be none
+				fd, err = -1, errors.Join(err, fmt.Errorf("lower CAP_NET_RAW: %w", lowered))
 			}
 		}()
 	}

@@ -17,12 +17,16 @@ const most = 64
 type Pool struct {
 	next    chan func()
 	closed  chan struct{}
+	spent   func() bool
 	waiting atomic.Int32
 }
 
 // New returns a Pool. It has as many goroutines as it needed at once, 64 at most, and
-// they stay until Close.
-func New() *Pool { return &Pool{next: make(chan func()), closed: make(chan struct{})} }
+// they stay until Close. Once spent reports true, none runs a second function: their threads
+// may not be what they were.
+func New(spent func() bool) *Pool {
+	return &Pool{next: make(chan func()), closed: make(chan struct{}), spent: spent}
+}
 
 // Close ends the goroutines that wait, and those that run something when it is over. What
 // Go is given later runs in a new one. It is called once.
@@ -45,6 +49,9 @@ func (p *Pool) work(run func()) {
 	for {
 		run()
 		run = nil // what it holds is over
+		if p.spent() {
+			return
+		}
 		if p.waiting.Add(1) > most {
 			p.waiting.Add(-1)
 			return

@@ -11,6 +11,8 @@ import (
 	"time"
 )
 
+func never() bool { return false }
+
 func eventually(t *testing.T, what string, is func() bool) {
 	t.Helper()
 	for end := time.Now().Add(10 * time.Second); !is(); time.Sleep(time.Millisecond) {
@@ -28,7 +30,7 @@ func goroutine() string {
 }
 
 func TestOneGoroutineRunsOneAfterTheOther(t *testing.T) {
-	p, ran := New(), make(chan string)
+	p, ran := New(never), make(chan string)
 	seen := map[string]bool{}
 	eventually(t, "a goroutine runs a second function", func() bool {
 		p.Go(func() { ran <- goroutine() })
@@ -40,7 +42,7 @@ func TestOneGoroutineRunsOneAfterTheOther(t *testing.T) {
 }
 
 func TestNobodyWaitsForAGoroutineThatIsBusy(t *testing.T) {
-	for name, p := range map[string]*Pool{"a pool": New(), "none": nil} {
+	for name, p := range map[string]*Pool{"a pool": New(never), "none": nil} {
 		t.Run(name, func(t *testing.T) {
 			var all sync.WaitGroup
 			all.Add(3 * most)
@@ -59,7 +61,7 @@ func TestNobodyWaitsForAGoroutineThatIsBusy(t *testing.T) {
 }
 
 func TestNobodyWaitsInAPoolThatIsClosed(t *testing.T) {
-	p, ran := New(), make(chan bool)
+	p, ran := New(never), make(chan bool)
 	p.Go(func() { ran <- true })
 	<-ran
 	eventually(t, "a goroutine waits", func() bool { return p.waiting.Load() == 1 })
@@ -70,9 +72,22 @@ func TestNobodyWaitsInAPoolThatIsClosed(t *testing.T) {
 	eventually(t, "none waits again", func() bool { return p.waiting.Load() == 0 })
 }
 
+// A goroutine may have left its thread in a pod's netns: it runs nothing for another pod.
+func TestNoGoroutineRunsASecondFunctionOnceTheyAreSpent(t *testing.T) {
+	p, ran := New(func() bool { return true }), make(chan string)
+	seen := map[string]bool{}
+	for range 100 {
+		p.Go(func() { ran <- goroutine() })
+		seen[<-ran] = true
+	}
+	if len(seen) != 100 || p.waiting.Load() != 0 {
+		t.Errorf("100 functions ran in %d goroutines, and %d wait", len(seen), p.waiting.Load())
+	}
+}
+
 // What ran may hold a connection, and waits for nobody.
 func TestWhatRanIsForgotten(t *testing.T) {
-	p, gone := New(), make(chan struct{})
+	p, gone := New(never), make(chan struct{})
 	func() {
 		held := new([1 << 10]byte)
 		runtime.AddCleanup(held, func(struct{}) { close(gone) }, struct{}{})
