@@ -50,9 +50,9 @@ state, each time when it is sure that nobody is hurt:
 --status says for whom it waits. --pause keeps it in its state until --resume. --abort gives
 the next root up before it signs; --rollback has the former issuer sign again, until drop.
 Nothing is dropped because time passes, but with --compromised: for a root whose key may be
-in other hands. Then no state waits for longer than --skip-after for who is cut off, who
-loses its connections until it has heard of the next root. For nodes that answer, drain waits
-up to a minute longer: what is open between them lives on.
+in other hands. Then no state before drop waits for longer than --skip-after for who is cut
+off, who loses its connections until it has heard of the next root. For nodes that answer,
+drain waits up to a minute longer: what is open between them lives on.
 
 The CA must have been made by Culvert, or be in the same layout, where culvert-identity may
 write. Where root.key is kept elsewhere, give --root-offline for that of the next root, too.`,

@@ -187,7 +187,7 @@ func TestReplicasThatSeeWhatIsStoredAMinuteApartHarmNobody(t *testing.T) {
 			}
 		}
 		t.Logf("it took %v; replicas gave other roots for %v", time.Since(began), differed)
-		if got := planIn(t, memory); got.Last.Result != Done || differed < apart {
+		if got := planIn(t, memory); got.Last.Result != Done || differed < apart-5*time.Second { // the first may be late by a round, too
 			t.Errorf("it ended as %s; replicas gave other roots for %v at most", got.Last.Result, differed)
 		}
 	})

@@ -110,6 +110,11 @@ func signs(r Replica) string {
 	return "it cannot sign: " + r.Away
 }
 
+// nobodySigns reports that no replica can sign by the issuer in force: no node could move.
+func (v View) nobodySigns() bool {
+	return !slices.ContainsFunc(v.Replicas, func(r Replica) bool { return r.Fresh && signs(r) == "" })
+}
+
 // because is why a replica does not do what is stored.
 func (r Replica) because() string {
 	if r.Trouble == "" {

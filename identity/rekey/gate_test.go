@@ -102,3 +102,19 @@ func TestACompromisedRootIsDroppedWhenThoseThatAnswerHaveMoved(t *testing.T) {
 		}
 	}
 }
+
+// Without a replica that signs nobody could renew: to go on would cut the whole mesh off.
+func TestACompromisedRootIsNotDroppedWhileNobodySigns(t *testing.T) {
+	former, next := newParty(t), newParty(t)
+	now := time.Now()
+	files := next.kit.files(former.kit.Roots())
+	p := Plan{State: Drain, Step: 7, Since: now, Former: former.kit, Next: next.kit, Compromised: true, SkipAfter: Seconds(3 * time.Second)}
+	for away, want := range map[string]State{"": Drop, "its signer does not answer": Drain} {
+		r := Report{Step: p.Step, Set: setOf(files), Issuer: issuerOf(files), Longest: Seconds(time.Hour), Placed: true, Away: away}
+		gone := Report{Step: p.Step}
+		view := View{Now: now.Add(10 * time.Minute), Replicas: []Replica{{"a", true, r}, {"b", false, gone}}}
+		if got, waits := Next(p, files, view, func(ca.Files) error { return nil }); got.State != want {
+			t.Errorf("signer %q: %s, waiting for %v; want %s", away, got.State, waits, want)
+		}
+	}
+}

@@ -280,7 +280,7 @@ func (s *Stepper) report(plan Plan, stored bool) Report {
 		s.step, s.since = plan.Step, now
 	}
 	answer := s.Answer
-	if plan.Compromised { // whoever is in a hurry says how long anything may take
+	if plan.Compromised && !plan.Back { // whoever is in a hurry says how long anything may take
 		answer = min(answer, time.Duration(plan.SkipAfter))
 	}
 	var since time.Time

@@ -106,6 +106,14 @@ func (e *entry) changeWait() time.Duration {
 	return rand.N(min(maxChangeWait, fraction(e.life(), changePart)) + 1)
 }
 
+// taintWait is for how long an SVID is kept that a tainted authority signed again. The
+// replica that gave it is behind by a moment, mostly, and the root may go in a minute or two;
+// one that is behind for long is asked more and more seldom.
+func (e *entry) taintWait() time.Duration {
+	longest := min(maxChangeWait<<min(e.tainted-1, 10), fraction(e.life(), restPart))
+	return longest/2 + rand.N(longest/2+1)
+}
+
 // life is the lifetime of the SVID that there is, as renewals are planned by it.
 func (e *entry) life() time.Duration { return max(minRenewal, e.current.lifetime()) }
 

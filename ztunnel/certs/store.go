@@ -70,6 +70,7 @@ type entry struct {
 	alone     bool  // the next attempt is for it alone: the CA wants to take its time
 	replaced  bool  // a streamer has another SVID, and the attempt under way may not have seen it
 	disowned  bool  // no root of the bundle vouches for current
+	tainted   int   // how many in a row came that a tainted authority signed
 }
 
 // New returns a Store in which nothing is held yet.

@@ -278,8 +278,11 @@ func (s *Store) install(e *entry, fresh *svid, now time.Time) (rotated bool) {
 	s.share(fresh)
 	e.current, e.err, e.failures, e.alone, e.disowned = fresh, nil, 0, false, false
 	e.due = s.renewal(e, now)
-	if s.hangsOnTainted(fresh) { // of a replica that still signs by that
-		e.due = e.afterChange(now)
+	if !s.hangsOnTainted(fresh) {
+		e.tainted = 0
+	} else { // of a replica that still signs by that
+		e.tainted++
+		e.due = now.Add(e.taintWait())
 	}
 	e.news.tell()
 	return rotated
