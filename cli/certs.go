@@ -168,10 +168,21 @@ func (c *command) nodes(cmd *cobra.Command) ([]fleet.Node, error) {
 	work := c.working("asks nodes", 0, 0)
 	nodes, err := fleet.Nodes(fleet.Watched(cmd.Context(), work), source)
 	work.End()
+	c.warnTwice(nodes)
 	if err == nil && len(nodes) == 0 {
 		err = hint(errors.New("no ztunnel was found"), "give --ztunnel, or the namespace that they are in by --namespace")
 	}
 	return nodes, err
+}
+
+// warnTwice names, once, the nodes to which several names led.
+func (c *command) warnTwice(nodes []fleet.Node) {
+	for _, n := range nodes {
+		if said := n.Twice(); said != "" && !slices.Contains(c.twice, said) {
+			c.twice = append(c.twice, said)
+			fmt.Fprintf(c.Stderr, "culvert: warning: %s\n", printable(said))
+		}
+	}
 }
 
 // silence is a node that did not answer.

@@ -42,6 +42,7 @@ func (c *command) filed(cmd *cobra.Command) ([]fleet.Node, error) {
 	if err != nil {
 		return nil, fmt.Errorf("--dumps: %v", err)
 	}
+	c.warnTwice(nodes)
 	var taken time.Time
 	for _, n := range nodes {
 		if n.Taken.After(taken) {

@@ -35,6 +35,7 @@ func (c *command) mesh(ctx context.Context) (m mesh, err error) {
 	if m.nodes, err = fleet.Nodes(fleet.Watched(ctx, work), source); err != nil {
 		return m, err
 	}
+	_ = work.Around(func() error { c.warnTwice(m.nodes); return nil }) // it returns no other error
 	if m.cas, err = fleet.CAs(fleet.Watched(ctx, work), source); err != nil {
 		return m, err
 	}

@@ -103,8 +103,9 @@ func (h *hinted) Unwrap() error { return h.error }
 type command struct {
 	Process
 	from  sources
-	dumps string // instead of nodes: see offline
-	still bool   // somebody else tells how far it is
+	dumps string   // instead of nodes: see offline
+	still bool     // somebody else tells how far it is
+	twice []string // what warnTwice said
 }
 
 // working tells on stderr how far something is that takes a while.

@@ -118,6 +118,9 @@ func (c *command) repeat(cmd *cobra.Command, r repeating, look func() error) err
 		var said bytes.Buffer
 		text := sheet{width: widthOf(out)}
 		c.Stdout, c.Stderr = &text, &said
+		if s.height != nil {
+			c.twice = nil // the screen shows it no more
+		}
 		err := look()
 		if ctx.Err() != nil && !first {
 			return last // this look was cut short

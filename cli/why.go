@@ -146,12 +146,15 @@ func (c *command) whyNodes(cmd *cobra.Command, from *whyFlags) ([]fleet.Node, er
 		return nil, fmt.Errorf("%s says where to look, and so does --dumps or --ztunnel-socket: give one of both", others)
 	case from.dumps != "":
 		nodes, err := fleet.Files(from.dumps)
+		c.warnTwice(nodes)
 		if err != nil {
 			err = fmt.Errorf("--dumps: %v", err)
 		}
 		return nodes, err
 	case len(from.sockets) > 0:
-		return fleet.Nodes(cmd.Context(), fleet.SocketsOf(from.sockets))
+		nodes, err := fleet.Nodes(cmd.Context(), fleet.SocketsOf(from.sockets))
+		c.warnTwice(nodes)
+		return nodes, err
 	}
 	return c.nodes(cmd)
 }

@@ -2,12 +2,16 @@
 
 package fleet
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
 
 // withoutAgain leaves each node in once, so that nothing of it counts twice. Two pods of
-// ztunnel that are on one node while one replaces the other lead to the same process: the
-// second is left out. Otherwise it is a mistake of whoever named them, which is told; of
-// files the youngest counts.
+// ztunnel that are on one node while one replaces the other lead to the same process: one is
+// left out. Otherwise whoever named them made a mistake, or a directory has dumps of before
+// and after something: Twice tells it.
 func withoutAgain(nodes []Node) (once []Node) {
 	at := map[string]int{} // in once, by the node's name
 	for _, n := range nodes {
@@ -20,22 +24,39 @@ func withoutAgain(nodes []Node) (once []Node) {
 		switch {
 		case !again:
 			at[name], once = len(once), append(once, n)
-		case n.Pod != "":
-		case n.File && n.Taken.After(once[i].Taken):
+		case n.counts(once[i]):
 			former := once[i]
 			once[i] = n
-			once = append(once, former.leftOut(n))
+			once[i].leaveOut(former)
 		default:
-			once = append(once, n.leftOut(once[i]))
+			once[i].leaveOut(n)
 		}
 	}
 	return once
 }
 
-// leftOut is what is said of a node in the place of what it says.
-func (n Node) leftOut(counted Node) Node {
-	left := Node{Target: n.Target, File: n.File}
-	left.Name = n.asked
-	left.Problem = fmt.Sprintf("it is %s once more, as %s is: only that one counts", counted.Name, counted.asked)
-	return left
+// counts reports whether an answer counts instead of a former one of the same node: that of a
+// file if it is younger, else one that knows the mesh if the former came before ztunnel did.
+func (n Node) counts(former Node) bool {
+	if n.File {
+		return n.Taken.After(former.Taken)
+	}
+	return len(n.Dump.Workloads) > 0 && len(former.Dump.Workloads) == 0
+}
+
+// leaveOut notes by which names an answer that does not count was found.
+func (n *Node) leaveOut(other Node) {
+	n.again = append(n.again, other.again...)
+	if other.Pod == "" {
+		n.again = append(n.again, other.asked)
+	}
+}
+
+// Twice says of a node that several names led to which of them counts. It is empty if there was
+// one, or if they are pods that replace each other.
+func (n Node) Twice() string {
+	if len(n.again) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%s is found by %s, which counts, and once more by %s", n.Name, n.asked, strings.Join(slices.Sorted(slices.Values(n.again)), ", "))
 }

@@ -28,7 +28,8 @@ type Node struct {
 	File    bool      // it is read of a file, and is not of now
 	Taken   time.Time // of a file: when the node said it; zero: an older ztunnel does not say
 
-	asked string // the name by which it was found: Name may be what it says itself
+	asked string   // the name by which it was found: Name may be what it says itself
+	again []string // the other names by which it was found; what they led to does not count
 }
 
 // Dump is what of a /config_dump is of use here. What an older ztunnel does not say

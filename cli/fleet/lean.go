@@ -19,7 +19,7 @@ func Lean(ctx context.Context, source Source) ([]Node, error) {
 	}
 	l := lean{nodes: make([]Node, len(targets)), holder: len(targets)}
 	each(ctx, targets, func(i int, t Target) { l.take(i, t.node(ctx)) })
-	return withoutAgain(l.nodes), nil // the first stays, which may be the holder
+	return withoutAgain(l.nodes), nil // the holder stays: of one node it is the first that knows workloads
 }
 
 // lean is what was answered so far.

@@ -33,3 +33,22 @@ func TestTheMeshIsKeptOfOneNodeAlone(t *testing.T) {
 		}
 	}
 }
+
+// Of two answers of one node, the one that holds the mesh is kept.
+func TestTheMeshIsKeptOfANodeThatWasFoundBeforeItKnewIt(t *testing.T) {
+	node := func(workloads string) string {
+		return clitest.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			fmt.Fprintf(w, `{"config": {"NodeName": "node1"}, "workloads": %s}`, workloads)
+		}))
+	}
+	early, late := node("[]"), node(`[{"UID": "1", "Namespace": "shop", "Name": "web-1"}]`)
+	for _, addresses := range [][]string{{early, late}, {late, early}} {
+		nodes, err := Lean(t.Context(), Addresses{Ztunnel: addresses})
+		if err != nil || len(nodes) != 1 || len(nodes[0].Dump.Workloads) != 1 {
+			t.Fatalf("%v: %+v", err, nodes)
+		}
+		if want := fmt.Sprintf("node1 is found by %s, which counts, and once more by %s", late, early); nodes[0].Twice() != want {
+			t.Errorf("%q, want %q", nodes[0].Twice(), want)
+		}
+	}
+}

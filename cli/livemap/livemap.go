@@ -16,7 +16,7 @@ import (
 // Watch asks the nodes of a source again and again until ctx is done. It rests for at least
 // as long as they took to answer.
 func (h *History) Watch(ctx context.Context, source fleet.Source, every time.Duration, log *slog.Logger) error {
-	problem := ""
+	problem, twice := "", ""
 	for {
 		began := time.Now()
 		nodes, err := fleet.Lean(ctx, source)
@@ -25,12 +25,23 @@ func (h *History) Watch(ctx context.Context, source fleet.Source, every time.Dur
 		}
 		if err == nil {
 			h.Add(nodes, time.Now())
+			twice = tell(log, "several names lead to one node", twice, foundTwice(nodes))
 		}
 		problem = tell(log, "the nodes cannot be asked", problem, err)
 		if !wait(ctx, max(every-time.Since(began), time.Since(began))) {
 			return nil
 		}
 	}
+}
+
+func foundTwice(nodes []fleet.Node) error {
+	var all []error
+	for _, n := range nodes {
+		if said := n.Twice(); said != "" {
+			all = append(all, errors.New(said))
+		}
+	}
+	return errors.Join(all...)
 }
 
 // tell says what is wrong when that has changed.
