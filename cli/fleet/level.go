@@ -27,6 +27,8 @@ func LogLevels(ctx context.Context, targets []Target) (levels []Levels, problems
 		body, err := t.Fetch(ctx, ZtunnelAdmin, "/logging")
 		if err == nil {
 			levels[i], err = levelsOf(body)
+		}
+		if err == nil {
 			levels[i].Node = t.says(ctx)
 		}
 		problems[i] = err
@@ -40,7 +42,9 @@ func SetLevels(ctx context.Context, targets []Target, level string) (levels []Le
 	levels, problems = make([]Levels, len(targets)), make([]error, len(targets))
 	each(ctx, targets, func(i int, t Target) {
 		levels[i], problems[i] = t.setLevel(ctx, level)
-		levels[i].Node = t.says(ctx)
+		if problems[i] == nil { // one that is silent is not waited for twice
+			levels[i].Node = t.says(ctx)
+		}
 	})
 	return levels, problems
 }
