@@ -62,3 +62,15 @@ func TestANodeWithTwoAddressesIsOneThatAnswers(t *testing.T) {
 		}
 	}
 }
+
+// -A has all namespaces shown; -A=false asks for nothing.
+func TestAllNamespacesMayBeRefused(t *testing.T) {
+	for flags, want := range map[string]bool{"--ns=away": false, "--ns=away -A": true, "--ns=away -A=false": false, "--ns=away -A=true": true, "-A --ns=away": false} {
+		if _, out, _ := offline(t, append([]string{"workloads"}, strings.Fields(flags)...)...); strings.Contains(out, "web") != want {
+			t.Errorf("%s: %s", flags, out)
+		}
+	}
+	if code, _, errs := offline(t, "workloads", "-A=some"); code != exitFail || !strings.Contains(errs, "invalid") {
+		t.Errorf("exit code %d, %s", code, errs)
+	}
+}

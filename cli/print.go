@@ -50,9 +50,12 @@ func or(words []string) string {
 // later of both counts.
 func namespaceFlag(flags *pflag.FlagSet, ns *string, what string) {
 	flags.StringVar(ns, "ns", "", "`namespace` "+what)
-	flags.BoolFuncP("all-namespaces", "A", "of all namespaces, as without --ns", func(string) error {
-		*ns = ""
-		return nil
+	flags.BoolFuncP("all-namespaces", "A", "of all namespaces, as without --ns", func(text string) error {
+		all, err := strconv.ParseBool(text)
+		if all {
+			*ns = ""
+		}
+		return err
 	})
 }
 
