@@ -65,7 +65,7 @@ type Config struct {
 	MaxAge      time.Duration        // for how long no stream of the CA may be open before new tunnels are refused; 0: for ever
 	Log         *slog.Logger         // slog.Default()
 	OnRotate    func(id spiffeid.ID) // called after id got another SVID, with no lock held; none
-	OnTainted   func(id spiffeid.ID) // called in place of OnRotate if the CA had tainted an authority of the SVID before; OnRotate
+	OnTainted   func(id spiffeid.ID) // called in place of OnRotate if the CA had tainted an authority of the SVID before, or after it if the CA does so later; OnRotate
 	OnBundle    func()               // called after the trust bundle changed, with no lock held; none
 	OnDeny      func()               // called after the deny set changed, or the clock was set; ends what it denies before it returns; none
 	Tunnels     func(key sum) int    // how many tunnels nothing but the roots of a key vouches for; not known

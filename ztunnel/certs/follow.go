@@ -115,7 +115,7 @@ func (s *Store) take(b Bundle) error {
 			s.leftOut, news = without, without
 		}
 	}
-	tainted := s.renewTainted(b.Tainted, now)
+	tainted, left := s.renewTainted(b.Tainted, now)
 	said := s.noteLocked(err)
 	s.mu.Unlock()
 	if said {
@@ -133,6 +133,9 @@ func (s *Store) take(b Bundle) error {
 	if tainted > 0 {
 		s.cfg.Log.Warn("certificates of an authority that the CA has tainted are renewed at once", logCount, tainted)
 		s.poke()
+	}
+	for _, id := range left {
+		s.cfg.OnTainted(id)
 	}
 	switch {
 	case changed:

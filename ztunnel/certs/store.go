@@ -57,6 +57,7 @@ type entry struct {
 	id      spiffeid.ID
 	holds   int
 	current *svid
+	former  []former      // SVIDs of other authorities, on which open tunnels may rest
 	retired []retiredKey  // of SVIDs before: handshakes may still sign with them
 	changed chan struct{} // closed and replaced after each attempt
 	news    news          // of another SVID or bundle, and of the end of the entry

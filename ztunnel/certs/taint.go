@@ -4,20 +4,28 @@ package certs
 
 import (
 	"bytes"
+	"crypto/x509"
 	"slices"
 	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/culvert-mesh/culvert/identity"
 )
 
 // renewTainted has SVIDs be renewed soon that hang on an authority which the CA has tainted:
-// an issuer or intermediate above them, or a root. It returns how many; s.mu is held. All
-// nodes hear of it at the same moment, so they take some time, as after a change of roots.
-func (s *Store) renewTainted(keys []sum, now time.Time) (n int) {
+// an issuer or intermediate above them, or a root. It returns how many, and whose tunnels are
+// to be left now, since another authority signed for them before the word came; s.mu is held.
+// All nodes hear of it at the same moment, so renewals take some time, as after a change of roots.
+func (s *Store) renewTainted(keys []sum, now time.Time) (n int, left []spiffeid.ID) {
 	another := slices.ContainsFunc(keys, func(key sum) bool { return !slices.Contains(s.tainted, key) })
 	s.tainted = keys
 	for _, e := range s.entries {
 		if !s.hangsOnTainted(e.current) {
+			if s.restsOnTainted(e, now) {
+				e.former = nil
+				left = append(left, e.id)
+			}
 			continue
 		}
 		n++
@@ -29,25 +37,50 @@ func (s *Store) renewTainted(keys []sum, now time.Time) (n int) {
 			e.due = due
 		}
 	}
-	return n
+	return n, left
+}
+
+// former is what was above an SVID that another authority has replaced.
+type former struct {
+	above []*x509.Certificate
+	until time.Time // of the SVID
+}
+
+// maxFormer bounds those that are remembered of one identity.
+const maxFormer = 4
+
+// outgrow remembers what is above the SVID that there is, if that is not above fresh.
+func (e *entry) outgrow(fresh *svid, now time.Time) {
+	e.former = slices.DeleteFunc(e.former, func(f former) bool { return !now.Before(f.until) })
+	if !slices.EqualFunc(e.current.above, fresh.above, (*x509.Certificate).Equal) {
+		e.former = append(e.former[max(0, len(e.former)+1-maxFormer):], former{e.current.above, e.current.until})
+	}
+}
+
+// restsOnTainted reports whether open tunnels of e may rest on a tainted authority, though its
+// SVID does not; s.mu is held.
+func (s *Store) restsOnTainted(e *entry, now time.Time) bool {
+	return s.bundle != nil && slices.ContainsFunc(e.former, func(f former) bool {
+		return now.Before(f.until) && s.bundle.hangsOn(f.above, s.tainted)
+	})
 }
 
 // hangsOnTainted reports whether an SVID, which may be nil, is to be renewed soon; s.mu is held.
 func (s *Store) hangsOnTainted(own *svid) bool {
-	return own != nil && s.bundle != nil && len(s.tainted) > 0 && s.bundle.hangsOn(own, s.tainted)
+	return own != nil && s.bundle != nil && len(s.tainted) > 0 && s.bundle.hangsOn(own.above, s.tainted)
 }
 
-// hangsOn reports whether one of the keys is of an authority above an SVID.
-func (b *bundle) hangsOn(own *svid, keys []sum) bool {
-	for _, cert := range own.above {
+// hangsOn reports whether one of the keys is of an authority above an SVID, or of its root.
+func (b *bundle) hangsOn(above []*x509.Certificate, keys []sum) bool {
+	for _, cert := range above {
 		if slices.Contains(keys, identity.KeyHash(cert)) {
 			return true
 		}
 	}
-	if len(own.above) == 0 {
+	if len(above) == 0 {
 		return false
 	}
-	top := own.above[len(own.above)-1]
+	top := above[len(above)-1]
 	for _, root := range b.roots {
 		if slices.Contains(keys, identity.KeyHash(root)) && bytes.Equal(root.RawSubject, top.RawIssuer) {
 			return true

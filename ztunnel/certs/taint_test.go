@@ -100,3 +100,70 @@ func TestWhatATaintedAuthoritySignsAgainIsRenewedAgain(t *testing.T) {
 		}
 	})
 }
+
+// The replica that this node follows may be late to name what is tainted, so that the SVID was
+// renewed as usual before: what is open rests on the former authority all the same.
+func TestTunnelsLeaveAnAuthorityThatIsTaintedAfterTheRenewal(t *testing.T) {
+	for name, renewals := range map[string]int{"once": 1, "twice": 2} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				former, next := newCA(t, td), newCA(t, td)
+				i := &issuer{ca: former}
+				var moved []spiffeid.ID
+				r := run(t, Config{TTL: time.Hour, OnTainted: func(id spiffeid.ID) { moved = append(moved, id) }}, i, i)
+				hold(t, r, web)
+				synctest.Wait()
+				key, both := identity.KeyHash(former.Roots()[0]), slices.Concat(former.Roots(), next.Roots())
+				r.say(t, 1, both)
+				i.set(func() { i.ca = next })
+				for range renewals {
+					pass(renewPause)
+					r.Renew(t.Context(), web)
+				}
+				hold(t, r, db) // never had a certificate of the former
+				synctest.Wait()
+				if n := len(r.rotations()); n != renewals || len(moved) != 0 {
+					t.Fatalf("%d rotations, and tunnels of %v moved", n, moved)
+				}
+				renewed := r.leaf(web)
+				tainted := Bundle{Generation: 1, Hash: identity.BundleHash(both), Roots: both, Tainted: []sum{key}}
+				for range 2 { // it is said again on each stream
+					if err := r.take(tainted); err != nil {
+						t.Fatal(err)
+					}
+					synctest.Wait()
+					if !slices.Equal(moved, []spiffeid.ID{web}) {
+						t.Fatalf("tunnels of %v moved", moved)
+					}
+				}
+				pass(maxChangeWait + time.Second)
+				if !r.leaf(web).Equal(renewed) {
+					t.Error("what another signed is renewed, too")
+				}
+			})
+		})
+	}
+}
+
+// What is open when its certificates have ended does not rest on them any more.
+func TestATaintIsNoMatterOnceTheCertificatesHaveEnded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		former, next := newCA(t, td), newCA(t, td)
+		i := &issuer{ca: former}
+		moved := 0
+		r := run(t, Config{TTL: time.Hour, OnTainted: func(spiffeid.ID) { moved++ }}, i, i)
+		hold(t, r, web)
+		synctest.Wait()
+		key, both := identity.KeyHash(former.Roots()[0]), slices.Concat(former.Roots(), next.Roots())
+		r.say(t, 1, both)
+		i.set(func() { i.ca = next })
+		pass(2 * time.Hour)
+		if err := r.take(Bundle{Generation: 1, Hash: identity.BundleHash(both), Roots: both, Tainted: []sum{key}}); err != nil {
+			t.Fatal(err)
+		}
+		pass(maxChangeWait + time.Second)
+		if moved != 0 {
+			t.Errorf("tunnels moved %d times", moved)
+		}
+	})
+}

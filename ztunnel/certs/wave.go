@@ -192,6 +192,9 @@ func (s *Store) attempt(ctx context.Context, w *wave) {
 		}
 		tainted := s.hangsOnTainted(o.e.current)
 		rotated := s.settle(o, now)
+		if rotated && tainted {
+			o.e.former = nil // all tunnels are left
+		}
 		changed = s.rebuild(now) || changed
 		told = append(told, report{
 			id: o.e.id, current: o.e.current, again: o.e.due, err: o.err, problem: o.problem, rotated: rotated, tainted: tainted, took: now.Sub(began),
@@ -273,6 +276,7 @@ func wish(err error) time.Duration {
 func (s *Store) install(e *entry, fresh *svid, now time.Time) (rotated bool) {
 	if e.current != nil {
 		rotated = true
+		e.outgrow(fresh, now)
 		e.retired = append(e.retired, retiredKey{e.current.key, now})
 	}
 	s.share(fresh)
