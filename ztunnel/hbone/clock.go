@@ -78,6 +78,7 @@ func (c *conn) tick() {
 	outlived := c.unused() && c.idleTimeout > 0 && time.Since(c.usedAt) >= c.idleTimeout
 	why := c.deadFor(time.Now())
 	expired := !c.deadline.IsZero() && !time.Now().Before(c.deadline)
+	moves := c.movesLocked()
 	if c.expiry == nil && !c.deadline.IsZero() {
 		c.armExpiry()
 	}
@@ -96,6 +97,8 @@ func (c *conn) tick() {
 		c.expire()
 	case outlived:
 		c.retire()
+	case moves: // the dial before may have failed
+		c.hooks.renew(c)
 	}
 	for _, s := range silent {
 		if s.appGone() {
@@ -121,7 +124,8 @@ func (c *conn) armHalfway() {
 	}
 }
 
-// lookForIdle has the streams parked that were silent since the last look.
+// lookForIdle has the streams parked that were silent since the last look, and a younger
+// tunnel tried again that none came of.
 func (c *conn) lookForIdle() {
 	var idle []*Stream
 	c.mu.Lock()
@@ -130,7 +134,11 @@ func (c *conn) lookForIdle() {
 			idle = append(idle, s)
 		}
 	}
+	moves := c.movesLocked()
 	c.unlock()
+	if moves {
+		c.hooks.renew(c)
+	}
 	for _, s := range idle {
 		s.rest.Ask(s.toApp.app)
 	}
@@ -241,7 +249,11 @@ func (c *conn) expire() {
 
 // extend lets the open streams live until a younger tunnel between the same
 // two ends would have to end: there both have proved themselves again.
-func (c *conn) extend(younger *conn) { c.extendTo(younger.holdsUntil()) }
+func (c *conn) extend(younger *conn) {
+	until, again := younger.holdsUntil()
+	c.extendTo(until, again)
+	c.moved(younger, until)
+}
 
 // extendTo is extend to until when the younger tunnel holds, and how to ask that again.
 func (c *conn) extendTo(until time.Time, again asked) {

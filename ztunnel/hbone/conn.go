@@ -34,6 +34,7 @@ type conn struct {
 	idleTimeout   time.Duration
 	streamLimit   int // of streams opened by the client
 	hooks         *hooks
+	begun         time.Time   // client: its dial
 	heard         atomic.Bool // a byte came since the last tick
 	quiet         atomic.Bool // no stream since the last tick, or ever
 

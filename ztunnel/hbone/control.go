@@ -170,6 +170,9 @@ type leave struct {
 	lastTaken uint32
 	goodbye   string // what the peer's GOAWAY said, if it named an error
 	barred    bool   // the error was that an identity is denied, ours or the peer's own
+	// Client: since when a younger tunnel is wanted for open streams; zero: none is. One whose
+	// dial began before proves by credentials that may have been replaced.
+	movingSince time.Time
 }
 
 // farewell is how far an announcement has come.
@@ -239,9 +242,12 @@ func (c *conn) gotGoAway(pc h2.Piece) error {
 			c.end(s, &notTaken{err: fmt.Errorf("%w: peer is going away", ErrReset)})
 		}
 	}
-	needed := c.neededLocked()
+	heed := asks && c.neededLocked() && why == h2.CodeNone && c.hooks.goingAway != nil && c.asks.Spend(askRate)
+	if heed {
+		c.movingSince = time.Now()
+	}
 	c.unlock()
-	if asks && needed && why == h2.CodeNone && c.hooks.goingAway != nil && c.asks.Spend(askRate) {
+	if heed {
 		c.hooks.goingAway(c)
 	}
 	return nil

@@ -9,11 +9,14 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"time"
 )
 
 // dial is one attempt at a new tunnel; all who need one wait for the same.
 type dial struct {
-	done chan struct{}
+	epoch uint64 // of the credentials
+	begun time.Time
+	done  chan struct{}
 	// After done: the new tunnel, or why there is none; neither if whoever
 	// waited has to dial again.
 	conn *conn
@@ -36,12 +39,12 @@ func (p *Pool) dialLocked(key Key, t *tunnels) *dial {
 	if t.dial != nil {
 		return t.dial
 	}
-	d := &dial{done: make(chan struct{})}
+	d := &dial{epoch: p.epoch, begun: time.Now(), done: make(chan struct{})}
 	t.dial = d
-	epoch, provings := p.epoch, p.provings
+	provings := p.provings
 	p.dials.Add(1)
 	p.work.Go(func() {
-		d.conn, d.err = p.establish(key, t, epoch)
+		d.conn, d.err = p.establish(key, t, d)
 		if d.conn != nil && p.since(provings) { // Reprove came too early for it
 			d.conn.reprove()
 		}
@@ -51,27 +54,33 @@ func (p *Pool) dialLocked(key Key, t *tunnels) *dial {
 }
 
 // establish makes a tunnel and puts it into the pool, unless the credentials
-// have changed meanwhile: then there is neither tunnel nor error.
-func (p *Pool) establish(key Key, t *tunnels, epoch uint64) (*conn, error) {
+// have changed meanwhile, and so even if it failed: then there is neither tunnel nor error.
+func (p *Pool) establish(key Key, t *tunnels, d *dial) (*conn, error) {
 	c, err := p.withinShare(key)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	t.dial = nil
-	switch {
-	case err != nil:
+	if err != nil {
 		p.dialErrors.Add(1)
+	}
+	switch {
+	case p.epoch != d.epoch && !p.closed:
+		if err == nil {
+			p.discard(c)
+		}
+		if slices.ContainsFunc(t.list, (*conn).needed) { // nobody may wait, and open streams need it
+			p.dialLocked(key, t)
+		}
+		p.forget(key, t)
+		return nil, nil
+	case err != nil:
 		p.forget(key, t)
 		return nil, err
 	case p.closed:
 		p.discard(c)
 		return nil, ErrDrained
-	case p.epoch != epoch:
-		p.discard(c)
-		if slices.ContainsFunc(t.list, (*conn).needed) { // nobody may wait, and open streams need it
-			p.dialLocked(key, t)
-		}
-		return nil, nil
 	}
+	c.begun = d.begun
 	if t.hasLasting() {
 		c.idleTimeout = min(c.idleTimeout, shardIdle)
 	}

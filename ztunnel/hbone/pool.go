@@ -221,6 +221,7 @@ const (
 	Denied
 	// Tainted is Rotated, and what vouched for the old certificates may go long before they
 	// end: a Pool opens younger tunnels for open streams at once, as a peer's GOAWAY has it do.
+	// It tries again every few seconds until one proves both ends.
 	Tainted
 )
 
@@ -242,10 +243,11 @@ func (c *conn) leaveFor(why Reason) {
 		c.abort(errDenied)
 		return
 	}
-	c.retire()
-	if why == Tainted && c.client && c.needed() {
-		c.hooks.renew(c)
+	if why == Tainted {
+		c.move()
+		return
 	}
+	c.retire()
 }
 
 // Drain opens no new streams and returns when the last has ended. When ctx is

@@ -84,6 +84,91 @@ func TestWhatIsOpenMovesAtOnceFromATunnelOfATaintedAuthority(t *testing.T) {
 	}
 }
 
+// The one dial may fail, whichever end has it tried: it is tried again as long as something is
+// open, and not only before the certificates end.
+func TestWhatIsOpenLeavesATaintedAuthorityThoughTheFirstDialFails(t *testing.T) {
+	for tells, tell := range map[string][2]Reason{"the pool moves": {Tainted, Rotated}, "the listener asks": {Rotated, Tainted}} {
+		for name, begin := range longLived {
+			t.Run(name+", "+tells, func(t *testing.T) {
+				inBubble(t, time.Hour, func(t *testing.T, b *bubble) {
+					former, next := trusted(), trusted()
+					pool, listener := b.vouchingNow(former)
+					wantAlive := begin(b)
+					pass(10*time.Minute + time.Second)
+					b.setDown(true)
+					pool.Store(next)
+					listener.Store(next)
+					b.pool.Retire(tell[0])
+					b.ln.Retire(tell[1])
+					pass(30 * time.Second)
+					b.setDown(false)
+					pass(pingInterval + time.Second)
+					former.Store(false)
+					b.pool.Reprove()
+					b.ln.Reprove()
+					pass(time.Second)
+					wantAlive()
+					dials := b.countDials()
+					if dials > 9 {
+						t.Errorf("%d dials in 40 s", dials)
+					}
+					pass(20 * time.Minute)
+					if n := b.countDials() - dials; n > 0 {
+						t.Errorf("%d dials once it has moved", n)
+					}
+				})
+			})
+		}
+	}
+}
+
+// A listener has asked already for another reason, and the pool dialled before the listener's
+// own certificates were renewed.
+func TestAListenerThatAskedBeforeAsksAgainToLeaveATaintedAuthority(t *testing.T) {
+	for name, begin := range longLived {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, 10*time.Hour, func(t *testing.T, b *bubble) {
+				former, next := trusted(), trusted()
+				pool, listener := b.vouchingNow(former)
+				wantAlive := begin(b)
+				pass(10 * time.Minute)
+				b.ln.Retire(Rotated)
+				pass(time.Hour)
+				pool.Store(next)
+				b.pool.Retire(Tainted)
+				pass(5 * time.Second)
+				listener.Store(next)
+				b.ln.Retire(Tainted)
+				pass(5 * time.Second)
+				former.Store(false)
+				b.pool.Reprove()
+				b.ln.Reprove()
+				pass(time.Second)
+				wantAlive()
+			})
+		})
+	}
+}
+
+// What a rotation overtakes is followed by another dial, whether it failed or not.
+func TestADialThatFailsIsFollowedIfARotationOvertookIt(t *testing.T) {
+	inBubble(t, time.Hour, func(t *testing.T, b *bubble) {
+		b.open()
+		pass(10*time.Minute + time.Second)
+		connect := b.pool.connect
+		b.pool.connect = func(context.Context, Key) (net.Conn, error) {
+			b.pool.connect = connect
+			b.pool.Retire(Rotated)
+			return nil, io.EOF
+		}
+		b.ln.Retire(Rotated)
+		pass(time.Second)
+		if n, tunnels := b.countDials(), b.pool.Stats().Tunnels; n != 2 || tunnels != 2 {
+			t.Errorf("%d dials got through, and there are %d tunnels", n, tunnels)
+		}
+	})
+}
+
 // Law 6: the listener's clock is the first to say that certificates end. The pool has
 // retired the tunnel by itself, or its peer has asked for a younger one before.
 func TestStreamsAndGuardsOutliveTheirCertificatesThoughThePoolsClockIsLate(t *testing.T) {
