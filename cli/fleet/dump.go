@@ -326,7 +326,7 @@ func (t Target) node(ctx context.Context) Node {
 	n := Node{Target: t, asked: t.Name}
 	body, clock, err := t.get(ctx, ZtunnelAdmin, "/config_dump")
 	if err == nil {
-		if err = json.Unmarshal(body, &n.Dump); err != nil {
+		if err = n.Dump.UnmarshalJSON(body); err != nil { // json.Unmarshal would read all of it twice more
 			err = fmt.Errorf("its /config_dump is not understood: %v", err)
 		}
 	}
