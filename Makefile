@@ -104,7 +104,7 @@ test-e2e:
 .PHONY: test-kubernetes
 test-kubernetes: build ## test on a real two-node Kubernetes (root; builds it first, once: 13 minutes on two cores; TEST_CLUSTER=NAME: on one that is kept)
 	@mkdir -p bin/test
-	@cd test/kubernetes && $(call part,kubernetes,testname) -timeout=45m -skip='$(MEASURES)|$(SPIRE)|$(VAULT)' $(CLUSTER)
+	@cd test/kubernetes && $(call part,kubernetes,testname) -timeout=45m -skip='$(MEASURES)|$(SPIRE)|$(VAULT)|$(ABROAD)' $(CLUSTER)
 
 # SPIRE takes as long to build as Kubernetes: it has a command of its own, which CI leaves out.
 SPIRE := ^TestSPIRE
@@ -121,6 +121,14 @@ VAULT := ^TestVault
 test-vault: ## test with HashiCorp Vault's own core and PKI engine (builds them first, once: some 3 minutes on two cores)
 	@mkdir -p bin/test
 	@cd test/kubernetes && $(call part,vault,testname) -timeout=30m -run='$(VAULT)' .
+
+# Two clusters at once, beside those that others share, are more than CI has room for.
+ABROAD := ^TestPodsOfTwoClusters
+
+.PHONY: test-abroad
+test-abroad: build ## test pods of two Kubernetes clusters, of two trust domains, that dial each other (root)
+	@mkdir -p bin/test
+	@cd test/kubernetes && $(call part,abroad,testname) -timeout=30m -run='$(ABROAD)' .
 
 # It measures, and takes as long as half of the others.
 MEASURES := ^TestAZtunnelKnowsFiveThousandPods

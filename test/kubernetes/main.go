@@ -32,6 +32,7 @@ const usage = `cluster runs a real two-node Kubernetes in namespaces of this mac
   -cgroups v1|v2            what a node's /sys/fs/cgroup looks like: the machine's own
                             hierarchies, or cgroup2 alone (default: what the machine has)
   -name NAME                which cluster (default "culvert")
+  -site 0-9                 of up: which addresses it has, so that it can be joined with others
 `
 
 func init() { runtime.LockOSThread() } // a node starts its programs on this thread: cluster.Role
@@ -62,6 +63,7 @@ func run(ctx context.Context, args []string) error {
 	c := cluster.Config{}
 	flags.StringVar(&c.Name, "name", "culvert", "")
 	flags.StringVar(&c.Cgroups, "cgroups", "", "")
+	flags.IntVar(&c.Site, "site", 0, "")
 	built := flags.String("images", "", "")
 	if err := flags.Parse(args[1:]); err != nil {
 		return err

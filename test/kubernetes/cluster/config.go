@@ -22,6 +22,10 @@ type Config struct {
 	// controllers, limits do not hold. Default: v1 if the machine has its hierarchies.
 	Cgroups string
 
+	// Site is which addresses it has, from 0 to 9. Clusters of different sites can be joined:
+	// Join.
+	Site int
+
 	// Binaries is the directory that Build returned. Required by Up. While the cluster
 	// runs, its lock, as flock(2), is shared.
 	Binaries string
@@ -40,6 +44,9 @@ func (c Config) validate() error {
 	}
 	if c.Cgroups != "v1" && c.Cgroups != "v2" {
 		errs = append(errs, fmt.Errorf("cgroups %q: want v1 or v2", c.Cgroups))
+	}
+	if c.Site < 0 || c.Site > 9 {
+		errs = append(errs, fmt.Errorf("site %d: want 0 to 9", c.Site))
 	}
 	return errors.Join(errs...)
 }
@@ -63,18 +70,22 @@ func (c Config) log(name string) string    { return filepath.Join(c.dir(), "log"
 // IPv6.
 type dual[T any] [2]T
 
-// The addresses, all of them inside of the cluster's own network namespaces. Services may
-// have both families; the API server and CoreDNS have IPv4.
+// The addresses of services, inside of the cluster's own network namespaces. Services may have
+// both families; the API server and CoreDNS have IPv4.
 var (
-	controlPlane = dual[netip.Prefix]{netip.MustParsePrefix("192.168.77.1/24"), netip.MustParsePrefix("fd00:77::1/64")}
-	apiService   = netip.MustParseAddr("10.96.0.1")
-	dnsService   = netip.MustParseAddr("10.96.0.10")
+	apiService = netip.MustParseAddr("10.96.0.1")
+	dnsService = netip.MustParseAddr("10.96.0.10")
 )
 
-const (
-	podNetworks     = "10.244.0.0/16,fd00:10:244::/48" // a /24 and a /64 of them for each node
-	serviceNetworks = "10.96.0.0/16,fd00:10:96::/112"
-	apiURL          = "https://192.168.77.1:6443"
+const serviceNetworks = "10.96.0.0/16,fd00:10:96::/112"
+
+// The other addresses, of the cluster that this process is a part of: Role sets them. A node's
+// pods have a /24 and a /64 of podNetworks.
+var (
+	controlPlane dual[netip.Prefix]
+	nodes        []node
+	podNetworks  string
+	apiURL       string
 )
 
 // node is one of the machines. Its files are below the cluster's directory.
@@ -83,9 +94,18 @@ type node struct {
 	Addrs dual[netip.Addr]
 }
 
-var nodes = []node{
-	{"node1", dual[netip.Addr]{netip.MustParseAddr("192.168.77.11"), netip.MustParseAddr("fd00:77::11")}},
-	{"node2", dual[netip.Addr]{netip.MustParseAddr("192.168.77.12"), netip.MustParseAddr("fd00:77::12")}},
+func init() { settle(0) }
+
+// settle has this process be a part of a cluster of a site.
+func settle(site int) {
+	v4, v6 := fmt.Sprintf("192.168.%d.", 77+site), fmt.Sprintf("fd00:%d::", 77+site)
+	controlPlane = dual[netip.Prefix]{netip.MustParsePrefix(v4 + "1/24"), netip.MustParsePrefix(v6 + "1/64")}
+	nodes = []node{
+		{"node1", dual[netip.Addr]{netip.MustParseAddr(v4 + "11"), netip.MustParseAddr(v6 + "11")}},
+		{"node2", dual[netip.Addr]{netip.MustParseAddr(v4 + "12"), netip.MustParseAddr(v6 + "12")}},
+	}
+	podNetworks = fmt.Sprintf("10.%[1]d.0.0/16,fd00:10:%[1]d::/48", 244+site)
+	apiURL = "https://" + v4 + "1:6443"
 }
 
 // nodeDir is a directory of a node's, on this machine.

@@ -35,6 +35,7 @@ func Role(args []string) error {
 	if err := json.Unmarshal([]byte(args[1]), &c); err != nil {
 		return err
 	}
+	settle(c.Site)
 	if args[0] == roleSupervisor {
 		return runSupervisor(c)
 	}
