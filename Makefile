@@ -118,7 +118,7 @@ test-spire: build ## test with SPIRE's own server and agents (root; builds them 
 VAULT := ^TestVault
 
 .PHONY: test-vault
-test-vault: ## test with HashiCorp Vault's own core and PKI engine (builds them first, once: some 3 minutes on two cores)
+test-vault: ## test with HashiCorp Vault's own core and PKI engine, on a Kubernetes too (root; builds them first, once: Vault some 3 minutes on two cores)
 	@mkdir -p bin/test
 	@cd test/kubernetes && $(call part,vault,testname) -timeout=30m -run='$(VAULT)' .
 
