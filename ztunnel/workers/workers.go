@@ -6,11 +6,18 @@
 // connection takes of the processors.
 package workers
 
-import "sync/atomic"
+import (
+	"sync/atomic"
+	"time"
+)
 
 // most is how many goroutines wait for something to run: more than begin at once where
-// turns are shared (package proxy), and of some kilobytes each.
-const most = 64
+// turns are shared (package proxy), and of some kilobytes each. Those that nobody needed
+// from one look to the next leave.
+const (
+	most = 64
+	look = 2 * time.Second
+)
 
 // Pool is goroutines that wait for something to run. The nil Pool has none, and makes a
 // new one each time.
@@ -19,11 +26,12 @@ type Pool struct {
 	closed  chan struct{}
 	spent   func() bool
 	waiting atomic.Int32
+	least   atomic.Int32 // that waited since the last look
+	looking atomic.Bool  // a look will come
 }
 
-// New returns a Pool. It has as many goroutines as it needed at once, 64 at most, and
-// they stay until Close. Once spent reports true, none runs a second function: their threads
-// may not be what they were.
+// New returns a Pool. It has as many goroutines as it needed at once lately, 64 at most. Once
+// spent reports true, none runs a second function: their threads may not be what they were.
 func New(spent func() bool) *Pool {
 	return &Pool{next: make(chan func()), closed: make(chan struct{}), spent: spent}
 }
@@ -56,13 +64,41 @@ func (p *Pool) work(run func()) {
 			p.waiting.Add(-1)
 			return
 		}
+		p.lookLater()
 		select {
 		case run = <-p.next:
 		case <-p.closed:
 		}
-		p.waiting.Add(-1)
+		p.taken(p.waiting.Add(-1))
 		if run == nil {
 			return
 		}
+	}
+}
+
+// taken notes how many are left to wait.
+func (p *Pool) taken(left int32) {
+	for least := p.least.Load(); left < least && !p.least.CompareAndSwap(least, left); least = p.least.Load() {
+	}
+}
+
+func (p *Pool) lookLater() {
+	if p.looking.CompareAndSwap(false, true) {
+		time.AfterFunc(look, p.shed)
+	}
+}
+
+// shed has those leave that were not needed since the last look.
+func (p *Pool) shed() {
+	for range p.least.Load() {
+		select {
+		case p.next <- nil:
+		default:
+		}
+	}
+	p.least.Store(p.waiting.Load())
+	p.looking.Store(false)
+	if p.waiting.Load() > 0 {
+		p.lookLater()
 	}
 }

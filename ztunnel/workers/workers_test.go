@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -83,6 +84,35 @@ func TestNoGoroutineRunsASecondFunctionOnceTheyAreSpent(t *testing.T) {
 	if len(seen) != 100 || p.waiting.Load() != 0 {
 		t.Errorf("100 functions ran in %d goroutines, and %d wait", len(seen), p.waiting.Load())
 	}
+}
+
+// A load leaves no goroutines behind, and one that always has something to do stays.
+func TestThoseThatHaveNothingToDoLeave(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, ran := New(never), make(chan string)
+		for range 10 {
+			p.Go(func() { time.Sleep(time.Second) })
+		}
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if n := p.waiting.Load(); n != 10 {
+			t.Fatalf("%d wait", n)
+		}
+		seen := map[string]bool{}
+		for range 100 {
+			p.Go(func() { ran <- goroutine() })
+			seen[<-ran] = true
+			time.Sleep(100 * time.Millisecond)
+		}
+		if n := p.waiting.Load(); n != 1 || len(seen) > 10 {
+			t.Errorf("%d wait while one at a time is needed; %d ran", n, len(seen))
+		}
+		time.Sleep(3 * look)
+		synctest.Wait()
+		if n := p.waiting.Load(); n != 0 {
+			t.Errorf("%d wait for ever", n)
+		}
+	}) // which fails if one is left
 }
 
 // What ran may hold a connection, and waits for nobody.
