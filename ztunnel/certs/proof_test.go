@@ -28,7 +28,8 @@ type court struct {
 
 func newCourt(t *testing.T) *court {
 	t.Helper()
-	c := &court{rogue: newRogue(), now: time.Now()}
+	// Its leaves are valid from the second on in which they are made, which may be the next.
+	c := &court{rogue: newRogue(), now: time.Now().Add(time.Second)}
 	c.bundle = mustBundle(t, c.Cert)
 	return c
 }

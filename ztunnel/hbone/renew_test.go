@@ -109,7 +109,7 @@ func TestWhatIsOpenLeavesATaintedAuthorityThoughTheFirstDialFails(t *testing.T) 
 					pass(time.Second)
 					wantAlive()
 					dials := b.countDials()
-					if dials > 9 {
+					if dials > 12 {
 						t.Errorf("%d dials in 40 s", dials)
 					}
 					pass(20 * time.Minute)
