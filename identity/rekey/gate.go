@@ -232,7 +232,11 @@ func (v View) renewing(step uint64, on Kit, set string) (waits []Wait) {
 		}
 	}
 	return slices.Concat(waits, v.answering(func(t told) string {
-		switch n := t.Certificates[on.key()]; {
+		resting := t.Certificates
+		if resting == nil { // a replica of an earlier version does not tell them from tunnels
+			resting = t.Rests
+		}
+		switch n := resting[on.key()]; {
 		case n > 0:
 			return fmt.Sprintf("%d certificates rest on the former root", n)
 		case t.Set != set || t.Rests == nil:

@@ -77,6 +77,7 @@ func TestACompromisedRootIsDroppedWhenThoseThatAnswerHaveMoved(t *testing.T) {
 		{"a tunnel", rests(0, 1), false, 4 * time.Second, 0, Drain},
 		{"a tunnel, a moment later", rests(0, 1), false, 9 * time.Second, 5 * time.Second, Drain},
 		{"a tunnel that never moves", rests(0, 1), false, 14 * time.Second, 10 * time.Second, Drop},
+		{"a replica that does not tell certificates from tunnels", Node{Connected: true, Set: set, Rests: map[string]int{key: 1}}, false, 20 * time.Second, 15 * time.Second, Drain},
 		{"it has yet to say so", silent, false, 4 * time.Second, 0, Drain},
 		{"the replica has yet to hear it", rests(0, 0), true, 4 * time.Second, 0, Drain},
 		{"nothing", rests(0, 0), false, 4 * time.Second, 0, Drop},
