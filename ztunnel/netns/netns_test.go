@@ -319,3 +319,27 @@ func raw(t *testing.T, c *net.TCPConn) syscall.RawConn {
 	}
 	return raw
 }
+
+// Whoever keeps goroutines for others' work has to know that a thread stayed away.
+func TestAThreadThatDoesNotComeHomeIsTold(t *testing.T) {
+	ns := open(t)
+	nowhere, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	home := ns.home
+	ns.home = nowhere
+	t.Cleanup(func() {
+		ns.home = home
+		nowhere.Close()
+		stranded.Store(false)
+	})
+	done := make(chan error)
+	go func() { // whose thread ends with it
+		_, err := ns.Dial(t.Context(), netip.MustParseAddrPort("127.0.0.1:9"), nil)
+		done <- err
+	}()
+	if _, ok := errors.AsType[*strandedError](<-done); !ok || !Stranded() {
+		t.Errorf("told: %v", Stranded())
+	}
+}
