@@ -265,15 +265,6 @@ func TestASignerThatHangsIsLeft(t *testing.T) {
 	}
 }
 
-func waitFor(t *testing.T, done func() bool) {
-	t.Helper()
-	for end := time.Now().Add(30 * time.Second); !done(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatal("not within 30 s")
-		}
-	}
-}
-
 func TestTheSocketOfAnotherUserIsNotAsked(t *testing.T) {
 	if os.Geteuid() != 0 {
 		env.Need(t, env.Netns) // names the missing privilege, or fails where it is required
