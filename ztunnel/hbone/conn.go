@@ -85,6 +85,7 @@ type reading struct {
 
 	prefaced    int  // bytes of the client's preface that came
 	settledSeen bool // and the first SETTINGS behind it
+	young       bool // since then firstRest is not over: that is the read deadline
 	dataSeen    int  // of the DATA frame under way
 
 	current    *Stream // of the DATA frame under way, or nil
@@ -145,9 +146,11 @@ func newConn(client bool, w wire, proof proof, h *hooks) *conn {
 	return c
 }
 
-// greet queues what each side says first. Nothing waits for the answer: until
-// the peer's SETTINGS come, the defaults of RFC 9113 hold.
+// greet queues what each side says first, for run, or whoever has more to say before that.
+// Nothing waits for the answer: until the peer's SETTINGS come, the defaults of RFC 9113
+// hold.
 func (c *conn) greet() {
+	c.writer.handling.Store(true)
 	c.mu.Lock()
 	defer c.unlock()
 	c.receiving.window = tunnelWindow

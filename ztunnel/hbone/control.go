@@ -34,7 +34,8 @@ func (c *conn) gotSettings(pc h2.Piece) error {
 	c.settled = true
 	c.roomChanged()
 	if first && !c.broken && c.err == nil {
-		c.wire.SetReadDeadline(time.Time{})
+		c.young = true
+		c.wire.SetReadDeadline(time.Now().Add(firstRest))
 	}
 	c.unlock()
 	err := c.writer.owe()

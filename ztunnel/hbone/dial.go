@@ -49,12 +49,16 @@ func (p *Pool) dialLocked(key Key, t *tunnels) *dial {
 			d.conn.reprove()
 		}
 		close(d.done)
+		if d.conn != nil {
+			d.conn.run()
+		}
 	})
 	return d
 }
 
-// establish makes a tunnel and puts it into the pool, unless the credentials
-// have changed meanwhile, and so even if it failed: then there is neither tunnel nor error.
+// establish makes a tunnel, which the caller runs, and puts it into the pool, unless the
+// credentials have changed meanwhile, and so even if it failed: then there is neither tunnel
+// nor error.
 func (p *Pool) establish(key Key, t *tunnels, d *dial) (*conn, error) {
 	c, err := p.withinShare(key)
 	p.mu.Lock()
@@ -88,7 +92,6 @@ func (p *Pool) establish(key Key, t *tunnels, d *dial) (*conn, error) {
 	c.greet() // before anybody can find it: the preface comes first (RFC 9113 §3.4)
 	t.list = append(t.list, c)
 	p.cfg.Door.settled(key.Addr.Addr())
-	p.work.Go(c.run)
 	return c, nil
 }
 

@@ -7,9 +7,12 @@ import (
 	"net"
 	"net/netip"
 	"runtime"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/culvert-mesh/culvert/ztunnel/socket"
 )
 
 // idleTunnel bounds what one end of a tunnel without streams takes, beside what
@@ -42,6 +45,41 @@ func TestATunnelWithoutStreamsIsSmall(t *testing.T) {
 	waitUntil(t, func() bool {
 		each = (memoryInUse() - before) / (2 * many)
 		return l.ln.Stats().Tunnels == 20+many && each <= idleTunnel
+	})
+}
+
+// restless is a wire that does not rest.
+type restless struct {
+	wire
+	asked atomic.Int32
+}
+
+func (r *restless) Rest(func()) socket.Ticket {
+	r.asked.Add(1)
+	return 0
+}
+
+// A new tunnel's first stream finds a goroutine that waits, with keys.
+func TestANewTunnelRestsOnlyWhenNoStreamCameForAWhile(t *testing.T) {
+	inBubble(t, time.Hour, func(t *testing.T, b *bubble) {
+		b.pool.mu.Lock()
+		d := b.pool.dialLocked(b.key, b.pool.of(b.key))
+		b.pool.mu.Unlock()
+		<-d.done
+		synctest.Wait()
+		c := b.ln.all()[0]
+		w := &restless{wire: c.wire}
+		c.mu.Lock()
+		c.wire = w
+		c.mu.Unlock()
+		pass(firstRest / 2)
+		if w.asked.Load() != 0 {
+			t.Error("it rests at once")
+		}
+		pass(firstRest)
+		if n := w.asked.Load(); n != 1 || c.over() {
+			t.Errorf("it was asked %d times to rest, want once; over: %v", n, c.over())
+		}
 	})
 }
 

@@ -54,6 +54,7 @@ var (
 // Deadlines of the protocol.
 const (
 	settingsTimeout = 10 * time.Second // the peer's preface and first SETTINGS
+	firstRest       = time.Second      // after these, before a tunnel without a stream rests
 	headerTimeout   = 5 * time.Second  // a header block, or a frame that is not DATA, from begin to end
 	pingInterval    = 10 * time.Second
 	silentPings     = 2                // unanswered PINGs after which the tunnel is dead: 20 s

@@ -39,7 +39,7 @@ type ListenerConfig struct {
 	Door             *Door         // of the process's Gate, the pod's; default: of one of its own
 	Memory           *Memory       // for apps that do not read; default: a share of its own
 	Census           *Census       // of the pod's tunnels; default: one of its own
-	Workers          *workers.Pool // ends streams; default: each ends in a new goroutine
+	Workers          *workers.Pool // shakes hands and ends streams; default: each in a new goroutine
 	Records          Records       // default OwnRecords
 	MaxStreams       int           // that a peer may have open in one tunnel; default 200
 	MaxTunnels       int           // in the Census, default 4096; one peer may have an eighth of them from one address
@@ -144,7 +144,11 @@ func (l *Listener) begin(conn net.Conn) {
 		conn.Close() // nothing was read or written
 		return
 	}
-	l.work.Go(func() { l.serve(conn) })
+	l.work.Add(1)
+	l.cfg.Workers.Go(func() {
+		defer l.work.Done()
+		l.serve(conn)
+	})
 }
 
 // join adds a tunnel whose handshake began in an epoch, and makes room for it.
@@ -175,20 +179,23 @@ func (l *Listener) join(c *conn, epoch, denials uint64) error {
 }
 
 // extendOlder lets the open streams of older tunnels live on that the same
-// peer made from the same address.
-func (l *Listener) extendOlder(younger *conn) {
+// peer made from the same address. The younger one was proven after a count of provings.
+func (l *Listener) extendOlder(younger *conn, provings uint64) {
 	older := slices.DeleteFunc(l.all(), func(c *conn) bool {
 		return c == younger || c.peer != younger.peer || c.remote.Addr() != younger.remote.Addr()
 	})
 	if len(older) == 0 {
 		return
 	}
-	provings := l.provingsNow()
-	until, again := younger.holdsUntil() // once: it parses the certificates anew
+	asked := l.provingsNow()
+	until, again := younger.proven()
+	if asked != provings {
+		until, again = younger.holdsUntil() // which parses the certificates anew
+	}
 	for _, c := range older {
 		c.extendTo(until, again)
 	}
-	if l.since(provings) { // until is by roots of before
+	if l.since(asked) { // until is by roots of before
 		for _, c := range older {
 			c.reprove()
 		}

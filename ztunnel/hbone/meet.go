@@ -26,7 +26,7 @@ func (l *Listener) serve(socket net.Conn) {
 	if c.stale { // Retire came too early for it, and credentials that were replaced prove nothing
 		c.retire()
 	} else {
-		l.extendOlder(c)
+		l.extendOlder(c, provings)
 	}
 	c.run()
 }

@@ -30,7 +30,7 @@ func (c *conn) awaitRest() {
 		c.awaited, c.armed = true, true
 	case !unfinished && c.armed:
 		c.readDeadline(time.Time{})
-		c.armed = false
+		c.armed, c.young = false, false
 	}
 }
 

@@ -5,6 +5,7 @@ package hbone
 import (
 	"errors"
 	"os"
+	"runtime"
 	"time"
 
 	"github.com/culvert-mesh/culvert/ztunnel/hbone/h2"
@@ -16,15 +17,33 @@ import (
 func (c *conn) run() {
 	c.hooks.work.Add(1)
 	c.readDeadline(time.Now().Add(settingsTimeout)) // unless it has ended already
+	if c.client {
+		runtime.Gosched() // so that a CONNECT that waited for the tunnel goes with the preface
+	}
+	c.begin()
 	c.read()
 }
+
+// begin writes what greet queued, along with the answer to what the peer has said by now.
+func (c *conn) begin() {
+	if w, ok := c.wire.(arriver); ok {
+		if pieces := w.Arrived(); len(pieces) > 0 {
+			c.received(pieces)
+			return
+		}
+	}
+	c.handled()
+}
+
+// arriver is a wire that can tell what has arrived, without waiting for more.
+type arriver interface{ Arrived() [][]byte }
 
 // read is run after the first lines, and what goes on after a rest.
 func (c *conn) read() {
 	for {
 		if err := c.readOnce(); err != nil {
 			fault := c.overdue(err)
-			if fault == nil && !c.stays(err) {
+			if fault == nil && !c.stays(err) && !c.growsUp(err) {
 				c.fail(c.lost(err))
 				break
 			}
@@ -32,7 +51,7 @@ func (c *conn) read() {
 				c.fail(fault)
 			}
 		}
-		if c.quiet.Load() && c.rest() {
+		if c.quiet.Load() && !c.young && c.rest() {
 			return
 		}
 	}
@@ -76,6 +95,18 @@ func (c *conn) rest() bool {
 	return c.resting != 0
 }
 
+// growsUp ends the wait for the first stream of a tunnel: without one it may rest now.
+func (c *conn) growsUp(err error) bool {
+	c.mu.Lock()
+	defer c.unlock()
+	if !errors.Is(err, os.ErrDeadlineExceeded) || c.err != nil || c.broken || !c.young {
+		return false
+	}
+	c.young = false
+	c.wire.SetReadDeadline(time.Time{})
+	return true
+}
+
 // hurry bounds how long the reader still waits; mu is held.
 func (c *conn) hurry() {
 	c.wire.SetReadDeadline(time.Now().Add(hangUpTimeout))
@@ -103,6 +134,12 @@ func (c *conn) readOnce() error {
 	if len(pieces) == 0 {
 		return err
 	}
+	c.received(pieces)
+	return err
+}
+
+// received handles pieces of what the peer said.
+func (c *conn) received(pieces [][]byte) {
 	c.heard.Store(true)
 	c.writer.handling.Store(true)
 	c.mu.Lock()
@@ -120,7 +157,6 @@ func (c *conn) readOnce() error {
 		c.fail(fault)
 	}
 	c.handled()
-	return err
 }
 
 // handled has written what the reader caused. If the socket takes it at once,

@@ -216,13 +216,17 @@ func (c *conn) restsOn(root [sha256.Size]byte) bool {
 	return !time.Now().Before(latest)
 }
 
-// holdsUntil is when the tunnel's own certificates end by the roots that are trusted now,
-// and how to ask that again.
-func (c *conn) holdsUntil() (until time.Time, again asked) {
+// proven is when the tunnel's own certificates end by the roots that were trusted when it
+// was last asked, and how to ask that again.
+func (c *conn) proven() (until time.Time, again asked) {
 	c.mu.Lock()
-	until, again = c.until, c.grounds.own
-	c.mu.Unlock()
-	if again != nil {
+	defer c.mu.Unlock()
+	return c.until, c.grounds.own
+}
+
+// holdsUntil is proven by the roots that are trusted now.
+func (c *conn) holdsUntil() (until time.Time, again asked) {
+	if until, again = c.proven(); again != nil {
 		until = again(noRoot)
 	}
 	return until, again

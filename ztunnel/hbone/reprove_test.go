@@ -169,8 +169,8 @@ func TestAYoungerTunnelWhoseRootWasDroppedExtendsNothing(t *testing.T) {
 	})
 }
 
-// The certificates of a younger tunnel are parsed once for all older ones. Roots that change
-// meanwhile count.
+// The certificates of a younger tunnel are parsed once for all older ones, and only if roots
+// may have changed since its handshake. Roots that change meanwhile count.
 func TestOlderTunnelsAreExtendedByOneLookAtTheYounger(t *testing.T) {
 	inBubble(t, time.Hour, func(t *testing.T, b *bubble) {
 		b.open()
@@ -186,8 +186,16 @@ func TestOlderTunnelsAreExtendedByOneLookAtTheYounger(t *testing.T) {
 			looks++
 			return later
 		}
-		b.ln.extendOlder(younger)
-		if looks != 1 || !older[0].deadline.Equal(later) || !older[1].deadline.Equal(later) {
+		soon := later.Add(-time.Minute)
+		younger.until = soon // as the handshake found
+		b.ln.extendOlder(younger, b.ln.provingsNow())
+		if looks != 0 || !older[0].deadline.Equal(soon) || !older[1].deadline.Equal(soon) {
+			t.Errorf("%d looks at what was just proven; they end at %v and %v, want %v", looks, older[0].deadline, older[1].deadline, soon)
+		}
+		before := b.ln.provingsNow()
+		b.ln.Reprove()
+		b.ln.extendOlder(younger, before)
+		if looks < 1 || !older[0].deadline.Equal(later) || !older[1].deadline.Equal(later) {
 			t.Errorf("%d looks; they end at %v and %v, want %v", looks, older[0].deadline, older[1].deadline, later)
 		}
 		root := trusted()
@@ -198,7 +206,7 @@ func TestOlderTunnelsAreExtendedByOneLookAtTheYounger(t *testing.T) {
 			b.ln.Reprove() // the root goes after this answer
 			return later.Add(time.Hour)
 		}
-		b.ln.extendOlder(younger)
+		b.ln.extendOlder(younger, before)
 		for _, c := range older {
 			if !c.deadline.Equal(later) {
 				t.Errorf("by a root that went meanwhile, it ends at %v, want %v", c.deadline, later)

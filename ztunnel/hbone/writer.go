@@ -25,7 +25,7 @@ import (
 // Neither waits for the tunnel's socket.
 type writer struct {
 	c        *conn
-	handling atomic.Bool // the reader is at work, and runs the writer when it is done
+	handling atomic.Bool // the reader is at work or about to begin, and runs the writer when it is done
 
 	mu          sync.Mutex // after conn.mu; guards all below, and each stream's sender
 	control     []byte     // frames that precede all DATA, in order

@@ -124,6 +124,30 @@ func TestAStreamThatEndsWhileALeaderFindsNothingIsProven(t *testing.T) {
 	}
 }
 
+// What a tunnel says first takes no goroutine, and goes with what is said next: a CONNECT, or
+// the answer to the peer's SETTINGS.
+func TestTheGreetingIsWrittenByWhoeverRunsTheTunnel(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cr := newCrew(t)
+		waiting := func() int {
+			synctest.Wait()
+			cr.c.writer.mu.Lock()
+			defer cr.c.writer.mu.Unlock()
+			return len(cr.c.writer.control)
+		}
+		cr.c.greet()
+		defer pass(time.Minute) // until the wire's moods are over
+		defer cr.c.abort(errLost)
+		if waiting() == 0 {
+			t.Error("it was written at once")
+		}
+		cr.c.begin()
+		if n := waiting(); n != 0 {
+			t.Errorf("%d bytes wait", n)
+		}
+	})
+}
+
 func maybe(all *sync.WaitGroup, f func()) {
 	if rand.N(2) == 0 {
 		all.Go(func() {

@@ -34,6 +34,7 @@ type receiving struct {
 	readFn   func(uintptr) bool
 	got      int // of readFn
 	gotErr   error
+	hasty    bool // readFn does not wait
 }
 
 // Receive waits for application data and returns what one read brought, opened
@@ -46,6 +47,20 @@ func (c *Conn) Receive() ([][]byte, error) {
 	c.rmu.Lock()
 	defer c.rmu.Unlock()
 	return c.receive()
+}
+
+// Arrived is Receive if that need not wait, else nothing. An error is the next Receive's
+// to tell.
+func (c *Conn) Arrived() [][]byte {
+	c.rmu.Lock()
+	defer c.rmu.Unlock()
+	if c.raw == nil {
+		return nil
+	}
+	c.hasty = true
+	segments, _ := c.receive()
+	c.hasty = false
+	return segments
 }
 
 // Read is Receive for a caller that wants a copy.
@@ -88,7 +103,7 @@ func (c *Conn) receive() ([][]byte, error) {
 			return nil, c.rerr
 		}
 		if err := c.fill(); err != nil {
-			if !errors.Is(err, os.ErrDeadlineExceeded) {
+			if !errors.Is(err, os.ErrDeadlineExceeded) && err != syscall.EAGAIN {
 				c.endReceiving(err)
 			}
 			c.settle()
@@ -185,6 +200,8 @@ func (c *Conn) fill() error {
 		err = c.gotErr
 	}
 	switch {
+	case err == syscall.EAGAIN: // hasty
+		return err
 	case err == nil && c.got == 0, err == io.EOF && c.got == 0:
 		return io.ErrUnexpectedEOF // could be an attacker's FIN, RFC 8446 §6.1
 	case c.got == 0:
@@ -202,8 +219,9 @@ func (c *Conn) readSome(fd uintptr) bool {
 	c.makeRoom()
 	c.got, c.gotErr = socket.Read(fd, c.buf.Bytes[c.w:])
 	if c.gotErr == syscall.EAGAIN {
+		c.got = 0
 		c.settle()
-		return false
+		return c.hasty
 	}
 	if c.gotErr != nil {
 		c.gotErr = os.NewSyscallError("read", c.gotErr)

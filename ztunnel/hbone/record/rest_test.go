@@ -3,12 +3,15 @@
 package record
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"net"
 	"os"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/culvert-mesh/culvert/ztunnel/socket"
 )
@@ -54,6 +57,42 @@ func TestAConnThatRestsHoldsNeitherKeysNorBuffers(t *testing.T) {
 			if _, err := io.ReadFull(conn, got); err != nil || string(got) != want {
 				t.Fatalf("%q, %v, want %q", got, err, want)
 			}
+		}
+	}
+}
+
+func TestArrivedIsWhatHasComeWithoutAWait(t *testing.T) {
+	near, far := sockets(t)
+	c, f := forgeOn(t, true, near, far)
+	want := func(want string) {
+		t.Helper()
+		if got := string(bytes.Join(c.Arrived(), nil)); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+	want("")
+	whole, torn := f.data("whole"), f.data("torn")
+	f.send(whole, torn[:len(torn)-1])
+	waitFor(t, c, len(whole)+len(torn)-1)
+	want("whole")
+	want("")
+	f.send(torn[len(torn)-1:])
+	if got, err := c.Receive(); err != nil || string(bytes.Join(got, nil)) != "torn" {
+		t.Errorf("%q, %v", got, err)
+	}
+	far.CloseWrite()
+	want("")
+	if _, err := c.Receive(); err != io.ErrUnexpectedEOF {
+		t.Errorf("an end: %v", err)
+	}
+}
+
+// waitFor returns when so many bytes have come that nobody has read.
+func waitFor(t *testing.T, c *Conn, n int) {
+	t.Helper()
+	for came := 0; came < n; time.Sleep(time.Millisecond) {
+		if err := c.raw.Control(func(fd uintptr) { came, _ = unix.IoctlGetInt(int(fd), unix.SIOCINQ) }); err != nil {
+			t.Fatal(err)
 		}
 	}
 }
