@@ -118,6 +118,13 @@ func (s *Stream) Header() Header {
 	return *s.header
 }
 
+// Spoke reports that bytes of the peer's app are here, which Carry writes first of all.
+func (s *Stream) Spoke() bool {
+	s.toApp.mu.Lock()
+	defer s.toApp.mu.Unlock()
+	return s.toApp.waiting.size > 0
+}
+
 // Done is closed when the stream is over, for instance because the peer reset it and
 // its app, if there is one, has what came before.
 func (s *Stream) Done() <-chan struct{} { return s.done }

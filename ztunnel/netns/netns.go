@@ -15,6 +15,7 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -171,16 +172,25 @@ func (ns *NS) enter() error {
 		ns.mu.RUnlock()
 		return os.ErrClosed
 	}
-	if err := unix.Setns(int(ns.there.Fd()), unix.CLONE_NEWNET); err != nil {
+	if err := setns(ns.there); err != nil {
 		ns.mu.RUnlock()
 		return fmt.Errorf("setns(%d): %w", ns.cookie, err)
 	}
 	return nil
 }
 
+// setns is setns(2) of a network namespace: it waits for nothing (see package socket).
+func setns(to *os.File) error {
+	_, _, errno := syscall.RawSyscall(unix.SYS_SETNS, to.Fd(), unix.CLONE_NEWNET, 0)
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
+
 func (ns *NS) leave() error {
 	defer ns.mu.RUnlock()
-	if err := unix.Setns(int(ns.home.Fd()), unix.CLONE_NEWNET); err != nil {
+	if err := setns(ns.home); err != nil {
 		stranded.Store(true)
 		return &strandedError{err}
 	}

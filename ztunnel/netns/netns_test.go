@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/culvert-mesh/culvert/test/env"
+	"github.com/culvert-mesh/culvert/ztunnel/socket"
 )
 
 func TestMain(m *testing.M) { os.Exit(env.CheckLeaks(m)) }
@@ -342,4 +343,54 @@ func TestAThreadThatDoesNotComeHomeIsTold(t *testing.T) {
 	if _, ok := errors.AsType[*strandedError](<-done); !ok || !Stranded() {
 		t.Errorf("told: %v", Stranded())
 	}
+}
+
+// What a caller writes at once acknowledges the peer's SYN, too. A segment by itself that
+// does so would take a tenth of a connection to an app of the node.
+func TestADialSavesASegmentIfItsCallerWritesAtOnce(t *testing.T) {
+	ns := open(t)
+	for _, at := range []string{"127.0.0.1:0", "[::1]:0"} {
+		ln, err := ns.Listen(t.Context(), netip.MustParseAddrPort(at), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer ln.Close()
+		for _, dial := range []struct {
+			ctx  context.Context
+			sent uint32 // segments: SYN, its acknowledgement and the data
+		}{{t.Context(), 3}, {socket.WritesAtOnce(t.Context()), 2}} {
+			conn, err := ns.Dial(dial.ctx, ln.Addr().(*net.TCPAddr).AddrPort(), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			if _, err := conn.Write([]byte("hello")); err != nil {
+				t.Fatal(err)
+			}
+			accepted, err := ln.AcceptTCP()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer accepted.Close()
+			if _, err := io.ReadFull(accepted, make([]byte, 5)); err != nil {
+				t.Fatal(err)
+			}
+			if err := onFd(must(conn.SyscallConn()), func(fd int) error {
+				info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+				if err == nil && info.Segs_out != dial.sent {
+					t.Errorf("%s: %d segments, want %d", at, info.Segs_out, dial.sent)
+				}
+				return err
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+func must(c syscall.RawConn, err error) syscall.RawConn {
+	if err != nil {
+		panic(err)
+	}
+	return c
 }

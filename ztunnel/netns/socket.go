@@ -34,7 +34,7 @@ func (ns *NS) Dial(ctx context.Context, to netip.AddrPort, prepare func(fd int) 
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("dial %v: %w", to, err)
 	}
-	d := &dialing{ns: ns, to: to, prepare: prepare, away: true}
+	d := &dialing{ctx: ctx, ns: ns, to: to, prepare: prepare, away: true}
 	d.KeepAliveConfig, d.ControlContext = keepAlive, d.control
 	d.SetMultipathTCP(false)
 	runtime.LockOSThread()
@@ -56,6 +56,7 @@ func (ns *NS) Dial(ctx context.Context, to netip.AddrPort, prepare func(fd int) 
 // connection.
 type dialing struct {
 	net.Dialer
+	ctx      context.Context
 	ns       *NS
 	to       netip.AddrPort
 	prepare  func(fd int) error
@@ -90,6 +91,9 @@ func (d *dialing) start(fd uintptr) {
 		d.refused = d.prepare(int(fd))
 	}
 	if d.refused == nil {
+		d.refused = socket.SaveAck(d.ctx, fd)
+	}
+	if d.refused == nil {
 		begin(int(fd), d.to)
 	}
 }
@@ -109,7 +113,7 @@ var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 180 * time.Second, Inter
 // keepUrgent leaves a byte that was sent with MSG_OOB among the others. The
 // kernel would else take it out, and read(2) would never return it.
 func keepUrgent(fd int) error {
-	return os.NewSyscallError("setsockopt(SO_OOBINLINE)", unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_OOBINLINE, 1))
+	return os.NewSyscallError("setsockopt(SO_OOBINLINE)", socket.SetOption(uintptr(fd), unix.SOL_SOCKET, unix.SO_OOBINLINE, 1))
 }
 
 // inherit sets keepAlive and keepUrgent on a listener, whose connections have

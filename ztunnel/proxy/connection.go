@@ -33,6 +33,7 @@ type connection struct {
 	counted *metrics.Connection          // nil until both ends are named
 	edge    *edges.Row                   // nil until it counts
 	inMesh  inMesh                       // what NetworkPolicies are asked
+	spoke   func() bool                  // whether the client said something, which goes to the app as it is reached; nil: not known
 }
 
 // begin starts the record of a connection from src, which names the pod

@@ -52,6 +52,7 @@ func (i Inbound) Refused(src netip.AddrPort, err error) {
 func (i Inbound) open(c *connection, stream *hbone.Stream) (way, error) {
 	target, peer := stream.Target(), stream.Peer()
 	c.path, c.src.identity, c.dst.addr, c.hbone = pathTunnel, peer.String(), stream.LocalAddr(), target
+	c.spoke = stream.Spoke
 	app, status, err := i.admitted(c, peer, target, forwardedHost(stream.Header().Forwarded))
 	if err != nil {
 		return nil, refuse(stream, status, err)

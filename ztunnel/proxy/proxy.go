@@ -30,6 +30,7 @@ import (
 	"github.com/culvert-mesh/culvert/ztunnel/metrics"
 	"github.com/culvert-mesh/culvert/ztunnel/networkpolicy"
 	"github.com/culvert-mesh/culvert/ztunnel/policy"
+	"github.com/culvert-mesh/culvert/ztunnel/socket"
 	"github.com/culvert-mesh/culvert/ztunnel/workers"
 	"github.com/culvert-mesh/culvert/ztunnel/workload"
 )
@@ -204,6 +205,10 @@ func (u until) Deadline() (time.Time, bool) { return u.deadline, true }
 // connection that we hold; Inner chooses it by the client's.
 func (p *Pod) inner(c *connection, to netip.AddrPort) (*net.TCPConn, error) {
 	return p.dial(c, to, func(ctx context.Context) (*net.TCPConn, error) {
+		if c.spoke != nil && c.spoke() {
+			ctx = socket.WritesAtOnce(ctx)
+		}
+		c.spoke = nil
 		return p.Inner(ctx, c.src.addr, to)
 	})
 }

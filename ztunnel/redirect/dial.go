@@ -77,7 +77,7 @@ func (d *Datapath) DialOut(ns *netns.NS) func(ctx context.Context, from netip.Ad
 			}
 			// The port is for connect() to choose: there may be more
 			// connections than ports, to several peers.
-			if err := unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1); err != nil {
+			if err := socket.SetOption(uintptr(fd), unix.SOL_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1); err != nil {
 				return os.NewSyscallError("setsockopt(IP_BIND_ADDRESS_NO_PORT)", err)
 			}
 			return bind(fd, netip.AddrPortFrom(from, 0))
@@ -173,14 +173,14 @@ func pose(fd int, src netip.AddrPort) error {
 	if src.Addr().Is6() {
 		level, option = unix.SOL_IPV6, unix.IPV6_TRANSPARENT
 	}
-	if err := unix.SetsockoptInt(fd, level, option, 1); err != nil {
+	if err := socket.SetOption(uintptr(fd), level, option, 1); err != nil {
 		return os.NewSyscallError("setsockopt(IP_TRANSPARENT)", err)
 	}
-	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, innerMark); err != nil {
+	if err := socket.SetOption(uintptr(fd), unix.SOL_SOCKET, unix.SO_MARK, innerMark); err != nil {
 		return os.NewSyscallError("setsockopt(SO_MARK)", err)
 	}
 	// One port serves several legs, if they go to different ports of the pod.
-	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
+	if err := socket.SetOption(uintptr(fd), unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
 		return os.NewSyscallError("setsockopt(SO_REUSEADDR)", err)
 	}
 	return bind(fd, src)

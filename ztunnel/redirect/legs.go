@@ -8,7 +8,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -93,7 +92,7 @@ func (l *legs) expired() []doneLeg {
 func (d *Datapath) sweepLegs() {
 	for _, leg := range d.legs.expired() {
 		// What is left of it expires in the kernel, too.
-		_ = del(d.mesh.Inner, unsafe.Pointer(&leg.flow))
+		_ = remove(d.mesh.Inner, &leg.flow)
 		d.legs.abort(leg.flow)
 	}
 }

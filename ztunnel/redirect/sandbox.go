@@ -295,10 +295,14 @@ func (d *Datapath) forgetOutbound(gone func(netns.Cookie) bool) error {
 
 // del deletes a key that may be absent.
 func del(m *ebpf.Map, key any) error {
-	if err := m.Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-		return err
+	return ignoreMissing(m.Delete(key))
+}
+
+func ignoreMissing(err error) error {
+	if errors.Is(err, ebpf.ErrKeyNotExist) {
+		return nil
 	}
-	return nil
+	return err
 }
 
 // sweep deletes the entries that match. Keys are collected first: a hash map

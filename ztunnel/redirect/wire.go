@@ -5,9 +5,13 @@ package redirect
 import (
 	"encoding/binary"
 	"net/netip"
+	"os"
+	"runtime"
+	"syscall"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 
 	"github.com/culvert-mesh/culvert/ztunnel/netns"
 )
@@ -69,12 +73,36 @@ func goCIDR(c meshCidr) netip.Prefix {
 	return netip.PrefixFrom(addr, bits)
 }
 
-// put and lookup are ebpf.Map's for each connection: from what is already laid
-// out as the programs have it, without a look at its type.
+// put, lookup and remove are ebpf.Map's for each connection: from what is already laid
+// out as the programs have it, and by a call that Go's monitor does not see (package
+// socket). V is of the size of the map's values, and has no per-CPU copies.
 func put[K, V any](m *ebpf.Map, key *K, value *V) error {
-	return m.Put(unsafe.Pointer(key), unsafe.Pointer(value))
+	return element(unix.BPF_MAP_UPDATE_ELEM, m, unsafe.Pointer(key), unsafe.Pointer(value))
 }
 
 func lookup[K, V any](m *ebpf.Map, key *K, value *V) error {
-	return m.Lookup(unsafe.Pointer(key), unsafe.Pointer(value))
+	return element(unix.BPF_MAP_LOOKUP_ELEM, m, unsafe.Pointer(key), unsafe.Pointer(value))
+}
+
+func remove[K any](m *ebpf.Map, key *K) error {
+	return ignoreMissing(element(unix.BPF_MAP_DELETE_ELEM, m, unsafe.Pointer(key), nil))
+}
+
+// element is bpf(2) for one element of a map.
+func element(call uintptr, m *ebpf.Map, key, value unsafe.Pointer) error {
+	attr := struct {
+		fd         uint32
+		_          uint32
+		key, value unsafe.Pointer // 64 bits each, on all that we build for
+		flags      uint64
+	}{fd: uint32(m.FD()), key: key, value: value}
+	_, _, errno := syscall.RawSyscall(unix.SYS_BPF, call, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr))
+	runtime.KeepAlive(m)
+	switch errno {
+	case 0:
+		return nil
+	case unix.ENOENT:
+		return ebpf.ErrKeyNotExist
+	}
+	return os.NewSyscallError("bpf", errno)
 }

@@ -21,5 +21,5 @@ const UnsentOfApp = 128 << 10
 // it has not sent: a write gets EAGAIN then, and the poller reports room at half of
 // that. One write may exceed n by a buffer of the kernel's, 64 KiB.
 func LimitUnsent(raw syscall.RawConn, n int) {
-	raw.Control(func(fd uintptr) { unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, n) })
+	raw.Control(func(fd uintptr) { SetOption(fd, unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, n) })
 }

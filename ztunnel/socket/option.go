@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package socket
+
+import (
+	"context"
+	"os"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// SetOption is setsockopt(2) of an int.
+func SetOption(fd uintptr, level, option, value int) error {
+	v := int32(value)
+	_, _, errno := syscall.RawSyscall6(syscall.SYS_SETSOCKOPT, fd, uintptr(level), uintptr(option), uintptr(unsafe.Pointer(&v)), unsafe.Sizeof(v), 0)
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+type writesAtOnce struct{}
+
+// WritesAtOnce is a context for a dial whose caller has something to write as soon as it is
+// connected. See SaveAck.
+func WritesAtOnce(ctx context.Context) context.Context {
+	return context.WithValue(ctx, writesAtOnce{}, true)
+}
+
+// SaveAck has the first data of a TCP connection acknowledge the peer's SYN, in place of a
+// segment that does nothing else, if ctx is of WritesAtOnce. That segment would take a tenth
+// of what it costs to connect to an app of this node. A connection on which nothing is
+// written is complete for its peer only 200 ms later (Linux 5.15 to 6.18,
+// tcp_rcv_synsent_state_process). It is called before connect().
+func SaveAck(ctx context.Context, fd uintptr) error {
+	if ctx.Value(writesAtOnce{}) == nil {
+		return nil
+	}
+	return os.NewSyscallError("setsockopt(TCP_QUICKACK)", SetOption(fd, unix.SOL_TCP, unix.TCP_QUICKACK, 0))
+}
