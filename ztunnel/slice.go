@@ -15,8 +15,9 @@ import (
 // slice is for how long the kernel lets a thread of ours run while another wants its
 // processor: the shortest there is. The kernel's own choice is 1.4 ms on two processors and
 // twice that on eight, and a small message waits for that long at each of its hops where
-// bulk keeps the processors busy, its apps' or ours. A thread with a short slice also waits less for those with long
-// ones; what it gets of a processor is the same.
+// bulk keeps the processors busy, its apps' or ours. A thread with a short slice also waits
+// less for those with long ones; what it gets of a processor is the same. Where a message
+// waits nonetheless stands in docs/benchmarks.md, "Behind bulk".
 const slice = 100 * time.Microsecond
 
 // shortenSlices gives all threads of this process that slice, and so all that they will
