@@ -146,11 +146,11 @@ func newConn(client bool, w wire, proof proof, h *hooks) *conn {
 	return c
 }
 
-// greet queues what each side says first, for run, or whoever has more to say before that.
-// Nothing waits for the answer: until the peer's SETTINGS come, the defaults of RFC 9113
-// hold.
+// greet says what each side says first: a client at once, since its peer waits for it, a
+// server in run. Nothing waits for the answer: until the peer's SETTINGS come, the defaults
+// of RFC 9113 hold.
 func (c *conn) greet() {
-	c.writer.handling.Store(true)
+	c.writer.handling.Store(!c.client)
 	c.mu.Lock()
 	defer c.unlock()
 	c.receiving.window = tunnelWindow

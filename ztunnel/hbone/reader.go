@@ -5,7 +5,6 @@ package hbone
 import (
 	"errors"
 	"os"
-	"runtime"
 	"time"
 
 	"github.com/culvert-mesh/culvert/ztunnel/hbone/h2"
@@ -17,9 +16,6 @@ import (
 func (c *conn) run() {
 	c.hooks.work.Add(1)
 	c.readDeadline(time.Now().Add(settingsTimeout)) // unless it has ended already
-	if c.client {
-		runtime.Gosched() // so that a CONNECT that waited for the tunnel goes with the preface
-	}
 	c.begin()
 	c.read()
 }

@@ -124,9 +124,9 @@ func TestAStreamThatEndsWhileALeaderFindsNothingIsProven(t *testing.T) {
 	}
 }
 
-// What a tunnel says first takes no goroutine, and goes with what is said next: a CONNECT, or
-// the answer to the peer's SETTINGS.
-func TestTheGreetingIsWrittenByWhoeverRunsTheTunnel(t *testing.T) {
+// What a server says first takes no goroutine, and goes with the answer to the peer's
+// SETTINGS.
+func TestTheGreetingOfAServerIsWrittenByWhoeverRunsTheTunnel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cr := newCrew(t)
 		waiting := func() int {
@@ -135,6 +135,7 @@ func TestTheGreetingIsWrittenByWhoeverRunsTheTunnel(t *testing.T) {
 			defer cr.c.writer.mu.Unlock()
 			return len(cr.c.writer.control)
 		}
+		cr.c.client = false
 		cr.c.greet()
 		defer pass(time.Minute) // until the wire's moods are over
 		defer cr.c.abort(errLost)
