@@ -112,8 +112,10 @@ func number(fd, what uintptr) (int, error) {
 // it was reset.
 func Broke(fd uintptr) bool {
 	const closed = 7 // TCP_CLOSE of the kernel's net/tcp_states.h
-	info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
-	return err != nil || info.State == closed
+	var state uint8  // the first field of TCP_INFO
+	length := uint32(unsafe.Sizeof(state))
+	_, _, errno := syscall.RawSyscall6(syscall.SYS_GETSOCKOPT, fd, unix.IPPROTO_TCP, unix.TCP_INFO, uintptr(unsafe.Pointer(&state)), uintptr(unsafe.Pointer(&length)), 0)
+	return errno != 0 || state == closed
 }
 
 // Reset ends a TCP connection by a reset, and at once: close(2) waits in package

@@ -4,6 +4,7 @@ package socket
 
 import (
 	"bytes"
+	"errors"
 	"math/rand/v2"
 	"net"
 	"syscall"
@@ -256,5 +257,45 @@ func TestReadableIsWhatAReadWouldFind(t *testing.T) {
 	comes("the end of data")
 	if n, err := read(); n != 0 || err != nil {
 		t.Errorf("read %d, %v at the end", n, err)
+	}
+}
+
+func TestAConnectionIsBrokenWhenBothSidesHaveEndedOrEitherResets(t *testing.T) {
+	broke := func(c syscall.RawConn) (is bool) {
+		if err := c.Control(func(fd uintptr) { is = Broke(fd) }); err != nil {
+			t.Fatal(err)
+		}
+		return is
+	}
+	for name, end := range map[string]func(a, b syscall.RawConn) error{
+		"reset": func(_, b syscall.RawConn) (err error) {
+			if failed := b.Control(func(fd uintptr) { err = Reset(fd) }); failed != nil {
+				return failed
+			}
+			return err
+		},
+		"two ends": func(a, b syscall.RawConn) error { return errors.Join(CloseWrite(b), CloseWrite(a)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			a, b, closeBoth := pair(t)
+			defer closeBoth()
+			if broke(a) {
+				t.Error("broken before anything ended")
+			}
+			if err := CloseWrite(b); err != nil || broke(a) {
+				t.Errorf("broken by one end, %v", err)
+			}
+			if err := end(a, b); err != nil {
+				t.Fatal(err)
+			}
+			for deadline := time.Now().Add(10 * time.Second); !broke(a); time.Sleep(time.Millisecond) {
+				if time.Now().After(deadline) {
+					t.Fatal("not broken")
+				}
+			}
+		})
+	}
+	if !Broke(^uintptr(0)) {
+		t.Error("no descriptor is a connection")
 	}
 }
