@@ -55,7 +55,7 @@ func (s *Stream) conclude(app *net.TCPConn, raw syscall.RawConn) {
 	err, orderly := s.ending()
 	switch {
 	case !orderly: // sever does so too, but perhaps later than we close
-		app.SetLinger(0)
+		socket.Abort(app)
 	case err == nil:
 		err = s.settle(app, raw)
 	case s.unread:
@@ -63,7 +63,7 @@ func (s *Stream) conclude(app *net.TCPConn, raw syscall.RawConn) {
 	}
 	// After both FINs the kernel goes on to send what the app was too slow for, and the FIN
 	// behind it: nothing unread is left, for which it would send a reset.
-	app.Close()
+	app.Close() // unless it was aborted
 	s.letGo()
 	s.carried(s.Totals(), err)
 }

@@ -208,7 +208,7 @@ func (p *Pod) inner(c *connection, to netip.AddrPort) (*net.TCPConn, error) {
 		if c.spoke != nil && c.spoke() {
 			ctx = socket.WritesAtOnce(ctx)
 		}
-		c.spoke = nil
+		c.spoke = nil // an open connection does not hold its stream by it
 		return p.Inner(ctx, c.src.addr, to)
 	})
 }

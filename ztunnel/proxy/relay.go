@@ -25,8 +25,7 @@ type tally struct {
 
 // reset closes conn so that its peer sees a reset, not an end of data.
 func reset(conn *net.TCPConn) {
-	conn.SetLinger(0)
-	conn.Close() // loses what is yet to be sent: callers wait for that before, or say why there is none
+	socket.Abort(conn) // loses what is yet to be sent: callers wait for that before, or say why there is none
 }
 
 // relay carries bytes between app and far until both directions have ended,

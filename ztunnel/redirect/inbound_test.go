@@ -17,6 +17,7 @@ import (
 
 	"github.com/culvert-mesh/culvert/test/env"
 	"github.com/culvert-mesh/culvert/ztunnel/netns"
+	"github.com/culvert-mesh/culvert/ztunnel/socket"
 )
 
 func TestArrivingConnectionsAreSteered(t *testing.T) {
@@ -190,6 +191,29 @@ func TestManyLegsUnderOneClientAddress(t *testing.T) {
 	app.Close()
 	if n := count(t, w.d.mesh.Inner); n != 0 {
 		t.Errorf("%d entries left in the map inner with all legs established", n)
+	}
+}
+
+// The entry of a leg lets every SYN of its tuple pass, so it must go also if nothing is
+// written on the leg.
+func TestALegThatIsAbortedUnwrittenLeavesNoEntry(t *testing.T) {
+	w := newWorld(t)
+	p := w.enrolled()
+	dial := w.d.DialInner(p.ns)
+	for _, six := range []bool{false, true} {
+		source, to := client4, netip.AddrPortFrom(p.addr(six), 8080)
+		if six {
+			source = client6
+		}
+		p.listen(to)
+		leg, err := dial(socket.WritesAtOnce(t.Context()), netip.AddrPortFrom(source, 40000), to)
+		if err != nil {
+			t.Fatal(err)
+		}
+		socket.Abort(leg)
+		if n := count(t, w.d.mesh.Inner); n != 0 {
+			t.Errorf("%v: %d entries left in the map inner", to, n)
+		}
 	}
 }
 

@@ -13,8 +13,10 @@ import (
 )
 
 // legLinger is how long the kernel may take to complete a handshake on its
-// own side after connect() returned, before the leg's entry goes. Normally
-// sockops has deleted it by then; it does not if the app left the cgroup.
+// own side after connect() returned, before the leg's entry goes: microseconds, or, if
+// the first data are to acknowledge the app's SYN, until these, and 200 ms if there are none
+// (socket.SaveAck). Normally sockops has deleted it by then; it does not if the app left the
+// cgroup.
 const legLinger = time.Second
 
 // legs are the legs to apps that are being opened, or were a moment ago. Each may

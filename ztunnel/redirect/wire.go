@@ -88,12 +88,14 @@ func remove[K any](m *ebpf.Map, key *K) error {
 	return ignoreMissing(element(unix.BPF_MAP_DELETE_ELEM, m, unsafe.Pointer(key), nil))
 }
 
+var _ [unsafe.Sizeof(uintptr(0)) - 8]byte // ztunnel is for 64-bit machines: see element
+
 // element is bpf(2) for one element of a map.
 func element(call uintptr, m *ebpf.Map, key, value unsafe.Pointer) error {
 	attr := struct {
 		fd         uint32
 		_          uint32
-		key, value unsafe.Pointer // 64 bits each, on all that we build for
+		key, value unsafe.Pointer // 64 bits each
 		flags      uint64
 	}{fd: uint32(m.FD()), key: key, value: value}
 	_, _, errno := syscall.RawSyscall(unix.SYS_BPF, call, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr))

@@ -4,6 +4,7 @@ package socket
 
 import (
 	"context"
+	"net"
 	"os"
 	"syscall"
 	"unsafe"
@@ -33,10 +34,23 @@ func WritesAtOnce(ctx context.Context) context.Context {
 // segment that does nothing else, if ctx is of WritesAtOnce. That segment would take a tenth
 // of what it costs to connect to an app of this node. A connection on which nothing is
 // written is complete for its peer only 200 ms later (Linux 5.15 to 6.18,
-// tcp_rcv_synsent_state_process). It is called before connect().
+// tcp_rcv_synsent_state_process); one that is reset before never is. It is called before
+// connect().
 func SaveAck(ctx context.Context, fd uintptr) error {
 	if ctx.Value(writesAtOnce{}) == nil {
 		return nil
 	}
 	return os.NewSyscallError("setsockopt(TCP_QUICKACK)", SetOption(fd, unix.SOL_TCP, unix.TCP_QUICKACK, 0))
+}
+
+// Abort closes a connection by a reset, of which its peer hears even if SaveAck saved an
+// acknowledgement that no data brought: a peer that had only our SYN would forget it, and
+// who waits for the connection to be complete there (the entry of package redirect's map
+// inner) would wait in vain.
+func Abort(conn *net.TCPConn) {
+	if raw, err := conn.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) { _ = SetOption(fd, unix.SOL_TCP, unix.TCP_QUICKACK, 1) })
+	}
+	_ = conn.SetLinger(0)
+	_ = conn.Close()
 }
