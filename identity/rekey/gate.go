@@ -110,9 +110,10 @@ func signs(r Replica) string {
 	return "it cannot sign: " + r.Away
 }
 
-// nobodySigns reports that no replica can sign by the issuer in force: no node could move.
-func (v View) nobodySigns() bool {
-	return !slices.ContainsFunc(v.Replicas, func(r Replica) bool { return r.Fresh && signs(r) == "" })
+// nobodySigns reports that no replica can sign by the issuer: no node could move to it.
+func (v View) nobodySigns(issuer string) bool {
+	by := first(signsBy(issuer), signs)
+	return !slices.ContainsFunc(v.Replicas, func(r Replica) bool { return r.Fresh && by(r) == "" })
 }
 
 // because is why a replica does not do what is stored.

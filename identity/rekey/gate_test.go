@@ -110,12 +110,20 @@ func TestACompromisedRootIsNotDroppedWhileNobodySigns(t *testing.T) {
 	now := time.Now()
 	files := next.kit.files(former.kit.Roots())
 	p := Plan{State: Drain, Step: 7, Since: now, Former: former.kit, Next: next.kit, Compromised: true, SkipAfter: Seconds(3 * time.Second)}
-	for away, want := range map[string]State{"": Drop, "its signer does not answer": Drain} {
-		r := Report{Step: p.Step, Set: setOf(files), Issuer: issuerOf(files), Longest: Seconds(time.Hour), Placed: true, Away: away}
+	old := issuerOf(former.kit.files(former.kit.Roots()))
+	for _, by := range []struct {
+		issuer, away string
+		want         State
+	}{
+		{issuer: issuerOf(files), want: Drop},
+		{issuer: issuerOf(files), away: "its signer does not answer", want: Drain},
+		{issuer: old, want: Drain}, // it does not take what is stored, and signs by what it has
+	} {
+		r := Report{Step: p.Step, Set: setOf(files), Issuer: by.issuer, Longest: Seconds(time.Hour), Placed: true, Away: by.away}
 		gone := Report{Step: p.Step}
 		view := View{Now: now.Add(10 * time.Minute), Replicas: []Replica{{"a", true, r}, {"b", false, gone}}}
-		if got, waits := Next(p, files, view, func(ca.Files) error { return nil }); got.State != want {
-			t.Errorf("signer %q: %s, waiting for %v; want %s", away, got.State, waits, want)
+		if got, waits := Next(p, files, view, func(ca.Files) error { return nil }); got.State != by.want {
+			t.Errorf("issuer %q, signer %q: %s, waiting for %v; want %s", by.issuer, by.away, got.State, waits, by.want)
 		}
 	}
 }

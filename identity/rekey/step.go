@@ -106,7 +106,7 @@ func Next(p Plan, files ca.Files, v View, accepts func(ca.Files) error) (Plan, [
 
 	case Drain: // gate 2
 		// The way back ends here: the next issuer must be one that signs.
-		skip = skip && !v.nobodySigns()
+		skip = skip && !v.nobodySigns(issuerOf(files))
 		waits := v.replicas(p.Step, first(signsBy(issuerOf(files)), gives(set), signs))
 		if len(waits) == 0 || skip {
 			waits = slices.Concat(waits, v.rests(p.Former, set, v.ended(p.Since)), v.processes(p.Since))
