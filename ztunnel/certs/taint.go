@@ -3,7 +3,6 @@
 package certs
 
 import (
-	"bytes"
 	"crypto/x509"
 	"slices"
 	"time"
@@ -81,10 +80,13 @@ func (b *bundle) hangsOn(above []*x509.Certificate, keys []sum) bool {
 		return false
 	}
 	top := above[len(above)-1]
-	for _, root := range b.roots {
-		if slices.Contains(keys, identity.KeyHash(root)) && bytes.Equal(root.RawSubject, top.RawIssuer) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(b.roots, func(root *x509.Certificate) bool {
+		return slices.Contains(keys, identity.KeyHash(root)) && mayBeBy(top, root)
+	})
+}
+
+// mayBeBy reports whether cert names root as its issuer: by its name, and by its key if both
+// tell that. A root may follow another of the same name.
+func mayBeBy(cert, root *x509.Certificate) bool {
+	return byName(cert, root) && (len(root.SubjectKeyId) == 0 || byKey(cert, root))
 }

@@ -3,6 +3,12 @@
 package certs
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"math/big"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -166,4 +172,58 @@ func TestATaintIsNoMatterOnceTheCertificatesHaveEnded(t *testing.T) {
 			t.Errorf("tunnels moved %d times", moved)
 		}
 	})
+}
+
+// A root may follow another of the same name: only what names the tainted key hangs on it, or
+// what names none.
+func TestARootOfTheSameNameAsATaintedOneIsNotTainted(t *testing.T) {
+	former, next := namesake(t, nil, "former"), namesake(t, nil, "next")
+	silent := namesake(t, nil, "")
+	b := &bundle{roots: []*x509.Certificate{former.cert, next.cert, silent.cert}}
+	for _, tc := range []struct {
+		name            string
+		signer, tainted namesakeCA
+		hangs           bool
+	}{
+		{"its own root", former, former, true},
+		{"the root after it", next, former, false},
+		{"a root that names no key", next, silent, true},
+		{"a root, by what names no key", silent, former, true},
+	} {
+		above := []*x509.Certificate{namesake(t, &tc.signer, "issuer").cert}
+		if got := b.hangsOn(above, []sum{identity.KeyHash(tc.tainted.cert)}); got != tc.hangs {
+			t.Errorf("%s is tainted: %v", tc.name, got)
+		}
+	}
+}
+
+type namesakeCA struct {
+	cert *x509.Certificate
+	key  *ecdsa.PrivateKey
+}
+
+// namesake is a CA of a name that others have, too, with an ID for its key unless that is empty.
+func namesake(t *testing.T, by *namesakeCA, keyID string) namesakeCA {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "root"}, SubjectKeyId: []byte(keyID),
+		NotAfter: time.Now().Add(time.Hour), BasicConstraintsValid: true,
+	}
+	parent, signer := template, key
+	if by != nil {
+		template.Subject.CommonName, parent, signer = "issuer", by.cert, by.key
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, key.Public(), signer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return namesakeCA{cert, key}
 }
