@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"runtime"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -38,6 +39,7 @@ func TestATunnelWithoutStreamsIsSmall(t *testing.T) {
 		}
 	}
 	open(20) // so that pools and tables are there
+	waitUntil(t, func() bool { return allRest(l.ln.all()) && allRest(l.pool.all()) })
 	before := memoryInUse()
 	open(many)
 	var each int
@@ -45,6 +47,14 @@ func TestATunnelWithoutStreamsIsSmall(t *testing.T) {
 	waitUntil(t, func() bool {
 		each = (memoryInUse() - before) / (2 * many)
 		return l.ln.Stats().Tunnels == 20+many && each <= idleTunnel
+	})
+}
+
+func allRest(conns []*conn) bool {
+	return !slices.ContainsFunc(conns, func(c *conn) bool {
+		c.mu.Lock()
+		defer c.unlock()
+		return c.resting == 0
 	})
 }
 

@@ -11,9 +11,10 @@ import (
 	"time"
 )
 
-// most is how many goroutines wait for something to run: more than begin at once where
-// turns are shared (package proxy), and of some kilobytes each. Those that nobody needed
-// from one look to the next leave.
+// most is how many goroutines wait for something to run: more connections than begin at once
+// where turns are shared (package proxy), or handshakes where one gate bounds them (package
+// hbone). A stack is of some kilobytes, a larger one where it shook hands. Those that
+// nobody needed from one look to the next leave.
 const (
 	most = 64
 	look = 2 * time.Second
