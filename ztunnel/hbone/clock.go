@@ -97,8 +97,8 @@ func (c *conn) tick() {
 		c.expire()
 	case outlived:
 		c.retire()
-	case moves: // the dial before may have failed
-		c.hooks.renew(c)
+	case moves:
+		c.hooks.moveAgain(c)
 	}
 	for _, s := range silent {
 		if s.appGone() {
@@ -137,7 +137,7 @@ func (c *conn) lookForIdle() {
 	moves := c.movesLocked()
 	c.unlock()
 	if moves {
-		c.hooks.renew(c)
+		c.hooks.moveAgain(c)
 	}
 	for _, s := range idle {
 		s.rest.Ask(s.toApp.app)

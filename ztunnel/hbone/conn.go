@@ -118,7 +118,8 @@ type hooks struct {
 	incoming  func(*Stream) bool // a request came; false refuses it
 	refused   func(*conn, error) // a request came that was answered or reset here
 	proven    func(*conn)        // the peer's first frame came, so it accepted our certificate
-	goingAway func(*conn)        // the peer takes no new streams, and some are open
+	move      func(*conn)        // what is open is wanted in a younger tunnel from now on
+	moveAgain func(*conn)        // it still is, at a tick: the dial may have failed
 	renew     func(*conn)        // the deadline is near, and streams are open
 	gone      func(*conn)        // nothing of it is left
 }

@@ -243,13 +243,13 @@ func (c *conn) gotGoAway(pc h2.Piece) error {
 			c.end(s, &notTaken{err: fmt.Errorf("%w: peer is going away", ErrReset)})
 		}
 	}
-	heed := asks && c.neededLocked() && why == h2.CodeNone && c.hooks.goingAway != nil && c.asks.Spend(askRate)
+	heed := asks && c.neededLocked() && why == h2.CodeNone && c.hooks.move != nil && c.asks.Spend(askRate)
 	if heed {
 		c.movingSince = time.Now()
 	}
 	c.unlock()
 	if heed {
-		c.hooks.goingAway(c)
+		c.hooks.move(c)
 	}
 	return nil
 }

@@ -162,7 +162,8 @@ func (p *Pool) tunnel(key Key) (*conn, error) {
 		work:      &p.work,
 		workers:   p.cfg.Workers,
 		proven:    func(*conn) { p.proven(key, c) },
-		goingAway: func(*conn) { p.renew(key, c) },
+		move:      func(*conn) { p.move(key, c) },
+		moveAgain: func(*conn) { p.moveAgain(key, c) },
 		renew:     func(*conn) { p.renew(key, c) },
 		gone:      func(*conn) { p.gone(key, c) },
 	}
@@ -233,8 +234,14 @@ func (p *Pool) renew(key Key, old *conn) {
 	old.retire()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	t := p.keys[key]
-	if p.closed || t == nil {
+	if t := p.keys[key]; t != nil {
+		p.renewLocked(key, t, old)
+	}
+}
+
+// renewLocked is renew of a tunnel that takes no new streams; mu is held.
+func (p *Pool) renewLocked(key Key, t *tunnels, old *conn) {
+	if p.closed {
 		return
 	}
 	i := slices.Index(t.list, old)

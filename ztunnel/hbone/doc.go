@@ -40,7 +40,7 @@
 //	shard.go        the tunnel of a key with the fewest streams, and others beside a busy one
 //	room.go         how many streams a peer takes, and waiting until it takes one
 //	dial.go         one dial for all callers that wait; renewal before certificates end
-//	move.go         younger tunnels for what is open in those of a tainted authority, until one came
+//	move.go         younger tunnels for what is open in those to be left, until one came
 //	share.go        places: the sockets that a pod may have, of which idle tunnels give theirs
 //	yield.go        ends idle tunnels when others need their places
 //	tunnel.go       what a configuration dump says of a tunnel

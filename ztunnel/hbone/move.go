@@ -2,7 +2,59 @@
 
 package hbone
 
-import "time"
+import (
+	"math/rand/v2"
+	"time"
+)
+
+// What is open tries for a younger tunnel at the ticks of its own. After a few tries they
+// become rare: a peer that drains asks for one with its listener closed, for hours.
+const (
+	moveTries        = 3                            // in the 10 s that the CA waits for tunnels to move
+	movePause        = pingInterval/2 - time.Second // between these: a little less than from tick to tick
+	longestMovePause = time.Minute
+)
+
+// backoff says when the tunnels of a key may try again, whichever ticks. Pool.mu guards it.
+type backoff struct {
+	tries     int
+	pause     time.Duration
+	notBefore time.Time
+}
+
+// due reports whether a try may be now, and counts it.
+func (b *backoff) due(now time.Time) bool {
+	if now.Before(b.notBefore) {
+		return false
+	}
+	b.tries++
+	if b.tries < moveTries {
+		b.pause = movePause
+	} else {
+		b.pause = min(2*b.pause, longestMovePause)
+	}
+	b.notBefore = now.Add(b.pause - rand.N(b.pause/8)) // not all pools of a cluster at the same moment
+	return true
+}
+
+// move is renew for what should leave old from now on: its tries begin anew.
+func (p *Pool) move(key Key, old *conn) {
+	p.mu.Lock()
+	if t := p.keys[key]; t != nil {
+		t.again = backoff{}
+	}
+	p.mu.Unlock()
+	p.renew(key, old)
+}
+
+// moveAgain is renew for what should have left old before, unless it is too early.
+func (p *Pool) moveAgain(key Key, old *conn) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if t := p.keys[key]; t != nil && t.dial == nil && t.again.due(time.Now()) {
+		p.renewLocked(key, t, old)
+	}
+}
 
 // move is retire for a tunnel that what is open in it should leave now. A client opens a
 // younger one, and a server asks for it, though it may have asked before for another reason.
@@ -15,13 +67,20 @@ func (c *conn) move() {
 	}
 	c.unlock()
 	if moves {
-		c.hooks.renew(c)
+		c.hooks.move(c)
 	}
 }
 
-// movesLocked reports whether a younger tunnel is still to be tried for; mu is held.
+// moves reports whether a younger tunnel is still to be tried for.
+func (c *conn) moves() bool {
+	c.mu.Lock()
+	defer c.unlock()
+	return c.movesLocked()
+}
+
+// movesLocked is moves; mu is held.
 func (c *conn) movesLocked() bool {
-	return !c.movingSince.IsZero() && c.err == nil && c.neededLocked() && c.hooks.renew != nil
+	return !c.movingSince.IsZero() && c.err == nil && c.neededLocked() && c.hooks.moveAgain != nil
 }
 
 // moved notes that a younger tunnel proved both ends until a moment.

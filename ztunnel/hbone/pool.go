@@ -77,6 +77,7 @@ type tunnels struct {
 	dial  *dial     // under way, or nil
 	room  int       // streams that the peer allowed last in a new one; 0: not known, or none
 	added time.Time // when one was made beside those that are busy
+	again backoff   // of dials for what is open in those that are to be left
 }
 
 // NewPool makes a Pool without tunnels.
@@ -221,7 +222,7 @@ const (
 	Denied
 	// Tainted is Rotated, and what vouched for the old certificates may go long before they
 	// end: a Pool opens younger tunnels for open streams at once, as a peer's GOAWAY has it do.
-	// It tries again every few seconds until one proves both ends.
+	// It tries again until one proves both ends, ever more rarely.
 	Tainted
 )
 
