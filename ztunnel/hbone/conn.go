@@ -310,7 +310,14 @@ func (c *conn) retire() {
 	}
 }
 
-// retireLocked is retire that has a server tell the client again; mu is held.
+// retireAgain is retire that has a server tell the client again.
+func (c *conn) retireAgain() {
+	c.mu.Lock()
+	defer c.unlock()
+	c.retireLocked()
+}
+
+// retireLocked is retireAgain; mu is held.
 func (c *conn) retireLocked() {
 	if c.err != nil {
 		return

@@ -56,18 +56,25 @@ func (p *Pool) moveAgain(key Key, old *conn) {
 	}
 }
 
-// move is retire for a tunnel that what is open in it should leave now. A client opens a
-// younger one, and a server asks for it, though it may have asked before for another reason.
-func (c *conn) move() {
-	c.mu.Lock()
-	c.retireLocked()
-	moves := c.client && c.err == nil && c.neededLocked()
-	if moves {
-		c.movingSince = time.Now()
+// moveFrom has what is open in tunnels move to one whose dial began at a moment or later. All
+// know of it before the first of them dials, for its tunnel may do for the others, too.
+func moveFrom(tunnels []*conn, since time.Time) {
+	for _, c := range tunnels {
+		c.moveSince(since)
 	}
-	c.unlock()
-	if moves {
-		c.hooks.move(c)
+	for _, c := range tunnels {
+		if c.moves() {
+			c.hooks.move(c)
+		}
+	}
+}
+
+// moveSince notes that what is open should move.
+func (c *conn) moveSince(since time.Time) {
+	c.mu.Lock()
+	defer c.unlock()
+	if c.err == nil && c.neededLocked() && since.After(c.movingSince) {
+		c.movingSince = since
 	}
 }
 

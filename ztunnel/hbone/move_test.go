@@ -96,3 +96,25 @@ func TestTheLastMinuteHasItsTriesThoughThereWereManyBefore(t *testing.T) {
 		wantOpen(t, near, far)
 	})
 }
+
+// All tunnels of a key are to be left: one younger tunnel is enough, though it is there before
+// the last of them is looked at.
+func TestTunnelsOfATaintedAuthorityAreLeftByOneDial(t *testing.T) {
+	inBubble(t, 10*time.Hour, func(t *testing.T, b *bubble) {
+		streams := b.tunnelsWithAStream(3)
+		for _, c := range b.pool.all() {
+			move := c.hooks.move
+			c.hooks.move = func(c *conn) {
+				move(c)
+				pass(time.Millisecond)
+			}
+		}
+		before := b.countDials()
+		b.pool.Retire(Tainted)
+		pass(time.Minute)
+		if n := b.countDials() - before; n != 1 {
+			t.Errorf("%d dials", n)
+		}
+		wantOpen(t, streams...)
+	})
+}

@@ -231,24 +231,28 @@ const (
 func (p *Pool) Retire(why Reason) {
 	p.mu.Lock()
 	p.epoch++
+	since := time.Now() // in the same hold: a dial that begins later goes by what is valid now
 	p.mu.Unlock()
-	for _, c := range p.all() {
+	all := p.all()
+	for _, c := range all {
 		c.leaveFor(why)
+	}
+	if why == Tainted {
+		moveFrom(all, since)
 	}
 }
 
 var errDenied = fmt.Errorf("%w: identity is not allowed any more", ErrDenied)
 
 func (c *conn) leaveFor(why Reason) {
-	if why == Denied {
+	switch why {
+	case Denied:
 		c.abort(errDenied)
-		return
+	case Tainted:
+		c.retireAgain()
+	default:
+		c.retire()
 	}
-	if why == Tainted {
-		c.move()
-		return
-	}
-	c.retire()
 }
 
 // Drain opens no new streams and returns when the last has ended. When ctx is
