@@ -167,6 +167,7 @@ func (c *conn) resetError(s *Stream, why h2.Code) error {
 // leave is the state of an end that was announced.
 type leave struct {
 	farewell  farewell // ours
+	askAgain  bool     // server: another ask came while ours was at its warning
 	announced farewell // the peer's
 	lastTaken uint32
 	goodbye   string // what the peer's GOAWAY said, if it named an error
@@ -190,11 +191,13 @@ func (c *conn) owesGoAway() bool { return c.farewell == farewellWarned }
 
 // goAway is a server's announcement that it takes no new streams. First it
 // only warns, as requests may be on their way, and one round trip or a second
-// later says which was the last it took. Whenever it is called after that, it asks
-// again for a younger tunnel. mu is held.
+// later says which was the last it took. Whenever it is called again, it asks again for
+// a younger tunnel, but not before that: the client takes the second for the end of the
+// first. mu is held.
 func (c *conn) goAway() {
 	switch c.farewell {
 	case farewellWarned:
+		c.askAgain = true
 		return
 	case farewellSaid:
 		c.sayLastTaken()
@@ -211,13 +214,18 @@ func (c *conn) goAway() {
 	})
 }
 
-// goAwayFinal is the second; mu is held.
+// goAwayFinal is the second. A third follows if another ask came meanwhile: a younger tunnel
+// that the client made before may go by credentials that were replaced. The third names the
+// same stream, for none may name a later one than those before (RFC 9113 §6.8). mu is held.
 func (c *conn) goAwayFinal() {
 	if c.farewell != farewellWarned || c.err != nil {
 		return
 	}
 	c.farewell, c.lastTaken = farewellSaid, c.lastPeer
 	c.sayLastTaken()
+	if c.askAgain {
+		c.sayLastTaken()
+	}
 }
 
 // sayLastTaken is a GOAWAY that says which stream was the last; mu is held.

@@ -6,9 +6,15 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
+	"io"
+	"net"
 	"slices"
 	"testing"
 	"time"
+
+	"golang.org/x/net/http2"
+
+	"github.com/culvert-mesh/culvert/ztunnel/hbone/h2"
 )
 
 // tunnelsWithAStream opens n tunnels, each with a stream, whose ticks are seconds apart.
@@ -117,4 +123,104 @@ func TestTunnelsOfATaintedAuthorityAreLeftByOneDial(t *testing.T) {
 		}
 		wantOpen(t, streams...)
 	})
+}
+
+// The listener's authority is tainted while the answer to the PING of its first GOAWAY waits
+// behind bulk. The client takes the second for the end of the first: a third one asks.
+func TestAListenerThatIsToAskAgainDuringItsWarningDoesSoBehindIt(t *testing.T) {
+	for name, answers := range map[string]bool{"the PING is answered": true, "it is not": false} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, time.Hour, func(t *testing.T, b *bubble) {
+				p := b.raw(false)
+				go func() {
+					io.WriteString(p.conn, h2.Preface)
+					p.alone(func() error { return p.WriteSettings() })
+					p.connectTo(1, b.key.Addr)
+				}()
+				p.until(is[*http2.MetaHeadersFrame])
+				far := <-b.arrived
+				last := make(chan uint32, 10) // streams, of the GOAWAYs that came
+				go func() {
+					for {
+						f, err := p.find(is[*http2.GoAwayFrame])
+						if err != nil {
+							return
+						}
+						last <- f.(*http2.GoAwayFrame).LastStreamID
+					}
+				}()
+				want := func(ids ...uint32) {
+					t.Helper()
+					var said []uint32
+					for len(last) > 0 {
+						said = append(said, <-last)
+					}
+					if !slices.Equal(said, ids) {
+						t.Errorf("it said %v, want %v", said, ids)
+					}
+				}
+				b.ln.Retire(Rotated)
+				pass(goAwayDelay / 4)
+				b.ln.Retire(Tainted)
+				pass(goAwayDelay / 4)
+				want(h2.WindowLimit)
+				if answers {
+					p.alone(func() error { return p.WritePing(true, pingData) })
+				}
+				pass(goAwayDelay)
+				want(1, 1)
+				wantOpen(t, far)
+			})
+		})
+	}
+}
+
+// The same, with what follows: by the first GOAWAY the client made a tunnel that rests on the
+// tainted authority, too.
+func TestAnAuthorityThatIsTaintedDuringTheWarningIsLeft(t *testing.T) {
+	inBubble(t, 10*time.Hour, func(t *testing.T, b *bubble) {
+		former, next := trusted(), trusted()
+		pool, listener := b.vouchingNow(former)
+		pool.Store(next)
+		connect, held := b.pool.connect, &heldConn{}
+		b.pool.connect = func(ctx context.Context, key Key) (conn net.Conn, err error) {
+			b.pool.connect = connect
+			held.Conn, err = connect(ctx, key)
+			return held, err
+		}
+		near, far := b.open()
+		pass(11 * time.Second)
+		held.hold = make(chan struct{})
+		b.ln.Retire(Rotated)
+		pass(goAwayDelay / 4)
+		if n := b.countDials(); n != 2 || near.c.moves() {
+			t.Fatalf("%d dials", n)
+		}
+		listener.Store(next)
+		b.ln.Retire(Tainted)
+		pass(goAwayDelay / 4)
+		close(held.hold)
+		pass(time.Second)
+		former.Store(false)
+		b.ln.Reprove()
+		pass(time.Second)
+		wantOpen(t, near, far)
+		pass(time.Minute)
+		if n := b.countDials(); n != 3 {
+			t.Errorf("%d dials", n)
+		}
+	})
+}
+
+// heldConn is a connection whose writes wait, if hold is set, until it is closed.
+type heldConn struct {
+	net.Conn
+	hold chan struct{}
+}
+
+func (c *heldConn) Write(b []byte) (int, error) {
+	if c.hold != nil {
+		<-c.hold
+	}
+	return c.Conn.Write(b)
 }
