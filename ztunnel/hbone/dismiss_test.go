@@ -22,7 +22,7 @@ func TestTunnelsThatDoNotGoWhenAskedKeepNobodyOut(t *testing.T) {
 	begin := time.Now()
 	for addr := 2; f.ln.Stats().Tunnels < hardLimit(most); addr++ {
 		if err := f.overstay(fmt.Sprintf("127.0.0.%d", addr), hardLimit(most)); err != nil {
-			if time.Since(begin) < leaveTimeout {
+			if time.Since(begin) < leaveTimeout && !errors.Is(err, errTooSlow) {
 				t.Fatal(err)
 			}
 			break // on a slow machine those that were asked first are gone by now
@@ -33,6 +33,9 @@ func TestTunnelsThatDoNotGoWhenAskedKeepNobodyOut(t *testing.T) {
 	}
 }
 
+// errTooSlow says that the test was too slow to open a stream before the tunnel was over.
+var errTooSlow = errors.New("late")
+
 // overstay opens tunnels from an address until so many are there in all, or the address
 // has holderLeast that opened a stream when they were asked to go. Only those stay.
 func (f *fair) overstay(addr string, limit int) error {
@@ -42,6 +45,7 @@ func (f *fair) overstay(addr string, limit int) error {
 		if f.ln.Stats().Tunnels >= limit {
 			return nil
 		}
+		asked := time.Now() // at the earliest
 		p, err := f.rawFrom(addr)
 		if err != nil {
 			return err
@@ -57,6 +61,9 @@ func (f *fair) overstay(addr string, limit int) error {
 			return err
 		}
 		if _, err := old.find(is[*http2.MetaHeadersFrame]); err != nil {
+			if time.Since(asked) > goAwayDelay {
+				err = errors.Join(errTooSlow, err)
+			}
 			return err
 		}
 	}
