@@ -88,7 +88,7 @@ var proxyConfig = template.Must(template.New("proxy.yaml").Parse(`apiVersion: ku
 kind: KubeProxyConfiguration
 mode: nftables
 hostnameOverride: {{.Name}}
-clusterCIDR: ` + podNetworks + `
+clusterCIDR: {{.Pods}}
 clientConnection: {kubeconfig: ` + insideKubernetes + `/proxy.kubeconfig}
 conntrack: {maxPerCore: 0, min: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 0s}
 `))
@@ -116,7 +116,8 @@ func makeNodeFiles(c Config, n node) error {
 	values := struct {
 		Name, Runc string
 		Addr, DNS  netip.Addr
-	}{n.Name, runc, n.Addrs[0], dnsService}
+		Pods       string
+	}{n.Name, runc, n.Addrs[0], dnsService, podNetworks}
 	for _, config := range []*template.Template{containerdConfig, kubeletConfig, proxyConfig} {
 		var text bytes.Buffer
 		if err := config.Execute(&text, values); err != nil {
