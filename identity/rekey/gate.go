@@ -13,7 +13,8 @@ import (
 const margin = time.Minute
 
 // Who answers moves away from a root whose key is in other hands: it renews within half a
-// minute, and a tunnel has a younger one beside it in less than its tick, or never.
+// minute, and a tunnel has a younger one beside it in less than its tick, unless its peer was
+// away at all of the three tries that it makes by then: after these they are rare.
 const (
 	answersIn   = 15 * time.Second // a node that says what rests on roots says so every 5 s
 	tunnelsMove = 10 * time.Second // after the last of both ends has renewed

@@ -45,7 +45,7 @@ func (f *fair) overstay(addr string, limit int) error {
 		if f.ln.Stats().Tunnels >= limit {
 			return nil
 		}
-		asked := time.Now() // at the earliest
+		asked := time.Now() // or later: by the tunnel that needs the room
 		p, err := f.rawFrom(addr)
 		if err != nil {
 			return err

@@ -30,8 +30,8 @@
 //
 // A tunnel without streams rests, if none came for a second after its handshake, or at a
 // tick: until the peer says something, or a timer of the tunnel fires, no goroutine has to do
-// with it. Nor has one with a stream whose app and
-// peer are silent for half a tick of the tunnel (park.go).
+// with it. Nor has one with a stream whose app and peer are silent for half a tick of the
+// tunnel (park.go).
 //
 // The files, along the way of a connection. A Pool finds or makes a tunnel:
 //

@@ -345,8 +345,7 @@ func TestAThreadThatDoesNotComeHomeIsTold(t *testing.T) {
 	}
 }
 
-// What a caller writes at once acknowledges the peer's SYN, too. A segment by itself that
-// does so would take a tenth of a connection to an app of the node.
+// What a caller writes at once acknowledges the peer's SYN, too.
 func TestADialSavesASegmentIfItsCallerWritesAtOnce(t *testing.T) {
 	ns := open(t)
 	for _, at := range []string{"127.0.0.1:0", "[::1]:0"} {

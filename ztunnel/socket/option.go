@@ -31,8 +31,7 @@ func WritesAtOnce(ctx context.Context) context.Context {
 }
 
 // SaveAck has the first data of a TCP connection acknowledge the peer's SYN, in place of a
-// segment that does nothing else, if ctx is of WritesAtOnce. That segment would take a tenth
-// of what it costs to connect to an app of this node. A connection on which nothing is
+// segment that does nothing else, if ctx is of WritesAtOnce. A connection on which nothing is
 // written is complete for its peer only 200 ms later (Linux 5.15 to 6.18,
 // tcp_rcv_synsent_state_process); one that is reset before never is. It is called before
 // connect().

@@ -90,7 +90,10 @@ func TestArrivedIsWhatHasComeWithoutAWait(t *testing.T) {
 // waitFor returns when so many bytes have come that nobody has read.
 func waitFor(t *testing.T, c *Conn, n int) {
 	t.Helper()
-	for came := 0; came < n; time.Sleep(time.Millisecond) {
+	for came, end := 0, time.Now().Add(30*time.Second); came < n; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%d of %d bytes came in 30 s", came, n)
+		}
 		if err := c.raw.Control(func(fd uintptr) { came, _ = unix.IoctlGetInt(int(fd), unix.SIOCINQ) }); err != nil {
 			t.Fatal(err)
 		}
